@@ -1,0 +1,50 @@
+"""What one sampling run does at each of its T steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from conf.settings import EvaluationSettings, PolicySettings
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """Which steps draw noise and which of those are trained. Made once, shared by sampler and learner."""
+
+    steps: int  # T
+    transition: str = "flow_sde"
+    noise_level: float = 0.0  # a
+    noisy: tuple[int, ...] = ()  # steps that draw noise; the others are ODE steps
+    trained: tuple[int, ...] = ()  # steps whose log-probability the learner replays; a subset of `noisy`
+    max_rows: int = 0  # images in one forward; 0: all at once
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if self.noisy and self.noise_level <= 0:
+            raise ValueError(f"steps {self.noisy} draw noise, but noise_level is {self.noise_level}: make it positive")
+        if not set(self.trained) <= set(self.noisy):
+            raise ValueError(f"trained steps must draw noise: trained {self.trained}, noisy {self.noisy}")
+        if any(not 0 <= step < self.steps for step in self.noisy):
+            raise ValueError(f"noisy steps must lie in 0..{self.steps - 1}, got {self.noisy}")
+        if self.transition == "cps" and self.steps - 1 in self.trained:
+            raise ValueError("the last CPS step draws no noise (std = 0) and cannot be trained: leave it out")
+
+    @classmethod
+    def for_training(cls, settings: PolicySettings) -> SamplingPlan:
+        """Noise on every step but, by default, the last; the first `trained_steps` of those are trained (0: all)."""
+        last_is_ode = settings.last_step_deterministic or settings.transition == "cps"
+        noisy = tuple(range(settings.steps - 1 if last_is_ode else settings.steps))
+        return cls(
+            steps=settings.steps,
+            transition=settings.transition,
+            noise_level=settings.noise_level,
+            noisy=noisy,
+            trained=noisy[: settings.trained_steps] if settings.trained_steps else noisy,
+            max_rows=settings.sampling_rows,
+        )
+
+    @classmethod
+    def for_evaluation(cls, settings: EvaluationSettings) -> SamplingPlan:
+        """Noise-free, as the plain pipeline samples."""
+        return cls(steps=settings.steps)

@@ -1,0 +1,91 @@
+"""Sampling as a function: (policy, conditioning, seeds, plan) -> latents and trajectories.
+
+Axes: B images, T denoise steps, S image tokens, C packed latent channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from actors.flux.model import FluxPolicy
+from actors.flux.plan import SamplingPlan
+from actors.flux.transition import euler, transition_of
+from actors.records import Conditioning, Trajectory
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What one call of `sample` made, on the CPU and in the order of its seeds."""
+
+    latents: torch.Tensor  # [B, S, C] float32, ready to decode
+    trajectories: tuple[Trajectory, ...]  # one a seed; empty where the plan draws no noise
+
+
+def sample(
+    policy: FluxPolicy,
+    conditioning: Sequence[Conditioning],
+    seeds: Sequence[int],
+    plan: SamplingPlan,
+    policy_version: int = 0,
+) -> Samples:
+    """Draws one image's latents a seed, each under its own conditioning.
+
+    Each sample owns a CPU generator seeded by its seed: first its initial noise (as FluxPipeline draws it), then its
+    step noises in order. Neither the device nor the samples that share the batch can change them.
+    Raises ValueError unless there is one conditioning a seed.
+    """
+    if len(conditioning) != len(seeds):
+        raise ValueError(f"one conditioning a seed, got {len(conditioning)} and {len(seeds)} seeds")
+    rows = plan.max_rows or len(seeds)
+    chunks = [
+        _sample_rows(policy, conditioning[i : i + rows], seeds[i : i + rows], plan, policy_version)
+        for i in range(0, len(seeds), rows)
+    ]
+    return Samples(
+        torch.cat([chunk.latents for chunk in chunks]),
+        tuple(trajectory for chunk in chunks for trajectory in chunk.trajectories),
+    )
+
+
+@torch.inference_mode()
+def _sample_rows(
+    policy: FluxPolicy, conditioning: Sequence[Conditioning], seeds: Sequence[int], plan: SamplingPlan, version: int
+) -> Samples:
+    transition, log_prob = transition_of(plan.transition)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    x = policy.initial_noise(generators)  # [B, S, C]
+    noise = _step_noise(generators, plan, x)  # [noisy, B, S, C]
+    rows = policy.rows(conditioning)
+    sigmas = policy.sigmas(plan.steps)  # [T+1]
+    schedule = sigmas.to(x.device)[:, None].expand(-1, len(seeds))  # [T+1, B]
+    path = [x]
+    log_probs = torch.zeros(plan.steps, len(seeds), device=x.device)  # [T, B]
+    for step in range(plan.steps):
+        s, s_next = schedule[step], schedule[step + 1]
+        v = policy.velocity(x, s, rows)
+        if step in plan.noisy:
+            drawn = transition(x, v, s, s_next, plan.noise_level)
+            x = drawn.mean + drawn.std * noise[plan.noisy.index(step)]
+            log_probs[step] = log_prob(x, drawn)
+        else:
+            x = euler(x, v, s, s_next)
+        if plan.noisy:
+            path.append(x)
+    if not plan.noisy:
+        return Samples(x.cpu(), ())
+    latents = torch.stack(path, dim=1).cpu()  # [B, T+1, S, C]
+    log_probs = log_probs.T.cpu()  # [B, T]
+    trajectories = tuple(
+        Trajectory(latents[i].clone(), log_probs[i].clone(), sigmas, seed, len(seeds), version)
+        for i, seed in enumerate(seeds)
+    )
+    return Samples(x.cpu(), trajectories)
+
+
+def _step_noise(generators: Sequence[torch.Generator], plan: SamplingPlan, x: torch.Tensor) -> torch.Tensor:
+    """All noise of all noisy steps, drawn and moved to the device at once: [noisy, B, S, C]."""
+    shape = (len(plan.noisy), *x.shape[1:])
+    return torch.stack([torch.randn(shape, generator=generator) for generator in generators], dim=1).to(x.device)

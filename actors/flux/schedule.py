@@ -1,0 +1,34 @@
+"""FLUX's shifted noise schedule: when the flow is evaluated."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+
+
+def shifted_sigmas(scheduler: FlowMatchEulerDiscreteScheduler, steps: int, image_tokens: int) -> torch.Tensor:
+    """The T+1 noise levels that `FluxPipeline.__call__` would visit, falling from 1 to 0.
+
+    s = linspace(1, 1/T, T), then s <- e^mu / (e^mu + 1/s - 1) where `mu` grows linearly with the number of image
+    tokens S (`calculate_shift`), then 0 is appended. The scheduler's own configuration decides, so a model that ships
+    another shift is sampled as it was trained. The given scheduler is not changed.
+
+    Returns [T+1] float32.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    private = copy.deepcopy(scheduler)
+    config = private.config
+    mu = calculate_shift(
+        image_tokens,
+        config.get("base_image_seq_len", 256),
+        config.get("max_image_seq_len", 4096),
+        config.get("base_shift", 0.5),
+        config.get("max_shift", 1.15),
+    )
+    private.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps).tolist(), mu=mu)
+    return torch.as_tensor(private.sigmas).clone()  # [T+1]

@@ -1,0 +1,1 @@
+"""Group-relative policy optimisation on flow trajectories: advantages, loss, update. Pure tensors, no Ray."""

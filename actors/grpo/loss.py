@@ -1,0 +1,76 @@
+"""The GRPO objective of one trained step: a clipped ratio and a divergence from the base policy.
+
+R rows are (sample, step) pairs; S image tokens, C packed latent channels. All float32 or wider.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from actors.flux.transition import Step
+
+
+@dataclass(frozen=True)
+class PolicyLoss:
+    """Per-row terms; `loss` carries the gradient."""
+
+    loss: torch.Tensor  # [R]
+    ratio: torch.Tensor  # [R] detached
+    clipped: torch.Tensor  # [R] bool: the clip, not the ratio, decides this row's loss
+
+
+def clipped_ratio_loss(
+    log_prob: torch.Tensor, old_log_prob: torch.Tensor, advantage: torch.Tensor, clip_range: float
+) -> PolicyLoss:
+    """max(-A r, -A clip(r, 1 - eps, 1 + eps)) with r = exp(log_prob - old_log_prob). All [R].
+
+    PPO's surrogate as in Flow-GRPO, Eq. 5: one ratio a trained step, on the log-prob's mean over elements.
+    """
+    ratio = torch.exp(log_prob - old_log_prob)
+    plain = -advantage * ratio
+    bounded = -advantage * ratio.clamp(1 - clip_range, 1 + clip_range)
+    return PolicyLoss(torch.maximum(plain, bounded), ratio.detach(), (bounded > plain).detach())
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One model's prediction at a replayed latent."""
+
+    velocity: torch.Tensor  # [R, S, C]
+    step: Step
+
+
+Divergence = Callable[[Proposal, Proposal], torch.Tensor]
+
+
+def kl_flow_grpo(new: Proposal, base: Proposal) -> torch.Tensor:
+    """mean (mu - mu_ref)^2 / (2 sigma_t^2): Flow-GRPO's form, which leaves |dt| out. Returns [R]."""
+    return ((new.step.mean - base.step.mean) ** 2 / (2 * new.step.diffusion**2)).mean(dim=(1, 2))
+
+
+def kl_gaussian(new: Proposal, base: Proposal) -> torch.Tensor:
+    """mean (mu - mu_ref)^2 / (2 std^2): the KL divergence between the two steps, per element. Returns [R].
+
+    For Flow-SDE it is `kl_flow_grpo` / |dt|: four to ten times larger at six steps.
+    """
+    return ((new.step.mean - base.step.mean) ** 2 / (2 * new.step.std**2)).mean(dim=(1, 2))
+
+
+def kl_velocity(new: Proposal, base: Proposal) -> torch.Tensor:
+    """mean (v - v_ref)^2: the same weight at every noise level. Returns [R]."""
+    return ((new.velocity - base.velocity) ** 2).mean(dim=(1, 2))
+
+
+def divergence_of(name: str) -> Divergence:
+    """The divergence named by `policy.kl_form`."""
+    match name:
+        case "flow_grpo":
+            return kl_flow_grpo
+        case "gaussian":
+            return kl_gaussian
+        case "velocity":
+            return kl_velocity
+    raise ValueError(f"kl_form must be one of flow_grpo, gaussian, velocity, got {name!r}")

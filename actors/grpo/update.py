@@ -1,0 +1,185 @@
+"""The learner: replays kept trajectories, accumulates the GRPO gradient, steps, and keeps the policy's versions.
+
+Axes: N kept samples of a group, K trained steps, R rows = (sample, step) pairs of one forward.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from actors.engine import Engine
+from actors.flux.model import FluxPolicy
+from actors.flux.plan import SamplingPlan
+from actors.flux.transition import transition_of
+from actors.grpo.advantages import Advantages
+from actors.grpo.loss import Proposal, clipped_ratio_loss, divergence_of
+from actors.grpo.replay import ReplayRows, replay_rows
+from actors.records import Conditioning, PolicyWeights, Trajectory
+from conf.settings import PolicySettings
+
+
+class OffPolicyError(RuntimeError):
+    """Before the first update the learner did not reproduce the sampler's log-probs."""
+
+
+@dataclass(frozen=True)
+class UpdateMetrics:
+    """One optimizer update, on this rank. Means are over the rows replayed for it."""
+
+    loss: float
+    kl: float
+    ratio_mean: float
+    ratio_drift: float  # max |ratio - 1| over rows sampled by the very weights that replay them; NaN without any
+    clip_fraction: float
+    grad_norm: float
+    lr: float
+    rows: int
+    samples: int
+    applied: bool  # False: the gradient was not finite, or there was none, and nothing changed
+
+
+class GrpoLearner:
+    """One rank of the learner, a plain class. Call order: accumulate*, step, …, advance."""
+
+    def __init__(self, policy: FluxPolicy, engine: Engine, plan: SamplingPlan, settings: PolicySettings) -> None:
+        self.policy, self.engine, self.plan, self.settings = policy, engine, plan, settings
+        self.version = 0
+        self.updates = 0  # optimizer steps that were applied
+        self.ema = {key: value.clone() for key, value in policy.lora_state().items()}
+        self._gate_passed = False
+        self._untouched = True  # no update yet since the last `advance`
+        self._clear()
+
+    def _clear(self) -> None:
+        # columns: loss, kl, ratio, clipped; kept on the device, so that accumulating never waits for it
+        self._sums = torch.zeros(4, device=self.policy.device)
+        self._drift = torch.zeros(self.plan.steps, device=self.policy.device)  # [T]
+        self._rows, self._samples, self._on_policy_rows = 0, 0, 0
+
+    def accumulate(
+        self, advantages: Advantages, conditioning: Conditioning, trajectories: Sequence[Trajectory]
+    ) -> None:
+        """Adds one group's gradient: the mean over its kept samples and trained steps.
+
+        `trajectories` are those of `advantages.kept`, in that order. A skipped group adds nothing, but still counts in
+        the mean over the groups of the update, so it makes the step smaller, not the others louder.
+        """
+        if len(trajectories) != len(advantages.kept):
+            raise ValueError(f"one trajectory a kept sample, got {len(trajectories)} and {len(advantages.kept)}")
+        groups = self.settings.prompts_per_step / self.settings.updates_per_iteration / self.engine.ranks
+        on_policy = self._untouched and all(row.policy_version == self.version for row in trajectories)
+        for rows in replay_rows(trajectories, advantages.values, self.plan.trained, self.settings.replay_rows):
+            self._replay(rows.to(self.policy.device), conditioning, groups, on_policy)
+        count = len(trajectories) * len(self.plan.trained)
+        self._samples += len(trajectories)
+        self._rows += count
+        self._on_policy_rows += count if on_policy else 0
+
+    def _replay(self, rows: ReplayRows, conditioning: Conditioning, groups: float, on_policy: bool) -> None:
+        log_prob_of = transition_of(self.plan.transition)[1]
+        new = self._propose(rows, conditioning)
+        terms = clipped_ratio_loss(
+            log_prob_of(rows.x_next, new.step), rows.log_prob, rows.advantage, self.settings.clip_range
+        )
+        loss, kl = terms.loss, torch.zeros_like(terms.loss)
+        if self.settings.kl_weight > 0:
+            with torch.no_grad(), self.policy.base():
+                reference = self._propose(rows, conditioning)
+            kl = divergence_of(self.settings.kl_form)(new, reference)
+            loss = loss + self.settings.kl_weight * kl
+        ((loss * rows.weight).sum() / groups).backward()
+        with torch.no_grad():
+            real = rows.weight > 0
+            columns = torch.stack((loss, kl, terms.ratio, terms.clipped.float()))  # [4, R]
+            self._sums += (columns * real).sum(dim=1)
+            if on_policy:
+                self._drift.scatter_reduce_(0, rows.step, (terms.ratio - 1).abs() * real, "amax")
+
+    def _propose(self, rows: ReplayRows, conditioning: Conditioning) -> Proposal:
+        transition = transition_of(self.plan.transition)[0]
+        velocity = self.policy.velocity(rows.x, rows.s, self.policy.rows([conditioning] * len(rows.s)))
+        return Proposal(velocity, transition(rows.x, velocity, rows.s, rows.s_next, self.plan.noise_level))
+
+    def step(self) -> UpdateMetrics:
+        """One optimizer update from what was accumulated.
+
+        Raises OffPolicyError, naming the step, if this is the first update and trajectories of these very weights do
+        not replay to ratio 1 within `policy.ratio_tolerance`.
+        """
+        drift = float(self._drift.max()) if self._on_policy_rows else math.nan
+        if not self._gate_passed and self._on_policy_rows:
+            self._check_gate()
+        lr = self.learning_rate()
+        result = self.engine.step(lr)
+        self.updates += result.applied
+        self._untouched = self._untouched and not result.applied
+        loss, kl, ratio, clipped = (self._sums / max(self._rows, 1)).tolist()
+        metrics = UpdateMetrics(
+            loss, kl, ratio, drift, clipped, result.grad_norm, lr, self._rows, self._samples, result.applied
+        )
+        self._clear()
+        return metrics
+
+    def _check_gate(self) -> None:
+        worst = int(self._drift.argmax())
+        drift = float(self._drift[worst])
+        if not drift <= self.settings.ratio_tolerance:
+            raise OffPolicyError(
+                f"on-policy gate: |ratio - 1| must be at most policy.ratio_tolerance={self.settings.ratio_tolerance} "
+                f"before the first update, got {drift:.3g} at denoise step {worst}: sampler and learner disagree. "
+                "Use the same model, dtype and flux.* settings on both; policy.replay_rows=0 replays with the "
+                "sampler's own batch shape"
+            )
+        self._gate_passed = True
+
+    def learning_rate(self) -> float:
+        """Linear decay from `lr` to `lr * final_lr_fraction` over `iterations` versions."""
+        done = min(self.version / self.settings.iterations, 1.0)
+        return self.settings.lr * (1 - (1 - self.settings.final_lr_fraction) * done)
+
+    @torch.no_grad()
+    def advance(self) -> int:
+        """Ends an iteration: counts the version up, takes it into the moving average, and returns it.
+
+        ema <- d ema + (1 - d) lora with d = min(ema_decay, (1 + version) / (10 + version)), so that the first
+        versions do not drag the untrained start along.
+        """
+        self.version += 1
+        decay = min(self.settings.ema_decay, (1 + self.version) / (10 + self.version))
+        for key, value in self.policy.lora_state().items():
+            self.ema[key].lerp_(value, 1 - decay)
+        self._untouched = True
+        return self.version
+
+    def weights(self) -> PolicyWeights:
+        """The present version's LoRA, as numpy arrays of its own."""
+        lora = {key: value.cpu().numpy().copy() for key, value in self.policy.lora_state().items()}
+        return PolicyWeights(self.version, lora)
+
+    def ema_weights(self) -> PolicyWeights:
+        """The moving average at the present version."""
+        return PolicyWeights(self.version, {key: value.cpu().numpy().copy() for key, value in self.ema.items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed learner needs, on the CPU; valid between iterations."""
+        return {
+            "version": self.version,
+            "updates": self.updates,
+            "lora": {key: value.cpu().clone() for key, value in self.policy.lora_state().items()},
+            "ema": {key: value.cpu().clone() for key, value in self.ema.items()},
+            "engine": self.engine.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues where `state_dict` was taken, bit for bit."""
+        self.version, self.updates = state["version"], state["updates"]
+        self.policy.load_lora(state["lora"])
+        self.ema = {key: value.to(self.policy.device).clone() for key, value in state["ema"].items()}
+        self.engine.load_state_dict(state["engine"])
+        self._untouched = True
+        self._clear()

@@ -1,0 +1,209 @@
+"""The learner's ranks as a group of actors: each replays its share of the groups, all step together."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import math
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+from ray.exceptions import RayActorError
+from ray.util import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from actors.engine import Engine, OptimizerSettings, TorchEngine
+from actors.flux.model import FluxPolicy
+from actors.flux.plan import SamplingPlan
+from actors.grpo.advantages import Advantages
+from actors.grpo.update import GrpoLearner, UpdateMetrics
+from actors.process import actor_options, set_up_process
+from actors.records import Conditioning, PolicyWeights, Trajectory
+from actors.rollout import WeightsHandle
+from actors.storage import read_file, write_file
+from conf.settings import FluxSettings, PolicySettings
+
+
+@dataclass(frozen=True)
+class LearnerJob:
+    """What every rank is made from."""
+
+    model: str
+    flux: FluxSettings
+    plan: SamplingPlan
+    settings: PolicySettings
+
+
+class LearnerRank:
+    """One rank around a GrpoLearner."""
+
+    def __init__(self, job: LearnerJob, rank: int) -> None:
+        self.job, self.rank = job, rank
+        self.device = set_up_process(job.settings.learner_threads, job.settings.learner_gpus)
+
+    def address(self) -> str:
+        """host:port at which rank 0 lets the others join."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return f"{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
+
+    def start(self, address: str) -> int:
+        """Builds policy and optimizer, joined with the other ranks where there are any. Returns the version, 0."""
+        settings = self.job.settings
+        policy = FluxPolicy.from_pretrained(
+            self.job.model, self.job.flux, self.device, transformer_only=True, seed=settings.seed
+        )
+        self.learner = GrpoLearner(policy, self._engine(policy, address), self.job.plan, settings)
+        return self.learner.version
+
+    def _engine(self, policy: FluxPolicy, address: str) -> Engine:
+        settings = self.job.settings
+        parameters = list(policy.trainable().values())
+        constants = OptimizerSettings(settings.betas, settings.weight_decay, settings.max_grad_norm)
+        if settings.engine == "torch":
+            return TorchEngine(parameters, constants)
+        torch.distributed.init_process_group(
+            "nccl" if self.device.type == "cuda" else "gloo",
+            init_method=f"tcp://{address}",
+            rank=self.rank,
+            world_size=settings.learner_ranks,
+        )
+        from actors.deepspeed_engine import DeepSpeedEngine  # slow to import; one rank does without it
+
+        return DeepSpeedEngine(parameters, constants, settings.zero_stage)
+
+    def accumulate(self, advantages: Advantages, conditioning: Conditioning, *trajectories: Trajectory) -> None:
+        """Adds one group's gradient; see GrpoLearner.accumulate."""
+        self.learner.accumulate(advantages, conditioning, trajectories)
+
+    def step(self) -> UpdateMetrics:
+        """One optimizer update, together with the other ranks."""
+        return self.learner.step()
+
+    def advance(self) -> int:
+        """Ends the iteration and returns the new version."""
+        return self.learner.advance()
+
+    def publish(self, averaged: bool) -> tuple[int, PolicyWeights]:
+        """The present version, and its weights or their moving average. Call it with num_returns = 2."""
+        return self.learner.version, self.learner.ema_weights() if averaged else self.learner.weights()
+
+    def save(self, folder: str) -> str:
+        """Writes this rank's state as <folder>/rank-<r>.pt and returns that location."""
+        buffer = io.BytesIO()
+        torch.save(self.learner.state_dict(), buffer)
+        location = f"{folder}/rank-{self.rank}.pt"
+        write_file(location, buffer.getvalue())
+        return location
+
+    def load(self, folder: str) -> int:
+        """Restores what `save` wrote and returns the version."""
+        content = io.BytesIO(read_file(f"{folder}/rank-{self.rank}.pt"))
+        self.learner.load_state_dict(torch.load(content, map_location=self.device, weights_only=True))
+        return self.learner.version
+
+
+LearnerActor = ray.remote(LearnerRank)
+
+
+class LearnerLostError(RuntimeError):
+    """A rank died; the group must be stopped and started again from a checkpoint."""
+
+
+class LearnerGroup:
+    """The driver's side of all ranks. Its methods raise LearnerLostError if a rank died."""
+
+    def __init__(self, job: LearnerJob) -> None:
+        """Asks Ray for the ranks, packed onto as few nodes as possible; await `start` before anything else."""
+        settings = job.settings
+        options = actor_options(settings.learner_threads, settings.learner_cpus, settings.learner_gpus)
+        bundle = {"CPU": settings.learner_cpus} | ({"GPU": settings.learner_gpus} if settings.learner_gpus else {})
+        self._placement = placement_group([bundle] * settings.learner_ranks, strategy="PACK")
+        self.ranks: list[Any] = [
+            LearnerActor.options(
+                **options, scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, rank)
+            ).remote(job, rank)
+            for rank in range(settings.learner_ranks)
+        ]
+
+    async def start(self, folder: str = "") -> int:
+        """Builds all ranks, from a checkpoint folder if one is given. Returns the policy version."""
+        (address,) = await self._results([self.ranks[0].address.remote()])
+        versions = await self._results([rank.start.remote(address) for rank in self.ranks])
+        if folder:
+            versions = await self._results([rank.load.remote(folder) for rank in self.ranks])
+        return versions[0]
+
+    async def accumulate(
+        self, rank: int, advantages: Advantages, conditioning: ray.ObjectRef, trajectories: Sequence[ray.ObjectRef]
+    ) -> None:
+        """Has a rank learn one group. The trajectories travel from actor to actor; ObjectLostError if one is lost."""
+        await self._results([self.ranks[rank].accumulate.remote(advantages, conditioning, *trajectories)])
+
+    async def step(self) -> UpdateMetrics:
+        """Steps all ranks and merges what they measured."""
+        return merge_metrics(await self._results([rank.step.remote() for rank in self.ranks]))
+
+    async def advance(self) -> WeightsHandle:
+        """Ends the iteration on all ranks and publishes the next version."""
+        await self._results([rank.advance.remote() for rank in self.ranks])
+        return await self.publish()
+
+    async def publish(self, averaged: bool = False) -> WeightsHandle:
+        """The present version, or its moving average: a handle; all ranks hold the same, so rank 0 gives it."""
+        version, reference = self.ranks[0].publish.options(num_returns=2).remote(averaged)
+        (number,) = await self._results([version])
+        return WeightsHandle(number, averaged, reference)
+
+    async def save(self, folder: str) -> None:
+        """Has every rank write its part of a checkpoint."""
+        await self._results([rank.save.remote(folder) for rank in self.ranks])
+
+    async def _results(self, references: Sequence[ray.ObjectRef]) -> list[Any]:
+        """Awaits calls to ranks. If one dies, the others fail in their collectives: both mean LearnerLostError."""
+        try:
+            return await asyncio.gather(*references)
+        except (RayActorError, RuntimeError) as error:
+            if _init_failed(error) or not (isinstance(error, RayActorError) or await self._a_rank_is_dead()):
+                raise
+            raise LearnerLostError(str(error)) from error
+
+    async def _a_rank_is_dead(self) -> bool:
+        pings = [asyncio.wait_for(asyncio.wrap_future(rank.address.remote().future()), 10) for rank in self.ranks]
+        return any(isinstance(pong, RayActorError) for pong in await asyncio.gather(*pings, return_exceptions=True))
+
+    def stop(self) -> None:
+        """Kills all ranks and gives their places back."""
+        for rank in self.ranks:
+            ray.kill(rank)
+        remove_placement_group(self._placement)
+
+
+def _init_failed(error: Exception) -> bool:
+    return isinstance(error, RayActorError) and error.actor_init_failed
+
+
+def merge_metrics(parts: Sequence[UpdateMetrics]) -> UpdateMetrics:
+    """Means over ranks weighted by their rows; the greatest drift; sums of rows and samples."""
+    rows = sum(part.rows for part in parts)
+
+    def mean(values: Sequence[float]) -> float:
+        return sum(value * part.rows for value, part in zip(values, parts, strict=True)) / max(rows, 1)
+
+    drifts = [part.ratio_drift for part in parts if not math.isnan(part.ratio_drift)]
+    return UpdateMetrics(
+        loss=mean([part.loss for part in parts]),
+        kl=mean([part.kl for part in parts]),
+        ratio_mean=mean([part.ratio_mean for part in parts]),
+        ratio_drift=max(drifts, default=math.nan),
+        clip_fraction=mean([part.clip_fraction for part in parts]),
+        grad_norm=parts[0].grad_norm,
+        lr=parts[0].lr,
+        rows=rows,
+        samples=sum(part.samples for part in parts),
+        applied=parts[0].applied,
+    )

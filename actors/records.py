@@ -1,0 +1,67 @@
+"""The records that cross processes. Frozen, plain, and stamped with the policy version that made them.
+
+Axes: T denoise steps, S image tokens, C packed latent channels, L text tokens, D embedding width, B images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Relation:
+    """`subject` stands in `relation` to `object`, e.g. ("red circle", "left of", "blue square")."""
+
+    subject: str
+    relation: str
+    object: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One text prompt. `relations` may be empty; `metadata` holds strings that a stage wants to carry along."""
+
+    id: str
+    text: str
+    relations: tuple[Relation, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What FLUX is told: computed once a prompt and shared by its whole group."""
+
+    prompt_embeds: torch.Tensor  # [L, D] T5 hidden states
+    pooled_embeds: torch.Tensor  # [D'] CLIP pooled output
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One sample's way from noise to latents. Its own Ray object, so that only the kept 2k travel."""
+
+    latents: torch.Tensor  # [T+1, S, C] float32; latents[0] is the noise
+    log_probs: torch.Tensor  # [T] float32, mean over elements; 0 where a step drew no noise
+    sigmas: torch.Tensor  # [T+1] float32, falling from 1 to 0
+    seed: int
+    batch_rows: int  # rows of the forward passes that made it, so that a replay can use the same shape
+    policy_version: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """SpatialScore's Gaussian per image; the score is `mu`."""
+
+    mu: np.ndarray  # [B] float32
+    sigma: np.ndarray  # [B] float32
+
+
+@dataclass(frozen=True)
+class PolicyWeights:
+    """The LoRA of one policy version, as it travels from the learner to the rollout actors."""
+
+    version: int
+    lora: Mapping[str, np.ndarray]  # diffusers adapter key -> weight

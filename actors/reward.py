@@ -1,0 +1,149 @@
+"""The elastic pool of SpatialScore replicas: a Ray Serve deployment, and the caller's side of it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import ray
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.config import AutoscalingConfig
+from ray.serve.exceptions import ReplicaUnavailableError
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ReplicaState
+
+from actors.process import actor_options, set_up_process
+from actors.records import Scores
+from actors.spatialscore.scorer import SpatialScorer
+from conf.settings import RewardPoolSettings
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 8.0  # before a scoring call is made again
+
+
+@dataclass(frozen=True)
+class ScoreCall:
+    """One call's images and texts, checked."""
+
+    images: Sequence[np.ndarray]  # B of uint8 [H, W, 3]
+    texts: Sequence[str]
+
+
+class ScoreReplica:
+    """One replica: a SpatialScorer whose forward passes gather several calls."""
+
+    def __init__(self, model_dir: str, settings: RewardPoolSettings) -> None:
+        device = set_up_process(settings.threads, settings.gpus)
+        self._scorer = SpatialScorer.from_pretrained(
+            model_dir, device=str(device), threads=settings.threads, batch_images=settings.batch_images
+        )
+        batching = cast(Any, self._gather)  # serve.batch gives the method these two
+        batching.set_max_batch_size(settings.max_ongoing_requests)
+        batching.set_batch_wait_timeout_s(settings.batch_wait_s)
+        self._probe = np.zeros((1, 64, 64, 3), dtype=np.uint8)
+        self.check_health()
+
+    async def score(self, images: np.ndarray | Sequence[np.ndarray], texts: Sequence[str]) -> Scores:
+        """Scores image i against text i. `images`: uint8 [B, H, W, 3], which Ray fetches if it was a reference."""
+        if len(images) != len(texts):
+            raise ValueError(f"every image needs its text, got {len(images)} images and {len(texts)} texts")
+        return await self._gather(ScoreCall(list(images), texts))
+
+    @serve.batch
+    async def _gather(self, calls: list[ScoreCall]) -> list[Scores]:
+        """All waiting calls as one: forward passes then are full, whoever asks."""
+        images = [image for call in calls for image in call.images]
+        texts = [text for call in calls for text in call.texts]
+        if not texts:
+            return [Scores(np.empty(0, np.float32), np.empty(0, np.float32)) for _ in calls]
+        scores = await asyncio.to_thread(self._scorer.score, images=images, prompts=texts)
+        ends = np.cumsum([len(call.texts) for call in calls])[:-1]
+        return [
+            Scores(mu, sigma) for mu, sigma in zip(np.split(scores.mu, ends), np.split(scores.sigma, ends), strict=True)
+        ]
+
+    def check_health(self) -> None:
+        """Serve replaces a replica for which this raises: one whose forward pass fails or gives no number."""
+        scores = self._scorer.score(images=self._probe, prompts=["health check"])
+        if not np.isfinite(scores.mu).all():
+            raise RuntimeError(f"SpatialScore gave {scores.mu} for a blank image: its weights hold no finite numbers")
+
+
+class RewardPool:
+    """Scores through the pool. A call whose replica dies is made again: scoring changes nothing, so this is safe."""
+
+    def __init__(self, handle: DeploymentHandle, name: str, retries: int) -> None:
+        self._handle, self._name, self._most = handle, name, retries
+        self.retries = 0  # calls that had to be made again
+
+    async def score(self, images: ray.ObjectRef | np.ndarray, texts: Sequence[str]) -> Scores:
+        """Scores image i against text i. `images`: uint8 [B, H, W, 3]; by reference, pixels do not pass the caller.
+
+        Raises ValueError for wrong images or texts, ray.exceptions.ObjectLostError where the referenced images are
+        gone, and the last replica's error after `retries` attempts in vain.
+        """
+        attempt = 0
+        while True:
+            try:
+                return await self._handle.score.remote(images, tuple(texts))
+            except (RayActorError, ReplicaUnavailableError):
+                if attempt == self._most:
+                    raise
+                wait = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**attempt)
+                attempt += 1
+                self.retries += 1
+                await asyncio.sleep(wait * random.uniform(0.5, 1.5))
+
+    def replicas(self) -> int:
+        """Number of replicas that are running now."""
+        deployment = serve.status().applications[self._name].deployments[ScoreReplica.__name__]
+        return deployment.replica_states.get(ReplicaState.RUNNING, 0)
+
+    def stop(self) -> None:
+        """Removes the pool from the cluster. Other Serve applications stay."""
+        serve.delete(self._name)
+
+
+def deployment(model_dir: str, settings: RewardPoolSettings) -> serve.Application:
+    """The pool's Serve application, not yet started: also what `serve build` and a KubeRay RayService can use."""
+    options = actor_options(settings.threads, settings.cpus, settings.gpus)
+    autoscaling = AutoscalingConfig(
+        min_replicas=settings.min_replicas,
+        max_replicas=settings.max_replicas,
+        target_ongoing_requests=settings.target_ongoing_requests,
+        upscale_delay_s=settings.upscale_delay_s,
+        downscale_delay_s=settings.downscale_delay_s,
+    )
+    replica = serve.deployment(
+        ScoreReplica,
+        name=ScoreReplica.__name__,
+        ray_actor_options=options,
+        autoscaling_config=autoscaling,
+        max_ongoing_requests=settings.max_ongoing_requests,
+        health_check_period_s=10,
+        health_check_timeout_s=60,
+    )
+    return replica.bind(model_dir, settings)
+
+
+def start_pool(settings: RewardPoolSettings, model_dir: str) -> RewardPool:
+    """Starts the pool on the cluster that Ray is connected to, and waits until its first replicas answer.
+
+    With `settings.http` the same replicas also answer POST /score on `settings.host`:`settings.port`.
+    """
+    name = f"spatialscore-{hashlib.sha256(model_dir.encode()).hexdigest()[:8]}"
+    application = deployment(model_dir, settings)
+    if not settings.http:
+        serve.start(proxy_location="Disabled")
+        return RewardPool(serve.run(application, name=name, route_prefix=None), name, settings.retries)
+    from actors.reward_http import ScoreHttp  # FastAPI, only where it is asked for
+
+    serve.start(http_options={"host": settings.host, "port": settings.port})
+    serve.run(ScoreHttp.bind(application), name=name, route_prefix="/")
+    handle = serve.get_deployment_handle(ScoreReplica.__name__, app_name=name)
+    return RewardPool(handle, name, settings.retries)

@@ -1,0 +1,134 @@
+"""Images and prompts -> one batch of tensors with explicit 2-D rotary positions.
+
+Axes: B images, R rows (an image under a prompt), L tokens, N patches of all images, F values of a patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
+
+from actors.spatialscore.prompt import PromptTemplate
+
+Images = np.ndarray | Sequence[np.ndarray]
+
+
+@dataclass(frozen=True)
+class ScoreBatch:
+    """What `SpatialScore.forward` takes."""
+
+    input_ids: Tensor  # [R, L]
+    attention_mask: Tensor | None  # [R, L]; None where padding is on the right, which causal attention never sees
+    position_ids: Tensor  # [3, R, L] temporal, height and width positions of Qwen2.5-VL's M-RoPE
+    pixel_values: Tensor  # [N, F]
+    image_grid_thw: Tensor  # [B, 3] in patches
+    image_index: Tensor  # [R] which image a row judges
+
+    def to(self, device: torch.device | str) -> ScoreBatch:
+        """The same batch on another device."""
+        mask = None if self.attention_mask is None else self.attention_mask.to(device)
+        return ScoreBatch(
+            self.input_ids.to(device), mask, self.position_ids.to(device), self.pixel_values.to(device),
+            self.image_grid_thw.to(device), self.image_index.to(device),
+        )  # fmt: skip
+
+
+class ScoreProcessor:
+    """Makes `ScoreBatch`es: patches as Qwen2-VL's image processor makes them, tokens by the prompt template."""
+
+    def __init__(self, image_processor: Qwen2VLImageProcessorPil, template: PromptTemplate, pad_id: int) -> None:
+        self.image_processor = image_processor
+        self.template = template
+        self._pad_id = pad_id
+
+    def __call__(
+        self,
+        images: Images,
+        prompts: Sequence[str],
+        image_index: Sequence[int] | None = None,
+        padding_side: str = "right",
+    ) -> ScoreBatch:
+        """Builds the batch.
+
+        `images`: uint8 [B, H, W, 3], or a sequence of uint8 [H, W, 3] of any sizes. `prompts`: R texts; row r judges
+        image `image_index[r]`, or image r where that is None. An image under several prompts is encoded once.
+        Raises ValueError for pixels of another kind, or numbers of images and prompts that do not fit.
+        """
+        index = list(range(len(prompts))) if image_index is None else list(image_index)
+        if len(index) != len(prompts) or (image_index is None and len(images) != len(prompts)):
+            raise ValueError(f"every prompt needs its image, got {len(images)} images and {len(prompts)} prompts")
+        pixel_values, grid = self.patches(images)
+        rows = [self._row(prompt, grid[i]) for prompt, i in zip(prompts, index, strict=True)]
+        ids, mask, positions = self._pad(rows, padding_side)
+        return ScoreBatch(ids, mask, positions, pixel_values, grid, torch.tensor(index))
+
+    def patches(self, images: Images) -> tuple[Tensor, Tensor]:
+        """Patches [N, F] float32 and their grids [B, 3], equal to the library's processor."""
+        for image in images:
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise ValueError(f"an image must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
+        if len(images) == 0:
+            raise ValueError("a batch must hold at least one image, got none")
+        height, width = images[0].shape[:2]
+        if all(image.shape[:2] == (height, width) for image in images) and not self._resizes(height, width):
+            return equal_patches(self.image_processor, np.asarray(images))
+        made = self.image_processor(list(images), return_tensors="pt", input_data_format="channels_last")
+        return made["pixel_values"], made["image_grid_thw"]
+
+    def _resizes(self, height: int, width: int) -> bool:
+        processor, size = self.image_processor, self.image_processor.size
+        factor = processor.patch_size * processor.merge_size
+        return (height, width) != smart_resize(height, width, factor, size["shortest_edge"], size["longest_edge"])
+
+    def _row(self, prompt: str, grid: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids [L] and M-RoPE positions [3, L] of one row, as `Qwen2_5_VLModel.get_rope_index` defines them."""
+        tokens = self.template.encode(prompt)
+        merge = self.image_processor.merge_size
+        rows, columns = int(grid[1]) // merge, int(grid[2]) // merge
+        first, image, last = len(tokens.before), rows * columns, len(tokens.after)
+        ids = np.array((*tokens.before, *[self.template.image_id] * image, *tokens.after), dtype=np.int64)
+        positions = np.empty((3, len(ids)), dtype=np.int64)
+        positions[:, :first] = np.arange(first)
+        positions[0, first : first + image] = first
+        positions[1, first : first + image] = first + np.repeat(np.arange(rows), columns)
+        positions[2, first : first + image] = first + np.tile(np.arange(columns), rows)
+        positions[:, first + image :] = first + max(rows, columns) + np.arange(last)
+        return ids, positions
+
+    def _pad(self, rows: list[tuple[np.ndarray, np.ndarray]], side: str) -> tuple[Tensor, Tensor | None, Tensor]:
+        if side not in ("left", "right"):
+            raise ValueError(f"padding_side must be left or right, got {side!r}")
+        length = max(len(ids) for ids, _ in rows)
+        input_ids = np.full((len(rows), length), self._pad_id, dtype=np.int64)
+        mask = np.zeros((len(rows), length), dtype=np.int64)
+        position_ids = np.zeros((3, len(rows), length), dtype=np.int64)
+        for r, (ids, positions) in enumerate(rows):
+            where = slice(0, len(ids)) if side == "right" else slice(length - len(ids), length)
+            input_ids[r, where], mask[r, where], position_ids[:, r, where] = ids, 1, positions
+        left = torch.from_numpy(mask) if side == "left" else None
+        return torch.from_numpy(input_ids), left, torch.from_numpy(position_ids)
+
+
+def equal_patches(processor: Qwen2VLImageProcessorPil, images: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Patches [N, F] and grids [B, 3] of uint8 [B, H, W, 3] images that need no resizing, all at once.
+
+    The layout is the library's, which goes image by image. Raises ValueError where the patches do not tile the images.
+    """
+    patch, merge, repeat = processor.patch_size, processor.merge_size, processor.temporal_patch_size
+    count, height, width, _ = images.shape
+    if height % (patch * merge) or width % (patch * merge):
+        raise ValueError(f"height and width must be multiples of {patch * merge} pixels, got {height} x {width}")
+    rows, columns = height // patch, width // patch
+    mean = torch.tensor(processor.image_mean) * 255.0
+    std = torch.tensor(processor.image_std) * 255.0
+    pixels = (torch.from_numpy(np.array(images)).float() - mean) / std  # [B, H, W, 3]
+    pixels = pixels.view(count, rows // merge, merge, patch, columns // merge, merge, patch, 3)
+    pixels = pixels.permute(0, 1, 4, 2, 5, 7, 3, 6)  # [B, rows/m, columns/m, m, m, 3, patch, patch]
+    pixels = pixels.unsqueeze(6).expand(*pixels.shape[:6], repeat, patch, patch)
+    grid = torch.tensor([[1, rows, columns]]).expand(count, 3).contiguous()
+    return pixels.reshape(count * rows * columns, 3 * repeat * patch * patch), grid

@@ -1,0 +1,98 @@
+"""The text around a user's prompt, and its tokens.
+
+    <|im_start|>user
+    <|vision_start|> image tokens <|vision_end|> instruction with the prompt in it <|im_end|>
+    <|im_start|>assistant
+    <reward>
+
+`<reward>` is the last token, so with causal attention its hidden state has seen the image and the whole prompt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import AddedToken, PreTrainedTokenizerBase
+
+REWARD_TOKEN = "<reward>"
+IMAGE_TOKEN = "<|image_pad|>"
+_PREFIX = "<|im_start|>user\n<|vision_start|>"
+_MIDDLE = "<|vision_end|>"
+_SUFFIX = f"<|im_end|>\n<|im_start|>assistant\n{REWARD_TOKEN}"
+
+
+def add_reward_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Adds `<reward>` to the tokenizer where it is missing, and returns its id."""
+    tokenizer.add_tokens([AddedToken(REWARD_TOKEN, normalized=False, special=True)], special_tokens=True)
+    return int(tokenizer.convert_tokens_to_ids(REWARD_TOKEN))  # pyright: ignore[reportArgumentType]
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """One row's token ids around its image tokens."""
+
+    before: tuple[int, ...]  # up to and with <|vision_start|>
+    after: tuple[int, ...]  # from <|vision_end|> to <reward>
+
+
+class PromptTemplate:
+    """Prompt text -> token ids. The user's text is plain text: what looks like a special token in it stays text."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, instruction: str = "{prompt}") -> None:
+        """`instruction` is the question put to the model; `{prompt}` marks where the user's text goes.
+
+        Raises ValueError where `{prompt}` does not occur exactly once, or the tokenizer lacks `<reward>`.
+        """
+        if instruction.count("{prompt}") != 1:
+            raise ValueError(f"the instruction must contain {{prompt}} exactly once, got {instruction!r}")
+        self._tokenizer = tokenizer
+        lead, trail = instruction.split("{prompt}")
+        self._special = frozenset(tokenizer.all_special_ids) | frozenset(_added_special_ids(tokenizer))
+        self.reward_id = self._single_id(REWARD_TOKEN)
+        self.image_id = self._single_id(IMAGE_TOKEN)
+        self._before = tuple(self._markup(_PREFIX))
+        self._lead = (*self._markup(_MIDDLE), *self._plain(lead))
+        self._trail = (*self._plain(trail), *self._markup(_SUFFIX))
+        self._cache: dict[str, PromptTokens] = {}
+
+    def encode(self, text: str) -> PromptTokens:
+        """Token ids of one prompt; the last is `<reward>`, which occurs nowhere else.
+
+        Raises ValueError for an empty prompt.
+        """
+        if (found := self._cache.get(text)) is not None:
+            return found
+        if not text.strip():
+            raise ValueError("a prompt must not be empty: SpatialScore judges an image against its text")
+        tokens = PromptTokens(self._before, (*self._lead, *self._plain(text), *self._trail))
+        if len(self._cache) >= 65536:
+            self._cache.clear()
+        self._cache[text] = tokens
+        return tokens
+
+    def _plain(self, text: str) -> list[int]:
+        """Ids of text in which nothing is special.
+
+        Raises ValueError if a special id comes out nevertheless: then the tokenizer cannot split that token.
+        """
+        if not text.strip():
+            return []
+        ids = list(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])  # pyright: ignore
+        unknown = self._tokenizer.unk_token_id
+        if found := [i for i in ids if i in self._special and i != unknown]:
+            names = self._tokenizer.convert_ids_to_tokens(found)
+            raise ValueError(f"a prompt must hold no special token, got {names} in {text!r}: remove them")
+        return ids
+
+    def _markup(self, text: str) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])  # pyright: ignore
+
+    def _single_id(self, token: str) -> int:
+        ids = self._markup(token)
+        if len(ids) != 1 or ids[0] not in self._special:
+            raise ValueError(f"the tokenizer must hold {token} as one special token, got ids {ids}: add it first")
+        return ids[0]
+
+
+def _added_special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    return [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]

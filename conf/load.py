@@ -1,0 +1,58 @@
+"""Preset + command-line overrides -> checked `Settings`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from conf.rules import suggestion
+from conf.settings import Settings
+
+PRESET_DIR = Path(__file__).parent
+
+
+class SettingsError(ValueError):
+    """A setting that is unknown, ill-typed or out of its range. Its text names the rule, the value and the mend."""
+
+
+def presets() -> list[str]:
+    """Names of the shipped presets."""
+    return sorted(path.stem for path in PRESET_DIR.glob("*.yaml"))
+
+
+def load(preset: str = "scenes", overrides: Sequence[str] = ()) -> Settings:
+    """Resolves a preset (a shipped name or a YAML file) with `section.key=value` overrides on top.
+
+    Raises SettingsError for an unknown preset or key, a value of the wrong type, or one out of its range.
+    """
+    path = Path(preset) if preset.endswith((".yaml", ".yml")) else PRESET_DIR / f"{preset}.yaml"
+    if not path.is_file():
+        raise SettingsError(f"no preset {preset!r}{suggestion(preset, presets())} (have: {', '.join(presets())})")
+    for item in overrides:
+        if "=" not in item:
+            raise SettingsError(f"an override must read section.key=value, got {item!r}")
+    try:
+        merged = OmegaConf.merge(
+            OmegaConf.structured(Settings), OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides))
+        )
+        if OmegaConf.select(OmegaConf.load(path), "preset") is None:
+            merged.preset = path.stem
+        return cast(Settings, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        first_line = str(error).splitlines()[0]
+        where = f" (at {error.full_key})" if getattr(error, "full_key", None) else ""
+        raise SettingsError(f"{path.name}: {first_line}{where}") from error
+    except ValueError as error:
+        raise SettingsError(f"{path.name}: {error}") from error
+
+
+def dump(settings: Settings, path: Path) -> None:
+    """Writes the resolved settings as YAML that `load` reads back to an equal value."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(OmegaConf.to_yaml(OmegaConf.structured(settings)))
+    partial.replace(path)

@@ -1,0 +1,49 @@
+"""Joins or starts the Ray cluster that a job runs on."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+from ray import serve
+
+from conf import Settings
+
+
+@contextmanager
+def cluster(settings: Settings) -> Iterator[None]:
+    """Inside, Ray is connected: a private local cluster, or the one at `settings.ray_address`.
+
+    A private cluster ends with the block. On a shared one only what this job started is stopped. Does nothing where
+    Ray is connected already, so stages nest.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own default lets every other process go first
+    for name in ("ray.data", "ray.serve", "ray.train", "ray._private"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # the stages say themselves what they do
+    private = settings.ray_address == "local" and "RAY_JOB_ID" not in os.environ
+    if private:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # on a terminal its warnings drown the progress lines
+        ray.init(
+            address="local",
+            num_cpus=settings.num_cpus or None,
+            include_dashboard=settings.dashboard,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    else:
+        address = "auto" if settings.ray_address == "local" else settings.ray_address
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    try:
+        yield
+    finally:
+        if private:
+            serve.shutdown()
+        ray.shutdown()

@@ -1,0 +1,74 @@
+"""One group's way: sample -> score -> filter, as often as it takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import ray
+from ray.exceptions import ObjectLostError
+
+from actors.grpo.advantages import Advantages, group_advantages
+from actors.records import Prompt, Scores
+from actors.rollout import SampleReport, WeightsHandle
+from conf.settings import PolicySettings
+from pipelines.policy.rollouts import RolloutPool
+
+
+class RewardPool(Protocol):
+    """What the loop asks of a reward: the pool of SpatialScore replicas, or anything else that scores by reference."""
+
+    retries: int  # calls that had to be made again
+
+    async def score(self, images: ray.ObjectRef, texts: tuple[str, ...]) -> Scores:
+        """Scores uint8 [B, H, W, 3] images, given as a reference, against one text each."""
+        ...
+
+
+@dataclass(frozen=True)
+class Group:
+    """One prompt's group at one step of the run: all that is needed to sample it, and to sample it again."""
+
+    step: int
+    index: int  # of the prompt within the step
+    prompt: Prompt
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ScoredGroup:
+    """What the learner gets of a group: references to what it kept, and why."""
+
+    group: Group
+    advantages: Advantages
+    conditioning: ray.ObjectRef
+    trajectories: tuple[ray.ObjectRef, ...]  # of `advantages.kept`; the others are freed
+    report: SampleReport
+    score_seconds: float  # from the images' being there to their scores
+
+
+class GroupMaker:
+    """Draws groups through a rollout pool and a reward pool."""
+
+    def __init__(self, rollouts: RolloutPool, rewards: RewardPool, settings: PolicySettings) -> None:
+        self.rollouts, self.rewards, self.settings = rollouts, rewards, settings
+        self.lost = 0  # groups sampled again because a node took their images or trajectories with it
+
+    async def make(self, group: Group, weights: Callable[[], WeightsHandle]) -> ScoredGroup:
+        """Samples and scores a group and keeps its best and worst. A group whose images are lost is sampled again."""
+        while True:
+            report, references = await self.rollouts.sample_group(group.prompt.text, group.seeds, weights)
+            images, conditioning, *trajectories = references
+            started = time.perf_counter()
+            try:
+                scores = await self.rewards.score(images, (group.prompt.text,) * len(group.seeds))
+            except ObjectLostError:
+                self.lost += 1
+                continue
+            advantages = group_advantages(
+                scores.mu, self.settings.top_k, self.settings.stats_over, self.settings.advantage_clip
+            )
+            kept = tuple(trajectories[i] for i in advantages.kept)
+            return ScoredGroup(group, advantages, conditioning, kept, report, time.perf_counter() - started)

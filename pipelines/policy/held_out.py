@@ -1,0 +1,93 @@
+"""Evaluation during training: held-out prompts, drawn by the rollout actors, judged where the pictures are."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from actors.flux.plan import SamplingPlan
+from actors.records import Prompt
+from actors.rollout import WeightsHandle
+from pipelines.policy.counts import Counts, count_remotely
+from pipelines.policy.groups import RewardPool
+from pipelines.policy.metrics import EvaluationRow
+from pipelines.policy.prompts import HeldOut
+from pipelines.policy.rollouts import RolloutPool
+from pipelines.policy.seeds import sample_seed
+
+BATCH = 24
+"""Images of one call, as in a training group."""
+
+
+@dataclass(frozen=True)
+class _Judged:
+    counts: Counts
+    scores: np.ndarray  # [B]
+
+
+class HeldOutEvaluation:
+    """The same prompts and seeds at every call, so that curves compare like with like."""
+
+    def __init__(
+        self,
+        rollouts: RolloutPool,
+        rewards: RewardPool,
+        prompts: HeldOut,
+        plan: SamplingPlan,
+        seed: int,
+        exact: bool,
+    ) -> None:
+        """`exact` has the scenes' checker judge the pictures too; no other world has one."""
+        self.rollouts, self.rewards, self.prompts = rollouts, rewards, prompts
+        self.plan, self.seed, self.exact = plan, seed, exact
+
+    async def run(self, weights: WeightsHandle, training_seconds: float) -> EvaluationRow:
+        """Draws and judges all held-out prompts."""
+        started = time.perf_counter()
+        short, long = await asyncio.gather(
+            self._judge(self.prompts.short, weights, 0), self._judge(self.prompts.long, weights, 1)
+        )
+        scores = np.concatenate((short.scores, long.scores))
+        return EvaluationRow(
+            iteration=weights.version,
+            training_seconds=training_seconds,
+            evaluation_seconds=time.perf_counter() - started,
+            images=len(scores),
+            relation_accuracy_short=_share(short.counts.right, short.counts.relations),
+            relation_accuracy_long=_share(long.counts.right, long.counts.relations),
+            object_accuracy_short=_share(short.counts.present, short.counts.objects),
+            object_accuracy_long=_share(long.counts.present, long.counts.objects),
+            reversed_short=_share(short.counts.reversed, short.counts.relations),
+            reversed_long=_share(long.counts.reversed, long.counts.relations),
+            score_mean=_mean(scores),
+            score_mean_short=_mean(short.scores),
+            score_mean_long=_mean(long.scores),
+        )
+
+    async def _judge(self, prompts: Sequence[Prompt], weights: WeightsHandle, kind: int) -> _Judged:
+        batches = [prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH)]
+        judged = await asyncio.gather(
+            *(self._judge_batch(batch, weights, kind, i * BATCH) for i, batch in enumerate(batches))
+        )
+        counts = sum((part.counts for part in judged), Counts())
+        return _Judged(counts, np.concatenate([np.zeros(0), *(part.scores for part in judged)]))
+
+    async def _judge_batch(self, prompts: Sequence[Prompt], weights: WeightsHandle, kind: int, first: int) -> _Judged:
+        texts = tuple(prompt.text for prompt in prompts)
+        seeds = [sample_seed(self.seed, kind, first + i, 0) for i in range(len(prompts))]
+        images = await self.rollouts.draw_images(texts, seeds, weights, self.plan)
+        counting = count_remotely.remote(images, tuple(prompts)) if self.exact else None
+        scores = await self.rewards.score(images, texts)
+        return _Judged(await counting if counting else Counts(), scores.mu)
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")

@@ -1,0 +1,126 @@
+"""What a run measured: rows in metrics.jsonl and evaluation.jsonl, TensorBoard scalars, and gauges for Prometheus."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ray.util.metrics import Gauge
+from torch.utils.tensorboard import SummaryWriter
+
+
+@dataclass(frozen=True)
+class IterationRow:
+    """One policy version. Seconds are wall-clock of the driver unless they say otherwise."""
+
+    iteration: int  # the version this iteration published
+    training_seconds: float  # since the run began, evaluation and checkpoints excluded
+    iteration_seconds: float
+    wait_seconds: float  # the learner had nothing to do
+    learn_seconds: float  # accumulate and step
+    publish_seconds: float
+    sample_actor_seconds: float  # summed over rollout actors
+    score_seconds: float  # mean latency of a group's scores, queueing included
+    images: int
+    images_per_second: float
+    reward_mean: float  # over the finite scores of all groups
+    reward_std: float  # mean over groups of the spread within
+    groups_skipped: int
+    scores_failed: int
+    scores_tied: int
+    samples_trained: int
+    loss: float
+    kl: float
+    ratio_mean: float
+    ratio_drift: float  # on-policy gate: max |ratio - 1| before the iteration's first update; NaN if all were stale
+    clip_fraction: float
+    grad_norm: float
+    lr: float
+    updates_applied: int
+    updates_skipped: int  # gradient not finite, or none
+    staleness_max: int  # versions between sampling and learning
+    groups_reissued: int  # since the run began: calls of dead actors and groups lost with a node
+    actors_replaced: int  # since the run began
+    learner_restarts: int  # since the run began
+    score_retries: int  # since the run began
+
+
+@dataclass(frozen=True)
+class EvaluationRow:
+    """Held-out prompts under the moving average of one version, drawn without noise."""
+
+    iteration: int
+    training_seconds: float  # that the run had spent before this evaluation
+    evaluation_seconds: float
+    images: int
+    relation_accuracy_short: float  # relations drawn right; prompts with one relation
+    relation_accuracy_long: float  # prompts with two relations or more
+    object_accuracy_short: float  # objects drawn cleanly, exactly once
+    object_accuracy_long: float
+    reversed_short: float
+    reversed_long: float
+    score_mean: float  # SpatialScore
+    score_mean_short: float
+    score_mean_long: float
+
+
+class RunLog:
+    """Appends rows to files under the policy's folder and mirrors them to TensorBoard and Ray's metrics."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.metrics, self.evaluations = folder / "metrics.jsonl", folder / "evaluation.jsonl"
+        self._board_folder = folder / "tensorboard"
+        self._board = SummaryWriter(str(self._board_folder))
+        self._gauges: dict[str, Gauge] = {}
+
+    def rewind(self, version: int) -> None:
+        """Drops rows after `version`, which the run is about to measure again."""
+        for path in (self.metrics, self.evaluations):
+            if path.exists():
+                kept = [line for line in path.read_text().splitlines(True) if json.loads(line)["iteration"] <= version]
+                partial = path.with_suffix(".partial")
+                partial.write_text("".join(kept))
+                partial.replace(path)
+        self._board.close()
+        self._board = SummaryWriter(str(self._board_folder), purge_step=version + 1)
+
+    def iteration(self, row: IterationRow) -> None:
+        """Records one iteration."""
+        self._write(self.metrics, "policy", row)
+
+    def evaluation(self, row: EvaluationRow) -> None:
+        """Records one held-out evaluation."""
+        self._write(self.evaluations, "evaluation", row)
+
+    def read_evaluations(self) -> tuple[EvaluationRow, ...]:
+        """All held-out evaluations of the run so far."""
+        if not self.evaluations.exists():
+            return ()
+        rows: list[dict[str, Any]] = [json.loads(line) for line in self.evaluations.read_text().splitlines()]
+        return tuple(_evaluation_row(row) for row in rows)
+
+    def _write(self, path: Path, family: str, row: IterationRow | EvaluationRow) -> None:
+        values = asdict(row)
+        with path.open("a") as stream:
+            finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
+            stream.write(json.dumps(finite) + "\n")  # JSON has no NaN
+        for key, value in values.items():
+            self._board.add_scalar(f"{family}/{key}", value, row.iteration)
+            name = f"spatialt2i_{family}_{key}"
+            if name not in self._gauges:
+                self._gauges[name] = Gauge(name, description=f"{family}: {key.replace('_', ' ')}")
+            self._gauges[name].set(value)
+        self._board.flush()
+
+    def close(self) -> None:
+        """Flushes TensorBoard."""
+        self._board.close()
+
+
+def _evaluation_row(row: dict[str, Any]) -> EvaluationRow:
+    values: dict[str, Any] = {key: math.nan if value is None else value for key, value in row.items()}
+    return EvaluationRow(**values)

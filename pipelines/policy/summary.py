@@ -1,0 +1,109 @@
+"""One iteration's groups and updates -> its row and its line in the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from actors.grpo.update import UpdateMetrics
+from conf.settings import PolicySettings
+from pipelines.policy.clock import Clock
+from pipelines.policy.groups import ScoredGroup
+from pipelines.policy.metrics import EvaluationRow, IterationRow
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What went wrong and was mended, since the run began."""
+
+    groups_reissued: int
+    actors_replaced: int
+    learner_restarts: int
+    score_retries: int
+
+
+def iteration_row(
+    version: int, clock: Clock, groups: Sequence[ScoredGroup], updates: Sequence[UpdateMetrics], counters: Counters
+) -> IterationRow:
+    """Measures the iteration that published `version`."""
+    advantages = [group.advantages for group in groups]
+    images = sum(group.report.images for group in groups)
+    rows = max(sum(update.rows for update in updates), 1)
+
+    def per_row(values: Sequence[float]) -> float:
+        return sum(value * update.rows for value, update in zip(values, updates, strict=True)) / rows
+
+    return IterationRow(
+        iteration=version,
+        training_seconds=clock.training_seconds,
+        iteration_seconds=clock.iteration_seconds,
+        wait_seconds=max(clock.iteration_seconds - clock.learn_seconds - clock.publish_seconds, 0.0),
+        learn_seconds=clock.learn_seconds,
+        publish_seconds=clock.publish_seconds,
+        sample_actor_seconds=sum(group.report.seconds for group in groups),
+        score_seconds=float(np.mean([group.score_seconds for group in groups])),
+        images=images,
+        images_per_second=images / clock.iteration_seconds,
+        reward_mean=float(np.nanmean([advantage.mean for advantage in advantages])),
+        reward_std=float(np.nanmean([advantage.std for advantage in advantages])),
+        groups_skipped=sum(bool(advantage.skipped) for advantage in advantages),
+        scores_failed=sum(advantage.failed for advantage in advantages),
+        scores_tied=sum(advantage.tied for advantage in advantages),
+        samples_trained=sum(update.samples for update in updates),
+        loss=per_row([update.loss for update in updates]),
+        kl=per_row([update.kl for update in updates]),
+        ratio_mean=per_row([update.ratio_mean for update in updates]),
+        ratio_drift=updates[0].ratio_drift,
+        clip_fraction=per_row([update.clip_fraction for update in updates]),
+        grad_norm=updates[-1].grad_norm,
+        lr=updates[-1].lr,
+        updates_applied=sum(update.applied for update in updates),
+        updates_skipped=sum(not update.applied for update in updates),
+        staleness_max=version - 1 - min(group.report.policy_version for group in groups),
+        groups_reissued=counters.groups_reissued,
+        actors_replaced=counters.actors_replaced,
+        learner_restarts=counters.learner_restarts,
+        score_retries=counters.score_retries,
+    )
+
+
+class Progress:
+    """One tidy line an iteration: what, how many, rate, time left."""
+
+    def __init__(self, settings: PolicySettings, say: Callable[[str], None]) -> None:
+        self.settings, self.say = settings, say
+        self._pace = math.nan  # seconds an iteration, smoothed
+
+    def iteration(self, row: IterationRow) -> None:
+        """Says one iteration."""
+        smooth = 0.0 if math.isnan(self._pace) else 0.8
+        self._pace = row.iteration_seconds if not smooth else smooth * self._pace + 0.2 * row.iteration_seconds
+        left = (self.settings.iterations - row.iteration) * self._pace
+        if self.settings.minutes:
+            left = max(min(left, self.settings.minutes * 60 - row.training_seconds), 0.0)
+        self.say(
+            f"policy {row.iteration:>4}/{self.settings.iterations}"
+            f"  reward {row.reward_mean:+.3f} ± {row.reward_std:.3f}"
+            f"  {row.images_per_second:.0f} img/s  wait {row.wait_seconds:.1f} s + learn {row.learn_seconds:.1f} s"
+            f"  clip {row.clip_fraction:.0%}  drift {row.ratio_drift:.0e}  {minutes(left)} left"
+        )
+
+    def evaluation(self, row: EvaluationRow) -> None:
+        """Says one held-out evaluation."""
+        checked = (
+            f"relations {row.relation_accuracy_short:.1%} short, {row.relation_accuracy_long:.1%} long; "
+            f"objects {row.object_accuracy_short:.1%}, {row.object_accuracy_long:.1%}; "
+        )
+        exact = not math.isnan(row.relation_accuracy_short)
+        self.say(
+            f"held out at {row.iteration}: {checked if exact else ''}SpatialScore {row.score_mean:+.3f}  ({row.images} "
+            f"images in {row.evaluation_seconds:.1f} s, after {minutes(row.training_seconds)} min of training)"
+        )
+
+
+def minutes(seconds: float) -> str:
+    """m:ss."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

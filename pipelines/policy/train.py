@@ -1,0 +1,93 @@
+"""Entry of stage 3: settings in, a trained and exported FLUX LoRA out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import ray
+
+from actors.flux.plan import SamplingPlan
+from actors.learner import LearnerGroup, LearnerJob
+from actors.records import PolicyWeights
+from actors.rollout import start_rollout
+from conf import dump
+from conf.settings import EMBEDDED, Settings
+from pipelines.policy.checkpoint import Checkpoints, check_resumable, run_checkpoints
+from pipelines.policy.export import export_lora, flux_location
+from pipelines.policy.groups import GroupMaker, RewardPool
+from pipelines.policy.held_out import HeldOutEvaluation
+from pipelines.policy.loop import PolicyLoop
+from pipelines.policy.metrics import EvaluationRow, RunLog
+from pipelines.policy.patience import patiently
+from pipelines.policy.prompts import draw_held_out_prompts, draw_training_prompts
+from pipelines.policy.rollouts import RolloutPool
+from pipelines.policy.summary import Progress
+
+
+@dataclass(frozen=True)
+class PolicyResult:
+    """What a finished run left behind."""
+
+    version: int
+    training_seconds: float
+    export: Path  # diffusers LoRA directory
+    checkpoints: str
+    metrics: Path
+    evaluations: tuple[EvaluationRow, ...]  # held-out, in order; the first is the base's
+
+
+def train_policy(settings: Settings, rewards: RewardPool, say: Callable[[str], None] = print) -> PolicyResult:
+    """Trains, resumes or finishes the run in `settings.run_dir` and exports its LoRA to `<run_dir>/policy/export`.
+
+    Ray must be initialised. `rewards` scores images by reference and stays the caller's to stop. Raises ValueError if
+    the run's checkpoints belong to other settings, and OffPolicyError (from the learner) if the on-policy gate shuts.
+    """
+    if not ray.is_initialized():
+        raise RuntimeError("train_policy needs a running Ray: call ray.init() first")
+    checkpoints = run_checkpoints(settings)
+    if settings.policy.resume == "never":
+        checkpoints.clear()
+    newest = checkpoints.newest()
+    if newest:
+        check_resumable(newest, settings)
+    dump(settings, Path(settings.run_dir) / "settings.yaml")
+    return asyncio.run(_train(settings, rewards, checkpoints, say))
+
+
+async def _train(
+    settings: Settings, rewards: RewardPool, checkpoints: Checkpoints, say: Callable[[str], None]
+) -> PolicyResult:
+    folder = Path(settings.run_dir, "policy")
+    policy, flux, model = settings.policy, settings.flux, flux_location(settings)
+    prompts = draw_training_prompts(policy, flux)
+    held_out = draw_held_out_prompts(policy, flux, settings.evaluation.seed)
+    plan = SamplingPlan.for_training(policy)
+    rollouts = RolloutPool(partial(start_rollout, model, flux, plan, policy), policy.rollout_actors)
+    evaluation = HeldOutEvaluation(
+        rollouts, rewards, held_out, SamplingPlan.for_evaluation(settings.evaluation), settings.evaluation.seed,
+        exact=flux.model == EMBEDDED,
+    )  # fmt: skip
+    log = RunLog(folder)
+    job = LearnerJob(model, flux, plan, policy)
+    groups = GroupMaker(rollouts, rewards, policy)
+    loop = PolicyLoop(
+        settings, prompts, groups, partial(LearnerGroup, job), evaluation, checkpoints, log, Progress(policy, say)
+    )
+    what = f"{policy.rollout_actors} rollout actors of {policy.rollout_cpus:g} CPUs and {policy.rollout_gpus:g} GPUs"
+    try:
+        await patiently(rollouts.ready(), what, say)
+        await loop.run()
+        handle = await loop.learner.publish(settings.evaluation.use_ema)
+        weights: PolicyWeights = await handle.reference
+        export = export_lora(weights, settings)
+        return PolicyResult(
+            loop.version, loop.clock.training_seconds, export, checkpoints.location, log.metrics, log.read_evaluations()
+        )
+    finally:
+        loop.stop()
+        rollouts.stop()
+        log.close()

@@ -1,0 +1,1 @@
+"""Stage 1: preference pairs, written, perturbed, painted and reviewed on Ray Data, saved as parquet."""

@@ -1,0 +1,150 @@
+"""What a reward model must pass before it may steer a policy."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import ray
+from safetensors.torch import load_file
+
+from actors.process import actor_options
+from actors.spatialscore import SpatialScorer, load
+from actors.spatialscore.model import ADAPTER_FILE
+from actors.storage import write_file
+from conf.settings import RewardPoolSettings, Settings
+from pipelines.reward.data import Pair, mirrored, read_pairs
+from pipelines.reward.evaluate import margins, open_scorer
+from pipelines.reward.locations import model_folder, preferences_folder, reward_folder
+
+PAIRS = 128  # of the held-out ones
+SAVE_TOLERANCE = 1e-5
+MIRROR_TOLERANCE = 0.02  # share of pairs by which a mirrored world may be judged worse
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check's outcome, with what it means if it fails."""
+
+    name: str
+    passed: bool
+    value: float
+    wanted: str
+    if_failed: str
+
+
+def run_doctor(settings: Settings) -> tuple[Check, ...]:
+    """Examines the run's SpatialScore on held-out pairs and writes <run_dir>/reward/doctor.json.
+
+    Ray must be initialised. Raises ValueError where there are no held-out pairs.
+    """
+    pool = settings.pool
+    task = ray.remote(_examine).options(**actor_options(pool.threads, pool.cpus, pool.gpus))
+    checks = ray.get(task.remote(str(model_folder(settings)), preferences_folder(settings), pool))
+    content = json.dumps([asdict(check) for check in checks], indent=2)
+    write_file(str(reward_folder(settings) / "doctor.json"), content.encode())
+    return checks
+
+
+def examine(scorer: SpatialScorer, model: str, pairs: Sequence[Pair]) -> tuple[Check, ...]:
+    """All checks. `model` is the directory that `scorer` was loaded from."""
+    if not pairs:
+        raise ValueError("the doctor needs held-out pairs: raise preferences.test_fraction or preferences.pairs")
+    return (
+        reads_the_prompt(scorer, pairs), sees_the_image(scorer, pairs), holds_in_the_mirror(scorer, pairs),
+        survives_saving(scorer, model, pairs), lora_is_trained(model), scores_differ(scorer, pairs),
+    )  # fmt: skip
+
+
+def reads_the_prompt(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Check:
+    """The right prompt should score higher than another pair's, for the same image."""
+    prompts = [pair.prompt for pair in pairs]
+    others = [*prompts[1:], prompts[0]]
+    images = [pair.image_w for pair in pairs]
+    scores = scorer.score(images=[*images, *images], prompts=[*prompts, *others])
+    share = float((scores.mu[: len(pairs)] > scores.mu[len(pairs) :]).mean())
+    return Check(
+        "shuffled prompts", share >= 0.9, share, "at least 0.9 of images prefer their own prompt",
+        "The score hardly depends on the text: a policy trained on it would drift to one pleasing picture for all "
+        "prompts. Train longer, or check that prompts and images of the pairs belong together.",
+    )  # fmt: skip
+
+
+def sees_the_image(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Check:
+    """The right image should score higher than a blank one of its mean colour."""
+    blank = [np.broadcast_to(p.image_w.mean((0, 1)).astype(np.uint8), p.image_w.shape).copy() for p in pairs]
+    share = float((margins(scorer, [p.image_w for p in pairs], blank, [p.prompt for p in pairs]) > 0).mean())
+    return Check(
+        "blank image", share >= 0.95, share, "at least 0.95 of images beat a blank one",
+        "A blank image scores as high as the right one: a policy would learn to draw nothing. Add pairs whose loser "
+        "lacks objects (preferences.exploit_fraction).",
+    )  # fmt: skip
+
+
+def holds_in_the_mirror(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Check:
+    """Mirrored images under texts with left and right exchanged should be ordered as well as the originals."""
+    plain, turned = _share_right(scorer, pairs), _share_right(scorer, [mirrored(pair) for pair in pairs])
+    return Check(
+        "mirror", turned >= plain - MIRROR_TOLERANCE, turned - plain, f"at least -{MIRROR_TOLERANCE} (share of pairs)",
+        "Order is judged worse in the mirror: the score has learnt a side or a shortcut instead of the relation. Set "
+        "reward.mirror=true.",
+    )  # fmt: skip
+
+
+def survives_saving(scorer: SpatialScorer, model: str, pairs: Sequence[Pair]) -> Check:
+    """Saved and loaded once more, the model should give the same scores."""
+    images, prompts = [pair.image_w for pair in pairs[:16]], [pair.prompt for pair in pairs[:16]]
+    with tempfile.TemporaryDirectory() as folder:
+        load(model).save_pretrained(folder)
+        again = SpatialScorer.from_pretrained(folder)
+        drift = np.abs(again.score(images=images, prompts=prompts).mu - scorer.score(images=images, prompts=prompts).mu)
+    worst = float(drift.max())
+    return Check(
+        "save and load", worst <= SAVE_TOLERANCE, worst, f"at most {SAVE_TOLERANCE} difference",
+        "The saved directory does not score as the model in memory: weights are lost or changed on the way to disk, "
+        "and the reward pool would serve something else than was measured.",
+    )  # fmt: skip
+
+
+def lora_is_trained(model: str) -> Check:
+    """Every lora_B should have left zero, where it starts."""
+    weights = load_file(f"{model}/{ADAPTER_FILE}")
+    trained = [bool(value.any()) for name, value in weights.items() if "lora_B" in name]
+    share = float(np.mean(trained)) if trained else 0.0
+    return Check(
+        "LoRA", share == 1.0, share, "every lora_B differs from zero",
+        "Adapter layers were never updated, so the backbone is still the pretrained one: gradients did not reach them, "
+        "or an untrained directory was exported.",
+    )  # fmt: skip
+
+
+def scores_differ(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Check:
+    """Scores of different images should spread, and be finite."""
+    scores = scorer.score(images=[pair.image_w for pair in pairs], prompts=[pair.prompt for pair in pairs])
+    spread = float(scores.mu.std()) if np.isfinite(scores.mu).all() else float("nan")
+    return Check(
+        "spread", spread > 1e-3, spread, "a finite standard deviation above 0.001",
+        "All images get the same score, or no number: advantages within a group would be noise.",
+    )  # fmt: skip
+
+
+def table(checks: Sequence[Check]) -> str:
+    """The checks as text; a failed one says what it means."""
+    lines: list[str] = []
+    for check in checks:
+        lines.append(f"{'ok  ' if check.passed else 'FAIL'}  {check.name:<16} {check.value:9.4f}  ({check.wanted})")
+        if not check.passed:
+            lines.append(f"      {check.if_failed}")
+    return "\n".join(lines)
+
+
+def _share_right(scorer: SpatialScorer, pairs: Sequence[Pair]) -> float:
+    margin = margins(scorer, [p.image_w for p in pairs], [p.image_l for p in pairs], [p.prompt for p in pairs])
+    return float((margin > 0).mean())
+
+
+def _examine(model: str, folder: str, pool: RewardPoolSettings) -> tuple[Check, ...]:
+    return examine(open_scorer(model, pool), model, read_pairs(folder, "test")[:PAIRS])

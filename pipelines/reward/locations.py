@@ -1,0 +1,47 @@
+"""Where stage 2 reads and writes, and what a SpatialScore is built from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from actors.spatialscore import SpatialScoreConfig
+from actors.spatialscore.model import CONFIG_FILE
+from conf.settings import EMBEDDED, Settings
+from pipelines.scenes import checkpoints_dir
+
+
+def preferences_folder(settings: Settings) -> str:
+    """The parquet files of stage 1."""
+    return f"{settings.run_dir}/preferences"
+
+
+def reward_folder(settings: Settings) -> Path:
+    """Everything stage 2 writes. Absolute, as Ray's workers run elsewhere."""
+    return Path(settings.run_dir).absolute() / "reward"
+
+
+def model_folder(settings: Settings) -> Path:
+    """The SpatialScore directory that stage 2 writes, and the reward pool reads."""
+    return reward_folder(settings) / "model"
+
+
+def served_model(settings: Settings) -> str:
+    """The SpatialScore directory that a reward pool should load: `pool.model`, or what stage 2 of the run wrote.
+
+    Raises FileNotFoundError, with the mend, where it is absent.
+    """
+    path = Path(settings.pool.model).absolute() if settings.pool.model else model_folder(settings)
+    if not (path / CONFIG_FILE).is_file():
+        raise FileNotFoundError(f"no SpatialScore at {path}: run `spatialt2i reward train` first, or set pool.model")
+    return str(path)
+
+
+def model_config(settings: Settings) -> SpatialScoreConfig:
+    """The reward model's own settings, `embedded` resolved to the shipped Qwen2.5-VL."""
+    wanted = settings.spatialscore
+    return SpatialScoreConfig(
+        model=str(checkpoints_dir("qwen2_5_vl")) if wanted.model == EMBEDDED else wanted.model,
+        pixels=wanted.pixels, instruction=wanted.instruction, dtype=wanted.dtype, attention=wanted.attention,
+        lora_rank=wanted.lora_rank, lora_alpha=wanted.lora_alpha, lora_dropout=wanted.lora_dropout,
+        head_width=wanted.head_width, log_sigma_min=wanted.log_sigma_min, log_sigma_max=wanted.log_sigma_max,
+    )  # fmt: skip

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxPipeline
+
+from actors.flux.model import FluxPolicy
+from actors.flux.plan import SamplingPlan
+from actors.flux.sampler import sample
+from conf.settings import FluxSettings, PolicySettings
+
+TEXTS = ["a red circle left of a blue square", "a green triangle above a red square and left of a blue circle"]
+SEEDS = [5, 6]
+NOISY = SamplingPlan(steps=4, noise_level=0.7, noisy=(0, 1, 2), trained=(0, 1))
+
+
+def plain_pipeline(directory: Path, output: str, lora: Path | None = None) -> np.ndarray | torch.Tensor:
+    """What diffusers itself draws."""
+    pipeline = FluxPipeline.from_pretrained(directory)
+    pipeline.set_progress_bar_config(disable=True)
+    if lora:
+        pipeline.load_lora_weights(lora)
+    images = pipeline(
+        prompt=TEXTS, height=64, width=64, num_inference_steps=6, guidance_scale=3.5, max_sequence_length=24,
+        generator=[torch.Generator().manual_seed(seed) for seed in SEEDS], output_type=output,
+    ).images  # fmt: skip
+    return images if output == "latent" else np.stack([np.array(image) for image in images])
+
+
+def test_without_noise_it_is_flux_pipeline(policy: FluxPolicy, flux_directory: Path) -> None:
+    drawn = sample(policy, policy.encode(TEXTS), SEEDS, SamplingPlan(steps=6))
+    torch.testing.assert_close(drawn.latents, plain_pipeline(flux_directory, "latent"), atol=1e-5, rtol=0)
+    pixels, expected = policy.decode(drawn.latents), plain_pipeline(flux_directory, "pil")
+    np.testing.assert_allclose(pixels.astype(int), np.asarray(expected).astype(int), atol=1)
+    assert drawn.trajectories == ()
+
+
+def test_a_sample_does_not_depend_on_its_company(policy: FluxPolicy) -> None:
+    """Same seed, same prompt: alone, in a group, or in forwards of two. Only kernels' rounding may differ."""
+    one, other = policy.encode(TEXTS)
+    group = sample(policy, [one, other, one], [7, 8, 9], NOISY).trajectories
+    alone = sample(policy, [one], [9], NOISY).trajectories[0]
+    split = sample(
+        policy, [one, other, one], [7, 8, 9],
+        SamplingPlan(steps=4, noise_level=0.7, noisy=(0, 1, 2), trained=(0, 1), max_rows=2),
+    ).trajectories  # fmt: skip
+    assert torch.equal(alone.latents[0], group[2].latents[0])
+    torch.testing.assert_close(alone.latents, group[2].latents, atol=1e-5, rtol=0)
+    torch.testing.assert_close(split[2].latents, group[2].latents, atol=1e-5, rtol=0)
+    assert [row.batch_rows for row in split] == [2, 2, 1]
+
+
+def test_trajectories_record_what_was_drawn(policy: FluxPolicy) -> None:
+    drawn = sample(policy, policy.encode(TEXTS), SEEDS, NOISY, policy_version=3)
+    for i, trajectory in enumerate(drawn.trajectories):
+        assert trajectory.latents.shape == (5, 16, 32) and trajectory.latents.dtype == torch.float32
+        assert torch.equal(trajectory.latents[-1], drawn.latents[i])
+        assert (trajectory.log_probs != 0).tolist() == [True, True, True, False]
+        assert (trajectory.seed, trajectory.policy_version) == (SEEDS[i], 3)
+        assert torch.equal(trajectory.sigmas, policy.sigmas(4))
+
+
+def test_one_conditioning_a_seed(policy: FluxPolicy) -> None:
+    with pytest.raises(ValueError, match="got 1 and 2 seeds"):
+        sample(policy, policy.encode(TEXTS[:1]), SEEDS, NOISY)
+
+
+def test_the_plan_of_a_policy() -> None:
+    plan = SamplingPlan.for_training(PolicySettings(steps=6, trained_steps=3))
+    assert (plan.noisy, plan.trained) == ((0, 1, 2, 3, 4), (0, 1, 2))
+    original = SamplingPlan.for_training(PolicySettings(last_step_deterministic=False, trained_steps=0))
+    assert original.noisy == original.trained == (0, 1, 2, 3, 4, 5)
+    cps = SamplingPlan.for_training(PolicySettings(transition="cps", last_step_deterministic=False, trained_steps=0))
+    assert cps.trained == (0, 1, 2, 3, 4)
+    with pytest.raises(ValueError, match="the last CPS step draws no noise"):
+        SamplingPlan(steps=2, transition="cps", noise_level=0.5, noisy=(0, 1), trained=(1,))
+    with pytest.raises(ValueError, match="trained steps must draw noise"):
+        SamplingPlan(steps=2, noise_level=0.5, noisy=(0,), trained=(1,))
+
+
+def test_exports_what_diffusers_loads(policy: FluxPolicy, flux_directory: Path, tmp_path: Path) -> None:
+    from actors.flux.adapter import save_lora
+
+    generator = torch.Generator().manual_seed(0)
+    for parameter in policy.trainable().values():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    trained = sample(policy, policy.encode(TEXTS), SEEDS, SamplingPlan(steps=6)).latents
+    with policy.base():
+        base = sample(policy, policy.encode(TEXTS), SEEDS, SamplingPlan(steps=6)).latents
+    save_lora(policy.lora_state(), policy.settings, tmp_path)
+    loaded = plain_pipeline(flux_directory, "latent", lora=tmp_path)
+    torch.testing.assert_close(trained, loaded, atol=1e-5, rtol=0)
+    torch.testing.assert_close(base, plain_pipeline(flux_directory, "latent"), atol=1e-5, rtol=0)
+    assert (trained - base).abs().max() > 0.05
+
+
+def test_lora_targets(policy: FluxPolicy, flux_directory: Path) -> None:
+    adapted = {name.split(".lora_")[0] for name in policy.trainable()}
+    assert "proj_out" not in adapted and "single_transformer_blocks.0.proj_out" in adapted
+    assert len(adapted) == 2 * 12 + 2 * 5
+    with pytest.raises(ValueError, match=r"'attn\.to_z' matches no linear layer"):
+        FluxPolicy.from_pretrained(str(flux_directory), FluxSettings(lora_targets=("attn.to_z",)))
+
+
+def test_a_lora_travels_whole_or_not_at_all(policy: FluxPolicy) -> None:
+    state = {key: value.numpy() + 1 for key, value in policy.lora_state().items()}
+    policy.load_lora(state)
+    assert all(np.array_equal(value.numpy(), state[key]) for key, value in policy.lora_state().items())
+    some = next(iter(state))
+    with pytest.raises(ValueError, match="1 differ"):
+        policy.load_lora({key: value for key, value in state.items() if key != some})
+    with pytest.raises(ValueError, match="must have shape"):
+        policy.load_lora(state | {some: state[some][:1]})
+
+
+def test_a_policy_without_encoders_has_the_same_flow(policy: FluxPolicy, flux_directory: Path) -> None:
+    learner = FluxPolicy.from_pretrained(str(flux_directory), policy.settings, transformer_only=True)
+    assert learner.pipeline.vae is None and learner.pipeline.text_encoder is None
+    rows = policy.rows(policy.encode(TEXTS))
+    x, s = torch.randn(2, 16, 32), torch.tensor([0.9, 0.5])
+    with torch.no_grad():
+        assert torch.equal(policy.velocity(x, s, rows), learner.velocity(x, s, rows))

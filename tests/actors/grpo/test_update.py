@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from actors.engine import OptimizerSettings, TorchEngine
+from actors.flux.model import FluxPolicy
+from actors.flux.plan import SamplingPlan
+from actors.flux.sampler import sample
+from actors.grpo.advantages import Advantages, group_advantages
+from actors.grpo.update import GrpoLearner, OffPolicyError
+from actors.records import Conditioning, Trajectory
+from conf.settings import FluxSettings, PolicySettings
+
+SETTINGS = PolicySettings(
+    iterations=4, prompts_per_step=2, group_size=4, top_k=2, steps=4, trained_steps=2, replay_rows=0,
+    updates_per_iteration=1, ratio_tolerance=0.0,
+)  # fmt: skip
+TEXTS = ["a red circle left of a blue square", "a green triangle above a red square"]
+
+Groups = list[tuple[Advantages, Conditioning, list[Trajectory]]]
+
+
+def learner_of(directory: Path, settings: PolicySettings = SETTINGS) -> GrpoLearner:
+    policy = FluxPolicy.from_pretrained(str(directory), FluxSettings(), transformer_only=True, seed=settings.seed)
+    constants = OptimizerSettings(settings.betas, settings.weight_decay, settings.max_grad_norm)
+    engine = TorchEngine(list(policy.trainable().values()), constants)
+    return GrpoLearner(policy, engine, SamplingPlan.for_training(settings), settings)
+
+
+def groups_of(policy: FluxPolicy, learner: GrpoLearner, first_seed: int = 0) -> Groups:
+    """Two groups under the learner's own weights, scored by a fixed random direction of the final latents."""
+    policy.load_lora(learner.weights().lora)
+    direction = torch.randn(16, 32, generator=torch.Generator().manual_seed(0))
+    groups = []
+    for i, conditioning in enumerate(policy.encode(TEXTS)):
+        seeds = range(first_seed + 10 * i, first_seed + 10 * i + 4)
+        drawn = sample(policy, [conditioning] * 4, seeds, learner.plan, learner.version)
+        advantages = group_advantages((drawn.latents * direction).sum((1, 2)).numpy(), 2, "selected", 5.0)
+        groups.append((advantages, conditioning, [drawn.trajectories[k] for k in advantages.kept]))
+    return groups
+
+
+def train(learner: GrpoLearner, policy: FluxPolicy, iterations: int) -> None:
+    for _ in range(iterations):
+        for group in groups_of(policy, learner, 100 * learner.version):
+            learner.accumulate(*group)
+        learner.step()
+        learner.advance()
+
+
+def test_the_replay_of_the_samplers_own_shape_is_exact(policy: FluxPolicy, flux_directory: Path) -> None:
+    """Tolerance 0: the ratio is exactly 1 before the first update, with a LoRA that does something."""
+    learner = learner_of(flux_directory)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in learner.policy.trainable().values():
+        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    for group in groups_of(policy, learner):
+        learner.accumulate(*group)
+    metrics = learner.step()
+    assert (metrics.ratio_drift, metrics.ratio_mean) == (0.0, 1.0)
+    assert metrics.applied and metrics.rows == 16 and metrics.samples == 8
+
+
+def test_an_update_raises_what_was_rewarded(policy: FluxPolicy, flux_directory: Path) -> None:
+    """After one update the log-probs of good samples rise against those of bad ones."""
+    learner = learner_of(flux_directory, replace(SETTINGS, lr=1e-3))
+    groups = groups_of(policy, learner)
+    for group in groups:
+        learner.accumulate(*group)
+    learner.step()
+    for group in groups:
+        learner.accumulate(*group)
+    second = learner.step()
+    assert second.ratio_mean != 1.0 and np.isnan(second.ratio_drift)
+    assert second.loss < 0  # mean of -A r, which was 0
+
+
+def test_rows_of_a_forward_do_not_change_the_gradient(policy: FluxPolicy, flux_directory: Path) -> None:
+    gradients = []
+    for rows in (0, 3, 16):
+        learner = learner_of(flux_directory, replace(SETTINGS, replay_rows=rows, kl_weight=0.1))
+        for group in groups_of(policy, learner):
+            learner.accumulate(*group)
+        gradients.append([p.grad.clone() for p in learner.policy.trainable().values() if p.grad is not None])
+    for others in gradients[1:]:
+        for one, other in zip(gradients[0], others, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-7, rtol=1e-3)
+
+
+def test_the_gate_names_the_step_that_drifted(policy: FluxPolicy, flux_directory: Path) -> None:
+    learner = learner_of(flux_directory)
+    advantages, conditioning, trajectories = groups_of(policy, learner)[0]
+    log_probs = trajectories[1].log_probs.clone()
+    log_probs[1] += 1e-3
+    trajectories[1] = replace(trajectories[1], log_probs=log_probs)
+    learner.accumulate(advantages, conditioning, trajectories)
+    before = learner.weights().lora
+    with pytest.raises(OffPolicyError, match=r"got 0.001 at denoise step 1"):
+        learner.step()
+    assert all(np.array_equal(value, before[key]) for key, value in learner.weights().lora.items())
+
+
+def test_stale_samples_do_not_shut_the_gate(policy: FluxPolicy, flux_directory: Path) -> None:
+    learner = learner_of(flux_directory)
+    advantages, conditioning, trajectories = groups_of(policy, learner)[0]
+    stale = [replace(row, policy_version=-1, log_probs=row.log_probs + 1e-3) for row in trajectories]
+    learner.accumulate(advantages, conditioning, stale)
+    assert learner.step().applied
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing(policy: FluxPolicy, flux_directory: Path) -> None:
+    learner = learner_of(flux_directory)
+    advantages, conditioning, trajectories = groups_of(policy, learner)[0]
+    learner.accumulate(replace(advantages, values=(float("nan"),) * 4), conditioning, trajectories)
+    before = learner.weights().lora
+    metrics = learner.step()
+    assert not metrics.applied and learner.updates == 0
+    assert all(np.array_equal(value, before[key]) for key, value in learner.weights().lora.items())
+
+
+def test_an_update_of_skipped_groups_is_skipped(flux_directory: Path) -> None:
+    learner = learner_of(flux_directory)
+    skipped = group_advantages(np.zeros(4), 2, "selected", 5.0)
+    learner.accumulate(skipped, Conditioning(torch.zeros(24, 64), torch.zeros(64)), [])
+    metrics = learner.step()
+    assert not metrics.applied and np.isnan(metrics.grad_norm) and metrics.rows == 0
+
+
+def test_a_resumed_learner_goes_on_bit_for_bit(policy: FluxPolicy, flux_directory: Path, tmp_path: Path) -> None:
+    undisturbed = learner_of(flux_directory)
+    train(undisturbed, policy, 2)
+    torch.save(undisturbed.state_dict(), tmp_path / "state.pt")
+    train(undisturbed, policy, 2)
+    resumed = learner_of(flux_directory, replace(SETTINGS, seed=1))  # another start, so that only the state can help
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    train(resumed, policy, 2)
+    assert resumed.version == 4 and resumed.updates == undisturbed.updates == 4
+    for one, other in ((undisturbed.weights(), resumed.weights()), (undisturbed.ema_weights(), resumed.ema_weights())):
+        assert all(np.array_equal(value, other.lora[key]) for key, value in one.lora.items())
+
+
+def test_learning_rate_and_moving_average(flux_directory: Path) -> None:
+    learner = learner_of(flux_directory, replace(SETTINGS, lr=1.0 - 1e-9, final_lr_fraction=0.2))
+    rates = []
+    for _ in range(5):
+        rates.append(learner.learning_rate())
+        learner.advance()
+    assert rates == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
+    key, value = next(iter(learner.policy.lora_state().items()))
+    old = learner.ema[key].clone()
+    value += 1.0
+    learner.advance()  # version 6: d = 7 / 16
+    torch.testing.assert_close(learner.ema[key], old * 7 / 16 + value * 9 / 16)

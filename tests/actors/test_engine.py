@@ -1,0 +1,85 @@
+"""DeepSpeed on two ranks makes the same update as plain torch on one, and resumes."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+from torch import nn
+
+from actors.engine import OptimizerSettings, TorchEngine
+
+SETTINGS = OptimizerSettings(betas=(0.9, 0.99), weight_decay=1e-2, max_grad_norm=0.5)
+STEPS = 4
+
+
+def parameters() -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((3, 5), (7,), (2, 2))]
+
+
+def backward(weights: list[nn.Parameter], step: int, part: int, scale: float) -> None:
+    """One group's gradient: of four groups a step, each with its own data."""
+    generator = torch.Generator().manual_seed(10 * step + part)
+    loss = sum(((w - torch.randn(w.shape, generator=generator)) ** 2).sum() for w in weights)
+    (loss * scale).backward()
+
+
+def run_rank(rank: int, port: int, zero_stage: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    from actors.deepspeed_engine import DeepSpeedEngine
+
+    weights = parameters()
+    engine = DeepSpeedEngine(weights, SETTINGS, zero_stage)
+    norms = []
+    for step in range(STEPS):
+        if step == 2:  # a new engine goes on from what the first one saved
+            saved = engine.state_dict()
+            engine = DeepSpeedEngine(weights, SETTINGS, zero_stage)
+            engine.load_state_dict(saved)
+        # rank 0 learns three of the four groups, rank 1 one: their numbers of backward passes differ
+        for part in (0, 1, 2) if rank == 0 else (3,):
+            backward(weights, step, part, scale=2 / 4)
+        norms.append(engine.step(lr=0.1).grad_norm)
+    weights[0].grad = torch.full_like(weights[0], float("nan")) if rank == 1 else None
+    refused = engine.step(lr=0.1)
+    assert not refused.applied and engine.ranks == 2
+    assert not engine.step(lr=0.1).applied  # nobody has a gradient
+    torch.save(([w.detach() for w in weights], norms), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero_stage", [1, 2])
+def test_two_ranks_are_one(zero_stage: int, tmp_path: Path) -> None:
+    """Up to floating-point order: DeepSpeed sums gradients over ranks before it averages them."""
+    weights = parameters()
+    engine = TorchEngine(weights, SETTINGS)
+    norms = []
+    for step in range(STEPS):
+        for part in range(4):
+            backward(weights, step, part, scale=1 / 4)
+        norms.append(engine.step(lr=0.1).grad_norm)
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    multiprocessing.spawn(run_rank, args=(port, zero_stage, str(tmp_path)), nprocs=2)
+    for rank in (0, 1):
+        theirs, their_norms = torch.load(tmp_path / f"{rank}.pt")
+        for one, other in zip(weights, theirs, strict=True):
+            torch.testing.assert_close(one.detach(), other, atol=1e-6, rtol=1e-5)
+        assert their_norms == pytest.approx(norms, rel=1e-5)
+
+
+def test_torch_engine_skips_what_is_not_finite() -> None:
+    weights = parameters()
+    engine = TorchEngine(weights, SETTINGS)
+    assert not engine.step(lr=0.1).applied
+    weights[0].grad = torch.full_like(weights[0], float("inf"))
+    assert not engine.step(lr=0.1).applied
+    assert all(torch.equal(one, other) for one, other in zip(weights, parameters(), strict=True))
+    assert weights[0].grad is None

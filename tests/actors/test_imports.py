@@ -1,0 +1,27 @@
+"""The computing packages carry no Ray: they run on a GPU machine that has none."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+PROGRAM = """
+import sys
+
+class NoRay:
+    def find_spec(self, name, path=None, target=None):
+        if name == "ray" or name.startswith("ray."):
+            raise ImportError(f"{name} was imported")
+
+sys.meta_path.insert(0, NoRay())
+import actors.engine, actors.process, actors.records
+import actors.flux.model, actors.flux.sampler
+import actors.grpo.advantages, actors.grpo.update
+import actors.spatialscore.model, actors.spatialscore.scorer, actors.spatialscore.losses
+assert "ray" not in sys.modules
+"""
+
+
+def test_the_computation_imports_without_ray() -> None:
+    result = subprocess.run([sys.executable, "-W", "ignore", "-c", PROGRAM], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

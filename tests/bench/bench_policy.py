@@ -1,0 +1,197 @@
+"""Stage 3's speed as ratios within one run: sampler, loop, filter, and where an iteration's time goes.
+
+Needs no trained reward: images are scored by their redness, in both loops. The base is the shipped tiny FLUX.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import ray
+import torch
+
+from actors.engine import OptimizerSettings, TorchEngine
+from actors.flux.model import FluxPolicy
+from actors.flux.plan import SamplingPlan
+from actors.flux.sampler import sample
+from actors.grpo.advantages import group_advantages
+from actors.grpo.update import GrpoLearner
+from conf import Settings, load
+from pipelines.policy.export import flux_location
+from pipelines.policy.prompts import draw_training_prompts
+from pipelines.policy.seeds import group_seeds
+from pipelines.policy.train import train_policy
+from tests.policy.rewards import Redness, RednessPool
+
+ITERATIONS = 5  # the first is a warm-up
+REPEATS = 5
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the table."""
+
+    what: str
+    value: str
+
+
+def seconds(work: Callable[[], object], repeats: int = REPEATS) -> float:
+    """Median wall-clock of `work` after one warm-up."""
+    work()
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def bench_sampler(policy: FluxPolicy, settings: Settings) -> list[Line]:
+    """Latents of one group: our sampler without noise, as in training, and FluxPipeline.__call__."""
+    policy_settings, flux = settings.policy, settings.flux
+    count, steps, text = policy_settings.group_size, policy_settings.steps, "a red circle left of a blue square"
+    conditioning = policy.encode([text]) * count
+    policy.pipeline.set_progress_bar_config(disable=True)
+
+    def plain() -> None:
+        policy.pipeline(
+            prompt=[text] * count, height=flux.height, width=flux.width, num_inference_steps=steps,
+            guidance_scale=flux.guidance, max_sequence_length=flux.max_sequence_length, output_type="latent",
+            generator=[torch.Generator().manual_seed(seed) for seed in range(count)],
+        )  # fmt: skip
+
+    with policy.base():
+        theirs = seconds(plain)
+        ours = seconds(lambda: sample(policy, conditioning, range(count), SamplingPlan(steps)))
+    training = seconds(lambda: sample(policy, conditioning, range(count), SamplingPlan.for_training(policy_settings)))
+    return [
+        Line(f"FluxPipeline.__call__, {count} images, {steps} steps", f"{theirs:.3f} s"),
+        Line("our sampler, same model, batch and steps", f"{ours:.3f} s  ({ours / theirs:.2f} x)"),
+        Line("our sampler with LoRA, noise and log-probs", f"{training:.3f} s  ({training / theirs:.2f} x)"),
+    ]
+
+
+def learner_of(settings: Settings) -> GrpoLearner:
+    """A one-rank learner in this process."""
+    policy = FluxPolicy.from_pretrained(flux_location(settings), settings.flux, transformer_only=True)
+    constants = OptimizerSettings(settings.policy.betas, settings.policy.weight_decay, settings.policy.max_grad_norm)
+    engine = TorchEngine(list(policy.trainable().values()), constants)
+    return GrpoLearner(policy, engine, SamplingPlan.for_training(settings.policy), settings.policy)
+
+
+def one_process(policy: FluxPolicy, settings: Settings) -> float:
+    """Median seconds of an iteration with the same stages one after the other, in this process."""
+    learner, reward, wanted = learner_of(settings), Redness(), settings.policy
+    prompts = draw_training_prompts(wanted, settings.flux)
+    per_update = wanted.prompts_per_step // wanted.updates_per_iteration
+
+    def iteration() -> None:
+        policy.load_lora(learner.weights().lora)
+        for index in range(wanted.prompts_per_step):
+            prompt = prompts[learner.version * wanted.prompts_per_step + index]
+            seeds = group_seeds(wanted.seed, learner.version, index, wanted.group_size)
+            conditioning = policy.encode([prompt.text])[0]
+            drawn = sample(policy, [conditioning] * len(seeds), seeds, learner.plan, learner.version)
+            scores = reward.score(policy.decode(drawn.latents), (prompt.text,) * len(seeds))
+            advantages = group_advantages(scores.mu, wanted.top_k, wanted.stats_over, wanted.advantage_clip)
+            groups.append((advantages, conditioning, [drawn.trajectories[i] for i in advantages.kept]))
+        while groups:
+            for group in groups[:per_update]:
+                learner.accumulate(*group)
+            del groups[:per_update]
+            learner.step()
+        learner.advance()
+
+    groups: list = []
+    return seconds(iteration, ITERATIONS - 1)
+
+
+def distributed(settings: Settings) -> list[dict[str, float]]:
+    """Rows of a run over Ray actors, without the warm-up."""
+    pool = RednessPool()
+    try:
+        result = train_policy(settings, pool, lambda line: None)
+    finally:
+        pool.stop()
+    return [json.loads(line) for line in result.metrics.read_text().splitlines()][1:]
+
+
+def bench_filter(policy: FluxPolicy, settings: Settings) -> list[Line]:
+    """Seconds that the learner spends on one group: the best and worst k, or all of it."""
+    learner, wanted = learner_of(settings), settings.policy
+    conditioning = policy.encode(["a red circle left of a blue square"])[0]
+    drawn = sample(policy, [conditioning] * wanted.group_size, range(wanted.group_size), learner.plan)
+    scores = np.arange(wanted.group_size, dtype=np.float32)
+
+    def learn(top_k: int) -> float:
+        advantages = group_advantages(scores, top_k, "selected", 5.0)
+        kept = [drawn.trajectories[i] for i in advantages.kept]
+        return seconds(lambda: learner.accumulate(advantages, conditioning, kept))
+
+    filtered, everything = learn(wanted.top_k), learn(0)
+    return [
+        Line(f"learning a group of {wanted.group_size}, k = {wanted.top_k}", f"{filtered:.3f} s"),
+        Line("learning all of it", f"{everything:.3f} s  ({everything / filtered:.2f} x)"),
+    ]
+
+
+def bench_loop(policy: FluxPolicy, settings: Settings) -> list[Line]:
+    """The distributed loop beside the same stages in one process, and what its time is made of."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    alone = one_process(policy, settings)
+    torch.set_num_threads(threads)
+    rows = distributed(settings)
+
+    def median(key: str) -> float:
+        return statistics.median(row[key] for row in rows)
+
+    total = median("iteration_seconds")
+    return [
+        Line("an iteration in one process, a thread a core", f"{alone:.2f} s"),
+        Line(f"an iteration over {settings.policy.rollout_actors} rollout actors", f"{total:.2f} s "
+             f"({total / alone:.2f} x)"),
+        Line("    of it: waiting for scored groups", f"{median('wait_seconds') / total:.0%}"),
+        Line("    of it: learning", f"{median('learn_seconds') / total:.0%}"),
+        Line("    of it: publishing", f"{median('publish_seconds') / total:.0%}"),
+        Line("    beside it: sampling, actor seconds", f"{median('sample_actor_seconds'):.2f} s"),
+        Line("    beside it: a group's scores", f"{median('score_seconds') * 1000:.0f} ms"),
+    ]  # fmt: skip
+
+
+def show(title: str, lines: Sequence[Line]) -> None:
+    """Prints one table."""
+    width = max(len(line.what) for line in lines)
+    print(f"\n{title}")
+    for line in lines:
+        print(f"  {line.what:<{width}}  {line.value}")
+
+
+def main() -> None:
+    """Runs all of it in about two minutes on two cores."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = load("scenes", [
+            f"run_dir={Path(folder) / 'run'}", f"policy.iterations={ITERATIONS}", "policy.evaluate_every=0",
+            "policy.checkpoint_every=1000",
+        ])  # fmt: skip
+        policy = FluxPolicy.from_pretrained(flux_location(settings), settings.flux)
+        lines = bench_sampler(policy, settings) + bench_filter(policy, settings)
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        try:
+            lines += bench_loop(policy, settings)
+        finally:
+            ray.shutdown()
+    show("policy", lines)
+
+
+if __name__ == "__main__":
+    main()

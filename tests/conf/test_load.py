@@ -1,0 +1,86 @@
+"""Settings: every preset loads, a round trip is exact, and bad input is refused with rule, value and suggestion."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conf import Settings, SettingsError, dump, load, presets
+
+
+@pytest.mark.parametrize("preset", presets())
+def test_every_preset_loads_and_survives_a_round_trip(preset: str, tmp_path: Path) -> None:
+    settings = load(preset)
+    dump(settings, tmp_path / "settings.yaml")
+    assert load(str(tmp_path / "settings.yaml")) == settings
+    assert settings.preset == preset
+
+
+def test_scenes_is_what_the_defaults_describe() -> None:
+    assert load("scenes") == Settings()
+
+
+def test_flux_dev_holds_the_papers_values() -> None:
+    paper = load("flux_dev")
+    assert (paper.flux.lora_rank, paper.flux.lora_alpha, paper.flux.height) == (32, 64, 512)
+    policy = paper.policy
+    assert (policy.lr, policy.clip_range, policy.kl_weight) == (3e-4, 1e-4, 0.01)
+    assert (policy.group_size, policy.top_k, policy.steps) == (24, 6, 6)
+    assert (paper.reward.lr, paper.reward.batch_size, paper.evaluation.steps) == (2e-6, 32, 28)
+
+
+def test_every_value_of_flux_dev_is_marked() -> None:
+    lines = (Path(__file__).parents[2] / "conf" / "flux_dev.yaml").read_text().splitlines()
+    values = [line for line in lines if re.match(r"(  )?\w+: +[^|\s]", line)]  # leaves, block texts left out
+    unmarked = [line for line in values if "# paper" not in line and "# choice" not in line]
+    assert unmarked == ["preset: flux_dev"]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("policy.lrr=1", "Did you mean: 'lr'"),
+        ("policy.lr=fast", "'fast'"),
+        ("policy.transition=flow_sd", "did you mean flow_sde?"),
+        ("policy.top_k=20", "half of policy.group_size, got 20 of 24"),
+        ("policy.noise_level=0", "must be above 0, got 0"),
+        ("policy.updates_per_iteration=5", "must divide"),
+        ("policy.learner_ranks=2", "needs policy.engine=deepspeed"),
+        ("flux.height=70", "multiple of 16"),
+        ("reward.loss=btt", "did you mean bt?"),
+        ("pool.max_replicas=0", "at least pool.min_replicas"),
+        ("preferences.generated_fraction=0.9", "at most 1"),
+        ("policy.steps", "section.key=value"),
+    ],
+)
+def test_bad_values_are_refused_with_the_rule_and_the_value(override: str, expected: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load("scenes", [override])
+    assert expected in str(refused.value)
+
+
+def test_an_unknown_preset_is_answered_with_the_nearest() -> None:
+    with pytest.raises(SettingsError, match="did you mean flux_dev"):
+        load("flux_dv")
+
+
+def test_settings_import_neither_torch_nor_ray() -> None:
+    program = "import sys, conf; sys.exit(bool({'torch', 'ray', 'actors', 'pipelines'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("package", ["conf", "actors", "pipelines"])
+def test_packages_import_from_a_foreign_directory_that_holds_others_of_the_same_name(
+    package: str, tmp_path: Path
+) -> None:
+    """The names are generic; an editable install or Ray's working_dir must win over an unrelated folder, or be told."""
+    (tmp_path / "elsewhere").mkdir()
+    program = f"import {package}, pathlib; print(pathlib.Path({package}.__file__).resolve().parent.parent)"
+    shown = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path / "elsewhere", capture_output=True, text=True, check=True
+    )
+    assert Path(shown.stdout.strip()) == Path(__file__).resolve().parents[2]

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from conf import Settings, load
+from pipelines.scenes.grammar import training_prompts
+from tests.actors.flux.conftest import flux_directory, policy
+from tests.policy.rewards import RednessPool
+
+__all__ = ["flux_directory", "policy"]
+
+
+@pytest.fixture(scope="session")
+def prompt_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight prompts as JSON lines."""
+    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    rows = [{"text": prompt.text} for prompt in training_prompts(8, 0, 0.5)]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+@pytest.fixture
+def settings_of(flux_directory: Path, prompt_file: Path) -> Callable[..., Settings]:
+    """Settings of a run of seconds: 2 prompts x 4 images, three steps."""
+
+    def make(run_dir: Path, *overrides: str) -> Settings:
+        return load("scenes", [
+            f"run_dir={run_dir}", f"flux.model={flux_directory}", f"policy.prompts={prompt_file}",
+            "policy.iterations=4", "policy.prompts_per_step=2", "policy.group_size=4", "policy.top_k=1",
+            "policy.steps=3", "policy.trained_steps=1", "policy.replay_rows=4", "policy.checkpoint_every=2",
+            "policy.evaluate_every=0", "policy.learner_threads=1", "policy.rollout_actors=1",
+            *overrides,
+        ])  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
+def rewards(ray_cluster: None) -> Iterator[RednessPool]:
+    """A pool that prefers red images."""
+    pool = RednessPool()
+    yield pool
+    pool.stop()

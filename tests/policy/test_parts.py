@@ -1,0 +1,76 @@
+"""Seeds, prompts, checkpoints and logs, without Ray's help."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from actors.storage import exists, list_folder, read_file, write_file
+from conf import load
+from pipelines.policy.checkpoint import Checkpoints, Manifest, arithmetic_of, check_resumable
+from pipelines.policy.prompts import draw_held_out_prompts, draw_training_prompts, read_prompts
+from pipelines.policy.seeds import group_seeds, sample_seed
+
+
+def test_seeds_are_functions_of_their_purpose() -> None:
+    seeds = {sample_seed(run, step, prompt, i) for run in (0, 1) for step in range(5) for prompt in range(5)
+             for i in range(5)}  # fmt: skip
+    assert len(seeds) == 250 and all(0 <= seed < 2**63 for seed in seeds)
+    assert group_seeds(3, 1, 2, 4) == tuple(sample_seed(3, 1, 2, i) for i in range(4))
+
+
+def test_prompts_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"text": "a cat"}\n\n{"text": "a dog", "relations": [["dog", "left of", "cat"]]}\n')
+    first, second = read_prompts(path)
+    assert (first.id, first.text, second.relations[0].relation) == ("1", "a cat", "left of")
+    settings = load("scenes", [f"policy.prompts={path}", "flux.model=x", "policy.iterations=2"])
+    drawn = draw_training_prompts(settings.policy, settings.flux)
+    assert len(drawn) == 24 and sum(prompt.text == "a cat" for prompt in drawn) == 12
+    assert len(draw_held_out_prompts(settings.policy, settings.flux, 0)) == 0
+    path.write_text('{"text": "a cat"}\n{"prompt": "a dog"}\n')
+    with pytest.raises(ValueError, match=r"prompts.jsonl:2 must be a JSON object"):
+        read_prompts(path)
+    with pytest.raises(ValueError, match=r"policy\.prompts must name a file"):
+        draw_training_prompts(load("scenes").policy, settings.flux)
+
+
+def test_embedded_prompts_are_not_those_of_evaluation() -> None:
+    settings = load("scenes")
+    training = {prompt.text for prompt in draw_training_prompts(settings.policy, settings.flux)}
+    held_out = draw_held_out_prompts(settings.policy, settings.flux, settings.evaluation.seed)
+    assert len(held_out.short) == len(held_out.long) == settings.policy.evaluate_prompts // 2
+    assert not training & {prompt.text for prompt in held_out.short + held_out.long}
+
+
+def test_a_checkpoint_is_complete_or_not_there(tmp_path: Path) -> None:
+    """Also through a URI. A rank's file without a manifest is what a killed run leaves; it is never resumed."""
+    checkpoints = Checkpoints(f"file://{tmp_path}/checkpoints", keep=2)
+    assert checkpoints.newest() is None
+
+    async def save(folder: str) -> None:
+        write_file(f"{folder}/rank-0.pt", b"state")
+
+    settings = load("scenes")
+    for version in (5, 10, 15):
+        asyncio.run(checkpoints.write(Manifest(version, 1.5, arithmetic_of(settings)), save))
+    assert list_folder(checkpoints.location) == ["000010", "000015"]
+    write_file(f"{checkpoints.folder(20)}/rank-0.pt", b"half")
+    newest = checkpoints.newest()
+    assert newest is not None and newest.version == 15
+    assert read_file(f"{checkpoints.folder(15)}/rank-0.pt") == b"state"
+    assert not any(name.endswith(".partial") for name in list_folder(checkpoints.folder(15)))
+    check_resumable(newest, replace(settings, policy=replace(settings.policy, rollout_actors=9, minutes=3.0)))
+    with pytest.raises(ValueError, match="group_size was 24 and is 12"):
+        check_resumable(newest, replace(settings, policy=replace(settings.policy, group_size=12)))
+    checkpoints.clear()
+    assert not exists(f"{checkpoints.folder(15)}/manifest.json")
+
+
+def test_a_manifest_reads_back(tmp_path: Path) -> None:
+    manifest = Manifest(3, 2.0, arithmetic_of(load("flux_dev")))
+    assert Manifest(**json.loads(json.dumps(manifest.__dict__))) == manifest

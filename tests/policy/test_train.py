@@ -1,0 +1,204 @@
+"""Whole runs on a random tiny FLUX: what is learned depends on nothing but the settings."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+from safetensors.numpy import load_file
+
+from conf import Settings, dump
+from pipelines.policy import train as train_module
+from pipelines.policy.export import export_newest
+from pipelines.policy.loop import PolicyLoop
+from pipelines.policy.train import PolicyResult, train_policy
+from tests.policy.rewards import RednessPool
+
+pytestmark = pytest.mark.ray
+
+SettingsOf = Callable[..., Settings]
+
+
+def adapter(result: PolicyResult) -> dict[str, np.ndarray]:
+    return load_file(result.export / "pytorch_lora_weights.safetensors")
+
+
+def assert_same_adapter(one: PolicyResult, other: PolicyResult) -> None:
+    mine, theirs = adapter(one), adapter(other)
+    assert mine.keys() == theirs.keys()
+    assert all(np.array_equal(mine[key], theirs[key]) for key in mine)
+
+
+def rows(result: PolicyResult) -> list[dict[str, float]]:
+    return [json.loads(line) for line in result.metrics.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    ray_cluster: None, flux_directory: Path, prompt_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> PolicyResult:
+    """Four iterations by one rollout actor, without trouble."""
+    from tests.policy.conftest import settings_of
+
+    make = settings_of.__wrapped__(flux_directory, prompt_file)
+    pool = RednessPool()
+    result = train_policy(make(tmp_path_factory.mktemp("undisturbed")), pool, lambda line: None)
+    pool.stop()
+    return result
+
+
+def test_a_run_leaves_what_it_promises(undisturbed: PolicyResult) -> None:
+    assert undisturbed.version == 4
+    measured = rows(undisturbed)
+    assert [row["iteration"] for row in measured] == [1, 2, 3, 4]
+    assert all(row["updates_applied"] == 2 and row["staleness_max"] == 0 for row in measured)
+    assert all(row["ratio_drift"] < 2e-5 for row in measured)
+    assert sorted(path.name for path in Path(undisturbed.checkpoints).iterdir()) == ["000002", "000004"]
+    assert "load_lora_weights" in (undisturbed.export / "README.md").read_text()
+    assert any(value.any() for key, value in adapter(undisturbed).items() if "lora_B" in key)
+
+
+def test_a_resumed_run_is_the_undisturbed_run(
+    undisturbed: PolicyResult, rewards: RednessPool, settings_of: SettingsOf, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Stopped after the third iteration, which no checkpoint holds; two actors instead of one when it goes on."""
+
+    class Stopped(PolicyLoop):
+        def finished(self) -> bool:
+            if self.version == 3:
+                raise KeyboardInterrupt
+            return super().finished()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "PolicyLoop", Stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train_policy(settings_of(tmp_path), rewards, lambda line: None)
+    assert not (tmp_path / "policy" / "export").exists()
+    result = train_policy(settings_of(tmp_path, "policy.rollout_actors=2"), rewards, lambda line: None)
+    assert_same_adapter(result, undisturbed)
+    assert [row["iteration"] for row in rows(result)] == [1, 2, 3, 4]
+    assert export_newest(settings_of(tmp_path)) == result.export
+    assert_same_adapter(result, undisturbed)
+
+
+def test_other_arithmetic_is_not_resumed(
+    undisturbed: PolicyResult, rewards: RednessPool, settings_of: SettingsOf
+) -> None:
+    run_dir = undisturbed.export.parent.parent
+    with pytest.raises(ValueError, match=r"lr was 0\.002 and is 0\.001.*policy\.resume=never"):
+        train_policy(settings_of(run_dir, "policy.lr=1e-3"), rewards, lambda line: None)
+
+
+def test_killed_actors_change_nothing(
+    undisturbed: PolicyResult, rewards: RednessPool, settings_of: SettingsOf, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A rollout actor dies with a group in its hands, later the learner dies: same adapter, counted."""
+
+    class Troubled(PolicyLoop):
+        async def learn(self, update: int) -> list:
+            if self.version == 1 and update == 0 and not self.groups.rollouts.replaced:
+                for actor in self.groups.rollouts.actors:
+                    ray.kill(actor)
+            if self.version == 3 and update == 1 and not self.restarts:
+                ray.kill(self.learner.ranks[0])
+            return await super().learn(update)
+
+    monkeypatch.setattr(train_module, "PolicyLoop", Troubled)
+    result = train_policy(settings_of(tmp_path, "policy.rollout_actors=2"), rewards, lambda line: None)
+    assert_same_adapter(result, undisturbed)
+    last = rows(result)[-1]
+    assert last["actors_replaced"] == 2 and last["learner_restarts"] == 1 and last["groups_reissued"] >= 1
+    assert [row["iteration"] for row in rows(result)] == [1, 2, 3, 4]
+
+
+def test_staleness_one_overlaps_and_is_bounded(rewards: RednessPool, settings_of: SettingsOf, tmp_path: Path) -> None:
+    result = train_policy(
+        settings_of(tmp_path, "policy.max_staleness=1", "policy.evaluate_every=4", "policy.evaluate_prompts=4",
+                    f"policy.held_out_prompts={settings_of(tmp_path).policy.prompts}"),
+        rewards, lambda line: None,
+    )  # fmt: skip
+    assert result.version == 4
+    assert max(row["staleness_max"] for row in rows(result)) == 1
+    assert [row.iteration for row in result.evaluations] == [0, 4]
+    assert result.evaluations[0].training_seconds == 0.0 and np.isfinite(result.evaluations[1].score_mean)
+
+
+@pytest.mark.slow
+def test_two_deepspeed_ranks_learn_what_one_learns(
+    undisturbed: PolicyResult, rewards: RednessPool, settings_of: SettingsOf, tmp_path: Path
+) -> None:
+    """One update an iteration, so that each rank has a group. Rounding differs, and Adam's sign can enlarge it."""
+    one = train_policy(settings_of(tmp_path / "one", "policy.updates_per_iteration=1"), rewards, lambda line: None)
+    two = train_policy(
+        settings_of(tmp_path / "two", "policy.updates_per_iteration=1", "policy.learner_ranks=2",
+                    "policy.engine=deepspeed"),
+        rewards, lambda line: None,
+    )  # fmt: skip
+    mine, theirs = adapter(one), adapter(two)
+    differences = np.concatenate([(mine[key] - theirs[key]).ravel() for key in mine])
+    moved = np.concatenate([mine[key].ravel() for key in mine if "lora_B" in key])
+    assert np.abs(differences).mean() < 0.02 * np.abs(moved).mean()
+
+
+@pytest.mark.slow
+def test_a_lost_node_changes_nothing(undisturbed: PolicyResult, settings_of: SettingsOf, tmp_path: Path) -> None:
+    """Two nodes, a rollout actor on each; one node is killed with a group in hand and never comes back."""
+    script = Path(__file__).with_name("lose_a_node.py")
+    settings = settings_of(tmp_path, "policy.rollout_actors=2", "policy.rollout_cpus=0.6")
+    dump(settings, tmp_path / "given.yaml")
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", str(script), str(tmp_path / "given.yaml")],
+        capture_output=True, text=True, cwd=Path(__file__).parents[2], env=os.environ | {"PYTHONPATH": "."},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    mine, theirs = adapter(undisturbed), load_file(tmp_path / "policy" / "export" / "pytorch_lora_weights.safetensors")
+    assert all(np.array_equal(mine[key], theirs[key]) for key in mine)
+    last = json.loads((tmp_path / "policy" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["groups_reissued"] >= 1 and last["actors_replaced"] == 1 and last["learner_restarts"] == 0
+
+
+def test_an_actor_that_cannot_start_says_why(rewards: RednessPool, settings_of: SettingsOf, tmp_path: Path) -> None:
+    with pytest.raises(ray.exceptions.RayActorError, match="matches no linear layer"):
+        train_policy(settings_of(tmp_path, 'flux.lora_targets=["attn.to_z"]'), rewards, lambda line: None)
+
+
+def test_two_actors_draw_what_one_draws(
+    undisturbed: PolicyResult, ray_cluster: None, settings_of: SettingsOf, tmp_path: Path
+) -> None:
+    from actors.flux.plan import SamplingPlan
+    from actors.learner import LearnerGroup, LearnerJob
+    from actors.rollout import start_rollout
+
+    settings = settings_of(tmp_path)
+    plan = SamplingPlan.for_training(settings.policy)
+    learner = LearnerGroup(LearnerJob(settings.flux.model, settings.flux, plan, settings.policy))
+    actors = [start_rollout(settings.flux.model, settings.flux, plan, settings.policy) for _ in range(2)]
+
+    async def weights():  # type: ignore[no-untyped-def]
+        await learner.start()
+        return await learner.publish()
+
+    handle = asyncio.run(weights())
+    drawn = [
+        ray.get(
+            actor.sample_group.options(num_returns=7).remote("a red circle left of a blue square", range(4), handle)
+        )
+        for actor in actors
+    ]
+    for one, other in zip(drawn[0][3:], drawn[1][3:], strict=True):
+        assert torch.equal(one.latents, other.latents) and torch.equal(one.log_probs, other.log_probs)
+    assert np.array_equal(drawn[0][1], drawn[1][1])
+    learner.stop()
+    for actor in actors:
+        ray.kill(actor)

@@ -1,0 +1,112 @@
+"""Stage 2 as a whole on a few dozen pairs: Ray Train, resuming, held-out accuracy, the doctor, DeepSpeed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from conf.settings import RewardSettings, Settings, SpatialScoreSettings
+from pipelines.preferences.roles import Painted, Task
+from pipelines.preferences.schema import to_table
+from pipelines.reward.data import Pair
+from pipelines.reward.doctor import run_doctor
+from pipelines.reward.evaluate import evaluate_reward
+from pipelines.reward.fit import RewardFitter, learning_rate
+from pipelines.reward.train import train_reward
+from pipelines.scenes.roles import ScenePainter, ScenePerturber, SceneReviewer, SceneWriter
+from tests.tiny_reward import save_tiny_vlm, tiny_spatialscore
+
+ROWS, TEST_ROWS = 64, 16
+
+
+def _painted(count: int) -> list[Painted]:
+    tasks = [Task(index, "exploit" if index % 4 == 0 else "perturbed", index) for index in range(count)]
+    return ScenePainter().paint(ScenePerturber().perturb(SceneWriter().write(tasks)))
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """A run with 64 pairs, 16 of them held out, and a random backbone."""
+    save_tiny_vlm(tmp_path / "vlm")
+    pairs = _painted(ROWS)
+    splits = ["test" if index < TEST_ROWS else "train" for index in range(ROWS)]
+    table = to_table(pairs, SceneReviewer().review(pairs), splits, "test")
+    (tmp_path / "preferences").mkdir()
+    for shard in range(2):
+        pq.write_table(table.slice(shard * 32, 32), tmp_path / "preferences" / f"{shard}.parquet")
+    return Settings(
+        run_dir=str(tmp_path),
+        spatialscore=SpatialScoreSettings(model=str(tmp_path / "vlm")),
+        reward=RewardSettings(batch_size=8, epochs=2, workers=2, checkpoint_every=4, shuffle_rows=16),
+    )
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_stage_two_trains_measures_and_examines(ray_cluster: None, settings: Settings) -> None:
+    lines: list[str] = []
+    result = train_reward(settings, lines.append)
+    assert (result.pairs, result.steps) == (48, 12)
+    assert np.isfinite(result.loss)
+    assert "reward step 12/12" in lines[-1]
+    report = evaluate_reward(settings)
+    assert report.overall is not None and report.overall.pairs == TEST_ROWS
+    assert json.loads((Path(settings.run_dir) / "reward/report.json").read_text())["overall"]["pairs"] == TEST_ROWS
+    checks = {check.name: check for check in run_doctor(settings)}
+    assert checks["save and load"].passed and checks["LoRA"].passed and checks["spread"].passed
+    again = train_reward(settings, lines.append)  # finished already: nothing is trained anew
+    assert again.loss == result.loss
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_deepspeed_fits_on_two_workers(ray_cluster: None, settings: Settings) -> None:
+    wanted = replace(settings, reward=replace(settings.reward, engine="deepspeed", epochs=1))
+    result = train_reward(wanted, print)
+    assert np.isfinite(result.loss)
+    checks = {check.name: check for check in run_doctor(wanted)}
+    assert checks["LoRA"].passed and checks["save and load"].passed
+
+
+def test_a_few_steps_on_the_same_pairs_learn_them(tmp_path: Path) -> None:
+    """The loop's inside, without Ray: it lowers the loss, and goes on from a saved state as if never interrupted."""
+    save_tiny_vlm(tmp_path)
+    pairs = [_pair(painted) for painted in _painted(8)]
+    settings = RewardSettings(batch_size=8, workers=1, mirror=False, lr=3e-3)
+    fitter = RewardFitter(tiny_spatialscore(tmp_path), settings, torch.device("cpu"))
+    losses = []
+    for number in range(12):
+        if number == 6:
+            saved = fitter.state_dict(), fitter.engine.state_dict()
+            fitter = RewardFitter(tiny_spatialscore(tmp_path), settings, torch.device("cpu"))
+            fitter.load_state_dict(saved[0])
+            fitter.engine.load_state_dict(saved[1])
+        losses.append(fitter.step(pairs, number, 40).loss)
+    assert losses[-1] < 0.5 * losses[0]
+    whole = RewardFitter(tiny_spatialscore(tmp_path), settings, torch.device("cpu"))
+    for number in range(12):
+        last = whole.step(pairs, number, 40).loss
+    assert last == pytest.approx(losses[-1], rel=1e-4)
+
+
+def test_the_learning_rate_warms_up_and_falls() -> None:
+    settings = RewardSettings(lr=1e-3, warmup_fraction=0.1, final_lr_fraction=0.2)
+    rates = [learning_rate(settings, step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(1e-4)
+    assert max(rates) == pytest.approx(1e-3)
+    assert rates[-1] == pytest.approx(2e-4, rel=0.02)
+    assert learning_rate(replace(settings, final_lr_fraction=1.0), 99, 100) == pytest.approx(1e-3)
+
+
+def _pair(painted: Painted) -> Pair:
+    draft = painted.draft
+    return Pair(
+        "", draft.prompt.text, draft.perturbed.text if draft.perturbed else None, painted.winner.pixels(),
+        painted.loser.pixels(), draft.task.kind, len(draft.changes),
+    )  # fmt: skip
