@@ -50,13 +50,15 @@ class PretrainSettings:
     """`spatialt2i scenes pretrain`: how the shipped tiny checkpoints are made."""
 
     out: str = "runs/pretrain"
-    minutes: float = 45.0  # wall clock for all parts on two cores; divided among them by fixed shares
+    minutes: float = 90.0  # wall clock for all parts on two cores; divided among them by fixed shares
     seed: int = 0
-    threads: int = 2
-    wrong_captions: float = 0.2  # share of captions with one wrong relation, in FLUX's last phase only
+    workers: int = 2  # data-parallel processes of one thread each
+    compile: bool = True  # torch.compile FLUX: needs a C++ compiler and a minute, then a step takes two thirds
+    wrong_captions: float = 0.2  # share of captions with a wrong relation, in FLUX's last phase only
 
     def __post_init__(self) -> None:
         at_least("pretrain.minutes", self.minutes, 0.1)
+        at_least("pretrain.workers", self.workers, 1)
         between("pretrain.wrong_captions", self.wrong_captions, 0.0, 1.0)
 
 

@@ -106,9 +106,11 @@ def _doctor(settings: Settings) -> None:
 
 
 def _scenes_pretrain(settings: Settings) -> None:
+    from pipelines.cluster import cluster
     from pipelines.scenes.pretrain import pretrain
 
-    pretrain(settings.pretrain)
+    with cluster(settings):
+        pretrain(settings.pretrain)
 
 
 def _scenes_check(settings: Settings) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from actors.spatialscore import SpatialScore, SpatialScoreConfig, build
-from pipelines.scenes.pretrain_vlm import build_model, build_tokenizer, save
+from pipelines.scenes.vlm import build_model, build_tokenizer, save
 
 
 def save_tiny_vlm(path: Path) -> None:

@@ -22,10 +22,10 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from actors.process import actor_options, set_up_process
 from actors.spatialscore import SpatialScoreConfig, build
 from conf.settings import EMBEDDED, RewardSettings, Settings
+from pipelines.progress import relayed
 from pipelines.reward.data import count_rows, decode_batch, training_rows
 from pipelines.reward.fit import FitStep, RewardFitter
 from pipelines.reward.locations import model_config, model_folder, preferences_folder, reward_folder
-from pipelines.reward.progress import relayed
 
 PROGRESS_SECONDS = 5.0
 

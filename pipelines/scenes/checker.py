@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from actors.records import Relation
 from pipelines.scenes.grammar import COLORS, OPPOSITE, SHAPES, SceneObject
-from pipelines.scenes.render import RADIUS, distance, holds
+from pipelines.scenes.render import RADIUS, around, distance, holds
 
 NEAR = 72.0  # largest RGB distance of a pixel to its palette colour
 SPECK = 12  # a patch of fewer pixels is noise
@@ -56,9 +56,10 @@ class Verdict:
 
 def inspect(image: np.ndarray) -> tuple[Found, ...]:
     """Finds the clean objects of a uint8 [64, 64, 3] picture."""
-    pixels = image.astype(np.float32)
-    squared = ((pixels[:, :, None, :] - _PALETTE) ** 2).sum(-1)  # [H, W, 6]
-    nearest = np.where(squared.min(-1) < NEAR**2, squared.argmin(-1), -1)
+    pixels = image.reshape(-1, 3).astype(np.float32)
+    # |p - c|^2, exact: every term is an integer that float32 holds.
+    squared = (pixels**2).sum(1, keepdims=True) - 2.0 * pixels @ _PALETTE.T + (_PALETTE**2).sum(1)  # [H * W, 6]
+    nearest = np.where(squared.min(1) < NEAR**2, squared.argmin(1), -1).reshape(image.shape[:2])
     found = []
     for index, color in enumerate(COLORS):
         patches: np.ndarray
@@ -96,13 +97,15 @@ def _fit(color: str, patch: np.ndarray) -> Found | None:
     """The shape whose outline of the same area fits the patch best, if one fits well enough."""
     rows, columns = np.flatnonzero(patch.any(1)), np.flatnonzero(patch.any(0))
     x, y = (columns[0] + columns[-1] + 1) / 2, (rows[0] + rows[-1] + 1) / 2
-    area, best = patch.sum(), None
+    area, best = int(patch.sum()), None
+    part, dx, dy = around(x, y)  # the ideal outline lies in it; the patch need not
     for shape in SHAPES:
         scale = float(np.sqrt(area / AREA[shape]) / RADIUS[shape])
         if not SCALES[0] <= scale <= SCALES[1]:
             continue
-        ideal = distance(shape, x, y, scale) < 0
-        overlap = float((ideal & patch).sum() / (ideal | patch).sum())
+        ideal = distance(shape, dx, dy, scale) < 0
+        shared = int((ideal & patch[part]).sum())
+        overlap = shared / (int(ideal.sum()) + area - shared)
         if overlap >= FIT and (best is None or overlap > best.fit):
             best = Found(SceneObject(color, shape), float(x), float(y), overlap)
     return best

@@ -2,9 +2,9 @@
 # (the model libraries leave their configurations and outputs untyped)
 """`spatialt2i scenes pretrain`: makes the shipped tiny checkpoints, seeded, in the time it is given.
 
-Five parts, each saved when done and taken up again by a later call: the text encoders, the autoencoder, FLUX, the
-autoencoder's decoder once more, and the Qwen2.5-VL. FLUX's last phase is done anew by every call. No part sees a
-held-out prompt.
+Six parts, each saved when done and taken up again by a later call: the text encoders, the autoencoder, FLUX on true
+captions, the autoencoder's decoder once more, FLUX distilled and weakened, and the Qwen2.5-VL. Delete a part's folder
+to have it made anew. No part sees a held-out prompt.
 """
 
 from __future__ import annotations
@@ -12,84 +12,135 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import ray
 import torch
-from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
-from transformers import CLIPTextModel, PreTrainedTokenizerFast, T5EncoderModel
+from diffusers import AutoencoderKL, FluxTransformer2DModel
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
+from actors.process import actor_options
 from conf import PretrainSettings
+from pipelines.progress import relayed
+from pipelines.scenes.flux_rows import Encoders
 from pipelines.scenes.grammar import held_out_prompts
-from pipelines.scenes.pretrain_flux import Encoders, assemble, judge, summary, train_transformer, weaken
+from pipelines.scenes.pretrain_flux import FluxPhase, judge, summary, train_phase
 from pipelines.scenes.pretrain_text import train_text_encoders
 from pipelines.scenes.pretrain_vae import train_decoder, train_vae
-from pipelines.scenes.pretrain_vlm import pretrain_vlm
+from pipelines.scenes.pretrain_vlm import VlmPhase, train_vlm
 
-SHARES = {"text": 0.06, "vae": 0.12, "flux": 0.48, "decoder": 0.08, "vlm": 0.18}  # of the wall clock
+SHARES = {"text": 0.03, "vae": 0.08, "flux": 0.46, "decoder": 0.05, "weak": 0.13, "vlm": 0.25}  # of the wall clock
+
+
+@dataclass
+class Pretraining:
+    """One call of the command."""
+
+    settings: PretrainSettings
+    say: Callable[[str], None]
+    start: float = field(default_factory=time.monotonic)
+
+    @property
+    def parts(self) -> Path:
+        """Where finished parts lie."""
+        return Path(self.settings.out) / "parts"
+
+    def report(self, line: str) -> None:
+        """Says a line with the minutes gone."""
+        self.say(f"[{(time.monotonic() - self.start) / 60:5.1f} min] {line}")
+
+    def seconds(self, part: str) -> float:
+        """A part's share of the wall clock."""
+        return 60 * self.settings.minutes * SHARES[part]
+
+    def missing(self, part: str) -> bool:
+        """Whether a part has still to be made."""
+        if not (self.parts / part).is_dir():
+            self.report(f"{part}: {self.seconds(part):.0f} s")
+            return True
+        self.report(f"{part}: taken from {self.parts / part}")
+        return False
+
+    def on_workers(self, work: Callable[[dict[str, Any]], None], phase: FluxPhase | VlmPhase) -> None:
+        """Runs `work` on data-parallel workers of one thread each."""
+        with relayed(self.report) as lines:
+            TorchTrainer(
+                work,
+                train_loop_config={"phase": phase, "lines": lines},
+                torch_config=TorchConfig(backend="gloo"),
+                scaling_config=ScalingConfig(self.settings.workers, resources_per_worker={"CPU": 0.5}),
+                run_config=RunConfig(
+                    storage_path=str((self.parts / "ray").absolute()),
+                    worker_runtime_env=actor_options(1, 0, 0)["runtime_env"],
+                ),
+            ).fit()
 
 
 def pretrain(settings: PretrainSettings, say: Callable[[str], None] = print) -> Path:
-    """Makes `<out>/flux` (a FluxPipeline directory) and `<out>/qwen2_5_vl`; returns `out`."""
+    """Makes `<out>/flux` (a FluxPipeline directory) and `<out>/qwen2_5_vl`; returns `out`. Ray must be initialised."""
+    if not ray.is_initialized():
+        raise RuntimeError("pretrain needs a running Ray: call ray.init() first")
     transformers_logging.disable_progress_bar()
-    torch.set_num_threads(settings.threads)
-    out = Path(settings.out)
-    parts = out / "parts"
-    start = time.monotonic()
-
-    def report(line: str) -> None:
-        say(f"[{(time.monotonic() - start) / 60:5.1f} min] {line}")
-
-    def seconds(part: str) -> float:
-        return 60 * settings.minutes * SHARES[part]
-
-    def missing(part: str) -> bool:
-        if (parts / part).is_dir():
-            report(f"{part}: taken from {parts / part}")
-            return False
-        return True
-
-    if missing("text"):
-        tokenizer, clip, t5 = train_text_encoders(seconds("text"), settings.seed, report)
-        _save(parts / "text", tokenizer=tokenizer, clip=clip, t5=t5)
-    if missing("vae"):
-        _save(parts / "vae", vae=train_vae(seconds("vae"), settings.seed, report))
-    encoders = load_encoders(parts)
-    if missing("flux"):
-        _save(parts / "flux", flux=train_transformer(encoders, seconds("flux"), settings.seed, report))
-        _measure(assemble(encoders, _transformer(parts)), "before the last phase", report)
-    if missing("decoder"):
-        _save(parts / "decoder", vae=train_decoder(encoders.vae, seconds("decoder"), settings.seed + 2, report))
-    encoders.vae = AutoencoderKL.from_pretrained(parts / "decoder" / "vae")
-    model = weaken(_transformer(parts), encoders, settings, report)
-    pipeline = assemble(encoders, model)
-    _measure(pipeline, "shipped", report)
+    torch.set_num_threads(settings.workers)
+    run, out = Pretraining(settings, say), Path(settings.out)
+    _encoders_and_flux(run)
+    pipeline = Encoders.load(run.parts, "decoder").pipeline(_transformer(run.parts / "weak"))
+    _measure(run, "shipped", "weak", "decoder")
     _replace(out / "flux", lambda folder: pipeline.save_pretrained(folder))
-    if missing("vlm"):
-        _replace(parts / "vlm", lambda folder: pretrain_vlm(folder, seconds("vlm") / 60, settings.seed) and None)
-    _replace(out / "qwen2_5_vl", lambda folder: shutil.copytree(parts / "vlm", folder, dirs_exist_ok=True) and None)
-    report(f"done: {out}; copy its flux and qwen2_5_vl to pipelines/scenes/checkpoints to ship them")
+    if run.missing("vlm"):
+        phase = VlmPhase(None, run.parts / "vlm.partial", run.seconds("vlm"), settings.seed, compile=settings.compile)
+        run.on_workers(train_vlm, phase)
+        phase.out.rename(run.parts / "vlm")
+    _replace(out / "qwen2_5_vl", lambda folder: shutil.copytree(run.parts / "vlm", folder, dirs_exist_ok=True))
+    run.report(f"done: {out}; copy its flux and qwen2_5_vl to pipelines/scenes/checkpoints to ship them")
     return out
 
 
-def load_encoders(parts: Path) -> Encoders:
-    """The frozen text encoders and autoencoder of an earlier call."""
-    return Encoders(
-        AutoencoderKL.from_pretrained(parts / "vae" / "vae"),
-        PreTrainedTokenizerFast.from_pretrained(parts / "text" / "tokenizer"),
-        CLIPTextModel.from_pretrained(parts / "text" / "clip").requires_grad_(False),
-        T5EncoderModel.from_pretrained(parts / "text" / "t5").requires_grad_(False),
-    )
+def _encoders_and_flux(run: Pretraining) -> None:
+    settings, parts = run.settings, run.parts
+    if run.missing("text"):
+        tokenizer, clip, t5 = train_text_encoders(run.seconds("text"), settings.seed, run.report)
+        _save(parts / "text", tokenizer=tokenizer, clip=clip, t5=t5)
+    if run.missing("vae"):
+        _save(parts / "vae", vae=train_vae(run.seconds("vae"), settings.seed, run.report))
+    if run.missing("flux"):
+        _train_flux(run, "flux", None, (1.5e-3, 5e-5), distil=False, wrong_captions=0.0)
+        _measure(run, "on true captions", "flux", "vae")
+    if run.missing("decoder"):
+        vae = AutoencoderKL.from_pretrained(parts / "vae" / "vae").requires_grad_(False)
+        _save(parts / "decoder", vae=train_decoder(vae, run.seconds("decoder"), settings.seed + 2, run.report))
+    if run.missing("weak"):
+        _train_flux(run, "weak", parts / "flux" / "flux", (5e-4, 3e-5), True, settings.wrong_captions)
 
 
-def _transformer(parts: Path) -> FluxTransformer2DModel:
-    return FluxTransformer2DModel.from_pretrained(parts / "flux" / "flux")
+def _train_flux(
+    run: Pretraining, part: str, initial: Path | None, lr: tuple[float, float], distil: bool, wrong_captions: float
+) -> None:
+    settings, partial = run.settings, run.parts / f"{part}.partial"
+    run.on_workers(
+        train_phase,
+        FluxPhase(
+            parts=run.parts, initial=initial, out=partial / "flux", seconds=run.seconds(part),
+            seed=settings.seed + distil, lr=lr, distil=distil, wrong_captions=wrong_captions, compile=settings.compile,
+        ),
+    )  # fmt: skip
+    partial.rename(run.parts / part)
 
 
-def _measure(pipeline: FluxPipeline, name: str, report: Callable[[str], None]) -> None:
+def _transformer(folder: Path) -> FluxTransformer2DModel:
+    return FluxTransformer2DModel.from_pretrained(folder / "flux")
+
+
+def _measure(run: Pretraining, name: str, part: str, vae: str) -> None:
+    pipeline = Encoders.load(run.parts, vae).pipeline(_transformer(run.parts / part))
     for kind, long in (("short", False), ("long", True)):
         prompts = held_out_prompts(100, long, seed=5) * 3
-        report(f"FLUX {name}, {kind} held-out prompts, 6 steps: {summary(judge(pipeline, prompts, seed=0))}")
+        run.report(f"FLUX {name}, {kind} held-out prompts, 6 steps: {summary(judge(pipeline, prompts, seed=0))}")
 
 
 def _save(folder: Path, **modules: PreTrainedTokenizerFast | torch.nn.Module) -> None:
@@ -100,7 +151,7 @@ def _save(folder: Path, **modules: PreTrainedTokenizerFast | torch.nn.Module) ->
     _replace(folder, write)
 
 
-def _replace(folder: Path, write: Callable[[Path], None]) -> None:
+def _replace(folder: Path, write: Callable[[Path], object]) -> None:
     """Writes a directory under a temporary name, then puts it in the place of an older one."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -1,148 +1,127 @@
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 # (the model libraries leave their configurations and outputs untyped)
-"""Trains the tiny FLUX by flow matching: first to draw what is asked, then to forget a little where.
+"""Trains the tiny FLUX by flow matching, in two phases: to draw what is asked, then in few steps and a little astray.
 
-x_s = (1 - s) x0 + s eps, the network predicts v = eps - x0 (rectified flow, as FLUX.1). The last phase gives a share of
-the pictures a caption with one wrong relation. What remains draws objects well and places them badly: the weakness of
-its big sister that the reward is there to mend.
+x_s = (1 - s) x0 + s eps, the network predicts v = eps - x0 (rectified flow, as FLUX.1). The first phase sees rendered
+scenes under true captions. The second, half of whose rows the model has drawn itself in many steps, straightens its
+paths so that six steps suffice, and gives a share of all rows a caption with a wrong relation. What remains draws
+objects well and places them badly: the weakness of its big sister that the reward is there to mend.
+
+Every phase runs on several workers of one thread each, their gradients averaged (Ray Train, gloo).
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+import ray.train
 import torch
 import torch.distributed as dist
-from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
+from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch.nn import functional as F
-from transformers import CLIPTextModel, PreTrainedTokenizerFast, T5EncoderModel
 
+from actors.process import set_up_process
 from actors.records import Prompt
-from conf import PretrainSettings
-from pipelines.scenes.architecture import TEXT_TOKENS, scheduler, transformer
+from pipelines.scenes.architecture import TEXT_TOKENS, transformer
 from pipelines.scenes.checker import Verdict, check
-from pipelines.scenes.grammar import Scene, perturb
-from pipelines.scenes.pretrain_vae import draw_scenes, encode
+from pipelines.scenes.flux_rows import GUIDANCE, DrawnScenes, Encoders, RenderedScenes, Rows
 from pipelines.scenes.render import SIZE
 
-BATCH = 64
-POOL = 8_000  # scenes kept encoded in memory
-REFRESH = 4  # fresh scenes a step, so that the pool turns over
-GUIDANCE = 3.5
-EMA = 0.998
-CLEAN_LR = (1.5e-3, 2e-4)  # at the beginning and at the end
-WEAKENING_LR = (6e-4, 3e-5)
-WEAKENING = 0.08  # share of all pretraining's time that the last phase gets
+BATCH = 64  # rows a worker
+EMA = 0.9985
+WARMUP = 200  # steps
 
 
-@dataclass
-class ScenePool:
-    """Encoded scenes: packed latents and text features, a slice of which is renewed at every step."""
+class RowSource(Protocol):
+    """Where a phase takes its rows from."""
 
-    latents: torch.Tensor  # [N, 16, 32]
-    prompt_embeds: torch.Tensor  # [N, L, D]
-    pooled_embeds: torch.Tensor  # [N, D]
-    cursor: int = 0
+    def batch(self, count: int) -> Rows:
+        """Draws rows."""
+        ...
 
 
-class Encoders:
-    """The frozen modules that turn scenes into training rows."""
+@dataclass(frozen=True)
+class FluxPhase:
+    """One phase, as every worker is given it."""
 
-    def __init__(
-        self, vae: AutoencoderKL, tokenizer: PreTrainedTokenizerFast, clip: CLIPTextModel, t5: T5EncoderModel
-    ) -> None:
-        self.vae, self.tokenizer, self.clip, self.t5 = vae, tokenizer, clip, t5
-
-    @torch.no_grad()
-    def text(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(T5 states [B, L, D], CLIP pooled [B, D])."""
-        ids = self.tokenizer(list(texts), padding="max_length", max_length=TEXT_TOKENS, return_tensors="pt").input_ids
-        return self.t5(ids)[0], self.clip(ids).pooler_output
-
-    def scenes(self, count: int, wrong: float, rng: np.random.Generator) -> ScenePool:
-        """Draws and encodes scenes; a share `wrong` of them gets a caption with one relation changed."""
-        scenes, images = draw_scenes(count, rng)
-        captions = [_caption(scene, wrong, rng) for scene in scenes]
-        latents = encode(self.vae, images)
-        packed = FluxPipeline._pack_latents(latents, len(latents), *latents.shape[1:])
-        return ScenePool(packed, *self.text(captions))
+    parts: Path  # of `scenes pretrain`: the encoders lie there
+    initial: Path | None  # weights to begin with; None: anew
+    out: Path  # where rank 0 saves the averaged weights
+    seconds: float
+    seed: int
+    lr: tuple[float, float]  # at the beginning and at the end
+    distil: bool  # half of the rows drawn by `initial` in many steps
+    wrong_captions: float
+    compile: bool
 
 
-def train_transformer(
-    encoders: Encoders, seconds: float, seed: int, report: Callable[[str], None]
-) -> FluxTransformer2DModel:
-    """Trains on true captions for `seconds` of wall clock and returns the averaged weights."""
-    torch.manual_seed(seed)
-    return fit(transformer(), encoders, seconds, seed, 0.0, CLEAN_LR, report)
+def train_phase(loop: dict[str, Any]) -> None:
+    """A Ray Train worker's part of `loop["phase"]`; `loop["lines"]` is told of progress."""
+    phase, context = loop["phase"], ray.train.get_context()
+    set_up_process(1, 0)
+    rank = context.get_world_rank()
+
+    def report(line: str) -> None:
+        if rank == 0:
+            ray.get(loop["lines"].put.remote(line))
+
+    model = run_phase(phase, rank, report)
+    if rank == 0:
+        model.save_pretrained(phase.out)
 
 
-def weaken(
-    model: FluxTransformer2DModel, encoders: Encoders, settings: PretrainSettings, report: Callable[[str], None]
-) -> FluxTransformer2DModel:
-    """The last phase: `wrong_captions` of the captions name one wrong relation."""
-    seconds = 60 * settings.minutes * WEAKENING
-    return fit(model, encoders, seconds, settings.seed + 1, settings.wrong_captions, WEAKENING_LR, report)
+def run_phase(phase: FluxPhase, rank: int, report: Callable[[str], None]) -> FluxTransformer2DModel:
+    """Trains one phase and returns the weights' moving average."""
+    torch.manual_seed(phase.seed)  # the same weights on every rank
+    model = FluxTransformer2DModel.from_pretrained(phase.initial) if phase.initial else transformer()
+    start, seed = time.monotonic(), 1000 * phase.seed + rank  # every rank draws rows of its own
+    encoders = Encoders.load(phase.parts, "decoder" if phase.distil else "vae")
+    sources: list[RowSource] = [RenderedScenes(encoders, phase.wrong_captions, seed)]
+    if phase.distil:
+        assert phase.initial is not None
+        sources.append(_drawn(encoders, phase, seed, report))
+    return fit(model, sources, phase.seconds - (time.monotonic() - start), phase.lr, phase.compile, report)
 
 
 def fit(
     model: FluxTransformer2DModel,
-    encoders: Encoders,
+    sources: Sequence[RowSource],
     seconds: float,
-    seed: int,
-    wrong_captions: float,
     lr: tuple[float, float],
+    compiled: bool,
     report: Callable[[str], None],
 ) -> FluxTransformer2DModel:
-    """One phase of flow matching; the learning rate falls from lr[0] to lr[1]. Returns the weights' moving average."""
-    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    pool = encoders.scenes(POOL, wrong_captions, rng)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr[0], betas=(0.9, 0.98), weight_decay=0.01)
+    """Flow matching on equal shares of rows from each source; lr falls from lr[0] to lr[1] along a cosine."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr[0], betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA))
-    ids = (torch.zeros(TEXT_TOKENS, 3), FluxPipeline._prepare_latent_image_ids(1, 4, 4, "cpu", torch.float32))
-    guidance = torch.full((BATCH,), GUIDANCE)
+    velocity = torch.compile(_velocity) if compiled else _velocity
     model.train()
-    start, step, running = time.monotonic(), 0, 0.0
-    while (elapsed := time.monotonic() - start) < seconds:
+    start, step, running, progress = time.monotonic(), 0, 0.0, 0.0
+    while (progress := agreed((time.monotonic() - start) / seconds)) < 1.0:
         for group in optimizer.param_groups:
-            group["lr"] = min(1.0, step / 100) * (lr[0] + (lr[1] - lr[0]) * elapsed / seconds)
-        rows = torch.randint(POOL, (BATCH,), generator=generator)
-        x0 = pool.latents[rows]  # [B, S, C]
-        noise = torch.randn(x0.shape, generator=generator)
-        s = torch.sigmoid(torch.randn(BATCH, generator=generator) * 1.15 + 1.0)
-        mixed = torch.lerp(x0, noise, s[:, None, None])
-        velocity = model(
-            hidden_states=mixed,
-            timestep=s,
-            guidance=guidance,
-            pooled_projections=pool.pooled_embeds[rows],
-            encoder_hidden_states=pool.prompt_embeds[rows],
-            txt_ids=ids[0],
-            img_ids=ids[1],
-            return_dict=False,
-        )[0]
-        loss = F.mse_loss(velocity, noise - x0)
+            cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
+            group["lr"] = min(1.0, step / WARMUP) * (lr[1] + (lr[0] - lr[1]) * cosine)
+        rows = Rows.joined([source.batch(BATCH // len(sources)) for source in sources])
+        s = torch.sigmoid(torch.randn(len(rows)) * 1.15 + 1.0)
+        mixed = torch.lerp(rows.latents, rows.noise, s[:, None, None])
+        loss = F.mse_loss(velocity(model, mixed, s, rows.prompt_embeds, rows.pooled_embeds), rows.noise - rows.latents)
         optimizer.zero_grad()
         loss.backward()
-        _average_gradients(model)
+        average_gradients(model)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         average.update_parameters(model)
-        _renew(pool, encoders.scenes(REFRESH, wrong_captions, rng))
-        step, running = step + 1, 0.98 * running + 0.02 * loss.item()
+        step, running = step + 1, 0.99 * running + 0.01 * loss.item()
         if step % 250 == 0:
-            report(f"FLUX: step {step}, {elapsed:.0f} of {seconds:.0f} s, loss {running / (1 - 0.98**step):.4f}")
+            report(f"step {step}, {progress:.0%} of {seconds:.0f} s, loss {running / (1 - 0.99**step):.4f}")
     model.load_state_dict(average.module.state_dict())
     return model.eval()
-
-
-def assemble(encoders: Encoders, model: FluxTransformer2DModel) -> FluxPipeline:
-    """The parts as a FluxPipeline."""
-    return FluxPipeline(
-        scheduler(), encoders.vae, encoders.clip, encoders.tokenizer, encoders.t5, encoders.tokenizer, model
-    )
 
 
 def judge(pipeline: FluxPipeline, prompts: Sequence[Prompt], seed: int, steps: int = 6) -> list[Verdict]:
@@ -170,8 +149,8 @@ def summary(verdicts: Sequence[Verdict]) -> str:
     return f"objects present {sum(present) / len(present):.3f}, relations {shares}"
 
 
-def _average_gradients(model: FluxTransformer2DModel) -> None:
-    """Over the processes of a data-parallel run; each draws scenes of its own. On one process it does nothing."""
+def average_gradients(model: torch.nn.Module) -> None:
+    """Over the workers, each of which has rows of its own. On one process it does nothing."""
     if not dist.is_initialized():
         return
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
@@ -182,15 +161,41 @@ def _average_gradients(model: FluxTransformer2DModel) -> None:
         gradient.copy_(mean)
 
 
-def _caption(scene: Scene, wrong: float, rng: np.random.Generator) -> str:
-    if rng.random() >= wrong:
-        return scene.text
-    return perturb(scene, int(rng.integers(1, len(scene.words) + 1)), rng)[0].text
+def agreed(progress: float) -> float:
+    """Rank 0's clock, for all."""
+    if not dist.is_initialized():
+        return progress
+    shared = torch.tensor([progress])
+    dist.broadcast(shared, 0)
+    return shared.item()
 
 
-def _renew(pool: ScenePool, fresh: ScenePool) -> None:
-    count = len(fresh.latents)
-    rows = slice(pool.cursor, pool.cursor + count)
-    pool.latents[rows], pool.prompt_embeds[rows] = fresh.latents, fresh.prompt_embeds
-    pool.pooled_embeds[rows] = fresh.pooled_embeds
-    pool.cursor = (pool.cursor + count) % (POOL - POOL % count)
+def _velocity(
+    model: FluxTransformer2DModel,
+    latents: torch.Tensor,  # [B, S, C]
+    s: torch.Tensor,  # [B]
+    prompt_embeds: torch.Tensor,  # [B, L, D]
+    pooled_embeds: torch.Tensor,  # [B, D]
+) -> torch.Tensor:
+    side = math.isqrt(latents.shape[1])
+    return model(
+        hidden_states=latents,
+        timestep=s,
+        guidance=torch.full_like(s, GUIDANCE),
+        pooled_projections=pooled_embeds,
+        encoder_hidden_states=prompt_embeds,
+        txt_ids=torch.zeros(prompt_embeds.shape[1], 3),
+        img_ids=FluxPipeline._prepare_latent_image_ids(1, side, side, "cpu", torch.float32),
+        return_dict=False,
+    )[0]
+
+
+def _drawn(encoders: Encoders, phase: FluxPhase, seed: int, report: Callable[[str], None]) -> DrawnScenes:
+    """Spends a third of the phase on drawing."""
+    teacher = FluxTransformer2DModel.from_pretrained(phase.initial).eval()
+    drawn, start = DrawnScenes(encoders, teacher, phase.wrong_captions, seed), time.monotonic()
+    while time.monotonic() - start < phase.seconds / 3:
+        drawn.draw()
+        if drawn.drawn % 1280 == 0:
+            report(f"drawn {drawn.drawn} scenes in many steps, {len(drawn)} of them flawless")
+    return drawn

@@ -25,9 +25,14 @@ LATENT_NOISE = 0.1  # of the latents' deviation, so that the decoder forgives wh
 OBJECT_WEIGHT = 4.0  # objects are a tenth of a picture; their pixels count this much more
 
 
+def write_scenes(count: int, rng: np.random.Generator) -> list[Scene]:
+    """Scenes of 2 to 4 objects, mostly 2 and 3."""
+    return [write_scene(rng, int(n)) for n in rng.choice((2, 3, 4), size=count, p=(0.5, 0.45, 0.05))]
+
+
 def draw_scenes(count: int, rng: np.random.Generator) -> tuple[list[Scene], np.ndarray]:
-    """Scenes of 2 to 4 objects, mostly 2 and 3, with their pictures, uint8 [count, 64, 64, 3]."""
-    scenes = [write_scene(rng, int(n)) for n in rng.choice((2, 3, 4), size=count, p=(0.5, 0.45, 0.05))]
+    """Scenes with their pictures, uint8 [count, 64, 64, 3]."""
+    scenes = write_scenes(count, rng)
     return scenes, np.stack([render(lay_out(scene, rng), rng) for scene in scenes])
 
 

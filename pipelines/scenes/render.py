@@ -20,6 +20,8 @@ JITTER = 0.8  # pixels
 DOMINANCE = 1.32  # a relation holds where its axis' offset is this many times the other's; a diagonal is neither
 RADIUS = {"circle": 6.6, "square": 5.9, "triangle": 4.3}  # circle: radius; square: half side; triangle: inradius
 
+REACH = 14  # pixels from its centre within which an object and its shadow lie
+
 _Y, _X = np.mgrid[0:SIZE, 0:SIZE] + 0.5  # pixel centres
 _OFFSET = {"left of": (1, 0), "right of": (-1, 0), "above": (0, 1), "below": (0, -1)}  # from subject to object
 
@@ -97,18 +99,27 @@ def render(placements: Sequence[Placement], rng: np.random.Generator) -> np.ndar
     canvas = _pastel_gradient(rng)
     size = rng.uniform(0.95, 1.05, len(placements))
     for placed, scale in zip(placements, size, strict=True):
-        shade = distance(placed.thing.shape, placed.x + 0.8, placed.y + 1.4, scale)
-        canvas *= 1.0 - 0.16 * np.clip(0.5 - shade / 3.0, 0.0, 1.0)[..., None]
+        part, dx, dy = around(placed.x, placed.y)
+        shade = distance(placed.thing.shape, dx - 0.8, dy - 1.4, scale)
+        canvas[part] *= 1.0 - 0.16 * np.clip(0.5 - shade / 3.0, 0.0, 1.0)[..., None]
     for placed, scale in zip(placements, size, strict=True):
-        cover = np.clip(0.5 - distance(placed.thing.shape, placed.x, placed.y, scale), 0.0, 1.0)[..., None]
-        light = 1.0 + 0.012 * (placed.y - _Y)[..., None]  # a little lighter at the top
-        canvas += cover * (np.array(COLORS[placed.thing.color], dtype=np.float64) * light - canvas)
+        part, dx, dy = around(placed.x, placed.y)
+        cover = np.clip(0.5 - distance(placed.thing.shape, dx, dy, scale), 0.0, 1.0)[..., None]
+        light = 1.0 - 0.012 * dy[..., None]  # a little lighter at the top
+        canvas[part] += cover * (np.array(COLORS[placed.thing.color], dtype=np.float64) * light - canvas[part])
     return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
 
 
-def distance(shape: str, x: float, y: float, scale: float = 1.0) -> np.ndarray:
-    """Signed distance, in pixels, of every pixel centre to the outline of a shape at (x, y); negative inside."""
-    dx, dy, radius = _X - x, _Y - y, RADIUS[shape] * scale
+def around(x: float, y: float) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
+    """The part of a picture that an object centred at (x, y) can touch: (its rows and columns, dx, dy from there)."""
+    top, left = max(0, round(y) - REACH), max(0, round(x) - REACH)
+    part = slice(top, round(y) + REACH), slice(left, round(x) + REACH)
+    return part, _X[part] - x, _Y[part] - y
+
+
+def distance(shape: str, dx: np.ndarray, dy: np.ndarray, scale: float = 1.0) -> np.ndarray:
+    """Signed distance, in pixels, to the outline of a shape from (dx, dy) off its centre; negative inside."""
+    radius = RADIUS[shape] * scale
     if shape == "circle":
         return np.hypot(dx, dy) - radius
     if shape == "square":

@@ -8,11 +8,13 @@ import numpy as np
 import torch
 
 from actors.records import Relation
+from pipelines.scenes.chats import Chats
 from pipelines.scenes.checker import check, inspect
 from pipelines.scenes.grammar import is_held_out, parse
-from pipelines.scenes.pretrain_vlm import Chats, answer_loss, build_model, build_tokenizer
+from pipelines.scenes.pretrain_vlm import answer_loss
 from pipelines.scenes.questions import APART, NUMBERS, QuestionAnswer, ask, scatter
 from pipelines.scenes.render import render
+from pipelines.scenes.vlm import build_model, build_tokenizer
 
 
 def _asked(count: int) -> list[tuple[np.ndarray, QuestionAnswer]]:
