@@ -18,13 +18,12 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.engine import Engine, OptimizerSettings, TorchEngine
 from actors.flux.model import FluxPolicy
-from actors.flux.plan import SamplingPlan
 from actors.grpo.advantages import Advantages
 from actors.grpo.update import GrpoLearner, UpdateMetrics
 from actors.process import actor_options, set_up_process
 from actors.records import Conditioning, PolicyWeights, Trajectory
 from actors.rollout import WeightsHandle
-from actors.storage import read_file, write_file
+from actors.storage import read_file
 from conf.settings import FluxSettings, PolicySettings
 
 
@@ -34,7 +33,6 @@ class LearnerJob:
 
     model: str
     flux: FluxSettings
-    plan: SamplingPlan
     settings: PolicySettings
 
 
@@ -57,7 +55,7 @@ class LearnerRank:
         policy = FluxPolicy.from_pretrained(
             self.job.model, self.job.flux, self.device, transformer_only=True, seed=settings.seed
         )
-        self.learner = GrpoLearner(policy, self._engine(policy, address), self.job.plan, settings)
+        self.learner = GrpoLearner(policy, self._engine(policy, address), settings)
         return self.learner.version
 
     def _engine(self, policy: FluxPolicy, address: str) -> Engine:
@@ -92,16 +90,14 @@ class LearnerRank:
         """The present version, and its weights or their moving average. Call it with num_returns = 2."""
         return self.learner.version, self.learner.ema_weights() if averaged else self.learner.weights()
 
-    def save(self, folder: str) -> str:
-        """Writes this rank's state as <folder>/rank-<r>.pt and returns that location."""
+    def state(self) -> bytes:
+        """This rank's state as a file's content."""
         buffer = io.BytesIO()
         torch.save(self.learner.state_dict(), buffer)
-        location = f"{folder}/rank-{self.rank}.pt"
-        write_file(location, buffer.getvalue())
-        return location
+        return buffer.getvalue()
 
     def load(self, folder: str) -> int:
-        """Restores what `save` wrote and returns the version."""
+        """Restores the state that lies at <folder>/rank-<r>.pt and returns the version."""
         content = io.BytesIO(read_file(f"{folder}/rank-{self.rank}.pt"))
         self.learner.load_state_dict(torch.load(content, map_location=self.device, weights_only=True))
         return self.learner.version
@@ -159,9 +155,9 @@ class LearnerGroup:
         (number,) = await self._results([version])
         return WeightsHandle(number, averaged, reference)
 
-    async def save(self, folder: str) -> None:
-        """Has every rank write its part of a checkpoint."""
-        await self._results([rank.save.remote(folder) for rank in self.ranks])
+    def states(self) -> list[ray.ObjectRef]:
+        """Every rank's state as it is now, as references: later calls to the ranks cannot change it."""
+        return [rank.state.remote() for rank in self.ranks]
 
     async def _results(self, references: Sequence[ray.ObjectRef]) -> list[Any]:
         """Awaits calls to ranks. If one dies, the others fail in their collectives: both mean LearnerLostError."""

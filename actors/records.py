@@ -49,6 +49,8 @@ class Trajectory:
     seed: int
     batch_rows: int  # rows of the forward passes that made it, so that a replay can use the same shape
     policy_version: int
+    trained: tuple[int, ...]  # the K denoise steps that are learned from
+    means: torch.Tensor | None  # [K, S, C] float32, of the Gaussians they were drawn from; only if the ratio needs it
 
 
 @dataclass(frozen=True)

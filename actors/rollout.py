@@ -39,10 +39,9 @@ class SampleReport:
 class Rollout:
     """A plain class around one FluxPolicy. It keeps nothing that a fresh actor would miss."""
 
-    def __init__(self, model: str, flux: FluxSettings, plan: SamplingPlan, threads: int, gpus: float) -> None:
+    def __init__(self, model: str, flux: FluxSettings, threads: int, gpus: float) -> None:
         device = set_up_process(threads, gpus)
         self.policy = FluxPolicy.from_pretrained(model, flux, device)
-        self.plan = plan
         self._loaded: tuple[int, bool] | None = None
         self._encoded: dict[str, Conditioning] = {}
 
@@ -51,9 +50,9 @@ class Rollout:
         return True
 
     def sample_group(
-        self, text: str, seeds: Sequence[int], weights: WeightsHandle
+        self, text: str, seeds: Sequence[int], weights: WeightsHandle, plan: SamplingPlan
     ) -> tuple[SampleReport | np.ndarray | Conditioning | Trajectory, ...]:
-        """One prompt's group under the training plan.
+        """One prompt's group under one iteration's training plan.
 
         Call it with num_returns = G + 3: a SampleReport, the images uint8 [G, H, W, 3], the group's Conditioning, and
         one Trajectory a seed, each its own object, so that only kept trajectories travel.
@@ -61,7 +60,7 @@ class Rollout:
         started = time.perf_counter()
         self._load(weights)
         conditioning = self._encode(text)
-        samples = sample(self.policy, [conditioning] * len(seeds), seeds, self.plan, weights.version)
+        samples = sample(self.policy, [conditioning] * len(seeds), seeds, plan, weights.version)
         images = self.policy.decode(samples.latents)
         report = SampleReport(weights.version, len(seeds), time.perf_counter() - started)
         return report, images, conditioning, *samples.trajectories
@@ -92,7 +91,7 @@ class Rollout:
 RolloutActor = ray.remote(Rollout)
 
 
-def start_rollout(model: str, flux: FluxSettings, plan: SamplingPlan, settings: PolicySettings) -> Any:
+def start_rollout(model: str, flux: FluxSettings, settings: PolicySettings) -> Any:
     """Starts one RolloutActor and returns its handle at once; await its `ready` to know that it runs."""
     options = actor_options(settings.rollout_threads, settings.rollout_cpus, settings.rollout_gpus)
-    return RolloutActor.options(**options).remote(model, flux, plan, settings.rollout_threads, settings.rollout_gpus)
+    return RolloutActor.options(**options).remote(model, flux, settings.rollout_threads, settings.rollout_gpus)

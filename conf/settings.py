@@ -217,11 +217,15 @@ class PolicySettings:
     transition: str = "flow_sde"  # flow_sde | cps
     last_step_deterministic: bool = True
     trained_steps: int = 3  # K: the first K noisy steps are trained; 0: all that draw noise
+    window: int = 0  # draw noise on, and train, a window of this many steps, the others are ODE steps; 0: no window
+    window_position: str = "first"  # first | sliding (MixGRPO) | random (Flow-GRPO-Fast)
+    window_every: int = 25  # iterations after which a sliding window moves on by one step
     lr: float = 2e-3
     final_lr_fraction: float = 0.3  # linear decay over `iterations` down to this share
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 1e-4
     clip_range: float = 1e-4  # on the ratio of mean log-probs
+    ratio: str = "plain"  # plain | guard (GRPO-Guard: normalised over the steps; needs a smaller clip_range, e.g. 2e-6)
     kl_weight: float = 0.0
     kl_form: str = "flow_grpo"  # flow_grpo | gaussian | velocity
     max_grad_norm: float = 1.0
@@ -249,6 +253,8 @@ class PolicySettings:
     checkpoint_every: int = 5  # iterations
     checkpoint_dir: str = ""  # any path or URI that pyarrow.fs knows; empty: <run_dir>/policy/checkpoints
     keep_checkpoints: int = 3
+    max_idle_updates: int = 10  # in a row that may change nothing (no gradient, or none that is finite)
+    redraws: int = 2  # times that a group without spread is replaced by one of another prompt
     resume: str = "auto"  # auto | never
 
     def __post_init__(self) -> None:
@@ -256,13 +262,15 @@ class PolicySettings:
         one_of("policy.stats_over", self.stats_over, ("selected", "group"))
         one_of("policy.kl_form", self.kl_form, ("flow_grpo", "gaussian", "velocity"))
         one_of("policy.engine", self.engine, ("torch", "deepspeed"))
+        one_of("policy.window_position", self.window_position, ("first", "sliding", "random"))
+        one_of("policy.ratio", self.ratio, ("plain", "guard"))
         one_of("policy.resume", self.resume, ("auto", "never"))
         one_of("policy.zero_stage", self.zero_stage, (1, 2))
         for name in ("iterations", "prompts_per_step", "steps", "updates_per_iteration", "rollout_actors",
                      "rollout_threads", "learner_ranks", "learner_threads", "checkpoint_every",
-                     "keep_checkpoints"):  # fmt: skip
+                     "keep_checkpoints", "window_every", "max_idle_updates"):  # fmt: skip
             at_least(f"policy.{name}", getattr(self, name), 1)
-        for name in ("sampling_rows", "replay_rows", "evaluate_every", "evaluate_prompts"):
+        for name in ("sampling_rows", "replay_rows", "evaluate_every", "evaluate_prompts", "redraws"):
             at_least(f"policy.{name}", getattr(self, name), 0)
         at_least("policy.group_size", self.group_size, 2)
         at_least("policy.max_staleness", self.max_staleness, 0)
@@ -283,6 +291,10 @@ class PolicySettings:
             raise ValueError(
                 f"policy.trained_steps must lie between 0 and the {noisy} noisy steps, got {self.trained_steps}"
             )
+        if not 0 <= self.window <= noisy:
+            raise ValueError(f"policy.window must lie between 0 and the {noisy} noisy steps, got {self.window}")
+        if self.ratio == "guard" and self.transition != "flow_sde":
+            raise ValueError(f"policy.ratio=guard needs policy.transition=flow_sde, got {self.transition}")
         if self.transition == "cps" and self.noise_level > 1:
             raise ValueError(f"policy.noise_level must be at most 1 with transition cps, got {self.noise_level}")
         if self.prompts_per_step % (self.updates_per_iteration * self.learner_ranks):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from conf.settings import EvaluationSettings, PolicySettings
 
 
@@ -17,6 +19,7 @@ class SamplingPlan:
     noisy: tuple[int, ...] = ()  # steps that draw noise; the others are ODE steps
     trained: tuple[int, ...] = ()  # steps whose log-probability the learner replays; a subset of `noisy`
     max_rows: int = 0  # images in one forward; 0: all at once
+    keep_means: bool = False  # trajectories carry the means of their trained steps
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -31,20 +34,40 @@ class SamplingPlan:
             raise ValueError("the last CPS step draws no noise (std = 0) and cannot be trained: leave it out")
 
     @classmethod
-    def for_training(cls, settings: PolicySettings) -> SamplingPlan:
-        """Noise on every step but, by default, the last; the first `trained_steps` of those are trained (0: all)."""
+    def for_training(cls, settings: PolicySettings, iteration: int = 0) -> SamplingPlan:
+        """The plan of one iteration.
+
+        Without a window: noise on every step but, by default, the last; the first `trained_steps` of those are trained
+        (0: all). With one: noise on the window's steps only, and all of them are trained.
+        """
         last_is_ode = settings.last_step_deterministic or settings.transition == "cps"
         noisy = tuple(range(settings.steps - 1 if last_is_ode else settings.steps))
+        trained = noisy[: settings.trained_steps] if settings.trained_steps else noisy
+        if settings.window:
+            first = _window_start(settings, iteration, len(noisy) - settings.window + 1)
+            noisy = trained = noisy[first : first + settings.window]
         return cls(
-            steps=settings.steps,
-            transition=settings.transition,
-            noise_level=settings.noise_level,
-            noisy=noisy,
-            trained=noisy[: settings.trained_steps] if settings.trained_steps else noisy,
-            max_rows=settings.sampling_rows,
+            settings.steps,
+            settings.transition,
+            settings.noise_level,
+            noisy,
+            trained,
+            settings.sampling_rows,
+            settings.ratio == "guard",
         )
 
     @classmethod
     def for_evaluation(cls, settings: EvaluationSettings) -> SamplingPlan:
         """Noise-free, as the plain pipeline samples."""
         return cls(steps=settings.steps)
+
+
+def _window_start(settings: PolicySettings, iteration: int, positions: int) -> int:
+    """first: always the noisiest steps. sliding: one step on every `window_every` iterations, round and round (MixGRPO,
+    arXiv 2507.21802). random: drawn for every iteration (Flow-GRPO-Fast)."""
+    match settings.window_position:
+        case "sliding":
+            return iteration // settings.window_every % positions
+        case "random":
+            return int(np.random.default_rng([settings.seed, iteration]).integers(positions))
+    return 0

@@ -63,6 +63,7 @@ def _sample_rows(
     schedule = sigmas.to(x.device)[:, None].expand(-1, len(seeds))  # [T+1, B]
     path = [x]
     log_probs = torch.zeros(plan.steps, len(seeds), device=x.device)  # [T, B]
+    means = []  # K of [B, S, C]
     for step in range(plan.steps):
         s, s_next = schedule[step], schedule[step + 1]
         v = policy.velocity(x, s, rows)
@@ -70,6 +71,8 @@ def _sample_rows(
             drawn = transition(x, v, s, s_next, plan.noise_level)
             x = drawn.mean + drawn.std * noise[plan.noisy.index(step)]
             log_probs[step] = log_prob(x, drawn)
+            if plan.keep_means and step in plan.trained:
+                means.append(drawn.mean)
         else:
             x = euler(x, v, s, s_next)
         if plan.noisy:
@@ -78,10 +81,14 @@ def _sample_rows(
         return Samples(x.cpu(), ())
     latents = torch.stack(path, dim=1).cpu()  # [B, T+1, S, C]
     log_probs = log_probs.T.cpu()  # [B, T]
+    kept = torch.stack(means, dim=1).cpu() if means else None  # [B, K, S, C]
     trajectories = tuple(
-        Trajectory(latents[i].clone(), log_probs[i].clone(), sigmas, seed, len(seeds), version)
+        Trajectory(
+            latents[i].clone(), log_probs[i].clone(), sigmas, seed, len(seeds), version, plan.trained,
+            None if kept is None else kept[i].clone(),
+        )
         for i, seed in enumerate(seeds)
-    )
+    )  # fmt: skip
     return Samples(x.cpu(), trajectories)
 
 

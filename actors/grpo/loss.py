@@ -22,17 +22,28 @@ class PolicyLoss:
     clipped: torch.Tensor  # [R] bool: the clip, not the ratio, decides this row's loss
 
 
-def clipped_ratio_loss(
-    log_prob: torch.Tensor, old_log_prob: torch.Tensor, advantage: torch.Tensor, clip_range: float
-) -> PolicyLoss:
-    """max(-A r, -A clip(r, 1 - eps, 1 + eps)) with r = exp(log_prob - old_log_prob). All [R].
+def clipped_ratio_loss(log_ratio: torch.Tensor, advantage: torch.Tensor, clip_range: float) -> PolicyLoss:
+    """max(-A r, -A clip(r, 1 - eps, 1 + eps)) with r = exp(log_ratio). All [R].
 
     PPO's surrogate as in Flow-GRPO, Eq. 5: one ratio a trained step, on the log-prob's mean over elements.
     """
-    ratio = torch.exp(log_prob - old_log_prob)
+    ratio = torch.exp(log_ratio)
     plain = -advantage * ratio
     bounded = -advantage * ratio.clamp(1 - clip_range, 1 + clip_range)
     return PolicyLoss(torch.maximum(plain, bounded), ratio.detach(), (bounded > plain).detach())
+
+
+def guarded_log_ratio(
+    log_ratio: torch.Tensor, mean: torch.Tensor, old_mean: torch.Tensor, std: torch.Tensor
+) -> torch.Tensor:
+    """std * (log r + mean (mu - mu_old)^2 / (2 std^2)): GRPO-Guard's RatioNorm (arXiv 2510.22319).
+
+    Under the old policy log r has the mean that is added here with its sign turned, and a deviation in proportion to
+    1 / std: so normalised, ratios of all steps are centred at 1 and a clip range means the same at each. The gradient
+    of a step is then to be divided by |dt|. log_ratio [R], means [R, S, C], std [R, 1, 1]. Returns [R].
+    """
+    drift = ((mean - old_mean) ** 2 / (2 * std**2)).mean(dim=(1, 2))
+    return (log_ratio + drift) * std.flatten()
 
 
 @dataclass(frozen=True)

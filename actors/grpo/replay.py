@@ -19,6 +19,7 @@ class ReplayRows:
     s: torch.Tensor  # [R]
     s_next: torch.Tensor  # [R]
     log_prob: torch.Tensor  # [R] as the sampler computed it
+    mean: torch.Tensor  # [R, S, C] of the Gaussian that the sampler drew from; [R, 0] where it kept none
     advantage: torch.Tensor  # [R]
     weight: torch.Tensor  # [R] 1 / (N K); 0 for a row that only fills up the shape
     step: torch.Tensor  # [R] int64, which denoise step
@@ -28,14 +29,13 @@ class ReplayRows:
         return ReplayRows(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
-def replay_rows(
-    trajectories: Sequence[Trajectory], advantages: Sequence[float], trained: Sequence[int], rows: int
-) -> Iterator[ReplayRows]:
-    """Cuts the N x K pairs into forwards of at most `rows` rows.
+def replay_rows(trajectories: Sequence[Trajectory], advantages: Sequence[float], rows: int) -> Iterator[ReplayRows]:
+    """Cuts the N x K pairs of one group into forwards of at most `rows` rows.
 
     `rows` 0 takes the sampler's own batch shape and fills the last forward up to it with rows of weight 0, so that
     the learner's forwards have exactly the sampler's shape.
     """
+    trained = trajectories[0].trained if trajectories else ()
     pairs = [(sample, step) for step in trained for sample in range(len(trajectories))]
     weight = 1.0 / max(len(pairs), 1)
     size = rows or (trajectories[0].batch_rows if trajectories else 1)
@@ -52,7 +52,12 @@ def replay_rows(
             s=torch.stack([row.sigmas[step] for row, step in zip(of, steps, strict=True)]),
             s_next=torch.stack([row.sigmas[step + 1] for row, step in zip(of, steps, strict=True)]),
             log_prob=torch.stack([row.log_probs[step] for row, step in zip(of, steps, strict=True)]),
+            mean=torch.stack([_mean(row, step) for row, step in zip(of, steps, strict=True)]),
             advantage=torch.tensor([advantages[sample] for sample, _ in chunk], dtype=torch.float32),
             weight=torch.tensor(weights),
             step=torch.tensor(steps),
         )
+
+
+def _mean(trajectory: Trajectory, step: int) -> torch.Tensor:
+    return torch.empty(0) if trajectory.means is None else trajectory.means[trajectory.trained.index(step)]

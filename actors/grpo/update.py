@@ -14,10 +14,9 @@ import torch
 
 from actors.engine import Engine
 from actors.flux.model import FluxPolicy
-from actors.flux.plan import SamplingPlan
 from actors.flux.transition import transition_of
 from actors.grpo.advantages import Advantages
-from actors.grpo.loss import Proposal, clipped_ratio_loss, divergence_of
+from actors.grpo.loss import Proposal, clipped_ratio_loss, divergence_of, guarded_log_ratio
 from actors.grpo.replay import ReplayRows, replay_rows
 from actors.records import Conditioning, PolicyWeights, Trajectory
 from conf.settings import PolicySettings
@@ -46,8 +45,8 @@ class UpdateMetrics:
 class GrpoLearner:
     """One rank of the learner, a plain class. Call order: accumulate*, step, …, advance."""
 
-    def __init__(self, policy: FluxPolicy, engine: Engine, plan: SamplingPlan, settings: PolicySettings) -> None:
-        self.policy, self.engine, self.plan, self.settings = policy, engine, plan, settings
+    def __init__(self, policy: FluxPolicy, engine: Engine, settings: PolicySettings) -> None:
+        self.policy, self.engine, self.settings = policy, engine, settings
         self.version = 0
         self.updates = 0  # optimizer steps that were applied
         self.ema = {key: value.clone() for key, value in policy.lora_state().items()}
@@ -58,7 +57,7 @@ class GrpoLearner:
     def _clear(self) -> None:
         # columns: loss, kl, ratio, clipped; kept on the device, so that accumulating never waits for it
         self._sums = torch.zeros(4, device=self.policy.device)
-        self._drift = torch.zeros(self.plan.steps, device=self.policy.device)  # [T]
+        self._drift = torch.zeros(self.settings.steps, device=self.policy.device)  # [T]
         self._rows, self._samples, self._on_policy_rows = 0, 0, 0
 
     def accumulate(
@@ -73,20 +72,21 @@ class GrpoLearner:
             raise ValueError(f"one trajectory a kept sample, got {len(trajectories)} and {len(advantages.kept)}")
         groups = self.settings.prompts_per_step / self.settings.updates_per_iteration / self.engine.ranks
         on_policy = self._untouched and all(row.policy_version == self.version for row in trajectories)
-        for rows in replay_rows(trajectories, advantages.values, self.plan.trained, self.settings.replay_rows):
+        for rows in replay_rows(trajectories, advantages.values, self.settings.replay_rows):
             self._replay(rows.to(self.policy.device), conditioning, groups, on_policy)
-        count = len(trajectories) * len(self.plan.trained)
+        count = sum(len(row.trained) for row in trajectories)
         self._samples += len(trajectories)
         self._rows += count
         self._on_policy_rows += count if on_policy else 0
 
     def _replay(self, rows: ReplayRows, conditioning: Conditioning, groups: float, on_policy: bool) -> None:
-        log_prob_of = transition_of(self.plan.transition)[1]
         new = self._propose(rows, conditioning)
-        terms = clipped_ratio_loss(
-            log_prob_of(rows.x_next, new.step), rows.log_prob, rows.advantage, self.settings.clip_range
-        )
-        loss, kl = terms.loss, torch.zeros_like(terms.loss)
+        log_ratio = transition_of(self.settings.transition)[1](rows.x_next, new.step) - rows.log_prob
+        guard = self.settings.ratio == "guard"
+        if guard:
+            log_ratio = guarded_log_ratio(log_ratio, new.step.mean, rows.mean, new.step.std)
+        terms = clipped_ratio_loss(log_ratio, rows.advantage, self.settings.clip_range)
+        loss, kl = terms.loss / (rows.s - rows.s_next if guard else 1.0), torch.zeros_like(terms.loss)
         if self.settings.kl_weight > 0:
             with torch.no_grad(), self.policy.base():
                 reference = self._propose(rows, conditioning)
@@ -101,9 +101,9 @@ class GrpoLearner:
                 self._drift.scatter_reduce_(0, rows.step, (terms.ratio - 1).abs() * real, "amax")
 
     def _propose(self, rows: ReplayRows, conditioning: Conditioning) -> Proposal:
-        transition = transition_of(self.plan.transition)[0]
+        transition = transition_of(self.settings.transition)[0]
         velocity = self.policy.velocity(rows.x, rows.s, self.policy.rows([conditioning] * len(rows.s)))
-        return Proposal(velocity, transition(rows.x, velocity, rows.s, rows.s_next, self.plan.noise_level))
+        return Proposal(velocity, transition(rows.x, velocity, rows.s, rows.s_next, self.settings.noise_level))
 
     def step(self) -> UpdateMetrics:
         """One optimizer update from what was accumulated.

@@ -1,23 +1,31 @@
 """Checkpoints: complete or not there at all, on any file system that pyarrow knows.
 
-<location>/<version>/rank-<r>.pt is written by each learner rank; <location>/<version>/manifest.json, written last and
-by rename, makes the checkpoint complete.
+<location>/<version>/rank-<r>.pt is one learner rank's state; <location>/<version>/manifest.json, written last and by
+rename, makes the checkpoint complete, and holds the digest of every other file.
 """
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+
+import ray
+from ray.exceptions import ObjectLostError, RayActorError
 
 from actors.storage import delete_folder, exists, list_folder, read_file, write_file
 from conf.settings import Settings
 
+MAX_MISSED = 3  # checkpoints in a row that may fail to be written
+
 FREE_TO_CHANGE = frozenset({
     "minutes", "rollout_actors", "rollout_threads", "rollout_cpus", "rollout_gpus", "learner_threads", "learner_cpus",
     "learner_gpus", "evaluate_every", "evaluate_prompts", "held_out_prompts", "checkpoint_every", "checkpoint_dir",
-    "keep_checkpoints", "resume",
+    "keep_checkpoints", "max_idle_updates", "resume",
 })  # fmt: skip
 """Policy settings that a resumed run may change: none of them touches what is learned."""
 
@@ -29,6 +37,7 @@ class Manifest:
     version: int
     training_seconds: float
     settings: dict[str, object]  # of the arithmetic: see `arithmetic_of`
+    files: dict[str, str] = field(default_factory=dict)  # name -> SHA-256
 
 
 def arithmetic_of(settings: Settings) -> dict[str, object]:
@@ -53,18 +62,38 @@ class Checkpoints:
         return [int(name) for name in names if exists(f"{self.location}/{name}/manifest.json")]
 
     def newest(self) -> Manifest | None:
-        """The newest complete checkpoint, or None."""
-        complete = self._complete()
-        if not complete:
-            return None
-        return Manifest(**json.loads(read_file(f"{self.folder(complete[-1])}/manifest.json")))
+        """The newest complete checkpoint, or None. A damaged one is passed over with a warning."""
+        for version in reversed(self._complete()):
+            try:
+                return self._read(version)
+            except (OSError, ValueError, TypeError) as error:
+                logging.warning("checkpoint %s is damaged and passed over: %s", self.folder(version), error)
+        return None
 
-    async def write(self, manifest: Manifest, save: Callable[[str], Awaitable[None]]) -> None:
-        """Has the learner `save` into the version's folder, completes it, and prunes what is older than `keep`."""
+    def _read(self, version: int) -> Manifest:
+        manifest = Manifest(**json.loads(read_file(f"{self.folder(version)}/manifest.json")))
+        for name, digest in manifest.files.items():
+            if _digest(read_file(f"{self.folder(version)}/{name}")) != digest:
+                raise ValueError(f"{name} is not what was written")
+        return manifest
+
+    async def write(self, manifest: Manifest, states: Sequence[ray.ObjectRef]) -> None:
+        """Stores each rank's state (bytes, by reference), completes the version, then prunes what is older than `keep`.
+
+        Raises OSError, RayActorError or ObjectLostError, and leaves nothing of the version, where that fails; older
+        checkpoints are not touched before the new one is complete.
+        """
         folder = self.folder(manifest.version)
         delete_folder(folder)
-        await save(folder)
-        write_file(f"{folder}/manifest.json", json.dumps(asdict(manifest), indent=1).encode())
+        names = [f"rank-{rank}.pt" for rank in range(len(states))]
+        try:
+            stored = (store.remote(f"{folder}/{name}", state) for name, state in zip(names, states, strict=True))
+            digests = await asyncio.gather(*stored)
+            complete = replace(manifest, files=dict(zip(names, digests, strict=True)))
+            write_file(f"{folder}/manifest.json", json.dumps(asdict(complete), indent=1).encode())
+        except (OSError, RayActorError, ObjectLostError):
+            delete_folder(folder)
+            raise
         kept = {self.folder(version) for version in self._complete()[-self.keep :]}
         for name in list_folder(self.location):
             if name.isdigit() and f"{self.location}/{name}" not in kept:
@@ -73,6 +102,48 @@ class Checkpoints:
     def clear(self) -> None:
         """Removes all of the run's checkpoints."""
         delete_folder(self.location)
+
+
+class BackgroundWrites:
+    """Writes checkpoints while training goes on, one at a time. Some may fail: the next one mends it."""
+
+    def __init__(self, checkpoints: Checkpoints, say: Callable[[str], None]) -> None:
+        self._checkpoints, self._say = checkpoints, say
+        self._writing: asyncio.Task[None] | None = None
+        self._version = 0
+        self._missed = 0
+
+    async def start(self, manifest: Manifest, states: Sequence[ray.ObjectRef]) -> None:
+        """Waits for the checkpoint before, then starts this one."""
+        await self.finish()
+        self._version = manifest.version
+        self._writing = asyncio.create_task(self._checkpoints.write(manifest, states))
+
+    async def finish(self) -> None:
+        """Waits for the checkpoint under way. Raises its error if `MAX_MISSED` of them in a row have failed."""
+        if self._writing is None:
+            return
+        writing, self._writing = self._writing, None
+        try:
+            await writing
+        except (OSError, RayActorError, ObjectLostError) as error:
+            self._missed += 1
+            self._say(f"no checkpoint of version {self._version}, the older ones stand: {str(error).splitlines()[-1]}")
+            if self._missed == MAX_MISSED:
+                raise
+        else:
+            self._missed = 0
+
+
+@ray.remote(num_cpus=0)
+def store(location: str, content: bytes) -> str:
+    """Writes a file in a process of its own, so that neither learner nor driver waits. Returns its SHA-256."""
+    write_file(location, content)
+    return _digest(content)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def run_checkpoints(settings: Settings) -> Checkpoints:

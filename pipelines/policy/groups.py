@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
 import ray
 from ray.exceptions import ObjectLostError
 
+from actors.flux.plan import SamplingPlan
 from actors.grpo.advantages import Advantages, group_advantages
 from actors.records import Prompt, Scores
 from actors.rollout import SampleReport, WeightsHandle
@@ -35,6 +37,8 @@ class Group:
     index: int  # of the prompt within the step
     prompt: Prompt
     seeds: tuple[int, ...]
+    plan: SamplingPlan
+    redraws: int = 0  # times it was replaced for want of spread
 
 
 @dataclass(frozen=True)
@@ -52,14 +56,21 @@ class ScoredGroup:
 class GroupMaker:
     """Draws groups through a rollout pool and a reward pool."""
 
-    def __init__(self, rollouts: RolloutPool, rewards: RewardPool, settings: PolicySettings) -> None:
-        self.rollouts, self.rewards, self.settings = rollouts, rewards, settings
+    def __init__(
+        self, rollouts: RolloutPool, rewards: RewardPool, prompts: Sequence[Prompt], settings: PolicySettings
+    ) -> None:
+        """`prompts` are those that replace the prompts of groups without spread."""
+        self.rollouts, self.rewards, self.prompts, self.settings = rollouts, rewards, prompts, settings
         self.lost = 0  # groups sampled again because a node took their images or trajectories with it
+        self.replaced = 0  # groups without spread
 
     async def make(self, group: Group, weights: Callable[[], WeightsHandle]) -> ScoredGroup:
-        """Samples and scores a group and keeps its best and worst. A group whose images are lost is sampled again."""
+        """Samples and scores a group and keeps its best and worst.
+
+        A group whose images are lost is sampled again; one without spread is replaced by another prompt's.
+        """
         while True:
-            report, references = await self.rollouts.sample_group(group.prompt.text, group.seeds, weights)
+            report, references = await self.rollouts.sample_group(group.prompt.text, group.seeds, weights, group.plan)
             images, conditioning, *trajectories = references
             started = time.perf_counter()
             try:
@@ -70,5 +81,16 @@ class GroupMaker:
             advantages = group_advantages(
                 scores.mu, self.settings.top_k, self.settings.stats_over, self.settings.advantage_clip
             )
+            if advantages.skipped and group.redraws < self.settings.redraws:
+                self.replaced += 1
+                group = self._replacement(group)
+                continue
             kept = tuple(trajectories[i] for i in advantages.kept)
             return ScoredGroup(group, advantages, conditioning, kept, report, time.perf_counter() - started)
+
+    def _replacement(self, group: Group) -> Group:
+        """Another prompt and other seeds, drawn from the group's own: the same whoever asks, and when."""
+        rng = np.random.default_rng(group.seeds)
+        prompt = self.prompts[int(rng.integers(len(self.prompts)))]
+        seeds = tuple(rng.integers(2**62, size=len(group.seeds)).tolist())
+        return replace(group, prompt=prompt, seeds=seeds, redraws=group.redraws + 1)

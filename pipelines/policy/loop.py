@@ -12,11 +12,13 @@ from collections.abc import Callable
 
 from ray.exceptions import ObjectLostError
 
+from actors.flux.plan import SamplingPlan
+from actors.grpo.update import UpdateMetrics
 from actors.learner import LearnerGroup, LearnerLostError
 from actors.records import Prompt
 from actors.rollout import WeightsHandle
 from conf.settings import Settings
-from pipelines.policy.checkpoint import Checkpoints, Manifest, arithmetic_of
+from pipelines.policy.checkpoint import BackgroundWrites, Checkpoints, Manifest, arithmetic_of
 from pipelines.policy.clock import Clock
 from pipelines.policy.groups import Group, GroupMaker, ScoredGroup
 from pipelines.policy.held_out import HeldOutEvaluation
@@ -45,10 +47,11 @@ class PolicyLoop:
         self.settings, self.policy = settings, settings.policy
         self.prompts, self.groups, self.start_learner = prompts, groups, start_learner
         self.held_out, self.checkpoints, self.log, self.progress = held_out, checkpoints, log, progress
+        self.writes = BackgroundWrites(checkpoints, progress.say)
         self.clock = Clock()
         self.tasks: dict[tuple[int, int], asyncio.Task[ScoredGroup]] = {}
         self.learner = start_learner()
-        self.restarts, self.fruitless_restarts = 0, 0
+        self.restarts, self.fruitless_restarts, self.idle_updates = 0, 0, 0
 
     async def run(self) -> None:
         """Trains until `iterations` versions are published or `minutes` of training are spent."""
@@ -66,6 +69,7 @@ class PolicyLoop:
                 self.learner = self.start_learner()
                 ready = False
         self.cancel_groups()
+        await self.writes.finish()
 
     def finished(self) -> bool:
         """Whether the last iteration is done, or the time is up."""
@@ -75,6 +79,7 @@ class PolicyLoop:
     async def restore(self) -> None:
         """Starts the learner from the newest complete checkpoint, or anew, and rewinds everything to its version."""
         self.cancel_groups()
+        await self.writes.finish()
         newest = self.checkpoints.newest()
         policy, folder = self.policy, self.checkpoints.folder(newest.version) if newest else ""
         what = f"{policy.learner_ranks} learner ranks of {policy.learner_cpus:g} CPUs and {policy.learner_gpus:g} GPUs"
@@ -98,6 +103,7 @@ class PolicyLoop:
         with self.clock.publishing():
             self.weights = await self.learner.advance()
         self.clock.stop()
+        self.check_updates(updates)
         self.version, self.fruitless_restarts = self.weights.version, 0
         row = iteration_row(self.version, self.clock, learned, updates, self.counters())
         self.log.iteration(row)
@@ -114,7 +120,7 @@ class PolicyLoop:
         while self.started < min(allowed, len(self.prompts)):
             step, index = divmod(self.started, size)
             seeds = group_seeds(self.policy.seed, step, index, self.policy.group_size)
-            group = Group(step, index, self.prompts[self.started], seeds)
+            group = Group(step, index, self.prompts[self.started], seeds, SamplingPlan.for_training(self.policy, step))
             self.tasks[step, index] = asyncio.create_task(self.groups.make(group, self.current_weights))
             self.started += 1
 
@@ -146,10 +152,22 @@ class PolicyLoop:
             learned.append(scored)
         return learned
 
+    def check_updates(self, updates: list[UpdateMetrics]) -> None:
+        """Raises RuntimeError once `max_idle_updates` in a row have changed nothing."""
+        for update in updates:
+            self.idle_updates = 0 if update.applied else self.idle_updates + 1
+        if self.idle_updates >= self.policy.max_idle_updates:
+            last = updates[-1]
+            raise RuntimeError(
+                f"{self.idle_updates} updates in a row changed nothing (policy.max_idle_updates); the last one had "
+                f"{last.samples} samples, loss {last.loss} and gradient norm {last.grad_norm}. Without samples no "
+                "group's scores differ; where the norm is not finite, lower policy.lr or look at the reward"
+            )
+
     async def checkpoint(self) -> None:
-        """Writes the present version."""
+        """Begins to write the present version."""
         manifest = Manifest(self.version, self.clock.training_seconds, arithmetic_of(self.settings))
-        await self.checkpoints.write(manifest, self.learner.save)
+        await self.writes.start(manifest, self.learner.states())
 
     async def evaluate(self) -> None:
         """Judges the moving average on held-out prompts; the training clock stands still."""
@@ -162,7 +180,11 @@ class PolicyLoop:
         """What was mended since the run began."""
         rollouts = self.groups.rollouts
         return Counters(
-            rollouts.reissued + self.groups.lost, rollouts.replaced, self.restarts, self.groups.rewards.retries
+            rollouts.reissued + self.groups.lost,
+            rollouts.replaced,
+            self.restarts,
+            self.groups.rewards.retries,
+            self.groups.replaced,
         )
 
     def stop(self) -> None:

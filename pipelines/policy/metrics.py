@@ -46,6 +46,7 @@ class IterationRow:
     actors_replaced: int  # since the run began
     learner_restarts: int  # since the run began
     score_retries: int  # since the run began
+    groups_replaced: int  # since the run began: groups whose scores did not differ
 
 
 @dataclass(frozen=True)

@@ -98,12 +98,12 @@ class RolloutPool:
             return result, references
 
     async def sample_group(
-        self, text: str, seeds: Sequence[int], weights: Callable[[], WeightsHandle]
+        self, text: str, seeds: Sequence[int], weights: Callable[[], WeightsHandle], plan: SamplingPlan
     ) -> tuple[SampleReport, list[ray.ObjectRef]]:
         """A group's (images, conditioning, *trajectories), as references. `weights` is asked when the call is made."""
         returns = len(seeds) + 3
         return await self._call(
-            lambda actor: actor.sample_group.options(num_returns=returns).remote(text, seeds, weights())
+            lambda actor: actor.sample_group.options(num_returns=returns).remote(text, seeds, weights(), plan)
         )
 
     async def draw_images(

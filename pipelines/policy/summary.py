@@ -23,6 +23,7 @@ class Counters:
     actors_replaced: int
     learner_restarts: int
     score_retries: int
+    groups_replaced: int  # for want of spread
 
 
 def iteration_row(
@@ -67,6 +68,7 @@ def iteration_row(
         actors_replaced=counters.actors_replaced,
         learner_restarts=counters.learner_restarts,
         score_retries=counters.score_retries,
+        groups_replaced=counters.groups_replaced,
     )
 
 

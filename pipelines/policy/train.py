@@ -65,15 +65,14 @@ async def _train(
     policy, flux, model = settings.policy, settings.flux, flux_location(settings)
     prompts = draw_training_prompts(policy, flux)
     held_out = draw_held_out_prompts(policy, flux, settings.evaluation.seed)
-    plan = SamplingPlan.for_training(policy)
-    rollouts = RolloutPool(partial(start_rollout, model, flux, plan, policy), policy.rollout_actors)
+    rollouts = RolloutPool(partial(start_rollout, model, flux, policy), policy.rollout_actors)
     evaluation = HeldOutEvaluation(
         rollouts, rewards, held_out, SamplingPlan.for_evaluation(settings.evaluation), settings.evaluation.seed,
         exact=flux.model == EMBEDDED,
     )  # fmt: skip
     log = RunLog(folder)
-    job = LearnerJob(model, flux, plan, policy)
-    groups = GroupMaker(rollouts, rewards, policy)
+    job = LearnerJob(model, flux, policy)
+    groups = GroupMaker(rollouts, rewards, prompts, policy)
     loop = PolicyLoop(
         settings, prompts, groups, partial(LearnerGroup, job), evaluation, checkpoints, log, Progress(policy, say)
     )

@@ -84,7 +84,7 @@ def learner_of(settings: Settings) -> GrpoLearner:
     policy = FluxPolicy.from_pretrained(flux_location(settings), settings.flux, transformer_only=True)
     constants = OptimizerSettings(settings.policy.betas, settings.policy.weight_decay, settings.policy.max_grad_norm)
     engine = TorchEngine(list(policy.trainable().values()), constants)
-    return GrpoLearner(policy, engine, SamplingPlan.for_training(settings.policy), settings.policy)
+    return GrpoLearner(policy, engine, settings.policy)
 
 
 def one_process(policy: FluxPolicy, settings: Settings) -> float:
@@ -99,7 +99,9 @@ def one_process(policy: FluxPolicy, settings: Settings) -> float:
             prompt = prompts[learner.version * wanted.prompts_per_step + index]
             seeds = group_seeds(wanted.seed, learner.version, index, wanted.group_size)
             conditioning = policy.encode([prompt.text])[0]
-            drawn = sample(policy, [conditioning] * len(seeds), seeds, learner.plan, learner.version)
+            drawn = sample(
+                policy, [conditioning] * len(seeds), seeds, SamplingPlan.for_training(learner.settings), learner.version
+            )
             scores = reward.score(policy.decode(drawn.latents), (prompt.text,) * len(seeds))
             advantages = group_advantages(scores.mu, wanted.top_k, wanted.stats_over, wanted.advantage_clip)
             groups.append((advantages, conditioning, [drawn.trajectories[i] for i in advantages.kept]))
@@ -128,7 +130,12 @@ def bench_filter(policy: FluxPolicy, settings: Settings) -> list[Line]:
     """Seconds that the learner spends on one group: the best and worst k, or all of it."""
     learner, wanted = learner_of(settings), settings.policy
     conditioning = policy.encode(["a red circle left of a blue square"])[0]
-    drawn = sample(policy, [conditioning] * wanted.group_size, range(wanted.group_size), learner.plan)
+    drawn = sample(
+        policy,
+        [conditioning] * wanted.group_size,
+        range(wanted.group_size),
+        SamplingPlan.for_training(learner.settings),
+    )
     scores = np.arange(wanted.group_size, dtype=np.float32)
 
     def learn(top_k: int) -> float:

@@ -32,3 +32,17 @@ class RednessPool:
     def stop(self) -> None:
         """Kills the actor."""
         ray.kill(self.actor)
+
+
+class IndifferentPool:
+    """Gives every picture the same score."""
+
+    def __init__(self) -> None:
+        self.retries, self.calls = 0, 0
+        self.texts: set[str] = set()
+
+    async def score(self, images: ray.ObjectRef, texts: tuple[str, ...]) -> Scores:
+        """See RewardPool in pipelines.policy.groups."""
+        self.calls += 1
+        self.texts.add(texts[0])
+        return Scores(np.ones(len(texts), np.float32), np.ones(len(texts), np.float32))

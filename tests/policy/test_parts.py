@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 
 from actors.storage import exists, list_folder, read_file, write_file
 from conf import load
-from pipelines.policy.checkpoint import Checkpoints, Manifest, arithmetic_of, check_resumable
+from pipelines.policy.checkpoint import BackgroundWrites, Checkpoints, Manifest, arithmetic_of, check_resumable
 from pipelines.policy.prompts import draw_held_out_prompts, draw_training_prompts, read_prompts
 from pipelines.policy.seeds import group_seeds, sample_seed
 
@@ -47,17 +48,14 @@ def test_embedded_prompts_are_not_those_of_evaluation() -> None:
     assert not training & {prompt.text for prompt in held_out.short + held_out.long}
 
 
-def test_a_checkpoint_is_complete_or_not_there(tmp_path: Path) -> None:
+@pytest.mark.ray
+def test_a_checkpoint_is_complete_or_not_there(ray_cluster: None, tmp_path: Path) -> None:
     """Also through a URI. A rank's file without a manifest is what a killed run leaves; it is never resumed."""
     checkpoints = Checkpoints(f"file://{tmp_path}/checkpoints", keep=2)
     assert checkpoints.newest() is None
-
-    async def save(folder: str) -> None:
-        write_file(f"{folder}/rank-0.pt", b"state")
-
     settings = load("scenes")
     for version in (5, 10, 15):
-        asyncio.run(checkpoints.write(Manifest(version, 1.5, arithmetic_of(settings)), save))
+        asyncio.run(checkpoints.write(Manifest(version, 1.5, arithmetic_of(settings)), [ray.put(b"state")]))
     assert list_folder(checkpoints.location) == ["000010", "000015"]
     write_file(f"{checkpoints.folder(20)}/rank-0.pt", b"half")
     newest = checkpoints.newest()
@@ -67,8 +65,32 @@ def test_a_checkpoint_is_complete_or_not_there(tmp_path: Path) -> None:
     check_resumable(newest, replace(settings, policy=replace(settings.policy, rollout_actors=9, minutes=3.0)))
     with pytest.raises(ValueError, match="group_size was 24 and is 12"):
         check_resumable(newest, replace(settings, policy=replace(settings.policy, group_size=12)))
+    write_file(f"{checkpoints.folder(15)}/rank-0.pt", b"stale")
+    newest = checkpoints.newest()
+    assert newest is not None and newest.version == 10  # the damaged one is passed over
     checkpoints.clear()
     assert not exists(f"{checkpoints.folder(15)}/manifest.json")
+
+
+@pytest.mark.ray
+def test_a_checkpoint_that_cannot_be_written_leaves_the_older_ones(ray_cluster: None, tmp_path: Path) -> None:
+    """A file stands where the folder should be, as a disk that refuses. The third miss in a row is an error."""
+    (tmp_path / "000002").write_text("in the way")
+    (tmp_path / "000003").write_text("in the way")
+    (tmp_path / "000004").write_text("in the way")
+    checkpoints, said = Checkpoints(str(tmp_path), keep=1), []
+    writes = BackgroundWrites(checkpoints, said.append)
+
+    async def run() -> None:
+        for version in (1, 2, 3, 4):
+            await writes.start(Manifest(version, 0.0, {}), [ray.put(b"state")])
+        await writes.finish()
+
+    with pytest.raises(OSError):
+        asyncio.run(run())
+    assert [line.split(",")[0] for line in said] == [f"no checkpoint of version {version}" for version in (2, 3, 4)]
+    newest = checkpoints.newest()
+    assert newest is not None and newest.version == 1
 
 
 def test_a_manifest_reads_back(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from pipelines.policy import train as train_module
 from pipelines.policy.export import export_newest
 from pipelines.policy.loop import PolicyLoop
 from pipelines.policy.train import PolicyResult, train_policy
-from tests.policy.rewards import RednessPool
+from tests.policy.rewards import IndifferentPool, RednessPool
 
 pytestmark = pytest.mark.ray
 
@@ -134,6 +134,16 @@ def test_staleness_one_overlaps_and_is_bounded(rewards: RednessPool, settings_of
     assert result.evaluations[0].training_seconds == 0.0 and np.isfinite(result.evaluations[1].score_mean)
 
 
+def test_groups_without_spread_are_replaced_then_the_run_stops(
+    ray_cluster: None, settings_of: SettingsOf, tmp_path: Path
+) -> None:
+    """A reward that cannot tell pictures apart: every group is replaced twice, and no update changes anything."""
+    pool = IndifferentPool()
+    with pytest.raises(RuntimeError, match=r"2 updates in a row changed nothing.*had 0 samples"):
+        train_policy(settings_of(tmp_path, "policy.max_idle_updates=2"), pool, lambda line: None)
+    assert pool.calls == 2 * 3 and len(pool.texts) > 2
+
+
 @pytest.mark.slow
 def test_two_deepspeed_ranks_learn_what_one_learns(
     undisturbed: PolicyResult, rewards: RednessPool, settings_of: SettingsOf, tmp_path: Path
@@ -182,8 +192,8 @@ def test_two_actors_draw_what_one_draws(
 
     settings = settings_of(tmp_path)
     plan = SamplingPlan.for_training(settings.policy)
-    learner = LearnerGroup(LearnerJob(settings.flux.model, settings.flux, plan, settings.policy))
-    actors = [start_rollout(settings.flux.model, settings.flux, plan, settings.policy) for _ in range(2)]
+    learner = LearnerGroup(LearnerJob(settings.flux.model, settings.flux, settings.policy))
+    actors = [start_rollout(settings.flux.model, settings.flux, settings.policy) for _ in range(2)]
 
     async def weights():  # type: ignore[no-untyped-def]
         await learner.start()
@@ -192,7 +202,9 @@ def test_two_actors_draw_what_one_draws(
     handle = asyncio.run(weights())
     drawn = [
         ray.get(
-            actor.sample_group.options(num_returns=7).remote("a red circle left of a blue square", range(4), handle)
+            actor.sample_group.options(num_returns=7).remote(
+                "a red circle left of a blue square", range(4), handle, plan
+            )
         )
         for actor in actors
     ]

@@ -81,6 +81,23 @@ def test_the_plan_of_a_policy() -> None:
         SamplingPlan(steps=2, noise_level=0.5, noisy=(0,), trained=(1,))
 
 
+def test_windows_of_a_policy() -> None:
+    """Five noisy steps, a window of two: it stays, slides and comes round, or is drawn anew from the run's seed."""
+
+    def windows(position: str) -> list[tuple[int, ...]]:
+        settings = PolicySettings(window=2, window_position=position, window_every=3)
+        plans = [SamplingPlan.for_training(settings, iteration) for iteration in range(15)]
+        assert all(plan.noisy == plan.trained for plan in plans)
+        return [plan.trained for plan in plans]
+
+    assert set(windows("first")) == {(0, 1)}
+    assert windows("sliding")[::3] == [(0, 1), (1, 2), (2, 3), (3, 4), (0, 1)]
+    assert windows("sliding")[0] == windows("sliding")[2]
+    assert set(windows("random")) == {(0, 1), (1, 2), (2, 3), (3, 4)} and windows("random") == windows("random")
+    with pytest.raises(ValueError, match=r"policy\.window must lie between 0 and the 5 noisy steps, got 6"):
+        PolicySettings(window=6)
+
+
 def test_exports_what_diffusers_loads(policy: FluxPolicy, flux_directory: Path, tmp_path: Path) -> None:
     from actors.flux.adapter import save_lora
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from actors.flux.transition import flow_sde, flow_sde_log_prob, transition_of
-from actors.grpo.loss import Proposal, clipped_ratio_loss, divergence_of
+from actors.flux.transition import Step, flow_sde, flow_sde_log_prob, transition_of
+from actors.grpo.loss import Proposal, clipped_ratio_loss, divergence_of, guarded_log_ratio
 
 
 def tensor(*values: float) -> torch.Tensor:
@@ -16,7 +16,7 @@ def tensor(*values: float) -> torch.Tensor:
 def test_the_clipped_ratio_by_hand() -> None:
     """eps = 0.1: A > 0 is bounded above by 1.1, A < 0 below by 0.9; the pessimistic of the two counts."""
     ratios, advantages = tensor(1.2, 1.2, 0.8, 0.8, 1.05), tensor(1, -1, 1, -1, 2)
-    result = clipped_ratio_loss(ratios.log(), torch.zeros(5, dtype=torch.float64), advantages, 0.1)
+    result = clipped_ratio_loss(ratios.log(), advantages, 0.1)
     torch.testing.assert_close(result.loss, tensor(-1.1, 1.2, -0.8, 0.9, -2.1))
     assert result.clipped.tolist() == [True, False, False, True, False]
     torch.testing.assert_close(result.ratio, ratios)
@@ -64,7 +64,7 @@ def test_the_whole_objective_against_finite_differences() -> None:
     def objective(v: torch.Tensor) -> torch.Tensor:
         new = Proposal(v, flow_sde(x, v, s, s_next, 0.7))
         reference = Proposal(base, flow_sde(x, base, s, s_next, 0.7))
-        terms = clipped_ratio_loss(flow_sde_log_prob(drawn, new.step), old, advantage, 0.05)
+        terms = clipped_ratio_loss(flow_sde_log_prob(drawn, new.step) - old, advantage, 0.05)
         return (terms.loss + 0.1 * divergence_of("flow_grpo")(new, reference)).sum()
 
     v = (base + 0.02 * torch.randn(base.shape, generator=generator, dtype=torch.float64)).requires_grad_()
@@ -72,3 +72,24 @@ def test_the_whole_objective_against_finite_differences() -> None:
     on_policy = base.clone().requires_grad_()
     objective(on_policy).backward()
     assert on_policy.grad is not None and not math.isclose(on_policy.grad.abs().sum().item(), 0.0)
+
+
+def test_guarded_ratios_are_centred_and_equally_wide_at_all_steps() -> None:
+    """Monte Carlo under the old policy: plain log-ratios are off centre and wider at later steps, guarded ones not."""
+    generator = torch.Generator().manual_seed(0)
+    x, v, other = torch.randn(3, 1, 3, 4, generator=generator, dtype=torch.float64).expand(-1, 20_000, -1, -1)
+    plain, guarded = [], []
+    for s, s_next in ((1.0, 0.9), (0.4, 0.2)):
+        levels = torch.full((2, len(x)), 1.0, dtype=torch.float64) * tensor(s, s_next)[:, None]
+        old, new = (flow_sde(x, velocity, *levels, 0.7) for velocity in (v, v + 0.3 * other))
+        shift = (new.mean - old.mean)[:1]
+        new = Step(old.mean + 0.1 * shift / shift.norm(), old.std, old.diffusion)  # as far at each step
+        drawn = old.mean + old.std * torch.randn(x.shape, generator=generator, dtype=torch.float64)
+        log_ratio = flow_sde_log_prob(drawn, new) - flow_sde_log_prob(drawn, old)
+        plain.append(log_ratio)
+        guarded.append(guarded_log_ratio(log_ratio, new.mean, old.mean, old.std))
+    error = [float(one.std()) / math.sqrt(len(x)) for one in guarded]
+    assert all(abs(float(one.mean())) < 4 * e for one, e in zip(guarded, error, strict=True))
+    assert all(float(one.mean()) < -4 * float(one.std()) / math.sqrt(len(x)) for one in plain)
+    assert float(guarded[0].std() / guarded[1].std()) == pytest.approx(1.0, abs=0.03)
+    assert float(plain[1].std() / plain[0].std()) > 1.3

@@ -29,7 +29,7 @@ def learner_of(directory: Path, settings: PolicySettings = SETTINGS) -> GrpoLear
     policy = FluxPolicy.from_pretrained(str(directory), FluxSettings(), transformer_only=True, seed=settings.seed)
     constants = OptimizerSettings(settings.betas, settings.weight_decay, settings.max_grad_norm)
     engine = TorchEngine(list(policy.trainable().values()), constants)
-    return GrpoLearner(policy, engine, SamplingPlan.for_training(settings), settings)
+    return GrpoLearner(policy, engine, settings)
 
 
 def groups_of(policy: FluxPolicy, learner: GrpoLearner, first_seed: int = 0) -> Groups:
@@ -39,7 +39,13 @@ def groups_of(policy: FluxPolicy, learner: GrpoLearner, first_seed: int = 0) -> 
     groups = []
     for i, conditioning in enumerate(policy.encode(TEXTS)):
         seeds = range(first_seed + 10 * i, first_seed + 10 * i + 4)
-        drawn = sample(policy, [conditioning] * 4, seeds, learner.plan, learner.version)
+        drawn = sample(
+            policy,
+            [conditioning] * 4,
+            seeds,
+            SamplingPlan.for_training(learner.settings, learner.version),
+            learner.version,
+        )
         advantages = group_advantages((drawn.latents * direction).sum((1, 2)).numpy(), 2, "selected", 5.0)
         groups.append((advantages, conditioning, [drawn.trajectories[k] for k in advantages.kept]))
     return groups
@@ -90,6 +96,27 @@ def test_rows_of_a_forward_do_not_change_the_gradient(policy: FluxPolicy, flux_d
     for others in gradients[1:]:
         for one, other in zip(gradients[0], others, strict=True):
             torch.testing.assert_close(one, other, atol=1e-7, rtol=1e-3)
+
+
+def test_the_guarded_ratio_is_exact_on_policy_and_trains(policy: FluxPolicy, flux_directory: Path) -> None:
+    learner = learner_of(flux_directory, replace(SETTINGS, ratio="guard", clip_range=2e-6))
+    groups = groups_of(policy, learner)
+    assert groups[0][2][0].means is not None and groups[0][2][0].means.shape == (2, 16, 32)
+    for group in groups:
+        learner.accumulate(*group)
+    metrics = learner.step()
+    assert (metrics.ratio_drift, metrics.ratio_mean) == (0.0, 1.0) and metrics.applied
+
+
+def test_a_window_is_trained_and_nothing_else(policy: FluxPolicy, flux_directory: Path) -> None:
+    learner = learner_of(flux_directory, replace(SETTINGS, window=1, window_position="sliding", window_every=1))
+    learner.version = 1
+    groups = groups_of(policy, learner)
+    assert groups[0][2][0].trained == (1,)
+    for group in groups:
+        learner.accumulate(*group)
+    metrics = learner.step()
+    assert metrics.rows == 8 and metrics.ratio_drift == 0.0
 
 
 def test_the_gate_names_the_step_that_drifted(policy: FluxPolicy, flux_directory: Path) -> None:
