@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.rules import suggestion
@@ -27,6 +27,8 @@ def presets() -> list[str]:
 def load(preset: str = "scenes", overrides: Sequence[str] = ()) -> Settings:
     """Resolves a preset (a shipped name or a YAML file) with `section.key=value` overrides on top.
 
+    A preset that says `base: name` holds differences from that preset.
+
     Raises SettingsError for an unknown preset or key, a value of the wrong type, or one out of its range.
     """
     path = Path(preset) if preset.endswith((".yaml", ".yml")) else PRESET_DIR / f"{preset}.yaml"
@@ -37,10 +39,8 @@ def load(preset: str = "scenes", overrides: Sequence[str] = ()) -> Settings:
             raise SettingsError(f"an override must read section.key=value, got {item!r}")
     try:
         merged = OmegaConf.merge(
-            OmegaConf.structured(Settings), OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides))
+            OmegaConf.structured(Settings), *_layers(path), OmegaConf.from_dotlist(list(overrides))
         )
-        if OmegaConf.select(OmegaConf.load(path), "preset") is None:
-            merged.preset = path.stem
         return cast(Settings, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         first_line = str(error).splitlines()[0]
@@ -48,6 +48,18 @@ def load(preset: str = "scenes", overrides: Sequence[str] = ()) -> Settings:
         raise SettingsError(f"{path.name}: {first_line}{where}") from error
     except ValueError as error:
         raise SettingsError(f"{path.name}: {error}") from error
+
+
+def _layers(path: Path) -> list[DictConfig | ListConfig]:
+    """A preset's file under that of its base, if it names one, and so on down."""
+    own = cast(DictConfig, OmegaConf.load(path))
+    own.preset = own.get("preset", path.stem)
+    base = own.pop("base", None)
+    if base is None:
+        return [own]
+    if base not in presets():
+        raise SettingsError(f"{path.name}: base must be a preset{suggestion(str(base), presets())}, got {base!r}")
+    return [*_layers(PRESET_DIR / f"{base}.yaml"), own]
 
 
 def dump(settings: Settings, path: Path) -> None:

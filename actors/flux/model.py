@@ -48,7 +48,7 @@ class FluxPolicy:
     """A FLUX pipeline with one trainable LoRA. Without text encoders and VAE it is what a learner needs."""
 
     def __init__(self, pipeline: FluxPipeline, settings: FluxSettings, seed: int = 0) -> None:
-        """Takes over `pipeline` (already on its device). `seed` draws the LoRA's initial A; its B starts at 0."""
+        """Takes over `pipeline`, its modules placed already. `seed` draws the LoRA's initial A; its B starts at 0."""
         self.pipeline = pipeline
         self.settings = settings
         self.transformer: FluxTransformer2DModel = pipeline.transformer
@@ -78,7 +78,11 @@ class FluxPolicy:
         for name in ("vae", "text_encoder", "text_encoder_2"):
             if getattr(pipeline, name) is not None:
                 getattr(pipeline, name).requires_grad_(False)
-        return cls(pipeline.to(device), settings, seed)
+        encoders = {"text_encoder", "text_encoder_2"}
+        for name, module in pipeline.components.items():
+            if isinstance(module, nn.Module) and not (settings.text_encoders_on_cpu and name in encoders):
+                module.to(device)
+        return cls(pipeline, settings, seed)
 
     @property
     def device(self) -> torch.device:
@@ -104,8 +108,9 @@ class FluxPolicy:
         encoded = []
         for text in texts:
             embeds, pooled, _ = self.pipeline.encode_prompt(
-                prompt=text, prompt_2=text, max_sequence_length=self.settings.max_sequence_length
-            )
+                prompt=text, prompt_2=text, max_sequence_length=self.settings.max_sequence_length,
+                device=self.pipeline.text_encoder_2.device,
+            )  # fmt: skip
             encoded.append(Conditioning(cast(torch.Tensor, embeds)[0].cpu(), cast(torch.Tensor, pooled)[0].cpu()))
         return encoded
 

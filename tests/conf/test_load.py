@@ -33,6 +33,18 @@ def test_flux_dev_holds_the_papers_values() -> None:
     assert (paper.reward.lr, paper.reward.batch_size, paper.evaluation.steps) == (2e-6, 32, 28)
 
 
+def test_a_preset_holds_differences_from_its_base(tmp_path: Path) -> None:
+    node, whole = load("flux_dev_8gpu"), load("flux_dev")
+    assert node.reward == whole.reward and node.flux == whole.flux
+    assert node.policy.rollout_actors + node.policy.learner_ranks + node.pool.max_replicas == 8
+    (tmp_path / "mine.yaml").write_text("base: flux_dev_8gpu\npolicy: {top_k: 4}\n")
+    mine = load(str(tmp_path / "mine.yaml"), ["policy.top_k=5"])
+    assert (mine.preset, mine.policy.top_k, mine.policy.rollout_actors, mine.flux) == ("mine", 5, 5, whole.flux)
+    (tmp_path / "lost.yaml").write_text("base: flux_dv\n")
+    with pytest.raises(SettingsError, match=r"base must be a preset: did you mean flux_dev\?"):
+        load(str(tmp_path / "lost.yaml"))
+
+
 def test_every_value_of_flux_dev_is_marked() -> None:
     lines = (Path(__file__).parents[2] / "conf" / "flux_dev.yaml").read_text().splitlines()
     values = [line for line in lines if re.match(r"(  )?\w+: +[^|\s]", line)]  # leaves, block texts left out
