@@ -329,6 +329,19 @@ class EvaluationSettings:
 
 
 @dataclass(frozen=True)
+class SampleSettings:
+    """`policy sample`: one text, drawn by base and tuned policy."""
+
+    text: str = ""  # on the command line, words in quotes are this
+    images: int = 4
+    seed: int = 0
+    out: str = ""  # PNG file; empty: <run_dir>/samples/<text>.png
+
+    def __post_init__(self) -> None:
+        at_least("sample.images", self.images, 1)
+
+
+@dataclass(frozen=True)
 class Settings:
     """All sections of one run. Saved, resolved, as `settings.yaml` in the run's directory."""
 
@@ -345,3 +358,4 @@ class Settings:
     pool: RewardPoolSettings = field(default_factory=RewardPoolSettings)
     policy: PolicySettings = field(default_factory=PolicySettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    sample: SampleSettings = field(default_factory=SampleSettings)

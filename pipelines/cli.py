@@ -6,6 +6,7 @@ Heavy libraries are imported by the verb that needs them, so that a typing mista
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -82,6 +83,12 @@ def _policy_export(settings: Settings) -> None:
     print(f"wrote {export_newest(settings)}")
 
 
+def _policy_sample(settings: Settings) -> None:
+    from pipelines.policy.sample import sample_sheet
+
+    print(f"wrote {sample_sheet(settings)}")
+
+
 def _evaluate(settings: Settings) -> None:
     from pipelines.cluster import cluster
     from pipelines.evaluation.run import evaluate
@@ -132,6 +139,7 @@ VERBS: dict[str, dict[str, Action]] = {
     "policy": {
         "train": Action(_policy_train, "top-k GRPO on FLUX with the run's SpatialScore; resumes by itself"),
         "export": Action(_policy_export, "write the newest checkpoint's LoRA in diffusers form"),
+        "sample": Action(_policy_sample, "draw a text, given in quotes, by base and tuned policy side by side"),
     },
     "evaluate": {"run": Action(_evaluate, "held-out prompts before and after: pictures, scores, report.html")},
     "demo": {"run": Action(_demo, "all four stages, in minutes, on this machine")},
@@ -180,6 +188,7 @@ def understand(words: Sequence[str]) -> tuple[Action, Settings]:
     if verb not in VERBS:
         raise SettingsError(f"no verb {verb!r}{suggestion(verb, list(VERBS))} (have: {', '.join(VERBS)})")
     actions = VERBS[verb]
+    rest = [f"sample.text={json.dumps(word)}" if " " in word and "=" not in word else word for word in rest]
     name = rest.pop(0) if rest and rest[0] in actions else next(iter(actions))
     preset = rest.pop(0) if rest and "=" not in rest[0] else "scenes"
     known = preset in presets() or preset.endswith((".yaml", ".yml"))

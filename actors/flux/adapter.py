@@ -12,6 +12,7 @@ from diffusers.models.transformers.transformer_flux import FluxTransformer2DMode
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from peft import LoraConfig
 from peft.tuners.lora import Linear as LoraLinear
+from safetensors.torch import load_file
 from torch import nn
 
 from conf.settings import FluxSettings
@@ -98,3 +99,12 @@ def save_lora(state: Mapping[str, torch.Tensor], settings: FluxSettings, directo
     partial = f"partial-{WEIGHT_NAME}"
     FluxPipeline.save_lora_weights(directory, transformer_lora_layers=folded, weight_name=partial)
     return (directory / partial).replace(directory / WEIGHT_NAME)
+
+
+def read_lora(directory: Path, settings: FluxSettings) -> dict[str, torch.Tensor]:
+    """What `save_lora` wrote, under the policy's own keys; the file has alpha / rank folded into B."""
+    scale = settings.lora_alpha / settings.lora_rank
+    weights = load_file(directory / WEIGHT_NAME)
+    return {
+        key.removeprefix("transformer."): value / scale if "lora_B" in key else value for key, value in weights.items()
+    }

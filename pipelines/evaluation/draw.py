@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors.torch import load_file
 
-from actors.flux.adapter import WEIGHT_NAME
+from actors.flux.adapter import read_lora
 from actors.flux.model import FluxPolicy
 from actors.flux.plan import SamplingPlan
 from actors.flux.sampler import sample
 from actors.process import set_up_process
 from actors.records import Prompt, Relation
 from actors.storage import read_file, write_file
-from conf.settings import FluxSettings, Settings
+from conf.settings import Settings
 from pipelines.evaluation.cases import SIDES, Case, Sight
 from pipelines.preferences.picture import decode, encode_png
 from pipelines.reward.evaluate import open_scorer
@@ -34,7 +32,7 @@ class Artist:
     def __init__(self, model: str, lora: Path, folder: Path, settings: Settings) -> None:
         device = set_up_process(settings.policy.rollout_threads, settings.policy.rollout_gpus)
         self._policy = FluxPolicy.from_pretrained(model, settings.flux, device)
-        self._policy.load_lora(read_exported_lora(lora, settings.flux))
+        self._policy.load_lora(read_lora(lora, settings.flux))
         self._plan = SamplingPlan.for_evaluation(settings.evaluation)
         self._folder = folder
 
@@ -95,12 +93,3 @@ def seen_instead(relation: Relation, centres: dict[str, tuple[float, float]]) ->
         if holds(word, to_x - x, to_y - y):
             return f"seen {word}"
     return f"seen diagonally {'above' if y < to_y else 'below'}, {'left' if x < to_x else 'right'}"
-
-
-def read_exported_lora(directory: Path, settings: FluxSettings) -> dict[str, torch.Tensor]:
-    """The LoRA of `<run_dir>/policy/export` under the policy's own keys; the file has alpha / rank folded into B."""
-    scale = settings.lora_alpha / settings.lora_rank
-    weights = load_file(directory / WEIGHT_NAME)
-    return {
-        key.removeprefix("transformer."): value / scale if "lora_B" in key else value for key, value in weights.items()
-    }

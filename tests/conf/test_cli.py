@@ -25,6 +25,12 @@ def test_an_action_a_preset_and_overrides_are_told_apart() -> None:
     assert (settings.preset, settings.policy.lr) == ("flux_dev", 0.001)
 
 
+def test_words_in_quotes_are_the_text_to_draw() -> None:
+    action, settings = understand(["policy", "sample", 'a cup: "red", left of a plate', "sample.images=2"])
+    assert action is VERBS["policy"]["sample"]
+    assert (settings.sample.text, settings.sample.images) == ('a cup: "red", left of a plate', 2)
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from actors.flux.adapter import save_lora
+from actors.flux.adapter import read_lora, save_lora
 from actors.records import Relation
 from conf import load
 from conf.settings import FluxSettings
 from pipelines.evaluation.cases import draw_cases, prompt_row
-from pipelines.evaluation.draw import look, read_exported_lora, seen_instead
+from pipelines.evaluation.draw import look, seen_instead
 from pipelines.scenes import grammar, render
 
 
@@ -71,7 +71,7 @@ def test_an_exported_lora_is_read_back_as_the_policys_own(tmp_path):
         "transformer_blocks.0.attn.to_q.lora_B.weight": torch.randn(96, 4),
     }
     save_lora(state, settings, tmp_path)
-    found = read_exported_lora(tmp_path, settings)
+    found = read_lora(tmp_path, settings)
     assert found.keys() == state.keys()
     assert all(torch.equal(found[key], state[key]) for key in state)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from actors.flux.adapter import save_lora
 from actors.flux.model import FluxPolicy
@@ -16,6 +17,7 @@ from actors.spatialscore import SpatialScorer
 from conf import Settings, load
 from pipelines.evaluation.cases import draw_cases
 from pipelines.evaluation.run import evaluate
+from pipelines.policy.sample import sample_sheet
 from pipelines.preferences.picture import decode
 from tests.actors.flux.tiny import save_random_flux
 from tests.tiny_reward import save_tiny_vlm, tiny_spatialscore
@@ -89,3 +91,15 @@ def test_pictures_scores_and_page_are_those_of_base_and_policy(settings):
 def test_a_missing_stage_is_named(settings, tmp_path):
     with pytest.raises(FileNotFoundError, match="run `spatialt2i policy train` first"):
         evaluate(replace(settings, run_dir=str(tmp_path)))
+
+
+def test_a_text_is_drawn_by_base_and_policy_side_by_side(settings: Settings) -> None:
+    wanted = replace(settings, sample=replace(settings.sample, text="a red circle left of a blue square", images=2))
+    path = sample_sheet(wanted)
+    assert path == Path(settings.run_dir) / "samples" / "a-red-circle-left-of-a-blue-square.png"
+    sheet = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    above, below = sheet[4 : 4 + 256, 64 : 64 + 256], sheet[290 : 290 + 256, 64 : 64 + 256]
+    assert sheet.shape == (2 * 286, 64 + 2 * 264, 3)
+    assert np.abs(above - below).mean() > 1 and above.std() > 1  # the LoRA does something, and both are pictures
+    with pytest.raises(ValueError, match=r"sample\.text is empty"):
+        sample_sheet(settings)
