@@ -77,8 +77,8 @@ class ScoreReplica:
 class RewardPool:
     """Scores through the pool. A call whose replica dies is made again: scoring changes nothing, so this is safe."""
 
-    def __init__(self, handle: DeploymentHandle, name: str, retries: int) -> None:
-        self._handle, self._name, self._most = handle, name, retries
+    def __init__(self, handle: DeploymentHandle, name: str, deployment: str, retries: int) -> None:
+        self._handle, self._name, self._deployment, self._most = handle, name, deployment, retries
         self.retries = 0  # calls that had to be made again
 
     async def score(self, images: ray.ObjectRef | np.ndarray, texts: Sequence[str]) -> Scores:
@@ -101,8 +101,8 @@ class RewardPool:
 
     def replicas(self) -> int:
         """Number of replicas that are running now."""
-        deployment = serve.status().applications[self._name].deployments[ScoreReplica.__name__]
-        return deployment.replica_states.get(ReplicaState.RUNNING, 0)
+        status = serve.status().applications[self._name].deployments[self._deployment]
+        return status.replica_states.get(ReplicaState.RUNNING, 0)
 
     def stop(self) -> None:
         """Removes the pool from the cluster. Other Serve applications stay."""
@@ -139,11 +139,16 @@ def start_pool(settings: RewardPoolSettings, model_dir: str) -> RewardPool:
     name = f"spatialscore-{hashlib.sha256(model_dir.encode()).hexdigest()[:8]}"
     application = deployment(model_dir, settings)
     if not settings.http:
-        serve.start(proxy_location="Disabled")
-        return RewardPool(serve.run(application, name=name, route_prefix=None), name, settings.retries)
+        return serve_replicas(application, name, ScoreReplica.__name__, settings.retries)
     from actors.reward_http import ScoreHttp  # FastAPI, only where it is asked for
 
     serve.start(http_options={"host": settings.host, "port": settings.port})
     serve.run(ScoreHttp.bind(application), name=name, route_prefix="/")
     handle = serve.get_deployment_handle(ScoreReplica.__name__, app_name=name)
-    return RewardPool(handle, name, settings.retries)
+    return RewardPool(handle, name, ScoreReplica.__name__, settings.retries)
+
+
+def serve_replicas(application: serve.Application, name: str, deployment: str, retries: int) -> RewardPool:
+    """Runs an application, whose one deployment has a `score`, without HTTP, and waits until it answers."""
+    serve.start(proxy_location="Disabled")
+    return RewardPool(serve.run(application, name=name, route_prefix=None), name, deployment, retries)

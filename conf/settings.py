@@ -202,6 +202,34 @@ class RewardPoolSettings:
 
 
 @dataclass(frozen=True)
+class RewardMixSettings:
+    """What the policy is rewarded for: a sum with these weights. A weight of 0 leaves that reward out."""
+
+    spatialscore: float = 1.0  # mu of the run's SpatialScore
+    rules: float = 0.0  # `scenes` only: share of objects and relations that the exact checker sees, 0 to 1
+    judge: float = 0.0  # grade of a vision-language model, 0 to 10: section `judge`
+
+    def __post_init__(self) -> None:
+        if not any((self.spatialscore, self.rules, self.judge)):
+            raise ValueError("mix needs a reward whose weight is not 0, e.g. mix.spatialscore=1")
+
+
+@dataclass(frozen=True)
+class JudgeSettings:
+    """A vision-language model behind an OpenAI-compatible endpoint."""
+
+    url: str = "https://api.openai.com/v1"
+    model: str = "gpt-5"
+    key_variable: str = "OPENAI_API_KEY"  # name of the driver's environment variable that holds the key
+    concurrency: int = 8  # questions under way at once
+    retries: int = 5  # of a question, with the client's own backoff
+
+    def __post_init__(self) -> None:
+        at_least("judge.concurrency", self.concurrency, 1)
+        at_least("judge.retries", self.retries, 0)
+
+
+@dataclass(frozen=True)
 class PolicySettings:
     """Stage 3: top-k GRPO on FLUX. Axes: P prompts, G group, T denoise steps, K trained steps."""
 
@@ -356,6 +384,8 @@ class Settings:
     spatialscore: SpatialScoreSettings = field(default_factory=SpatialScoreSettings)
     reward: RewardSettings = field(default_factory=RewardSettings)
     pool: RewardPoolSettings = field(default_factory=RewardPoolSettings)
+    mix: RewardMixSettings = field(default_factory=RewardMixSettings)
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
     policy: PolicySettings = field(default_factory=PolicySettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     sample: SampleSettings = field(default_factory=SampleSettings)

@@ -44,7 +44,8 @@ def arithmetic_of(settings: Settings) -> dict[str, object]:
     """The settings that decide what is learned, as JSON gives them back."""
     policy = {key: value for key, value in asdict(settings.policy).items() if key not in FREE_TO_CHANGE}
     flux = {f"flux.{key}": value for key, value in asdict(settings.flux).items() if key != "model"}
-    return json.loads(json.dumps(policy | flux))
+    mix = {f"mix.{key}": value for key, value in asdict(settings.mix).items()}
+    return json.loads(json.dumps(policy | flux | mix))
 
 
 class Checkpoints:

@@ -46,6 +46,7 @@ class ScoredGroup:
     """What the learner gets of a group: references to what it kept, and why."""
 
     group: Group
+    scores: np.ndarray  # [G]
     advantages: Advantages
     conditioning: ray.ObjectRef
     trajectories: tuple[ray.ObjectRef, ...]  # of `advantages.kept`; the others are freed
@@ -86,7 +87,7 @@ class GroupMaker:
                 group = self._replacement(group)
                 continue
             kept = tuple(trajectories[i] for i in advantages.kept)
-            return ScoredGroup(group, advantages, conditioning, kept, report, time.perf_counter() - started)
+            return ScoredGroup(group, scores.mu, advantages, conditioning, kept, report, time.perf_counter() - started)
 
     def _replacement(self, group: Group) -> Group:
         """Another prompt and other seeds, drawn from the group's own: the same whoever asks, and when."""

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import ray
+from PIL import Image
 
 from actors.flux.plan import SamplingPlan
 from actors.records import Prompt
@@ -18,15 +20,19 @@ from pipelines.policy.metrics import EvaluationRow
 from pipelines.policy.prompts import HeldOut
 from pipelines.policy.rollouts import RolloutPool
 from pipelines.policy.seeds import sample_seed
+from pipelines.policy.sheet import sheet
 
 BATCH = 24
 """Images of one call, as in a training group."""
+SHOWN = 6
+"""Pictures of short prompts, and as many of long ones, that are looked at by people."""
 
 
 @dataclass(frozen=True)
 class _Judged:
     counts: Counts
     scores: np.ndarray  # [B]
+    pictures: np.ndarray  # uint8 [SHOWN, H, W, 3], the first ones
 
 
 class HeldOutEvaluation:
@@ -45,14 +51,14 @@ class HeldOutEvaluation:
         self.rollouts, self.rewards, self.prompts = rollouts, rewards, prompts
         self.plan, self.seed, self.exact = plan, seed, exact
 
-    async def run(self, weights: WeightsHandle, training_seconds: float) -> EvaluationRow:
-        """Draws and judges all held-out prompts."""
+    async def run(self, weights: WeightsHandle, training_seconds: float) -> tuple[EvaluationRow, Image.Image]:
+        """Draws and judges all held-out prompts. Returns what was measured, and a sheet with some of the pictures."""
         started = time.perf_counter()
         short, long = await asyncio.gather(
             self._judge(self.prompts.short, weights, 0), self._judge(self.prompts.long, weights, 1)
         )
         scores = np.concatenate((short.scores, long.scores))
-        return EvaluationRow(
+        row = EvaluationRow(
             iteration=weights.version,
             training_seconds=training_seconds,
             evaluation_seconds=time.perf_counter() - started,
@@ -67,6 +73,19 @@ class HeldOutEvaluation:
             score_mean_short=_mean(short.scores),
             score_mean_long=_mean(long.scores),
         )
+        return row, self._sheet(short, long)
+
+    def _sheet(self, short: _Judged, long: _Judged) -> Image.Image:
+        named = [("short", short, self.prompts.short), ("long", long, self.prompts.long)]
+        drawn = [(name, judged, prompts) for name, judged, prompts in named if len(judged.pictures)]
+        return sheet(
+            [judged.pictures for _, judged, _ in drawn],
+            [
+                [f"{mu:+.2f}  {prompt.text}" for mu, prompt in zip(judged.scores[:SHOWN], prompts, strict=False)]
+                for _, judged, prompts in drawn
+            ],
+            [name for name, _, _ in drawn],
+        )
 
     async def _judge(self, prompts: Sequence[Prompt], weights: WeightsHandle, kind: int) -> _Judged:
         batches = [prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH)]
@@ -74,7 +93,8 @@ class HeldOutEvaluation:
             *(self._judge_batch(batch, weights, kind, i * BATCH) for i, batch in enumerate(batches))
         )
         counts = sum((part.counts for part in judged), Counts())
-        return _Judged(counts, np.concatenate([np.zeros(0), *(part.scores for part in judged)]))
+        pictures = judged[0].pictures if judged else np.zeros((0, 0, 0, 3), np.uint8)
+        return _Judged(counts, np.concatenate([np.zeros(0), *(part.scores for part in judged)]), pictures)
 
     async def _judge_batch(self, prompts: Sequence[Prompt], weights: WeightsHandle, kind: int, first: int) -> _Judged:
         texts = tuple(prompt.text for prompt in prompts)
@@ -82,7 +102,14 @@ class HeldOutEvaluation:
         images = await self.rollouts.draw_images(texts, seeds, weights, self.plan)
         counting = count_remotely.remote(images, tuple(prompts)) if self.exact else None
         scores = await self.rewards.score(images, texts)
-        return _Judged(await counting if counting else Counts(), scores.mu)
+        shown = await first_of.remote(images, SHOWN) if first == 0 else np.zeros((0, 0, 0, 3), np.uint8)
+        return _Judged(await counting if counting else Counts(), scores.mu, shown)
+
+
+@ray.remote(num_cpus=0)
+def first_of(images: np.ndarray, count: int) -> np.ndarray:
+    """The first images: a task, so that only they travel to the driver."""
+    return images[:count]
 
 
 def _share(part: int, whole: int) -> float:

@@ -172,8 +172,9 @@ class PolicyLoop:
     async def evaluate(self) -> None:
         """Judges the moving average on held-out prompts; the training clock stands still."""
         if self.policy.evaluate_every and self.held_out.prompts:
-            row = await self.held_out.run(await self.learner.publish(averaged=True), self.clock.training_seconds)
-            self.log.evaluation(row)
+            weights = await self.learner.publish(averaged=True)
+            row, pictures = await self.held_out.run(weights, self.clock.training_seconds)
+            self.log.evaluation(row, pictures)
             self.progress.evaluation(row)
 
     def counters(self) -> Counters:

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from ray.util.metrics import Gauge
 from torch.utils.tensorboard import SummaryWriter
 
@@ -28,6 +30,9 @@ class IterationRow:
     images_per_second: float
     reward_mean: float  # over the finite scores of all groups
     reward_std: float  # mean over groups of the spread within
+    reward_low: float  # 10 % of the finite scores lie below
+    reward_high: float  # 10 % lie above
+    kept_std: float  # mean over groups of the spread among the kept
     groups_skipped: int
     scores_failed: int
     scores_tied: int
@@ -74,7 +79,7 @@ class RunLog:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.metrics, self.evaluations = folder / "metrics.jsonl", folder / "evaluation.jsonl"
-        self._board_folder = folder / "tensorboard"
+        self._board_folder, self._pictures = folder / "tensorboard", folder / "pictures"
         self._board = SummaryWriter(str(self._board_folder))
         self._gauges: dict[str, Gauge] = {}
 
@@ -93,9 +98,12 @@ class RunLog:
         """Records one iteration."""
         self._write(self.metrics, "policy", row)
 
-    def evaluation(self, row: EvaluationRow) -> None:
-        """Records one held-out evaluation."""
+    def evaluation(self, row: EvaluationRow, pictures: Image.Image) -> None:
+        """Records one held-out evaluation, with a sheet of its pictures (also pictures/<iteration>.png)."""
         self._write(self.evaluations, "evaluation", row)
+        self._pictures.mkdir(exist_ok=True)
+        pictures.save(self._pictures / f"{row.iteration:06d}.png")
+        self._board.add_image("evaluation/pictures", np.asarray(pictures), row.iteration, dataformats="HWC")
 
     def read_evaluations(self) -> tuple[EvaluationRow, ...]:
         """All held-out evaluations of the run so far."""

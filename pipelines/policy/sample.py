@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
 
 from actors.flux.adapter import read_lora
 from actors.flux.model import FluxPolicy
@@ -19,10 +17,7 @@ from actors.spatialscore.scorer import SpatialScorer
 from conf.settings import Settings
 from pipelines.policy.export import flux_location
 from pipelines.policy.seeds import group_seeds
-
-TILE = 224  # least pixels a side of a picture on the sheet
-CAPTION = 22  # pixels
-MARGIN = 8
+from pipelines.policy.sheet import sheet
 
 
 def sample_sheet(settings: Settings) -> Path:
@@ -62,20 +57,3 @@ def _draw(settings: Settings, export: Path) -> list[np.ndarray]:
     with policy.base():
         before = policy.decode(sample(policy, conditioning, seeds, plan).latents)
     return [before, policy.decode(sample(policy, conditioning, seeds, plan).latents)]
-
-
-def sheet(rows: Sequence[np.ndarray], captions: Sequence[Sequence[str]], names: Sequence[str]) -> Image.Image:
-    """Rows of pictures, uint8 [B, H, W, 3] each, with a caption under every picture and a name before every row."""
-    scale = max(1, -(-TILE // rows[0].shape[2]))
-    height, width = rows[0].shape[1] * scale, rows[0].shape[2] * scale
-    canvas = Image.new("RGB", (64 + len(rows[0]) * (width + MARGIN), len(rows) * (height + CAPTION + MARGIN)), "white")
-    write = ImageDraw.Draw(canvas)
-    for r, (images, said, name) in enumerate(zip(rows, captions, names, strict=True)):
-        top = MARGIN // 2 + r * (height + CAPTION + MARGIN)
-        write.text((8, top + height // 2 - 8), name, fill="black", font_size=16)
-        for c, (image, caption) in enumerate(zip(images, said, strict=True)):
-            left = 64 + c * (width + MARGIN)
-            picture = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
-            canvas.paste(picture, (left, top))
-            write.text((left, top + height + 3), caption, fill="black", font_size=13)
-    return canvas

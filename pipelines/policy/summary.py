@@ -31,6 +31,7 @@ def iteration_row(
 ) -> IterationRow:
     """Measures the iteration that published `version`."""
     advantages = [group.advantages for group in groups]
+    scores = np.concatenate([group.scores for group in groups])
     images = sum(group.report.images for group in groups)
     rows = max(sum(update.rows for update in updates), 1)
 
@@ -48,8 +49,11 @@ def iteration_row(
         score_seconds=float(np.mean([group.score_seconds for group in groups])),
         images=images,
         images_per_second=images / clock.iteration_seconds,
-        reward_mean=float(np.nanmean([advantage.mean for advantage in advantages])),
-        reward_std=float(np.nanmean([advantage.std for advantage in advantages])),
+        reward_mean=_mean([advantage.mean for advantage in advantages]),
+        reward_std=_mean([advantage.std for advantage in advantages]),
+        reward_low=_quantile(scores, 0.1),
+        reward_high=_quantile(scores, 0.9),
+        kept_std=_mean([_kept_std(group) for group in groups]),
         groups_skipped=sum(bool(advantage.skipped) for advantage in advantages),
         scores_failed=sum(advantage.failed for advantage in advantages),
         scores_tied=sum(advantage.tied for advantage in advantages),
@@ -70,6 +74,21 @@ def iteration_row(
         score_retries=counters.score_retries,
         groups_replaced=counters.groups_replaced,
     )
+
+
+def _mean(values: Sequence[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
+def _quantile(scores: np.ndarray, share: float) -> float:
+    finite = scores[np.isfinite(scores)]
+    return float(np.quantile(finite, share)) if len(finite) else math.nan
+
+
+def _kept_std(group: ScoredGroup) -> float:
+    kept = group.scores[list(group.advantages.kept)]
+    return float(kept.std()) if len(kept) else math.nan
 
 
 class Progress:

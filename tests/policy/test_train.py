@@ -131,6 +131,9 @@ def test_staleness_one_overlaps_and_is_bounded(rewards: RednessPool, settings_of
     assert result.version == 4
     assert max(row["staleness_max"] for row in rows(result)) == 1
     assert [row.iteration for row in result.evaluations] == [0, 4]
+    shown = sorted((tmp_path / "policy" / "pictures").iterdir())
+    assert [path.name for path in shown] == ["000000.png", "000004.png"]
+    assert shown[0].read_bytes() != shown[1].read_bytes()
     assert result.evaluations[0].training_seconds == 0.0 and np.isfinite(result.evaluations[1].score_mean)
 
 

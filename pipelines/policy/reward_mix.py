@@ -1,0 +1,75 @@
+"""What a policy is rewarded for: one reward, or a weighted sum of several, each in a Serve application of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import ray
+from ray import serve
+
+from actors.judge import JudgeReplica
+from actors.process import actor_options
+from actors.records import Scores
+from actors.reward import RewardPool, serve_replicas, start_pool
+from conf.settings import EMBEDDED, JudgeSettings, Settings
+from pipelines.reward.locations import served_model
+from pipelines.scenes.rule_reward import RulesReplica
+
+
+class RewardMix:
+    """Scores through several pools at once. An image that one of them cannot score is not a number for all."""
+
+    def __init__(self, terms: Sequence[tuple[float, RewardPool]]) -> None:
+        self._terms = tuple(terms)
+
+    @property
+    def retries(self) -> int:
+        """Calls that had to be made again, over all pools."""
+        return sum(pool.retries for _, pool in self._terms)
+
+    async def score(self, images: ray.ObjectRef, texts: Sequence[str]) -> Scores:
+        """sum_i w_i mu_i, and the sigma of that sum of independent Gaussians. See RewardPool.score."""
+        parts = await asyncio.gather(*(pool.score(images, texts) for _, pool in self._terms))
+        weights = [weight for weight, _ in self._terms]
+        mu = sum(weight * part.mu for weight, part in zip(weights, parts, strict=True))
+        variance = sum((weight * part.sigma) ** 2 for weight, part in zip(weights, parts, strict=True))
+        return Scores(np.asarray(mu, np.float32), np.sqrt(np.asarray(variance, np.float32)))
+
+    def stop(self) -> None:
+        """Removes all pools from the cluster."""
+        for _, pool in self._terms:
+            pool.stop()
+
+
+def start_rewards(settings: Settings) -> RewardMix:
+    """Starts a pool for every reward that has a weight in `settings.mix`, and waits until they answer.
+
+    The judge's key is read from this process's environment and given to its replicas alone.
+    Raises FileNotFoundError where SpatialScore has a weight but stage 2 has left no model, ValueError where the rules
+    are asked to read other pictures than those of the scenes world, or where the judge's key is not set.
+    """
+    mix, pool = settings.mix, settings.pool
+    if mix.rules and settings.flux.model != EMBEDDED:
+        raise ValueError(f"mix.rules reads pictures of the scenes world only, not of flux.model={settings.flux.model}")
+    terms: list[tuple[float, RewardPool]] = []
+    if mix.spatialscore:
+        terms.append((mix.spatialscore, start_pool(pool, served_model(settings))))
+    if mix.rules:
+        rules = serve.deployment(RulesReplica, ray_actor_options=actor_options(1, pool.cpus, 0)).bind()
+        terms.append((mix.rules, serve_replicas(rules, "rules", RulesReplica.__name__, pool.retries)))
+    if mix.judge:
+        judge = _judge(settings.judge, actor_options(1, pool.cpus, 0))
+        terms.append((mix.judge, serve_replicas(judge, "judge", JudgeReplica.__name__, pool.retries)))
+    return RewardMix(terms)
+
+
+def _judge(settings: JudgeSettings, options: dict[str, Any]) -> serve.Application:
+    key = os.environ.get(settings.key_variable, "")
+    if not key:
+        raise ValueError(f"the judge's key is read from ${settings.key_variable}, which is not set: export it")
+    # An argument, not a runtime environment: Ray shows those in its dashboard and logs.
+    return serve.deployment(JudgeReplica, ray_actor_options=options, max_ongoing_requests=64).bind(settings, key)
