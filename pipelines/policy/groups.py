@@ -22,7 +22,10 @@ from pipelines.policy.rollouts import RolloutPool
 class RewardPool(Protocol):
     """What the loop asks of a reward: the pool of SpatialScore replicas, or anything else that scores by reference."""
 
-    retries: int  # calls that had to be made again
+    @property
+    def retries(self) -> int:
+        """Calls that had to be made again."""
+        ...
 
     async def score(self, images: ray.ObjectRef, texts: tuple[str, ...]) -> Scores:
         """Scores uint8 [B, H, W, 3] images, given as a reference, against one text each."""

@@ -48,7 +48,7 @@ class Pretraining:
     @property
     def parts(self) -> Path:
         """Where finished parts lie."""
-        return Path(self.settings.out) / "parts"
+        return Path(self.settings.out).absolute() / "parts"
 
     def report(self, line: str) -> None:
         """Says a line with the minutes gone."""
@@ -73,9 +73,9 @@ class Pretraining:
                 work,
                 train_loop_config={"phase": phase, "lines": lines},
                 torch_config=TorchConfig(backend="gloo"),
-                scaling_config=ScalingConfig(self.settings.workers, resources_per_worker={"CPU": 0.5}),
+                scaling_config=ScalingConfig(num_workers=self.settings.workers, resources_per_worker={"CPU": 0.5}),
                 run_config=RunConfig(
-                    storage_path=str((self.parts / "ray").absolute()),
+                    storage_path=str(self.parts / "ray"),
                     worker_runtime_env=actor_options(1, 0, 0)["runtime_env"],
                 ),
             ).fit()
