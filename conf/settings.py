@@ -135,7 +135,7 @@ class RewardSettings:
     loss: str = "bt"  # bt | sampled | marginal | probit
     sigma_draws: int = 100  # draws of s ~ N(mu, sigma^2) for the loss `sampled`
     batch_size: int = 64  # pairs an optimizer step, over all workers
-    epochs: int = 2
+    epochs: int = 3
     lr: float = 3e-3
     warmup_fraction: float = 0.05
     final_lr_fraction: float = 0.05  # cosine decay down to this share of lr

@@ -9,6 +9,7 @@ to have it made anew. No part sees a held-out prompt.
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -92,6 +93,9 @@ def pretrain(settings: PretrainSettings, say: Callable[[str], None] = print) -> 
     pipeline = Encoders.load(run.parts, "decoder").pipeline(_transformer(run.parts / "weak"))
     _measure(run, "shipped", "weak", "decoder")
     _replace(out / "flux", lambda folder: pipeline.save_pretrained(folder))
+    for config in (out / "flux").glob("*/config.json"):
+        told = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
+        config.write_text(json.dumps(told, indent=2) + "\n")  # where its parts lay is nobody's business
     if run.missing("vlm"):
         phase = VlmPhase(None, run.parts / "vlm.partial", run.seconds("vlm"), settings.seed, compile=settings.compile)
         run.on_workers(train_vlm, phase)

@@ -16,7 +16,7 @@ from pipelines.scenes.checker import Verdict, check
 from pipelines.scenes.render import Placement
 
 RENDERER = "scenes-renderer"
-SHORT_SHARE = 1 / 3  # of prompts have one relation, a third two, a third three
+SHORT_SHARE, LONGEST_SHARE = 0.4, 0.15  # of prompts have one relation, and three; the others two
 
 # Streams of one task's seed: what one role draws does not depend on how much another one drew.
 _WRITE, _PERTURB, _PAINT = range(3)
@@ -45,7 +45,7 @@ class SceneWriter:
     def write_one(self, task: Task, attempt: int = 0) -> Draft:
         """The sentence of a task; `attempt` gives another one for the same task."""
         rng = stream(task, _WRITE, attempt)
-        n_objects = 2 if rng.random() < SHORT_SHARE else int(rng.integers(3, grammar.MAX_OBJECTS + 1))
+        n_objects = int(rng.choice((2, 3, 4), p=(SHORT_SHARE, 1 - SHORT_SHARE - LONGEST_SHARE, LONGEST_SHARE)))
         scene = grammar.write_scene(rng, n_objects)
         return Draft(task, scene.prompt(), _form(scene), group_of(scene))
 
