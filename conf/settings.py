@@ -135,7 +135,7 @@ class RewardSettings:
     loss: str = "bt"  # bt | sampled | marginal | probit
     sigma_draws: int = 100  # draws of s ~ N(mu, sigma^2) for the loss `sampled`
     batch_size: int = 64  # pairs an optimizer step, over all workers
-    epochs: int = 3
+    epochs: int = 5
     lr: float = 3e-3
     warmup_fraction: float = 0.05
     final_lr_fraction: float = 0.05  # cosine decay down to this share of lr
@@ -233,7 +233,7 @@ class JudgeSettings:
 class PolicySettings:
     """Stage 3: top-k GRPO on FLUX. Axes: P prompts, G group, T denoise steps, K trained steps."""
 
-    iterations: int = 60  # policy versions to publish
+    iterations: int = 48  # policy versions to publish
     minutes: float = 5.0  # stop after this training time as well; 0: no limit
     seed: int = 0
     prompts_per_step: int = 12  # P
@@ -250,7 +250,7 @@ class PolicySettings:
     window_position: str = "first"  # first | sliding (MixGRPO) | random (Flow-GRPO-Fast)
     window_every: int = 25  # iterations after which a sliding window moves on by one step
     lr: float = 2e-3
-    final_lr_fraction: float = 0.3  # linear decay over `iterations` down to this share
+    final_lr_fraction: float = 0.1  # linear decay over `iterations` down to this share
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 1e-4
     clip_range: float = 1e-4  # on the ratio of mean log-probs
