@@ -47,13 +47,13 @@ class SamplingPlan:
             first = _window_start(settings, iteration, len(noisy) - settings.window + 1)
             noisy = trained = noisy[first : first + settings.window]
         return cls(
-            settings.steps,
-            settings.transition,
-            settings.noise_level,
-            noisy,
-            trained,
-            settings.sampling_rows,
-            settings.ratio == "guard",
+            steps=settings.steps,
+            transition=settings.transition,
+            noise_level=settings.noise_level,
+            noisy=noisy,
+            trained=trained,
+            max_rows=settings.sampling_rows,
+            keep_means=settings.ratio == "guard",
         )
 
     @classmethod

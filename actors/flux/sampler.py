@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from actors.flux.model import FluxPolicy
@@ -48,6 +49,15 @@ def sample(
         torch.cat([chunk.latents for chunk in chunks]),
         tuple(trajectory for chunk in chunks for trajectory in chunk.trajectories),
     )
+
+
+def draw_before_and_after(
+    policy: FluxPolicy, conditioning: Sequence[Conditioning], seeds: Sequence[int], plan: SamplingPlan
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [B, H, W, 3] by the frozen base, and by the policy from the same noise."""
+    with policy.base():
+        before = policy.decode(sample(policy, conditioning, seeds, plan).latents)
+    return before, policy.decode(sample(policy, conditioning, seeds, plan).latents)
 
 
 @torch.inference_mode()

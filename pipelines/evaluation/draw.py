@@ -11,7 +11,7 @@ import numpy as np
 from actors.flux.adapter import read_lora
 from actors.flux.model import FluxPolicy
 from actors.flux.plan import SamplingPlan
-from actors.flux.sampler import sample
+from actors.flux.sampler import draw_before_and_after
 from actors.process import set_up_process
 from actors.records import Prompt, Relation
 from actors.storage import read_file, write_file
@@ -40,10 +40,8 @@ class Artist:
         cases: list[Case] = [pickle.loads(packed) for packed in batch["case"]]
         conditioning = self._policy.encode([case.prompt.text for case in cases])
         seeds = [case.seed for case in cases]
-        with self._policy.base():
-            before = self._policy.decode(sample(self._policy, conditioning, seeds, self._plan).latents)
-        after = self._policy.decode(sample(self._policy, conditioning, seeds, self._plan).latents)
-        for side, images in zip(SIDES, (before, after), strict=True):
+        drawn = draw_before_and_after(self._policy, conditioning, seeds, self._plan)
+        for side, images in zip(SIDES, drawn, strict=True):
             for case, image in zip(cases, images, strict=True):
                 write_file(str(self._folder / side / f"{case.name}.png"), encode_png(image))
         return {"case": batch["case"]}

@@ -20,6 +20,7 @@ from pipelines.evaluation.draw import Artist, Judge
 from pipelines.evaluation.report import render_report
 from pipelines.evaluation.tables import Row, Tables, tabulate
 from pipelines.policy.export import flux_location
+from pipelines.reward.locations import score_folder
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def evaluate(settings: Settings) -> EvaluationResult:
 def _judge(cases: Sequence[Case], folder: Path, run_dir: Path, settings: Settings) -> Iterable[Result]:
     """Streams the cases through the actors that draw and the one that judges."""
     own, policy, pool = settings.evaluation, settings.policy, settings.pool
-    lora, score = run_dir / "policy" / "export", Path(pool.model or run_dir / "reward" / "model").absolute()
+    lora, score = run_dir / "policy" / "export", score_folder(settings)
     for path, stage in ((lora, "policy train"), (score, "reward train")):
         if not path.is_dir():
             raise FileNotFoundError(f"evaluation needs {path}: run `spatialt2i {stage}` first")

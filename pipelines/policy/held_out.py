@@ -16,7 +16,7 @@ from actors.records import Prompt
 from actors.rollout import WeightsHandle
 from pipelines.policy.counts import Counts, count_remotely
 from pipelines.policy.groups import RewardPool
-from pipelines.policy.metrics import EvaluationRow
+from pipelines.policy.metrics import EvaluationRow, mean_of_numbers
 from pipelines.policy.prompts import HeldOut
 from pipelines.policy.rollouts import RolloutPool
 from pipelines.policy.seeds import sample_seed
@@ -26,6 +26,7 @@ BATCH = 24
 """Images of one call, as in a training group."""
 SHOWN = 6
 """Pictures of short prompts, and as many of long ones, that are looked at by people."""
+NO_PICTURES = np.zeros((0, 0, 0, 3), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,9 @@ class HeldOutEvaluation:
             object_accuracy_long=_share(long.counts.present, long.counts.objects),
             reversed_short=_share(short.counts.reversed, short.counts.relations),
             reversed_long=_share(long.counts.reversed, long.counts.relations),
-            score_mean=_mean(scores),
-            score_mean_short=_mean(short.scores),
-            score_mean_long=_mean(long.scores),
+            score_mean=mean_of_numbers(scores),
+            score_mean_short=mean_of_numbers(short.scores),
+            score_mean_long=mean_of_numbers(long.scores),
         )
         return row, self._sheet(short, long)
 
@@ -93,7 +94,7 @@ class HeldOutEvaluation:
             *(self._judge_batch(batch, weights, kind, i * BATCH) for i, batch in enumerate(batches))
         )
         counts = sum((part.counts for part in judged), Counts())
-        pictures = judged[0].pictures if judged else np.zeros((0, 0, 0, 3), np.uint8)
+        pictures = judged[0].pictures if judged else NO_PICTURES
         return _Judged(counts, np.concatenate([np.zeros(0), *(part.scores for part in judged)]), pictures)
 
     async def _judge_batch(self, prompts: Sequence[Prompt], weights: WeightsHandle, kind: int, first: int) -> _Judged:
@@ -102,7 +103,7 @@ class HeldOutEvaluation:
         images = await self.rollouts.draw_images(texts, seeds, weights, self.plan)
         counting = count_remotely.remote(images, tuple(prompts)) if self.exact else None
         scores = await self.rewards.score(images, texts)
-        shown = await first_of.remote(images, SHOWN) if first == 0 else np.zeros((0, 0, 0, 3), np.uint8)
+        shown = await first_of.remote(images, SHOWN) if first == 0 else NO_PICTURES
         return _Judged(await counting if counting else Counts(), scores.mu, shown)
 
 
@@ -114,7 +115,3 @@ def first_of(images: np.ndarray, count: int) -> np.ndarray:
 
 def _share(part: int, whole: int) -> float:
     return part / whole if whole else float("nan")
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -133,3 +134,8 @@ class RunLog:
 def _evaluation_row(row: dict[str, Any]) -> EvaluationRow:
     values: dict[str, Any] = {key: math.nan if value is None else value for key, value in row.items()}
     return EvaluationRow(**values)
+
+
+def mean_of_numbers(values: Sequence[float] | np.ndarray) -> float:
+    """Mean of the values that are not NaN; NaN where no value is finite."""
+    return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan

@@ -11,13 +11,14 @@ import torch
 from actors.flux.adapter import read_lora
 from actors.flux.model import FluxPolicy
 from actors.flux.plan import SamplingPlan
-from actors.flux.sampler import sample
+from actors.flux.sampler import draw_before_and_after
 from actors.process import set_up_process
 from actors.spatialscore.scorer import SpatialScorer
 from conf.settings import Settings
 from pipelines.policy.export import flux_location
 from pipelines.policy.seeds import group_seeds
 from pipelines.policy.sheet import sheet
+from pipelines.reward.locations import score_folder
 
 
 def sample_sheet(settings: Settings) -> Path:
@@ -33,7 +34,7 @@ def sample_sheet(settings: Settings) -> Path:
     if not export.is_dir():
         raise FileNotFoundError(f"no exported policy at {export}: run `spatialt2i policy train` first")
     rows = _draw(settings, export)
-    reward = Path(settings.pool.model or run_dir / "reward" / "model")
+    reward = score_folder(settings)
     captions = [[""] * own.images] * 2
     if reward.is_dir():
         scorer = SpatialScorer.from_pretrained(reward)
@@ -45,7 +46,7 @@ def sample_sheet(settings: Settings) -> Path:
     return path
 
 
-def _draw(settings: Settings, export: Path) -> list[np.ndarray]:
+def _draw(settings: Settings, export: Path) -> tuple[np.ndarray, np.ndarray]:
     """Pictures uint8 [B, H, W, 3] by the base and by the policy."""
     own = settings.sample
     device = set_up_process(settings.policy.learner_threads, 1.0 if torch.cuda.is_available() else 0.0)
@@ -53,7 +54,4 @@ def _draw(settings: Settings, export: Path) -> list[np.ndarray]:
     policy.load_lora(read_lora(export, settings.flux))
     conditioning = policy.encode([own.text]) * own.images
     seeds = group_seeds(own.seed, 0, 0, own.images)
-    plan = SamplingPlan.for_evaluation(settings.evaluation)
-    with policy.base():
-        before = policy.decode(sample(policy, conditioning, seeds, plan).latents)
-    return [before, policy.decode(sample(policy, conditioning, seeds, plan).latents)]
+    return draw_before_and_after(policy, conditioning, seeds, SamplingPlan.for_evaluation(settings.evaluation))

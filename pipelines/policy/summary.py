@@ -12,7 +12,7 @@ from actors.grpo.update import UpdateMetrics
 from conf.settings import PolicySettings
 from pipelines.policy.clock import Clock
 from pipelines.policy.groups import ScoredGroup
-from pipelines.policy.metrics import EvaluationRow, IterationRow
+from pipelines.policy.metrics import EvaluationRow, IterationRow, mean_of_numbers
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ def iteration_row(
         score_seconds=float(np.mean([group.score_seconds for group in groups])),
         images=images,
         images_per_second=images / clock.iteration_seconds,
-        reward_mean=_mean([advantage.mean for advantage in advantages]),
-        reward_std=_mean([advantage.std for advantage in advantages]),
+        reward_mean=mean_of_numbers([advantage.mean for advantage in advantages]),
+        reward_std=mean_of_numbers([advantage.std for advantage in advantages]),
         reward_low=_quantile(scores, 0.1),
         reward_high=_quantile(scores, 0.9),
-        kept_std=_mean([_kept_std(group) for group in groups]),
+        kept_std=mean_of_numbers([_kept_std(group) for group in groups]),
         groups_skipped=sum(bool(advantage.skipped) for advantage in advantages),
         scores_failed=sum(advantage.failed for advantage in advantages),
         scores_tied=sum(advantage.tied for advantage in advantages),
@@ -74,11 +74,6 @@ def iteration_row(
         score_retries=counters.score_retries,
         groups_replaced=counters.groups_replaced,
     )
-
-
-def _mean(values: Sequence[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.nan
 
 
 def _quantile(scores: np.ndarray, share: float) -> float:

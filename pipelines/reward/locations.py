@@ -25,12 +25,14 @@ def model_folder(settings: Settings) -> Path:
     return reward_folder(settings) / "model"
 
 
-def served_model(settings: Settings) -> str:
-    """The SpatialScore directory that a reward pool should load: `pool.model`, or what stage 2 of the run wrote.
+def score_folder(settings: Settings) -> Path:
+    """The SpatialScore directory that a run is scored with: `pool.model`, or what its stage 2 writes. Absolute."""
+    return Path(settings.pool.model).absolute() if settings.pool.model else model_folder(settings)
 
-    Raises FileNotFoundError, with the mend, where it is absent.
-    """
-    path = Path(settings.pool.model).absolute() if settings.pool.model else model_folder(settings)
+
+def served_model(settings: Settings) -> str:
+    """`score_folder` for a reward pool to load. Raises FileNotFoundError, with the mend, where there is none."""
+    path = score_folder(settings)
     if not (path / CONFIG_FILE).is_file():
         raise FileNotFoundError(f"no SpatialScore at {path}: run `spatialt2i reward train` first, or set pool.model")
     return str(path)

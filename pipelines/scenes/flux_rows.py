@@ -19,7 +19,7 @@ from transformers import CLIPTextModel, PreTrainedTokenizerFast, T5EncoderModel
 from pipelines.scenes.architecture import TEXT_TOKENS, scheduler
 from pipelines.scenes.checker import inspect
 from pipelines.scenes.grammar import Scene, perturb
-from pipelines.scenes.pretrain_vae import draw_scenes, encode, to_images, write_scenes
+from pipelines.scenes.pretrain_vae import decode, draw_scenes, encode, write_scenes
 from pipelines.scenes.render import SIZE
 
 POOL = 12_000  # rendered scenes kept encoded in memory
@@ -158,9 +158,7 @@ class DrawnScenes:
         return self._pool.take(torch.randint(len(self._pool), (count,), generator=self._generator))
 
     def _flawless(self, scenes: Sequence[Scene], latents: torch.Tensor) -> list[bool]:
-        unpacked = FluxPipeline._unpack_latents(latents, SIZE, SIZE, 8)
-        config = self._encoders.vae.config
-        images = to_images(self._encoders.vae.decode(unpacked / config.scaling_factor + config.shift_factor).sample)
+        images = decode(self._encoders.vae, FluxPipeline._unpack_latents(latents, SIZE, SIZE, 8))
         found = [{thing.thing for thing in inspect(image)} for image in images]
         return [things == set(scene.objects) for things, scene in zip(found, scenes, strict=True)]
 

@@ -20,20 +20,17 @@ from typing import Any
 import ray
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
-from ray.train import RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from actors.process import actor_options
 from conf import PretrainSettings
-from pipelines.progress import relayed
 from pipelines.scenes.flux_rows import Encoders
 from pipelines.scenes.grammar import held_out_prompts
 from pipelines.scenes.pretrain_flux import FluxPhase, judge, summary, train_phase
 from pipelines.scenes.pretrain_text import train_text_encoders
 from pipelines.scenes.pretrain_vae import train_decoder, train_vae
 from pipelines.scenes.pretrain_vlm import VlmPhase, train_vlm
+from pipelines.scenes.workers import run_on_workers
 
 SHARES = {"text": 0.03, "vae": 0.08, "flux": 0.46, "decoder": 0.05, "weak": 0.13, "vlm": 0.25}  # of the wall clock
 
@@ -68,18 +65,8 @@ class Pretraining:
         return False
 
     def on_workers(self, work: Callable[[dict[str, Any]], None], phase: FluxPhase | VlmPhase) -> None:
-        """Runs `work` on data-parallel workers of one thread each."""
-        with relayed(self.report) as lines:
-            TorchTrainer(
-                work,
-                train_loop_config={"phase": phase, "lines": lines},
-                torch_config=TorchConfig(backend="gloo"),
-                scaling_config=ScalingConfig(num_workers=self.settings.workers, resources_per_worker={"CPU": 0.5}),
-                run_config=RunConfig(
-                    storage_path=str(self.parts / "ray"),
-                    worker_runtime_env=actor_options(1, 0, 0)["runtime_env"],
-                ),
-            ).fit()
+        """Runs a phase on data-parallel workers."""
+        run_on_workers(work, phase, self.settings.workers, self.parts / "ray", self.report)
 
 
 def pretrain(settings: PretrainSettings, say: Callable[[str], None] = print) -> Path:
@@ -97,7 +84,7 @@ def pretrain(settings: PretrainSettings, say: Callable[[str], None] = print) -> 
         told = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
         config.write_text(json.dumps(told, indent=2) + "\n")  # where its parts lay is nobody's business
     if run.missing("vlm"):
-        phase = VlmPhase(None, run.parts / "vlm.partial", run.seconds("vlm"), settings.seed, compile=settings.compile)
+        phase = VlmPhase(run.parts / "vlm.partial", run.seconds("vlm"), settings.seed)
         run.on_workers(train_vlm, phase)
         phase.out.rename(run.parts / "vlm")
     _replace(out / "qwen2_5_vl", lambda folder: shutil.copytree(run.parts / "vlm", folder, dirs_exist_ok=True))

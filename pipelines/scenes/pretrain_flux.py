@@ -14,24 +14,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import ray.train
 import torch
-import torch.distributed as dist
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch.nn import functional as F
 
-from actors.process import set_up_process
 from actors.records import Prompt
 from pipelines.scenes.architecture import TEXT_TOKENS, transformer
 from pipelines.scenes.checker import Verdict, check
 from pipelines.scenes.flux_rows import GUIDANCE, DrawnScenes, Encoders, RenderedScenes, Rows
 from pipelines.scenes.render import SIZE
+from pipelines.scenes.workers import Report, agreed, average_gradients, set_up_worker
 
 BATCH = 64  # rows a worker
 EMA = 0.9985
@@ -63,20 +61,13 @@ class FluxPhase:
 
 def train_phase(loop: dict[str, Any]) -> None:
     """A Ray Train worker's part of `loop["phase"]`; `loop["lines"]` is told of progress."""
-    phase, context = loop["phase"], ray.train.get_context()
-    set_up_process(1, 0)
-    rank = context.get_world_rank()
-
-    def report(line: str) -> None:
-        if rank == 0:
-            ray.get(loop["lines"].put.remote(line))
-
+    phase, (rank, report) = loop["phase"], set_up_worker(loop)
     model = run_phase(phase, rank, report)
     if rank == 0:
         model.save_pretrained(phase.out)
 
 
-def run_phase(phase: FluxPhase, rank: int, report: Callable[[str], None]) -> FluxTransformer2DModel:
+def run_phase(phase: FluxPhase, rank: int, report: Report) -> FluxTransformer2DModel:
     """Trains one phase and returns the weights' moving average."""
     torch.manual_seed(phase.seed)  # the same weights on every rank
     model = FluxTransformer2DModel.from_pretrained(phase.initial) if phase.initial else transformer()
@@ -95,7 +86,7 @@ def fit(
     seconds: float,
     lr: tuple[float, float],
     compiled: bool,
-    report: Callable[[str], None],
+    report: Report,
 ) -> FluxTransformer2DModel:
     """Flow matching on equal shares of rows from each source; lr falls from lr[0] to lr[1] along a cosine."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr[0], betas=(0.9, 0.98), weight_decay=0.01, fused=True)
@@ -149,27 +140,6 @@ def summary(verdicts: Sequence[Verdict]) -> str:
     return f"objects present {sum(present) / len(present):.3f}, relations {shares}"
 
 
-def average_gradients(model: torch.nn.Module) -> None:
-    """Over the workers, each of which has rows of its own. On one process it does nothing."""
-    if not dist.is_initialized():
-        return
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    flat = torch._utils._flatten_dense_tensors(gradients)
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for gradient, mean in zip(gradients, torch._utils._unflatten_dense_tensors(flat, gradients), strict=True):
-        gradient.copy_(mean)
-
-
-def agreed(progress: float) -> float:
-    """Rank 0's clock, for all."""
-    if not dist.is_initialized():
-        return progress
-    shared = torch.tensor([progress])
-    dist.broadcast(shared, 0)
-    return shared.item()
-
-
 def _velocity(
     model: FluxTransformer2DModel,
     latents: torch.Tensor,  # [B, S, C]
@@ -190,7 +160,7 @@ def _velocity(
     )[0]
 
 
-def _drawn(encoders: Encoders, phase: FluxPhase, seed: int, report: Callable[[str], None]) -> DrawnScenes:
+def _drawn(encoders: Encoders, phase: FluxPhase, seed: int, report: Report) -> DrawnScenes:
     """Spends a third of the phase on drawing."""
     teacher = FluxTransformer2DModel.from_pretrained(phase.initial).eval()
     drawn, start = DrawnScenes(encoders, teacher, phase.wrong_captions, seed), time.monotonic()

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
-import ray.train
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from actors.process import set_up_process
 from pipelines.scenes.chats import ChatBatch, Chats
-from pipelines.scenes.pretrain_flux import agreed, average_gradients
 from pipelines.scenes.vlm import build_model, build_tokenizer, save
+from pipelines.scenes.workers import Report, agreed, average_gradients, set_up_worker
 
 PICTURES = 16  # a step and worker
 LR = 5e-3
@@ -30,46 +26,35 @@ RELATIONAL = (0.3, 0.8)  # share of questions about relations, which build on fi
 class VlmPhase:
     """What every worker is given."""
 
-    initial: Path | None  # weights to begin with; None: anew
     out: Path  # where rank 0 saves the transformers directory
     seconds: float
     seed: int
-    lr: float = LR
-    compile: bool = False
 
 
 def train_vlm(loop: dict[str, Any]) -> None:
     """A Ray Train worker's part of `loop["phase"]`; `loop["lines"]` is told of progress."""
-    phase, rank = loop["phase"], ray.train.get_context().get_world_rank()
-    set_up_process(1, 0)
-
-    def report(line: str) -> None:
-        if rank == 0:
-            ray.get(loop["lines"].put.remote(line))
-
+    phase, (rank, report) = loop["phase"], set_up_worker(loop)
     model = fit_vlm(phase, rank, report)
     if rank == 0:
         save(model, build_tokenizer(), phase.out)
 
 
-def fit_vlm(phase: VlmPhase, rank: int, report: Callable[[str], None]) -> Qwen2_5_VLForConditionalGeneration:
+def fit_vlm(phase: VlmPhase, rank: int, report: Report) -> Qwen2_5_VLForConditionalGeneration:
     """Trains with Muon (hidden matrices) and AdamW (the rest); the rate falls linearly in the second half."""
     torch.manual_seed(phase.seed)
     tokenizer = build_tokenizer()
     model = build_model(tokenizer)
-    if phase.initial is not None:
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(phase.initial, dtype=torch.float32).train()
     chats = Chats(tokenizer, 1000 * phase.seed + rank)
     matrices, others = _split_parameters(model)
     optimizers = (
-        torch.optim.Muon(matrices, lr=phase.lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=phase.lr, betas=(0.9, 0.98), weight_decay=0.0),
+        torch.optim.Muon(matrices, lr=LR, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=LR, betas=(0.9, 0.98), weight_decay=0.0),
     )
     start, step, seen = time.monotonic(), 0, 0.0
     while (progress := agreed((time.monotonic() - start) / phase.seconds)) < 1.0:
-        rate = phase.lr * min(1.0, (step + 1) / 50) * min(1.0, 0.02 + (1.0 - progress) / 0.5)
+        rate = LR * min(1.0, (step + 1) / 50) * min(1.0, 0.02 + (1.0 - progress) / 0.5)
         first, later = RELATIONAL
-        relational = later if phase.initial is not None else min(later, first + 1.5 * progress)
+        relational = min(later, first + 1.5 * progress)
         loss, right = answer_loss(model, chats.draw(PICTURES, relational)[0])
         loss.backward()
         average_gradients(model)
