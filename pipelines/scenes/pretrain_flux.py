@@ -77,7 +77,8 @@ def run_phase(phase: FluxPhase, rank: int, report: Report) -> FluxTransformer2DM
     if phase.distil:
         assert phase.initial is not None
         sources.append(_drawn(encoders, phase, seed, report))
-    return fit(model, sources, phase.seconds - (time.monotonic() - start), phase.lr, phase.compile, report)
+    left = max(phase.seconds - (time.monotonic() - start), 1.0)  # a short phase may be over before its rows are drawn
+    return fit(model, sources, left, phase.lr, phase.compile, report)
 
 
 def fit(
