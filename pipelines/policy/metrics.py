@@ -85,13 +85,16 @@ class RunLog:
         self._gauges: dict[str, Gauge] = {}
 
     def rewind(self, version: int) -> None:
-        """Drops rows after `version`, which the run is about to measure again."""
+        """Drops rows and pictures after `version`, which the run is about to make again."""
         for path in (self.metrics, self.evaluations):
             if path.exists():
                 kept = [line for line in path.read_text().splitlines(True) if json.loads(line)["iteration"] <= version]
                 partial = path.with_suffix(".partial")
                 partial.write_text("".join(kept))
                 partial.replace(path)
+        for picture in self._pictures.glob("*.png"):
+            if int(picture.stem) > version:
+                picture.unlink()
         self._board.close()
         self._board = SummaryWriter(str(self._board_folder), purge_step=version + 1)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 TILE = 224  # least pixels a side of a picture on the sheet
-CAPTION = 22  # pixels
+CAPTION, LINE = 22, 16  # pixels of a caption of one line, and of each further line
+CHARACTER = 6.6  # pixels, about
 MARGIN = 8
 NAMES = 64  # pixels for the rows' names
 
@@ -17,16 +19,17 @@ def sheet(rows: Sequence[np.ndarray], captions: Sequence[Sequence[str]], names: 
     """Rows of pictures, uint8 [B, H, W, 3] each, with a caption under every picture and a name before every row."""
     scale = max(1, -(-TILE // rows[0].shape[2]))
     height, width = rows[0].shape[1] * scale, rows[0].shape[2] * scale
-    canvas = Image.new(
-        "RGB", (NAMES + len(rows[0]) * (width + MARGIN), len(rows) * (height + CAPTION + MARGIN)), "white"
-    )
+    wrapped = [[textwrap.wrap(caption, int(width / CHARACTER)) for caption in said] for said in captions]
+    under = CAPTION + LINE * (max(1, *(len(lines) for said in wrapped for lines in said)) - 1)
+    step = height + under + MARGIN
+    canvas = Image.new("RGB", (NAMES + max(map(len, rows)) * (width + MARGIN), len(rows) * step), "white")
     write = ImageDraw.Draw(canvas)
-    for r, (images, said, name) in enumerate(zip(rows, captions, names, strict=True)):
-        top = MARGIN // 2 + r * (height + CAPTION + MARGIN)
+    for r, (images, said, name) in enumerate(zip(rows, wrapped, names, strict=True)):
+        top = MARGIN // 2 + r * step
         write.text((8, top + height // 2 - 8), name, fill="black", font_size=16)
-        for c, (image, caption) in enumerate(zip(images, said, strict=True)):
+        for c, (image, lines) in enumerate(zip(images, said, strict=True)):
             left = NAMES + c * (width + MARGIN)
             picture = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
             canvas.paste(picture, (left, top))
-            write.text((left, top + height + 3), caption, fill="black", font_size=13)
+            write.text((left, top + height + 3), "\n".join(lines), fill="black", font_size=13)
     return canvas
