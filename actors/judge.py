@@ -13,7 +13,7 @@ from openai import AsyncOpenAI, OpenAIError
 from PIL import Image
 
 from actors.records import Scores
-from conf.settings import JudgeSettings
+from conf.policy import JudgeSettings
 
 QUESTION = (
     "Grade how well the image shows every object and every spatial relation of this description, from 0 (none) to 10 "

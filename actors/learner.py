@@ -24,7 +24,8 @@ from actors.process import actor_options, set_up_process
 from actors.records import Conditioning, PolicyWeights, Trajectory
 from actors.rollout import WeightsHandle
 from actors.storage import read_file
-from conf.settings import FluxSettings, PolicySettings
+from conf.flux import FluxSettings
+from conf.policy import PolicySettings
 
 
 @dataclass(frozen=True)

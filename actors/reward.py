@@ -21,7 +21,7 @@ from ray.serve.schema import ReplicaState
 from actors.process import actor_options, set_up_process
 from actors.records import Scores
 from actors.spatialscore.scorer import SpatialScorer
-from conf.settings import RewardPoolSettings
+from conf.reward import RewardPoolSettings
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 8.0  # before a scoring call is made again
 

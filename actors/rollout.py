@@ -15,7 +15,8 @@ from actors.flux.plan import SamplingPlan
 from actors.flux.sampler import sample
 from actors.process import actor_options, set_up_process
 from actors.records import Conditioning, Trajectory
-from conf.settings import FluxSettings, PolicySettings
+from conf.flux import FluxSettings
+from conf.policy import PolicySettings
 
 
 @dataclass(frozen=True)

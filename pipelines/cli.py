@@ -6,10 +6,11 @@ Heavy libraries are imported by the verb that needs them, so that a typing mista
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from conf import Settings, SettingsError, load, presets
@@ -18,135 +19,45 @@ from conf.rules import suggestion
 
 @dataclass(frozen=True)
 class Action:
-    """One thing a verb can do."""
+    """One thing a verb can do. `command` is "module:function"; the function takes the Settings."""
 
-    run: Callable[[Settings], None]
+    command: str
     help: str
 
-
-def _preferences_build(settings: Settings) -> None:
-    from pipelines.cluster import cluster
-    from pipelines.preferences.build import build_preferences
-
-    with cluster(settings):
-        print(build_preferences(settings))
-
-
-def _reward_train(settings: Settings) -> None:
-    from pipelines.cluster import cluster
-    from pipelines.reward.evaluate import evaluate_reward, table
-    from pipelines.reward.train import train_reward
-
-    with cluster(settings):
-        print(train_reward(settings))
-        print(table(evaluate_reward(settings)))
-
-
-def _reward_evaluate(settings: Settings) -> None:
-    from pipelines.cluster import cluster
-    from pipelines.reward.evaluate import evaluate_reward, table
-
-    with cluster(settings):
-        print(table(evaluate_reward(settings)))
-
-
-def _reward_doctor(settings: Settings) -> None:
-    from pipelines.cluster import cluster
-    from pipelines.reward.doctor import run_doctor, table
-
-    with cluster(settings):
-        checks = run_doctor(settings)
-    print(table(checks))
-    if not all(check.passed for check in checks):
-        raise SystemExit(1)
-
-
-def _reward_serve(settings: Settings) -> None:
-    from pipelines.cluster import cluster
-    from pipelines.reward.serve import serve_reward
-
-    with cluster(settings):
-        serve_reward(settings)
-
-
-def _policy_train(settings: Settings) -> None:
-    from pipelines.cluster import cluster
-    from pipelines.policy.stage import run_policy
-
-    with cluster(settings):
-        print(run_policy(settings))
-
-
-def _policy_export(settings: Settings) -> None:
-    from pipelines.policy.export import export_newest
-
-    print(f"wrote {export_newest(settings)}")
-
-
-def _policy_sample(settings: Settings) -> None:
-    from pipelines.policy.sample import sample_sheet
-
-    print(f"wrote {sample_sheet(settings)}")
-
-
-def _evaluate(settings: Settings) -> None:
-    from pipelines.cluster import cluster
-    from pipelines.evaluation.run import evaluate
-
-    with cluster(settings):
-        print(evaluate(settings))
-
-
-def _demo(settings: Settings) -> None:
-    from pipelines.cluster import cluster
-    from pipelines.demo import demo
-
-    with cluster(settings):
-        demo(settings)
-
-
-def _doctor(settings: Settings) -> None:
-    from pipelines.doctor import examine
-
-    if not examine(settings):
-        raise SystemExit(1)
-
-
-def _scenes_pretrain(settings: Settings) -> None:
-    from pipelines.cluster import cluster
-    from pipelines.scenes.pretrain import pretrain
-
-    with cluster(settings):
-        pretrain(settings.pretrain)
-
-
-def _scenes_check(settings: Settings) -> None:
-    from pipelines.scenes.error_rate import print_error_rates
-
-    print_error_rates()
+    def run(self, settings: Settings) -> None:
+        """Imports the command and runs it. Raises SystemExit with the exit code where a check failed."""
+        module, function = self.command.split(":")
+        getattr(importlib.import_module(module), function)(settings)
 
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
 
+_PREFERENCES, _REWARD = "pipelines.preferences.commands", "pipelines.reward.commands"
+_POLICY, _SCENES = "pipelines.policy.commands", "pipelines.scenes.commands"
+
 VERBS: dict[str, dict[str, Action]] = {
-    "preferences": {"build": Action(_preferences_build, "write, perturb, paint, review and save preference pairs")},
+    "preferences": {
+        "build": Action(f"{_PREFERENCES}:build", "write, perturb, paint, review and save preference pairs")
+    },
     "reward": {
-        "train": Action(_reward_train, "fit SpatialScore on the run's pairs and measure it on held-out ones"),
-        "evaluate": Action(_reward_evaluate, "pairwise accuracy on the held-out pairs"),
-        "doctor": Action(_reward_doctor, "checks a reward model must pass before it may steer a policy"),
-        "serve": Action(_reward_serve, "answer POST /score over HTTP until interrupted"),
+        "train": Action(f"{_REWARD}:train", "fit SpatialScore on the run's pairs and measure it on held-out ones"),
+        "evaluate": Action(f"{_REWARD}:evaluate", "pairwise accuracy on the held-out pairs"),
+        "doctor": Action(f"{_REWARD}:doctor", "checks a reward model must pass before it may steer a policy"),
+        "serve": Action(f"{_REWARD}:serve", "answer POST /score over HTTP until interrupted"),
     },
     "policy": {
-        "train": Action(_policy_train, "top-k GRPO on FLUX with the run's SpatialScore; resumes by itself"),
-        "export": Action(_policy_export, "write the newest checkpoint's LoRA in diffusers form"),
-        "sample": Action(_policy_sample, "draw a text, given in quotes, by base and tuned policy side by side"),
+        "train": Action(f"{_POLICY}:train", "top-k GRPO on FLUX with the run's SpatialScore; resumes by itself"),
+        "export": Action(f"{_POLICY}:export", "write the newest checkpoint's LoRA in diffusers form"),
+        "sample": Action(f"{_POLICY}:sample", "draw a text, given in quotes, by base and tuned policy side by side"),
     },
-    "evaluate": {"run": Action(_evaluate, "held-out prompts before and after: pictures, scores, report.html")},
-    "demo": {"run": Action(_demo, "all four stages, in minutes, on this machine")},
-    "doctor": {"run": Action(_doctor, "is this machine ready for the preset? what is missing, and its mend")},
+    "evaluate": {
+        "run": Action("pipelines.evaluation.commands:run", "held-out prompts before and after: pictures, report.html")
+    },
+    "demo": {"run": Action("pipelines.demo:command", "all four stages, in minutes, on this machine")},
+    "doctor": {"run": Action("pipelines.doctor:command", "is this machine ready? what is missing, and its mend")},
     "scenes": {
-        "pretrain": Action(_scenes_pretrain, "make the tiny checkpoints of the embedded world"),
-        "check": Action(_scenes_check, "measure the exact checker's own error rate"),
+        "pretrain": Action(f"{_SCENES}:pretrain", "make the tiny checkpoints of the embedded world"),
+        "check": Action(f"{_SCENES}:check", "measure the exact checker's own error rate"),
     },
 }
 
@@ -158,7 +69,7 @@ def usage() -> str:
         for name, action in actions.items():
             words = verb if len(actions) == 1 else f"{verb} {name}"
             lines.append(f"  {words:<20} {action.help}")
-    lines += ["", f"presets: {', '.join(presets())} (default scenes), or a YAML file; settings: conf/settings.py"]
+    lines += ["", f"presets: {', '.join(presets())} (default scenes), or a YAML file; settings: conf/*.py"]
     return "\n".join(lines)
 
 

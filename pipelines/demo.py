@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from conf import Settings, dump
+from pipelines.cluster import cluster
 from pipelines.evaluation.run import evaluate
 from pipelines.policy.stage import run_policy
 from pipelines.preferences.build import build_preferences
@@ -21,6 +22,12 @@ from pipelines.reward.evaluate import table as accuracy_table
 from pipelines.reward.train import train_reward
 
 Result = TypeVar("Result")
+
+
+def command(settings: Settings) -> None:
+    """`spatialt2i demo`."""
+    with cluster(settings):
+        demo(settings)
 
 
 class Stopwatch:

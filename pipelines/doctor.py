@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conf import Settings
-from conf.settings import EMBEDDED
+from conf.flux import EMBEDDED
 
 PACKAGES = ("torch", "ray", "transformers", "peft", "diffusers", "deepspeed", "omegaconf", "pyarrow", "openai")
 
@@ -24,6 +24,12 @@ class Finding:
     ok: bool
     what: str
     mend: str = ""
+
+
+def command(settings: Settings) -> None:
+    """`spatialt2i doctor`. Raises SystemExit(1) where something is missing."""
+    if not examine(settings):
+        raise SystemExit(1)
 
 
 def examine(settings: Settings) -> bool:

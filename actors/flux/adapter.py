@@ -15,7 +15,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from safetensors.torch import load_file
 from torch import nn
 
-from conf.settings import FluxSettings
+from conf.flux import FluxSettings
 
 WEIGHT_NAME = "pytorch_lora_weights.safetensors"
 

@@ -17,7 +17,7 @@ from torch import nn
 from actors.flux.adapter import add_lora, lora_parameters
 from actors.flux.schedule import shifted_sigmas
 from actors.records import Conditioning
-from conf.settings import FluxSettings
+from conf.flux import FluxSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from conf.settings import EvaluationSettings, PolicySettings
+from conf.evaluation import EvaluationSettings
+from conf.policy import PolicySettings
 
 
 @dataclass(frozen=True)

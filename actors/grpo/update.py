@@ -19,7 +19,7 @@ from actors.grpo.advantages import Advantages
 from actors.grpo.loss import Proposal, clipped_ratio_loss, divergence_of, guarded_log_ratio
 from actors.grpo.replay import ReplayRows, replay_rows
 from actors.records import Conditioning, PolicyWeights, Trajectory
-from conf.settings import PolicySettings
+from conf.policy import PolicySettings
 
 
 class OffPolicyError(RuntimeError):

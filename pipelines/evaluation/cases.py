@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors.records import Prompt
-from conf.settings import EMBEDDED, Settings
+from conf.flux import EMBEDDED
+from conf.settings import Settings
 from pipelines.policy.prompts import read_prompts
 from pipelines.policy.seeds import sample_seed
 from pipelines.scenes.grammar import COLORS, SceneObject, held_out_prompts

@@ -14,7 +14,8 @@ import ray
 
 from actors.process import actor_options
 from actors.storage import write_file
-from conf.settings import EMBEDDED, Settings
+from conf.flux import EMBEDDED
+from conf.settings import Settings
 from pipelines.evaluation.cases import Case, Result, draw_cases, prompt_row
 from pipelines.evaluation.draw import Artist, Judge
 from pipelines.evaluation.report import render_report

@@ -11,7 +11,8 @@ import torch
 from actors.flux.adapter import save_lora
 from actors.records import PolicyWeights
 from actors.storage import read_file
-from conf.settings import EMBEDDED, Settings
+from conf.flux import EMBEDDED
+from conf.settings import Settings
 from pipelines.policy.checkpoint import run_checkpoints
 from pipelines.scenes import checkpoints_dir
 

@@ -15,7 +15,7 @@ from actors.flux.plan import SamplingPlan
 from actors.grpo.advantages import Advantages, group_advantages
 from actors.records import Prompt, Scores
 from actors.rollout import SampleReport, WeightsHandle
-from conf.settings import PolicySettings
+from conf.policy import PolicySettings
 from pipelines.policy.rollouts import RolloutPool
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from actors.records import Prompt, Relation
-from conf.settings import EMBEDDED, FluxSettings, PolicySettings
+from conf.flux import EMBEDDED, FluxSettings
+from conf.policy import PolicySettings
 from pipelines.scenes.grammar import held_out_prompts, training_prompts
 
 

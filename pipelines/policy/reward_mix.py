@@ -15,7 +15,9 @@ from actors.judge import JudgeReplica
 from actors.process import actor_options
 from actors.records import Scores
 from actors.reward import RewardPool, serve_replicas, start_pool
-from conf.settings import EMBEDDED, JudgeSettings, Settings
+from conf.flux import EMBEDDED
+from conf.policy import JudgeSettings
+from conf.settings import Settings
 from pipelines.reward.locations import served_model
 from pipelines.scenes.rule_reward import RulesReplica
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from actors.grpo.update import UpdateMetrics
-from conf.settings import PolicySettings
+from conf.policy import PolicySettings
 from pipelines.policy.clock import Clock
 from pipelines.policy.groups import ScoredGroup
 from pipelines.policy.metrics import EvaluationRow, IterationRow, mean_of_numbers

@@ -15,7 +15,8 @@ from actors.learner import LearnerGroup, LearnerJob
 from actors.records import PolicyWeights
 from actors.rollout import start_rollout
 from conf import dump
-from conf.settings import EMBEDDED, Settings
+from conf.flux import EMBEDDED
+from conf.settings import Settings
 from pipelines.policy.checkpoint import Checkpoints, check_resumable, run_checkpoints
 from pipelines.policy.export import export_lora, flux_location
 from pipelines.policy.groups import GroupMaker, RewardPool

@@ -19,7 +19,9 @@ import ray
 
 from actors.flux.plan import SamplingPlan
 from actors.process import actor_options, set_up_process
-from conf.settings import EMBEDDED, PreferencesSettings, Settings
+from conf.flux import EMBEDDED
+from conf.preferences import PreferencesSettings
+from conf.settings import Settings
 from pipelines.preferences.roles import Draft, Painted, Painter, Perturber, Review, Reviewer, Task, Writer
 from pipelines.preferences.schema import to_table
 from pipelines.preferences.shards import Folder, Shard, fingerprint_of, plan_shards, split_of, tasks_of

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from actors.storage import write_file
-from conf.settings import PreferencesSettings
+from conf.preferences import PreferencesSettings
 from pipelines.preferences.picture import hamming
 from pipelines.preferences.roles import Task
 from pipelines.preferences.schema import SCHEMA_VERSION, pair_id

@@ -15,7 +15,8 @@ from actors.process import actor_options
 from actors.spatialscore import SpatialScorer, load
 from actors.spatialscore.model import ADAPTER_FILE
 from actors.storage import write_file
-from conf.settings import RewardPoolSettings, Settings
+from conf.reward import RewardPoolSettings
+from conf.settings import Settings
 from pipelines.reward.data import Pair, mirrored, read_pairs
 from pipelines.reward.evaluate import margins, open_scorer
 from pipelines.reward.locations import model_folder, preferences_folder, reward_folder

@@ -13,7 +13,8 @@ import ray
 from actors.process import actor_options, set_up_process
 from actors.spatialscore import SpatialScorer
 from actors.storage import write_file
-from conf.settings import RewardPoolSettings, Settings
+from conf.reward import RewardPoolSettings
+from conf.settings import Settings
 from pipelines.reward.data import Pair, read_pairs
 from pipelines.reward.locations import model_folder, preferences_folder, reward_folder
 

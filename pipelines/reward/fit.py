@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from actors.engine import Engine, OptimizerSettings, TorchEngine
 from actors.spatialscore import SpatialScore, pair_loss
-from conf.settings import RewardSettings
+from conf.reward import RewardSettings
 from pipelines.reward.data import Pair, compare, mirrored
 
 BETAS = (0.9, 0.98)

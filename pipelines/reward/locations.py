@@ -6,7 +6,8 @@ from pathlib import Path
 
 from actors.spatialscore import SpatialScoreConfig
 from actors.spatialscore.model import CONFIG_FILE
-from conf.settings import EMBEDDED, Settings
+from conf.flux import EMBEDDED
+from conf.settings import Settings
 from pipelines.scenes import checkpoints_dir
 
 

@@ -21,7 +21,9 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from actors.process import actor_options, set_up_process
 from actors.spatialscore import SpatialScoreConfig, build
-from conf.settings import EMBEDDED, RewardSettings, Settings
+from conf.flux import EMBEDDED
+from conf.reward import RewardSettings
+from conf.settings import Settings
 from pipelines.progress import relayed
 from pipelines.reward.data import count_rows, decode_batch, training_rows
 from pipelines.reward.fit import FitStep, RewardFitter

@@ -25,7 +25,7 @@ from pipelines.scenes.render import SIZE
 POOL = 12_000  # rendered scenes kept encoded in memory
 RENEW_EVERY, RENEWED = 8, 16  # batches, scenes: the pool turns over
 GUIDANCE = 3.5
-TEACHER_STEPS = 20  # denoise steps of the pictures that FLUX learns to draw in few
+TEACHER_STEPS = 12  # denoise steps of the pictures that FLUX learns to draw in few
 DRAWN_AT_ONCE = 64
 
 
@@ -126,8 +126,10 @@ class DrawnScenes:
     for; where these stand is not looked at.
     """
 
-    def __init__(self, encoders: Encoders, teacher: FluxTransformer2DModel, wrong: float, seed: int) -> None:
-        self._encoders, self._teacher, self._wrong = encoders, encoders.pipeline(teacher), wrong
+    def __init__(self, encoders: Encoders, wrong: float, seed: int) -> None:
+        """Set `teacher` before `draw`. A share `wrong` of the captions has a relation changed."""
+        self._encoders, self._wrong = encoders, wrong
+        self.teacher: FluxTransformer2DModel | None = None
         self._rng, self._generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
         self._kept: list[Rows] = []
         self._pool: Rows | None = None
@@ -138,11 +140,13 @@ class DrawnScenes:
 
     @torch.no_grad()
     def draw(self) -> None:
-        """Draws a batch and keeps what is good of it."""
+        """Draws a batch and keeps what is good of it. Raises RuntimeError without a teacher."""
+        if self.teacher is None:
+            raise RuntimeError("DrawnScenes.draw needs a teacher: set `teacher` first")
         scenes = write_scenes(DRAWN_AT_ONCE, self._rng)
         noise = torch.randn(len(scenes), 16, 32, generator=self._generator)
         embeds, pooled = self._encoders.text([scene.text for scene in scenes])
-        latents = self._teacher(
+        latents = self._encoders.pipeline(self.teacher)(
             prompt_embeds=embeds, pooled_prompt_embeds=pooled, latents=noise, height=SIZE, width=SIZE,
             num_inference_steps=TEACHER_STEPS, guidance_scale=GUIDANCE, output_type="latent",
         ).images  # fmt: skip

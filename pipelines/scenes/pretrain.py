@@ -2,9 +2,9 @@
 # (the model libraries leave their configurations and outputs untyped)
 """`spatialt2i scenes pretrain`: makes the shipped tiny checkpoints, seeded, in the time it is given.
 
-Six parts, each saved when done and taken up again by a later call: the text encoders, the autoencoder, FLUX on true
-captions, the autoencoder's decoder once more, FLUX distilled and weakened, and the Qwen2.5-VL. Delete a part's folder
-to have it made anew. No part sees a held-out prompt.
+Seven parts, each saved when done and taken up again by a later call: the text encoders, the autoencoder, FLUX on true
+captions, the autoencoder's decoder once more, FLUX distilled and weakened, FLUX polished, and the Qwen2.5-VL. Delete a
+part's folder to have it made anew. No part sees a held-out prompt.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from typing import Any
 
 import ray
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel
+from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from conf import PretrainSettings
+from pipelines.scenes import checkpoints_dir
 from pipelines.scenes.flux_rows import Encoders
 from pipelines.scenes.grammar import held_out_prompts
 from pipelines.scenes.pretrain_flux import FluxPhase, judge, summary, train_phase
@@ -32,7 +33,16 @@ from pipelines.scenes.pretrain_vae import train_decoder, train_vae
 from pipelines.scenes.pretrain_vlm import VlmPhase, train_vlm
 from pipelines.scenes.workers import run_on_workers
 
-SHARES = {"text": 0.03, "vae": 0.08, "flux": 0.46, "decoder": 0.05, "weak": 0.13, "vlm": 0.25}  # of the wall clock
+# of the wall clock
+SHARES = {
+    "text": 0.03,
+    "vae": 0.08,
+    "flux": 0.38,
+    "decoder": 0.05,
+    "weak": 0.1,
+    "polish": 0.16,
+    "vlm": 0.2,
+}  # of wall clock
 
 
 @dataclass
@@ -76,9 +86,11 @@ def pretrain(settings: PretrainSettings, say: Callable[[str], None] = print) -> 
     transformers_logging.disable_progress_bar()
     torch.set_num_threads(settings.workers)
     run, out = Pretraining(settings, say), Path(settings.out)
+    if settings.from_shipped:
+        _take_shipped(run)
     _encoders_and_flux(run)
-    pipeline = Encoders.load(run.parts, "decoder").pipeline(_transformer(run.parts / "weak"))
-    _measure(run, "shipped", "weak", "decoder")
+    pipeline = Encoders.load(run.parts, "decoder").pipeline(_transformer(run.parts / "polish"))
+    _measure(run, "polished", "polish", "decoder")
     _replace(out / "flux", lambda folder: pipeline.save_pretrained(folder))
     for config in (out / "flux").glob("*/config.json"):
         told = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
@@ -100,26 +112,43 @@ def _encoders_and_flux(run: Pretraining) -> None:
     if run.missing("vae"):
         _save(parts / "vae", vae=train_vae(run.seconds("vae"), settings.seed, run.report))
     if run.missing("flux"):
-        _train_flux(run, "flux", None, (1.5e-3, 5e-5), distil=False, wrong_captions=0.0)
+        _train_flux(run, "flux", None, lr=(1.5e-3, 5e-5), wrong_captions=0.0)
         _measure(run, "on true captions", "flux", "vae")
     if run.missing("decoder"):
         vae = AutoencoderKL.from_pretrained(parts / "vae" / "vae").requires_grad_(False)
         _save(parts / "decoder", vae=train_decoder(vae, run.seconds("decoder"), settings.seed + 2, run.report))
     if run.missing("weak"):
-        _train_flux(run, "weak", parts / "flux" / "flux", (5e-4, 3e-5), True, settings.wrong_captions)
+        wrong = settings.wrong_captions
+        _train_flux(run, "weak", "flux", seed=1, lr=(5e-4, 3e-5), wrong_captions=wrong, distil_rounds=1)
+        _measure(run, "weakened", "weak", "decoder")
+    if run.missing("polish"):
+        rounds = settings.polish_rounds
+        _train_flux(run, "polish", "weak", seed=2, lr=(4e-4, 2e-5), rendered=False, distil_rounds=rounds)
+
+
+def _take_shipped(run: Pretraining) -> None:
+    """Lays the shipped checkpoints where this command would have left its parts, the last one of FLUX excepted."""
+    shipped = FluxPipeline.from_pretrained(checkpoints_dir("flux"))
+    _save(run.parts / "text", tokenizer=shipped.tokenizer, clip=shipped.text_encoder, t5=shipped.text_encoder_2)
+    for part in ("vae", "decoder"):
+        _save(run.parts / part, vae=shipped.vae)
+    for part in ("flux", "weak"):
+        _save(run.parts / part, flux=shipped.transformer)
+    if not (run.parts / "vlm").is_dir():
+        shutil.copytree(checkpoints_dir("qwen2_5_vl"), run.parts / "vlm")
 
 
 def _train_flux(
-    run: Pretraining, part: str, initial: Path | None, lr: tuple[float, float], distil: bool, wrong_captions: float
-) -> None:
+    run: Pretraining, part: str, initial: str | None, lr: tuple[float, float], seed: int = 0,
+    wrong_captions: float = 0.0, rendered: bool = True, distil_rounds: int = 0,
+) -> None:  # fmt: skip
     settings, partial = run.settings, run.parts / f"{part}.partial"
-    run.on_workers(
-        train_phase,
-        FluxPhase(
-            parts=run.parts, initial=initial, out=partial / "flux", seconds=run.seconds(part),
-            seed=settings.seed + distil, lr=lr, distil=distil, wrong_captions=wrong_captions, compile=settings.compile,
-        ),
+    phase = FluxPhase(
+        parts=run.parts, initial=run.parts / initial / "flux" if initial else None, out=partial / "flux",
+        seconds=run.seconds(part), seed=settings.seed + seed, lr=lr, wrong_captions=wrong_captions,
+        compile=settings.compile, rendered=rendered, distil_rounds=distil_rounds,
     )  # fmt: skip
+    run.on_workers(train_phase, phase)
     partial.rename(run.parts / part)
 
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 
 from conf import SettingsError
-from pipelines.cli import VERBS, main, understand, usage
+from pipelines.cli import VERBS, Action, main, understand, usage
 
 
 def test_every_verb_and_action_is_in_the_help() -> None:
     assert all(verb in usage() for verb in VERBS)
     assert all(action.help in usage() for actions in VERBS.values() for action in actions.values())
+
+
+@pytest.mark.parametrize("action", [action for actions in VERBS.values() for action in actions.values()])
+def test_every_action_names_a_function(action: Action) -> None:
+    module, function = action.command.split(":")
+    assert callable(getattr(importlib.import_module(module), function))
 
 
 def test_the_first_action_and_the_scenes_preset_are_the_defaults() -> None:

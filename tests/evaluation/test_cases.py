@@ -8,7 +8,7 @@ import pytest
 from actors.flux.adapter import read_lora, save_lora
 from actors.records import Relation
 from conf import load
-from conf.settings import FluxSettings
+from conf.flux import FluxSettings
 from pipelines.evaluation.cases import draw_cases, prompt_row
 from pipelines.evaluation.draw import look, seen_instead
 from pipelines.scenes import grammar, render

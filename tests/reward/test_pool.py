@@ -20,7 +20,7 @@ from PIL import Image
 
 from actors.reward import RewardPool, start_pool
 from actors.spatialscore import SpatialScorer
-from conf.settings import RewardPoolSettings
+from conf.reward import RewardPoolSettings
 from tests.tiny_reward import save_tiny_vlm, tiny_spatialscore
 
 pytestmark = pytest.mark.ray

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from conf.settings import RewardSettings, Settings, SpatialScoreSettings
+from conf.reward import RewardSettings, SpatialScoreSettings
+from conf.settings import Settings
 from pipelines.preferences.roles import Painted, Task
 from pipelines.preferences.schema import to_table
 from pipelines.reward.data import Pair

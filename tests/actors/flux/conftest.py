@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from actors.flux.model import FluxPolicy
-from conf.settings import FluxSettings
+from conf.flux import FluxSettings
 from tests.actors.flux.tiny import save_random_flux
 
 torch.set_num_threads(1)

@@ -10,7 +10,8 @@ from diffusers import FluxPipeline
 from actors.flux.model import FluxPolicy
 from actors.flux.plan import SamplingPlan
 from actors.flux.sampler import sample
-from conf.settings import FluxSettings, PolicySettings
+from conf.flux import FluxSettings
+from conf.policy import PolicySettings
 
 TEXTS = ["a red circle left of a blue square", "a green triangle above a red square and left of a blue circle"]
 SEEDS = [5, 6]

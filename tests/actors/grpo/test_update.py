@@ -14,7 +14,8 @@ from actors.flux.sampler import sample
 from actors.grpo.advantages import Advantages, group_advantages
 from actors.grpo.update import GrpoLearner, OffPolicyError
 from actors.records import Conditioning, Trajectory
-from conf.settings import FluxSettings, PolicySettings
+from conf.flux import FluxSettings
+from conf.policy import PolicySettings
 
 SETTINGS = PolicySettings(
     iterations=4, prompts_per_step=2, group_size=4, top_k=2, steps=4, trained_steps=2, replay_rows=0,

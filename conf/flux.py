@@ -1,0 +1,42 @@
+"""The text-to-image policy: which FLUX, its LoRA, and the size of what it draws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from conf.rules import at_least, one_of
+
+EMBEDDED = "embedded"
+"""Model location that means: the tiny checkpoint shipped in `pipelines/scenes/checkpoints`."""
+
+
+@dataclass(frozen=True)
+class FluxSettings:
+    """The text-to-image policy: which FLUX, its LoRA, and the size of what it draws."""
+
+    model: str = EMBEDDED  # "embedded", a directory in diffusers format, or a hub id
+    height: int = 64  # pixels
+    width: int = 64  # pixels
+    max_sequence_length: int = 24  # T5 tokens a prompt is padded to
+    guidance: float = 3.5  # FLUX's guidance embedding, not classifier-free guidance
+    dtype: str = "float32"  # of the frozen base
+    text_encoders_on_cpu: bool = False  # frees 10 GB on the GPU of FLUX.1-dev; a prompt is encoded once and kept
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    lora_targets: tuple[str, ...] = (
+        "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
+        "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
+        "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2",
+        "proj_mlp", "single_transformer_blocks.*.proj_out",
+    )  # fmt: skip
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("height", "width"):
+            value = getattr(self, name)
+            if value % 16:
+                raise ValueError(f"flux.{name} must be a multiple of 16 (VAE 8 x packing 2), got {value}: round it")
+        one_of("flux.dtype", self.dtype, ("float32", "bfloat16"))
+        at_least("flux.max_sequence_length", self.max_sequence_length, 1)
+        at_least("flux.lora_rank", self.lora_rank, 1)
+        at_least("flux.lora_alpha", self.lora_alpha, 1)

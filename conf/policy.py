@@ -1,0 +1,143 @@
+"""Stage 3: top-k GRPO, and what it is rewarded for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from conf.rules import at_least, between, one_of
+
+
+@dataclass(frozen=True)
+class RewardMixSettings:
+    """What the policy is rewarded for: a sum with these weights. A weight of 0 leaves that reward out."""
+
+    spatialscore: float = 1.0  # mu of the run's SpatialScore
+    rules: float = 0.0  # `scenes` only: share of objects and relations that the exact checker sees, 0 to 1
+    judge: float = 0.0  # grade of a vision-language model, 0 to 10: section `judge`
+
+    def __post_init__(self) -> None:
+        if not any((self.spatialscore, self.rules, self.judge)):
+            raise ValueError("mix needs a reward whose weight is not 0, e.g. mix.spatialscore=1")
+
+
+@dataclass(frozen=True)
+class JudgeSettings:
+    """A vision-language model behind an OpenAI-compatible endpoint."""
+
+    url: str = "https://api.openai.com/v1"
+    model: str = "gpt-5"
+    key_variable: str = "OPENAI_API_KEY"  # name of the driver's environment variable that holds the key
+    concurrency: int = 8  # questions under way at once
+    retries: int = 5  # of a question, with the client's own backoff
+
+    def __post_init__(self) -> None:
+        at_least("judge.concurrency", self.concurrency, 1)
+        at_least("judge.retries", self.retries, 0)
+
+
+@dataclass(frozen=True)
+class PolicySettings:
+    """Stage 3: top-k GRPO on FLUX. Axes: P prompts, G group, T denoise steps, K trained steps."""
+
+    iterations: int = 48  # policy versions to publish
+    minutes: float = 5.0  # stop after this training time as well; 0: no limit
+    seed: int = 0
+    prompts_per_step: int = 12  # P
+    group_size: int = 24  # G
+    top_k: int = 6  # the best k and the worst k of a group are trained on; 0: the whole group
+    stats_over: str = "selected"  # advantages' mean and std over: selected | group
+    advantage_clip: float = 5.0
+    steps: int = 6  # T, while sampling for training
+    noise_level: float = 0.7  # a
+    transition: str = "flow_sde"  # flow_sde | cps
+    last_step_deterministic: bool = True
+    trained_steps: int = 3  # K: the first K noisy steps are trained; 0: all that draw noise
+    window: int = 0  # draw noise on, and train, a window of this many steps, the others are ODE steps; 0: no window
+    window_position: str = "first"  # first | sliding (MixGRPO) | random (Flow-GRPO-Fast)
+    window_every: int = 25  # iterations after which a sliding window moves on by one step
+    lr: float = 2e-3
+    final_lr_fraction: float = 0.1  # linear decay over `iterations` down to this share
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 1e-4
+    clip_range: float = 1e-4  # on the ratio of mean log-probs
+    ratio: str = "plain"  # plain | guard (GRPO-Guard: normalised over the steps; needs a smaller clip_range, e.g. 2e-6)
+    kl_weight: float = 0.0
+    kl_form: str = "flow_grpo"  # flow_grpo | gaussian | velocity
+    max_grad_norm: float = 1.0
+    updates_per_iteration: int = 2  # optimizer steps an iteration; divides prompts_per_step
+    sampling_rows: int = 0  # images in one forward while sampling; 0: the whole group
+    replay_rows: int = 36  # (sample, step) rows in one forward of the learner; 0: the sampler's own batch shape
+    ema_decay: float = 0.9
+    max_staleness: int = 0  # 0: synchronous; 1: sampling overlaps learning
+    ratio_tolerance: float = 2e-5  # on-policy gate: |ratio - 1| allowed before the first update
+    long_fraction: float = 0.5  # `scenes`: share of prompts with two or more relations
+    prompts: str = ""  # JSON lines of prompts ({"text": …}); empty: the scene grammar of the embedded model
+    held_out_prompts: str = ""  # the same for evaluation during training; empty: the scene grammar's, or none
+    rollout_actors: int = 2
+    rollout_threads: int = 1
+    rollout_cpus: float = 0.1  # Ray CPUs an actor reserves; threads, not this, decide what it uses
+    rollout_gpus: float = 0.0
+    learner_ranks: int = 1
+    learner_threads: int = 2
+    learner_cpus: float = 0.1
+    learner_gpus: float = 0.0
+    engine: str = "torch"  # torch | deepspeed; more than one rank needs deepspeed
+    zero_stage: int = 2
+    evaluate_every: int = 10  # iterations between held-out evaluations during training; 0: never
+    evaluate_prompts: int = 96  # held-out prompts of such an evaluation, half of them long; one image each
+    checkpoint_every: int = 5  # iterations
+    checkpoint_dir: str = ""  # any path or URI that pyarrow.fs knows; empty: <run_dir>/policy/checkpoints
+    keep_checkpoints: int = 3
+    max_idle_updates: int = 10  # in a row that may change nothing (no gradient, or none that is finite)
+    redraws: int = 2  # times that a group without spread is replaced by one of another prompt
+    resume: str = "auto"  # auto | never
+
+    def __post_init__(self) -> None:
+        one_of("policy.transition", self.transition, ("flow_sde", "cps"))
+        one_of("policy.stats_over", self.stats_over, ("selected", "group"))
+        one_of("policy.kl_form", self.kl_form, ("flow_grpo", "gaussian", "velocity"))
+        one_of("policy.engine", self.engine, ("torch", "deepspeed"))
+        one_of("policy.window_position", self.window_position, ("first", "sliding", "random"))
+        one_of("policy.ratio", self.ratio, ("plain", "guard"))
+        one_of("policy.resume", self.resume, ("auto", "never"))
+        one_of("policy.zero_stage", self.zero_stage, (1, 2))
+        for name in ("iterations", "prompts_per_step", "steps", "updates_per_iteration", "rollout_actors",
+                     "rollout_threads", "learner_ranks", "learner_threads", "checkpoint_every",
+                     "keep_checkpoints", "window_every", "max_idle_updates"):  # fmt: skip
+            at_least(f"policy.{name}", getattr(self, name), 1)
+        for name in ("sampling_rows", "replay_rows", "evaluate_every", "evaluate_prompts", "redraws"):
+            at_least(f"policy.{name}", getattr(self, name), 0)
+        at_least("policy.group_size", self.group_size, 2)
+        at_least("policy.max_staleness", self.max_staleness, 0)
+        between("policy.long_fraction", self.long_fraction, 0.0, 1.0)
+        between("policy.ema_decay", self.ema_decay, 0.0, 1.0)
+        if self.noise_level <= 0:
+            raise ValueError(
+                f"policy.noise_level must be above 0, got {self.noise_level}: without noise every image of a group "
+                "is a function of its first latent only and no log-probability exists"
+            )
+        if self.top_k < 0 or 2 * self.top_k > self.group_size:
+            raise ValueError(
+                f"policy.top_k must lie between 0 and half of policy.group_size, got {self.top_k} of "
+                f"{self.group_size}: lower top_k or enlarge the group"
+            )
+        noisy = self.steps - 1 if self.last_step_deterministic or self.transition == "cps" else self.steps
+        if not 0 <= self.trained_steps <= noisy:
+            raise ValueError(
+                f"policy.trained_steps must lie between 0 and the {noisy} noisy steps, got {self.trained_steps}"
+            )
+        if not 0 <= self.window <= noisy:
+            raise ValueError(f"policy.window must lie between 0 and the {noisy} noisy steps, got {self.window}")
+        if self.ratio == "guard" and self.transition != "flow_sde":
+            raise ValueError(f"policy.ratio=guard needs policy.transition=flow_sde, got {self.transition}")
+        if self.transition == "cps" and self.noise_level > 1:
+            raise ValueError(f"policy.noise_level must be at most 1 with transition cps, got {self.noise_level}")
+        if self.prompts_per_step % (self.updates_per_iteration * self.learner_ranks):
+            raise ValueError(
+                "policy.prompts_per_step must divide by policy.updates_per_iteration x policy.learner_ranks, got "
+                f"{self.prompts_per_step} and {self.updates_per_iteration} x {self.learner_ranks}"
+            )
+        if self.learner_ranks > 1 and self.engine != "deepspeed":
+            raise ValueError(
+                f"policy.learner_ranks={self.learner_ranks} needs policy.engine=deepspeed, got {self.engine}"
+            )

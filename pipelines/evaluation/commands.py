@@ -1,0 +1,13 @@
+"""`spatialt2i evaluate`."""
+
+from __future__ import annotations
+
+from conf import Settings
+from pipelines.cluster import cluster
+from pipelines.evaluation.run import evaluate
+
+
+def run(settings: Settings) -> None:
+    """Draws, judges and reports the held-out prompts before and after."""
+    with cluster(settings):
+        print(evaluate(settings))

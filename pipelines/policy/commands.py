@@ -1,0 +1,25 @@
+"""`spatialt2i policy …`."""
+
+from __future__ import annotations
+
+from conf import Settings
+from pipelines.cluster import cluster
+from pipelines.policy.export import export_newest
+from pipelines.policy.sample import sample_sheet
+from pipelines.policy.stage import run_policy
+
+
+def train(settings: Settings) -> None:
+    """Trains, resumes or finishes the run's policy."""
+    with cluster(settings):
+        print(run_policy(settings))
+
+
+def export(settings: Settings) -> None:
+    """Exports the newest checkpoint's LoRA."""
+    print(f"wrote {export_newest(settings)}")
+
+
+def sample(settings: Settings) -> None:
+    """Draws `sample.text` by base and tuned policy."""
+    print(f"wrote {sample_sheet(settings)}")

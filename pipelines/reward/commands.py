@@ -1,0 +1,40 @@
+"""`spatialt2i reward …`."""
+
+from __future__ import annotations
+
+from conf import Settings
+from pipelines.cluster import cluster
+from pipelines.reward.doctor import run_doctor
+from pipelines.reward.doctor import table as checks_table
+from pipelines.reward.evaluate import evaluate_reward
+from pipelines.reward.evaluate import table as accuracy_table
+from pipelines.reward.serve import serve_reward
+from pipelines.reward.train import train_reward
+
+
+def train(settings: Settings) -> None:
+    """Fits SpatialScore and measures it on held-out pairs."""
+    with cluster(settings):
+        print(train_reward(settings))
+        print(accuracy_table(evaluate_reward(settings)))
+
+
+def evaluate(settings: Settings) -> None:
+    """Measures the run's SpatialScore on held-out pairs."""
+    with cluster(settings):
+        print(accuracy_table(evaluate_reward(settings)))
+
+
+def doctor(settings: Settings) -> None:
+    """Examines the run's SpatialScore. Raises SystemExit(1) where a check fails."""
+    with cluster(settings):
+        checks = run_doctor(settings)
+    print(checks_table(checks))
+    if not all(check.passed for check in checks):
+        raise SystemExit(1)
+
+
+def serve(settings: Settings) -> None:
+    """Serves the run's SpatialScore over HTTP until interrupted."""
+    with cluster(settings):
+        serve_reward(settings)
