@@ -6,7 +6,7 @@ Axes: N pairs, R rows (an image under a prompt), C comparisons (two rows).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,9 @@ from ray.data.expressions import col
 from actors.storage import file_system
 from pipelines.preferences.picture import decode
 
-COLUMNS = ("pair_id", "prompt", "perturbed_prompt", "image_w", "image_l", "kind", "n_perturb")
+COLUMNS = (
+    "pair_id", "prompt", "perturbed_prompt", "image_w", "image_l", "kind", "n_perturb", "relations", "perturbations",
+)  # fmt: skip
 _SIDES = {"left": "right", "leftmost": "rightmost", "leftward": "rightward", "leftwards": "rightwards"}
 _MIRRORED = {**_SIDES, **{there: here for here, there in _SIDES.items()}}
 _SIDE_WORD = re.compile(rf"\b({'|'.join(_MIRRORED)})\b", re.IGNORECASE)
@@ -36,6 +38,7 @@ class Pair:
     image_l: np.ndarray  # uint8 [H, W, 3]
     kind: str  # perturbed | exploit | generated
     n_perturb: int
+    changed: tuple[str, ...] = ()  # words of the relations that were changed, e.g. ("left of",)
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def mirrored(pair: Pair) -> Pair:
     perturbed = None if pair.perturbed_prompt is None else mirror_text(pair.perturbed_prompt)
     return Pair(
         pair.pair_id, mirror_text(pair.prompt), perturbed, pair.image_w[:, ::-1], pair.image_l[:, ::-1],
-        pair.kind, pair.n_perturb,
+        pair.kind, pair.n_perturb, tuple(mirror_text(word) for word in pair.changed),
     )  # fmt: skip
 
 
@@ -126,4 +129,15 @@ def _pair(row: Mapping[str, object]) -> Pair:
     return Pair(
         str(row["pair_id"]), str(row["prompt"]), str(perturbed) if perturbed else None,
         decode(image_w["bytes"]), decode(image_l["bytes"]), str(row["kind"]), int(str(row["n_perturb"])),
+        _changed(row),
     )  # fmt: skip
+
+
+def _changed(row: Mapping[str, object]) -> tuple[str, ...]:
+    """Words of the prompt's relations that a perturbation names as what it changed."""
+    relations, perturbations = row["relations"], row["perturbations"]
+    assert isinstance(relations, Iterable) and isinstance(perturbations, Iterable)
+    before = {change["from"] for change in perturbations}
+    return tuple(
+        one["relation"] for one in relations if f"{one['subject']} {one['relation']} {one['object']}" in before
+    )
