@@ -9,9 +9,9 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-from openai import AsyncOpenAI, OpenAIError
 from PIL import Image
 
+from actors.endpoint import Endpoint, Key, OwnAccount, Refused, Unanswered
 from actors.records import Scores
 from conf.policy import JudgeSettings
 
@@ -25,10 +25,8 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 class JudgeReplica:
     """Asks one question an image. A grade that cannot be had is NaN, which the group's statistics leave out."""
 
-    def __init__(self, settings: JudgeSettings, key: str) -> None:
-        self._settings = settings
-        self._client = AsyncOpenAI(base_url=settings.url, api_key=key, max_retries=settings.retries)
-        self._places = asyncio.Semaphore(settings.concurrency)
+    def __init__(self, settings: JudgeSettings, key: Key) -> None:
+        self._endpoint = Endpoint(settings, key, OwnAccount())
 
     async def score(self, images: np.ndarray | Sequence[np.ndarray], texts: Sequence[str]) -> Scores:
         """Grades image i against text i. `images`: uint8 [B, H, W, 3]. Sigma is 0: a grade has none."""
@@ -38,23 +36,14 @@ class JudgeReplica:
         return Scores(np.array(grades, dtype=np.float32), np.zeros(len(texts), dtype=np.float32))
 
     async def _grade(self, image: np.ndarray, text: str) -> float:
-        async with self._places:
-            try:
-                answer = await self._client.chat.completions.create(
-                    model=self._settings.model,
-                    messages=[
-                        {
-                            "role": "user",
-                            "content": [
-                                {"type": "image_url", "image_url": {"url": _data_url(image)}},
-                                {"type": "text", "text": QUESTION.format(text=text)},
-                            ],
-                        }
-                    ],
-                )
-            except OpenAIError:
-                return float("nan")
-        return grade_in(answer.choices[0].message.content or "")
+        content = [
+            {"type": "image_url", "image_url": {"url": _data_url(image)}},
+            {"type": "text", "text": QUESTION.format(text=text)},
+        ]
+        try:
+            return grade_in(await self._endpoint.chat([{"role": "user", "content": content}]))
+        except (Refused, Unanswered):
+            return float("nan")
 
 
 def grade_in(answer: str) -> float:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
+from conf.endpoints import EndpointSettings
 from conf.rules import at_least, between, one_of
 
 
@@ -21,18 +23,10 @@ class RewardMixSettings:
 
 
 @dataclass(frozen=True)
-class JudgeSettings:
+class JudgeSettings(EndpointSettings):
     """A vision-language model behind an OpenAI-compatible endpoint."""
 
-    url: str = "https://api.openai.com/v1"
-    model: str = "gpt-5"
-    key_variable: str = "OPENAI_API_KEY"  # name of the driver's environment variable that holds the key
-    concurrency: int = 8  # questions under way at once
-    retries: int = 5  # of a question, with the client's own backoff
-
-    def __post_init__(self) -> None:
-        at_least("judge.concurrency", self.concurrency, 1)
-        at_least("judge.retries", self.retries, 0)
+    section: ClassVar[str] = "judge"
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from conf.endpoints import BudgetSettings, PerturberSettings, SeedreamSettings, WriterSettings
 from conf.evaluation import EvaluationSettings, SampleSettings
 from conf.flux import FluxSettings
 from conf.policy import JudgeSettings, PolicySettings, RewardMixSettings
-from conf.preferences import PreferencesSettings
+from conf.preferences import DiffusersSettings, PreferencesSettings
 from conf.reward import RewardPoolSettings, RewardSettings, SpatialScoreSettings
 from conf.scenes import PretrainSettings
 
@@ -28,6 +29,12 @@ class Settings:
     pretrain: PretrainSettings = field(default_factory=PretrainSettings)
     flux: FluxSettings = field(default_factory=FluxSettings)
     preferences: PreferencesSettings = field(default_factory=PreferencesSettings)
+    writer: WriterSettings = field(default_factory=WriterSettings)
+    perturber: PerturberSettings = field(default_factory=PerturberSettings)
+    seedream: SeedreamSettings = field(default_factory=SeedreamSettings)
+    qwen_image: DiffusersSettings = field(default_factory=DiffusersSettings)
+    hunyuan_image: DiffusersSettings = field(default_factory=DiffusersSettings)
+    budget: BudgetSettings = field(default_factory=BudgetSettings)
     spatialscore: SpatialScoreSettings = field(default_factory=SpatialScoreSettings)
     reward: RewardSettings = field(default_factory=RewardSettings)
     pool: RewardPoolSettings = field(default_factory=RewardPoolSettings)

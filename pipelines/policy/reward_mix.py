@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import ray
 from ray import serve
 
+from actors.endpoint import key_of
 from actors.judge import JudgeReplica
 from actors.process import actor_options
 from actors.records import Scores
@@ -70,8 +70,6 @@ def start_rewards(settings: Settings) -> RewardMix:
 
 
 def _judge(settings: JudgeSettings, options: dict[str, Any]) -> serve.Application:
-    key = os.environ.get(settings.key_variable, "")
-    if not key:
-        raise ValueError(f"the judge's key is read from ${settings.key_variable}, which is not set: export it")
-    # An argument, not a runtime environment: Ray shows those in its dashboard and logs.
-    return serve.deployment(JudgeReplica, ray_actor_options=options, max_ongoing_requests=64).bind(settings, key)
+    return serve.deployment(JudgeReplica, ray_actor_options=options, max_ongoing_requests=64).bind(
+        settings, key_of(settings)
+    )
