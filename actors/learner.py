@@ -17,9 +17,10 @@ from ray.util import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.engine import Engine, OptimizerSettings, TorchEngine
-from actors.flux.model import FluxPolicy
+from actors.families import load_policy
 from actors.grpo.advantages import Advantages
 from actors.grpo.update import GrpoLearner, UpdateMetrics
+from actors.policy import Policy
 from actors.process import actor_options, set_up_process
 from actors.records import Conditioning, PolicyWeights, Trajectory
 from actors.rollout import WeightsHandle
@@ -53,13 +54,11 @@ class LearnerRank:
     def start(self, address: str) -> int:
         """Builds policy and optimizer, joined with the other ranks where there are any. Returns the version, 0."""
         settings = self.job.settings
-        policy = FluxPolicy.from_pretrained(
-            self.job.model, self.job.flux, self.device, transformer_only=True, seed=settings.seed
-        )
+        policy = load_policy(self.job.model, self.job.flux, self.device, transformer_only=True, seed=settings.seed)
         self.learner = GrpoLearner(policy, self._engine(policy, address), settings)
         return self.learner.version
 
-    def _engine(self, policy: FluxPolicy, address: str) -> Engine:
+    def _engine(self, policy: Policy, address: str) -> Engine:
         settings = self.job.settings
         parameters = list(policy.trainable().values())
         constants = OptimizerSettings(settings.betas, settings.weight_decay, settings.max_grad_norm)

@@ -33,10 +33,10 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What FLUX is told: computed once a prompt and shared by its whole group."""
+    """What the model is told: computed once a prompt and shared by its whole group."""
 
-    prompt_embeds: torch.Tensor  # [L, D] T5 hidden states
-    pooled_embeds: torch.Tensor  # [D'] CLIP pooled output
+    prompt_embeds: torch.Tensor  # [L, D] hidden states of T5 (FLUX) or Qwen2.5-VL (Qwen-Image)
+    pooled_embeds: torch.Tensor | None  # [D'] CLIP's pooled output; FLUX alone has one
 
 
 @dataclass(frozen=True)

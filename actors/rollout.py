@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from actors.flux.model import FluxPolicy
+from actors.families import load_policy
 from actors.flux.plan import SamplingPlan
 from actors.flux.sampler import sample
 from actors.process import actor_options, set_up_process
@@ -38,11 +38,11 @@ class SampleReport:
 
 
 class Rollout:
-    """A plain class around one FluxPolicy. It keeps nothing that a fresh actor would miss."""
+    """A plain class around one policy. It keeps nothing that a fresh actor would miss."""
 
     def __init__(self, model: str, flux: FluxSettings, threads: int, gpus: float) -> None:
         device = set_up_process(threads, gpus)
-        self.policy = FluxPolicy.from_pretrained(model, flux, device)
+        self.policy = load_policy(model, flux, device)
         self._loaded: tuple[int, bool] | None = None
         self._encoded: dict[str, Conditioning] = {}
 

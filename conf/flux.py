@@ -1,4 +1,4 @@
-"""The text-to-image policy: which FLUX, its LoRA, and the size of what it draws."""
+"""The text-to-image policy: which model, its LoRA, and the size of what it draws."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ EMBEDDED = "embedded"
 
 @dataclass(frozen=True)
 class FluxSettings:
-    """The text-to-image policy: which FLUX, its LoRA, and the size of what it draws."""
+    """The text-to-image policy: which model, its LoRA, and the size of what it draws. FLUX or Qwen-Image."""
 
     model: str = EMBEDDED  # "embedded", a directory in diffusers format, or a hub id
     height: int = 64  # pixels
     width: int = 64  # pixels
-    max_sequence_length: int = 24  # T5 tokens a prompt is padded to
-    guidance: float = 3.5  # FLUX's guidance embedding, not classifier-free guidance
+    max_sequence_length: int = 24  # tokens a prompt is padded to (FLUX) or cut off after (Qwen-Image)
+    guidance: float = 3.5  # FLUX's guidance embedding, not classifier-free guidance; Qwen-Image has none
     dtype: str = "float32"  # of the frozen base
     text_encoders_on_cpu: bool = False  # frees 10 GB on the GPU of FLUX.1-dev; a prompt is encoded once and kept
     lora_rank: int = 16
@@ -30,6 +30,8 @@ class FluxSettings:
         "proj_mlp", "single_transformer_blocks.*.proj_out",
     )  # fmt: skip
     gradient_checkpointing: bool = False
+    vae_decoding: str = "batch"  # batch | sliced (picture by picture) | tiled (in tiles, for above 1024 pixels)
+    compile: bool = False  # torch.compile the transformer's blocks, for sampler and learner; needs a C++ compiler
 
     def __post_init__(self) -> None:
         for name in ("height", "width"):
@@ -37,6 +39,7 @@ class FluxSettings:
             if value % 16:
                 raise ValueError(f"flux.{name} must be a multiple of 16 (VAE 8 x packing 2), got {value}: round it")
         one_of("flux.dtype", self.dtype, ("float32", "bfloat16"))
+        one_of("flux.vae_decoding", self.vae_decoding, ("batch", "sliced", "tiled"))
         at_least("flux.max_sequence_length", self.max_sequence_length, 1)
         at_least("flux.lora_rank", self.lora_rank, 1)
         at_least("flux.lora_alpha", self.lora_alpha, 1)

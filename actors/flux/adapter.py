@@ -1,14 +1,13 @@
-"""The LoRA on FLUX's transformer: which layers, how it starts, how diffusers reads it back."""
+"""The LoRA on a policy's transformer: which layers, how it starts, how diffusers reads it back."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
-from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from peft import LoraConfig
 from peft.tuners.lora import Linear as LoraLinear
@@ -39,7 +38,7 @@ def match_targets(transformer: nn.Module, targets: Sequence[str]) -> list[str]:
     return [name for name in linears if name in matched]
 
 
-def add_lora(transformer: FluxTransformer2DModel, settings: FluxSettings, seed: int) -> None:
+def add_lora(transformer: Any, settings: FluxSettings, seed: int) -> None:
     """Adds one float32 LoRA: A ~ N(0, 1/rank) from `seed`, B = 0, so the policy starts as the base."""
     config = LoraConfig(
         r=settings.lora_rank,
@@ -87,9 +86,9 @@ def lora_parameters(transformer: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def save_lora(state: Mapping[str, torch.Tensor], settings: FluxSettings, directory: Path) -> Path:
-    """Writes `pytorch_lora_weights.safetensors`, which a plain FluxPipeline's load_lora_weights(directory) reads.
+    """Writes `pytorch_lora_weights.safetensors`, which load_lora_weights(directory) of a plain pipeline reads.
 
-    alpha/rank is folded into B, so that a reader needs no metadata. Returns the file.
+    alpha/rank is folded into B, so that a reader needs no metadata. All families have this form. Returns the file.
     """
     scale = settings.lora_alpha / settings.lora_rank
     folded: dict[str, nn.Module | torch.Tensor] = {

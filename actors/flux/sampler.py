@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from actors.flux.model import FluxPolicy
 from actors.flux.plan import SamplingPlan
 from actors.flux.transition import euler, transition_of
+from actors.policy import Policy
 from actors.records import Conditioning, Trajectory
 
 
@@ -26,7 +26,7 @@ class Samples:
 
 
 def sample(
-    policy: FluxPolicy,
+    policy: Policy,
     conditioning: Sequence[Conditioning],
     seeds: Sequence[int],
     plan: SamplingPlan,
@@ -34,8 +34,8 @@ def sample(
 ) -> Samples:
     """Draws one image's latents a seed, each under its own conditioning.
 
-    Each sample owns a CPU generator seeded by its seed: first its initial noise (as FluxPipeline draws it), then its
-    step noises in order. Neither the device nor the samples that share the batch can change them.
+    Each sample owns a CPU generator seeded by its seed: first its initial noise (as the plain pipeline draws it),
+    then its step noises in order. Neither the device nor the samples that share the batch can change them.
     Raises ValueError unless there is one conditioning a seed.
     """
     if len(conditioning) != len(seeds):
@@ -52,7 +52,7 @@ def sample(
 
 
 def draw_before_and_after(
-    policy: FluxPolicy, conditioning: Sequence[Conditioning], seeds: Sequence[int], plan: SamplingPlan
+    policy: Policy, conditioning: Sequence[Conditioning], seeds: Sequence[int], plan: SamplingPlan
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [B, H, W, 3] by the frozen base, and by the policy from the same noise."""
     with policy.base():
@@ -62,7 +62,7 @@ def draw_before_and_after(
 
 @torch.inference_mode()
 def _sample_rows(
-    policy: FluxPolicy, conditioning: Sequence[Conditioning], seeds: Sequence[int], plan: SamplingPlan, version: int
+    policy: Policy, conditioning: Sequence[Conditioning], seeds: Sequence[int], plan: SamplingPlan, version: int
 ) -> Samples:
     transition, log_prob = transition_of(plan.transition)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from actors.engine import Engine
-from actors.flux.model import FluxPolicy
 from actors.flux.transition import transition_of
 from actors.grpo.advantages import Advantages
 from actors.grpo.loss import Proposal, clipped_ratio_loss, divergence_of, guarded_log_ratio
 from actors.grpo.replay import ReplayRows, replay_rows
+from actors.policy import Policy
 from actors.records import Conditioning, PolicyWeights, Trajectory
 from conf.policy import PolicySettings
 
@@ -45,7 +45,7 @@ class UpdateMetrics:
 class GrpoLearner:
     """One rank of the learner, a plain class. Call order: accumulate*, step, …, advance."""
 
-    def __init__(self, policy: FluxPolicy, engine: Engine, settings: PolicySettings) -> None:
+    def __init__(self, policy: Policy, engine: Engine, settings: PolicySettings) -> None:
         self.policy, self.engine, self.settings = policy, engine, settings
         self.version = 0
         self.updates = 0  # optimizer steps that were applied

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from actors.families import load_policy
 from actors.flux.adapter import read_lora
-from actors.flux.model import FluxPolicy
 from actors.flux.plan import SamplingPlan
 from actors.flux.sampler import draw_before_and_after
 from actors.process import set_up_process
@@ -31,7 +31,7 @@ class Artist:
 
     def __init__(self, model: str, lora: Path, folder: Path, settings: Settings) -> None:
         device = set_up_process(settings.policy.rollout_threads, settings.policy.rollout_gpus)
-        self._policy = FluxPolicy.from_pretrained(model, settings.flux, device)
+        self._policy = load_policy(model, settings.flux, device)
         self._policy.load_lora(read_lora(lora, settings.flux))
         self._plan = SamplingPlan.for_evaluation(settings.evaluation)
         self._folder = folder

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from actors.families import load_policy
 from actors.flux.adapter import read_lora
-from actors.flux.model import FluxPolicy
 from actors.flux.plan import SamplingPlan
 from actors.flux.sampler import draw_before_and_after
 from actors.process import set_up_process
@@ -50,7 +50,7 @@ def _draw(settings: Settings, export: Path) -> tuple[np.ndarray, np.ndarray]:
     """Pictures uint8 [B, H, W, 3] by the base and by the policy."""
     own = settings.sample
     device = set_up_process(settings.policy.learner_threads, 1.0 if torch.cuda.is_available() else 0.0)
-    policy = FluxPolicy.from_pretrained(flux_location(settings), settings.flux, device)
+    policy = load_policy(flux_location(settings), settings.flux, device)
     policy.load_lora(read_lora(export, settings.flux))
     conditioning = policy.encode([own.text]) * own.images
     seeds = group_seeds(own.seed, 0, 0, own.images)

@@ -15,7 +15,7 @@ class NoRay:
 
 sys.meta_path.insert(0, NoRay())
 import actors.engine, actors.process, actors.records
-import actors.flux.model, actors.flux.sampler
+import actors.families, actors.flux.model, actors.flux.sampler, actors.policy, actors.qwen_image.model
 import actors.grpo.advantages, actors.grpo.update
 import actors.spatialscore.model, actors.spatialscore.scorer, actors.spatialscore.losses
 assert "ray" not in sys.modules

@@ -1,0 +1,36 @@
+"""Stage 3 from end to end on the second family: train, export, and draw a text by base and tuned policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conf import Settings
+from conf.evaluation import SampleSettings
+from conf.flux import FluxSettings
+from pipelines.policy.sample import sample_sheet
+from pipelines.policy.train import train_policy
+from tests.actors.qwen_image.conftest import qwen_image_directory, qwen_image_flux
+from tests.policy.rewards import RednessPool
+
+__all__ = ["qwen_image_directory", "qwen_image_flux"]
+
+
+@pytest.mark.ray
+def test_qwen_image_is_trained_and_sampled(
+    rewards: RednessPool, settings_of: Callable[..., Settings], qwen_image_flux: FluxSettings, tmp_path: Path
+) -> None:
+    settings = replace(settings_of(tmp_path, "policy.iterations=2", "policy.replay_rows=0"), flux=qwen_image_flux)
+    result = train_policy(settings, rewards, lambda line: None)
+    assert result.version == 2 and (result.export / "pytorch_lora_weights.safetensors").is_file()
+    drawn = replace(settings, sample=SampleSettings("a red circle left of a blue square", images=2))
+    sheet = np.asarray(Image.open(sample_sheet(drawn)))
+    base, tuned = np.split(sheet[: sheet.shape[0] // 2 * 2], 2)
+    assert sheet.shape[1] > 2 * 64 and not np.array_equal(base[:, 64:], tuned[:, 64:])
+    with pytest.raises(ValueError, match=r"sample\.text is empty"):
+        sample_sheet(settings)
