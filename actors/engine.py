@@ -1,4 +1,4 @@
-"""What turns accumulated gradients into an optimizer step: plain torch on one rank, else `actors.deepspeed_engine`."""
+"""What turns accumulated gradients into an optimizer step: plain torch, or `actors.deepspeed_engine`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 
@@ -51,18 +52,28 @@ def adamw(parameters: Sequence[nn.Parameter], settings: OptimizerSettings) -> to
     return torch.optim.AdamW(parameters, lr=0.0, betas=settings.betas, weight_decay=settings.weight_decay)
 
 
-class TorchEngine:
-    """AdamW on one rank."""
+def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Makes every `.grad` its mean over the process group's ranks. A missing one counts as zero."""
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+    dist.all_reduce(flat)
+    parts = (flat / dist.get_world_size()).split([parameter.numel() for parameter in parameters])
+    for parameter, mean in zip(parameters, parts, strict=True):
+        parameter.grad = mean.view_as(parameter)
 
-    ranks = 1
+
+class TorchEngine:
+    """AdamW on every rank of the process group, or on one rank where there is none. State is equal on all ranks."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], settings: OptimizerSettings) -> None:
+        self.ranks = dist.get_world_size() if dist.is_initialized() else 1
         self.parameters = list(parameters)
         self.settings = settings
         self.optimizer = adamw(self.parameters, settings)
 
     def step(self, lr: float) -> StepResult:
         """See Engine. A gradient that is not finite, or missing altogether, changes nothing."""
+        if self.ranks > 1:
+            average_gradients(self.parameters)
         if all(parameter.grad is None for parameter in self.parameters):
             return StepResult(math.nan, applied=False)
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm))

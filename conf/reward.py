@@ -57,12 +57,15 @@ class RewardSettings:
     both_prompts: bool = True  # also ask that image_l beats image_w under the perturbed prompt, where there is one
     mirror: bool = True  # half of the pairs are mirrored, with left and right exchanged in the text
     workers: int = 2
+    min_workers: int = 0  # elastic: start and go on with as few as these while no more are to be had; 0: all or none
     threads_per_worker: int = 1
     cpus_per_worker: float = 0.5  # Ray CPUs a worker reserves; Ray Data reads with those that are left
     use_gpu: bool = False
     engine: str = "torch"  # torch (DDP) | deepspeed (ZeRO)
     zero_stage: int = 2  # of the engine `deepspeed`: 1 or 2, as the frozen backbone is not sharded
-    shuffle_rows: int = 1024  # rows of the buffer that each worker draws its batches from
+    shuffle_rows: int = 8192  # rows that are read and shuffled together; whole files, so that the rest is streamed
+    log_every: int = 10  # optimizer steps between reports
+    peak_tflops: float = 0.0  # of a worker's device, for the MFU; 0: measured with a matrix product at the start
     checkpoint_every: int = 50  # optimizer steps; an epoch's end is always one
     max_failures: int = 2  # restarts of a failed worker group
     seed: int = 0
@@ -72,12 +75,15 @@ class RewardSettings:
         one_of("reward.engine", self.engine, ("torch", "deepspeed"))
         one_of("reward.zero_stage", self.zero_stage, (1, 2))
         for name in ("sigma_draws", "batch_size", "epochs", "workers", "threads_per_worker", "shuffle_rows",
-                     "checkpoint_every"):  # fmt: skip
+                     "log_every", "checkpoint_every"):  # fmt: skip
             at_least(f"reward.{name}", getattr(self, name), 1)
-        if self.batch_size % self.workers:
+        if self.batch_size < self.workers:
             raise ValueError(
-                f"reward.batch_size must divide by reward.workers, got {self.batch_size} and {self.workers}: "
-                f"use {self.batch_size - self.batch_size % self.workers or self.workers}"
+                f"reward.batch_size must be at least reward.workers, got {self.batch_size} < {self.workers}: raise it"
+            )
+        if not 0 <= self.min_workers <= self.workers:
+            raise ValueError(
+                f"reward.min_workers must lie in [0, reward.workers = {self.workers}], got {self.min_workers}"
             )
         if not 0.0 < self.lr < 1.0:
             raise ValueError(f"reward.lr must lie in (0, 1), got {self.lr}")

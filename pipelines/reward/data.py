@@ -6,15 +6,13 @@ Axes: N pairs, R rows (an image under a prompt), C comparisons (two rows).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.dataset
-import ray.data
-from ray.data.datasource import FileShuffleConfig
-from ray.data.expressions import col
+from PIL import Image
 
 from actors.storage import file_system
 from pipelines.preferences.picture import decode
@@ -22,6 +20,7 @@ from pipelines.preferences.picture import decode
 COLUMNS = (
     "pair_id", "prompt", "perturbed_prompt", "image_w", "image_l", "kind", "n_perturb", "relations", "perturbations",
 )  # fmt: skip
+_BAD_ROW = (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError)  # what PIL and we raise for one
 _SIDES = {"left": "right", "leftmost": "rightmost", "leftward": "rightward", "leftwards": "rightwards"}
 _MIRRORED = {**_SIDES, **{there: here for here, there in _SIDES.items()}}
 _SIDE_WORD = re.compile(rf"\b({'|'.join(_MIRRORED)})\b", re.IGNORECASE)
@@ -42,6 +41,14 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Unreadable:
+    """A row that could not be decoded."""
+
+    pair_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Comparisons:
     """Rows to score, and which of them should beat which."""
 
@@ -50,21 +57,7 @@ class Comparisons:
     image_index: tuple[int, ...]  # [R]
     winners: tuple[int, ...]  # [C] row numbers
     losers: tuple[int, ...]  # [C]
-
-
-def training_rows(folder: str, seed: int) -> ray.data.Dataset:
-    """The `train` split as a Ray dataset, its files in an order drawn from `seed`."""
-    rows = ray.data.read_parquet(folder, columns=[*COLUMNS, "split"], shuffle=FileShuffleConfig(seed))
-    return rows.filter(expr=col("split") == "train").select_columns(list(COLUMNS))
-
-
-def count_rows(folder: str, split: str) -> int:
-    """Number of rows of a split. Raises ValueError if there is none, naming the stage that writes them."""
-    system, path = file_system(folder)
-    count = pyarrow.dataset.dataset(path, filesystem=system).count_rows(filter=pc.field("split") == split)
-    if not count:
-        raise ValueError(f"{folder} holds no preference rows of split {split!r}: run `spatialt2i preferences` first")
-    return count
+    pairs: tuple[int, ...]  # [C] which pair a comparison is of
 
 
 def read_pairs(folder: str, split: str) -> list[Pair]:
@@ -75,10 +68,25 @@ def read_pairs(folder: str, split: str) -> list[Pair]:
     return [_pair(row) for row in table.to_pylist()]
 
 
-def decode_batch(batch: Mapping[str, np.ndarray]) -> list[Pair]:
-    """The pairs of one Ray Data batch (column name -> values)."""
-    names = list(batch)
-    return [_pair(dict(zip(names, values, strict=True))) for values in zip(*batch.values(), strict=True)]
+def read_rows(
+    rows: Sequence[Mapping[str, object]], check: Callable[[str], object]
+) -> tuple[list[Pair], list[Unreadable]]:
+    """Decodes preference rows. A row that cannot be is named and left out; nothing takes its place.
+
+    `check` is called with every text, and raises ValueError for one that the reward model cannot read.
+    """
+    pairs, unreadable = [], []
+    for row in rows:
+        try:
+            pair = _pair(row)
+            for text in (pair.prompt, pair.perturbed_prompt):
+                if text is not None:
+                    check(text)
+        except _BAD_ROW as error:
+            unreadable.append(Unreadable(str(row["pair_id"]), f"{type(error).__name__}: {error}"))
+        else:
+            pairs.append(pair)
+    return pairs, unreadable
 
 
 def mirror_text(text: str) -> str:
@@ -109,7 +117,8 @@ def compare(pairs: Sequence[Pair], both_prompts: bool) -> Comparisons:
     prompts: list[str] = []
     index: list[int] = []
     winners: list[int] = []
-    for pair in pairs:
+    of: list[int] = []
+    for number, pair in enumerate(pairs):
         first = len(images)
         images += [pair.image_w, pair.image_l]
         ordered = [(pair.prompt, first, first + 1)]
@@ -117,15 +126,17 @@ def compare(pairs: Sequence[Pair], both_prompts: bool) -> Comparisons:
             ordered.append((pair.perturbed_prompt, first + 1, first))
         for prompt, better, worse in ordered:
             winners.append(len(prompts))
+            of.append(number)
             prompts += [prompt, prompt]
             index += [better, worse]
     losers = tuple(row + 1 for row in winners)
-    return Comparisons(tuple(images), tuple(prompts), tuple(index), tuple(winners), losers)
+    return Comparisons(tuple(images), tuple(prompts), tuple(index), tuple(winners), losers, tuple(of))
 
 
 def _pair(row: Mapping[str, object]) -> Pair:
     image_w, image_l, perturbed = row["image_w"], row["image_l"], row["perturbed_prompt"]
-    assert isinstance(image_w, Mapping) and isinstance(image_l, Mapping)
+    if not isinstance(image_w, Mapping) or not isinstance(image_l, Mapping):
+        raise ValueError("image_w and image_l must be images, got null")
     return Pair(
         str(row["pair_id"]), str(row["prompt"]), str(perturbed) if perturbed else None,
         decode(image_w["bytes"]), decode(image_l["bytes"]), str(row["kind"]), int(str(row["n_perturb"])),

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-import torch.distributed as dist
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from actors.engine import Engine, OptimizerSettings, TorchEngine
 from actors.spatialscore import SpatialScore, pair_loss
+from actors.spatialscore.flops import training_flops
 from conf.reward import RewardSettings
 from pipelines.reward.data import Pair, compare, mirrored
+from pipelines.reward.order import Rank
+from pipelines.reward.tally import Tally
 
 BETAS = (0.9, 0.98)
+ALONE = Rank(0, 1)
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class FitStep:
     loss: float  # mean over comparisons
     accuracy: float  # share of comparisons in the right order
     grad_norm: float
+    lr: float
 
 
 def learning_rate(settings: RewardSettings, step: int, steps: int) -> float:
@@ -40,36 +43,41 @@ def learning_rate(settings: RewardSettings, step: int, steps: int) -> float:
 
 
 class RewardFitter:
-    """SpatialScore with its optimizer, on one of `workers` ranks whose gradients are averaged."""
+    """SpatialScore with its optimizer, on one of several ranks whose gradients the engine averages."""
 
-    def __init__(self, model: SpatialScore, settings: RewardSettings, device: torch.device, rank: int = 0) -> None:
+    def __init__(self, model: SpatialScore, settings: RewardSettings, device: torch.device, rank: Rank = ALONE) -> None:
         self.model = model.to(device).train()
         self.settings = settings
         self.device = device
         self.rank = rank
         self.engine = _engine(list(self.model.trainable().values()), settings)
-        shared = settings.engine == "torch" and dist.is_initialized()
-        self._forward: nn.Module = DistributedDataParallel(self.model) if shared else self.model
 
-    def step(self, pairs: Sequence[Pair], number: int, steps: int) -> FitStep:
-        """Optimizer step `number` of `steps` on this rank's pairs."""
-        rng = np.random.default_rng([self.settings.seed, number, self.rank])
+    def step(self, pairs: Sequence[Pair], number: int, steps: int, tally: Tally | None = None) -> FitStep:
+        """Optimizer step `number` of `steps` on this rank's pairs, which `tally` counts."""
         if self.settings.mirror:
-            flips = rng.random(len(pairs)) < 0.5
-            pairs = [mirrored(pair) if flip else pair for pair, flip in zip(pairs, flips, strict=True)]
+            pairs = [mirrored(pair) if self._flips(pair, number) else pair for pair in pairs]
         wanted = compare(pairs, self.settings.both_prompts)
         batch = self.model.processor(wanted.images, wanted.prompts, wanted.image_index).to(self.device)
-        mu, sigma = self._forward(batch)
+        mu, sigma = self.model(batch)
         w, l = list(wanted.winners), list(wanted.losers)  # noqa: E741
-        noise = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
+        noise = torch.Generator(self.device).manual_seed(_draw(self.settings.seed, number, self.rank.rank))
         losses = pair_loss(
             self.settings.loss, mu[w], sigma[w], mu[l], sigma[l], draws=self.settings.sigma_draws, generator=noise
         )
-        # Per pair, not per comparison: ranks hold equally many pairs, so the average over ranks is the whole batch's.
-        (losses.sum() / len(pairs)).backward()
-        result = self.engine.step(learning_rate(self.settings, number, steps))
-        right = (mu[w] > mu[l]).float().mean().item()
-        return FitStep(losses.mean().item(), right, result.grad_norm)
+        # Per pair, not per comparison, and of the whole batch: the engine's mean over ranks is then the batch's loss.
+        (losses.sum() * self.rank.ranks / self.settings.batch_size).backward()
+        lr = learning_rate(self.settings, number, steps)
+        result = self.engine.step(lr)
+        margins = (mu[w] - mu[l]).detach()
+        if tally is not None:
+            tally.add([pairs[i] for i in wanted.pairs], margins, losses.detach(), sigma.detach())
+            tally.pairs += len(pairs)
+            tally.flops += training_flops(self.model, batch)
+        return FitStep(losses.mean().item(), (margins > 0).float().mean().item(), result.grad_norm, lr)
+
+    def _flips(self, pair: Pair, number: int) -> bool:
+        """By pair and step alone, so that the number of ranks does not matter."""
+        return bool(_draw(self.settings.seed, number, pair.pair_id) & 1)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The trained parameters."""
@@ -80,6 +88,11 @@ class RewardFitter:
         """Restores the trained parameters. Raises KeyError where one is missing."""
         for name, parameter in self.model.trainable().items():
             parameter.copy_(state[name])
+
+
+def _draw(*parts: object) -> int:
+    """63 bits that depend on the parts alone."""
+    return int.from_bytes(hashlib.blake2b("|".join(map(str, parts)).encode(), digest_size=8).digest()) >> 1
 
 
 def _engine(parameters: list[nn.Parameter], settings: RewardSettings) -> Engine:

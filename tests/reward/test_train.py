@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -44,18 +46,24 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(
         run_dir=str(tmp_path),
         spatialscore=SpatialScoreSettings(model=str(tmp_path / "vlm")),
-        reward=RewardSettings(batch_size=8, epochs=2, workers=2, checkpoint_every=4, shuffle_rows=16),
+        reward=RewardSettings(batch_size=8, epochs=2, workers=2, checkpoint_every=4, log_every=1, shuffle_rows=16),
     )
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_stage_two_trains_measures_and_examines(ray_cluster: None, settings: Settings) -> None:
+def test_stage_two_trains_survives_a_killed_worker_measures_and_examines(ray_cluster: None, settings: Settings) -> None:
+    """The killed run ends with the undisturbed one's weights, bit for bit."""
     lines: list[str] = []
     result = train_reward(settings, lines.append)
-    assert (result.pairs, result.steps) == (48, 12)
+    assert (result.pairs, result.steps, result.unreadable) == (48, 12, 0)
     assert np.isfinite(result.loss)
     assert "reward step 12/12" in lines[-1]
+    curve = _metrics(settings)
+    assert [row["step"] for row in curve] == list(range(1, 13))
+    assert {"margin", "sigma", "lr", "mfu", "pairs_per_second", "accuracy/1 changed", "accuracy/left of"} <= {
+        name for row in curve for name in row
+    }
     report = evaluate_reward(settings)
     assert report.overall is not None and report.overall.pairs == TEST_ROWS
     assert json.loads((Path(settings.run_dir) / "reward/report.json").read_text())["overall"]["pairs"] == TEST_ROWS
@@ -63,6 +71,21 @@ def test_stage_two_trains_measures_and_examines(ray_cluster: None, settings: Set
     assert checks["save and load"].passed and checks["LoRA"].passed and checks["spread"].passed
     again = train_reward(settings, lines.append)  # finished already: nothing is trained anew
     assert again.loss == result.loss
+
+    killed: list[int] = []
+
+    def kill_at_step_nine(line: str) -> None:
+        if "reward step 9/" in line and not killed:  # in mid-epoch; the checkpoints were of steps 4, 6 and 8
+            killed.append(_kill_a_worker())
+
+    wounded = _beside(settings, "wounded")
+    train_reward(wounded, kill_at_step_nine)
+    assert killed
+    for name in ("adapter_model.safetensors", "head.safetensors"):
+        whole, mended = (Path(run.run_dir) / "reward/model" / name for run in (settings, wounded))
+        assert whole.read_bytes() == mended.read_bytes(), name
+    rows = _metrics(wounded)
+    assert [(row["step"], row["loss"]) for row in rows] == [(row["step"], row["loss"]) for row in curve]
 
 
 @pytest.mark.ray
@@ -103,6 +126,25 @@ def test_the_learning_rate_warms_up_and_falls() -> None:
     assert max(rates) == pytest.approx(1e-3)
     assert rates[-1] == pytest.approx(2e-4, rel=0.02)
     assert learning_rate(replace(settings, final_lr_fraction=1.0), 99, 100) == pytest.approx(1e-3)
+
+
+def _metrics(settings: Settings) -> list[dict[str, float]]:
+    lines = (Path(settings.run_dir) / "reward/metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def _beside(settings: Settings, name: str) -> Settings:
+    """Another run with the same pairs."""
+    folder = Path(settings.run_dir) / name
+    shutil.copytree(Path(settings.run_dir) / "preferences", folder / "preferences")
+    return replace(settings, run_dir=str(folder))
+
+
+def _kill_a_worker() -> int:
+    """SIGKILLs one of this test's Ray Train workers, as a lost machine would."""
+    workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
+    workers[-1].kill()
+    return workers[-1].pid
 
 
 def _pair(painted: Painted) -> Pair:

@@ -1,0 +1,59 @@
+"""How much arithmetic a SpatialScore needs, for the share of a device that it uses (MFU)."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, cast
+
+import torch
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
+
+from actors.spatialscore.model import SpatialScore
+from actors.spatialscore.processing import ScoreBatch
+
+BACKWARD = 1.0  # of the forward pass: frozen weights need no gradient of their own, only their inputs do
+
+
+def forward_flops(model: SpatialScore, batch: ScoreBatch) -> tuple[float, float]:
+    """Floating-point operations of one forward pass: the vision tower's, and the language model's.
+
+    Two for each weight and token (patch), and 4 L D for a token's attention over L tokens in each layer. Padding
+    counts, as it is computed; layers that a LoRA adds do not.
+    """
+    backbone = cast(Qwen2_5_VLModel, model.backbone.get_base_model())
+    text, vision = backbone.config.get_text_config(), cast(Any, backbone.config.vision_config)
+    rows, length = batch.input_ids.shape
+    patches = batch.pixel_values.shape[0]
+    merged = patches / vision.spatial_merge_size**2
+    attention = 4.0 * text.num_hidden_layers * text.hidden_size * length
+    language = rows * length * (2.0 * _weights(backbone.language_model.layers) + attention)
+    tower = 2.0 * (patches * _weights(backbone.visual.blocks) + merged * _weights(backbone.visual.merger))
+    return tower, language
+
+
+def training_flops(model: SpatialScore, batch: ScoreBatch) -> float:
+    """Of one forward and backward pass through the language model; the vision tower, frozen, has no backward pass.
+
+    Recomputing activations does not count: MFU is about useful work.
+    """
+    tower, language = forward_flops(model, batch)
+    return tower + (1.0 + BACKWARD) * language
+
+
+def measured_peak(device: torch.device, dtype: torch.dtype, size: int = 1024, seconds: float = 0.3) -> float:
+    """Floating-point operations a second of this process in a large square matrix product, its practical peak."""
+    size = size if device.type == "cpu" else 8 * size
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    best, spent = 0.0, 0.0
+    while spent < seconds:
+        start = time.perf_counter()
+        product = left @ right
+        product[0, 0].item()  # waits for the device
+        taken = time.perf_counter() - start
+        best, spent = max(best, 2.0 * size**3 / taken), spent + taken
+    return best
+
+
+def _weights(module: torch.nn.Module) -> int:
+    """Frozen weights of a module: what a token is multiplied with."""
+    return sum(p.numel() for p in module.parameters() if not p.requires_grad)
