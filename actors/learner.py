@@ -6,7 +6,7 @@ import asyncio
 import io
 import math
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,10 @@ from actors.families import load_policy
 from actors.grpo.advantages import Advantages
 from actors.grpo.update import GrpoLearner, UpdateMetrics
 from actors.policy import Policy
-from actors.process import actor_options, set_up_process
+from actors.process import actor_options, node_selector, set_up_process
 from actors.records import Conditioning, PolicyWeights, Trajectory
 from actors.rollout import WeightsHandle
-from actors.storage import read_file
+from actors.storage import child, read_checked
 from conf.flux import FluxSettings
 from conf.policy import PolicySettings
 
@@ -96,14 +96,20 @@ class LearnerRank:
         torch.save(self.learner.state_dict(), buffer)
         return buffer.getvalue()
 
-    def load(self, folder: str) -> int:
-        """Restores the state that lies at <folder>/rank-<r>.pt and returns the version."""
-        content = io.BytesIO(read_file(f"{folder}/rank-{self.rank}.pt"))
+    def load(self, folder: str, digests: Mapping[str, str]) -> int:
+        """Restores this rank's state, if its file has the digest that was noted, and returns the version."""
+        name = rank_file(self.rank)
+        content = io.BytesIO(read_checked(child(folder, name), digests[name]))
         self.learner.load_state_dict(torch.load(content, map_location=self.device, weights_only=True))
         return self.learner.version
 
 
 LearnerActor = ray.remote(LearnerRank)
+
+
+def rank_file(rank: int) -> str:
+    """The name of a rank's state in a checkpoint's folder."""
+    return f"rank-{rank}.pt"
 
 
 class LearnerLostError(RuntimeError):
@@ -114,11 +120,16 @@ class LearnerGroup:
     """The driver's side of all ranks. Its methods raise LearnerLostError if a rank died."""
 
     def __init__(self, job: LearnerJob) -> None:
-        """Asks Ray for the ranks, packed onto as few nodes as possible; await `start` before anything else."""
+        """Asks Ray for the ranks, all or none, placed as the settings say; await `start` before anything else."""
         settings = job.settings
         options = actor_options(settings.learner_threads, settings.learner_cpus, settings.learner_gpus)
         bundle = {"CPU": settings.learner_cpus} | ({"GPU": settings.learner_gpus} if settings.learner_gpus else {})
-        self._placement = placement_group([bundle] * settings.learner_ranks, strategy="PACK")
+        selector = node_selector(settings.learner_nodes)
+        self._placement = placement_group(
+            [bundle] * settings.learner_ranks,
+            strategy=settings.learner_placement.upper(),
+            bundle_label_selector=[selector] * settings.learner_ranks if selector else None,  # type: ignore[arg-type]
+        )
         self.ranks: list[Any] = [
             LearnerActor.options(
                 **options, scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, rank)
@@ -126,13 +137,17 @@ class LearnerGroup:
             for rank in range(settings.learner_ranks)
         ]
 
-    async def start(self, folder: str = "") -> int:
-        """Builds all ranks, from a checkpoint folder if one is given. Returns the policy version."""
+    async def start(self) -> int:
+        """Builds all ranks, once they have their places. Returns the policy version, 0."""
         (address,) = await self._results([self.ranks[0].address.remote()])
-        versions = await self._results([rank.start.remote(address) for rank in self.ranks])
-        if folder:
-            versions = await self._results([rank.load.remote(folder) for rank in self.ranks])
-        return versions[0]
+        return (await self._results([rank.start.remote(address) for rank in self.ranks]))[0]
+
+    async def load(self, folder: str, digests: Mapping[str, str]) -> int:
+        """Restores all ranks from a checkpoint's folder. Returns its version.
+
+        Raises DamagedFileError or OSError if a rank's file is not what was written; then load another one.
+        """
+        return (await self._results([rank.load.remote(folder, digests) for rank in self.ranks]))[0]
 
     async def accumulate(
         self, rank: int, advantages: Advantages, conditioning: ray.ObjectRef, trajectories: Sequence[ray.ObjectRef]
@@ -155,9 +170,9 @@ class LearnerGroup:
         (number,) = await self._results([version])
         return WeightsHandle(number, averaged, reference)
 
-    def states(self) -> list[ray.ObjectRef]:
-        """Every rank's state as it is now, as references: later calls to the ranks cannot change it."""
-        return [rank.state.remote() for rank in self.ranks]
+    def states(self) -> dict[str, ray.ObjectRef]:
+        """Every rank's state as it is now, file name -> reference: later calls to the ranks cannot change it."""
+        return {rank_file(number): rank.state.remote() for number, rank in enumerate(self.ranks)}
 
     async def _results(self, references: Sequence[ray.ObjectRef]) -> list[Any]:
         """Awaits calls to ranks. If one dies, the others fail in their collectives: both mean LearnerLostError."""

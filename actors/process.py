@@ -6,9 +6,18 @@ from typing import Any
 
 import torch
 
+NODE_GROUP = "ray.io/node-group"
+"""The label that names a node's group: KubeRay sets it, `ray start --labels` can."""
 
-def actor_options(threads: int, cpus: float, gpus: float) -> dict[str, Any]:
-    """Options for `Actor.options(...)`: what to reserve, and OpenMP threads that sleep, not spin, when idle.
+
+def node_selector(nodes: str) -> dict[str, str]:
+    """The label selector for nodes of one group; empty for any node."""
+    return {NODE_GROUP: nodes} if nodes else {}
+
+
+def actor_options(threads: int, cpus: float, gpus: float, nodes: str = "") -> dict[str, Any]:
+    """Options for `Actor.options(...)`: what to reserve, on nodes of which group (empty: any), and OpenMP threads that
+    sleep, not spin, when idle.
 
     An idle actor that spins takes the core away from the actor that has work: with gloo, MKL and OpenMP defaults a
     second process on two cores would halve the first.
@@ -20,7 +29,8 @@ def actor_options(threads: int, cpus: float, gpus: float) -> dict[str, Any]:
         "KMP_BLOCKTIME": "0",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    return {"num_cpus": cpus, "num_gpus": gpus, "runtime_env": {"env_vars": environment}}
+    place = {"label_selector": node_selector(nodes)} if nodes else {}
+    return {"num_cpus": cpus, "num_gpus": gpus, "runtime_env": {"env_vars": environment}} | place
 
 
 def set_up_process(threads: int, gpus: float) -> torch.device:

@@ -56,12 +56,25 @@ class ScoreReplica:
 
     @serve.batch
     async def _gather(self, calls: list[ScoreCall]) -> list[Scores]:
-        """All waiting calls as one: forward passes then are full, whoever asks."""
+        """Waiting calls that fill less than half a forward pass, as one: forward passes then are full, whoever asks.
+
+        A larger call, such as a group of the policy, goes alone: the last bits of its scores then are its own, and do
+        not depend on what else was waiting. Killed runs end like undisturbed ones because of that.
+        """
+        alone = [2 * len(call.texts) >= self._scorer.batch_images for call in calls]
+        small = [call for call, is_alone in zip(calls, alone, strict=True) if not is_alone]
+        gathered = iter(await asyncio.to_thread(self._score, small))
+        return [
+            (await asyncio.to_thread(self._score, [call]))[0] if is_alone else next(gathered)
+            for call, is_alone in zip(calls, alone, strict=True)
+        ]
+
+    def _score(self, calls: list[ScoreCall]) -> list[Scores]:
         images = [image for call in calls for image in call.images]
         texts = [text for call in calls for text in call.texts]
         if not texts:
             return [Scores(np.empty(0, np.float32), np.empty(0, np.float32)) for _ in calls]
-        scores = await asyncio.to_thread(self._scorer.score, images=images, prompts=texts)
+        scores = self._scorer.score(images=images, prompts=texts)
         ends = np.cumsum([len(call.texts) for call in calls])[:-1]
         return [
             Scores(mu, sigma) for mu, sigma in zip(np.split(scores.mu, ends), np.split(scores.sigma, ends), strict=True)
@@ -111,7 +124,7 @@ class RewardPool:
 
 def deployment(model_dir: str, settings: RewardPoolSettings) -> serve.Application:
     """The pool's Serve application, not yet started: also what `serve build` and a KubeRay RayService can use."""
-    options = actor_options(settings.threads, settings.cpus, settings.gpus)
+    options = actor_options(settings.threads, settings.cpus, settings.gpus, settings.nodes)
     autoscaling = AutoscalingConfig(
         min_replicas=settings.min_replicas,
         max_replicas=settings.max_replicas,
@@ -125,6 +138,7 @@ def deployment(model_dir: str, settings: RewardPoolSettings) -> serve.Applicatio
         ray_actor_options=options,
         autoscaling_config=autoscaling,
         max_ongoing_requests=settings.max_ongoing_requests,
+        max_replicas_per_node=cast(Any, settings.replicas_per_node or None),  # None: no limit
         health_check_period_s=10,
         health_check_timeout_s=60,
     )

@@ -94,5 +94,7 @@ RolloutActor = ray.remote(Rollout)
 
 def start_rollout(model: str, flux: FluxSettings, settings: PolicySettings) -> Any:
     """Starts one RolloutActor and returns its handle at once; await its `ready` to know that it runs."""
-    options = actor_options(settings.rollout_threads, settings.rollout_cpus, settings.rollout_gpus)
+    options = actor_options(
+        settings.rollout_threads, settings.rollout_cpus, settings.rollout_gpus, settings.rollout_nodes
+    )
     return RolloutActor.options(**options).remote(model, flux, settings.rollout_threads, settings.rollout_gpus)

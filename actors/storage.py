@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import uuid
 from pathlib import Path
 
 from pyarrow import fs
+
+
+class DamagedFileError(ValueError):
+    """A file's content does not have the digest that was noted when it was written."""
 
 
 def file_system(location: str) -> tuple[fs.FileSystem, str]:
@@ -16,14 +21,33 @@ def file_system(location: str) -> tuple[fs.FileSystem, str]:
     return fs.LocalFileSystem(), str(Path(location).absolute())
 
 
+def child(location: str, name: str) -> str:
+    """The entry `name` of a folder. A URI keeps its query: s3://bucket/folder/name?endpoint_override=…"""
+    folder, mark, query = location.partition("?") if "://" in location else (location, "", "")
+    return f"{folder.rstrip('/')}/{name}{mark}{query}"
+
+
 def write_file(location: str, content: bytes) -> None:
-    """Writes `content` under a temporary name and renames it, making the folder if needed."""
+    """Writes `content` under a temporary name and renames it, making the folder if needed.
+
+    Raises OSError where the file system refuses (full, not permitted, out of reach), and leaves nothing behind.
+    """
     system, path = file_system(location)
     system.create_dir(os.path.dirname(path), recursive=True)
     partial = f"{path}.{uuid.uuid4().hex}.partial"
-    with system.open_output_stream(partial) as stream:
-        stream.write(content)
-    system.move(partial, path)
+    try:
+        with system.open_output_stream(partial) as stream:
+            stream.write(content)
+        system.move(partial, path)
+    except OSError:
+        if system.get_file_info(partial).type == fs.FileType.File:
+            system.delete_file(partial)
+        raise
+
+
+def digest(content: bytes) -> str:
+    """SHA-256, in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def read_file(location: str) -> bytes:
@@ -31,6 +55,14 @@ def read_file(location: str) -> bytes:
     system, path = file_system(location)
     with system.open_input_stream(path) as stream:
         return stream.readall()
+
+
+def read_checked(location: str, wanted: str) -> bytes:
+    """Reads a whole file. Raises DamagedFileError unless its `digest` is `wanted`, OSError if it cannot be read."""
+    content = read_file(location)
+    if digest(content) != wanted:
+        raise DamagedFileError(f"{location} is not what was written")
+    return content
 
 
 def list_folder(location: str) -> list[str]:

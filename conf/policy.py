@@ -67,19 +67,23 @@ class PolicySettings:
     long_fraction: float = 0.5  # `scenes`: share of prompts with two or more relations
     prompts: str = ""  # JSON lines of prompts ({"text": …}); empty: the scene grammar of the embedded model
     held_out_prompts: str = ""  # the same for evaluation during training; empty: the scene grammar's, or none
-    rollout_actors: int = 2
+    rollout_actors: int = 2  # at most; those that find no room join later, when nodes do
+    min_rollout_actors: int = 1  # a run starts with these; the others give way where another role finds no room
     rollout_threads: int = 1
     rollout_cpus: float = 0.1  # Ray CPUs an actor reserves; threads, not this, decide what it uses
-    rollout_gpus: float = 0.0
+    rollout_gpus: float = 0.0  # a fraction shares a GPU with other roles
+    rollout_nodes: str = ""  # node group (label ray.io/node-group, a KubeRay group's name) to sample on; empty: any
     learner_ranks: int = 1
     learner_threads: int = 2
     learner_cpus: float = 0.1
     learner_gpus: float = 0.0
+    learner_nodes: str = ""  # node group to learn on; empty: any
+    learner_placement: str = "pack"  # pack (on few nodes) | strict_pack (on one) | spread | strict_spread (one a node)
     engine: str = "torch"  # torch | deepspeed; more than one rank needs deepspeed
     zero_stage: int = 2
     evaluate_every: int = 10  # iterations between held-out evaluations during training; 0: never
     evaluate_prompts: int = 96  # held-out prompts of such an evaluation, half of them long; one image each
-    checkpoint_every: int = 5  # iterations
+    checkpoint_every: int = 1  # iterations
     checkpoint_dir: str = ""  # any path or URI that pyarrow.fs knows; empty: <run_dir>/policy/checkpoints
     keep_checkpoints: int = 3
     max_idle_updates: int = 10  # in a row that may change nothing (no gradient, or none that is finite)
@@ -94,6 +98,7 @@ class PolicySettings:
         one_of("policy.window_position", self.window_position, ("first", "sliding", "random"))
         one_of("policy.ratio", self.ratio, ("plain", "guard"))
         one_of("policy.resume", self.resume, ("auto", "never"))
+        one_of("policy.learner_placement", self.learner_placement, ("pack", "strict_pack", "spread", "strict_spread"))
         one_of("policy.zero_stage", self.zero_stage, (1, 2))
         for name in ("iterations", "prompts_per_step", "steps", "updates_per_iteration", "rollout_actors",
                      "rollout_threads", "learner_ranks", "learner_threads", "checkpoint_every",
@@ -126,6 +131,16 @@ class PolicySettings:
             raise ValueError(f"policy.ratio=guard needs policy.transition=flow_sde, got {self.transition}")
         if self.transition == "cps" and self.noise_level > 1:
             raise ValueError(f"policy.noise_level must be at most 1 with transition cps, got {self.noise_level}")
+        between("policy.min_rollout_actors", self.min_rollout_actors, 1, self.rollout_actors)
+        if self.sampling_rows and self.group_size % self.sampling_rows:
+            raise ValueError(
+                f"policy.sampling_rows must divide policy.group_size, got {self.sampling_rows} and {self.group_size}: "
+                "forwards of one shape are what a replay can repeat"
+            )
+        if self.evaluate_prompts % 2:
+            raise ValueError(
+                f"policy.evaluate_prompts must be even, got {self.evaluate_prompts}: half of them are long prompts"
+            )
         if self.prompts_per_step % (self.updates_per_iteration * self.learner_ranks):
             raise ValueError(
                 "policy.prompts_per_step must divide by policy.updates_per_iteration x policy.learner_ranks, got "

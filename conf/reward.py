@@ -102,7 +102,9 @@ class RewardPoolSettings:
     batch_wait_s: float = 0.005  # how long a replica waits for more calls to batch
     threads: int = 1
     cpus: float = 0.1  # Ray CPUs a replica reserves
-    gpus: float = 0.0  # Ray GPUs a replica reserves
+    gpus: float = 0.0  # Ray GPUs a replica reserves; a fraction shares a GPU with other roles
+    nodes: str = ""  # node group (label ray.io/node-group, a KubeRay group's name) of the replicas; empty: any
+    replicas_per_node: int = 0  # at most; 0: as many as fit
     retries: int = 8  # of a scoring call whose replica died, with backoff
     upscale_delay_s: float = 5.0  # how long the load must last before replicas are added
     downscale_delay_s: float = 60.0  # and before they are taken away
@@ -117,4 +119,5 @@ class RewardPoolSettings:
                 f"pool.max_replicas must be at least pool.min_replicas, got {self.max_replicas} < {self.min_replicas}"
             )
         at_least("pool.batch_images", self.batch_images, 1)
+        at_least("pool.replicas_per_node", self.replicas_per_node, 0)
         at_least("pool.retries", self.retries, 0)

@@ -23,7 +23,7 @@ class SpatialScorer:
     def __init__(self, model: SpatialScore, device: str = "cpu", batch_images: int = 48) -> None:
         self._model = model.to(device).eval()
         self._device = device
-        self._batch = batch_images
+        self.batch_images = batch_images
 
     @classmethod
     def from_pretrained(
@@ -57,8 +57,8 @@ class SpatialScorer:
             raise ValueError(f"every image needs its prompt, got {len(images)} images and {len(prompts)} prompts")
         order = sorted(range(len(prompts)), key=lambda i: len(self._model.processor.template.encode(prompts[i]).after))
         mu, sigma = np.empty(len(prompts), np.float32), np.empty(len(prompts), np.float32)
-        for start in range(0, len(order), self._batch):
-            chosen = order[start : start + self._batch]  # of similar length, so that little is padding
+        for start in range(0, len(order), self.batch_images):
+            chosen = order[start : start + self.batch_images]  # of similar length, so that little is padding
             batch = self._model.processor([images[i] for i in chosen], [prompts[i] for i in chosen])
             with torch.inference_mode():
                 row_mu, row_sigma = self._model(batch.to(self._device))

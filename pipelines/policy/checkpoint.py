@@ -7,24 +7,25 @@ rename, makes the checkpoint complete, and holds the digest of every other file.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import ray
 from ray.exceptions import ObjectLostError, RayActorError
 
-from actors.storage import delete_folder, exists, list_folder, read_file, write_file
+from actors.storage import child, delete_folder, digest, exists, list_folder, read_checked, read_file, write_file
 from conf.settings import Settings
 
+MANIFEST = "manifest.json"
 MAX_MISSED = 3  # checkpoints in a row that may fail to be written
 
 FREE_TO_CHANGE = frozenset({
-    "minutes", "rollout_actors", "rollout_threads", "rollout_cpus", "rollout_gpus", "learner_threads", "learner_cpus",
-    "learner_gpus", "evaluate_every", "evaluate_prompts", "held_out_prompts", "checkpoint_every", "checkpoint_dir",
+    "minutes", "rollout_actors", "min_rollout_actors", "rollout_threads", "rollout_cpus", "rollout_gpus",
+    "rollout_nodes", "learner_threads", "learner_cpus", "learner_gpus", "learner_nodes", "learner_placement",
+    "evaluate_every", "evaluate_prompts", "held_out_prompts", "checkpoint_every", "checkpoint_dir",
     "keep_checkpoints", "max_idle_updates", "resume",
 })  # fmt: skip
 """Policy settings that a resumed run may change: none of them touches what is learned."""
@@ -52,53 +53,59 @@ class Checkpoints:
     """The checkpoints of one run."""
 
     def __init__(self, location: str, keep: int) -> None:
-        self.location, self.keep = location.rstrip("/"), keep
+        self.location, self.keep = location, keep
 
     def folder(self, version: int) -> str:
         """Where the checkpoint of a version lies."""
-        return f"{self.location}/{version:06d}"
+        return child(self.location, f"{version:06d}")
 
     def _complete(self) -> list[int]:
         names = [name for name in list_folder(self.location) if name.isdigit()]
-        return [int(name) for name in names if exists(f"{self.location}/{name}/manifest.json")]
+        return [int(name) for name in names if exists(child(self.folder(int(name)), MANIFEST))]
 
-    def newest(self) -> Manifest | None:
-        """The newest complete checkpoint, or None. A damaged one is passed over with a warning."""
+    def manifests(self) -> Iterator[Manifest]:
+        """The complete checkpoints, newest first. One whose manifest cannot be read is passed over with a warning."""
         for version in reversed(self._complete()):
             try:
-                return self._read(version)
+                yield Manifest(**json.loads(read_file(child(self.folder(version), MANIFEST))))
             except (OSError, ValueError, TypeError) as error:
-                logging.warning("checkpoint %s is damaged and passed over: %s", self.folder(version), error)
+                self.pass_over(version, error)
+
+    def newest(self) -> Manifest | None:
+        """The newest checkpoint whose files are what was written, or None."""
+        for manifest in self.manifests():
+            folder = self.folder(manifest.version)
+            try:
+                for name, wanted in manifest.files.items():
+                    read_checked(child(folder, name), wanted)
+                return manifest
+            except (OSError, ValueError) as error:
+                self.pass_over(manifest.version, error)
         return None
 
-    def _read(self, version: int) -> Manifest:
-        manifest = Manifest(**json.loads(read_file(f"{self.folder(version)}/manifest.json")))
-        for name, digest in manifest.files.items():
-            if _digest(read_file(f"{self.folder(version)}/{name}")) != digest:
-                raise ValueError(f"{name} is not what was written")
-        return manifest
+    def pass_over(self, version: int, error: Exception) -> None:
+        """Warns that a checkpoint is damaged and an older one will be taken."""
+        logging.warning("checkpoint %s is damaged and passed over: %s", self.folder(version), error)
 
-    async def write(self, manifest: Manifest, states: Sequence[ray.ObjectRef]) -> None:
-        """Stores each rank's state (bytes, by reference), completes the version, then prunes what is older than `keep`.
+    async def write(self, manifest: Manifest, states: Mapping[str, ray.ObjectRef]) -> None:
+        """Stores each rank's state (file name -> bytes, by reference), then prunes all but the `keep` newest versions.
 
         Raises OSError, RayActorError or ObjectLostError, and leaves nothing of the version, where that fails; older
         checkpoints are not touched before the new one is complete.
         """
         folder = self.folder(manifest.version)
         delete_folder(folder)
-        names = [f"rank-{rank}.pt" for rank in range(len(states))]
         try:
-            stored = (store.remote(f"{folder}/{name}", state) for name, state in zip(names, states, strict=True))
-            digests = await asyncio.gather(*stored)
-            complete = replace(manifest, files=dict(zip(names, digests, strict=True)))
-            write_file(f"{folder}/manifest.json", json.dumps(asdict(complete), indent=1).encode())
+            stored = (store.remote(child(folder, name), state) for name, state in states.items())
+            complete = replace(manifest, files=dict(zip(states, await asyncio.gather(*stored), strict=True)))
+            write_file(child(folder, MANIFEST), json.dumps(asdict(complete), indent=1).encode())
         except (OSError, RayActorError, ObjectLostError):
             delete_folder(folder)
             raise
         kept = {self.folder(version) for version in self._complete()[-self.keep :]}
         for name in list_folder(self.location):
-            if name.isdigit() and f"{self.location}/{name}" not in kept:
-                delete_folder(f"{self.location}/{name}")
+            if name.isdigit() and child(self.location, name) not in kept:
+                delete_folder(child(self.location, name))
 
     def clear(self) -> None:
         """Removes all of the run's checkpoints."""
@@ -114,7 +121,7 @@ class BackgroundWrites:
         self._version = 0
         self._missed = 0
 
-    async def start(self, manifest: Manifest, states: Sequence[ray.ObjectRef]) -> None:
+    async def start(self, manifest: Manifest, states: Mapping[str, ray.ObjectRef]) -> None:
         """Waits for the checkpoint before, then starts this one."""
         await self.finish()
         self._version = manifest.version
@@ -140,11 +147,7 @@ class BackgroundWrites:
 def store(location: str, content: bytes) -> str:
     """Writes a file in a process of its own, so that neither learner nor driver waits. Returns its SHA-256."""
     write_file(location, content)
-    return _digest(content)
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+    return digest(content)
 
 
 def run_checkpoints(settings: Settings) -> Checkpoints:

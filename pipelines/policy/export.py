@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from actors.flux.adapter import save_lora
+from actors.learner import rank_file
 from actors.records import PolicyWeights
-from actors.storage import read_file
+from actors.storage import child, read_file
 from conf.flux import EMBEDDED
 from conf.settings import Settings
 from pipelines.policy.checkpoint import run_checkpoints
@@ -63,7 +64,7 @@ def export_newest(settings: Settings) -> Path:
         raise FileNotFoundError(
             f"no complete checkpoint at {checkpoints.location}: run `spatialt2i policy train` first"
         )
-    content = io.BytesIO(read_file(f"{checkpoints.folder(newest.version)}/rank-0.pt"))
+    content = io.BytesIO(read_file(child(checkpoints.folder(newest.version), rank_file(0))))
     state = torch.load(content, map_location="cpu", weights_only=True)
     lora = state["ema"] if settings.evaluation.use_ema else state["lora"]
     weights = PolicyWeights(newest.version, {key: value.numpy() for key, value in lora.items()})

@@ -16,6 +16,7 @@ from actors.grpo.advantages import Advantages, group_advantages
 from actors.records import Prompt, Scores
 from actors.rollout import SampleReport, WeightsHandle
 from conf.policy import PolicySettings
+from pipelines.policy.clock import Level
 from pipelines.policy.rollouts import RolloutPool
 
 
@@ -29,6 +30,10 @@ class RewardPool(Protocol):
 
     async def score(self, images: ray.ObjectRef, texts: tuple[str, ...]) -> Scores:
         """Scores uint8 [B, H, W, 3] images, given as a reference, against one text each."""
+        ...
+
+    async def replicas(self) -> int:
+        """How many replicas are running now. Raises what the pool's controller raises while it is away."""
         ...
 
 
@@ -54,7 +59,8 @@ class ScoredGroup:
     conditioning: ray.ObjectRef
     trajectories: tuple[ray.ObjectRef, ...]  # of `advantages.kept`; the others are freed
     report: SampleReport
-    score_seconds: float  # from the images' being there to their scores
+    sampled_at: float  # time.perf_counter() when the images were there
+    score_seconds: float  # from then to their scores
 
 
 class GroupMaker:
@@ -65,6 +71,7 @@ class GroupMaker:
     ) -> None:
         """`prompts` are those that replace the prompts of groups without spread."""
         self.rollouts, self.rewards, self.prompts, self.settings = rollouts, rewards, prompts, settings
+        self.scoring = Level()  # groups whose scores are awaited
         self.lost = 0  # groups sampled again because a node took their images or trajectories with it
         self.replaced = 0  # groups without spread
 
@@ -76,12 +83,16 @@ class GroupMaker:
         while True:
             report, references = await self.rollouts.sample_group(group.prompt.text, group.seeds, weights, group.plan)
             images, conditioning, *trajectories = references
-            started = time.perf_counter()
+            sampled_at = time.perf_counter()
+            self.scoring.add(1)
             try:
                 scores = await self.rewards.score(images, (group.prompt.text,) * len(group.seeds))
             except ObjectLostError:
                 self.lost += 1
                 continue
+            finally:
+                self.scoring.add(-1)
+            score_seconds = time.perf_counter() - sampled_at
             advantages = group_advantages(
                 scores.mu, self.settings.top_k, self.settings.stats_over, self.settings.advantage_clip
             )
@@ -90,7 +101,7 @@ class GroupMaker:
                 group = self._replacement(group)
                 continue
             kept = tuple(trajectories[i] for i in advantages.kept)
-            return ScoredGroup(group, scores.mu, advantages, conditioning, kept, report, time.perf_counter() - started)
+            return ScoredGroup(group, scores.mu, advantages, conditioning, kept, report, sampled_at, score_seconds)
 
     def _replacement(self, group: Group) -> Group:
         """Another prompt and other seeds, drawn from the group's own: the same whoever asks, and when."""

@@ -22,13 +22,22 @@ class IterationRow:
     iteration: int  # the version this iteration published
     training_seconds: float  # since the run began, evaluation and checkpoints excluded
     iteration_seconds: float
-    wait_seconds: float  # the learner had nothing to do
-    learn_seconds: float  # accumulate and step
-    publish_seconds: float
+    between_seconds: float  # since the iteration before: checkpoint, evaluation, recovery
+    learn_seconds: float  # accumulate and step; mean over the learner's ranks, as the next three
+    wait_seconds: float  # the learner had nothing to do: the next two, and the driver's own work
+    images_wait_seconds: float  # of it: for images
+    scores_wait_seconds: float  # of it: for scores, the images being there
+    publish_seconds: float  # the driver waited for the new weights, and all others for the driver
+    rollout_actors: float  # ready ones, mean
     sample_actor_seconds: float  # summed over rollout actors
+    rollout_idle_seconds: float  # summed over rollout actors: without a call, the next weights not being there yet
+    reward_replicas: float  # running ones; NaN while Serve's controller was away
+    reward_queue: float  # groups whose scores were awaited, mean
+    reward_idle_seconds: float  # no group was there to be scored
     score_seconds: float  # mean latency of a group's scores, queueing included
     images: int
     images_per_second: float
+    images_per_second_per_gpu: float  # of the GPUs that the run holds; NaN without any
     reward_mean: float  # over the finite scores of all groups
     reward_std: float  # mean over groups of the spread within
     reward_low: float  # 10 % of the finite scores lie below
@@ -47,7 +56,8 @@ class IterationRow:
     lr: float
     updates_applied: int
     updates_skipped: int  # gradient not finite, or none
-    staleness_max: int  # versions between sampling and learning
+    staleness_max: int  # policy age: versions between sampling and learning
+    staleness_mean: float
     groups_reissued: int  # since the run began: calls of dead actors and groups lost with a node
     actors_replaced: int  # since the run began
     learner_restarts: int  # since the run began
@@ -108,6 +118,10 @@ class RunLog:
         self._pictures.mkdir(exist_ok=True)
         pictures.save(self._pictures / f"{row.iteration:06d}.png")
         self._board.add_image("evaluation/pictures", np.asarray(pictures), row.iteration, dataformats="HWC")
+
+    def has_evaluation(self, version: int) -> bool:
+        """Whether the held-out evaluation of a version is recorded."""
+        return any(row.iteration == version for row in self.read_evaluations())
 
     def read_evaluations(self) -> tuple[EvaluationRow, ...]:
         """All held-out evaluations of the run so far."""

@@ -8,16 +8,32 @@ from typing import TypeVar
 
 import ray
 
+from pipelines.policy.capacity import Demand, registered
+
 Result = TypeVar("Result")
 REMIND_AFTER = 30.0  # seconds
 
 
-async def patiently(work: Awaitable[Result], what: str, say: Callable[[str], None]) -> Result:
-    """Awaits `work`; every half minute says that `what` is waited for, and what the cluster has left."""
+async def patiently(
+    work: Awaitable[Result], demand: Demand, say: Callable[[str], None], remedy: Callable[[], object] = lambda: None
+) -> Result:
+    """Awaits `work`, which needs `demand`; every half minute says so, and tries the `remedy`."""
     task = asyncio.ensure_future(work)
-    while not (await asyncio.wait({task}, timeout=REMIND_AFTER))[0]:
-        free = ", ".join(
-            f"{value:g} {key}" for key, value in ray.available_resources().items() if key in ("CPU", "GPU")
-        )
-        say(f"waiting for {what}; the cluster has {free or 'no CPU'} free")
+    try:
+        while not (await asyncio.wait({task}, timeout=REMIND_AFTER))[0]:
+            say(waiting_for(demand))
+            remedy()
+    finally:
+        task.cancel()
     return task.result()
+
+
+def waiting_for(demand: Demand) -> str:
+    """What is wanted, what is registered and what of it is free: "8 GPUs wanted, 5 registered, 1 free"."""
+    rooms, free = registered(), ray.available_resources()
+    kind, each = ("GPU", demand.gpus) if demand.gpus else ("CPU", demand.cpus)
+    have = sum(room.gpus if demand.gpus else room.cpus for room in rooms if demand.nodes in ("", room.group))
+    return (
+        f"waiting for {demand}: {demand.count * each:g} {kind}s wanted, {have:g} registered, "
+        f"{free.get(kind, 0.0):g} free on {len(rooms)} nodes"
+    )

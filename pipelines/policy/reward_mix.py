@@ -41,6 +41,10 @@ class RewardMix:
         variance = sum((weight * part.sigma) ** 2 for weight, part in zip(weights, parts, strict=True))
         return Scores(np.asarray(mu, np.float32), np.sqrt(np.asarray(variance, np.float32)))
 
+    async def replicas(self) -> int:
+        """Replicas that are running now, over all pools."""
+        return sum(await asyncio.gather(*(asyncio.to_thread(pool.replicas) for _, pool in self._terms)))
+
     def stop(self) -> None:
         """Removes all pools from the cluster."""
         for _, pool in self._terms:

@@ -1,8 +1,9 @@
-"""The pool of rollout actors: hands out calls, replaces the dead, re-issues what they held."""
+"""The elastic pool of rollout actors: hands out calls, replaces the dead, re-issues what they held."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from ray.exceptions import ActorUnavailableError, RayActorError
 
 from actors.flux.plan import SamplingPlan
 from actors.rollout import SampleReport, WeightsHandle
+from pipelines.policy.clock import Level
 
 CALLS_PER_ACTOR = 2
 """One running and one queued, so that an actor never waits for the driver."""
@@ -19,21 +21,56 @@ Call = Callable[[Any], list[ray.ObjectRef]]
 
 
 class RolloutPool:
-    """Calls go to the first actor with a free place, in the order they were made. Use inside one event loop."""
+    """Calls go to the first actor with a free place, in the order they were made. Use inside one event loop.
 
-    def __init__(self, start: Callable[[], Any], actors: int) -> None:
+    `most` actors are asked for at once. Those that find no room stay pending: an autoscaler adds nodes for them, and a
+    node that joins takes them. The pool works with as many as there are.
+    """
+
+    def __init__(self, start: Callable[[], Any], most: int, least: int = 1) -> None:
         """`start` makes one actor and returns at once."""
         self._start = start
         self._places: asyncio.Queue[Any] = asyncio.Queue()  # an actor's handle, once a free place
-        self._dead: set[Any] = set()
+        self._gone: set[Any] = set()  # dead, or given up
+        self._calls: Counter[Any] = Counter()  # under way, by actor
         self._starting: set[asyncio.Task[None]] = set()
         self._deaths_in_a_row = 0
-        self.size = actors
-        self.actors: list[Any] = []
+        self.most, self.least, self._wanted = most, least, 0
+        self.actors: list[Any] = []  # pending ones too
+        self._ready: set[Any] = set()
+        self._enough: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ready_actors, self.busy_actors = Level(), Level()
         self.replaced = 0  # actors that died and were replaced
         self.reissued = 0  # calls that had to be made again
-        for _ in range(actors):
+        self.grow()
+
+    def grow(self) -> None:
+        """Asks for all of `most` actors again."""
+        self._wanted = self.most
+        while len(self.actors) < self._wanted:
             self._add_actor()
+
+    def give_way(self) -> None:
+        """Does without one actor, down to `least`, so that another role finds room. No work is lost.
+
+        A pending actor goes first, else the last one to be ready, as soon as it has finished the calls in its hands.
+        """
+        if self._wanted <= self.least:
+            return
+        self._wanted -= 1
+        pending = [actor for actor in self.actors if actor not in self._ready]
+        leaver = pending[-1] if pending else self.actors[-1]
+        self._leave(leaver)
+        if not self._calls[leaver]:
+            ray.kill(leaver)
+
+    def any_ready(self) -> bool:
+        """Whether an actor can take calls."""
+        return bool(self._ready)
+
+    async def ready(self) -> None:
+        """Returns once `least` actors can take calls. Raises what kept the actors from starting."""
+        await asyncio.shield(self._enough)
 
     def _add_actor(self) -> None:
         actor = self._start()
@@ -42,38 +79,55 @@ class RolloutPool:
         self._starting.add(task)
         task.add_done_callback(self._starting.discard)
 
-    async def ready(self) -> None:
-        """Returns once one actor can take calls. Raises what kept the actors from starting."""
-        place = await self._places.get()
-        if isinstance(place, Exception):
-            raise place
-        self._places.put_nowait(place)
-
     async def _when_ready(self, actor: Any) -> None:
         try:
             await actor.ready.remote()
         except RayActorError as error:
             self._bury(actor, error)
-        except Exception as error:  # hand it to whoever waits for a place
-            self._places.put_nowait(error)
+        except Exception as error:
+            self._give_up(error)
         else:
-            for _ in range(CALLS_PER_ACTOR):
-                self._places.put_nowait(actor)
+            self._greet(actor)
+
+    def _greet(self, actor: Any) -> None:
+        """Offers a ready actor's places."""
+        if actor in self._gone:
+            return
+        self._ready.add(actor)
+        self.ready_actors.add(1)
+        for _ in range(CALLS_PER_ACTOR):
+            self._places.put_nowait(actor)
+        if len(self._ready) >= self.least and not self._enough.done():
+            self._enough.set_result(None)
+
+    def _give_up(self, error: Exception) -> None:
+        """Hands an error that no further actor can mend to whoever waits for actors."""
+        self._places.put_nowait(error)
+        if not self._enough.done():
+            self._enough.set_exception(error)
+
+    def _leave(self, actor: Any) -> None:
+        """Strikes an actor off the list; its places are offered no more."""
+        self._gone.add(actor)
+        self.actors.remove(actor)
+        if actor in self._ready:
+            self._ready.remove(actor)
+            self.ready_actors.add(-1)
 
     def _bury(self, actor: Any, error: RayActorError) -> None:
         """Starts a replacement, once a dead actor. Gives up when actors cannot start, or die one after another."""
-        if actor in self._dead:
+        if actor in self._gone:
             return
-        self._dead.add(actor)
-        self.actors.remove(actor)
+        self._leave(actor)
         self._deaths_in_a_row += 1
-        if error.actor_init_failed or self._deaths_in_a_row > 5 * self.size:
-            self._places.put_nowait(error)
+        if error.actor_init_failed or self._deaths_in_a_row > 5 * self.most:
+            self._give_up(error)
             return
         if isinstance(error, ActorUnavailableError):
             ray.kill(actor)  # it may live on out of reach; its work is re-issued, so it must not
         self.replaced += 1
-        self._add_actor()
+        if len(self.actors) < self._wanted:
+            self._add_actor()
 
     async def _call(self, call: Call) -> tuple[SampleReport, list[ray.ObjectRef]]:
         """Makes `call` on a free actor until one finishes it; all its results stay in the object store."""
@@ -81,8 +135,9 @@ class RolloutPool:
             actor = await self._places.get()
             if isinstance(actor, Exception):
                 raise actor
-            if actor in self._dead:
+            if actor in self._gone:
                 continue
+            self._begin(actor)
             try:
                 report, *references = call(actor)
                 result = await report
@@ -90,12 +145,26 @@ class RolloutPool:
                 self.reissued += 1
                 self._bury(actor, error)
                 continue
-            except BaseException:
-                self._places.put_nowait(actor)
-                raise
-            self._places.put_nowait(actor)
+            finally:
+                self._end(actor)
             self._deaths_in_a_row = 0
             return result, references
+
+    def _begin(self, actor: Any) -> None:
+        self._calls[actor] += 1
+        if self._calls[actor] == 1:
+            self.busy_actors.add(1)
+
+    def _end(self, actor: Any) -> None:
+        """Offers the place again; an actor that was given up goes with its last call."""
+        self._calls[actor] -= 1
+        if not self._calls[actor]:
+            del self._calls[actor]
+            self.busy_actors.add(-1)
+            if actor in self._gone:
+                ray.kill(actor)
+        if actor not in self._gone:
+            self._places.put_nowait(actor)
 
     async def sample_group(
         self, text: str, seeds: Sequence[int], weights: Callable[[], WeightsHandle], plan: SamplingPlan

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from conf import Settings
+from pipelines.policy.capacity import reward_demand
+from pipelines.policy.patience import patiently
 from pipelines.policy.reward_mix import start_rewards
-from pipelines.policy.train import PolicyResult, train_policy
+from pipelines.policy.train import PolicyResult, check_start, train_policy
 
 
 def run_policy(settings: Settings, say: Callable[[str], None] = print) -> PolicyResult:
     """Starts the rewards, trains the policy, and stops them. Raises what `start_rewards` and `train_policy` raise."""
-    rewards = start_rewards(settings)
+    check_start(settings)
+    starting = patiently(asyncio.to_thread(start_rewards, settings), reward_demand(settings), say)
+    rewards = asyncio.run(starting)
     try:
         return train_policy(settings, rewards, say)
     finally:

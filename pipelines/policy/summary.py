@@ -11,8 +11,9 @@ import numpy as np
 from actors.grpo.update import UpdateMetrics
 from conf.policy import PolicySettings
 from pipelines.policy.clock import Clock
-from pipelines.policy.groups import ScoredGroup
+from pipelines.policy.groups import GroupMaker, ScoredGroup
 from pipelines.policy.metrics import EvaluationRow, IterationRow, mean_of_numbers
+from pipelines.policy.watch import Loads
 
 
 @dataclass(frozen=True)
@@ -25,15 +26,30 @@ class Counters:
     score_retries: int
     groups_replaced: int  # for want of spread
 
+    @classmethod
+    def of(cls, groups: GroupMaker, learner_restarts: int) -> Counters:
+        """Reads what the pools counted."""
+        rollouts = groups.rollouts
+        return cls(
+            rollouts.reissued + groups.lost,
+            rollouts.replaced,
+            learner_restarts,
+            groups.rewards.retries,
+            groups.replaced,
+        )
+
 
 def iteration_row(
-    version: int, clock: Clock, groups: Sequence[ScoredGroup], updates: Sequence[UpdateMetrics], counters: Counters
-) -> IterationRow:
+    version: int, clock: Clock, groups: Sequence[ScoredGroup], updates: Sequence[UpdateMetrics], loads: Loads,
+    counters: Counters,
+) -> IterationRow:  # fmt: skip
     """Measures the iteration that published `version`."""
     advantages = [group.advantages for group in groups]
     scores = np.concatenate([group.scores for group in groups])
     images = sum(group.report.images for group in groups)
     rows = max(sum(update.rows for update in updates), 1)
+    ages = [version - 1 - group.report.policy_version for group in groups]
+    rate = images / clock.iteration_seconds
 
     def per_row(values: Sequence[float]) -> float:
         return sum(value * update.rows for value, update in zip(values, updates, strict=True)) / rows
@@ -42,13 +58,22 @@ def iteration_row(
         iteration=version,
         training_seconds=clock.training_seconds,
         iteration_seconds=clock.iteration_seconds,
-        wait_seconds=max(clock.iteration_seconds - clock.learn_seconds - clock.publish_seconds, 0.0),
+        between_seconds=clock.between_seconds,
         learn_seconds=clock.learn_seconds,
+        wait_seconds=max(clock.iteration_seconds - clock.learn_seconds - clock.publish_seconds, 0.0),
+        images_wait_seconds=clock.images_wait_seconds,
+        scores_wait_seconds=clock.scores_wait_seconds,
         publish_seconds=clock.publish_seconds,
+        rollout_actors=loads.rollout_actors,
         sample_actor_seconds=sum(group.report.seconds for group in groups),
+        rollout_idle_seconds=loads.rollout_idle_seconds,
+        reward_replicas=loads.reward_replicas,
+        reward_queue=loads.reward_queue,
+        reward_idle_seconds=loads.reward_idle_seconds,
         score_seconds=float(np.mean([group.score_seconds for group in groups])),
         images=images,
-        images_per_second=images / clock.iteration_seconds,
+        images_per_second=rate,
+        images_per_second_per_gpu=rate / loads.gpus if loads.gpus else math.nan,
         reward_mean=mean_of_numbers([advantage.mean for advantage in advantages]),
         reward_std=mean_of_numbers([advantage.std for advantage in advantages]),
         reward_low=_quantile(scores, 0.1),
@@ -67,7 +92,8 @@ def iteration_row(
         lr=updates[-1].lr,
         updates_applied=sum(update.applied for update in updates),
         updates_skipped=sum(not update.applied for update in updates),
-        staleness_max=version - 1 - min(group.report.policy_version for group in groups),
+        staleness_max=max(ages),
+        staleness_mean=float(np.mean(ages)),
         groups_reissued=counters.groups_reissued,
         actors_replaced=counters.actors_replaced,
         learner_restarts=counters.learner_restarts,
@@ -103,8 +129,8 @@ class Progress:
         self.say(
             f"policy {row.iteration:>4}/{self.settings.iterations}"
             f"  reward {row.reward_mean:+.3f} ± {row.reward_std:.3f}"
-            f"  {row.images_per_second:.0f} img/s  wait {row.wait_seconds:.1f} s + learn {row.learn_seconds:.1f} s"
-            f"  clip {row.clip_fraction:.0%}  drift {row.ratio_drift:.0e}  {minutes(left)} left"
+            f"  {row.images_per_second:.0f} img/s  clip {row.clip_fraction:.0%}  drift {row.ratio_drift:.0e}"
+            f"  {minutes(left)} left | {row.iteration_seconds:.1f} s: {waits(row)}"
         )
 
     def evaluation(self, row: EvaluationRow) -> None:
@@ -118,6 +144,17 @@ class Progress:
             f"held out at {row.iteration}: {checked if exact else ''}SpatialScore {row.score_mean:+.3f}  ({row.images} "
             f"images in {row.evaluation_seconds:.1f} s, after {minutes(row.training_seconds)} min of training)"
         )
+
+
+def waits(row: IterationRow) -> str:
+    """Who waited for what, in a few words: the learner's seconds, and the others' idle share of the iteration."""
+    sampled = row.rollout_actors * row.iteration_seconds
+    idle = row.rollout_idle_seconds / sampled if sampled else 0.0
+    return (
+        f"learn {row.learn_seconds:.1f}, wait for images {row.images_wait_seconds:.1f}, scores "
+        f"{row.scores_wait_seconds:.1f}, publish {row.publish_seconds:.1f}; idle: {row.rollout_actors:.0f} rollouts "
+        f"{idle:.0%}, {row.reward_replicas:.0f} rewards {row.reward_idle_seconds / row.iteration_seconds:.0%}"
+    )
 
 
 def minutes(seconds: float) -> str:

@@ -12,15 +12,16 @@ import ray
 
 from actors.flux.plan import SamplingPlan
 from actors.learner import LearnerGroup, LearnerJob
-from actors.records import PolicyWeights
 from actors.rollout import start_rollout
 from conf import dump
 from conf.flux import EMBEDDED
 from conf.settings import Settings
+from pipelines.policy.capacity import check_capacity, rollout_demand
 from pipelines.policy.checkpoint import Checkpoints, check_resumable, run_checkpoints
 from pipelines.policy.export import export_lora, flux_location
 from pipelines.policy.groups import GroupMaker, RewardPool
 from pipelines.policy.held_out import HeldOutEvaluation
+from pipelines.policy.learning import Learning
 from pipelines.policy.loop import PolicyLoop
 from pipelines.policy.metrics import EvaluationRow, RunLog
 from pipelines.policy.patience import patiently
@@ -44,19 +45,28 @@ class PolicyResult:
 def train_policy(settings: Settings, rewards: RewardPool, say: Callable[[str], None] = print) -> PolicyResult:
     """Trains, resumes or finishes the run in `settings.run_dir` and exports its LoRA to `<run_dir>/policy/export`.
 
-    Ray must be initialised. `rewards` scores images by reference and stays the caller's to stop. Raises ValueError if
-    the run's checkpoints belong to other settings, and OffPolicyError (from the learner) if the on-policy gate shuts.
+    Ray must be initialised. `rewards` scores images by reference and stays the caller's to stop. Raises what
+    `check_start` raises, and OffPolicyError (from the learner) if the on-policy gate shuts.
     """
     if not ray.is_initialized():
         raise RuntimeError("train_policy needs a running Ray: call ray.init() first")
+    check_start(settings)
     checkpoints = run_checkpoints(settings)
     if settings.policy.resume == "never":
         checkpoints.clear()
-    newest = checkpoints.newest()
-    if newest:
-        check_resumable(newest, settings)
     dump(settings, Path(settings.run_dir) / "settings.yaml")
     return asyncio.run(_train(settings, rewards, checkpoints, say))
+
+
+def check_start(settings: Settings) -> None:
+    """Raises ValueError, naming the mend, where a run cannot start: no room for it, or other settings than it had.
+
+    What batch, group and rank counts must divide was checked when the settings were made.
+    """
+    check_capacity(settings)
+    newest = next(run_checkpoints(settings).manifests(), None)
+    if newest and settings.policy.resume != "never":
+        check_resumable(newest, settings)
 
 
 async def _train(
@@ -66,23 +76,21 @@ async def _train(
     policy, flux, model = settings.policy, settings.flux, flux_location(settings)
     prompts = draw_training_prompts(policy, flux)
     held_out = draw_held_out_prompts(policy, flux, settings.evaluation.seed)
-    rollouts = RolloutPool(partial(start_rollout, model, flux, policy), policy.rollout_actors)
+    start_learner = partial(LearnerGroup, LearnerJob(model, flux, policy))
+    learner = start_learner()  # before the rollout actors, which may take what is left
+    demand = rollout_demand(policy)
+    rollouts = RolloutPool(partial(start_rollout, model, flux, policy), policy.rollout_actors, demand.count)
     evaluation = HeldOutEvaluation(
         rollouts, rewards, held_out, SamplingPlan.for_evaluation(settings.evaluation), settings.evaluation.seed,
         exact=flux.model == EMBEDDED,
     )  # fmt: skip
     log = RunLog(folder)
-    job = LearnerJob(model, flux, policy)
     groups = GroupMaker(rollouts, rewards, prompts, policy)
-    loop = PolicyLoop(
-        settings, prompts, groups, partial(LearnerGroup, job), evaluation, checkpoints, log, Progress(policy, say)
-    )
-    what = f"{policy.rollout_actors} rollout actors of {policy.rollout_cpus:g} CPUs and {policy.rollout_gpus:g} GPUs"
+    learning = Learning(policy, learner, start_learner, groups, say)
+    loop = PolicyLoop(settings, prompts, groups, learning, evaluation, checkpoints, log, Progress(policy, say))
     try:
-        await patiently(rollouts.ready(), what, say)
-        await loop.run()
-        handle = await loop.learner.publish(settings.evaluation.use_ema)
-        weights: PolicyWeights = await handle.reference
+        await patiently(rollouts.ready(), demand, say)
+        weights = await loop.run()
         export = export_lora(weights, settings)
         return PolicyResult(
             loop.version, loop.clock.training_seconds, export, checkpoints.location, log.metrics, log.read_evaluations()

@@ -29,6 +29,10 @@ class RednessPool:
         """See RewardPool in pipelines.policy.groups."""
         return await self.actor.score.remote(images, texts)
 
+    async def replicas(self) -> int:
+        """See RewardPool in pipelines.policy.groups."""
+        return 1
+
     def stop(self) -> None:
         """Kills the actor."""
         ray.kill(self.actor)
@@ -46,3 +50,7 @@ class IndifferentPool:
         self.calls += 1
         self.texts.add(texts[0])
         return Scores(np.ones(len(texts), np.float32), np.ones(len(texts), np.float32))
+
+    async def replicas(self) -> int:
+        """See RewardPool in pipelines.policy.groups."""
+        return 0

@@ -55,7 +55,9 @@ def test_a_checkpoint_is_complete_or_not_there(ray_cluster: None, tmp_path: Path
     assert checkpoints.newest() is None
     settings = load("scenes")
     for version in (5, 10, 15):
-        asyncio.run(checkpoints.write(Manifest(version, 1.5, arithmetic_of(settings)), [ray.put(b"state")]))
+        asyncio.run(
+            checkpoints.write(Manifest(version, 1.5, arithmetic_of(settings)), {"rank-0.pt": ray.put(b"state")})
+        )
     assert list_folder(checkpoints.location) == ["000010", "000015"]
     write_file(f"{checkpoints.folder(20)}/rank-0.pt", b"half")
     newest = checkpoints.newest()
@@ -83,7 +85,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_older_ones(ray_cluster: 
 
     async def run() -> None:
         for version in (1, 2, 3, 4):
-            await writes.start(Manifest(version, 0.0, {}), [ray.put(b"state")])
+            await writes.start(Manifest(version, 0.0, {}), {"rank-0.pt": ray.put(b"state")})
         await writes.finish()
 
     with pytest.raises(OSError):

@@ -110,8 +110,8 @@ def test_killed_actors_change_nothing(
             if self.version == 1 and update == 0 and not self.groups.rollouts.replaced:
                 for actor in self.groups.rollouts.actors:
                     ray.kill(actor)
-            if self.version == 3 and update == 1 and not self.restarts:
-                ray.kill(self.learner.ranks[0])
+            if self.version == 3 and update == 1 and not self.learning.restarts:
+                ray.kill(self.learning.group.ranks[0])
             return await super().learn(update)
 
     monkeypatch.setattr(train_module, "PolicyLoop", Troubled)

@@ -1,0 +1,116 @@
+"""Is there room? What the roles of a run want of the cluster, whether it can ever hold it, and how to mend it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import ray
+from ray._private.state import state
+
+from actors.process import NODE_GROUP
+from conf.policy import PolicySettings
+from conf.settings import Settings
+
+
+@dataclass(frozen=True)
+class Demand:
+    """So many processes of one role, each of which must fit on one node."""
+
+    role: str
+    count: int
+    cpus: float
+    gpus: float
+    nodes: str  # the node group that must hold them; "": any
+    mend: str  # which settings make it smaller
+
+    def __str__(self) -> str:
+        where = f" on nodes of group {self.nodes}" if self.nodes else ""
+        return f"{self.count} {self.role} of {self.cpus:g} CPUs and {self.gpus:g} GPUs{where}"
+
+
+@dataclass
+class Room:
+    """One node, or one that an autoscaler may add."""
+
+    cpus: float
+    gpus: float
+    group: str = ""
+
+    def take(self, demand: Demand) -> bool:
+        """Places one process of `demand` here, if it fits."""
+        fits = self.cpus >= demand.cpus and self.gpus >= demand.gpus and demand.nodes in ("", self.group)
+        if fits:
+            self.cpus -= demand.cpus
+            self.gpus -= demand.gpus
+        return fits
+
+
+def rollout_demand(policy: PolicySettings) -> Demand:
+    """The rollout actors that a run cannot do without."""
+    return Demand(
+        "rollout actors", policy.min_rollout_actors, policy.rollout_cpus, policy.rollout_gpus, policy.rollout_nodes,
+        "policy.min_rollout_actors, policy.rollout_cpus or policy.rollout_gpus",
+    )  # fmt: skip
+
+
+def learner_demand(policy: PolicySettings) -> Demand:
+    """The learner's ranks."""
+    return Demand(
+        "learner ranks", policy.learner_ranks, policy.learner_cpus, policy.learner_gpus, policy.learner_nodes,
+        "policy.learner_ranks, policy.learner_cpus or policy.learner_gpus",
+    )  # fmt: skip
+
+
+def reward_demand(settings: Settings) -> Demand:
+    """The replicas of SpatialScore that a run cannot do without."""
+    pool, count = settings.pool, settings.pool.min_replicas if settings.mix.spatialscore else 0
+    return Demand(
+        "reward replicas", count, pool.cpus, pool.gpus, pool.nodes, "pool.min_replicas, pool.cpus or pool.gpus"
+    )
+
+
+def check_capacity(settings: Settings) -> None:
+    """Raises ValueError, saying what is wanted, what there is and how to mend it, if the cluster can never hold a run.
+
+    A private cluster is what it is. One with an autoscaler may grow to its limits. On any other one nodes may still
+    be added by hand, so a run that finds no room waits there, and says what for.
+    """
+    rooms, limits = registered(), autoscaler_limits()
+    private = settings.ray_address == "local"
+    if limits is None and not private:
+        return
+    missing = shortage((learner_demand(settings.policy), reward_demand(settings), rollout_demand(settings.policy)),
+                       rooms if limits is None else [Room(*limits, group="")])  # fmt: skip
+    if missing:
+        raise ValueError(missing)
+
+
+def shortage(demands: Sequence[Demand], rooms: Sequence[Room]) -> str:
+    """Places every process, the largest first, on the first node with room. Returns what has no place, or ""."""
+    have = f"{sum(room.cpus for room in rooms):g} CPUs and {sum(room.gpus for room in rooms):g} GPUs"
+    left = [Room(room.cpus, room.gpus, room.group) for room in rooms]
+    for demand in sorted(demands, key=lambda demand: (demand.gpus, demand.cpus), reverse=True):
+        placed = sum(any(room.take(demand) for room in left) for _ in range(demand.count))
+        if placed < demand.count:
+            wanted = "; ".join(str(each) for each in demands if each.count)
+            return (
+                f"a run must find room for all of: {wanted}. The cluster has {have} on {len(rooms)} nodes, where "
+                f"{demand.count - placed} of the {demand.role} have no place: lower {demand.mend}, or add nodes"
+            )
+    return ""
+
+
+def registered() -> list[Room]:
+    """The nodes that are alive."""
+    return [
+        Room(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0), node["Labels"].get(NODE_GROUP, ""))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def autoscaler_limits() -> tuple[float, float] | None:
+    """CPUs and GPUs that an autoscaler may go up to; None where there is none, or it has no limits."""
+    limits = state.get_max_resources_from_cluster_config()  # Ray Data asks here, too
+    return (float(limits.get("CPU", 0)), float(limits.get("GPU", 0))) if limits else None

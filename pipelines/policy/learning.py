@@ -1,0 +1,126 @@
+"""The learner as the loop sees it: fed group by group, watched for idle updates, brought back to life."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import ray
+from ray.exceptions import ObjectLostError
+
+from actors.grpo.update import UpdateMetrics
+from actors.learner import LearnerGroup
+from actors.rollout import WeightsHandle
+from conf.policy import PolicySettings
+from pipelines.policy.capacity import learner_demand
+from pipelines.policy.checkpoint import Checkpoints, Manifest
+from pipelines.policy.clock import Clock
+from pipelines.policy.groups import GroupMaker, ScoredGroup
+from pipelines.policy.patience import patiently
+
+MAX_FRUITLESS_RESTARTS = 5
+"""Learners in a row that may die without having published a version."""
+
+
+class Learning:
+    """Feeds the learner's ranks. Methods raise LearnerLostError when one of them died: `restart`, then `restore`."""
+
+    def __init__(
+        self, settings: PolicySettings, group: LearnerGroup, start: Callable[[], LearnerGroup], groups: GroupMaker,
+        say: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        """`group` is the first learner, `start` asks Ray for another one; both return at once."""
+        self.settings, self.groups, self._start, self._say = settings, groups, start, say
+        self.clock = Clock(settings.learner_ranks)
+        self.group = group
+        self.restarts, self._fruitless, self._idle = 0, 0, 0
+
+    def restart(self, error: Exception) -> None:
+        """Replaces a learner that is lost. Raises `error` where replacing it has not helped before."""
+        self.restarts += 1
+        self._fruitless += 1
+        if self._fruitless > MAX_FRUITLESS_RESTARTS:
+            raise error
+        self.stop()
+        self.group = self._start()
+
+    async def restore(self, checkpoints: Checkpoints) -> Manifest | None:
+        """Builds the ranks, from the newest checkpoint that is whole. None: there is none, they are as new.
+
+        While they wait for their places, rollout actors beyond the least number give way, one after the other.
+        """
+        starting = self.group.start()
+        await patiently(starting, learner_demand(self.settings), self._say, self.groups.rollouts.give_way)
+        self.groups.rollouts.grow()
+        for manifest in checkpoints.manifests():
+            try:
+                await self.group.load(checkpoints.folder(manifest.version), manifest.files)
+            except (OSError, ValueError) as error:
+                checkpoints.pass_over(manifest.version, error)
+            else:
+                self.clock.training_seconds = manifest.training_seconds
+                return manifest
+        self.clock.training_seconds = 0.0
+        return None
+
+    async def learn(
+        self, groups: Sequence[Awaitable[ScoredGroup]], weights: Callable[[], WeightsHandle]
+    ) -> list[ScoredGroup]:
+        """Has every rank accumulate its share of one update's groups, in order, each as soon as it is scored."""
+        ranks = self.settings.learner_ranks
+        shares = await asyncio.gather(*(self._feed(groups[rank::ranks], rank, weights) for rank in range(ranks)))
+        return [group for share in shares for group in share]
+
+    async def _feed(
+        self, groups: Sequence[Awaitable[ScoredGroup]], rank: int, weights: Callable[[], WeightsHandle]
+    ) -> list[ScoredGroup]:
+        """Gives one rank its groups. A group whose trajectories were lost with their node is sampled again."""
+        learned = []
+        for group in groups:
+            since = time.perf_counter()
+            scored = await group
+            self.clock.waited(since, scored.sampled_at)
+            while True:
+                try:
+                    with self.clock.learning(ranks=1):
+                        await self.group.accumulate(rank, scored.advantages, scored.conditioning, scored.trajectories)
+                    break
+                except ObjectLostError:
+                    self.groups.lost += 1
+                    scored = await self.groups.make(scored.group, weights)
+            learned.append(scored)
+        return learned
+
+    async def step(self) -> UpdateMetrics:
+        """One optimizer update. Raises RuntimeError once `max_idle_updates` in a row have changed nothing."""
+        with self.clock.learning(self.settings.learner_ranks):
+            update = await self.group.step()
+        self._idle = 0 if update.applied else self._idle + 1
+        if self._idle >= self.settings.max_idle_updates:
+            raise RuntimeError(
+                f"{self._idle} updates in a row changed nothing (policy.max_idle_updates); the last one had "
+                f"{update.samples} samples, loss {update.loss} and gradient norm {update.grad_norm}. Without samples "
+                "no group's scores differ, or none is a number: look at the reward (scores_failed, reward_std in "
+                "metrics.jsonl). Where the norm is not finite, lower policy.lr"
+            )
+        return update
+
+    async def advance(self) -> WeightsHandle:
+        """Ends the iteration: the next version's weights."""
+        with self.clock.publishing():
+            weights = await self.group.advance()
+        self._fruitless = 0
+        return weights
+
+    async def publish(self, averaged: bool = False) -> WeightsHandle:
+        """The present version's weights, or their moving average."""
+        return await self.group.publish(averaged)
+
+    def states(self) -> Mapping[str, ray.ObjectRef]:
+        """What a checkpoint holds."""
+        return self.group.states()
+
+    def stop(self) -> None:
+        """Ends the learner."""
+        self.group.stop()

@@ -1,0 +1,87 @@
+"""What the roles beside the learner did in one iteration: who was there, who idled, how long the queue was."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ray.exceptions import RayError
+
+from conf.settings import Settings
+from pipelines.policy.capacity import reward_demand, rollout_demand
+from pipelines.policy.groups import GroupMaker
+from pipelines.policy.patience import REMIND_AFTER, waiting_for
+
+
+@dataclass(frozen=True)
+class Loads:
+    """Means over one iteration."""
+
+    rollout_actors: float  # that were ready
+    rollout_idle_seconds: float  # summed over them: no group may start before the next weights are there
+    reward_queue: float  # groups whose scores were awaited
+    reward_idle_seconds: float  # no group was there to be scored
+    reward_replicas: float  # at the iteration's end; NaN while Serve's controller does not answer
+    gpus: float  # that the run held
+
+
+class Watch:
+    """Reads the levels that the pools keep, and speaks up while one of them is empty."""
+
+    def __init__(self, settings: Settings, groups: GroupMaker, say: Callable[[str], None]) -> None:
+        self._settings, self._groups, self._say = settings, groups, say
+        self._asking: asyncio.Task[int] | None = None
+
+    def start(self) -> None:
+        """Begins an iteration."""
+        for level in (self._groups.rollouts.ready_actors, self._groups.rollouts.busy_actors, self._groups.scoring):
+            level.read()
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._groups.rewards.replicas())
+
+    def read(self) -> Loads:
+        """Ends it."""
+        rollouts, policy = self._groups.rollouts, self._settings.policy
+        ready, busy, scoring = rollouts.ready_actors.read(), rollouts.busy_actors.read(), self._groups.scoring.read()
+        replicas = self._replicas()
+        return Loads(
+            rollout_actors=ready.mean,
+            rollout_idle_seconds=max(ready.area - busy.area, 0.0),
+            reward_queue=scoring.mean,
+            reward_idle_seconds=scoring.zero_seconds,
+            reward_replicas=replicas,
+            gpus=ready.mean * policy.rollout_gpus
+            + policy.learner_ranks * policy.learner_gpus
+            + (0.0 if math.isnan(replicas) else replicas) * self._settings.pool.gpus,
+        )
+
+    def _replicas(self) -> float:
+        if self._asking is None or not self._asking.done() or self._asking.exception():
+            return math.nan
+        return float(self._asking.result())
+
+    async def stand_by(self) -> None:
+        """For ever: says what is waited for where no actor can sample or no replica can score.
+
+        A rollout actor beyond the least number gives way to a reward that finds no room, and is asked for again later.
+        """
+        rollouts, lent = self._groups.rollouts, False
+        while True:
+            await asyncio.sleep(REMIND_AFTER)
+            if not rollouts.any_ready():
+                self._say(waiting_for(rollout_demand(self._settings.policy)))
+            if await self._unscored():
+                self._say(waiting_for(reward_demand(self._settings)))
+                rollouts.give_way()
+                lent = True
+            elif lent:
+                rollouts.grow()
+                lent = False
+
+    async def _unscored(self) -> bool:
+        try:
+            return self._groups.scoring.value > 0 and await self._groups.rewards.replicas() == 0
+        except RayError:  # Serve's controller is away; it will be back
+            return False
