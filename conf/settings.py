@@ -13,6 +13,7 @@ from conf.evaluation import EvaluationSettings, SampleSettings
 from conf.flux import FluxSettings
 from conf.policy import JudgeSettings, PolicySettings, RewardMixSettings
 from conf.preferences import DiffusersSettings, PreferencesSettings
+from conf.review import PublishSettings, ReviewSettings
 from conf.reward import RewardPoolSettings, RewardSettings, SpatialScoreSettings
 from conf.scenes import PretrainSettings
 
@@ -29,6 +30,8 @@ class Settings:
     pretrain: PretrainSettings = field(default_factory=PretrainSettings)
     flux: FluxSettings = field(default_factory=FluxSettings)
     preferences: PreferencesSettings = field(default_factory=PreferencesSettings)
+    review: ReviewSettings = field(default_factory=ReviewSettings)
+    publish: PublishSettings = field(default_factory=PublishSettings)
     writer: WriterSettings = field(default_factory=WriterSettings)
     perturber: PerturberSettings = field(default_factory=PerturberSettings)
     seedream: SeedreamSettings = field(default_factory=SeedreamSettings)

@@ -37,7 +37,8 @@ _POLICY, _SCENES = "pipelines.policy.commands", "pipelines.scenes.commands"
 
 VERBS: dict[str, dict[str, Action]] = {
     "preferences": {
-        "build": Action(f"{_PREFERENCES}:build", "write, perturb, paint, review and save preference pairs")
+        "build": Action(f"{_PREFERENCES}:build", "write, perturb, paint, review and save preference pairs"),
+        "review": Action(f"{_PREFERENCES}:review", "serve a page where people check the pairs, until interrupted"),
     },
     "reward": {
         "train": Action(f"{_REWARD}:train", "fit SpatialScore on the run's pairs and measure it on held-out ones"),

@@ -11,3 +11,10 @@ def build(settings: Settings) -> None:
     """Writes the run's preference pairs."""
     with cluster(settings):
         print(build_preferences(settings))
+
+
+def review(settings: Settings) -> None:
+    """Serves the page on which people review the run's pairs, until interrupted."""
+    from pipelines.preferences.review.serve import serve_review
+
+    serve_review(settings)

@@ -1,0 +1,125 @@
+"""The set under review: its pairs as reviewers see them, and its pictures, one at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from actors.records import Relation
+
+SIDES = ("w", "l")
+PRESENCE = "Everything named is there, once each"
+"""The first claim about every picture; the others are its relations."""
+
+_COLUMNS = ("pair_id", "kind", "prompt", "relations", "perturbations", "n_perturb", "review")
+_KEPT_GROUPS = 8  # row groups whose pictures are kept in memory
+
+
+@dataclass(frozen=True)
+class ReviewPair:
+    """A pair with its claims: claim 0 is PRESENCE, claim i + 1 is relation i."""
+
+    pair_id: str
+    kind: str  # perturbed | exploit | generated
+    prompt: str
+    relations: tuple[Relation, ...]
+    changed: tuple[int, ...]  # claims that the loser must violate; empty if the row does not say which
+    n_perturb: int
+    gold: bool  # its truth is known exactly
+    status: str  # of the row's own review
+
+    @property
+    def claims(self) -> int:
+        """Number of claims about each picture."""
+        return len(self.relations) + 1
+
+
+class PairSet:
+    """Pairs of a folder of parquet files. Texts are in memory; a picture is read when it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises FileNotFoundError if the folder holds no pairs."""
+        self._files = sorted(folder.glob("*.parquet"))
+        if not self._files:
+            raise FileNotFoundError(f"no pairs in {folder}: run `spatialt2i preferences` first")
+        self._texts = pa.concat_tables(pq.read_table(path, columns=list(_COLUMNS)) for path in self._files)
+        self._rows: dict[str, int] = {name: row for row, name in enumerate(self._texts["pair_id"].to_pylist())}
+        self._groups = _row_groups(self._files)
+        self._cache: OrderedDict[int, pa.Table] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __contains__(self, pair_id: str) -> bool:
+        return pair_id in self._rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def ids(self) -> list[str]:
+        """All pairs, in the order of the files."""
+        return list(self._rows)
+
+    def pair(self, pair_id: str) -> ReviewPair:
+        """Raises KeyError for a pair that the set has not."""
+        return _pair(self._texts.slice(self._rows[pair_id], 1).to_pylist()[0])
+
+    def pairs(self) -> list[ReviewPair]:
+        """All pairs, in the order of the files."""
+        return [_pair(row) for row in self._texts.to_pylist()]
+
+    def picture(self, pair_id: str, side: str) -> bytes:
+        """The image file of one side, "w" or "l". Raises KeyError for a pair that the set has not."""
+        row = self._rows[pair_id]
+        number = max(i for i, group in enumerate(self._groups) if group.start <= row)
+        with self._lock:
+            table = self._cache.get(number)
+            if table is None:
+                group = self._groups[number]
+                columns = [f"image_{one}.bytes" for one in SIDES]
+                table = pq.ParquetFile(group.path).read_row_group(group.index, columns=columns)
+                self._cache[number] = table
+            self._cache.move_to_end(number)
+            while len(self._cache) > _KEPT_GROUPS:
+                self._cache.popitem(last=False)
+        return table[f"image_{side}"][row - self._groups[number].start].as_py()["bytes"]
+
+
+@dataclass(frozen=True)
+class _RowGroup:
+    path: Path
+    index: int
+    start: int  # number, in the whole set, of its first row
+
+
+def _row_groups(files: Sequence[Path]) -> list[_RowGroup]:
+    groups, start = [], 0
+    for path in files:
+        metadata = pq.read_metadata(path)
+        for index in range(metadata.num_row_groups):
+            groups.append(_RowGroup(path, index, start))
+            start += metadata.row_group(index).num_rows
+    return groups
+
+
+def _pair(row: dict[str, Any]) -> ReviewPair:
+    relations = tuple(Relation(**relation) for relation in row["relations"])
+    spoken = [f"{relation.subject} {relation.relation} {relation.object}" for relation in relations]
+    before = [change["from"] for change in row["perturbations"]]
+    located = row["n_perturb"] > 0 and all(sentence in spoken for sentence in before)
+    return ReviewPair(
+        pair_id=row["pair_id"],
+        kind=row["kind"],
+        prompt=row["prompt"],
+        relations=relations,
+        changed=tuple(sorted(spoken.index(sentence) + 1 for sentence in before)) if located else (),
+        n_perturb=row["n_perturb"],
+        gold=row["review"]["gold"],
+        status=row["review"]["status"],
+    )

@@ -1,0 +1,55 @@
+"""`spatialt2i preferences review`: the page, until interrupted."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import uvicorn
+
+from conf.settings import Settings
+from pipelines.preferences.review.app import create_app
+from pipelines.preferences.review.database import Database
+from pipelines.preferences.review.desk import Desk
+from pipelines.preferences.review.login import Doors, invite
+from pipelines.preferences.review.pairs import PairSet
+from pipelines.preferences.review.store import Store
+from pipelines.reward.locations import preferences_folder
+
+
+def review_folder(settings: Settings) -> Path:
+    """Where a run keeps its review. Absolute."""
+    return Path(settings.run_dir).absolute() / "review"
+
+
+def open_database(settings: Settings) -> Database:
+    """The run's review, made if there is none."""
+    return Database(review_folder(settings) / "review.sqlite")
+
+
+def open_store(settings: Settings, database: Database) -> Store:
+    """The run's votes."""
+    return Store(database, settings.review.per_pair, settings.review.lease_minutes * 60)
+
+
+def open_desk(settings: Settings, database: Database, store: Store) -> Desk:
+    """The run's pairs, ready for review. Raises FileNotFoundError where there are none."""
+    own = settings.review
+    gold = PairSet(Path(own.gold_pairs)) if own.gold_pairs else None
+    return Desk(PairSet(Path(preferences_folder(settings))), gold, store, database.secret, own)
+
+
+def serve_review(settings: Settings) -> None:
+    """Serves the review until SIGINT or SIGTERM. Login links are written to a file, never to the terminal."""
+    own, invitations = settings.review, review_folder(settings) / "invitations.txt"
+    database = open_database(settings)
+    store = open_store(settings, database)
+    desk = open_desk(settings, database, store)
+    with socket.create_server((own.host, own.port)) as listener:
+        address = f"{'https' if own.https else 'http'}://{own.host}:{listener.getsockname()[1]}"
+        tokens = invite(invitations, (*own.reviewers, *own.adjudicators), address)
+        doors = Doors(database, tokens, frozenset(own.adjudicators))
+        app = create_app(desk, store, doors, own.https)
+        print(f"review at {address} for {len(tokens)} people, whose login links are in {invitations}", flush=True)
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listener])
+    database.close()

@@ -1,0 +1,96 @@
+"""Headless Chromium, driven over its DevTools protocol."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pytest
+import requests
+from websockets.sync.client import connect
+
+_FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars")
+_CODES = {"Enter": 13, "Backspace": 8, " ": 32, "ArrowUp": 38, "ArrowDown": 40, "ArrowLeft": 37, "ArrowRight": 39}
+
+
+class Browser:
+    """One Chromium with a profile of its own, so two of them are two people."""
+
+    def __init__(self, profile: Path, width: int = 1280, height: int = 860, phone: bool = False) -> None:
+        program = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+        if not program:
+            pytest.skip("there is no Chromium on the path")
+        flags = [*_FLAGS, f"--user-data-dir={profile}", "--remote-debugging-port=0", f"--window-size={width},{height}"]
+        self._process = subprocess.Popen([program, *flags, "about:blank"], stderr=subprocess.DEVNULL)
+        port_file = profile / "DevToolsActivePort"
+        wait_for(port_file.exists, "Chromium to listen")
+        port = port_file.read_text().split()[0]
+        pages = requests.get(f"http://127.0.0.1:{port}/json/list", timeout=10).json()
+        address = next(page["webSocketDebuggerUrl"] for page in pages if page["type"] == "page")
+        self._socket = connect(address, max_size=None)
+        self._number = 0
+        self.command("Page.enable")
+        if phone:
+            self.command(
+                "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=2, mobile=True
+            )
+            self.command("Emulation.setTouchEmulationEnabled", enabled=True)
+
+    def __enter__(self) -> Browser:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._socket.close()
+        self._process.terminate()
+        self._process.wait(20)
+
+    def command(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """One DevTools command and its result."""
+        self._number += 1
+        self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
+        while True:
+            message = json.loads(self._socket.recv(timeout=60))
+            if message.get("id") == self._number:
+                assert "error" not in message, f"{method}: {message['error']}"
+                return message["result"]
+
+    def open(self, address: str) -> None:
+        """Goes to an address and waits until the page has loaded."""
+        self.command("Page.navigate", url=address)
+        wait_for(lambda: self.value("document.readyState") == "complete", address)
+
+    def value(self, expression: str) -> Any:
+        """What a JavaScript expression gives."""
+        told = self.command("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in told, told
+        return told["result"].get("value")
+
+    def text(self, selector: str) -> str:
+        """What can be read in the first element, "" if there is none or it is hidden."""
+        return self.value(f"document.querySelector({json.dumps(selector)})?.innerText ?? ''")
+
+    def press(self, *keys: str) -> None:
+        """Presses keys one after the other, as a keyboard does."""
+        for key in keys:
+            what: dict[str, Any] = {"key": key, "windowsVirtualKeyCode": _CODES.get(key, ord(key[0].upper()))}
+            text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
+            self.command("Input.dispatchKeyEvent", type="keyDown", **what, **({"text": text} if text else {}))
+            self.command("Input.dispatchKeyEvent", type="keyUp", **what)
+
+    def screenshot(self, path: Path) -> None:
+        """The window as a PNG file."""
+        path.write_bytes(base64.b64decode(self.command("Page.captureScreenshot", format="png")["data"]))
+
+
+def wait_for(condition: Any, what: str, seconds: float = 60.0) -> None:
+    """Waits until `condition()` holds. Fails with `what` if it does not come true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds:.0f} s for {what}"
+        time.sleep(0.05)
