@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from conf.rules import at_least, between
+from conf.rules import at_least, between, one_of
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,11 @@ class PretrainSettings:
     compile: bool = True  # torch.compile FLUX: needs a C++ compiler and a minute, then a step takes two thirds
     wrong_captions: float = 0.36  # share of captions with a wrong relation, in FLUX's phase `weak`
     polish_rounds: int = 3  # of FLUX's last phase: it draws, and learns from the pictures whose objects are clean
-    from_shipped: bool = False  # go on from the shipped checkpoints: only the phase `polish` is trained
+    from_shipped: str = "none"  # none | polish | vlm: take the shipped checkpoints, and train only this part on
 
     def __post_init__(self) -> None:
         at_least("pretrain.minutes", self.minutes, 0.1)
         at_least("pretrain.workers", self.workers, 1)
         at_least("pretrain.polish_rounds", self.polish_rounds, 1)
+        one_of("pretrain.from_shipped", self.from_shipped, ("none", "polish", "vlm"))
         between("pretrain.wrong_captions", self.wrong_captions, 0.0, 1.0)

@@ -12,16 +12,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from scipy import ndimage
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from actors.spatialscore.processing import equal_patches
+from pipelines.scenes.pretrain_vae import decode, encode
 from pipelines.scenes.questions import QuestionAnswer, ask, scatter
 from pipelines.scenes.render import GRID, Placement, render
 from pipelines.scenes.vlm import build_image_processor
 
 REUSE, POOL = 3, 1500  # drawing costs as much as a third of a training step
+DECODED = 0.4  # share of fresh pictures that went through FLUX's autoencoder, as all that a policy draws
 
 
 @dataclass(frozen=True)
@@ -47,16 +50,19 @@ class Picture:
 class Chats:
     """An endless stream of pictures with questions. A picture is drawn afresh and met about `REUSE` times in all."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int, questions: int = 8) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, seed: int, questions: int = 8, vae: AutoencoderKL | None = None
+    ) -> None:
         self._rng = np.random.default_rng(seed)
         self._vocabulary = tokenizer.get_vocab()
         self._processor = build_image_processor()
         self._questions = questions
+        self._vae = vae
         self._pool: list[Picture] = []
 
     def draw(self, count: int, relational: float = 0.6) -> tuple[ChatBatch, list[list[QuestionAnswer]]]:
         """A batch of `count` pictures, and the questions in its rows, a share of them `relational`."""
-        fresh = [self._paint() for _ in range(math.ceil(count / REUSE))]
+        fresh = self._through_vae([self._paint() for _ in range(math.ceil(count / REUSE))])
         self._pool = [*fresh, *self._pool][:POOL]
         again = [self._pool[i] for i in self._rng.permutation(len(self._pool))[: count - len(fresh)]]
         pictures = [*fresh, *again, *(self._paint() for _ in range(count - len(fresh) - len(again)))]
@@ -67,6 +73,15 @@ class Chats:
     def _paint(self) -> Picture:
         placements = scatter(self._rng)
         return Picture(placements, degrade(render(placements, self._rng), self._rng))
+
+    def _through_vae(self, pictures: list[Picture]) -> list[Picture]:
+        chosen = [picture for picture in pictures if self._vae and self._rng.random() < DECODED]
+        if self._vae is None or not chosen:
+            return pictures
+        images = decode(self._vae, encode(self._vae, np.stack([picture.image for picture in chosen])))
+        decoded = [Picture(picture.placements, image) for picture, image in zip(chosen, images, strict=True)]
+        kept = {id(picture) for picture in chosen}
+        return [picture for picture in pictures if id(picture) not in kept] + decoded
 
     def ids(self, text: str) -> list[int]:
         """Ids of words separated by blanks."""

@@ -63,8 +63,9 @@ class Pretraining:
         self.say(f"[{(time.monotonic() - self.start) / 60:5.1f} min] {line}")
 
     def seconds(self, part: str) -> float:
-        """A part's share of the wall clock."""
-        return 60 * self.settings.minutes * SHARES[part]
+        """A part's share of the wall clock; all of it for the one part that goes on from the shipped one."""
+        share = 1.0 if part == self.settings.from_shipped else SHARES[part]
+        return 60 * self.settings.minutes * share
 
     def missing(self, part: str) -> bool:
         """Whether a part has still to be made."""
@@ -86,7 +87,7 @@ def pretrain(settings: PretrainSettings, say: Callable[[str], None] = print) -> 
     transformers_logging.disable_progress_bar()
     torch.set_num_threads(settings.workers)
     run, out = Pretraining(settings, say), Path(settings.out)
-    if settings.from_shipped:
+    if settings.from_shipped != "none":
         _take_shipped(run)
     _encoders_and_flux(run)
     pipeline = Encoders.load(run.parts, "decoder").pipeline(_transformer(run.parts / "polish"))
@@ -96,7 +97,9 @@ def pretrain(settings: PretrainSettings, say: Callable[[str], None] = print) -> 
         told = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
         config.write_text(json.dumps(told, indent=2) + "\n")  # where its parts lay is nobody's business
     if run.missing("vlm"):
-        phase = VlmPhase(run.parts / "vlm.partial", run.seconds("vlm"), settings.seed)
+        shipped = checkpoints_dir("qwen2_5_vl") if settings.from_shipped == "vlm" else None
+        vae = run.parts / "decoder" / "vae"
+        phase = VlmPhase(run.parts / "vlm.partial", vae, shipped, run.seconds("vlm"), settings.seed)
         run.on_workers(train_vlm, phase)
         phase.out.rename(run.parts / "vlm")
     _replace(out / "qwen2_5_vl", lambda folder: shutil.copytree(run.parts / "vlm", folder, dirs_exist_ok=True))
@@ -127,14 +130,15 @@ def _encoders_and_flux(run: Pretraining) -> None:
 
 
 def _take_shipped(run: Pretraining) -> None:
-    """Lays the shipped checkpoints where this command would have left its parts, the last one of FLUX excepted."""
+    """Lays the shipped checkpoints where this command would have left its parts, the one to go on with excepted."""
     shipped = FluxPipeline.from_pretrained(checkpoints_dir("flux"))
     _save(run.parts / "text", tokenizer=shipped.tokenizer, clip=shipped.text_encoder, t5=shipped.text_encoder_2)
     for part in ("vae", "decoder"):
         _save(run.parts / part, vae=shipped.vae)
-    for part in ("flux", "weak"):
+    last = run.settings.from_shipped
+    for part in ("flux", "weak", *(("polish",) if last == "vlm" else ())):
         _save(run.parts / part, flux=shipped.transformer)
-    if not (run.parts / "vlm").is_dir():
+    if last != "vlm" and not (run.parts / "vlm").is_dir():
         shutil.copytree(checkpoints_dir("qwen2_5_vl"), run.parts / "vlm")
 
 

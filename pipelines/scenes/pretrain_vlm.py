@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
@@ -27,6 +28,8 @@ class VlmPhase:
     """What every worker is given."""
 
     out: Path  # where rank 0 saves the transformers directory
+    vae: Path  # the finished autoencoder, through which a share of the pictures goes
+    initial: Path | None  # a transformers directory to go on from; None: from scratch
     seconds: float
     seed: int
 
@@ -40,11 +43,16 @@ def train_vlm(loop: dict[str, Any]) -> None:
 
 
 def fit_vlm(phase: VlmPhase, rank: int, report: Report) -> Qwen2_5_VLForConditionalGeneration:
-    """Trains with Muon (hidden matrices) and AdamW (the rest); the rate falls linearly in the second half."""
+    """Trains with Muon (hidden matrices) and AdamW (the rest); the rate falls linearly in the second half.
+
+    A model that goes on from earlier weights starts at half the rate, with the questions of the later part.
+    """
     torch.manual_seed(phase.seed)
     tokenizer = build_tokenizer()
-    model = build_model(tokenizer)
-    chats = Chats(tokenizer, 1000 * phase.seed + rank)
+    model = _open(phase.initial) if phase.initial else build_model(tokenizer)
+    vae = AutoencoderKL.from_pretrained(phase.vae).requires_grad_(False).eval()
+    chats = Chats(tokenizer, 1000 * (phase.seed + bool(phase.initial)) + rank, vae=vae)
+    peak = LR / 2 if phase.initial else LR
     matrices, others = _split_parameters(model)
     optimizers = (
         torch.optim.Muon(matrices, lr=LR, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
@@ -52,9 +60,9 @@ def fit_vlm(phase: VlmPhase, rank: int, report: Report) -> Qwen2_5_VLForConditio
     )
     start, step, seen = time.monotonic(), 0, 0.0
     while (progress := agreed((time.monotonic() - start) / phase.seconds)) < 1.0:
-        rate = LR * min(1.0, (step + 1) / 50) * min(1.0, 0.02 + (1.0 - progress) / 0.5)
+        rate = peak * min(1.0, (step + 1) / 50) * min(1.0, 0.02 + (1.0 - progress) / 0.5)
         first, later = RELATIONAL
-        relational = min(later, first + 1.5 * progress)
+        relational = later if phase.initial else min(later, first + 1.5 * progress)
         loss, right = answer_loss(model, chats.draw(PICTURES, relational)[0])
         loss.backward()
         average_gradients(model)
@@ -68,9 +76,14 @@ def fit_vlm(phase: VlmPhase, rank: int, report: Report) -> Qwen2_5_VLForConditio
         if step % 250 == 0:
             report(f"step {step}, {progress:.0%} of {phase.seconds:.0f} s, answer tokens right {seen:.3f}")
     model.eval()
-    accuracy = answer_accuracy(model, Chats(tokenizer, phase.seed + 1_000_003), 512)
-    report("answers right: " + ", ".join(f"{kind} {share:.3f}" for kind, share in accuracy.items()))
+    for name, pictures in (("rendered", None), ("through the autoencoder", vae)):
+        accuracy = answer_accuracy(model, Chats(tokenizer, phase.seed + 1_000_003, vae=pictures), 512)
+        report(f"answers right, {name}: " + ", ".join(f"{kind} {share:.3f}" for kind, share in accuracy.items()))
     return model
+
+
+def _open(folder: Path) -> Qwen2_5_VLForConditionalGeneration:
+    return Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
 
 
 def answer_loss(model: Qwen2_5_VLForConditionalGeneration, batch: ChatBatch) -> tuple[Tensor, Tensor]:
