@@ -39,6 +39,7 @@ VERBS: dict[str, dict[str, Action]] = {
     "preferences": {
         "build": Action(f"{_PREFERENCES}:build", "write, perturb, paint, review and save preference pairs"),
         "review": Action(f"{_PREFERENCES}:review", "serve a page where people check the pairs, until interrupted"),
+        "publish": Action(f"{_PREFERENCES}:publish", "write a versioned dataset folder: parquet, card, exports"),
     },
     "reward": {
         "train": Action(f"{_REWARD}:train", "fit SpatialScore on the run's pairs and measure it on held-out ones"),

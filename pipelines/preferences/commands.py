@@ -18,3 +18,10 @@ def review(settings: Settings) -> None:
     from pipelines.preferences.review.serve import serve_review
 
     serve_review(settings)
+
+
+def publish(settings: Settings) -> None:
+    """Writes the run's pairs, with their reviews, as a versioned dataset folder."""
+    from pipelines.preferences.publish import publish as publish_pairs
+
+    print(publish_pairs(settings))

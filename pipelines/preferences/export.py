@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from PIL import Image
 
 from actors.storage import write_file
+
+_ROW_GROUP = 32  # rows in memory at a time
 
 _PICKAPIC = pa.schema(
     [
@@ -45,14 +48,14 @@ def export_pickapic(preferences: Path, split: str, out: Path) -> Path:
 
     Which picture comes first is drawn from the pair's id. Raises ValueError if the split is empty.
     """
-    rows = list(_rows(preferences, split))
-    captions = [row["prompt"] for row in rows]
-    counts = {caption: captions.count(caption) for caption in set(captions)}
-    table = pa.Table.from_pylist([_pickapic(i, row, counts) for i, row in enumerate(rows)], schema=_PICKAPIC)
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer)
-    path = out / f"{split}.parquet"
-    write_file(str(path), buffer.getvalue())
+    counts = Counter(row["prompt"] for row in _rows(preferences, split, columns=["prompt"]))
+    path, partial = out / f"{split}.parquet", out / f"{split}.parquet.partial"
+    out.mkdir(parents=True, exist_ok=True)
+    with pq.ParquetWriter(partial, _PICKAPIC) as file:
+        for start, rows in enumerate(_grouped(_rows(preferences, split))):
+            made = [_pickapic(start * _ROW_GROUP + i, row, counts) for i, row in enumerate(rows)]
+            file.write_table(pa.Table.from_pylist(made, schema=_PICKAPIC))
+    partial.replace(path)
     return path
 
 
@@ -66,7 +69,7 @@ def export_hpdv3(preferences: Path, split: str, out: Path) -> Path:
         paths = {}
         for side in ("w", "l"):
             image = row[f"image_{side}"]
-            paths[side] = f"images/{image['sha256'][:24]}.png"
+            paths[side] = f"images/{_digest(image)[:24]}.png"
             write_file(str(out / paths[side]), image["bytes"])
         votes = row["review"]["votes"]
         entries.append(
@@ -85,26 +88,32 @@ def export_hpdv3(preferences: Path, split: str, out: Path) -> Path:
     return path
 
 
-def _rows(preferences: Path, split: str) -> Iterator[dict[str, Any]]:
+def _rows(preferences: Path, split: str, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
     files = sorted(preferences.glob(f"{split}-*.parquet"))
     if not files:
         raise ValueError(f"{preferences} holds no pairs of split {split!r}: run `spatialt2i preferences` first")
-    for batch in ds.dataset(files, format="parquet").to_batches():
-        yield from batch.to_pylist()
+    for path in files:
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=_ROW_GROUP, columns=columns):
+            yield from batch.to_pylist()
 
 
-def _pickapic(index: int, row: dict[str, Any], counts: dict[str, int]) -> dict[str, Any]:
+def _grouped(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    while group := list(islice(rows, _ROW_GROUP)):
+        yield group
+
+
+def _pickapic(index: int, row: dict[str, Any], counts: Mapping[str, int]) -> dict[str, Any]:
     turned = hashlib.blake2b(row["pair_id"].encode(), digest_size=1).digest()[0] % 2
     images = [row["image_l"], row["image_w"]] if turned else [row["image_w"], row["image_l"]]
     sides: dict[str, Any] = {}
     for i, image in enumerate(images):
         preferred = float(i == turned)
-        sides |= {f"image_{i}_uid": image["sha256"], f"image_{i}_url": "", f"jpg_{i}": _jpeg(image["bytes"])}
+        sides |= {f"image_{i}_uid": _digest(image), f"image_{i}_url": "", f"jpg_{i}": _jpeg(image["bytes"])}
         sides |= {f"label_{i}": preferred, f"model_{i}": row["generator"]}
     return {
         **sides,
         "are_different": True,
-        "best_image_uid": row["image_w"]["sha256"],
+        "best_image_uid": _digest(row["image_w"]),
         "caption": row["prompt"],
         "created_at": None,
         "has_label": True,
@@ -112,6 +121,10 @@ def _pickapic(index: int, row: dict[str, Any], counts: dict[str, int]) -> dict[s
         "user_id": 0,
         "num_example_per_prompt": counts[row["prompt"]],
     }
+
+
+def _digest(image: Mapping[str, Any]) -> str:
+    return hashlib.sha256(image["bytes"]).hexdigest()
 
 
 def _jpeg(encoded: bytes) -> bytes:

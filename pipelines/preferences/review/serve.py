@@ -22,9 +22,14 @@ def review_folder(settings: Settings) -> Path:
     return Path(settings.run_dir).absolute() / "review"
 
 
+def review_database(settings: Settings) -> Path:
+    """The SQLite file of a run's review, there or not."""
+    return review_folder(settings) / "review.sqlite"
+
+
 def open_database(settings: Settings) -> Database:
     """The run's review, made if there is none."""
-    return Database(review_folder(settings) / "review.sqlite")
+    return Database(review_database(settings))
 
 
 def open_store(settings: Settings, database: Database) -> Store:

@@ -1,0 +1,112 @@
+"""A published version: whole or absent, with what people decided, and readable by others' tools."""
+
+import hashlib
+import json
+import subprocess
+import time
+
+import pyarrow.parquet as pq
+import pytest
+
+from conf import Settings, load
+from pipelines.preferences.picture import decode
+from pipelines.preferences.publish import publish
+from pipelines.preferences.review.ballots import Ballot, truth, verdict
+from pipelines.preferences.review.login import Session
+from pipelines.preferences.review.serve import open_database, open_desk, open_store
+from pipelines.preferences.review.store import ADJUDICATION, REVIEW, Vote
+
+
+def _settings(run_dir, *overrides: str) -> Settings:
+    return load("scenes", [f"run_dir={run_dir}", "publish.shard_rows=20", "review.gold_fraction=0", *overrides])
+
+
+@pytest.fixture
+def decided(run_dir) -> dict[str, str]:
+    """Both reviewers judge the first six pairs: two right, two wrong, on two they differ, of which one is decided."""
+    settings = _settings(run_dir)
+    database = open_database(settings)
+    store = open_store(settings, database)
+    desk = open_desk(settings, database, store)
+    statuses = ["accepted", "accepted", "rejected", "rejected", "disputed", "accepted"]
+    found = {}
+    for number, status in enumerate(statuses):
+        pair_id = desk.next_sheet(Session("reviewer_1", REVIEW, "")).pair.pair_id
+        pair = desk.find(pair_id)
+        right, wrong = truth(pair), Ballot(("yes",) * pair.claims, ("yes",) * pair.claims)
+        cast = [(("reviewer_1", REVIEW), right if number in (0, 1, 4, 5) else wrong)]
+        cast.append((("reviewer_2", REVIEW), right if number < 2 else wrong))
+        if number == 5:
+            cast.append((("adjudicator", ADJUDICATION), right))
+        for (name, stage), ballot in cast:
+            said = verdict(pair, ballot)
+            store.cast(Vote(f"{name}|{pair_id}", pair_id, name, stage, ballot, said, "w", 4.0, time.time()))
+        assert store.status(pair_id) == status
+        found[pair_id] = status
+    database.close()
+    return found
+
+
+def _rows(folder) -> dict[str, dict]:
+    return {row["pair_id"]: row for path in folder.glob("data/*.parquet") for row in pq.read_table(path).to_pylist()}
+
+
+def test_what_people_decided_is_in_the_rows_and_what_they_rejected_is_not(run_dir, decided):
+    published = publish(_settings(run_dir))
+    rows = _rows(published.folder)
+    assert len(rows) == published.pairs == 37 and published.left_out == {"rejected": 2, "disputed": 1}
+    kept = {pair: rows[pair]["review"] for pair, status in decided.items() if status == "accepted"}
+    assert set(kept) == {pair for pair in decided if pair in rows}
+    votes = sorted(sorted(review["votes"]) for review in kept.values())
+    assert votes == [["tie", "w", "w"], ["w", "w"], ["w", "w"]]
+    assert {round(review["agreement"], 2) for review in kept.values()} == {1.0, 0.67}
+    card = (published.folder / "README.md").read_text()
+    assert "13 votes by\n3 people" in card and "2 pairs were left out: rejected" in card
+    assert "| 7 | 0 | 0.0 % | 24.1 % |" in card, "the paper's mode, beside ours"
+
+
+def test_a_version_is_whole_checked_and_never_overwritten(run_dir):
+    settings = _settings(run_dir)
+    (run_dir / "published" / ".1.0.0.partial").mkdir(parents=True)
+    (run_dir / "published" / ".1.0.0.partial" / "torn").write_text("left by a killed run")
+    folder = publish(settings).folder
+    assert {path.name for path in folder.iterdir()} == {"README.md", "SHA256SUMS", "data", "hpdv3", "pickapic"}
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert len((folder / "SHA256SUMS").read_text().splitlines()) == len(files) - 1
+    names = [path.name for path in sorted(folder.glob("data/*"))]
+    assert names == ["test-00000.parquet", "train-00000.parquet", "train-00001.parquet"]
+    with pytest.raises(FileExistsError, match=r"raise publish\.version"):
+        publish(settings)
+    assert publish(_settings(run_dir, "publish.version=1.0.1", "publish.exports=false")).folder.name == "1.0.1"
+
+
+def test_digests_are_beside_the_images_and_the_exports_hold_the_same_pairs(run_dir):
+    folder = publish(_settings(run_dir)).folder
+    rows = _rows(folder)
+    for row in rows.values():
+        for side in ("image_w", "image_l"):
+            assert hashlib.sha256(row[side]["bytes"]).hexdigest() == row[f"{side}_sha256"]
+    train = [row for row in rows.values() if row["split"] == "train"]
+    assert pq.read_metadata(folder / "pickapic" / "train.parquet").num_rows == len(train)
+    assert len(json.loads((folder / "hpdv3" / "train.json").read_text())) == len(train)
+
+
+def test_only_reviewed_pairs_are_published_where_that_is_asked(run_dir, decided):
+    # the scenes world knows the truth of all its pairs, so only what people have left open or rejected is missing
+    published = publish(_settings(run_dir, "publish.only_reviewed=true", "publish.exports=false"))
+    assert published.pairs == 37
+
+
+def test_huggingface_datasets_shows_images_as_images(run_dir, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    folder = publish(_settings(run_dir)).folder
+    files = [str(path) for path in sorted(folder.glob("data/train-*.parquet"))]
+    loaded = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    rows = _rows(folder)
+    assert isinstance(loaded.features["image_w"], datasets.Image) and len(loaded) == 32
+    for shown in loaded.select(range(3)):
+        row = rows[shown["pair_id"]]
+        assert shown["image_l"].size == (64, 64)
+        assert (decode(row["image_l"]["bytes"]) == shown["image_l"].convert("RGB")).all()
+        assert shown["relations"] == row["relations"] and shown["review"]["votes"] == row["review"]["votes"]
