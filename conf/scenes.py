@@ -17,12 +17,12 @@ class PretrainSettings:
     workers: int = 2  # data-parallel processes of one thread each
     compile: bool = True  # torch.compile FLUX: needs a C++ compiler and a minute, then a step takes two thirds
     wrong_captions: float = 0.36  # share of captions with a wrong relation, in FLUX's phase `weak`
-    polish_rounds: int = 3  # of FLUX's last phase: it draws, and learns from the pictures whose objects are clean
-    from_shipped: str = "none"  # none | polish | vlm: take the shipped checkpoints, and train only this part on
+    polish_rounds: int = 3  # of FLUX's phase `polish`: it draws, and learns from the pictures whose objects are clean
+    from_shipped: str = "none"  # none | polish | tune | vlm: begin with the shipped checkpoints, and train this part on
 
     def __post_init__(self) -> None:
         at_least("pretrain.minutes", self.minutes, 0.1)
         at_least("pretrain.workers", self.workers, 1)
         at_least("pretrain.polish_rounds", self.polish_rounds, 1)
-        one_of("pretrain.from_shipped", self.from_shipped, ("none", "polish", "vlm"))
+        one_of("pretrain.from_shipped", self.from_shipped, ("none", "polish", "tune", "vlm"))
         between("pretrain.wrong_captions", self.wrong_captions, 0.0, 1.0)

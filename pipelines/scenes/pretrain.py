@@ -2,9 +2,9 @@
 # (the model libraries leave their configurations and outputs untyped)
 """`spatialt2i scenes pretrain`: makes the shipped tiny checkpoints, seeded, in the time it is given.
 
-Seven parts, each saved when done and taken up again by a later call: the text encoders, the autoencoder, FLUX on true
-captions, the autoencoder's decoder once more, FLUX distilled and weakened, FLUX polished, and the Qwen2.5-VL. Delete a
-part's folder to have it made anew. No part sees a held-out prompt.
+Eight parts, each saved when done and taken up again by a later call: the text encoders, the autoencoder, FLUX on true
+captions, the autoencoder's decoder once more, FLUX weakened, FLUX polished on its own drawings, FLUX tuned for whole
+objects, and the Qwen2.5-VL. Delete a part's folder to have it made anew. No part sees a held-out prompt.
 """
 
 from __future__ import annotations
@@ -29,20 +29,14 @@ from pipelines.scenes.flux_rows import Encoders
 from pipelines.scenes.grammar import held_out_prompts
 from pipelines.scenes.pretrain_flux import FluxPhase, judge, summary, train_phase
 from pipelines.scenes.pretrain_text import train_text_encoders
+from pipelines.scenes.pretrain_tune import tune_for_objects
 from pipelines.scenes.pretrain_vae import train_decoder, train_vae
 from pipelines.scenes.pretrain_vlm import VlmPhase, train_vlm
 from pipelines.scenes.workers import run_on_workers
 
-# of the wall clock
 SHARES = {
-    "text": 0.03,
-    "vae": 0.08,
-    "flux": 0.38,
-    "decoder": 0.05,
-    "weak": 0.1,
-    "polish": 0.16,
-    "vlm": 0.2,
-}  # of wall clock
+    "text": 0.03, "vae": 0.08, "flux": 0.36, "decoder": 0.05, "weak": 0.1, "polish": 0.12, "tune": 0.08, "vlm": 0.18,
+}  # of the wall clock  # fmt: skip
 
 
 @dataclass
@@ -90,8 +84,8 @@ def pretrain(settings: PretrainSettings, say: Callable[[str], None] = print) -> 
     if settings.from_shipped != "none":
         _take_shipped(run)
     _encoders_and_flux(run)
-    pipeline = Encoders.load(run.parts, "decoder").pipeline(_transformer(run.parts / "polish"))
-    _measure(run, "polished", "polish", "decoder")
+    pipeline = Encoders.load(run.parts, "decoder").pipeline(_transformer(run.parts / "tune"))
+    _measure(run, "tuned", "tune", "decoder")
     _replace(out / "flux", lambda folder: pipeline.save_pretrained(folder))
     for config in (out / "flux").glob("*/config.json"):
         told = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
@@ -127,6 +121,12 @@ def _encoders_and_flux(run: Pretraining) -> None:
     if run.missing("polish"):
         rounds = settings.polish_rounds
         _train_flux(run, "polish", "weak", seed=2, lr=(4e-4, 2e-5), rendered=False, distil_rounds=rounds)
+        _measure(run, "polished", "polish", "decoder")
+    if run.missing("tune"):
+        base = Encoders.load(parts, "decoder").pipeline(_transformer(parts / "polish"))
+        tuned = tune_for_objects(base, parts / "tune.run", run.seconds("tune"), settings.seed, run.report)
+        _save(parts / "tune", flux=tuned)
+        shutil.rmtree(parts / "tune.run")
 
 
 def _take_shipped(run: Pretraining) -> None:
@@ -136,7 +136,8 @@ def _take_shipped(run: Pretraining) -> None:
     for part in ("vae", "decoder"):
         _save(run.parts / part, vae=shipped.vae)
     last = run.settings.from_shipped
-    for part in ("flux", "weak", *(("polish",) if last == "vlm" else ())):
+    done = ("flux", "weak", "polish", "tune")
+    for part in done[: {"polish": 2, "tune": 3}.get(last, 4)]:
         _save(run.parts / part, flux=shipped.transformer)
     if last != "vlm" and not (run.parts / "vlm").is_dir():
         shutil.copytree(checkpoints_dir("qwen2_5_vl"), run.parts / "vlm")
