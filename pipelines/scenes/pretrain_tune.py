@@ -28,13 +28,15 @@ from pipelines.scenes.grammar import training_prompts
 from pipelines.scenes.rule_reward import RulesReplica
 
 PROMPTS, LONG_FRACTION = 4000, 0.75
-SECONDS_PER_ITERATION = 3.0  # on two idle cores: the learning rate's decay is spread over as many
+SECONDS_PER_ITERATION = (
+    3.0  # on two idle cores; the number of iterations is fixed, so that a busy machine tunes as well
+)
 
 
 def tune_for_objects(
     base: FluxPipeline, folder: Path, seconds: float, seed: int, report: Callable[[str], None]
 ) -> FluxTransformer2DModel:
-    """Trains `base` for `seconds`, in the run directory `folder`, and returns its transformer with the LoRA merged.
+    """Trains `base` for about `seconds`, in the run directory `folder`, and returns its transformer with the LoRA merged.
 
     Ray must be initialised. Called again with a folder that an interrupted call left, it resumes there.
     """
@@ -46,7 +48,7 @@ def tune_for_objects(
         run_dir=str(folder),
         flux=FluxSettings(model=str(folder / "base")),
         policy=PolicySettings(
-            iterations=max(1, round(seconds / SECONDS_PER_ITERATION)), minutes=seconds / 60, seed=seed,
+            iterations=max(1, round(seconds / SECONDS_PER_ITERATION)), minutes=0, seed=seed,
             prompts=str(prompts), evaluate_every=0,
         ),
     )  # fmt: skip
