@@ -36,9 +36,10 @@ SECONDS_PER_ITERATION = (
 def tune_for_objects(
     base: FluxPipeline, folder: Path, seconds: float, seed: int, report: Callable[[str], None]
 ) -> FluxTransformer2DModel:
-    """Trains `base` for about `seconds`, in the run directory `folder`, and returns its transformer with the LoRA merged.
+    """Trains `base` in the run directory `folder` and returns its transformer with the LoRA merged.
 
-    Ray must be initialised. Called again with a folder that an interrupted call left, it resumes there.
+    `seconds` is how long that takes on two idle cores. Ray must be initialised. Called again with a folder that an
+    interrupted call left, it resumes there.
     """
     base.save_pretrained(folder / "base")
     prompts = folder / "prompts.jsonl"
