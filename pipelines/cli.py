@@ -33,13 +33,14 @@ class Action:
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
 
 _PREFERENCES, _REWARD = "pipelines.preferences.commands", "pipelines.reward.commands"
+_REVIEW = "pipelines.preferences.review.commands"
 _POLICY, _SCENES = "pipelines.policy.commands", "pipelines.scenes.commands"
 
 VERBS: dict[str, dict[str, Action]] = {
     "preferences": {
         "build": Action(f"{_PREFERENCES}:build", "write, perturb, paint, review and save preference pairs"),
-        "review": Action(f"{_PREFERENCES}:review", "serve a page where people check the pairs, until interrupted"),
-        "publish": Action(f"{_PREFERENCES}:publish", "write a versioned dataset folder: parquet, card, exports"),
+        "review": Action(f"{_REVIEW}:review", "serve a page where people check the pairs, until interrupted"),
+        "publish": Action(f"{_REVIEW}:publish", "write a versioned dataset folder: parquet, card, exports"),
     },
     "reward": {
         "train": Action(f"{_REWARD}:train", "fit SpatialScore on the run's pairs and measure it on held-out ones"),

@@ -26,12 +26,11 @@ from pipelines.preferences.card import render_card
 from pipelines.preferences.export import export_hpdv3, export_pickapic
 from pipelines.preferences.published import PUBLISHED_SCHEMA, published_row
 from pipelines.preferences.review.overview import Overview, summarise
-from pipelines.preferences.review.pairs import PairSet
+from pipelines.preferences.review.pairs import PairSet, pairs_folder
 from pipelines.preferences.review.results import reviewed
 from pipelines.preferences.review.serve import open_database, open_store, review_database
 from pipelines.preferences.roles import Review
 from pipelines.preferences.statistics import Statistics
-from pipelines.reward.locations import preferences_folder
 
 ROW_GROUP = 32  # rows: readers fetch so many pictures at once
 
@@ -60,7 +59,7 @@ def publish(settings: Settings) -> Published:
     if folder.exists():
         raise FileExistsError(f"{folder} is published: raise publish.version, or delete the folder")
     shutil.rmtree(partial, ignore_errors=True)
-    source = Path(preferences_folder(settings))
+    source = pairs_folder(settings)
     reviews, overview = review_of(settings)
     writer = _Writer(partial / "data", own)
     for row in rows_of(source):
@@ -87,7 +86,7 @@ def review_of(settings: Settings) -> tuple[dict[str, Review], Overview | None]:
     store = open_store(settings, database)
     votes, statuses = store.votes(), store.statuses()
     database.close()
-    return reviewed(PairSet(Path(preferences_folder(settings))), votes, statuses), summarise(votes, statuses, {})
+    return reviewed(PairSet(pairs_folder(settings)), votes, statuses), summarise(votes, statuses, {})
 
 
 def rows_of(folder: Path) -> Iterator[dict[str, Any]]:

@@ -145,8 +145,7 @@ def create_app(desk: Desk, store: Store, doors: Doors, https: bool) -> FastAPI:
 
 def _for_page(sheet: Sheet) -> dict[str, object]:
     """What the browser is told about a pair."""
-    claims: list[list[str]] = [[PRESENCE]]
-    claims += [[relation.subject, relation.relation, relation.object] for relation in sheet.pair.relations]
+    claims = [[PRESENCE], *map(list, sheet.pair.relations)]
     pair_id = sheet.pair.pair_id
     return {
         "pair_id": pair_id,

@@ -12,14 +12,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from actors.records import Relation
+from conf.settings import Settings
 
 SIDES = ("w", "l")
+Relation = tuple[str, str, str]
+"""(subject, relation, object); `actors.records.Relation` would make the page wait for torch."""
+
 PRESENCE = "Everything named is there, once each"
 """The first claim about every picture; the others are its relations."""
 
 _COLUMNS = ("pair_id", "kind", "prompt", "relations", "perturbations", "n_perturb", "review")
 _KEPT_GROUPS = 8  # row groups whose pictures are kept in memory
+
+
+def pairs_folder(settings: Settings) -> Path:
+    """The parquet files of a run's pairs. Absolute."""
+    return Path(settings.run_dir).absolute() / "preferences"
 
 
 @dataclass(frozen=True)
@@ -109,8 +117,8 @@ def _row_groups(files: Sequence[Path]) -> list[_RowGroup]:
 
 
 def _pair(row: dict[str, Any]) -> ReviewPair:
-    relations = tuple(Relation(**relation) for relation in row["relations"])
-    spoken = [f"{relation.subject} {relation.relation} {relation.object}" for relation in relations]
+    relations = tuple((said["subject"], said["relation"], said["object"]) for said in row["relations"])
+    spoken = [" ".join(relation) for relation in relations]
     before = [change["from"] for change in row["perturbations"]]
     located = row["n_perturb"] > 0 and all(sentence in spoken for sentence in before)
     return ReviewPair(

@@ -12,9 +12,8 @@ from pipelines.preferences.review.app import create_app
 from pipelines.preferences.review.database import Database
 from pipelines.preferences.review.desk import Desk
 from pipelines.preferences.review.login import Doors, invite
-from pipelines.preferences.review.pairs import PairSet
+from pipelines.preferences.review.pairs import PairSet, pairs_folder
 from pipelines.preferences.review.store import Store
-from pipelines.reward.locations import preferences_folder
 
 
 def review_folder(settings: Settings) -> Path:
@@ -41,7 +40,7 @@ def open_desk(settings: Settings, database: Database, store: Store) -> Desk:
     """The run's pairs, ready for review. Raises FileNotFoundError where there are none."""
     own = settings.review
     gold = PairSet(Path(own.gold_pairs)) if own.gold_pairs else None
-    return Desk(PairSet(Path(preferences_folder(settings))), gold, store, database.secret, own)
+    return Desk(PairSet(pairs_folder(settings)), gold, store, database.secret, own)
 
 
 def serve_review(settings: Settings) -> None:

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -33,7 +34,8 @@ class Browser:
         port = port_file.read_text().split()[0]
         pages = requests.get(f"http://127.0.0.1:{port}/json/list", timeout=10).json()
         address = next(page["webSocketDebuggerUrl"] for page in pages if page["type"] == "page")
-        self._socket = connect(address, max_size=None)
+        self._open = ExitStack()
+        self._socket = self._open.enter_context(connect(address, max_size=None))
         self._number = 0
         self.command("Page.enable")
         if phone:
@@ -46,7 +48,7 @@ class Browser:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._socket.close()
+        self._open.close()
         self._process.terminate()
         self._process.wait(20)
 

@@ -2,12 +2,11 @@
 
 import pytest
 
-from actors.records import Relation
 from pipelines.preferences.review.agreement import cohens_kappa, krippendorffs_alpha
 from pipelines.preferences.review.ballots import Ballot, settle, truth, verdict, vote
 from pipelines.preferences.review.pairs import ReviewPair
 
-RELATIONS = (Relation("cup", "left of", "plate"), Relation("plate", "above", "fork"))
+RELATIONS = (("cup", "left of", "plate"), ("plate", "above", "fork"))
 YES = ("yes", "yes", "yes")
 
 

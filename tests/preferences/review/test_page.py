@@ -1,0 +1,111 @@
+"""The page in real Chromium, by keyboard."""
+
+import os
+import signal
+
+import pytest
+
+from tests.preferences.review.browser import Browser, wait_for
+from tests.preferences.review.conftest import serving
+from tests.preferences.review.test_server import _votes
+
+pytestmark = pytest.mark.browser
+
+
+def _log_in(browser: Browser, link: str) -> None:
+    browser.open(link)
+    wait_for(lambda: browser.text("#prompt") or browser.text("#notice-title"), "the first pair")
+
+
+def _saved(browser: Browser, count: int) -> None:
+    wait_for(lambda: browser.text("#bar-text").startswith(f"{count} done"), f"{count} saved pairs")
+
+
+def _pressed(browser: Browser) -> list[str]:
+    """The answers that stand on the screen, "" where none does."""
+    row = "[...document.querySelectorAll('#claims li')]"
+    return browser.value(f"{row}.map((li) => li.querySelector('[aria-pressed=true]')?.dataset.answer ?? '')")
+
+
+def test_two_people_review_at_once_by_keyboard_and_go_on_after_the_server_was_killed(run_dir, tmp_path):
+    settings = ("review.gold_fraction=0",)
+    with Browser(tmp_path / "one") as ann, Browser(tmp_path / "two", 390, 844, phone=True) as ben:
+        with serving(run_dir, *settings) as server:
+            port = server.address.rpartition(":")[2]
+            _log_in(ann, server.links["reviewer_1"])
+            _log_in(ben, server.links["reviewer_2"])
+            assert "#" not in ann.value("location.href"), "the token does not stay in the address"
+            for done in range(1, 4):
+                for browser in (ann, ben):
+                    browser.press("a", "Enter", "a", "Enter")
+                for browser in (ann, ben):
+                    _saved(browser, done)
+            votes = _votes(run_dir)
+            assert len(set(votes)) == len(votes) == 6
+            ann.press("y", "n")
+            os.kill(server.process.pid, signal.SIGKILL)
+            server.process.wait()
+            prompt, kept = ann.text("#prompt"), _pressed(ann)
+            assert kept[:2] == ["yes", "no"]
+            ann.press("a", "Enter", "a", "Enter")
+            wait_for(lambda: "cannot be reached" in ann.text("#said"), "the page to say that the server is away")
+            assert ann.text("#prompt") == prompt, "it has not moved on"
+        with serving(run_dir, *settings, f"review.port={port}"):
+            _saved(ann, 4)
+            ben.press("a", "Enter", "a", "Enter")
+            _saved(ben, 4)
+            votes = _votes(run_dir)
+            assert len(set(votes)) == len(votes) == 8
+
+
+def test_every_key_does_what_the_help_says(run_dir, tmp_path):
+    with serving(run_dir, "review.gold_fraction=0") as server, Browser(tmp_path / "one") as page:
+        _log_in(page, server.links["reviewer_1"])
+        claims = len(_pressed(page))
+        assert claims >= 2
+        page.press("y", "u")
+        assert _pressed(page)[:2] == ["yes", "unsure"]
+        page.press("ArrowUp", "ArrowUp", "2")
+        assert _pressed(page)[0] == "no"
+        page.press("z")
+        assert _pressed(page)[0] == "yes", "undo takes back one answer"
+        page.press("Enter" if claims > 2 else "ArrowDown")
+        assert page.text("#question").startswith("Does the first"), "an open claim holds the page"
+        page.press("a", "Enter")
+        assert page.text("#question").startswith("Does the second")
+        page.press("ArrowLeft")
+        assert page.text("#question").startswith("Does the first") and _pressed(page)[:2] == ["yes", "unsure"]
+        page.press(" ")
+        assert page.value("document.getElementById('zoom').open")
+        width = page.value("document.getElementById('zoomed').width")
+        page.press("+")
+        assert page.value("document.getElementById('zoomed').width") == 2 * width
+        page.press(" ", "?")
+        assert page.value("document.getElementById('help').open")
+        page.press("?", "ArrowRight", "n")
+        page.value("location.reload()")
+        wait_for(lambda: page.value("document.readyState") == "complete" and page.text("#prompt"), "the page again")
+        assert page.text("#question").startswith("Does the second") and _pressed(page)[0] == "no", "a draft is kept"
+        page.press("a", "Enter")
+        _saved(page, 1)
+        page.press("Backspace")
+        _saved(page, 0)
+        assert _pressed(page)[0] == "no", "the undone pair comes with its answers"
+
+
+def test_the_pages_fit_a_desktop_and_a_phone_and_name_their_controls(run_dir, tmp_path):
+    fits = "document.documentElement.scrollWidth <= innerWidth"
+    buttons = "[...document.querySelectorAll('{}')].filter((b) => {}).length"
+    with serving(run_dir) as server:
+        for width, height in ((390, 844), (1280, 860)):
+            with Browser(tmp_path / str(width), width, height, phone=width < 500) as page:
+                _log_in(page, server.links["adjudicator"])
+                assert "Nothing to do yet" in page.text("#notice-title")
+                page.open(f"{server.address}/overview")
+                assert page.value(fits) and "Nobody has voted" in page.text("main")
+                page.open("about:blank")
+                _log_in(page, server.links["reviewer_1"])
+                assert page.value(fits) and page.text("#prompt")
+                assert page.value(buttons.format("button", "!(b.textContent.trim() || b.ariaLabel)")) == 0
+                low = page.value(buttons.format(".choice button, .actions button", "b.offsetHeight < 40"))
+                assert low == 0, "fingers need room"
