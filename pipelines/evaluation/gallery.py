@@ -54,21 +54,42 @@ class Wall:
     exhibits: tuple[Exhibit, ...]
 
 
-def hang(results: Sequence[Result], folder: Path) -> tuple[Wall, ...]:
-    """Sorts all cases by their fate and takes a few of each at even distances, none by hand."""
-    if not any(result.base.outcomes for result in results):
-        return (_wall("Before and after", "", results, results, 9, folder),)
-    fates: tuple[tuple[str, str, int, Callable[[Result], bool]], ...] = (
+@dataclass(frozen=True)
+class Fate:
+    """Cases to which training did the same."""
+
+    title: str
+    note: str
+    places: int  # of them that the report shows
+    results: tuple[Result, ...]
+
+
+def fates(results: Sequence[Result]) -> tuple[Fate, ...]:
+    """All cases by what became of them; every case has one fate. Needs the exact checker's outcomes."""
+    named: tuple[tuple[str, str, int, Callable[[Result], bool]], ...] = (
         ("Improved", "More of the prompt is right after training.", 6, lambda r: _merit(r.policy) > _merit(r.base)),
         ("Right before and after", "Nothing was left to improve.", 3, lambda r: r.base.perfect and r.policy.perfect),
         ("Still wrong", "As much is right as before, and not all of it.", 3, _still_wrong),
         ("Made worse", "Less of the prompt is right after training.", 3, lambda r: _merit(r.policy) < _merit(r.base)),
     )
-    walls = (
-        _wall(title, note, [result for result in results if fate(result)], results, places, folder)
-        for title, note, places, fate in fates
+    return tuple(
+        Fate(title, note, places, tuple(result for result in results if fate(result)))
+        for title, note, places, fate in named
     )
-    return tuple(wall for wall in walls if wall.count)
+
+
+def pick(chosen: Sequence[Result], places: int) -> list[Result]:
+    """At most `places` cases, one a prompt, each from the middle of an equal part: none by hand."""
+    first = list({result.case.prompt.text: result for result in reversed(chosen)}.values())[::-1]
+    step = max(len(first) / max(places, 1), 1.0)
+    return [first[int((i + 0.5) * step)] for i in range(min(places, len(first)))]
+
+
+def hang(results: Sequence[Result], folder: Path) -> tuple[Wall, ...]:
+    """Sorts all cases by their fate and takes a few of each."""
+    if not any(result.base.outcomes for result in results):
+        return (_wall(Fate("Before and after", "", 9, tuple(results)), results, folder),)
+    return tuple(_wall(fate, results, folder) for fate in fates(results) if fate.results)
 
 
 def data_uri(encoded: bytes) -> str:
@@ -91,14 +112,9 @@ def _still_wrong(result: Result) -> bool:
     return _merit(result.base) == _merit(result.policy) and not result.policy.perfect
 
 
-def _wall(
-    title: str, note: str, chosen: Sequence[Result], results: Sequence[Result], places: int, folder: Path
-) -> Wall:
-    first = list({result.case.prompt.text: result for result in reversed(chosen)}.values())[::-1]  # one a prompt
-    step = max(len(first) / places, 1.0)
-    taken = [first[int((i + 0.5) * step)] for i in range(min(places, len(first)))]
-    exhibits = tuple(_exhibit(result, folder) for result in taken)
-    return Wall(title, note, len(chosen), len(chosen) / len(results), exhibits)
+def _wall(fate: Fate, results: Sequence[Result], folder: Path) -> Wall:
+    exhibits = tuple(_exhibit(result, folder) for result in pick(fate.results, fate.places))
+    return Wall(fate.title, fate.note, len(fate.results), len(fate.results) / len(results), exhibits)
 
 
 def _exhibit(result: Result, folder: Path) -> Exhibit:

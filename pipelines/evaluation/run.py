@@ -19,6 +19,7 @@ from conf.settings import Settings
 from pipelines.evaluation.cases import Case, Result, draw_cases, prompt_row
 from pipelines.evaluation.draw import Artist, Judge
 from pipelines.evaluation.report import render_report
+from pipelines.evaluation.strip import draw_strip
 from pipelines.evaluation.tables import Row, Tables, tabulate
 from pipelines.policy.export import flux_location
 from pipelines.reward.locations import score_folder
@@ -40,7 +41,8 @@ class EvaluationResult:
 def evaluate(settings: Settings) -> EvaluationResult:
     """Judges the exported policy of `settings.run_dir` against its base, on the Ray of this process.
 
-    Writes <run_dir>/evaluation/: {base,policy}/NNNN.png, prompts.jsonl, results.jsonl, report.json and report.html.
+    Writes <run_dir>/evaluation/: {base,policy}/NNNN.png, prompts.jsonl, results.jsonl, report.json, report.html and,
+    where the exact checker can read the pictures, before_after.png.
     Raises FileNotFoundError, naming the stage to run, where there is no SpatialScore or no exported policy.
     """
     started = time.perf_counter()
@@ -51,6 +53,8 @@ def evaluate(settings: Settings) -> EvaluationResult:
     tables = tabulate(results, settings.evaluation.seed)
     _write_lines(folder / "prompts.jsonl", (prompt_row(case) for case in cases))
     _write_lines(folder / "results.jsonl", (_result_row(result) for result in results))
+    if any(result.base.outcomes for result in results):
+        draw_strip(results, folder).save(folder / "before_after.png")
     seconds = time.perf_counter() - started
     content = {"pictures": len(results), "seconds": seconds, "tables": asdict(tables)}
     write_file(str(folder / "report.json"), json.dumps(content, indent=1).encode())

@@ -15,8 +15,9 @@ from actors.storage import write_file
 from conf import Settings, load
 from pipelines.evaluation.cases import SIDES, Result, draw_cases
 from pipelines.evaluation.draw import look
-from pipelines.evaluation.gallery import hang
+from pipelines.evaluation.gallery import fates, hang
 from pipelines.evaluation.report import render_report
+from pipelines.evaluation.strip import COLUMNS, FOOTER, GAP, HEADER, NAMES, RIGHT, TILE, WRONG, choose, draw_strip
 from pipelines.evaluation.tables import tabulate
 from pipelines.preferences.picture import encode_png
 from pipelines.preferences.roles import Task
@@ -172,6 +173,22 @@ def test_the_gallery_counts_all_cases_and_hides_no_failure(run):
     for wall in walls.values():
         prompts = [exhibit.prompt for exhibit in wall.exhibits]
         assert len(set(prompts)) == len(prompts) >= min(3, wall.count, len(prompts) or 1)
+
+
+def test_the_strip_shows_each_fate_by_its_share_and_frames_what_is_right(run):
+    folder, results = run[0] / "evaluation", run[2]
+    chosen = choose(results)
+    assert len(chosen) == COLUMNS
+    for fate in fates(results):
+        shown = sum(result in fate.results for result in chosen)
+        assert abs(shown - COLUMNS * len(fate.results) / len(results)) < 1, fate.title
+    strip = np.asarray(draw_strip(results, folder))
+    for column, result in enumerate(chosen):
+        left = NAMES + column * (TILE + GAP)
+        for row, sight in enumerate((result.base, result.policy)):
+            top = HEADER + row * (TILE + FOOTER)
+            assert tuple(strip[top, left]) == (RIGHT if sight.perfect else WRONG)
+            assert strip[top + 10 : top + TILE - 10, left + 10 : left + TILE - 10].std() > 1, "a picture in the frame"
 
 
 def test_a_worse_policy_gets_no_praise(run):
