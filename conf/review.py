@@ -23,6 +23,7 @@ class ReviewSettings:
     port: int = 8765  # 0: a free one
     https: bool = False  # the page is reached over TLS, by a proxy: the session cookie then needs it
     lease_minutes: float = 20.0  # a pair on somebody's screen is offered to nobody else in its place for so long
+    label_studio: str = ""  # folder of files for and from Label Studio; empty: <run_dir>/label_studio
     seed: int = 0  # of the order of pairs and the choice of gold ones
 
     def __post_init__(self) -> None:

@@ -40,7 +40,10 @@ VERBS: dict[str, dict[str, Action]] = {
     "preferences": {
         "build": Action(f"{_PREFERENCES}:build", "write, perturb, paint, review and save preference pairs"),
         "review": Action(f"{_REVIEW}:review", "serve a page where people check the pairs, until interrupted"),
+        "to_label_studio": Action(f"{_REVIEW}:to_label_studio", "write the pairs that lack reviews as its tasks"),
+        "from_label_studio": Action(f"{_REVIEW}:from_label_studio", "read its annotations back as votes"),
         "publish": Action(f"{_REVIEW}:publish", "write a versioned dataset folder: parquet, card, exports"),
+        "report": Action(f"{_REVIEW}:report", "plots of what the pairs consist of, as one HTML file"),
     },
     "reward": {
         "train": Action(f"{_REWARD}:train", "fit SpatialScore on the run's pairs and measure it on held-out ones"),

@@ -57,6 +57,35 @@ def line_chart(title: str, series: Sequence[Series], x_label: str, percent: bool
     return f'<svg class="chart" role="img" viewBox="0 0 {WIDTH} {HEIGHT}">{"".join(parts)}</svg>'
 
 
+@dataclass(frozen=True)
+class Bar:
+    """A named share between 0 and 1, and what it is compared with, if anything."""
+
+    name: str
+    share: float
+    reference: float | None = None
+
+
+def bar_chart(title: str, bars: Sequence[Bar]) -> str:
+    """Horizontal bars, one a line, each with its share in words; a reference is a tick across its bar."""
+    height, left, right = 26, 150, 62
+    longest = max([bar.share for bar in bars] + [bar.reference or 0.0 for bar in bars] + [1e-9])
+    parts = [f"<title>{escape(title)}</title>"]
+    for i, bar in enumerate(bars):
+        y, scale = i * height, (WIDTH - left - right) / longest
+        end = left + scale * bar.share
+        parts.append(f'<text x="{left - 10}" y="{y + 18}" text-anchor="end">{escape(bar.name)}</text>')
+        parts.append(
+            f'<rect class="bar" x="{left}" y="{y + 5}" width="{end - left:.1f}" height="{height - 9}" rx="3"/>'
+        )
+        if bar.reference is not None:
+            at = left + scale * bar.reference
+            parts.append(f'<line class="reference" x1="{at:.1f}" x2="{at:.1f}" y1="{y + 1}" y2="{y + height - 1}"/>')
+            end = max(end, at)
+        parts.append(f'<text x="{end + 8:.1f}" y="{y + 18}">{bar.share:.1%}</text>')
+    return f'<svg class="chart" role="img" viewBox="0 0 {WIDTH} {height * len(bars) + 4}">{"".join(parts)}</svg>'
+
+
 def _ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     """Round numbers that cover low..high."""
     span = (high - low) or abs(high) or 1.0

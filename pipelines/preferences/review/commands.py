@@ -1,4 +1,4 @@
-"""`spatialt2i preferences review | publish`: what needs no cluster. Each imports only what it needs."""
+"""`spatialt2i preferences review | publish | report`: what needs no cluster. Each imports only what it needs."""
 
 from __future__ import annotations
 
@@ -17,3 +17,24 @@ def publish(settings: Settings) -> None:
     from pipelines.preferences.publish import publish as publish_pairs
 
     print(publish_pairs(settings))
+
+
+def report(settings: Settings) -> None:
+    """Draws what the run's pairs consist of."""
+    from pipelines.preferences.report import report as draw_report
+
+    print(draw_report(settings))
+
+
+def to_label_studio(settings: Settings) -> None:
+    """Writes the pairs that still lack reviews as tasks of Label Studio."""
+    from pipelines.preferences.review.label_studio import export_tasks
+
+    print(export_tasks(settings))
+
+
+def from_label_studio(settings: Settings) -> None:
+    """Saves the votes that were cast in Label Studio."""
+    from pipelines.preferences.review.label_studio import import_annotations
+
+    print(import_annotations(settings))
