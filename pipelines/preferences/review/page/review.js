@@ -75,8 +75,8 @@ function notice(title, text, again) {
 function receive(told) {
   const { mine, left, settled, pairs, per_hour } = told.progress;
   $("bar-progress").value = pairs ? settled / pairs : 0;
-  const pace = per_hour ? ` · ${Math.round(per_hour)} an hour` : "";
-  $("bar-text").textContent = `${mine} done · ${left} to go${pace}`;
+  $("bar-text").textContent = `${mine} done · ${left} to go`;
+  $("pace").textContent = per_hour ? `${Math.round(per_hour)} an hour` : "";
   sheet = told.sheet;
   if (!sheet) {
     const more = session.stage === "adjudication" ? "No disputed pair waits for you just now." : "Every pair has the reviews it needs, or is on somebody's screen.";
