@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo check test test-slow bench clean
+.PHONY: setup demo ablation check test test-slow bench clean
 
 setup: $(STAMP)
 
@@ -18,6 +18,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup  ## preferences, SpatialScore, GRPO and evaluation on this machine; ends with runs/demo/evaluation/report.html
 	$(BIN)/spatialt2i demo
+
+ablation: setup  ## variants of GRPO against the SpatialScore of `make demo`, three seeds each; goes on where it was stopped
+	$(BIN)/spatialt2i ablation
 
 check: setup  ## lint and types
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from conf.ablation import AblationSettings
 from conf.endpoints import BudgetSettings, PerturberSettings, SeedreamSettings, WriterSettings
 from conf.evaluation import EvaluationSettings, SampleSettings
 from conf.flux import FluxSettings
@@ -45,4 +46,5 @@ class Settings:
     judge: JudgeSettings = field(default_factory=JudgeSettings)
     policy: PolicySettings = field(default_factory=PolicySettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    ablation: AblationSettings = field(default_factory=AblationSettings)
     sample: SampleSettings = field(default_factory=SampleSettings)

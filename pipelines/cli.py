@@ -60,6 +60,11 @@ VERBS: dict[str, dict[str, Action]] = {
         "run": Action("pipelines.evaluation.commands:run", "held-out prompts before and after: pictures, report.html")
     },
     "demo": {"run": Action("pipelines.demo:command", "all four stages, in minutes, on this machine")},
+    "ablation": {
+        "run": Action(
+            "pipelines.ablation.commands:run", "the paper's findings in small: variants of stage 3, one table"
+        )
+    },
     "doctor": {"run": Action("pipelines.doctor:command", "is this machine ready? what is missing, and its mend")},
     "scenes": {
         "pretrain": Action(f"{_SCENES}:pretrain", "make the tiny checkpoints of the embedded world"),
@@ -112,6 +117,6 @@ def understand(words: Sequence[str]) -> tuple[Action, Settings]:
     if not known:
         near = suggestion(preset, [*actions, *presets()])
         raise SettingsError(f"{preset!r} is neither an action of {verb} ({', '.join(actions)}) nor a preset{near}")
-    if verb == "demo":
+    if verb in ("demo", "ablation"):  # an ablation is steered by the demo's SpatialScore
         rest = ["run_dir=runs/demo", *rest]
     return actions[name], load(preset, rest)

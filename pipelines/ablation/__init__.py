@@ -1,0 +1,1 @@
+"""The paper's findings examined in small: one run a variant and seed, one table."""
