@@ -37,7 +37,7 @@ class JudgeReplica:
 
     async def _grade(self, image: np.ndarray, text: str) -> float:
         content = [
-            {"type": "image_url", "image_url": {"url": _data_url(image)}},
+            {"type": "image_url", "image_url": {"url": data_url(image)}},
             {"type": "text", "text": QUESTION.format(text=text)},
         ]
         try:
@@ -52,7 +52,8 @@ def grade_in(answer: str) -> float:
     return numbers[0] if len(numbers) == 1 and 0 <= numbers[0] <= 10 else float("nan")
 
 
-def _data_url(image: np.ndarray) -> str:
+def data_url(image: np.ndarray) -> str:
+    """uint8 [H, W, 3] as a PNG in a data URL."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -16,6 +16,7 @@ from conf.policy import JudgeSettings, PolicySettings, RewardMixSettings
 from conf.preferences import DiffusersSettings, PreferencesSettings
 from conf.review import PublishSettings, ReviewSettings
 from conf.reward import RewardPoolSettings, RewardSettings, SpatialScoreSettings
+from conf.rivals import RivalsSettings
 from conf.scenes import PretrainSettings
 
 
@@ -41,6 +42,7 @@ class Settings:
     budget: BudgetSettings = field(default_factory=BudgetSettings)
     spatialscore: SpatialScoreSettings = field(default_factory=SpatialScoreSettings)
     reward: RewardSettings = field(default_factory=RewardSettings)
+    rivals: RivalsSettings = field(default_factory=RivalsSettings)
     pool: RewardPoolSettings = field(default_factory=RewardPoolSettings)
     mix: RewardMixSettings = field(default_factory=RewardMixSettings)
     judge: JudgeSettings = field(default_factory=JudgeSettings)

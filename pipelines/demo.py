@@ -18,7 +18,7 @@ from pipelines.preferences.build import build_preferences
 from pipelines.reward.doctor import run_doctor
 from pipelines.reward.doctor import table as checks_table
 from pipelines.reward.evaluate import evaluate_reward
-from pipelines.reward.evaluate import table as accuracy_table
+from pipelines.reward.report import table as accuracy_table
 from pipelines.reward.train import train_reward
 
 Result = TypeVar("Result")

@@ -21,17 +21,17 @@ class Series:
     points: tuple[tuple[float, float], ...]  # (x, y), by x
 
 
-def line_chart(title: str, series: Sequence[Series], x_label: str, percent: bool) -> str:
+def line_chart(title: str, series: Sequence[Series], x_label: str, percent: bool, x_from: float = 0.0) -> str:
     """Lines over a common x, each named at its end. y is a share between 0 and 1 (`percent`) or any value."""
     xs = [x for line in series for x, _ in line.points]
     ys = [y for line in series for _, y in line.points]
-    x_ticks = [x for x in _ticks(0.0, max(max(xs), 1e-9)) if x <= max(xs)]
+    x_ticks = [x for x in _ticks(x_from, max(max(xs), x_from + 1e-9)) if x <= max(xs)]
     y_ticks = [0.0, 0.25, 0.5, 0.75, 1.0] if percent else _ticks(min(ys), max(ys))
     low, high = min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys))
-    right_end = max(xs) or 1.0
+    right_end = max(xs)
 
     def at_x(x: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * x / right_end
+        return LEFT + (WIDTH - LEFT - RIGHT) * (x - x_from) / ((right_end - x_from) or 1.0)
 
     def at_y(y: float) -> float:
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (y - low) / ((high - low) or 1.0)

@@ -72,7 +72,7 @@ def render_report(run_dir: Path, settings: Settings, results: Sequence[Result], 
         headlines=_headlines(tables),
         figures=_figures(run_dir / "policy"),
         walls=hang(results, run_dir / "evaluation"),
-        accuracies=_accuracies(_read_json(run_dir / "reward" / "report.json") or {}),
+        accuracies=_accuracies(_read_json(run_dir / "reward" / "evaluation.json")),
         preferences=_read_json(run_dir / "preferences" / "_manifest.json"),
         pairs=_sample_pairs(run_dir / "preferences"),
         stages={**timings.get("seconds", {}), "Evaluation, until this page": round(seconds, 1)},
@@ -117,8 +117,9 @@ def _figures(folder: Path) -> list[Figure]:
     return figures
 
 
-def _accuracies(report: dict[str, Any]) -> dict[str, dict[str, float]]:
+def _accuracies(evaluation: dict[str, Any] | None) -> dict[str, dict[str, float]]:
     """SpatialScore's held-out pair accuracies that were measured, by what was asked."""
+    report = evaluation["models"][0]["accuracies"] if evaluation else {}
     named = {
         "all pairs": "overall",
         "one changed relation": "one_change",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.evaluation.cases import Result, Sight
-from pipelines.reward.evaluate import wilson
+from pipelines.reward.significance import wilson
 from pipelines.scenes.grammar import RELATIONS
 
 OUTCOMES = ("right", "reversed", "other", "missing")

@@ -7,7 +7,7 @@ from pipelines.cluster import cluster
 from pipelines.reward.doctor import run_doctor
 from pipelines.reward.doctor import table as checks_table
 from pipelines.reward.evaluate import evaluate_reward
-from pipelines.reward.evaluate import table as accuracy_table
+from pipelines.reward.report import table as accuracy_table
 from pipelines.reward.serve import serve_reward
 from pipelines.reward.train import train_reward
 

@@ -97,8 +97,8 @@ def _leave_logs(run_dir: Path) -> None:
     ]  # fmt: skip
     write_file(str(run_dir / "policy/evaluation.jsonl"), "\n".join(map(json.dumps, held_out)).encode())
     accuracy = {"pairs": 600, "right": 573, "accuracy": 0.955, "low": 0.935, "high": 0.969}
-    report = {"overall": accuracy, "generated": None, "mean_margin": 2.0}
-    write_file(str(run_dir / "reward/report.json"), json.dumps(report).encode())
+    report = {"models": [{"accuracies": {"overall": accuracy, "generated": None}}]}
+    write_file(str(run_dir / "reward/evaluation.json"), json.dumps(report).encode())
     seconds = {"Preference pairs (Ray Data)": 71.4}
     write_file(str(run_dir / "timings.json"), json.dumps({"machine": "m", "seconds": seconds}).encode())
     drafts = ScenePerturber().perturb(SceneWriter().write([Task(i, "perturbed", i) for i in range(6)]))

@@ -65,8 +65,10 @@ def test_stage_two_trains_survives_a_killed_worker_measures_and_examines(ray_clu
         name for row in curve for name in row
     }
     report = evaluate_reward(settings)
-    assert report.overall is not None and report.overall.pairs == TEST_ROWS
-    assert json.loads((Path(settings.run_dir) / "reward/report.json").read_text())["overall"]["pairs"] == TEST_ROWS
+    overall = report.models[0].accuracies.overall
+    assert overall is not None and overall.pairs == TEST_ROWS
+    saved = json.loads((Path(settings.run_dir) / "reward/evaluation.json").read_text())
+    assert saved["models"][0]["accuracies"]["overall"]["pairs"] == TEST_ROWS
     checks = {check.name: check for check in run_doctor(settings)}
     assert checks["save and load"].passed and checks["LoRA"].passed and checks["spread"].passed
     again = train_reward(settings, lines.append)  # finished already: nothing is trained anew

@@ -1,0 +1,1 @@
+"""The models that SpatialScore is measured against, behind one interface: `judgements.PairJudge`."""

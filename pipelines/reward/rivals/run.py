@@ -1,0 +1,138 @@
+"""Runs one rival over the held-out pairs: an actor in a Ray runtime environment of its own, answers kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import ray
+
+from actors.endpoint import Key, key_of
+from actors.process import actor_options, set_up_process
+from actors.storage import write_file
+from conf.policy import JudgeSettings
+from conf.rivals import RivalsSettings
+from conf.settings import Settings
+from pipelines.reward.data import read_pairs
+from pipelines.reward.judgements import Judgements, PairJudge
+from pipelines.reward.locations import preferences_folder, reward_folder
+from pipelines.reward.rivals.catalogue import JUDGES, SCORERS, ScorerPlace
+from pipelines.reward.rivals.vlm import VlmJudge
+
+
+@dataclass(frozen=True)
+class RivalPlan:
+    """What decides a rival's answers: equal plans share their saved answers."""
+
+    name: str
+    model: str
+    url: str = ""  # judges only
+    form: str = ""
+
+
+class RivalActor:
+    """A rival with the pairs it judges."""
+
+    def __init__(self, plan: RivalPlan, settings: RivalsSettings, pairs_folder: str, key: Key, cache: str) -> None:
+        device = set_up_process(settings.threads, settings.gpus)
+        self._pairs = read_pairs(pairs_folder, "test")
+        self._rival = open_rival(plan, settings, str(device), key, cache)
+
+    def pairs(self) -> str:
+        """A digest of the pairs and their number, as "digest:count"."""
+        return f"{_digest([pair.pair_id + pair.prompt for pair in self._pairs])}:{len(self._pairs)}"
+
+    def judge(self, start: int, stop: int) -> Judgements:
+        """Judges pairs [start, stop)."""
+        return self._rival.judge(self._pairs[start:stop])
+
+
+def open_rival(plan: RivalPlan, settings: RivalsSettings, device: str, key: Key, cache: str) -> PairJudge:
+    """The rival in this process. `key`: of a judge's endpoint; `cache`: where its answers are kept."""
+    if plan.name in JUDGES:
+        return VlmJudge(judge_settings(plan, settings), key, plan.form, cache)
+    module, function = SCORERS[plan.name].opener.split(":")
+    opener = getattr(importlib.import_module(f"pipelines.reward.rivals.{module}"), function)
+    return opener(ScorerPlace(plan.model, device, settings.batch_images))
+
+
+def judge_by_rival(name: str, settings: Settings, say: Callable[[str], None]) -> Judgements:
+    """All held-out pairs judged by the rival called `name`; what was judged before is read, not asked again.
+
+    Ray must be initialised. Answers lie in <run_dir>/reward/rivals/<name>-<digest>/. Raises ValueError where a judge's
+    key is not set, and what the rival raises while it loads or judges.
+    """
+    rivals = settings.rivals
+    plan = plan_of(name, rivals)
+    key = key_of(judge_settings(plan, rivals)) if name in JUDGES else Key("")
+    cache = str(reward_folder(settings) / "rivals" / "answers")
+    actor: Any = ray.remote(RivalActor).options(**_options(name, rivals)).remote(
+        plan, rivals, str(Path(preferences_folder(settings)).absolute()), key, cache
+    )  # fmt: skip
+    try:
+        pairs_digest, _, count = cast(str, ray.get(actor.pairs.remote())).partition(":")
+        folder = reward_folder(settings) / "rivals" / f"{name}-{_digest([*vars(plan).values(), pairs_digest])}"
+        return _judge_chunks(actor, folder, name, int(count), rivals.chunk_pairs, say)
+    finally:
+        ray.kill(actor)
+
+
+def plan_of(name: str, rivals: RivalsSettings) -> RivalPlan:
+    """Which model, and for a judge which endpoint and form, the settings name."""
+    if name in JUDGES:
+        entry = JUDGES[name]
+        return RivalPlan(
+            name, rivals.models.get(name, entry.model), rivals.urls.get(name, entry.url), rivals.judge_form
+        )
+    return RivalPlan(name, rivals.models.get(name, SCORERS[name].model))
+
+
+def judge_settings(plan: RivalPlan, rivals: RivalsSettings) -> JudgeSettings:
+    """How a judge's endpoint is called."""
+    return JudgeSettings(
+        plan.url, plan.model, JUDGES[plan.name].key_variable, rivals.judge_concurrency, retries=rivals.judge_retries
+    )
+
+
+def _judge_chunks(
+    actor: Any, folder: Path, name: str, count: int, chunk: int, say: Callable[[str], None]
+) -> Judgements:
+    parts, begun, asked = [], time.monotonic(), 0
+    for start in range(0, count, chunk):
+        stop = min(count, start + chunk)
+        file = folder / f"{start:06d}-{stop:06d}.json"
+        if file.exists():
+            parts.append(_read(file))
+            continue
+        judged: Judgements = ray.get(actor.judge.remote(start, stop))
+        answers = {"margin": judged.margin.astype(float).tolist(), "truncated": judged.truncated.tolist()}
+        write_file(str(file), json.dumps(answers).encode())
+        parts.append(judged)
+        asked += stop - start
+        rate = asked / (time.monotonic() - begun)
+        say(f"{name}: {stop}/{count} pairs  {rate:.1f} pairs/s  {(count - stop) / rate:.0f} s left")
+    return Judgements.joined(parts)
+
+
+def _read(file: Path) -> Judgements:
+    answers = json.loads(file.read_text())
+    return Judgements(np.array(answers["margin"], np.float32), np.array(answers["truncated"], bool))
+
+
+def _options(name: str, rivals: RivalsSettings) -> dict[str, Any]:
+    options = actor_options(rivals.threads, rivals.cpus, rivals.gpus)
+    if rivals.isolated and name in SCORERS:
+        pins = {"packages": list(SCORERS[name].requirements), "pip_install_options": ["--no-deps"]}
+        options["runtime_env"] = {**options["runtime_env"], "pip": pins}
+    return options
+
+
+def _digest(parts: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]

@@ -1,0 +1,61 @@
+"""Shares with intervals, and whether two models that judged the same pairs differ."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import binomtest
+
+Z95 = 1.959964
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Share of pairs in the right order, with its Wilson 95 % interval."""
+
+    pairs: int
+    right: int
+    accuracy: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """One model against another on the same pairs."""
+
+    name: str
+    other: str
+    only_first: int  # pairs that only the first orders rightly
+    only_other: int  # pairs that only the other does
+    difference: float  # accuracy of the first less that of the other
+    p: float  # two-sided, McNemar's exact test
+
+
+def wilson(right: np.ndarray) -> Accuracy | None:
+    """Wilson's 95 % score interval of a share; None where there is nothing to count.
+
+    right: bool [N].
+    """
+    count, good = len(right), int(right.sum())
+    if not count:
+        return None
+    share, square = good / count, Z95**2 / count
+    centre = (share + square / 2) / (1 + square)
+    spread = Z95 * math.sqrt(share * (1 - share) / count + square / (4 * count)) / (1 + square)
+    return Accuracy(count, good, share, centre - spread, centre + spread)
+
+
+def mcnemar(name: str, right: np.ndarray, other: str, other_right: np.ndarray) -> PairedTest:
+    """McNemar's exact test: under no difference, a pair that only one model gets right is either's with chance 1/2.
+
+    right, other_right: bool [N], of the same pairs in the same order. Raises ValueError where N differs or is 0.
+    """
+    if len(right) != len(other_right) or not len(right):
+        raise ValueError(f"both models must judge the same pairs, got {len(right)} and {len(other_right)}")
+    only_first, only_other = int((right & ~other_right).sum()), int((other_right & ~right).sum())
+    discordant = only_first + only_other
+    p = float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
+    return PairedTest(name, other, only_first, only_other, (only_first - only_other) / len(right), p)
