@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FluxPipeline
+from safetensors.torch import load_file
 
+from actors.flux.adapter import save_lora
 from actors.flux.model import FluxPolicy
 from actors.flux.plan import SamplingPlan
 from actors.flux.sampler import sample
@@ -100,8 +102,6 @@ def test_windows_of_a_policy() -> None:
 
 
 def test_exports_what_diffusers_loads(policy: FluxPolicy, flux_directory: Path, tmp_path: Path) -> None:
-    from actors.flux.adapter import save_lora
-
     generator = torch.Generator().manual_seed(0)
     for parameter in policy.trainable().values():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
@@ -113,6 +113,18 @@ def test_exports_what_diffusers_loads(policy: FluxPolicy, flux_directory: Path, 
     torch.testing.assert_close(trained, loaded, atol=1e-5, rtol=0)
     torch.testing.assert_close(base, plain_pipeline(flux_directory, "latent"), atol=1e-5, rtol=0)
     assert (trained - base).abs().max() > 0.05
+
+
+def test_an_export_has_the_keys_that_comfyui_maps(policy: FluxPolicy, tmp_path: Path) -> None:
+    """ComfyUI reads a FLUX LoRA as transformer.<diffusers layer>.lora_A|lora_B.weight, of the layers named here."""
+    double = {f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj",
+                                          "to_add_out")} | {f"{ff}.{layer}" for ff in ("ff", "ff_context")
+                                                            for layer in ("net.0.proj", "net.2")}  # fmt: skip
+    single = {"attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp", "proj_out"}
+    keys = load_file(save_lora(policy.lora_state(), policy.settings, tmp_path)).keys()
+    layers = {f"transformer.transformer_blocks.{block}.{name}" for block in (0, 1) for name in double}
+    layers |= {f"transformer.single_transformer_blocks.{block}.{name}" for block in (0, 1) for name in single}
+    assert set(keys) == {f"{layer}.lora_{half}.weight" for layer in layers for half in "AB"}
 
 
 def test_lora_targets(policy: FluxPolicy, flux_directory: Path) -> None:
