@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipelines.reward.data import Pair, compare, mirror_text, mirrored
+from pipelines.preferences.picture import Picture
+from pipelines.reward.data import Pair, compare, mirror_text, mirrored, read_rows
 from pipelines.scenes.grammar import mirror, parse
 
 IMAGE = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
@@ -38,3 +39,27 @@ def test_each_image_wins_under_its_own_prompt() -> None:
     wins = [(both.prompts[w], both.image_index[w], both.image_index[l]) for w, l in zip(both.winners, both.losers)]  # noqa: B905, E741
     assert wins == [(pairs[0].prompt, 0, 1), (pairs[0].perturbed_prompt, 1, 0), (pairs[1].prompt, 2, 3)]
     assert compare(pairs, both_prompts=False).winners == (0, 2)
+
+
+def test_a_row_that_cannot_be_read_is_named_and_not_replaced() -> None:
+    good = {"bytes": Picture.of(np.zeros((64, 64, 3), np.uint8), "test", 0).png}
+    row = {
+        "pair_id": "a", "prompt": "a red circle", "perturbed_prompt": None, "image_w": good, "image_l": good,
+        "kind": "perturbed", "n_perturb": 1, "relations": [], "perturbations": [],
+    }  # fmt: skip
+
+    def check(text: str) -> None:
+        if not text.strip():
+            raise ValueError("a prompt must not be empty")
+
+    spoiled = {
+        "no image": {"image_w": {"bytes": b"no image"}},
+        "cut off": {"image_l": {"bytes": good["bytes"][:60]}},
+        "null": {"image_l": None},
+        "no text": {"prompt": " "},
+    }
+    rows = [row, *({**row, "pair_id": name, **change} for name, change in spoiled.items()), {**row, "pair_id": "z"}]
+    pairs, unreadable = read_rows(rows, check)
+    assert [pair.pair_id for pair in pairs] == ["a", "z"]
+    assert [one.pair_id for one in unreadable] == list(spoiled)
+    assert all(": " in one.reason for one in unreadable)
