@@ -18,9 +18,9 @@ CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS sessions (digest TEXT PRIMARY KEY, reviewer TEXT NOT NULL, csrf TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS pairs (
     pair_id TEXT PRIMARY KEY, position INTEGER NOT NULL, gold INTEGER NOT NULL, listed INTEGER NOT NULL DEFAULT 1,
-    status TEXT NOT NULL DEFAULT 'pending', suspicion REAL NOT NULL DEFAULT 0
+    status TEXT NOT NULL DEFAULT 'pending'
 );
-CREATE INDEX IF NOT EXISTS queue ON pairs (listed, gold, status, suspicion DESC, position);
+CREATE INDEX IF NOT EXISTS queue ON pairs (listed, gold, status, position);
 CREATE TABLE IF NOT EXISTS votes (
     vote_id TEXT PRIMARY KEY, pair_id TEXT NOT NULL REFERENCES pairs, reviewer TEXT NOT NULL, stage TEXT NOT NULL,
     winner TEXT NOT NULL, loser TEXT NOT NULL, verdict TEXT NOT NULL, first_side TEXT NOT NULL,

@@ -94,10 +94,6 @@ class Store:
                     entry.pair_id, position, entry.gold,
                 )  # fmt: skip
 
-    def suspect(self, pair_id: str, suspicion: float) -> None:
-        """Moves a pair up the queue: higher ones are offered first. It decides nothing."""
-        self._db.run("UPDATE pairs SET suspicion = ? WHERE pair_id = ?", suspicion, pair_id)
-
     def lease(self, reviewer: str, stage: str, want_gold: bool) -> str | None:
         """The reviewer's next pair, kept for them for a while; the one they have on the screen comes again.
 
@@ -211,7 +207,7 @@ class Store:
             wanted.append(f"{_PENDING} AND {_LEASES} + {_VOTES} < :per_pair")
         for condition in wanted:
             rows = self._db.all(
-                f"SELECT pair_id FROM pairs WHERE {condition} ORDER BY suspicion DESC, position LIMIT 1",
+                f"SELECT pair_id FROM pairs WHERE {condition} ORDER BY position LIMIT 1",
                 who=reviewer, per_pair=self._per_pair,
             )  # fmt: skip
             if rows:
