@@ -12,6 +12,7 @@ from conf.ablation import AblationSettings
 from conf.endpoints import BudgetSettings, PerturberSettings, SeedreamSettings, WriterSettings
 from conf.evaluation import EvaluationSettings, SampleSettings
 from conf.flux import FluxSettings
+from conf.operations import StatusSettings, SubmitSettings
 from conf.policy import JudgeSettings, PolicySettings, RewardMixSettings
 from conf.preferences import DiffusersSettings, PreferencesSettings
 from conf.review import PublishSettings, ReviewSettings
@@ -50,3 +51,5 @@ class Settings:
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     ablation: AblationSettings = field(default_factory=AblationSettings)
     sample: SampleSettings = field(default_factory=SampleSettings)
+    submit: SubmitSettings = field(default_factory=SubmitSettings)
+    status: StatusSettings = field(default_factory=StatusSettings)

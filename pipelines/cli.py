@@ -9,9 +9,11 @@ import argparse
 import importlib
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from conf import Settings, SettingsError, load, presets
 from conf.rules import suggestion
@@ -35,6 +37,7 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "TRANSFORMERS_VERBOSITY": "error", "DIF
 _PREFERENCES, _REWARD = "pipelines.preferences.commands", "pipelines.reward.commands"
 _REVIEW = "pipelines.preferences.review.commands"
 _POLICY, _SCENES = "pipelines.policy.commands", "pipelines.scenes.commands"
+_OPERATIONS = "pipelines.operations.commands"
 
 VERBS: dict[str, dict[str, Action]] = {
     "preferences": {
@@ -59,7 +62,12 @@ VERBS: dict[str, dict[str, Action]] = {
     "evaluate": {
         "run": Action("pipelines.evaluation.commands:run", "held-out prompts before and after: pictures, report.html")
     },
-    "demo": {"run": Action("pipelines.demo:command", "all four stages, in minutes, on this machine")},
+    "run": {"run": Action(f"{_OPERATIONS}:run", "all four stages as one job; what is complete is not done again")},
+    "demo": {"run": Action(f"{_OPERATIONS}:run", "the same in minutes, on this machine, under runs/demo")},
+    "submit": {
+        "run": Action(f"{_OPERATIONS}:submit", "another verb as a job on a running cluster, followed to its end")
+    },
+    "status": {"run": Action(f"{_OPERATIONS}:status", "a run, live: learning, on-policy, waiting, rewards, failures")},
     "ablation": {
         "run": Action(
             "pipelines.ablation.commands:run", "the paper's findings in small: variants of stage 3, one table"
@@ -110,6 +118,8 @@ def understand(words: Sequence[str]) -> tuple[Action, Settings]:
     if verb not in VERBS:
         raise SettingsError(f"no verb {verb!r}{suggestion(verb, list(VERBS))} (have: {', '.join(VERBS)})")
     actions = VERBS[verb]
+    if verb == "submit":
+        return actions["run"], _submission(rest)
     rest = [f"sample.text={json.dumps(word)}" if " " in word and "=" not in word else word for word in rest]
     name = rest.pop(0) if rest and rest[0] in actions else next(iter(actions))
     preset = rest.pop(0) if rest and "=" not in rest[0] else "scenes"
@@ -120,3 +130,21 @@ def understand(words: Sequence[str]) -> tuple[Action, Settings]:
     if verb in ("demo", "ablation"):  # an ablation is steered by the demo's SpatialScore
         rest = ["run_dir=runs/demo", *rest]
     return actions[name], load(preset, rest)
+
+
+def _submission(words: Sequence[str]) -> Settings:
+    """The words after `submit` -> settings that hold them as the job's command. They must be a command themselves."""
+    if not words:
+        raise SettingsError("submit needs the command to run on the cluster, e.g. submit policy train flux_dev")
+    _, settings = understand(words)
+    if not Path(settings.run_dir).is_absolute():
+        raise SettingsError(
+            f"run_dir of a submitted job must be an absolute path that every node sees, got {settings.run_dir}: what a "
+            f"job leaves in its own folder is lost. Add run_dir=/shared/{Path(settings.run_dir).name}"
+        )
+    command = shlex.join(["spatialt2i", *(word for word in words if not word.startswith("submit."))])
+    return replace(settings, submit=replace(settings.submit, command=command))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

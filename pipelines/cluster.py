@@ -12,6 +12,9 @@ from ray import serve
 
 from conf import Settings
 
+IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Environment variable that Ray gives to the entrypoint of a submitted job."""
+
 
 @contextmanager
 def cluster(settings: Settings) -> Iterator[None]:
@@ -28,7 +31,7 @@ def cluster(settings: Settings) -> Iterator[None]:
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own default lets every other process go first
     for name in ("ray.data", "ray.serve", "ray.train", "ray._private"):
         logging.getLogger(name).setLevel(logging.ERROR)  # the stages say themselves what they do
-    private = settings.ray_address == "local" and "RAY_JOB_ID" not in os.environ
+    private = settings.ray_address == "local" and IN_A_JOB not in os.environ
     if private:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # on a terminal its warnings drown the progress lines
         ray.init(

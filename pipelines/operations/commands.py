@@ -1,0 +1,28 @@
+"""`spatialt2i run`, `demo`, `submit` and `status`."""
+
+from __future__ import annotations
+
+from conf import Settings
+
+
+def run(settings: Settings) -> None:
+    """The whole pipeline as one job."""
+    from pipelines.cluster import cluster
+    from pipelines.operations.run import run_pipeline
+
+    with cluster(settings):
+        run_pipeline(settings)
+
+
+def submit(settings: Settings) -> None:
+    """Another verb as a job on a cluster. Raises SystemExit with the job's exit code."""
+    from pipelines.operations.submit import submit as submit_job
+
+    raise SystemExit(submit_job(settings.submit))
+
+
+def status(settings: Settings) -> None:
+    """The run in the terminal."""
+    from pipelines.operations.status import watch
+
+    watch(settings)

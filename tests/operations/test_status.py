@@ -1,0 +1,49 @@
+"""`status` answers the operator's questions from what a run writes."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from rich.console import Console
+
+from conf import load
+from pipelines.operations.receipts import Receipt, write_receipt
+from pipelines.operations.stages import STEPS
+from pipelines.operations.status import sparkline, watch
+from pipelines.policy.metrics import IterationRow
+
+
+def row(iteration: int, **values: float) -> IterationRow:
+    numbers = {field.name: 0 if field.type == "int" else 0.5 for field in fields(IterationRow)}
+    return IterationRow(**{**numbers, "iteration": iteration, **values})  # type: ignore[arg-type]
+
+
+def shown(run_dir: Path, *rows: IterationRow) -> str:
+    (run_dir / "policy").mkdir(exist_ok=True)
+    lines = "".join(json.dumps(asdict(each)) + "\n" for each in rows)
+    (run_dir / "policy" / "metrics.jsonl").write_text(lines + '{"iteration": 9')  # one is being written
+    told = io.StringIO()
+    watch(load("scenes", [f"run_dir={run_dir}", "status.once=true"]), Console(file=told, width=160))
+    return told.getvalue()
+
+
+def test_a_healthy_run_and_a_sick_one_are_told_apart(tmp_path: Path) -> None:
+    settings = load("scenes", [f"run_dir={tmp_path}"])
+    write_receipt(STEPS[0].receipt(settings), Receipt("digest", "told", 66.0))
+    well = shown(tmp_path, row(1, reward_mean=1.0), row(2, reward_mean=3.0, ratio_drift=1e-6, score_seconds=0.1))
+    assert "2/48 versions" in well and "✓ preferences 66 s" in well and "· fit" in well
+    assert "▁█" in well and "nothing" in well and "policy.ratio_tolerance" not in well
+    sick = shown(tmp_path, row(3, ratio_drift=1e-2, score_seconds=9.0, actors_replaced=2))
+    assert "above policy.ratio_tolerance" in sick and "raise pool.max_replicas" in sick and "actors replaced 2" in sick
+
+
+def test_a_run_without_a_policy_says_so(tmp_path: Path) -> None:
+    assert "not published a version" in shown(tmp_path)
+
+
+def test_a_sparkline_spans_its_values_and_leaves_gaps() -> None:
+    assert sparkline([0.0, None, 0.5, 1.0]) == "▁ ▄█"
+    assert sparkline([2.0, 2.0]) == "▁▁" and sparkline([]) == ""
