@@ -1,7 +1,8 @@
-"""Run by test_train.py in a process of its own: a run on two nodes, one of which is killed in its second iteration."""
+"""Run by test_train.py in a process of its own: a run on two nodes, one of which is killed, and another one joins."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
 
 from ray.cluster_utils import Cluster
@@ -18,11 +19,19 @@ if __name__ == "__main__":
     worker = cluster.add_node(num_cpus=1)
 
     class Struck(PolicyLoop):
-        """Loses the second node as its groups begin to be sampled."""
+        """Loses the second node as its groups begin to be sampled; waits for the pending actor when a third joined."""
 
         async def learn(self, update: int) -> list[ScoredGroup]:
+            ready = self.groups.rollouts.ready_actors
             if self.version == 1 and update == 0:
+                while ready.value < 2:
+                    await asyncio.sleep(0.05)
                 cluster.remove_node(worker, allow_graceful=False)
+            if self.version == 2 and update == 0:
+                assert ready.value == 1
+                cluster.add_node(num_cpus=1)
+                while ready.value < 2:
+                    await asyncio.sleep(0.05)
             return await super().learn(update)
 
     train_module.PolicyLoop = Struck
