@@ -168,7 +168,7 @@ def test_two_deepspeed_ranks_learn_what_one_learns(
 def test_nodes_that_come_and_go_change_nothing(
     undisturbed: PolicyResult, settings_of: SettingsOf, tmp_path: Path
 ) -> None:
-    """Two nodes, a rollout actor on each; one node is killed with a group in hand. The third takes the pending actor."""
+    """Two nodes, a rollout actor on each; one is killed with a group in hand; the third takes the pending actor."""
     script = Path(__file__).with_name("nodes_come_and_go.py")
     settings = settings_of(tmp_path, "policy.rollout_actors=2", "policy.rollout_cpus=0.6")
     dump(settings, tmp_path / "given.yaml")
