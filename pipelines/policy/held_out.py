@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import ray
 from PIL import Image
+from ray.exceptions import ObjectLostError
 
 from actors.flux.plan import SamplingPlan
 from actors.records import Prompt
@@ -100,11 +101,15 @@ class HeldOutEvaluation:
     async def _judge_batch(self, prompts: Sequence[Prompt], weights: WeightsHandle, kind: int, first: int) -> _Judged:
         texts = tuple(prompt.text for prompt in prompts)
         seeds = [sample_seed(self.seed, kind, first + i, 0) for i in range(len(prompts))]
-        images = await self.rollouts.draw_images(texts, seeds, weights, self.plan)
-        counting = count_remotely.remote(images, tuple(prompts)) if self.exact else None
-        scores = await self.rewards.score(images, texts)
-        shown = await first_of.remote(images, SHOWN) if first == 0 else NO_PICTURES
-        return _Judged(await counting if counting else Counts(), scores.mu, shown)
+        while True:
+            images = await self.rollouts.draw_images(texts, seeds, weights, self.plan)
+            counting = count_remotely.remote(images, tuple(prompts)) if self.exact else None
+            try:
+                scores = await self.rewards.score(images, texts)
+                shown = await first_of.remote(images, SHOWN) if first == 0 else NO_PICTURES
+                return _Judged(await counting if counting else Counts(), scores.mu, shown)
+            except ObjectLostError:  # their node took the images with it: the same ones are drawn again
+                continue
 
 
 @ray.remote(num_cpus=0)
