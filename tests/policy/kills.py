@@ -6,6 +6,7 @@ raylets, submits the driver again when it was killed, adds a node for one that w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -15,11 +16,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from ray._private.node import Node
 from ray.cluster_utils import Cluster
 
 from conf import Settings, dump, load
@@ -69,8 +71,9 @@ class Operator:
     """A cluster, and one run on it."""
 
     def __init__(self, folder: Path) -> None:
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        self.workers = [self.cluster.add_node(num_cpus=1) for _ in range(2)]
+        self.cluster = Cluster()
+        persistently(lambda: self.cluster.add_node(num_cpus=0, include_dashboard=False))
+        self.workers = [persistently(lambda: self.cluster.add_node(num_cpus=1)) for _ in range(2)]
         self.folder = folder
         save_tiny_vlm(folder / "vlm")
         tiny_spatialscore(folder / "vlm").save_pretrained(folder / "model")
@@ -112,7 +115,7 @@ class Operator:
         elif kind == "worker node":
             node = self.workers.pop(random.randrange(len(self.workers)))
             self.cluster.remove_node(node, allow_graceful=False)
-            self.workers.append(self.cluster.add_node(num_cpus=1))
+            self.workers.append(persistently(lambda: self.cluster.add_node(num_cpus=1)))
         else:
             random.choice(self.processes(kind)).kill()
 
@@ -145,6 +148,14 @@ class Operator:
     def log(self) -> str:
         """The end of what the driver said."""
         return (self.folder / f"{self.run_dir.name}.log").read_text()[-4000:]
+
+
+def persistently(start: Callable[[], Node]) -> Node:
+    """Ray gives a raylet 30 s to start; on a busy machine it may need another go."""
+    for _ in range(3):
+        with contextlib.suppress(Exception):
+            return start()
+    return start()
 
 
 def _children(raylet: int, title: str) -> Iterator[psutil.Process]:
