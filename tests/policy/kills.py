@@ -117,7 +117,9 @@ class Operator:
             self.cluster.remove_node(node, allow_graceful=False)
             self.workers.append(persistently(lambda: self.cluster.add_node(num_cpus=1)))
         else:
-            random.choice(self.processes(kind)).kill()
+            while not (victims := self.processes(kind)):  # the kill before may have taken them along
+                time.sleep(0.1)
+            random.choice(victims).kill()
 
     def settled(self) -> bool:
         """Whether every kind has its processes again."""
