@@ -60,7 +60,7 @@ def test_actors_without_room_join_later_and_leave_without_losing_work(ray_cluste
 
 def test_a_killed_actor_is_replaced_and_its_calls_are_made_again(ray_cluster: None) -> None:
     async def run() -> None:
-        pool = RolloutPool(ray.remote(Sleeper).options(num_cpus=0.1).remote, most=2)
+        pool = RolloutPool(ray.remote(Sleeper).options(num_cpus=0.1).remote, most=2, least=2)
         await pool.ready()
         work = asyncio.create_task(draw(pool, 12))
         await asyncio.sleep(0.3)
