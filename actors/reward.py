@@ -148,7 +148,8 @@ def deployment(model_dir: str, settings: RewardPoolSettings) -> serve.Applicatio
 def start_pool(settings: RewardPoolSettings, model_dir: str) -> RewardPool:
     """Starts the pool on the cluster that Ray is connected to, and waits until its first replicas answer.
 
-    With `settings.http` the same replicas also answer POST /score on `settings.host`:`settings.port`.
+    With `settings.http` the same replicas also answer POST /score on `settings.host`:`settings.port`. Raises
+    RuntimeError where this Ray's Serve runs without HTTP already: only its first start decides that.
     """
     name = f"spatialscore-{hashlib.sha256(model_dir.encode()).hexdigest()[:8]}"
     application = deployment(model_dir, settings)
@@ -157,6 +158,11 @@ def start_pool(settings: RewardPoolSettings, model_dir: str) -> RewardPool:
     from actors.reward_http import ScoreHttp  # FastAPI, only where it is asked for
 
     serve.start(http_options={"host": settings.host, "port": settings.port})
+    if not serve.status().proxies:
+        raise RuntimeError(
+            "pool.http=true needs Ray Serve with HTTP, but Serve runs on this Ray without it: stop it with "
+            "`serve shutdown` (a policy run uses it), or start a Ray of its own with ray_address=local"
+        )
     serve.run(ScoreHttp.bind(application), name=name, route_prefix="/")
     handle = serve.get_deployment_handle(ScoreReplica.__name__, app_name=name)
     return RewardPool(handle, name, ScoreReplica.__name__, settings.retries)
