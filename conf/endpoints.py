@@ -54,7 +54,7 @@ class WriterSettings(EndpointSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least("writer.attempts", self.attempts, 1)
-        between("writer.min_relations", self.min_relations, 1, self.max_relations)
+        between("writer.min_relations", self.min_relations, 3, self.max_relations)
         between("writer.max_relations", self.max_relations, self.min_relations, 12)
         between("writer.min_words", self.min_words, 1, self.max_words)
 

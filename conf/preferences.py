@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from conf.rules import at_least, between, one_of
 
@@ -46,6 +46,14 @@ class DiffusersSettings:
             at_least(f"{name} of a diffusers painter", getattr(self, name), 1)
         if self.offload != "none" and not self.gpus:
             raise ValueError(f"offload={self.offload} moves parts of a model to a GPU, but gpus=0: reserve one")
+
+    def identity(self) -> DiffusersSettings:
+        """Only what decides the pictures: where and how many at once at their defaults."""
+        plain = DiffusersSettings()
+        return replace(
+            self, offload=plain.offload, batch=plain.batch, actors=plain.actors, threads=plain.threads, cpus=plain.cpus,
+            gpus=plain.gpus,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

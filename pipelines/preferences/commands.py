@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from actors.meter import BudgetReached
 from conf import Settings
 from pipelines.cluster import cluster
-from pipelines.preferences.build import build_preferences
+from pipelines.preferences.build import RowsLeft, build_preferences
 
 
 def build(settings: Settings) -> None:
-    """Writes the run's preference pairs."""
+    """Writes the run's preference pairs. Raises SystemExit, with the mend, if budget or a service ended it early."""
     with cluster(settings):
-        print(build_preferences(settings))
+        try:
+            print(build_preferences(settings))
+        except (BudgetReached, RowsLeft) as early:
+            raise SystemExit(f"preferences  {early}") from None

@@ -2,6 +2,8 @@
 
     Task --writer--> Draft --perturber--> Draft --painter--> Painted --reviewer--> Review
 
+A row that cannot go on becomes `Dropped` and passes the other roles by.
+
 Every role works on a list, so that an implementation may batch its forwards or bound its concurrent calls as it likes,
 and answers in the order it was asked. What it answers follows from its input and the task's seed alone.
 """
@@ -11,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+import numpy as np
 
 from actors.records import Prompt
 from pipelines.preferences.picture import Picture
@@ -44,8 +48,46 @@ class Draft:
     prompt: Prompt
     scene: str  # the kind of place, e.g. "Kitchen"; here the form of the sentence
     group_id: str  # equal for prompts that must share a split
+    phrases: tuple[str, ...] = ()  # where the prompt states each relation, word for word; empty: not known
     perturbed: Prompt | None = None  # what the loser shows instead; None where the prompt itself is not changed
     changes: tuple[Change, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A row that ends here."""
+
+    task: Task
+    role: str  # that could not do it
+    reason: str  # one of few words, to be counted
+    message: str
+    final: bool = True  # False: another time it may succeed, so the row is made again by the next start
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """One picture as it leaves a painter."""
+
+    pixels: np.ndarray  # uint8 [H, W, 3]
+    generator: str  # who painted it
+    seed: int
+
+    def encoded(self) -> Picture:
+        """The picture as it is kept."""
+        return Picture.of(self.pixels, self.generator, self.seed)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A pair as it leaves a painter that has no time to encode it."""
+
+    draft: Draft
+    winner: Canvas
+    loser: Canvas
+
+    def encoded(self) -> Painted:
+        """The pair as it is kept."""
+        return Painted(self.draft, self.winner.encoded(), self.loser.encoded())
 
 
 @dataclass(frozen=True)
@@ -61,7 +103,7 @@ class Painted:
 class Review:
     """Whether the winner shows the prompt and the loser does not."""
 
-    status: str  # accepted | rejected
+    status: str  # accepted | rejected | pending
     votes: tuple[str, ...]  # one a reviewer: "w", "l" or "tie"
     agreement: float  # share of votes for the most frequent answer
     gold: bool  # the truth of this pair is known exactly
@@ -69,6 +111,19 @@ class Review:
     @property
     def accepted(self) -> bool:
         return self.status == "accepted"
+
+    @property
+    def kept(self) -> bool:
+        """Whether the row is written: a pending one waits in its file for people to review it."""
+        return self.status != "rejected"
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """A pair and what became of it."""
+
+    pair: Painted
+    review: Review
 
 
 class Writer(Protocol):
@@ -93,3 +148,12 @@ class Reviewer(Protocol):
     """Accepts a pair whose winner shows the prompt and whose loser does not."""
 
     def review(self, pairs: Sequence[Painted]) -> list[Review]: ...
+
+
+@dataclass(frozen=True)
+class LaterReviewer:
+    """Leaves every pair to the people who review the finished set."""
+
+    def review(self, pairs: Sequence[Painted]) -> list[Review]:
+        """`pending` for all."""
+        return [Review("pending", (), agreement=0.0, gold=False) for _ in pairs]

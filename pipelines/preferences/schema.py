@@ -24,14 +24,14 @@ SCHEMA = pa.schema(
     [
         ("pair_id", pa.string()),
         ("group_id", pa.string()),
-        ("split", pa.string()),  # train | test
+        ("split", pa.string()),  # train | test | benchmark
         ("kind", pa.string()),  # perturbed | exploit | generated
         ("prompt", pa.string()),
         ("perturbed_prompt", pa.string()),  # null where the prompt was not changed
         ("image_w", _IMAGE),  # the winner, which shows the prompt
         ("image_l", _IMAGE),
         ("generator", pa.string()),
-        ("seed", pa.int64()),
+        ("seed", pa.int64()),  # of everything random; painters of photographs take it modulo 2^31
         ("scene", pa.string()),
         ("relations", pa.list_(_RELATION)),
         ("perturbations", pa.list_(_PERTURBATION)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from actors.records import Relation
 from pipelines.preferences.picture import Picture
+from pipelines.preferences.relations import group_of
 from pipelines.preferences.roles import Change, Draft, Painted, Review, Task
 from pipelines.scenes import grammar, render
 from pipelines.scenes.checker import Verdict, check
@@ -27,13 +27,6 @@ def stream(task: Task, *path: int) -> np.random.Generator:
     return np.random.default_rng([task.seed, *path])
 
 
-def group_of(scene: grammar.Scene) -> str:
-    """Equal for prompts about the same objects tied in the same way, whatever the relations: a prompt, its equivalents
-    and its perturbations are one group, so none of them can be on both sides of a split."""
-    ties = sorted("|".join(sorted((relation.subject, relation.object))) for relation in scene.relations)
-    return hashlib.blake2b(";".join(ties).encode(), digest_size=6).hexdigest()
-
-
 @dataclass(frozen=True)
 class SceneWriter:
     """Sentences of the grammar, from the training side of its held-out rule."""
@@ -47,7 +40,7 @@ class SceneWriter:
         rng = stream(task, _WRITE, attempt)
         n_objects = int(rng.choice((2, 3, 4), p=(SHORT_SHARE, 1 - SHORT_SHARE - LONGEST_SHARE, LONGEST_SHARE)))
         scene = grammar.write_scene(rng, n_objects)
-        return Draft(task, scene.prompt(), _form(scene), group_of(scene))
+        return Draft(task, scene.prompt(), _form(scene), group_of(scene.relations))
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,14 @@ def test_flux_dev_holds_the_papers_values() -> None:
     policy = paper.policy
     assert (policy.lr, policy.clip_range, policy.kl_weight) == (3e-4, 1e-4, 0.01)
     assert (policy.group_size, policy.top_k, policy.steps) == (24, 6, 6)
+    mix = paper.preferences.mix
+    assert (paper.preferences.writer, paper.preferences.perturber, paper.preferences.reviewer) == (
+        "chat",
+        "chat",
+        "people",
+    )
+    assert (mix.renderer, mix.qwen_image, mix.hunyuan_image, mix.seedream) == (0, 1, 1, 1)
+    assert (paper.preferences.benchmark_one, paper.preferences.benchmark_more) == (180, 185)
     assert (paper.reward.lr, paper.reward.batch_size, paper.evaluation.steps) == (2e-6, 32, 28)
 
 
@@ -47,7 +55,7 @@ def test_a_preset_holds_differences_from_its_base(tmp_path: Path) -> None:
 
 def test_every_value_of_flux_dev_is_marked() -> None:
     lines = (Path(__file__).parents[2] / "conf" / "flux_dev.yaml").read_text().splitlines()
-    values = [line for line in lines if re.match(r"(  )?\w+: +[^|\s]", line)]  # leaves, block texts left out
+    values = [line for line in lines if re.match(r" *[a-z_]+: +[^|\s]", line)]  # leaves, block texts left out
     unmarked = [line for line in values if "# paper" not in line and "# choice" not in line]
     assert unmarked == ["preset: flux_dev"]
 

@@ -105,7 +105,7 @@ def _leave_logs(run_dir: Path) -> None:
     pairs = ScenePainter().paint(drafts)
     folder = Folder(run_dir / "preferences", "x")
     table = to_table(pairs, SceneReviewer().review(pairs), ["train"] * 6, "x")
-    folder.write(plan_shards(load().preferences)[0], table, rejected=0)
+    folder.write(plan_shards(load().preferences)[0], table, rejected=0, dropped=[])
     folder.close({})
 
 

@@ -10,14 +10,19 @@ import pyarrow.dataset as ds
 import pytest
 
 from conf import Settings, load
-from pipelines.preferences.build import _fingerprint, _plan, build_preferences
+from pipelines.preferences.build import build_preferences, fingerprint
+from pipelines.preferences.finish import finish
 from pipelines.preferences.picture import Picture, decode, hamming
+from pipelines.preferences.plan import plan
+from pipelines.preferences.relations import group_of
 from pipelines.preferences.roles import Draft, Painted, Review, Task
 from pipelines.preferences.schema import SCHEMA, to_table
-from pipelines.preferences.shards import Folder, plan_shards, split_of, tasks_of
+from pipelines.preferences.services import Line
+from pipelines.preferences.shards import Folder, plan_shards, tasks_of
+from pipelines.preferences.splits import split_of
 from pipelines.scenes import grammar
 from pipelines.scenes.checker import check
-from pipelines.scenes.roles import SceneWriter, group_of, merit
+from pipelines.scenes.roles import SceneWriter, merit
 
 PAIRS, SHARD = 48, 12
 
@@ -48,7 +53,7 @@ def test_rows_round_trip_and_hold_what_they_say(built):
     for row in rows:
         scene = grammar.parse(row["prompt"])
         assert [vars(relation) for relation in scene.relations] == row["relations"]
-        assert row["group_id"] == group_of(scene) and row["split"] == split_of(row["group_id"], 0.25)
+        assert row["group_id"] == group_of(scene.relations) and row["split"] == split_of(row["group_id"], 0.25)
         assert (row["perturbed_prompt"] is None) == (row["kind"] == "exploit") == (row["n_perturb"] == 0)
         assert row["review"] == {"status": "accepted", "votes": ["w"], "agreement": 1.0, "gold": True}
         for side in ("image_w", "image_l"):
@@ -91,9 +96,11 @@ def test_other_settings_in_the_same_folder_are_refused(built):
 @pytest.mark.ray
 def test_a_killed_build_goes_on_and_ends_with_the_same_pairs(built, ray_cluster, tmp_path):
     settings = _settings(tmp_path)
-    folder = Folder(tmp_path / "preferences", _fingerprint(settings))
+    folder = Folder(tmp_path / "preferences", fingerprint(settings))
     shards = plan_shards(settings.preferences)
-    list(_plan(shards[1:3], settings, folder).iter_rows())  # finished before the kill: shards 1 and 2
+    list(
+        plan(shards[1:3], settings, folder, Line.open(settings, 1)).iter_rows()
+    )  # finished before the kill: shards 1 and 2
     half = tmp_path / "preferences" / "train-00000.parquet"  # shard 0: a file, but no report that it is complete
     half.write_bytes(b"torn")
     result = build_preferences(settings)
@@ -149,14 +156,21 @@ def test_near_duplicates_are_dropped_once(tmp_path):
     review = Review("accepted", ("w",), 1.0, True)
     folder = Folder(tmp_path, "abc")
     shard = plan_shards(load("scenes", ["preferences.pairs=10"]).preferences)[0]
-    folder.write(shard, to_table(pairs, [review] * 3, ["train"] * 3, "abc"), rejected=0)
-    manifest = folder.close({})
-    assert manifest["near_duplicates_dropped"] == 1 and manifest["pairs"] == 2
+    folder.write(shard, to_table(pairs, [review] * 3, ["train"] * 3, "abc"), rejected=0, dropped=[])
+    settings = load("scenes", ["preferences.test_fraction=0"]).preferences
+    manifest = finish(folder, settings, {})
+    assert manifest["near_duplicate_pictures"] == 1 and manifest["pairs"] == 2
     assert [row["pair_id"] for row in _rows(tmp_path)] == ["pair-00000000", "pair-00000002"]
-    assert folder.close({})["near_duplicates_dropped"] == 0
+    assert finish(folder, settings, {})["near_duplicate_pictures"] == 0
     assert json.loads(folder.manifest_path.read_text())["fingerprint"] == "abc"
 
 
 def test_another_world_is_refused_with_the_mend(tmp_path):
-    with pytest.raises(ValueError, match="put parquet files of"):
+    with pytest.raises(ValueError, match=r"set preferences.generated_fraction=0"):
+        build_preferences(load("scenes", [f"run_dir={tmp_path}", "flux.model=owner/model"]))
+
+
+def test_the_papers_services_need_their_keys(ray_cluster, tmp_path, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(ValueError, match=r"key of writer is read from \$OPENAI_API_KEY, which is not set"):
         build_preferences(load("flux_dev", [f"run_dir={tmp_path}"]))

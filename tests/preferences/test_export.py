@@ -24,7 +24,7 @@ def preferences(tmp_path_factory) -> Path:
     drafts = ScenePerturber().perturb(SceneWriter().write([Task(i, "perturbed", 5 + i) for i in range(20)]))
     pairs = ScenePainter().paint(drafts)
     table = to_table(pairs, SceneReviewer().review(pairs), ["train"] * 20, "test")
-    Folder(directory, "x").write(plan_shards(load().preferences)[0], table, rejected=0)
+    Folder(directory, "x").write(plan_shards(load().preferences)[0], table, rejected=0, dropped=[])
     return directory
 
 

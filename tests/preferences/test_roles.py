@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 
 from pipelines.preferences.picture import Picture, hamming, perceptual_hash
+from pipelines.preferences.relations import group_of
 from pipelines.preferences.roles import Draft, Task
 from pipelines.scenes import grammar
 from pipelines.scenes.checker import check
-from pipelines.scenes.roles import ScenePainter, ScenePerturber, SceneReviewer, SceneWriter, group_of
+from pipelines.scenes.roles import ScenePainter, ScenePerturber, SceneReviewer, SceneWriter
 
 CHANGED_WORD = {"left of": "x", "right of": "x", "above": "y", "below": "y"}
 
@@ -38,7 +39,7 @@ def test_a_perturbed_prompt_contradicts_is_never_equivalent_and_shares_the_group
         assert not grammar.equivalent(scene, changed)
         said, now = (set(map(grammar.canonical, s.relations)) for s in (scene, changed))
         assert said - now and now - said, "one of two relations between the same objects must be denied"
-        assert group_of(scene) == group_of(changed) == draft.group_id
+        assert group_of(scene.relations) == group_of(changed.relations) == draft.group_id
 
 
 def test_every_prompt_is_on_the_training_side():
@@ -59,7 +60,7 @@ def test_equivalent_prompts_share_a_group():
     first = grammar.parse("a red circle left of a blue square and above a green triangle")
     second = grammar.parse("a blue square right of a red circle that is above a green triangle")
     assert grammar.equivalent(first, second)
-    assert group_of(first) == group_of(second)
+    assert group_of(first.relations) == group_of(second.relations)
 
 
 def test_the_checker_accepts_winners_and_rejects_losers_but_for_rare_errors():
