@@ -1,0 +1,142 @@
+"""The relation algebra and the word diff: what a perturbation may and may not do."""
+
+from __future__ import annotations
+
+import pytest
+
+from actors.records import Relation
+from pipelines.preferences.relations import contradicts, fact_of, impossible, kind_of
+from pipelines.preferences.wording import Unfit, check_perturbation, check_statements
+
+TEXT = (
+    "From the viewer's perspective, a brass kettle stands to the left of the cutting board, a knife lies in "
+    "front of the cutting board, and a lamp hangs above the brass kettle."
+)
+RIGHT = TEXT.replace("left", "right")
+RELATIONS = (
+    Relation("brass kettle", "to the left of", "cutting board"),
+    Relation("knife", "in front of", "cutting board"),
+    Relation("lamp", "above", "brass kettle"),
+)
+PHRASES = (
+    "a brass kettle stands to the left of the cutting board",
+    "a knife lies in front of the cutting board",
+    "a lamp hangs above the brass kettle",
+)
+
+
+def relation(text: str) -> Relation:
+    subject, *words, obj = text.split()
+    return Relation(subject, " ".join(words), obj)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("A left of B", "B right of A"), ("A above B", "B beneath A"), ("A behind B", "B in front of A"),
+        ("A inside B", "B surrounding A"), ("A next to B", "B beside A"), ("A to the left of B", "A left of B"),
+    ],
+)  # fmt: skip
+def test_inverse_and_symmetric_statements_say_the_same_and_do_not_contradict(one: str, other: str) -> None:
+    assert fact_of(relation(one)) == fact_of(relation(other))
+    assert not contradicts(relation(one), relation(other))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "answer"),
+    [
+        ("A left of B", "A right of B", True), ("A left of B", "B left of A", True),
+        ("A left of B", "A behind B", True),
+        ("A next to B", "A far from B", True), ("A inside B", "A above B", True),
+        ("A at the left edge of B", "A at the right edge of B", True),
+        ("A left of B", "A next to B", False), ("A left of B", "A right of C", False), ("A facing B", "A near B", None),
+    ],
+)  # fmt: skip
+def test_contradiction(one: str, other: str, answer: bool | None) -> None:
+    if answer is None:
+        with pytest.raises(KeyError):
+            contradicts(relation(one), relation(other))
+    else:
+        assert contradicts(relation(one), relation(other)) is answer
+
+
+def test_transitivity_finds_what_cannot_all_be_true() -> None:
+    chain = [relation("A left of B"), relation("C right of B")]
+    assert impossible([*chain, relation("A left of C")]) == ""
+    assert "would each be left of the other" in impossible([*chain, relation("C left of A")])
+    assert impossible([relation("A left of B"), relation("B right of A")]) == "a relation is stated twice"
+    assert "cannot be both" in impossible([relation("A left of B"), relation("A above B")])
+
+
+def test_statements_are_found_where_their_phrases_say() -> None:
+    check_statements(TEXT, RELATIONS, PHRASES)
+    for phrases, reason in (
+        ((PHRASES[0], "a knife lies beside the cutting board", PHRASES[2]), "phrase"),
+        ((TEXT[31:101] + " the cutting board", *PHRASES[1:]), "phrase"),
+    ):
+        with pytest.raises(Unfit) as trouble:
+            check_statements(TEXT, RELATIONS, phrases)
+        assert trouble.value.reason == reason
+    with pytest.raises(Unfit, match="word of place"):
+        check_statements(
+            "the left lamp is above a mug", [Relation("left lamp", "above", "mug")], ["the left lamp is above a mug"]
+        )
+
+
+def changed(text: str, **after: str) -> tuple[str, ...]:
+    """Kinds of the changes of an answer; relation r1 … becomes the given words, '~' exchanging its objects."""
+    told = {}
+    for name, words in after.items():
+        number = int(name[1:]) - 1
+        before = RELATIONS[number]
+        told[number] = (
+            Relation(before.object, words[1:], before.subject)
+            if words.startswith("~")
+            else Relation(before.subject, words, before.object)
+        )
+    return tuple(change.kind for change in check_perturbation(TEXT, RELATIONS, PHRASES, text, told))
+
+
+def test_flips_turns_and_swaps_are_accepted() -> None:
+    assert changed(TEXT.replace("to the left of", "to the right of"), r1="to the right of") == ("flip",)
+    assert changed(TEXT.replace("in front of", "to the right of"), r2="to the right of") == ("turn",)
+    swapped = TEXT.replace("a knife lies in front of the cutting board", "a cutting board lies in front of the knife")
+    assert changed(swapped, r2="~in front of") == ("swap",)
+    both = TEXT.replace("to the left of", "to the right of").replace("in front of", "behind")
+    assert changed(both, r1="to the right of", r2="behind") == ("flip", "flip")
+
+
+@pytest.mark.parametrize(
+    ("text", "after", "reason"),
+    [
+        (TEXT, {"r1": "to the right of"}, "relations"),  # said to change, but the prompt does not
+        (TEXT.replace("to the left of", "to the right of"), {"r1": "left of"}, "paraphrase"),
+        (TEXT.replace("to the left of", "next to"), {"r1": "next to"}, "no contradiction"),
+        (RIGHT.replace("knife", "spoon"), {"r1": "to the right of"}, "other words"),
+        (RIGHT.replace("brass kettle stands", "steel kettle stands"), {"r1": "to the right of"}, "object"),
+        (RIGHT.replace("above", "below"), {"r1": "to the right of"}, "other words"),
+        (RIGHT + " It is bright.", {"r1": "to the right of"}, "other words"),
+        (RIGHT.replace("From the viewer", "From a viewer"), {"r1": "to the right of"}, "other words"),
+    ],
+)  # fmt: skip
+def test_what_else_changes_is_refused_with_its_reason(text: str, after: dict[str, str], reason: str) -> None:
+    with pytest.raises(Unfit) as trouble:
+        changed(text, **after)
+    assert trouble.value.reason == reason
+
+
+def test_a_change_that_the_other_relations_forbid_is_refused() -> None:
+    text = "A stands left of B, B stands left of C, A stands left of C."
+    relations = tuple(map(relation, ("A left of B", "B left of C", "A left of C")))
+    phrases = ("A stands left of B", "B stands left of C", "A stands left of C")
+    for word in ("right of", "behind"):
+        after = text.removesuffix("left of C.") + f"{word} C."
+        with pytest.raises(Unfit) as trouble:
+            check_perturbation(text, relations, phrases, after, {2: Relation("A", word, "C")})
+        assert trouble.value.reason in ("relations", "paraphrase")
+
+
+def test_kinds_are_told_apart() -> None:
+    assert kind_of(relation("A left of B"), relation("A to the right of B")) == "flip"
+    assert kind_of(relation("A left of B"), relation("A above B")) == "turn"
+    assert kind_of(relation("A left of B"), relation("B left of A")) == "swap"
