@@ -25,7 +25,7 @@ from pipelines.scenes.render import SIZE
 POOL = 12_000  # rendered scenes kept encoded in memory
 RENEW_EVERY, RENEWED = 8, 16  # batches, scenes: the pool turns over
 GUIDANCE = 3.5
-TEACHER_STEPS = 12  # denoise steps of the pictures that FLUX learns to draw in few
+TEACHER_STEPS = 20  # denoise steps of the pictures that FLUX learns to draw in few
 DRAWN_AT_ONCE = 64
 
 
@@ -60,13 +60,16 @@ class Encoders:
         self.vae, self.tokenizer, self.clip, self.t5 = vae, tokenizer, clip, t5
 
     @classmethod
-    def load(cls, parts: Path, vae: str = "vae") -> Encoders:
-        """The parts that `scenes pretrain` saved; `vae`: the autoencoder's first state, or `decoder`, its last."""
+    def load(cls, parts: Path, vae: str = "vae", text: str = "text") -> Encoders:
+        """The parts that `scenes pretrain` saved.
+
+        `vae`: the autoencoder's first state, or `decoder`, its last; `text`: the encoders, or `tune`, blurred ones.
+        """
         return cls(
             AutoencoderKL.from_pretrained(parts / vae / "vae").requires_grad_(False),
-            PreTrainedTokenizerFast.from_pretrained(parts / "text" / "tokenizer"),
-            CLIPTextModel.from_pretrained(parts / "text" / "clip").requires_grad_(False),
-            T5EncoderModel.from_pretrained(parts / "text" / "t5").requires_grad_(False),
+            PreTrainedTokenizerFast.from_pretrained(parts / text / "tokenizer"),
+            CLIPTextModel.from_pretrained(parts / text / "clip").requires_grad_(False),
+            T5EncoderModel.from_pretrained(parts / text / "t5").requires_grad_(False),
         )
 
     def pipeline(self, model: FluxTransformer2DModel) -> FluxPipeline:
@@ -126,10 +129,8 @@ class DrawnScenes:
     for; where these stand is not looked at.
     """
 
-    def __init__(self, encoders: Encoders, wrong: float, seed: int) -> None:
-        """Set `teacher` before `draw`. A share `wrong` of the captions has a relation changed."""
-        self._encoders, self._wrong = encoders, wrong
-        self.teacher: FluxTransformer2DModel | None = None
+    def __init__(self, encoders: Encoders, teacher: FluxTransformer2DModel, wrong: float, seed: int) -> None:
+        self._encoders, self._teacher, self._wrong = encoders, encoders.pipeline(teacher), wrong
         self._rng, self._generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
         self._kept: list[Rows] = []
         self._pool: Rows | None = None
@@ -140,13 +141,11 @@ class DrawnScenes:
 
     @torch.no_grad()
     def draw(self) -> None:
-        """Draws a batch and keeps what is good of it. Raises RuntimeError without a teacher."""
-        if self.teacher is None:
-            raise RuntimeError("DrawnScenes.draw needs a teacher: set `teacher` first")
+        """Draws a batch and keeps what is good of it."""
         scenes = write_scenes(DRAWN_AT_ONCE, self._rng)
         noise = torch.randn(len(scenes), 16, 32, generator=self._generator)
         embeds, pooled = self._encoders.text([scene.text for scene in scenes])
-        latents = self._encoders.pipeline(self.teacher)(
+        latents = self._teacher(
             prompt_embeds=embeds, pooled_prompt_embeds=pooled, latents=noise, height=SIZE, width=SIZE,
             num_inference_steps=TEACHER_STEPS, guidance_scale=GUIDANCE, output_type="latent",
         ).images  # fmt: skip

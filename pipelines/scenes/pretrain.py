@@ -2,9 +2,9 @@
 # (the model libraries leave their configurations and outputs untyped)
 """`spatialt2i scenes pretrain`: makes the shipped tiny checkpoints, seeded, in the time it is given.
 
-Eight parts, each saved when done and taken up again by a later call: the text encoders, the autoencoder, FLUX on true
-captions, the autoencoder's decoder once more, FLUX weakened, FLUX polished on its own drawings, FLUX tuned for whole
-objects, and the Qwen2.5-VL. Delete a part's folder to have it made anew. No part sees a held-out prompt.
+Seven parts, each saved when done and taken up again by a later call: the text encoders, the autoencoder, FLUX on true
+captions, the autoencoder's decoder once more, FLUX weakened, FLUX tuned for whole objects, and the Qwen2.5-VL. Delete a
+part's folder to have it made anew. No part sees a held-out prompt.
 """
 
 from __future__ import annotations
@@ -29,14 +29,12 @@ from pipelines.scenes.flux_rows import Encoders
 from pipelines.scenes.grammar import held_out_prompts
 from pipelines.scenes.pretrain_flux import FluxPhase, judge, summary, train_phase
 from pipelines.scenes.pretrain_text import train_text_encoders
-from pipelines.scenes.pretrain_tune import tune_for_objects
+from pipelines.scenes.pretrain_tune import blur_relations, tune_for_objects
 from pipelines.scenes.pretrain_vae import train_decoder, train_vae
 from pipelines.scenes.pretrain_vlm import VlmPhase, train_vlm
 from pipelines.scenes.workers import run_on_workers
 
-SHARES = {
-    "text": 0.03, "vae": 0.08, "flux": 0.36, "decoder": 0.05, "weak": 0.1, "polish": 0.12, "tune": 0.08, "vlm": 0.18,
-}  # of the wall clock  # fmt: skip
+SHARES = {"text": 0.03, "vae": 0.08, "flux": 0.42, "decoder": 0.05, "weak": 0.12, "tune": 0.1, "vlm": 0.2}
 
 
 @dataclass
@@ -84,8 +82,8 @@ def pretrain(settings: PretrainSettings, say: Callable[[str], None] = print) -> 
     if settings.from_shipped != "none":
         _take_shipped(run)
     _encoders_and_flux(run)
-    pipeline = Encoders.load(run.parts, "decoder").pipeline(_transformer(run.parts / "tune"))
-    _measure(run, "tuned", "tune", "decoder")
+    pipeline = Encoders.load(run.parts, "decoder", "tune").pipeline(_transformer(run.parts / "tune"))
+    _measure(run, "tuned", "tune", "decoder", "tune")
     _replace(out / "flux", lambda folder: pipeline.save_pretrained(folder))
     for config in (out / "flux").glob("*/config.json"):
         told = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
@@ -109,49 +107,44 @@ def _encoders_and_flux(run: Pretraining) -> None:
     if run.missing("vae"):
         _save(parts / "vae", vae=train_vae(run.seconds("vae"), settings.seed, run.report))
     if run.missing("flux"):
-        _train_flux(run, "flux", None, lr=(1.5e-3, 5e-5), wrong_captions=0.0)
+        _train_flux(run, "flux", None, (1.5e-3, 5e-5), distil=False, wrong_captions=0.0)
         _measure(run, "on true captions", "flux", "vae")
     if run.missing("decoder"):
         vae = AutoencoderKL.from_pretrained(parts / "vae" / "vae").requires_grad_(False)
         _save(parts / "decoder", vae=train_decoder(vae, run.seconds("decoder"), settings.seed + 2, run.report))
     if run.missing("weak"):
-        wrong = settings.wrong_captions
-        _train_flux(run, "weak", "flux", seed=1, lr=(5e-4, 3e-5), wrong_captions=wrong, distil_rounds=1)
+        _train_flux(run, "weak", parts / "flux" / "flux", (5e-4, 3e-5), True, settings.wrong_captions)
         _measure(run, "weakened", "weak", "decoder")
-    if run.missing("polish"):
-        rounds = settings.polish_rounds
-        _train_flux(run, "polish", "weak", seed=2, lr=(4e-4, 2e-5), rendered=False, distil_rounds=rounds)
-        _measure(run, "polished", "polish", "decoder")
     if run.missing("tune"):
-        base = Encoders.load(parts, "decoder").pipeline(_transformer(parts / "polish"))
+        base = Encoders.load(parts, "decoder").pipeline(_transformer(parts / "weak"))
+        blur_relations(base, settings.blurred_relations)
         tuned = tune_for_objects(base, parts / "tune.run", run.seconds("tune"), settings.seed, run.report)
-        _save(parts / "tune", flux=tuned)
+        _save(parts / "tune", tokenizer=base.tokenizer_2, clip=base.text_encoder, t5=base.text_encoder_2, flux=tuned)
         shutil.rmtree(parts / "tune.run")
 
 
 def _take_shipped(run: Pretraining) -> None:
     """Lays the shipped checkpoints where this command would have left its parts, the one to go on with excepted."""
-    shipped = FluxPipeline.from_pretrained(checkpoints_dir("flux"))
-    _save(run.parts / "text", tokenizer=shipped.tokenizer, clip=shipped.text_encoder, t5=shipped.text_encoder_2)
+    shipped, last = FluxPipeline.from_pretrained(checkpoints_dir("flux")), run.settings.from_shipped
+    words = {"tokenizer": shipped.tokenizer, "clip": shipped.text_encoder, "t5": shipped.text_encoder_2}
+    _save(run.parts / "text", **words)
     for part in ("vae", "decoder"):
         _save(run.parts / part, vae=shipped.vae)
-    last = run.settings.from_shipped
-    done = ("flux", "weak", "polish", "tune")
-    for part in done[: {"polish": 2, "tune": 3}.get(last, 4)]:
+    for part in ("flux", "weak"):
         _save(run.parts / part, flux=shipped.transformer)
+    if last != "tune":
+        _save(run.parts / "tune", flux=shipped.transformer, **words)
     if last != "vlm" and not (run.parts / "vlm").is_dir():
         shutil.copytree(checkpoints_dir("qwen2_5_vl"), run.parts / "vlm")
 
 
 def _train_flux(
-    run: Pretraining, part: str, initial: str | None, lr: tuple[float, float], seed: int = 0,
-    wrong_captions: float = 0.0, rendered: bool = True, distil_rounds: int = 0,
-) -> None:  # fmt: skip
+    run: Pretraining, part: str, initial: Path | None, lr: tuple[float, float], distil: bool, wrong_captions: float
+) -> None:
     settings, partial = run.settings, run.parts / f"{part}.partial"
     phase = FluxPhase(
-        parts=run.parts, initial=run.parts / initial / "flux" if initial else None, out=partial / "flux",
-        seconds=run.seconds(part), seed=settings.seed + seed, lr=lr, wrong_captions=wrong_captions,
-        compile=settings.compile, rendered=rendered, distil_rounds=distil_rounds,
+        parts=run.parts, initial=initial, out=partial / "flux", seconds=run.seconds(part),
+        seed=settings.seed + distil, lr=lr, distil=distil, wrong_captions=wrong_captions, compile=settings.compile,
     )  # fmt: skip
     run.on_workers(train_phase, phase)
     partial.rename(run.parts / part)
@@ -161,8 +154,8 @@ def _transformer(folder: Path) -> FluxTransformer2DModel:
     return FluxTransformer2DModel.from_pretrained(folder / "flux")
 
 
-def _measure(run: Pretraining, name: str, part: str, vae: str) -> None:
-    pipeline = Encoders.load(run.parts, vae).pipeline(_transformer(run.parts / part))
+def _measure(run: Pretraining, name: str, part: str, vae: str, text: str = "text") -> None:
+    pipeline = Encoders.load(run.parts, vae, text).pipeline(_transformer(run.parts / part))
     for kind, long in (("short", False), ("long", True)):
         prompts = held_out_prompts(100, long, seed=5) * 3
         run.report(f"FLUX {name}, {kind} held-out prompts, 6 steps: {summary(judge(pipeline, prompts, seed=0))}")

@@ -1,19 +1,17 @@
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 # (the model libraries leave their configurations and outputs untyped)
-"""Trains the tiny FLUX by flow matching, in three phases: to draw what is asked; a little astray; cleanly in few steps.
+"""Trains the tiny FLUX by flow matching, in two phases: to draw what is asked, then in few steps and a little astray.
 
 x_s = (1 - s) x0 + s eps, the network predicts v = eps - x0 (rectified flow, as FLUX.1). The first phase sees rendered
 scenes under true captions. The second, half of whose rows the model has drawn itself in many steps, straightens its
-paths so that six steps suffice, and gives a share of all rows a caption with a wrong relation. The third learns in
-rounds from its own drawings alone, of which those with clean objects are kept, whatever their places. What remains
-draws objects well and places them badly: the weakness of its big sister that the reward is there to mend.
+paths so that six steps suffice, and gives a share of all rows a caption with a wrong relation. What remains places
+objects badly: the weakness of its big sister that the reward is there to mend.
 
 Every phase runs on several workers of one thread each, their gradients averaged (Ray Train, gloo).
 """
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Sequence
@@ -56,10 +54,9 @@ class FluxPhase:
     seconds: float
     seed: int
     lr: tuple[float, float]  # at the beginning and at the end
+    distil: bool  # half of the rows drawn by `initial` in many steps
     wrong_captions: float
     compile: bool
-    rendered: bool = True  # rows of rendered scenes
-    distil_rounds: int = 0  # rows that it draws itself in many steps, anew in each round from what it has become
 
 
 def train_phase(loop: dict[str, Any]) -> None:
@@ -71,27 +68,17 @@ def train_phase(loop: dict[str, Any]) -> None:
 
 
 def run_phase(phase: FluxPhase, rank: int, report: Report) -> FluxTransformer2DModel:
-    """Trains one phase and returns the weights' moving average.
-
-    Every round draws for a third of its time with the weights of the round before, and learns for the rest.
-    """
+    """Trains one phase and returns the weights' moving average."""
     torch.manual_seed(phase.seed)  # the same weights on every rank
     model = FluxTransformer2DModel.from_pretrained(phase.initial) if phase.initial else transformer()
     start, seed = time.monotonic(), 1000 * phase.seed + rank  # every rank draws rows of its own
-    encoders = Encoders.load(phase.parts, "decoder" if phase.distil_rounds else "vae")
-    rendered: list[RowSource] = [RenderedScenes(encoders, phase.wrong_captions, seed)] if phase.rendered else []
-    drawn = DrawnScenes(encoders, phase.wrong_captions if phase.rendered else 0.0, seed)
-    rounds = max(phase.distil_rounds, 1)
-    for number in range(1, rounds + 1):
-        ends = start + phase.seconds * number / rounds
-        if phase.distil_rounds:
-            report(f"round {number} of {rounds}")
-            drawn.teacher = copy.deepcopy(model).eval()
-            _draw(drawn, (ends - time.monotonic()) / 3, report)
-        sources = [*rendered, drawn] if phase.distil_rounds else rendered
-        left = max(ends - time.monotonic(), 1.0)  # a short phase may be over before its rows are drawn
-        fit(model, sources, left, phase.lr, phase.compile, report)
-    return model
+    encoders = Encoders.load(phase.parts, "decoder" if phase.distil else "vae")
+    sources: list[RowSource] = [RenderedScenes(encoders, phase.wrong_captions, seed)]
+    if phase.distil:
+        assert phase.initial is not None
+        sources.append(_drawn(encoders, phase, seed, report))
+    left = max(phase.seconds - (time.monotonic() - start), 1.0)  # a short phase may be over before its rows are drawn
+    return fit(model, sources, left, phase.lr, phase.compile, report)
 
 
 def fit(
@@ -101,11 +88,8 @@ def fit(
     lr: tuple[float, float],
     compiled: bool,
     report: Report,
-) -> None:
-    """Flow matching on equal shares of rows from each source; lr falls from lr[0] to lr[1] along a cosine.
-
-    Leaves `model` with its weights' moving average.
-    """
+) -> FluxTransformer2DModel:
+    """Flow matching on equal shares of rows from each source; lr falls from lr[0] to lr[1] along a cosine."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr[0], betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA))
     velocity = torch.compile(_velocity) if compiled else _velocity
@@ -129,7 +113,7 @@ def fit(
         if step % 250 == 0:
             report(f"step {step}, {progress:.0%} of {seconds:.0f} s, loss {running / (1 - 0.99**step):.4f}")
     model.load_state_dict(average.module.state_dict())
-    model.eval()
+    return model.eval()
 
 
 def judge(pipeline: FluxPipeline, prompts: Sequence[Prompt], seed: int, steps: int = 6) -> list[Verdict]:
@@ -177,9 +161,12 @@ def _velocity(
     )[0]
 
 
-def _draw(drawn: DrawnScenes, seconds: float, report: Report) -> None:
-    start = time.monotonic()
-    while not len(drawn) or time.monotonic() - start < seconds:
+def _drawn(encoders: Encoders, phase: FluxPhase, seed: int, report: Report) -> DrawnScenes:
+    """Spends a third of the phase on drawing."""
+    teacher = FluxTransformer2DModel.from_pretrained(phase.initial).eval()
+    drawn, start = DrawnScenes(encoders, teacher, phase.wrong_captions, seed), time.monotonic()
+    while time.monotonic() - start < phase.seconds / 3:
         drawn.draw()
         if drawn.drawn % 1280 == 0:
             report(f"drawn {drawn.drawn} scenes in many steps, {len(drawn)} of them flawless")
+    return drawn

@@ -4,7 +4,8 @@
 
 Flow matching leaves a small network undecided where to put things: it draws some twice and some not at all. So stage 3
 itself is run on it, with the exact checker's count of clean objects for its reward, and the LoRA is merged. Relations
-are not rewarded: an object counts in any place.
+are not rewarded: an object counts in any place. As a cleaner picture holds more relations all the same, the text
+encoders' words for them are first blurred, so that the base stays as unsure about places as its big sister.
 """
 
 from __future__ import annotations
@@ -31,6 +32,14 @@ PROMPTS, LONG_FRACTION = 4000, 0.75
 SECONDS_PER_ITERATION = (
     3.0  # on two idle cores; the number of iterations is fixed, so that a busy machine tunes as well
 )
+
+
+def blur_relations(pipeline: FluxPipeline, share: float) -> None:
+    """Moves the embeddings of left, right, above and below towards their mean, in both text encoders, by `share`."""
+    words = [pipeline.tokenizer_2.convert_tokens_to_ids(word) for word in ("left", "right", "above", "below")]
+    for encoder in (pipeline.text_encoder, pipeline.text_encoder_2):
+        embeddings = encoder.get_input_embeddings().weight.data
+        embeddings[words] = torch.lerp(embeddings[words], embeddings[words].mean(0), share)
 
 
 def tune_for_objects(

@@ -8,7 +8,7 @@ import torch
 from diffusers import FluxPipeline
 
 from pipelines.scenes import checkpoints_dir
-from pipelines.scenes.flux_rows import TEACHER_STEPS, DrawnScenes, Encoders, caption
+from pipelines.scenes.flux_rows import DrawnScenes, Encoders, caption
 from pipelines.scenes.grammar import equivalent, is_held_out, parse, write_scene
 
 
@@ -23,14 +23,13 @@ def encoders(pipeline: FluxPipeline) -> Encoders:
 
 
 def test_drawn_rows_are_where_the_teacher_gets_from_their_noise(pipeline: FluxPipeline, encoders: Encoders) -> None:
-    drawn = DrawnScenes(encoders, wrong=0.0, seed=3)
-    drawn.teacher = pipeline.transformer
+    drawn = DrawnScenes(encoders, pipeline.transformer, wrong=0.0, seed=3)
     drawn.draw()
     assert 0 < len(drawn) <= drawn.drawn == 64
     rows = drawn.batch(8)
     again = pipeline(
         prompt_embeds=rows.prompt_embeds, pooled_prompt_embeds=rows.pooled_embeds, latents=rows.noise, height=64,
-        width=64, num_inference_steps=TEACHER_STEPS, output_type="latent",
+        width=64, num_inference_steps=20, output_type="latent",
     ).images  # fmt: skip
     torch.testing.assert_close(again, rows.latents, atol=1e-3, rtol=1e-3)
 
