@@ -8,6 +8,8 @@ order. Every rank reads each window's file and keeps its own rows, which costs f
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -22,6 +24,7 @@ import ray.data
 from actors.storage import file_system
 from pipelines.reward.data import COLUMNS
 
+IDENTITY = ("split", "prompt", "perturbed_prompt", "image_w.sha256", "image_l.sha256")
 TRAINING = pc.field("split") == "train"
 READ_CPUS = 0.25  # Ray CPUs of a reading task, which waits for files most of the time
 
@@ -33,6 +36,7 @@ class RowGroup:
     path: str  # inside the folder's file system
     index: int
     rows: int  # of the training split
+    content: str  # digest of those rows' images and prompts: a fit on other rows is another fit
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,10 @@ def make_order(folder: str, batch_size: int, epochs: int, window_rows: int, seed
     for file in sorted(pyarrow.dataset.dataset(path, filesystem=system).files):  # pyright: ignore[reportAttributeAccessIssue]
         parquet = pq.ParquetFile(file, filesystem=system)
         for index in range(parquet.num_row_groups):
-            if rows := parquet.read_row_group(index, columns=["split"]).filter(TRAINING).num_rows:
-                groups.append(RowGroup(file, index, rows))
+            rows = parquet.read_row_group(index, columns=list(IDENTITY)).filter(TRAINING)
+            if rows.num_rows:
+                content = hashlib.sha256(json.dumps(rows.to_pydict()).encode()).hexdigest()
+                groups.append(RowGroup(file, index, rows.num_rows, content))
     if not groups:
         raise ValueError(f"{folder} holds no preference rows to train on: run `spatialt2i preferences` first")
     order = Order(folder, tuple(groups), batch_size, epochs, window_rows, seed)

@@ -12,7 +12,7 @@ import pytest
 from pipelines.preferences.schema import SCHEMA
 from pipelines.reward.order import Order, Rank, RowGroup, make_order, rows_of_steps
 
-GROUPS = tuple(RowGroup(f"{i}.parquet", 0, 10 + i) for i in range(6))  # 75 rows
+GROUPS = tuple(RowGroup(f"{i}.parquet", 0, 10 + i, "") for i in range(6))  # 75 rows
 
 
 def _steps(order: Order, ranks: int, first: int = 0) -> list[list[tuple[RowGroup, ...]]]:
