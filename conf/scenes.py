@@ -17,7 +17,7 @@ class PretrainSettings:
     workers: int = 2  # data-parallel processes of one thread each
     compile: bool = True  # torch.compile FLUX: needs a C++ compiler and a minute, then a step takes two thirds
     wrong_captions: float = 0.36  # share of captions with a wrong relation, in FLUX's phase `weak`
-    blurred_relations: float = 0.5  # how far the four relations' word embeddings are moved to their mean before `tune`
+    blurred_relations: float = 0.25  # how far the four relations' word embeddings are moved to their mean before `tune`
     from_shipped: str = "none"  # none | tune | vlm: begin with the shipped checkpoints, and train only this part on
 
     def __post_init__(self) -> None:
