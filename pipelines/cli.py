@@ -83,11 +83,14 @@ VERBS: dict[str, dict[str, Action]] = {
 
 def usage() -> str:
     """The help text: every verb with its actions, the first of which is the default."""
+    named = [
+        (verb if len(actions) == 1 else f"{verb} {name}", action.help)
+        for verb, actions in VERBS.items()
+        for name, action in actions.items()
+    ]
+    width = max(len(words) for words, _ in named)
     lines = ["spatialt2i VERB [ACTION] [PRESET] [section.key=value ...]", ""]
-    for verb, actions in VERBS.items():
-        for name, action in actions.items():
-            words = verb if len(actions) == 1 else f"{verb} {name}"
-            lines.append(f"  {words:<20} {action.help}")
+    lines += [f"  {words:<{width}}  {told}" for words, told in named]
     lines += ["", f"presets: {', '.join(presets())} (default scenes), or a YAML file; settings: conf/*.py"]
     return "\n".join(lines)
 
