@@ -55,9 +55,14 @@ def key_of(settings: EndpointSettings) -> Key:
 
     Raises ValueError, naming the variable, if it is not set.
     """
-    value = os.environ.get(settings.key_variable, "")
+    return key_in(settings.key_variable, f"the key of {settings.section}")
+
+
+def key_in(variable: str, what: str) -> Key:
+    """The key in the environment variable `variable`. Raises ValueError, naming `what` and it, if it is not set."""
+    value = os.environ.get(variable, "")
     if not value:
-        raise ValueError(f"the key of {settings.section} is read from ${settings.key_variable}, which is not set")
+        raise ValueError(f"{what} is read from ${variable}, which is not set")
     return Key(value)
 
 

@@ -14,10 +14,11 @@ import ray
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.config import AutoscalingConfig
-from ray.serve.exceptions import ReplicaUnavailableError
+from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ReplicaState
 
+from actors.endpoint import key_in
 from actors.process import actor_options, set_up_process
 from actors.records import Scores
 from actors.spatialscore.scorer import SpatialScorer
@@ -88,7 +89,10 @@ class ScoreReplica:
 
 
 class RewardPool:
-    """Scores through the pool. A call whose replica dies is made again: scoring changes nothing, so this is safe."""
+    """Scores through the pool. A call whose replica dies, or that finds the queue full, is made again.
+
+    Scoring changes nothing, so this is safe.
+    """
 
     def __init__(self, handle: DeploymentHandle, name: str, deployment: str, retries: int) -> None:
         self._handle, self._name, self._deployment, self._most = handle, name, deployment, retries
@@ -104,7 +108,7 @@ class RewardPool:
         while True:
             try:
                 return await self._handle.score.remote(images, tuple(texts))
-            except (RayActorError, ReplicaUnavailableError):
+            except (BackPressureError, RayActorError, ReplicaUnavailableError):
                 if attempt == self._most:
                     raise
                 wait = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**attempt)
@@ -138,6 +142,7 @@ def deployment(model_dir: str, settings: RewardPoolSettings) -> serve.Applicatio
         ray_actor_options=options,
         autoscaling_config=autoscaling,
         max_ongoing_requests=settings.max_ongoing_requests,
+        max_queued_requests=settings.max_queued_requests if settings.http else -1,  # -1: no limit
         max_replicas_per_node=cast(Any, settings.replicas_per_node or None),  # None: no limit
         health_check_period_s=10,
         health_check_timeout_s=60,
@@ -149,7 +154,8 @@ def start_pool(settings: RewardPoolSettings, model_dir: str) -> RewardPool:
     """Starts the pool on the cluster that Ray is connected to, and waits until its first replicas answer.
 
     With `settings.http` the same replicas also answer POST /score on `settings.host`:`settings.port`. Raises
-    RuntimeError where this Ray's Serve runs without HTTP already: only its first start decides that.
+    RuntimeError where this Ray's Serve runs without HTTP already: only its first start decides that; ValueError where
+    `settings.token_variable` is not set in the environment.
     """
     name = f"spatialscore-{hashlib.sha256(model_dir.encode()).hexdigest()[:8]}"
     application = deployment(model_dir, settings)
@@ -157,13 +163,18 @@ def start_pool(settings: RewardPoolSettings, model_dir: str) -> RewardPool:
         return serve_replicas(application, name, ScoreReplica.__name__, settings.retries)
     from actors.reward_http import ScoreHttp  # FastAPI, only where it is asked for
 
+    token = key_in(settings.token_variable, "the token of pool.http") if settings.token_variable else None
+    taken = settings.max_replicas * settings.max_ongoing_requests + settings.max_queued_requests
+    front = ScoreHttp.options(  # takes more than the replicas do, so that what is too much gets a reason
+        max_ongoing_requests=2 * taken, max_queued_requests=settings.max_queued_requests
+    )
     serve.start(http_options={"host": settings.host, "port": settings.port})
     if not serve.status().proxies:
         raise RuntimeError(
             "pool.http=true needs Ray Serve with HTTP, but Serve runs on this Ray without it: stop it with "
             "`serve shutdown` (a policy run uses it), or start a Ray of its own with ray_address=local"
         )
-    serve.run(ScoreHttp.bind(application), name=name, route_prefix="/")
+    serve.run(front.bind(application, token), name=name, route_prefix="/")
     handle = serve.get_deployment_handle(ScoreReplica.__name__, app_name=name)
     return RewardPool(handle, name, ScoreReplica.__name__, settings.retries)
 

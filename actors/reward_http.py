@@ -2,10 +2,13 @@
 
 {"images": ["<base64 PNG, JPEG or WebP>", ...], "prompts": ["a red circle left of a blue square", ...]}
 -> {"mu": [3.1, ...], "sigma": [0.2, ...]}
+
+With a token, callers send `Authorization: Bearer <token>`. 503 with Retry-After: send the same again later.
 """
 
 import base64
 import binascii
+import hmac
 import io
 import json
 
@@ -13,16 +16,32 @@ import numpy as np
 from fastapi import FastAPI, HTTPException, Request
 from PIL import Image, UnidentifiedImageError
 from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 from starlette.datastructures import UploadFile
+
+from actors.endpoint import Key
+from actors.records import Scores
 
 MAX_BODY_BYTES = 32 * 2**20
 MAX_IMAGES = 64
 MAX_PIXELS = 16 * 10**6
 MAX_PROMPT_CHARACTERS = 4000
 FORMATS = ("PNG", "JPEG", "WEBP")
+RETRY_AFTER_S = 2
 
 app = FastAPI(title="SpatialScore")
+
+
+def _check_token(request: Request, token: Key | None) -> None:
+    """Both sides are compared whole, so that the time taken tells nothing of the token."""
+    scheme, _, borne = request.headers.get("authorization", "").partition(" ")
+    if token is None or (scheme.lower() == "bearer" and hmac.compare_digest(borne.encode(), token.value.encode())):
+        return
+    raise HTTPException(
+        401, "send the service's token: Authorization: Bearer <token>", headers={"WWW-Authenticate": "Bearer"}
+    )
 
 
 def _check_length(request: Request) -> None:
@@ -78,8 +97,37 @@ def _decode(file: bytes, number: int) -> np.ndarray:
             if image.width * image.height > MAX_PIXELS:
                 raise HTTPException(413, f"image {number} has {image.width} x {image.height} pixels, over {MAX_PIXELS}")
             return np.asarray(image.convert("RGB"))
+    except Image.DecompressionBombError as error:
+        raise HTTPException(413, f"image {number} has over {MAX_PIXELS} pixels") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise HTTPException(422, f"image {number} is no readable {', '.join(FORMATS)} file: {error}") from error
+
+
+async def answer(request: Request, scorer: DeploymentHandle, token: Key | None) -> Scores:
+    """The scores that a request asks for. Raises HTTPException, whose status and text say what is wrong with it.
+
+    401 without the token, 4xx for what cannot be scored, and 503 where no replica takes the call now.
+    """
+    _check_token(request, token)
+    _check_length(request)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        files, prompts = _from_json(await request.body())
+    elif kind == "multipart/form-data":
+        files, prompts = await _from_form(request)
+    else:
+        raise HTTPException(415, f"send application/json or multipart/form-data, got {kind or 'no content type'}")
+    _check_numbers(files, prompts)
+    images = [_decode(file, number) for number, file in enumerate(files)]
+    try:
+        return await scorer.score.remote(images, prompts)
+    except BackPressureError as error:
+        reason, cause = "all replicas are busy and the queue is full", error
+    except (RayActorError, ReplicaUnavailableError) as error:
+        reason, cause = "the replica that scored this died", error
+    raise HTTPException(
+        503, f"{reason}: send the same again after {RETRY_AFTER_S} s", headers={"Retry-After": str(RETRY_AFTER_S)}
+    ) from cause
 
 
 # Last in the file, and without postponed annotations: Serve copies the class with the globals it has at this point.
@@ -88,8 +136,8 @@ def _decode(file: bytes, number: int) -> np.ndarray:
 class ScoreHttp:
     """Reads requests, refuses bad ones with a reason, and asks the replicas."""
 
-    def __init__(self, scorer: DeploymentHandle) -> None:
-        self._scorer = scorer
+    def __init__(self, scorer: DeploymentHandle, token: Key | None) -> None:
+        self._scorer, self._token = scorer, token
 
     @app.get("/health")
     async def health(self) -> dict[str, str]:
@@ -99,14 +147,5 @@ class ScoreHttp:
     @app.post("/score")
     async def score(self, request: Request) -> dict[str, list[float]]:
         """Scores image i against prompt i: `mu`, higher is better, and `sigma`."""
-        _check_length(request)
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind == "application/json":
-            files, prompts = _from_json(await request.body())
-        elif kind == "multipart/form-data":
-            files, prompts = await _from_form(request)
-        else:
-            raise HTTPException(415, f"send application/json or multipart/form-data, got {kind or 'no content type'}")
-        _check_numbers(files, prompts)
-        scores = await self._scorer.score.remote([_decode(file, i) for i, file in enumerate(files)], prompts)
+        scores = await answer(request, self._scorer, self._token)
         return {"mu": scores.mu.tolist(), "sigma": scores.sigma.tolist()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from conf.flux import EMBEDDED
 from conf.rules import at_least, between, one_of
@@ -111,6 +112,8 @@ class RewardPoolSettings:
     http: bool = False  # also answer POST /score
     host: str = "127.0.0.1"  # HTTP: 0.0.0.0 to answer other machines
     port: int = 8000  # HTTP
+    token_variable: str = ""  # HTTP: environment variable with the token that callers must bear; empty: none is asked
+    max_queued_requests: int = 64  # HTTP: calls that may wait for a replica; more are answered 503
 
     def __post_init__(self) -> None:
         at_least("pool.min_replicas", self.min_replicas, 1)
@@ -121,3 +124,16 @@ class RewardPoolSettings:
         at_least("pool.batch_images", self.batch_images, 1)
         at_least("pool.replicas_per_node", self.replicas_per_node, 0)
         at_least("pool.retries", self.retries, 0)
+        at_least("pool.max_queued_requests", self.max_queued_requests, 1)
+        if not _is_loopback(self.host) and not self.token_variable:
+            raise ValueError(
+                f"pool.host={self.host} answers other machines, so callers must bear a token: set pool.token_variable "
+                "to the name of an environment variable that holds one, or pool.host=127.0.0.1"
+            )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"

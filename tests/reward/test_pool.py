@@ -24,6 +24,7 @@ from conf.reward import RewardPoolSettings
 from tests.tiny_reward import save_tiny_vlm, tiny_spatialscore
 
 pytestmark = pytest.mark.ray
+TOKEN = "token-of-the-test"
 TEXTS = ("a red circle left of a blue square",) * 4
 
 
@@ -36,8 +37,12 @@ def served(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    settings = RewardPoolSettings(min_replicas=2, max_replicas=2, http=True, port=port)
-    pool = start_pool(settings, str(folder / "model"))
+    settings = RewardPoolSettings(
+        min_replicas=2, max_replicas=2, http=True, port=port, token_variable="SPATIALT2I_TEST_TOKEN"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPATIALT2I_TEST_TOKEN", TOKEN)
+        pool = start_pool(settings, str(folder / "model"))
     yield pool, folder / "model", port
     pool.stop()
 
@@ -106,9 +111,17 @@ def test_http_refuses_what_it_cannot_score(
     assert says in refused.value.read().decode()
 
 
+def test_http_asks_for_the_token(served: tuple[RewardPool, Path, int]) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        _post(served[2], b"{", "application/json", token="another")
+    assert refused.value.code == 401
+    assert refused.value.headers["WWW-Authenticate"] == "Bearer"
+
+
 def test_http_refuses_a_body_that_is_too_long_before_it_is_sent(served: tuple[RewardPool, Path, int]) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", served[2], timeout=30)
     connection.putrequest("POST", "/score")
+    connection.putheader("Authorization", f"Bearer {TOKEN}")
     connection.putheader("Content-Type", "application/json")
     connection.putheader("Content-Length", str(33 * 2**20))
     connection.endheaders()
@@ -146,7 +159,8 @@ def _multipart(files: list[bytes], texts: tuple[str, ...]) -> bytes:
     return b"".join(parts) + b"--B0UNDARY--\r\n"
 
 
-def _post(port: int, body: bytes, kind: str) -> bytes:
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/score", body, {"Content-Type": kind})
+def _post(port: int, body: bytes, kind: str, token: str = TOKEN) -> bytes:
+    headers = {"Content-Type": kind, "Authorization": f"Bearer {token}"}
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/score", body, headers)
     with urllib.request.urlopen(request, timeout=60) as answer:
         return answer.read()

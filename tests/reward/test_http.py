@@ -1,0 +1,104 @@
+"""What POST /score answers, without Ray: the token, a full queue, a dead replica, pictures that are bombs."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import struct
+import zlib
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from fastapi import HTTPException, Request
+from PIL import Image
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError
+
+from actors.endpoint import Key
+from actors.records import Scores
+from actors.reward_http import answer
+from conf import SettingsError, load
+
+
+def _png(width: int, height: int) -> bytes:
+    """A PNG file whose header claims a size; its pixels are missing."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", b"")
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def _whole_png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _ask(file: bytes, *, authorization: str = "", token: str = "", fails: Exception | None = None) -> Scores:
+    """The answer of a scorer that gives 1.5, or fails."""
+
+    async def score(images: list[np.ndarray], prompts: list[str]) -> Scores:
+        if fails:
+            raise fails
+        return Scores(np.full(len(images), 1.5, np.float32), np.ones(len(prompts), np.float32))
+
+    body = json.dumps({"images": [base64.b64encode(file).decode()], "prompts": ["a red circle"]}).encode()
+    headers = {"content-type": "application/json", "content-length": str(len(body)), "authorization": authorization}
+    scope = {"type": "http", "headers": [(name.encode(), value.encode()) for name, value in headers.items()]}
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    scorer = SimpleNamespace(score=SimpleNamespace(remote=score))
+    return asyncio.run(answer(Request(scope, receive), scorer, Key(token) if token else None))  # pyright: ignore[reportArgumentType]
+
+
+def test_with_a_token_only_its_bearer_is_answered() -> None:
+    assert _ask(_whole_png()).mu.tolist() == [1.5]
+    assert _ask(_whole_png(), token="secret", authorization="Bearer secret").mu.tolist() == [1.5]
+    for wrong in ("", "Bearer", "Bearer secre", "Bearer secret2", "Basic secret", "secret", "Bearer s\u00e9cret"):
+        with pytest.raises(HTTPException) as refused:
+            _ask(_whole_png(), token="secret", authorization=wrong)
+        assert refused.value.status_code == 401
+        assert refused.value.headers == {"WWW-Authenticate": "Bearer"}
+        assert "secret" not in refused.value.detail
+
+
+@pytest.mark.parametrize(
+    ("error", "says"), [(BackPressureError(1, 1), "queue is full"), (RayActorError(), "replica that scored this died")]
+)
+def test_what_no_replica_takes_now_may_be_sent_again(error: Exception, says: str) -> None:
+    with pytest.raises(HTTPException) as refused:
+        _ask(_whole_png(), fails=error)
+    assert refused.value.status_code == 503
+    assert says in refused.value.detail
+    assert int((refused.value.headers or {})["Retry-After"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("file", "status", "says"),
+    [
+        (_png(5000, 5000), 413, "5000 x 5000 pixels"),
+        (_png(2**16, 2**16), 413, "over 16000000 pixels"),  # Pillow itself refuses to open it
+        (_whole_png()[:-30], 422, "no readable PNG"),
+    ],
+    ids=["large", "bomb", "truncated"],
+)
+def test_bombs_and_broken_pictures_are_refused(file: bytes, status: int, says: str) -> None:
+    with pytest.raises(HTTPException) as refused:
+        _ask(file)
+    assert refused.value.status_code == status
+    assert says in refused.value.detail
+
+
+def test_other_machines_are_answered_only_with_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match=r"pool\.host=0\.0\.0\.0 .* set pool\.token_variable"):
+        load("scenes", ["pool.host=0.0.0.0"])
+    assert load("scenes", ["pool.host=0.0.0.0", "pool.token_variable=TOKEN"]).pool.host == "0.0.0.0"
+    for host in ("localhost", "127.0.0.2", "::1"):
+        assert load("scenes", [f"pool.host={host}"]).pool.host == host
