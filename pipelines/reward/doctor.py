@@ -86,10 +86,16 @@ def sees_the_image(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Check:
 
 
 def holds_in_the_mirror(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Check:
-    """Mirrored images under texts with left and right exchanged should be ordered as well as the originals."""
-    plain, turned = _share_right(scorer, pairs), _share_right(scorer, [mirrored(pair) for pair in pairs])
+    """Mirrored images under texts with left and right exchanged should be ordered as well as the originals.
+
+    Judged worse means: by more than the tolerance and twice the standard error of a paired difference, which counts
+    the pairs that changed (McNemar).
+    """
+    plain, turned = _right(scorer, pairs), _right(scorer, [mirrored(pair) for pair in pairs])
+    change, error = float((turned - plain).mean()), float(np.sqrt((turned != plain).sum())) / len(pairs)
     return Check(
-        "mirror", turned >= plain - MIRROR_TOLERANCE, turned - plain, f"at least -{MIRROR_TOLERANCE} (share of pairs)",
+        "mirror", change >= -MIRROR_TOLERANCE - 2 * error, change,
+        f"at least -{MIRROR_TOLERANCE} (share of pairs) less 2 x {error:.4f}, its standard error",
         "Order is judged worse in the mirror: the score has learnt a side or a shortcut instead of the relation. Set "
         "reward.mirror=true.",
     )  # fmt: skip
@@ -142,9 +148,10 @@ def table(checks: Sequence[Check]) -> str:
     return "\n".join(lines)
 
 
-def _share_right(scorer: SpatialScorer, pairs: Sequence[Pair]) -> float:
+def _right(scorer: SpatialScorer, pairs: Sequence[Pair]) -> np.ndarray:
+    """1 for every pair in the right order, else 0. [N]"""
     margin = margins(scorer, [p.image_w for p in pairs], [p.image_l for p in pairs], [p.prompt for p in pairs])
-    return float((margin > 0).mean())
+    return (margin > 0).astype(int)
 
 
 def _examine(model: str, folder: str, pool: RewardPoolSettings) -> tuple[Check, ...]:
