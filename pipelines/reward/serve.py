@@ -1,4 +1,4 @@
-"""`spatialt2i reward serve`: the run's SpatialScore over HTTP, until interrupted."""
+"""The run's SpatialScore over HTTP: `spatialt2i reward serve`, and as an application that a RayService keeps."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ import signal
 import threading
 from dataclasses import replace
 
-from actors.reward import start_pool
+from ray import serve
+
+from actors.endpoint import key_in
+from actors.reward import deployment, start_pool
+from conf import load
 from conf.settings import Settings
 from pipelines.reward.locations import served_model
+
+TOKEN_VARIABLE = "SPATIALSCORE_TOKEN"
+"""Environment variable with the token that callers of `application` must bear."""
 
 
 def serve_reward(settings: Settings) -> None:
@@ -24,3 +31,16 @@ def serve_reward(settings: Settings) -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
         pool.stop()
+
+
+def application(arguments: dict[str, str]) -> serve.Application:
+    """What a Serve config file names as `pipelines.reward.serve:application`, with args `preset` and `run_dir`.
+
+    It answers other machines, so callers must always bear the token in SPATIALSCORE_TOKEN. Raises as `key_in` does
+    where that is not set, SettingsError for an unknown preset, and FileNotFoundError where the run has no SpatialScore.
+    """
+    from actors.reward_http import ScoreHttp  # a deployment, made when it is imported: only where HTTP is asked for
+
+    settings = load(arguments["preset"], [f"run_dir={arguments['run_dir']}"])
+    token = key_in(TOKEN_VARIABLE, "the token that callers of SpatialScore must bear")
+    return ScoreHttp.bind(deployment(served_model(settings), settings.pool), token)

@@ -11,12 +11,13 @@ import pytest
 from pipelines.cli import VERBS, understand
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = re.compile(r"spatialt2i ((?:[a-z_0-9./=]+ ?)+)")
+COMMANDS = re.compile(r"spatialt2i ((?:[a-z_0-9./=:,\[\]]+ ?)+)")
 
 
 def shown() -> list[str]:
-    """Words after `spatialt2i` in code blocks and inline code of the README, and in the manifests."""
-    texts = [(ROOT / "README.md").read_text(), (ROOT / "cluster" / "rayjob.yaml").read_text()]
+    """Words after `spatialt2i` in code blocks and inline code of the README and the guides, and in the manifests."""
+    files = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "cluster" / "rayjob.yaml"]
+    texts = [file.read_text() for file in files]
     found = {
         match[1].strip() for text in texts for match in COMMANDS.finditer(re.sub(r" {3,}.*", "", text, flags=re.M))
     }
@@ -24,7 +25,14 @@ def shown() -> list[str]:
 
 
 def test_the_documentation_shows_commands_of_every_stage() -> None:
-    assert {command.split()[0] for command in shown()} >= {"preferences", "reward", "policy", "evaluate", "demo"}
+    assert {command.split()[0] for command in shown()} >= {
+        "preferences",
+        "reward",
+        "policy",
+        "evaluate",
+        "demo",
+        "submit",
+    }
 
 
 @pytest.mark.parametrize("command", shown())

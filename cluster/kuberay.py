@@ -1,0 +1,139 @@
+"""The manifests for Kubernetes: volume claims, RayCluster, RayJob and RayService, as plain objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.values import Group, Values, groups
+from conf import Settings
+
+Manifest = dict[str, Any]
+
+DRIVER_KEYS = ("OPENAI_API_KEY", "ARK_API_KEY")
+"""Keys that only the driver, on the head, uses."""
+NODE_KEYS = ("HF_TOKEN", "SPATIALSCORE_TOKEN")
+"""What any node may need: to load a model, and to ask callers of SpatialScore's HTTP for their token."""
+
+
+def storage(values: Values) -> list[Manifest]:
+    """Claims for the run folders and the model cache."""
+    sizes = {f"{values.name}-shared": values.shared_size, f"{values.name}-models": values.models_size}
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": name},
+            "spec": {
+                "accessModes": ["ReadWriteMany"],
+                "storageClassName": values.storage_class,
+                "resources": {"requests": {"storage": size}},
+            },
+        }
+        for name, size in sizes.items()
+    ]
+
+
+def ray_cluster(settings: Settings, values: Values) -> Manifest:
+    """A cluster that stays, for `spatialt2i submit`."""
+    return _resource("RayCluster", values.name, cluster_spec(values, groups(settings, values)))
+
+
+def ray_job(settings: Settings, values: Values) -> Manifest:
+    """Stage 3 as a job with a cluster of its own, which goes when the job is done. A failed one resumes once."""
+    command = (
+        f"spatialt2i policy train {settings.preset} run_dir={values.shared}/{settings.preset} "
+        f"policy.prompts={values.shared}/prompts.jsonl "
+        "policy.rollout_nodes=rollout policy.learner_nodes=learner pool.nodes=reward"
+    )
+    return _resource(
+        "RayJob",
+        f"{values.name}-policy",
+        {
+            "entrypoint": command,
+            "shutdownAfterJobFinishes": True,
+            "ttlSecondsAfterFinished": values.idle_seconds,
+            "backoffLimit": 1,
+            "rayClusterSpec": cluster_spec(values, groups(settings, values)),
+        },
+    )
+
+
+def ray_service(settings: Settings, values: Values) -> Manifest:
+    """SpatialScore over HTTP, by itself."""
+    _, reward, _ = groups(settings, values)
+    application = (
+        "applications:\n"
+        "  - name: spatialscore\n"
+        "    route_prefix: /\n"
+        "    import_path: pipelines.reward.serve:application\n"
+        "    args:\n"
+        f"      preset: {settings.preset}\n"
+        f"      run_dir: {values.shared}/{settings.preset}\n"
+    )
+    spec = {"serveConfigV2": application, "rayClusterConfig": cluster_spec(values, (reward,))}
+    return _resource("RayService", f"{values.name}-score", spec)
+
+
+def cluster_spec(values: Values, workers: tuple[Group, ...]) -> Manifest:
+    """Head and worker groups, with Ray's autoscaler and token."""
+    return {
+        "rayVersion": values.ray,
+        "authOptions": {"mode": "token"},
+        "enableInTreeAutoscaling": True,
+        "autoscalerOptions": {"version": "v2", "idleTimeoutSeconds": values.idle_seconds},
+        "headGroupSpec": {
+            "rayStartParams": {"num-cpus": "0"},
+            "template": _pod("ray-head", values, DRIVER_KEYS + NODE_KEYS, values.head_cpus, values.head_memory, gpus=0),
+        },
+        "workerGroupSpecs": [_worker_group(values, group) for group in workers],
+    }
+
+
+def _worker_group(values: Values, group: Group) -> Manifest:
+    cpus, memory = group.pod_gpus * values.cpus_per_gpu, group.pod_gpus * values.memory_per_gpu
+    return {
+        "groupName": group.name,
+        "replicas": group.smallest,
+        "minReplicas": group.smallest,
+        "maxReplicas": group.largest,
+        "rayStartParams": {},
+        "labels": {"ray.io/node-group": group.name},  # said here, as the autoscaler knows no label of a node to come
+        "template": _pod("ray-worker", values, NODE_KEYS, cpus, memory, group.pod_gpus),
+    }
+
+
+def _pod(container: str, values: Values, keys: tuple[str, ...], cpus: int, memory: int, gpus: int) -> Manifest:
+    """A pod of one container. `memory` in GiB; half of it may be Ray's object store."""
+    amount = {"cpu": str(cpus), "memory": f"{memory}Gi"} | ({"nvidia.com/gpu": str(gpus)} if gpus else {})
+    claims = {"shared": values.shared, "models": values.models}
+    spec = {
+        "restartPolicy": "Never",  # the autoscaler replaces pods; a restarted container would be a node it forgot
+        "securityContext": {"fsGroup": 100},  # of the image's user, so that it may write to the volumes
+        "containers": [
+            {
+                "name": container,
+                "image": values.image,
+                "env": [{"name": "HF_HOME", "value": values.models}, *(_secret(values, key) for key in keys)],
+                "resources": {"requests": amount, "limits": amount},
+                "volumeMounts": [
+                    *({"name": name, "mountPath": path} for name, path in claims.items()),
+                    {"name": "memory", "mountPath": "/dev/shm"},
+                ],
+            }
+        ],
+        "volumes": [
+            *({"name": name, "persistentVolumeClaim": {"claimName": f"{values.name}-{name}"}} for name in claims),
+            {"name": "memory", "emptyDir": {"medium": "Memory", "sizeLimit": f"{memory // 2}Gi"}},
+        ],
+    }
+    if gpus:
+        spec["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    return {"spec": spec}
+
+
+def _secret(values: Values, key: str) -> Manifest:
+    return {"name": key, "valueFrom": {"secretKeyRef": {"name": values.secret, "key": key, "optional": True}}}
+
+
+def _resource(kind: str, name: str, spec: Manifest) -> Manifest:
+    return {"apiVersion": "ray.io/v1", "kind": kind, "metadata": {"name": name}, "spec": spec}

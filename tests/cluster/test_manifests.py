@@ -1,0 +1,141 @@
+"""What an operator applies: committed as rendered, in agreement with the presets, and valid where it is read."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from cluster.render import main, rendered
+from cluster.values import Values, gpu_nodes, groups
+from conf import load
+from pipelines.cli import understand
+
+ROOT = Path(__file__).parents[2]
+CRDS = os.environ.get("SPATIALT2I_KUBERAY_CRDS", "")
+KINDS = {"raycluster.yaml": "rayclusters", "rayjob.yaml": "rayjobs", "rayservice.yaml": "rayservices"}
+Tree = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def files() -> dict[str, str]:
+    return rendered(load("flux_dev"), Values())
+
+
+def test_the_committed_files_are_the_rendering(files: dict[str, str], tmp_path: Path) -> None:
+    main(["flux_dev", str(tmp_path)])
+    for name, text in files.items():
+        assert (ROOT / "cluster" / name).read_text() == text == (tmp_path / name).read_text(), (
+            f"run `python -m cluster.render`: cluster/{name} is not what it writes"
+        )
+
+
+@pytest.mark.skipif(not CRDS, reason="set SPATIALT2I_KUBERAY_CRDS to a folder with KubeRay's CRD schemas")
+@pytest.mark.parametrize("name", KINDS)
+def test_a_manifest_is_valid_and_a_misspelt_field_is_not(files: dict[str, str], name: str) -> None:
+    validator = jsonschema.Draft202012Validator(strict(schema(KINDS[name])))
+    manifest = yaml.safe_load(files[name])
+    assert [error.message for error in validator.iter_errors(manifest)] == []
+    pod = cluster_of(manifest)["headGroupSpec"]["template"]["spec"]
+    pod["volume"] = pod.pop("volumes")
+    assert not validator.is_valid(manifest)
+
+
+@pytest.mark.parametrize("name", ["on_premise.yaml", "aws.yaml"])
+def test_ray_up_files_are_valid(files: dict[str, str], name: str) -> None:
+    package = importlib.util.find_spec("ray")
+    assert package and package.origin
+    rules = json.loads((Path(package.origin).parent / "autoscaler" / "ray-schema.json").read_text())
+    jsonschema.validate(yaml.safe_load(files[name]), rules)
+
+
+@pytest.mark.parametrize("preset", ["flux_dev", "flux_dev_8gpu", "qwen_image"])
+def test_pods_hold_what_the_preset_places_on_them(preset: str) -> None:
+    settings, values = load(preset), Values()
+    texts = rendered(settings, values)
+    workers = {
+        group["groupName"]: group for group in cluster_of(yaml.safe_load(texts["rayjob.yaml"]))["workerGroupSpecs"]
+    }
+    policy, pool = settings.policy, settings.pool
+    wanted = {
+        "rollout": (policy.rollout_actors, policy.rollout_gpus, policy.rollout_cpus),
+        "reward": (pool.max_replicas, pool.gpus, pool.cpus),
+        "learner": (policy.learner_ranks, policy.learner_gpus, policy.learner_cpus),
+    }
+    assert set(workers) == set(wanted)
+    for name, (count, gpus, cpus) in wanted.items():
+        group, limits = workers[name], workers[name]["template"]["spec"]["containers"][0]["resources"]["limits"]
+        assert group["maxReplicas"] * int(limits["nvidia.com/gpu"]) == count * gpus
+        assert group["maxReplicas"] * int(limits["cpu"]) >= count * cpus
+        assert group["minReplicas"] <= group["maxReplicas"]
+        assert group["labels"] == {"ray.io/node-group": name}
+    machines = yaml.safe_load(texts["on_premise.yaml"])["provider"]["worker_ips"]
+    assert len(set(machines)) == yaml.safe_load(texts["aws.yaml"])["max_workers"] == gpu_nodes(settings, values)
+
+
+def test_a_preset_whose_roles_share_a_gpu_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"policy\.rollout_gpus must be a whole number .* got 0\.35 .*flux_dev_1gpu"):
+        groups(load("flux_dev_1gpu"), Values())
+
+
+def test_the_job_places_its_roles_on_the_groups_there_are(files: dict[str, str]) -> None:
+    job = yaml.safe_load(files["rayjob.yaml"])["spec"]
+    _, settings = understand(shlex.split(job["entrypoint"])[1:])
+    named = [settings.policy.rollout_nodes, settings.pool.nodes, settings.policy.learner_nodes]
+    assert named == [group["groupName"] for group in job["rayClusterSpec"]["workerGroupSpecs"]]
+
+
+def test_claims_exist_and_secrets_are_references(files: dict[str, str]) -> None:
+    claims = {claim["metadata"]["name"] for claim in yaml.safe_load_all(files["storage.yaml"])}
+    for name in KINDS:
+        spec = cluster_of(yaml.safe_load(files[name]))
+        assert spec["authOptions"] == {"mode": "token"}
+        assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+        for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
+            pod = group["template"]["spec"]
+            used = {v["persistentVolumeClaim"]["claimName"] for v in pod["volumes"] if "persistentVolumeClaim" in v}
+            assert used == claims
+            keys = [each for each in pod["containers"][0]["env"] if each["name"].endswith(("_KEY", "_TOKEN"))]
+            assert keys and all(set(each) == {"name", "valueFrom"} for each in keys)
+
+
+def test_the_image_has_the_ray_that_is_pinned(files: dict[str, str]) -> None:
+    pinned = f"ray=={Values().ray}"
+    assert pinned in (ROOT / "constraints.txt").read_text().splitlines()
+    assert f"FROM rayproject/ray:{Values().ray}-py311-gpu" in files["Dockerfile"]
+    copied = [line.split()[2:-1] for line in files["Dockerfile"].splitlines() if line.startswith("COPY")]
+    assert all((ROOT / source).exists() for sources in copied for source in sources)
+
+
+def cluster_of(manifest: Tree) -> Tree:
+    """The Ray cluster that a manifest of any kind describes."""
+    spec = manifest["spec"]
+    return spec.get("rayClusterSpec") or spec.get("rayClusterConfig") or spec
+
+
+def schema(plural: str) -> Tree:
+    """The schema of version v1 of a KubeRay resource."""
+    path = Path(CRDS) / f"ray.io_{plural}.yaml"
+    definition = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    (version,) = (each for each in definition["spec"]["versions"] if each["name"] == "v1")
+    return version["schema"]["openAPIV3Schema"]
+
+
+def strict(node: Any) -> Any:
+    """The same schema, in which fields that it does not name are errors; Kubernetes would drop them in silence."""
+    if isinstance(node, list):
+        return [strict(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    inner = {key: strict(value) for key, value in node.items()}
+    is_object = node.get("type") == "object" and "properties" in node
+    if is_object and not node.get("x-kubernetes-preserve-unknown-fields"):
+        inner.setdefault("additionalProperties", False)
+    return inner
