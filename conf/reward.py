@@ -95,6 +95,7 @@ class RewardPoolSettings:
     """The elastic pool of SpatialScore replicas (Ray Serve)."""
 
     model: str = ""  # SpatialScore directory; empty: what stage 2 of the same run wrote
+    unexamined: bool = False  # let a SpatialScore steer a policy that the doctor has not seen, or did not pass
     min_replicas: int = 1
     max_replicas: int = 2
     target_ongoing_requests: float = 4.0  # queued and running calls per replica that the autoscaler aims at

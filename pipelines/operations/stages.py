@@ -150,7 +150,7 @@ STEPS = (
     Step("preferences", "1 · Preference pairs (Ray Data)", "preferences", _build, _pairs_inputs),
     Step("fit", "2 · SpatialScore (Ray Train)", "reward/model", _fit, _fit_inputs),
     Step("accuracy", "2 · SpatialScore on held-out pairs", "reward/report.json", _measure, _score_inputs),
-    Step("doctor", "2 · SpatialScore at the doctor's", "reward/model", _examine, _score_inputs),
+    Step("doctor", "2 · SpatialScore at the doctor's", "reward/doctor.json", _examine, _score_inputs),
     Step("policy", "3 · Top-k GRPO (Ray actors, Ray Serve)", "policy/export", _train, _policy_inputs),
     Step("evaluation", "4 · Evaluation on held-out prompts", "evaluation/report.html", _evaluate, _evaluation_inputs),
 )

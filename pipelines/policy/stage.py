@@ -10,10 +10,18 @@ from pipelines.policy.capacity import reward_demand
 from pipelines.policy.patience import patiently
 from pipelines.policy.reward_mix import start_rewards
 from pipelines.policy.train import PolicyResult, check_start, train_policy
+from pipelines.reward.examination import require_passed
+from pipelines.reward.locations import served_model
 
 
 def run_policy(settings: Settings, say: Callable[[str], None] = print) -> PolicyResult:
-    """Starts the rewards, trains the policy, and stops them. Raises what `start_rewards` and `train_policy` raise."""
+    """Starts the rewards, trains the policy, and stops them. Raises what `start_rewards` and `train_policy` raise.
+
+    Raises ValueError before that where the run's SpatialScore has a weight but has not passed its examination.
+    """
+    if settings.mix.spatialscore:
+        served_model(settings)
+        require_passed(settings)
     check_start(settings)
     starting = patiently(asyncio.to_thread(start_rewards, settings), reward_demand(settings), say)
     rewards = asyncio.run(starting)

@@ -2,60 +2,56 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 
 import numpy as np
 import ray
+from PIL import Image
 from safetensors.torch import load_file
 
 from actors.process import actor_options
 from actors.spatialscore import SpatialScorer, load
 from actors.spatialscore.model import ADAPTER_FILE
-from actors.storage import write_file
 from conf.reward import RewardPoolSettings
 from conf.settings import Settings
 from pipelines.reward.data import Pair, mirrored, read_pairs
 from pipelines.reward.evaluate import margins, open_scorer
-from pipelines.reward.locations import model_folder, preferences_folder, reward_folder
+from pipelines.reward.examination import Check, write_examination
+from pipelines.reward.locations import preferences_folder, served_model
 
 PAIRS = 128  # of the held-out ones
 SAVE_TOLERANCE = 1e-5
 MIRROR_TOLERANCE = 0.02  # share of pairs by which a mirrored world may be judged worse
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check's outcome, with what it means if it fails."""
-
-    name: str
-    passed: bool
-    value: float
-    wanted: str
-    if_failed: str
+SIZE_TOLERANCE = 0.05  # share of pairs by which images of twice the size may be judged worse
 
 
 def run_doctor(settings: Settings) -> tuple[Check, ...]:
-    """Examines the run's SpatialScore on held-out pairs and writes <run_dir>/reward/doctor.json.
+    """Examines the SpatialScore that the run is scored with, on the run's held-out pairs, and writes what was found.
 
-    Ray must be initialised. Raises ValueError where there are no held-out pairs.
+    Ray must be initialised. Raises FileNotFoundError where there is no SpatialScore, ValueError where there are no
+    held-out pairs.
     """
     pool = settings.pool
     task = ray.remote(_examine).options(**actor_options(pool.threads, pool.cpus, pool.gpus))
-    checks = ray.get(task.remote(str(model_folder(settings)), preferences_folder(settings), pool))
-    content = json.dumps([asdict(check) for check in checks], indent=2)
-    write_file(str(reward_folder(settings) / "doctor.json"), content.encode())
+    checks = ray.get(task.remote(served_model(settings), preferences_folder(settings), pool))
+    write_examination(settings, checks)
     return checks
 
 
 def examine(scorer: SpatialScorer, model: str, pairs: Sequence[Pair]) -> tuple[Check, ...]:
-    """All checks. `model` is the directory that `scorer` was loaded from."""
+    """All checks. `model` is the directory that `scorer` was loaded from.
+
+    The 2 x 2 check is left out where no pair knows what its loser shows. Raises ValueError without pairs.
+    """
     if not pairs:
         raise ValueError("the doctor needs held-out pairs: raise preferences.test_fraction or preferences.pairs")
+    both_ways = [pair for pair in pairs if pair.perturbed_prompt]
     return (
-        reads_the_prompt(scorer, pairs), sees_the_image(scorer, pairs), holds_in_the_mirror(scorer, pairs),
+        reads_the_prompt(scorer, pairs), sees_the_image(scorer, pairs), is_not_fooled_by_noise(scorer, pairs),
+        *([joins_both(scorer, both_ways)] if both_ways else []), holds_in_the_mirror(scorer, pairs),
+        holds_at_another_size(scorer, pairs),
         survives_saving(scorer, model, pairs), lora_is_trained(model), scores_differ(scorer, pairs),
     )  # fmt: skip
 
@@ -85,6 +81,35 @@ def sees_the_image(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Check:
     )  # fmt: skip
 
 
+def is_not_fooled_by_noise(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Check:
+    """The right image should score higher than uniform noise."""
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 256, pair.image_w.shape, dtype=np.uint8) for pair in pairs]
+    share = float((margins(scorer, [p.image_w for p in pairs], noise, [p.prompt for p in pairs]) > 0).mean())
+    return Check(
+        "noise image", share >= 0.95, share, "at least 0.95 of images beat noise",
+        "Noise scores as high as the right image: the score is not to be trusted far from the pictures of its pairs, "
+        "and a policy could drift there. Add pairs with broken losers (preferences.exploit_fraction).",
+    )  # fmt: skip
+
+
+def joins_both(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Check:
+    """2 x 2: of a pair's two images under its two prompts, the two that belong together should score higher in sum.
+
+    What the score likes of an image, or of a text, alone falls out of (w, p) + (l, q) - (w, q) - (l, p).
+    `pairs`: with a perturbed prompt each.
+    """
+    first, second = [pair.image_w for pair in pairs], [pair.image_l for pair in pairs]
+    plain = margins(scorer, first, second, [pair.prompt for pair in pairs])
+    changed = margins(scorer, second, first, [str(pair.perturbed_prompt) for pair in pairs])
+    share = float((plain + changed > 0).mean())
+    return Check(
+        "2 x 2", share >= 0.9, share, "at least 0.9 of pairs match images with prompts",
+        "Both images are ordered alike under both prompts: the score prefers one kind of picture, whatever is asked "
+        "for. Set reward.both_prompts=true, or train longer.",
+    )  # fmt: skip
+
+
 def holds_in_the_mirror(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Check:
     """Mirrored images under texts with left and right exchanged should be ordered as well as the originals.
 
@@ -98,6 +123,17 @@ def holds_in_the_mirror(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Check:
         f"at least -{MIRROR_TOLERANCE} (share of pairs) less 2 x {error:.4f}, its standard error",
         "Order is judged worse in the mirror: the score has learnt a side or a shortcut instead of the relation. Set "
         "reward.mirror=true.",
+    )  # fmt: skip
+
+
+def holds_at_another_size(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Check:
+    """Images of twice the width and height should be ordered as well as the originals."""
+    enlarged = [replace(pair, image_w=_twice(pair.image_w), image_l=_twice(pair.image_l)) for pair in pairs]
+    plain, large = _share_right(scorer, pairs), _share_right(scorer, enlarged)
+    return Check(
+        "image size", large >= plain - SIZE_TOLERANCE, large - plain, f"at least -{SIZE_TOLERANCE} (share of pairs)",
+        "Larger images are judged worse: the policy must draw at the size of the pairs, or the pairs at the size of "
+        "the policy (flux.height, flux.width); spatialscore.pixels is what both are resized to.",
     )  # fmt: skip
 
 
@@ -152,6 +188,14 @@ def _right(scorer: SpatialScorer, pairs: Sequence[Pair]) -> np.ndarray:
     """1 for every pair in the right order, else 0. [N]"""
     margin = margins(scorer, [p.image_w for p in pairs], [p.image_l for p in pairs], [p.prompt for p in pairs])
     return (margin > 0).astype(int)
+
+
+def _twice(image: np.ndarray) -> np.ndarray:
+    """[H, W, 3] -> [2H, 2W, 3], smoothly."""
+    height, width = image.shape[:2]
+    return np.asarray(
+        Image.fromarray(np.ascontiguousarray(image)).resize((2 * width, 2 * height), Image.Resampling.BICUBIC)
+    )
 
 
 def _examine(model: str, folder: str, pool: RewardPoolSettings) -> tuple[Check, ...]:

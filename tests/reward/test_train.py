@@ -71,6 +71,7 @@ def test_stage_two_trains_survives_a_killed_worker_measures_and_examines(ray_clu
     assert saved["models"][0]["accuracies"]["overall"]["pairs"] == TEST_ROWS
     checks = {check.name: check for check in run_doctor(settings)}
     assert checks["save and load"].passed and checks["LoRA"].passed and checks["spread"].passed
+    assert {"noise image", "2 x 2", "image size"} <= set(checks)
     again = train_reward(settings, lines.append)  # finished already: nothing is trained anew
     assert again.loss == result.loss
 
