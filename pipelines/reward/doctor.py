@@ -129,7 +129,12 @@ def holds_in_the_mirror(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Check:
 def holds_at_another_size(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Check:
     """Images of twice the width and height should be ordered as well as the originals."""
     enlarged = [replace(pair, image_w=_twice(pair.image_w), image_l=_twice(pair.image_l)) for pair in pairs]
-    plain, large = _share_right(scorer, pairs), _share_right(scorer, enlarged)
+    plain, large = (
+        float(
+            (margins(scorer, [p.image_w for p in some], [p.image_l for p in some], [p.prompt for p in some]) > 0).mean()
+        )
+        for some in (pairs, enlarged)
+    )
     return Check(
         "image size", large >= plain - SIZE_TOLERANCE, large - plain, f"at least -{SIZE_TOLERANCE} (share of pairs)",
         "Larger images are judged worse: the policy must draw at the size of the pairs, or the pairs at the size of "
