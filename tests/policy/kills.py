@@ -61,7 +61,7 @@ def settings_of(run_dir: Path, model: Path, address: str, port: int) -> Settings
     return load("scenes", [
         f"run_dir={run_dir}", f"ray_address={address}", f"pool.model={model}", "pool.unexamined=true",
         "pool.min_replicas=2", "pool.http=true", "pool.max_replicas=2", f"pool.port={port}", "pool.batch_images=12",
-        "pool.cpus=0.2", "policy.iterations=60",
+        "pool.cpus=0.2", "policy.iterations=120",
         "policy.minutes=0", "policy.prompts_per_step=2", "policy.group_size=6", "policy.top_k=2", "policy.steps=4",
         "policy.learner_threads=1", "policy.rollout_cpus=0.2", "policy.learner_cpus=0.2",
         "policy.evaluate_every=0",
