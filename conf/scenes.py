@@ -17,12 +17,10 @@ class PretrainSettings:
     workers: int = 2  # data-parallel processes of one thread each
     compile: bool = True  # torch.compile FLUX: needs a C++ compiler and a minute, then a step takes two thirds
     wrong_captions: float = 0.36  # share of captions with a wrong relation, in FLUX's phase `weak`
-    blurred_relations: float = 0.25  # how far the four relations' word embeddings are moved to their mean before `tune`
-    from_shipped: str = "none"  # none | tune | vlm: begin with the shipped checkpoints, and train only this part on
+    from_shipped: str = "none"  # none | vlm: begin with the shipped checkpoints, and train only this part on
 
     def __post_init__(self) -> None:
         at_least("pretrain.minutes", self.minutes, 0.1)
         at_least("pretrain.workers", self.workers, 1)
-        between("pretrain.blurred_relations", self.blurred_relations, 0.0, 1.0)
-        one_of("pretrain.from_shipped", self.from_shipped, ("none", "tune", "vlm"))
+        one_of("pretrain.from_shipped", self.from_shipped, ("none", "vlm"))
         between("pretrain.wrong_captions", self.wrong_captions, 0.0, 1.0)

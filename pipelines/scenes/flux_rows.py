@@ -60,16 +60,13 @@ class Encoders:
         self.vae, self.tokenizer, self.clip, self.t5 = vae, tokenizer, clip, t5
 
     @classmethod
-    def load(cls, parts: Path, vae: str = "vae", text: str = "text") -> Encoders:
-        """The parts that `scenes pretrain` saved.
-
-        `vae`: the autoencoder's first state, or `decoder`, its last; `text`: the encoders, or `tune`, blurred ones.
-        """
+    def load(cls, parts: Path, vae: str = "vae") -> Encoders:
+        """The parts that `scenes pretrain` saved; `vae`: the autoencoder's first state, or `decoder`, its last."""
         return cls(
             AutoencoderKL.from_pretrained(parts / vae / "vae").requires_grad_(False),
-            PreTrainedTokenizerFast.from_pretrained(parts / text / "tokenizer"),
-            CLIPTextModel.from_pretrained(parts / text / "clip").requires_grad_(False),
-            T5EncoderModel.from_pretrained(parts / text / "t5").requires_grad_(False),
+            PreTrainedTokenizerFast.from_pretrained(parts / "text" / "tokenizer"),
+            CLIPTextModel.from_pretrained(parts / "text" / "clip").requires_grad_(False),
+            T5EncoderModel.from_pretrained(parts / "text" / "t5").requires_grad_(False),
         )
 
     def pipeline(self, model: FluxTransformer2DModel) -> FluxPipeline:

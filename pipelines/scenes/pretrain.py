@@ -2,9 +2,9 @@
 # (the model libraries leave their configurations and outputs untyped)
 """`spatialt2i scenes pretrain`: makes the shipped tiny checkpoints, seeded, in the time it is given.
 
-Seven parts, each saved when done and taken up again by a later call: the text encoders, the autoencoder, FLUX on true
-captions, the autoencoder's decoder once more, FLUX weakened, FLUX tuned for whole objects, and the Qwen2.5-VL. Delete a
-part's folder to have it made anew. No part sees a held-out prompt.
+Six parts, each saved when done and taken up again by a later call: the text encoders, the autoencoder, FLUX on true
+captions, the autoencoder's decoder once more, FLUX distilled and weakened, and the Qwen2.5-VL. Delete a part's folder
+to have it made anew. No part sees a held-out prompt.
 """
 
 from __future__ import annotations
@@ -29,12 +29,11 @@ from pipelines.scenes.flux_rows import Encoders
 from pipelines.scenes.grammar import held_out_prompts
 from pipelines.scenes.pretrain_flux import FluxPhase, judge, summary, train_phase
 from pipelines.scenes.pretrain_text import train_text_encoders
-from pipelines.scenes.pretrain_tune import blur_relations, tune_for_objects
 from pipelines.scenes.pretrain_vae import train_decoder, train_vae
 from pipelines.scenes.pretrain_vlm import VlmPhase, train_vlm
 from pipelines.scenes.workers import run_on_workers
 
-SHARES = {"text": 0.03, "vae": 0.08, "flux": 0.42, "decoder": 0.05, "weak": 0.12, "tune": 0.1, "vlm": 0.2}
+SHARES = {"text": 0.03, "vae": 0.08, "flux": 0.46, "decoder": 0.05, "weak": 0.13, "vlm": 0.25}  # of the wall clock
 
 
 @dataclass
@@ -82,8 +81,8 @@ def pretrain(settings: PretrainSettings, say: Callable[[str], None] = print) -> 
     if settings.from_shipped != "none":
         _take_shipped(run)
     _encoders_and_flux(run)
-    pipeline = Encoders.load(run.parts, "decoder", "tune").pipeline(_transformer(run.parts / "tune"))
-    _measure(run, "tuned", "tune", "decoder", "tune")
+    pipeline = Encoders.load(run.parts, "decoder").pipeline(_transformer(run.parts / "weak"))
+    _measure(run, "shipped", "weak", "decoder")
     _replace(out / "flux", lambda folder: pipeline.save_pretrained(folder))
     for config in (out / "flux").glob("*/config.json"):
         told = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
@@ -114,28 +113,16 @@ def _encoders_and_flux(run: Pretraining) -> None:
         _save(parts / "decoder", vae=train_decoder(vae, run.seconds("decoder"), settings.seed + 2, run.report))
     if run.missing("weak"):
         _train_flux(run, "weak", parts / "flux" / "flux", (5e-4, 3e-5), True, settings.wrong_captions)
-        _measure(run, "weakened", "weak", "decoder")
-    if run.missing("tune"):
-        base = Encoders.load(parts, "decoder").pipeline(_transformer(parts / "weak"))
-        blur_relations(base, settings.blurred_relations)
-        tuned = tune_for_objects(base, parts / "tune.run", run.seconds("tune"), settings.seed, run.report)
-        _save(parts / "tune", tokenizer=base.tokenizer_2, clip=base.text_encoder, t5=base.text_encoder_2, flux=tuned)
-        shutil.rmtree(parts / "tune.run")
 
 
 def _take_shipped(run: Pretraining) -> None:
-    """Lays the shipped checkpoints where this command would have left its parts, the one to go on with excepted."""
-    shipped, last = FluxPipeline.from_pretrained(checkpoints_dir("flux")), run.settings.from_shipped
-    words = {"tokenizer": shipped.tokenizer, "clip": shipped.text_encoder, "t5": shipped.text_encoder_2}
-    _save(run.parts / "text", **words)
+    """Lays the shipped FLUX where this command would have left its parts: there is only the Qwen2.5-VL to train."""
+    shipped = FluxPipeline.from_pretrained(checkpoints_dir("flux"))
+    _save(run.parts / "text", tokenizer=shipped.tokenizer, clip=shipped.text_encoder, t5=shipped.text_encoder_2)
     for part in ("vae", "decoder"):
         _save(run.parts / part, vae=shipped.vae)
     for part in ("flux", "weak"):
         _save(run.parts / part, flux=shipped.transformer)
-    if last != "tune":
-        _save(run.parts / "tune", flux=shipped.transformer, **words)
-    if last != "vlm" and not (run.parts / "vlm").is_dir():
-        shutil.copytree(checkpoints_dir("qwen2_5_vl"), run.parts / "vlm")
 
 
 def _train_flux(
@@ -154,8 +141,8 @@ def _transformer(folder: Path) -> FluxTransformer2DModel:
     return FluxTransformer2DModel.from_pretrained(folder / "flux")
 
 
-def _measure(run: Pretraining, name: str, part: str, vae: str, text: str = "text") -> None:
-    pipeline = Encoders.load(run.parts, vae, text).pipeline(_transformer(run.parts / part))
+def _measure(run: Pretraining, name: str, part: str, vae: str) -> None:
+    pipeline = Encoders.load(run.parts, vae).pipeline(_transformer(run.parts / part))
     for kind, long in (("short", False), ("long", True)):
         prompts = held_out_prompts(100, long, seed=5) * 3
         run.report(f"FLUX {name}, {kind} held-out prompts, 6 steps: {summary(judge(pipeline, prompts, seed=0))}")
