@@ -13,10 +13,11 @@ from pipelines.reward.train import train_reward
 
 
 def train(settings: Settings) -> None:
-    """Fits SpatialScore and measures it on held-out pairs."""
+    """Fits SpatialScore, measures it on held-out pairs and examines it, as only an examined one steers a policy."""
     with cluster(settings):
         print(train_reward(settings))
         print(accuracy_table(evaluate_reward(settings)))
+        doctor(settings)
 
 
 def evaluate(settings: Settings) -> None:

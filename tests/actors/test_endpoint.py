@@ -64,7 +64,8 @@ def test_every_trouble_is_overcome_and_the_answers_are_those_of_a_calm_day(tmp_p
         assert sum(stormy.seen.values()) == before, "a rerun repeats no call"
     spent = meter.spent()
     assert (spent.images, spent.money) == (40, 20.0)
-    assert spent.calls == before and spent.retries == before - 40
+    assert spent.calls >= before  # one given up by the client may never have reached the server
+    assert spent.retries == spent.calls - 40
 
 
 @pytest.mark.parametrize(
