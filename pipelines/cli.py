@@ -49,7 +49,7 @@ VERBS: dict[str, dict[str, Action]] = {
         "report": Action(f"{_REVIEW}:report", "plots of what the pairs consist of, as one HTML file"),
     },
     "reward": {
-        "train": Action(f"{_REWARD}:train", "fit SpatialScore on the run's pairs, measure and examine it on held-out ones"),
+        "train": Action(f"{_REWARD}:train", "fit SpatialScore on the run's pairs, then measure and examine it"),
         "evaluate": Action(f"{_REWARD}:evaluate", "pairwise accuracy on the held-out pairs"),
         "doctor": Action(f"{_REWARD}:doctor", "checks a reward model must pass before it may steer a policy"),
         "serve": Action(f"{_REWARD}:serve", "answer POST /score over HTTP until interrupted"),
