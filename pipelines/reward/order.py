@@ -2,7 +2,7 @@
 
 An epoch is one sequence of the training pairs. The files' row groups are put in an order drawn from (seed, epoch) and
 cut into windows of about `window_rows` rows, whose rows are permuted. Step n takes the epoch's next B rows, and rank r
-of W those at [r B / W, (r + 1) B / W): the same pairs on any number of workers. Ray Data reads the windows ahead, in
+of W those at [r B / W, (r + 1) B / W): the same pairs on any number of workers. Ray tasks read the windows ahead, in
 order. Every rank reads each window's file and keeps its own rows, which costs far less than learning from them.
 """
 
@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset
 import pyarrow.parquet as pq
-import ray.data
+import ray
 
 from actors.storage import file_system
 from pipelines.reward.data import COLUMNS
@@ -27,6 +29,7 @@ from pipelines.reward.data import COLUMNS
 IDENTITY = ("split", "prompt", "perturbed_prompt", "image_w.sha256", "image_l.sha256")
 TRAINING = pc.field("split") == "train"
 READ_CPUS = 0.25  # Ray CPUs of a reading task, which waits for files most of the time
+READ_AHEAD = 2  # windows
 
 
 @dataclass(frozen=True)
@@ -131,30 +134,33 @@ def make_order(folder: str, batch_size: int, epochs: int, window_rows: int, seed
 
 
 def rows_of_steps(order: Order, rank: Rank, first: int) -> Iterator[list[dict[str, Any]]]:
-    """A rank's rows of the optimizer steps `first`, `first` + 1, ... to the fit's end. Ray must be initialised."""
+    """A rank's rows of the optimizer steps `first`, `first` + 1, ... to the fit's end. Ray must be initialised.
+
+    Windows are read ahead by Ray tasks. Ray Data's executor, which would do the same, schedules in a thread of the
+    worker, and there takes about as much of its core as the small model's training.
+    """
     epochs = range(first // order.steps_per_epoch, order.epochs)
-    wanted = [
-        {"epoch": window.epoch, "window": window.number}
-        for epoch in epochs
-        for window in order.windows(epoch)
-        if len(order.places(window, rank, first))
-    ]
-    if not wanted:
-        return
-    rows = ray.data.from_items(wanted, override_num_blocks=len(wanted)).map_batches(
-        cast(Any, _read_window), fn_args=(order, rank, first), batch_size=1, num_cpus=READ_CPUS
-    )
-    rows.context.execution_options.preserve_order = True
+    windows = (window for epoch in epochs for window in order.windows(epoch) if len(order.places(window, rank, first)))
     share = rank.share(order.batch_size)
-    for batch in rows.iter_batches(batch_size=share.stop - share.start, batch_format="pyarrow"):
-        yield cast(pa.Table, batch).to_pylist()
+    size = share.stop - share.start
+    ahead = deque(_read_remotely.remote(order, window, rank, first) for window in islice(windows, READ_AHEAD))
+    rows: list[dict[str, Any]] = []
+    while ahead:
+        rows += ray.get(ahead.popleft()).to_pylist()
+        ahead.extend(_read_remotely.remote(order, window, rank, first) for window in islice(windows, 1))
+        whole = len(rows) - len(rows) % size
+        yield from (rows[start : start + size] for start in range(0, whole, size))
+        rows = rows[whole:]
 
 
-def _read_window(item: dict[str, np.ndarray], order: Order, rank: Rank, first: int) -> pa.Table:
-    window = order.windows(int(item["epoch"][0]))[int(item["window"][0])]
+def _read_window(order: Order, window: Window, rank: Rank, first: int) -> pa.Table:
+    """A rank's rows of a window, in the order of learning."""
     system, _ = file_system(order.folder)
     tables = []
     for group in window.groups:
         table = pq.ParquetFile(group.path, filesystem=system).read_row_group(group.index, columns=[*COLUMNS, "split"])
         tables.append(table.filter(TRAINING).drop_columns(["split"]))
     return pa.concat_tables(tables).take(order.places(window, rank, first))
+
+
+_read_remotely = ray.remote(num_cpus=READ_CPUS, max_retries=3)(_read_window)

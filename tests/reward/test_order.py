@@ -56,7 +56,7 @@ def test_a_window_mixes_the_rows_of_several_files() -> None:
 
 
 @pytest.mark.ray
-def test_ray_data_streams_a_ranks_rows_in_that_order(ray_cluster: None, tmp_path: Path) -> None:
+def test_ray_tasks_stream_a_ranks_rows_in_that_order(ray_cluster: None, tmp_path: Path) -> None:
     rows = [{"pair_id": f"{i:03d}", "split": "test" if i % 5 == 0 else "train"} for i in range(60)]
     for part in range(4):
         table = pa.Table.from_pylist(rows[part::4], schema=SCHEMA)
