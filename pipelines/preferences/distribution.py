@@ -10,17 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.preferences.roles import Task
+from pipelines.preferences.statistics import PAPER_RELATIONS, PAPER_SCENES
 
-RELATIONS = {3: 503, 4: 3348, 5: 10572, 6: 15572, 7: 19054, 8: 13829, 9: 11056, 10: 3430, 11: 1428, 12: 357}
-"""Relations of a prompt -> prompts."""
-
-TOTAL = sum(RELATIONS.values())
-
-NAMED_SCENES = {
-    "Kitchen": 3971, "Living Room": 3037, "Classroom": 1808, "Study": 1607, "Bedroom": 1602, "Hallway": 1323,
-    "Garage": 923, "Campsite": 895, "Patio": 864, "Dining Room": 836, "Garden": 826, "Bathroom": 750,
-    "Home Office": 634, "Greenhouse": 632, "Balcony": 613, "Nursery": 503,
-}  # fmt: skip
+TOTAL = sum(PAPER_RELATIONS.values())
 
 TAIL_SCENES = tuple("""
 Warehouse, Market, Bookshelf, Park, Rooftop Terrace, Stadium, Beach, Workshop, Laboratory, Library, Museum, Art
@@ -57,10 +49,10 @@ class Assignment:
 def assign(task: Task, fewest: int, most: int) -> Assignment:
     """Draws from the paper's distribution, cut to `fewest` to `most` relations, by the task's seed."""
     rng = np.random.default_rng([task.seed, 0])
-    tail = (TOTAL - sum(NAMED_SCENES.values())) / len(TAIL_SCENES)
-    scenes, weights = [*NAMED_SCENES, *TAIL_SCENES], [*NAMED_SCENES.values(), *(tail for _ in TAIL_SCENES)]
+    tail = (TOTAL - sum(PAPER_SCENES.values())) / len(TAIL_SCENES)
+    scenes, weights = [*PAPER_SCENES, *TAIL_SCENES], [*PAPER_SCENES.values(), *(tail for _ in TAIL_SCENES)]
     counts = range(fewest, most + 1)
-    shares = np.array([RELATIONS[n] for n in counts], dtype=float)
+    shares = np.array([PAPER_RELATIONS[n] for n in counts], dtype=float)
     return Assignment(
         scenes[rng.choice(len(scenes), p=np.array(weights) / sum(weights))],
         int(rng.choice(counts, p=shares / shares.sum())),
