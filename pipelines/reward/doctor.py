@@ -73,7 +73,7 @@ def reads_the_prompt(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Check:
 def sees_the_image(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Check:
     """The right image should score higher than a blank one of its mean colour."""
     blank = [np.broadcast_to(p.image_w.mean((0, 1)).astype(np.uint8), p.image_w.shape).copy() for p in pairs]
-    share = float((margins(scorer, [p.image_w for p in pairs], blank, [p.prompt for p in pairs]) > 0).mean())
+    share = _share_beating(scorer, pairs, blank)
     return Check(
         "blank image", share >= 0.95, share, "at least 0.95 of images beat a blank one",
         "A blank image scores as high as the right one: a policy would learn to draw nothing. Add pairs whose loser "
@@ -85,7 +85,7 @@ def is_not_fooled_by_noise(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Chec
     """The right image should score higher than uniform noise."""
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, pair.image_w.shape, dtype=np.uint8) for pair in pairs]
-    share = float((margins(scorer, [p.image_w for p in pairs], noise, [p.prompt for p in pairs]) > 0).mean())
+    share = _share_beating(scorer, pairs, noise)
     return Check(
         "noise image", share >= 0.95, share, "at least 0.95 of images beat noise",
         "Noise scores as high as the right image: the score is not to be trusted far from the pictures of its pairs, "
@@ -187,6 +187,11 @@ def table(checks: Sequence[Check]) -> str:
         if not check.passed:
             lines.append(f"      {check.if_failed}")
     return "\n".join(lines)
+
+
+def _share_beating(scorer: SpatialScorer, pairs: Sequence[Pair], others: Sequence[np.ndarray]) -> float:
+    """Share of the right images that score higher than the other image under the same prompt."""
+    return float((margins(scorer, [p.image_w for p in pairs], others, [p.prompt for p in pairs]) > 0).mean())
 
 
 def _right(scorer: SpatialScorer, pairs: Sequence[Pair]) -> np.ndarray:
