@@ -45,6 +45,10 @@ class LearnerRank:
         self.job, self.rank = job, rank
         self.device = set_up_process(job.settings.learner_threads, job.settings.learner_gpus)
 
+    def __repr__(self) -> str:
+        """How Ray's dashboard and logs name it."""
+        return f"learner rank {self.rank} of {self.job.settings.learner_ranks}"
+
     def address(self) -> str:
         """host:port at which rank 0 lets the others join."""
         with socket.socket() as probe:

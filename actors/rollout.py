@@ -43,11 +43,16 @@ class SampleReport:
 class Rollout:
     """A plain class around one policy. It keeps nothing that a fresh actor would miss."""
 
-    def __init__(self, model: str, flux: FluxSettings, threads: int, gpus: float) -> None:
+    def __init__(self, model: str, flux: FluxSettings, threads: int, gpus: float, number: int) -> None:
+        self.number = number
         device = set_up_process(threads, gpus)
         self.policy = load_policy(model, flux, device)
         self._loaded: tuple[int, bool] | None = None
         self._encoded: dict[str, Conditioning] = {}
+
+    def __repr__(self) -> str:
+        """How Ray's dashboard and logs name it."""
+        return f"rollout {self.number}"
 
     def ready(self) -> bool:
         """Returns once the model is loaded."""
@@ -97,9 +102,9 @@ class Rollout:
 RolloutActor = ray.remote(Rollout)
 
 
-def start_rollout(model: str, flux: FluxSettings, settings: PolicySettings) -> Any:
-    """Starts one RolloutActor and returns its handle at once; await its `ready` to know that it runs."""
+def start_rollout(model: str, flux: FluxSettings, settings: PolicySettings, number: int) -> Any:
+    """Starts RolloutActor `number` and returns its handle at once; await its `ready` to know that it runs."""
     options = actor_options(
         settings.rollout_threads, settings.rollout_cpus, settings.rollout_gpus, settings.rollout_nodes
     )
-    return RolloutActor.options(**options).remote(model, flux, settings.rollout_threads, settings.rollout_gpus)
+    return RolloutActor.options(**options).remote(model, flux, settings.rollout_threads, settings.rollout_gpus, number)

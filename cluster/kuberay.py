@@ -83,7 +83,14 @@ def cluster_spec(values: Values, workers: tuple[Group, ...]) -> Manifest:
         "autoscalerOptions": {"version": "v2", "idleTimeoutSeconds": values.idle_seconds},
         "headGroupSpec": {
             "rayStartParams": {"num-cpus": "0"},
-            "template": _pod("ray-head", values, DRIVER_KEYS + NODE_KEYS, values.head_cpus, values.head_memory, gpus=0),
+            "template": _pod(
+                "ray-head",
+                values,
+                [*_dashboard(values), *_secrets(values, DRIVER_KEYS + NODE_KEYS)],
+                values.head_cpus,
+                values.head_memory,
+                gpus=0,
+            ),
         },
         "workerGroupSpecs": [_worker_group(values, group) for group in workers],
     }
@@ -98,11 +105,20 @@ def _worker_group(values: Values, group: Group) -> Manifest:
         "maxReplicas": group.largest,
         "rayStartParams": {},
         "labels": {"ray.io/node-group": group.name},  # said here, as the autoscaler knows no label of a node to come
-        "template": _pod("ray-worker", values, NODE_KEYS, cpus, memory, group.pod_gpus),
+        "template": _pod("ray-worker", values, _secrets(values, NODE_KEYS), cpus, memory, group.pod_gpus),
     }
 
 
-def _pod(container: str, values: Values, keys: tuple[str, ...], cpus: int, memory: int, gpus: int) -> Manifest:
+def _dashboard(values: Values) -> list[Manifest]:
+    """Where Ray's dashboard finds Prometheus and Grafana, whose panels it shows."""
+    return [
+        {"name": "RAY_PROMETHEUS_HOST", "value": values.prometheus_url},
+        {"name": "RAY_GRAFANA_HOST", "value": values.grafana_url},
+        {"name": "RAY_GRAFANA_IFRAME_HOST", "value": values.grafana_browser_url},
+    ]
+
+
+def _pod(container: str, values: Values, environment: list[Manifest], cpus: int, memory: int, gpus: int) -> Manifest:
     """A pod of one container. `memory` in GiB; half of it may be Ray's object store."""
     amount = {"cpu": str(cpus), "memory": f"{memory}Gi"} | ({"nvidia.com/gpu": str(gpus)} if gpus else {})
     claims = {"shared": values.shared, "models": values.models}
@@ -113,7 +129,7 @@ def _pod(container: str, values: Values, keys: tuple[str, ...], cpus: int, memor
             {
                 "name": container,
                 "image": values.image,
-                "env": [{"name": "HF_HOME", "value": values.models}, *(_secret(values, key) for key in keys)],
+                "env": [{"name": "HF_HOME", "value": values.models}, *environment],
                 "resources": {"requests": amount, "limits": amount},
                 "volumeMounts": [
                     *({"name": name, "mountPath": path} for name, path in claims.items()),
@@ -131,8 +147,11 @@ def _pod(container: str, values: Values, keys: tuple[str, ...], cpus: int, memor
     return {"spec": spec}
 
 
-def _secret(values: Values, key: str) -> Manifest:
-    return {"name": key, "valueFrom": {"secretKeyRef": {"name": values.secret, "key": key, "optional": True}}}
+def _secrets(values: Values, keys: tuple[str, ...]) -> list[Manifest]:
+    return [
+        {"name": key, "valueFrom": {"secretKeyRef": {"name": values.secret, "key": key, "optional": True}}}
+        for key in keys
+    ]
 
 
 def _resource(kind: str, name: str, spec: Manifest) -> Manifest:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from cluster import kuberay, machines
+from cluster import alerts, kuberay, machines, monitoring
 from cluster.values import Values
 from conf import Settings, load
 
@@ -45,13 +45,20 @@ def rendered(settings: Settings, values: Values) -> dict[str, str]:
         "rayservice.yaml": [kuberay.ray_service(settings, values)],
         "on_premise.yaml": [machines.on_premise(settings, values)],
         "aws.yaml": [machines.aws(settings, values)],
+        "prometheus.yaml": [monitoring.prometheus(values)],
+        "alerts.yaml": [alerts.rules(settings)],
+        "monitoring.yaml": monitoring.kubernetes(settings, values),
     }
     heading = HEADING.format(preset=settings.preset)
     texts = {
         name: heading + yaml.dump_all(parts, Dumper=Plain, sort_keys=False, width=120)
         for name, parts in documents.items()
     }
-    return texts | {"Dockerfile": heading + machines.dockerfile(values)}
+    plain = {
+        "Dockerfile": heading + machines.dockerfile(values),
+        "grafana_dashboard.json": monitoring.dashboard_text(settings),  # JSON takes no comment
+    }
+    return texts | plain
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -21,6 +21,11 @@ class Values:
     models_size: str = "500Gi"  # Hugging Face's cache
     shared: str = "/shared"  # where every node mounts the run folders
     models: str = "/models"  # and the model cache
+    ray_folder: str = "/tmp/ray"  # of the head: where Ray lists the nodes that tell their metrics
+    prometheus: str = "prometheus"  # Helm release of kube-prometheus-stack, whose label its operator looks for
+    prometheus_url: str = "http://prometheus-kube-prometheus-prometheus.monitoring:9090"  # as the head reaches it
+    grafana_url: str = "http://prometheus-grafana.monitoring:80"  # as the head reaches it
+    grafana_browser_url: str = "http://127.0.0.1:3000"  # as your browser does: by `kubectl port-forward`
     head_cpus: int = 8  # for the driver and Ray's own processes; no actor is placed on them
     head_memory: int = 32  # GiB
     gpus_per_node: int = 8  # of one machine: no pod may ask for more

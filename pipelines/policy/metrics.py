@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -89,6 +91,7 @@ class RunLog:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._run = folder, str(folder.parent)
         self.metrics, self.evaluations = folder / "metrics.jsonl", folder / "evaluation.jsonl"
         self._board_folder, self._pictures = folder / "tensorboard", folder / "pictures"
         self._board = SummaryWriter(str(self._board_folder))
@@ -109,8 +112,11 @@ class RunLog:
         self._board = SummaryWriter(str(self._board_folder), purge_step=version + 1)
 
     def iteration(self, row: IterationRow) -> None:
-        """Records one iteration."""
+        """Records one iteration, when it was, and how much of the run's disk is left."""
         self._write(self.metrics, "policy", row)
+        disk = shutil.disk_usage(self._folder)
+        self._set("spatialt2i_run_published_time_seconds", time.time(), "when the newest version was published")
+        self._set("spatialt2i_run_disk_free_ratio", disk.free / disk.total, "free share of the run folder's disk")
 
     def evaluation(self, row: EvaluationRow, pictures: Image.Image) -> None:
         """Records one held-out evaluation, with a sheet of its pictures (also pictures/<iteration>.png)."""
@@ -137,11 +143,14 @@ class RunLog:
             stream.write(json.dumps(finite) + "\n")  # JSON has no NaN
         for key, value in values.items():
             self._board.add_scalar(f"{family}/{key}", value, row.iteration)
-            name = f"spatialt2i_{family}_{key}"
-            if name not in self._gauges:
-                self._gauges[name] = Gauge(name, description=f"{family}: {key.replace('_', ' ')}")
-            self._gauges[name].set(value)
+            self._set(f"spatialt2i_{family}_{key}", value, f"{family}: {key.replace('_', ' ')}")
         self._board.flush()
+
+    def _set(self, name: str, value: float, description: str) -> None:
+        """Sets a gauge that Ray exports as ray_<name>, labelled with the run's folder."""
+        if name not in self._gauges:
+            self._gauges[name] = Gauge(name, description=description, tag_keys=("run",))
+        self._gauges[name].set(value, {"run": self._run})
 
     def close(self) -> None:
         """Flushes TensorBoard."""

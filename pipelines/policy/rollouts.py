@@ -172,7 +172,9 @@ class RolloutPool:
         """A group's (images, conditioning, *trajectories), as references. `weights` is asked when the call is made."""
         returns = len(seeds) + 3
         return await self._call(
-            lambda actor: actor.sample_group.options(num_returns=returns).remote(text, seeds, weights(), plan)
+            lambda actor: actor.sample_group.options(
+                num_returns=returns, name=f"sample {len(seeds)} images to train on"
+            ).remote(text, seeds, weights(), plan)
         )
 
     async def draw_images(
@@ -180,7 +182,9 @@ class RolloutPool:
     ) -> ray.ObjectRef:
         """Images uint8 [B, H, W, 3] of (text, seed) pairs, as a reference."""
         _, (images,) = await self._call(
-            lambda actor: actor.draw_images.options(num_returns=2).remote(texts, seeds, weights, plan)
+            lambda actor: actor.draw_images.options(
+                num_returns=2, name=f"draw {len(seeds)} held-out images of version {weights.version}"
+            ).remote(texts, seeds, weights, plan)
         )
         return images
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import ray
@@ -79,7 +80,10 @@ async def _train(
     start_learner = partial(LearnerGroup, LearnerJob(model, flux, policy))
     learner = start_learner()  # before the rollout actors, which may take what is left
     demand = rollout_demand(policy)
-    rollouts = RolloutPool(partial(start_rollout, model, flux, policy), policy.rollout_actors, demand.count)
+    number = count()
+    rollouts = RolloutPool(
+        lambda: start_rollout(model, flux, policy, next(number)), policy.rollout_actors, demand.count
+    )
     evaluation = HeldOutEvaluation(
         rollouts, rewards, held_out, SamplingPlan.for_evaluation(settings.evaluation), settings.evaluation.seed,
         exact=flux.model == EMBEDDED,

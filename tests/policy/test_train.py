@@ -198,7 +198,7 @@ def test_two_actors_draw_what_one_draws(
     settings = settings_of(tmp_path)
     plan = SamplingPlan.for_training(settings.policy)
     learner = LearnerGroup(LearnerJob(settings.flux.model, settings.flux, settings.policy))
-    actors = [start_rollout(settings.flux.model, settings.flux, settings.policy) for _ in range(2)]
+    actors = [start_rollout(settings.flux.model, settings.flux, settings.policy, number) for number in range(2)]
 
     async def weights():  # type: ignore[no-untyped-def]
         await learner.start()

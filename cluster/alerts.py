@@ -1,0 +1,131 @@
+"""What wakes an operator: Prometheus rules, each with a sentence on what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.panels import policy
+from conf import Settings
+
+
+@dataclass(frozen=True)
+class Alert:
+    """One rule. `expression` gives a series where something is wrong; it must stay so for `minutes`."""
+
+    name: str
+    expression: str
+    minutes: int
+    severity: str  # critical: the run is lost or stands; warning: look at it today
+    happened: str
+    mend: str
+
+
+def alerts(settings: Settings) -> tuple[Alert, ...]:
+    """All rules, with the preset's limits."""
+    return (_no_progress(), *_policy(settings), _saturated(settings), *_disks())
+
+
+def _no_progress() -> Alert:
+    age = "time() - ray_spatialt2i_run_published_time_seconds"
+    return Alert(
+        "NoProgress",
+        f"{age} > 600 + 10 * {policy('iteration_seconds')}",
+        5,
+        "critical",
+        "{{ $labels.run }} has published no version for {{ $value | humanizeDuration }}.",
+        "Look at the job's last log lines (`ray job logs`): it says every half minute what it waits for. Add nodes, or "
+        "stop the job and submit it again: it goes on from its newest checkpoint.",
+    )
+
+
+def _policy(settings: Settings) -> tuple[Alert, ...]:
+    tolerance, groups = settings.policy.ratio_tolerance, settings.policy.prompts_per_step
+    kl, spread = policy("kl"), policy("reward_std")
+    return (
+        Alert(
+            "RatioDrift",
+            f"{policy('ratio_drift')} > {tolerance:g}",
+            10,
+            "warning",
+            "Sampler and learner of {{ $labels.run }} disagree: |ratio - 1| is {{ $value }} before the first update.",
+            "Stop the run. Set policy.replay_rows=0, which repeats the sampler's batch shape, or flux.dtype=float32; "
+            "see `Policy: the ratio` in docs/troubleshooting.md.",
+        ),
+        Alert(
+            "KlRunaway",
+            f"{kl} > 3 * max_over_time({kl}[1h] offset 15m) and {policy('iteration')} > 20",
+            5,
+            "warning",
+            "The KL of {{ $labels.run }} to its base, {{ $value }}, is three times the largest of the hour before.",
+            "Look at the held-out pictures. Where they got worse, go back to an older checkpoint with a lower "
+            "policy.lr or a higher policy.kl_weight.",
+        ),
+        Alert(
+            "SpreadGone",
+            f"{policy('groups_skipped')} > {groups / 2:g} or {spread} < 0.1 * max_over_time({spread}[6h])",
+            10,
+            "warning",
+            "Scores within groups of {{ $labels.run }} hardly differ any more, so little is learned.",
+            "If the held-out score is good, stop: the run is done. Else choose harder prompts, or raise "
+            "policy.noise_level.",
+        ),
+    )
+
+
+def _saturated(settings: Settings) -> Alert:
+    late = f"{policy('scores_wait_seconds')} > 0.25 * {policy('iteration_seconds')}"
+    return Alert(
+        "RewardPoolSaturated",
+        f"{late} and {policy('reward_replicas')} >= {settings.pool.max_replicas}",
+        15,
+        "warning",
+        "The learner of {{ $labels.run }} waits {{ $value }} s an iteration for scores, and all replicas are there.",
+        "Raise pool.max_replicas (and the reward group's maxReplicas), or pool.batch_images where the GPU has room.",
+    )
+
+
+def _disks() -> tuple[Alert, ...]:
+    mend = (
+        "Make room: lower policy.keep_checkpoints, remove old runs, or enlarge the volume. A run stops at the third "
+        "checkpoint in a row that cannot be written, and goes on when it is submitted again."
+    )
+    return (
+        Alert(
+            "RunDiskNearlyFull",
+            "ray_spatialt2i_run_disk_free_ratio < 0.1",
+            5,
+            "critical",
+            "The disk of {{ $labels.run }} has {{ $value | humanizePercentage }} left.",
+            mend,
+        ),
+        Alert(
+            "NodeDiskNearlyFull",
+            "ray_node_disk_free / (ray_node_disk_free + ray_node_disk_usage) < 0.1",
+            5,
+            "critical",
+            "The disk of node {{ $labels.ip }} has {{ $value | humanizePercentage }} left; at 5 % Ray stops spilling.",
+            "Remove old sessions under Ray's temporary folder, or give the node a larger disk.",
+        ),
+    )
+
+
+def rules(settings: Settings) -> dict[str, Any]:
+    """The content of a Prometheus rule file."""
+    return {
+        "groups": [
+            {
+                "name": "spatialt2i",
+                "rules": [
+                    {
+                        "alert": alert.name,
+                        "expr": alert.expression,
+                        "for": f"{alert.minutes}m",
+                        "labels": {"severity": alert.severity},
+                        "annotations": {"summary": alert.happened, "description": alert.mend},
+                    }
+                    for alert in alerts(settings)
+                ],
+            }
+        ]
+    }
