@@ -35,11 +35,15 @@ class Room:
 
     cpus: float
     gpus: float
-    group: str = ""
+    group: str | None = ""  # None: a node of whichever group is asked for
 
     def take(self, demand: Demand) -> bool:
         """Places one process of `demand` here, if it fits."""
-        fits = self.cpus >= demand.cpus and self.gpus >= demand.gpus and demand.nodes in ("", self.group)
+        fits = (
+            self.cpus >= demand.cpus
+            and self.gpus >= demand.gpus
+            and (self.group is None or demand.nodes in ("", self.group))
+        )
         if fits:
             self.cpus -= demand.cpus
             self.gpus -= demand.gpus
@@ -70,19 +74,27 @@ def reward_demand(settings: Settings) -> Demand:
     )
 
 
+def demands(settings: Settings) -> tuple[Demand, ...]:
+    """All roles of a run."""
+    return learner_demand(settings.policy), reward_demand(settings), rollout_demand(settings.policy)
+
+
+def rooms() -> list[Room]:
+    """The nodes that are there; where an autoscaler may add others, its limit as one node of any group."""
+    limits = autoscaler_limits()
+    return registered() if limits is None else [Room(*limits, group=None)]
+
+
 def check_capacity(settings: Settings) -> None:
     """Raises ValueError, saying what is wanted, what there is and how to mend it, if the cluster can never hold a run.
 
     A private cluster is what it is. One with an autoscaler may grow to its limits. On any other one nodes may still
     be added by hand, so a run that finds no room waits there, and says what for.
     """
-    rooms, limits = registered(), autoscaler_limits()
     private = settings.ray_address == "local"
-    if limits is None and not private:
+    if autoscaler_limits() is None and not private:
         return
-    missing = shortage((learner_demand(settings.policy), reward_demand(settings), rollout_demand(settings.policy)),
-                       rooms if limits is None else [Room(*limits, group="")])  # fmt: skip
-    if missing:
+    if missing := shortage(demands(settings), rooms()):
         raise ValueError(missing)
 
 
