@@ -39,15 +39,15 @@ def ray_cluster(settings: Settings, values: Values) -> Manifest:
 
 
 def ray_job(settings: Settings, values: Values) -> Manifest:
-    """Stage 3 as a job with a cluster of its own, which goes when the job is done. A failed one resumes once."""
+    """All stages as a job with a cluster of its own, which goes when the job is done. A failed one resumes once."""
     command = (
-        f"spatialt2i policy train {settings.preset} run_dir={values.shared}/{settings.preset} "
-        f"policy.prompts={values.shared}/prompts.jsonl "
+        f"spatialt2i run {settings.preset} run_dir={values.shared}/{settings.preset} "
+        f"policy.prompts={values.shared}/prompts.jsonl policy.held_out_prompts={values.shared}/held_out.jsonl "
         "policy.rollout_nodes=rollout policy.learner_nodes=learner pool.nodes=reward"
     )
     return _resource(
         "RayJob",
-        f"{values.name}-policy",
+        f"{values.name}-run",
         {
             "entrypoint": command,
             "shutdownAfterJobFinishes": True,

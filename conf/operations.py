@@ -24,6 +24,7 @@ class StatusSettings:
 
     every: float = 2.0  # seconds between two looks
     once: bool = False  # print one look and end
+    address: str = "http://127.0.0.1:8265"  # of Ray's dashboard; where nothing answers, the cluster is left out
 
     def __post_init__(self) -> None:
         at_least("status.every", self.every, 0.1)

@@ -23,6 +23,9 @@ def submit(settings: Settings) -> None:
 
 def status(settings: Settings) -> None:
     """The run in the terminal."""
+    from pipelines.operations.submit import use_cluster
+
+    use_cluster(settings.status.address)
     from pipelines.operations.status import watch
 
     watch(settings)

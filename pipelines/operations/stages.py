@@ -12,7 +12,7 @@ from pipelines.evaluation.run import evaluate
 from pipelines.operations.receipts import digest_of, digest_of_files, digest_of_names
 from pipelines.policy.checkpoint import arithmetic_of, run_checkpoints
 from pipelines.policy.stage import run_policy
-from pipelines.preferences.build import build_preferences
+from pipelines.preferences.build import build_preferences, fingerprint
 from pipelines.reward.doctor import run_doctor
 from pipelines.reward.doctor import table as checks_table
 from pipelines.reward.evaluate import evaluate_reward
@@ -21,9 +21,8 @@ from pipelines.reward.report import table as accuracy_table
 from pipelines.reward.train import train_reward
 from pipelines.scenes import CHECKPOINTS
 
-PLACEMENT = ("painters", "painter_threads", "painter_cpus", "painter_gpus", "threads_per_worker", "cpus_per_worker",
-             "use_gpu", "max_failures", "checkpoint_every")  # fmt: skip
-"""Settings of stages 1 and 2 that say where work is done and how it is saved, not what it yields."""
+PLACEMENT = ("threads_per_worker", "cpus_per_worker", "use_gpu", "max_failures", "checkpoint_every")
+"""Settings of stage 2 that say where work is done and how it is saved, not what it yields."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +100,7 @@ def _flux(settings: Settings) -> dict[str, object]:
 
 
 def _pairs_inputs(settings: Settings) -> dict[str, object]:
-    drawing = {"training": arithmetic_of(settings), "evaluation": asdict(settings.evaluation), "flux": _flux(settings)}
-    return {
-        "preferences": _without_placement(asdict(settings.preferences)),
-        **(drawing if settings.preferences.generated_fraction else {}),
-    }
+    return {"pairs": fingerprint(settings)}
 
 
 def _fit_inputs(settings: Settings) -> dict[str, object]:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from conf import Settings
+from pipelines.operations.cluster_state import cluster_state
 from pipelines.operations.receipts import read_receipt
 from pipelines.operations.stages import STEPS
 
@@ -25,7 +26,7 @@ RECENT = 40  # iterations that a sparkline shows
 
 
 def watch(settings: Settings, console: Console | None = None) -> None:
-    """Shows the run until Ctrl-C, or once with `status.once`. It reads files only, so no cluster needs to answer."""
+    """Shows the run until Ctrl-C, or once with `status.once`. It reads files, so no cluster needs to answer."""
     console = console or Console()
     if settings.status.once:
         console.print(look(settings))
@@ -51,7 +52,23 @@ def look(settings: Settings) -> Group:
         parts.append(_questions(rows, evaluations, settings, time.time() - (folder / "metrics.jsonl").stat().st_mtime))
     else:
         parts.append(Text("the policy has not published a version yet"))
-    return Group(*parts)
+    return Group(*parts, *_cluster(settings.status.address))
+
+
+def _cluster(address: str) -> list[RenderableType]:
+    """Nodes, actors and what waits for a place; nothing where no dashboard answers."""
+    try:
+        state = cluster_state(address)
+    except RuntimeError as error:
+        return [Text(str(error), style="bold red")]
+    if state is None:
+        return []
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_row("nodes", state.nodes)
+    table.add_row("actors", state.actors)
+    waiting = state.pending and f"{state.pending}: no room yet, or still starting"
+    table.add_row("pending?", waiting or "nothing", _verdict(not waiting, "see `spatialt2i doctor`"))
+    return [table]
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -48,15 +48,20 @@ def submit(settings: SubmitSettings) -> int:
 
 def connect(address: str) -> JobSubmissionClient:
     """A client of the cluster at `address`, with this user's Ray token where there is one."""
+    use_cluster(address)
+    from ray.job_submission import JobSubmissionClient  # reads RAY_AUTH_MODE when it is imported
+
+    return JobSubmissionClient(address or None)
+
+
+def use_cluster(address: str) -> None:
+    """Has Ray's clients in this process talk to the dashboard at `address`. Call it before they are imported."""
     if address:
         os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray's client prefers this and RAY_ADDRESS to its argument
     elif os.environ.get("RAY_ADDRESS") == "local":
         del os.environ["RAY_ADDRESS"]  # a private cluster takes no jobs
     if has_token():
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's client sends the token in this mode only
-    from ray.job_submission import JobSubmissionClient  # reads RAY_AUTH_MODE when it is imported
-
-    return JobSubmissionClient(address or None)
 
 
 def has_token() -> bool:

@@ -29,9 +29,11 @@ def test_the_steps_are_the_stages_in_order() -> None:
         ("reward.lr=1e-4", {"fit"}),
         ("spatialscore.lora_rank=8", {"fit"}),
         ("policy.minutes=1", {"policy"}),
-        ("policy.lr=1e-4", {"preferences", "policy"}),  # a part of the pairs is drawn as the policy draws
-        ("evaluation.seed=3", {"preferences", "evaluation"}),
+        ("policy.lr=1e-4", {"policy"}),
+        ("policy.noise_level=0.5", {"preferences", "policy"}),  # a part of the pairs is drawn as the policy draws
+        ("evaluation.seed=3", {"evaluation"}),
         ("preferences.painters=1", set()),
+        ("writer.model=other", set()),  # nobody asks it
         ("reward.checkpoint_every=10", set()),
         ("policy.rollout_actors=3", set()),
         ("pool.max_replicas=4", set()),
@@ -40,6 +42,14 @@ def test_the_steps_are_the_stages_in_order() -> None:
 def test_a_setting_asks_again_for_the_steps_that_it_decides(override: str, changed: set[str], tmp_path: Path) -> None:
     before, after = (load("scenes", [f"run_dir={tmp_path}", *more]) for more in ([], [override]))
     assert {each.name for each in STEPS if each.digest(before) != each.digest(after)} == changed
+
+
+@pytest.mark.parametrize("override", ["writer.model=other", "perturber.model=other", "seedream.size=512x512",
+                                      "qwen_image.steps=4", "hunyuan_image.guidance=1"])  # fmt: skip
+def test_another_writer_perturber_or_painter_asks_for_other_pairs(override: str) -> None:
+    pairs = step("preferences")
+    assert pairs.digest(load("flux_dev", [override])) != pairs.digest(load("flux_dev"))
+    assert pairs.digest(load("flux_dev", ["writer.concurrency=2"])) == pairs.digest(load("flux_dev"))
 
 
 def test_new_input_files_ask_again_for_what_was_made_from_them(tmp_path: Path) -> None:

@@ -7,13 +7,17 @@ import json
 from dataclasses import asdict, fields
 from pathlib import Path
 
+from ray.util.state.common import ActorState, NodeState
 from rich.console import Console
 
 from conf import load
+from pipelines.operations.cluster_state import describe
 from pipelines.operations.receipts import Receipt, write_receipt
 from pipelines.operations.stages import STEPS
 from pipelines.operations.status import sparkline, watch
 from pipelines.policy.metrics import IterationRow
+
+NOWHERE = "status.address=http://127.0.0.1:9"
 
 
 def row(iteration: int, **values: float) -> IterationRow:
@@ -26,7 +30,7 @@ def shown(run_dir: Path, *rows: IterationRow) -> str:
     lines = "".join(json.dumps(asdict(each)) + "\n" for each in rows)
     (run_dir / "policy" / "metrics.jsonl").write_text(lines + '{"iteration": 9')  # one is being written
     told = io.StringIO()
-    watch(load("scenes", [f"run_dir={run_dir}", "status.once=true"]), Console(file=told, width=160))
+    watch(load("scenes", [f"run_dir={run_dir}", "status.once=true", NOWHERE]), Console(file=told, width=160))
     return told.getvalue()
 
 
@@ -38,6 +42,28 @@ def test_a_healthy_run_and_a_sick_one_are_told_apart(tmp_path: Path) -> None:
     assert "▁█" in well and "nothing" in well and "policy.ratio_tolerance" not in well
     sick = shown(tmp_path, row(3, ratio_drift=1e-2, score_seconds=9.0, actors_replaced=2))
     assert "above policy.ratio_tolerance" in sick and "raise pool.max_replicas" in sick and "actors replaced 2" in sick
+
+
+def actor(state: str, repr_name: str = "", name: str = "") -> ActorState:
+    return ActorState("id", "SomeClass", state, "1", name, "n", 1, "", repr_name=repr_name)  # type: ignore[arg-type]
+
+
+def test_the_cluster_s_nodes_actors_and_pending_ones_are_named() -> None:
+    nodes = [NodeState("a", "10.0.0.1", True, "ALIVE", None, "head", {"CPU": 8.0, "GPU": 4.0}, {}),
+             NodeState("b", "10.0.0.2", False, "DEAD", None, "b", {"CPU": 8.0}, {})]  # fmt: skip
+    actors = [actor("ALIVE", "rollout 0"), actor("ALIVE", "learner rank 0 of 1"), actor("DEAD", "rollout 1"),
+              actor("PENDING_CREATION", "rollout 2"),
+              actor("ALIVE", name="SERVE_REPLICA::spatialscore-1#ScoreReplica#x"),
+              actor("ALIVE", name="SERVE_REPLICA::spatialscore-1#ScoreReplica#y")]  # fmt: skip
+    state = describe(nodes, actors)
+    assert state.nodes == "1 alive, 1 dead: 8 CPUs, 4 GPUs"
+    assert state.actors == "2 replicas of spatialscore-1, learner rank 0 of 1, rollout 0; 1 gone"
+    assert state.pending == "rollout 2"
+
+
+def test_where_no_cluster_answers_the_run_is_shown_all_the_same(tmp_path: Path) -> None:
+    told = shown(tmp_path, row(1))
+    assert "1/48 versions" in told and "pending?" not in told
 
 
 def test_a_run_without_a_policy_says_so(tmp_path: Path) -> None:
