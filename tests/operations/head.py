@@ -24,6 +24,9 @@ class Head:
     """A running cluster."""
 
     dashboard: str  # http://127.0.0.1:port
+    address: str  # 127.0.0.1:port, for ray.init
+    metrics: str  # http://127.0.0.1:port/metrics, which Prometheus asks
+    token: str
     folder: Path  # Ray's temporary folder
     environment: dict[str, str]  # of a process that may use it
 
@@ -39,7 +42,8 @@ def free_port() -> int:
 def running_head(**variables: str) -> Iterator[Head]:
     """Starts a head with two CPUs and waits until its dashboard answers, refusing those without the token."""
     folder = Path(tempfile.mkdtemp(prefix="st"))  # short: sockets lie under it
-    (folder / "token").write_text("0123456789abcdef" * 4)
+    token = "0123456789abcdef" * 4
+    (folder / "token").write_text(token)
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment = kept | {
         "RAY_AUTH_MODE": "token",
@@ -48,9 +52,9 @@ def running_head(**variables: str) -> Iterator[Head]:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         **variables,
     }
-    port, dashboard = free_port(), free_port()
+    port, dashboard, metrics = free_port(), free_port(), free_port()
     ports = [f"--port={port}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={free_port()}",
-             f"--dashboard-agent-grpc-port={free_port()}", f"--metrics-export-port={free_port()}",
+             f"--dashboard-agent-grpc-port={free_port()}", f"--metrics-export-port={metrics}",
              f"--ray-client-server-port={free_port()}"]  # fmt: skip
     command = ["ray", "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder}/r", *ports,
                "--object-store-memory=300000000", "--node-ip-address=127.0.0.1"]  # fmt: skip
@@ -59,7 +63,9 @@ def running_head(**variables: str) -> Iterator[Head]:
     try:
         address = f"http://127.0.0.1:{dashboard}"
         _wait_for_refusal(address, process, folder / "log")
-        yield Head(address, folder / "r", environment)
+        yield Head(
+            address, f"127.0.0.1:{port}", f"http://127.0.0.1:{metrics}/metrics", token, folder / "r", environment
+        )
     finally:
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         for member in family:
