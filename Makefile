@@ -1,11 +1,11 @@
-# make setup | demo | check | test | bench: each does its own set-up from a bare Python 3.11 or newer.
+# make setup | demo | check | test | audit | bench: each does its own set-up from a bare Python 3.11 or newer.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo ablation check test test-slow bench clean
+.PHONY: setup demo ablation check test test-slow audit bench clean
 
 setup: $(STAMP)
 
@@ -32,6 +32,11 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+audit: setup  ## known vulnerabilities of the pinned packages; asks the package index's advisories, so it needs the network
+	test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/pip install --quiet pip-audit; }
+	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt \
+	  || { echo "not audited, or not clean: 'could not be audited' means that this index or mirror has no advisories" >&2; exit 1; }
 
 bench: setup  ## ratios within one run, as tables; nothing is asserted
 	$(BIN)/python -m tests.bench

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
+from ray.scripts.scripts import cli as ray_cli
 
+from conf import load
 from pipelines.cli import VERBS, understand
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +43,32 @@ def test_a_shown_command_is_understood(command: str) -> None:
     understand(shlex.split(command))
 
 
-def test_the_make_targets_of_the_readme_exist() -> None:
-    named = set(re.findall(r"`?make (\w+)", (ROOT / "README.md").read_text()))
+def blocks() -> list[tuple[str, str]]:
+    """File name and text of every block of shell commands in the README and the guides."""
+    files = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    fence = re.compile(r"^```bash\n(.*?)^```", re.M | re.S)
+    return [(file.name, text) for file in files for text in fence.findall(file.read_text())]
+
+
+@pytest.mark.parametrize(("file", "text"), blocks())
+def test_a_block_of_commands_is_shell_and_calls_what_exists(file: str, text: str) -> None:
+    parsed = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True)
+    assert parsed.returncode == 0, parsed.stderr
+    lines = [shlex.split(line, comments=True) for line in text.replace("\\\n", " ").splitlines()]
+    for words in filter(None, lines):
+        if words[0] == "ray":
+            assert words[1] in ray_cli.commands, f"{file}: ray has no command {words[1]}"
+        if words[:3] == ["python", "-m", "cluster.render"]:
+            load(words[3] if len(words) > 3 else "flux_dev")
+
+
+def test_files_that_the_guides_name_exist() -> None:
+    for file in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        named = set(re.findall(r"\b(?:actors|cluster|conf|docs|pipelines|tests)/[\w/]+\.\w+\b", file.read_text()))
+        assert [name for name in named if not (ROOT / name).exists()] == [], file.name
+
+
+def test_the_make_targets_that_are_named_exist() -> None:
+    texts = [file.read_text() for file in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]]
+    named = {name for text in texts for name in re.findall(r"(?:`|^)make (\w+)", text, re.M)}
     assert named <= set(re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(), flags=re.M))
