@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
-from ray import serve
 
 from conf import Settings
 
@@ -47,6 +46,4 @@ def cluster(settings: Settings) -> Iterator[None]:
     try:
         yield
     finally:
-        if private:
-            serve.shutdown()
-        ray.shutdown()
+        ray.shutdown()  # ends a private cluster, and Serve with it

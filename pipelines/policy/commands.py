@@ -12,7 +12,8 @@ from pipelines.policy.stage import run_policy
 def train(settings: Settings) -> None:
     """Trains, resumes or finishes the run's policy."""
     with cluster(settings):
-        print(run_policy(settings))
+        result = run_policy(settings)
+    print(f"version {result.version} after {result.training_seconds:.0f} s of training: {result.export}")
 
 
 def export(settings: Settings) -> None:
