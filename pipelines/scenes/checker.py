@@ -56,16 +56,17 @@ class Verdict:
 
 def inspect(image: np.ndarray) -> tuple[Found, ...]:
     """Finds the clean objects of a uint8 [64, 64, 3] picture."""
-    pixels = image.reshape(-1, 3).astype(np.float32)
+    pixels = image.reshape(-1, 3).T.astype(np.float32)  # [3, H * W]
     # |p - c|^2, exact: every term is an integer that float32 holds.
-    squared = (pixels**2).sum(1, keepdims=True) - 2.0 * pixels @ _PALETTE.T + (_PALETTE**2).sum(1)  # [H * W, 6]
-    nearest = np.where(squared.min(1) < NEAR**2, squared.argmin(1), -1).reshape(image.shape[:2])
+    squared = (pixels**2).sum(0) - 2.0 * _PALETTE @ pixels + (_PALETTE**2).sum(1, keepdims=True)  # [6, H * W]
+    nearest = np.where(squared.min(0) < NEAR**2, squared.argmin(0), -1).reshape(image.shape[:2])
+    seen = np.bincount(nearest.ravel() + 1, minlength=len(COLORS) + 1)[1:]  # [6] pixels of each colour
     found = []
     for index, color in enumerate(COLORS):
-        patches: np.ndarray
-        patches, count = ndimage.label(nearest == index)  # pyright: ignore[reportGeneralTypeIssues, reportAssignmentType]
-        if not count:
+        if seen[index] < SPECK:
             continue
+        patches: np.ndarray
+        patches, _ = ndimage.label(nearest == index)  # pyright: ignore[reportGeneralTypeIssues, reportAssignmentType]
         areas = np.bincount(patches.ravel())[1:]
         large = np.flatnonzero(areas >= SPECK)
         if len(large) == 1 and areas.sum() - areas[large[0]] <= SPECK:
