@@ -8,7 +8,6 @@ from itertools import pairwise
 
 import numpy as np
 
-from pipelines.preferences.picture import hamming
 from pipelines.preferences.wording import words_of
 
 PICTURE_BITS = 4  # largest difference of perceptual hashes that counts as alike
@@ -44,11 +43,13 @@ def alike_prompts(prompts: Sequence[str], share: float) -> list[int]:
 def alike_pictures(looks: Sequence[tuple[str, str]]) -> list[int]:
     """Numbers of the pairs of which both pictures look like those of an earlier pair. `looks`: perceptual hashes."""
     kept: dict[tuple[int, int], list[int]] = {}
+    hashes = np.array([[int(look, 16) for look in pair] for pair in looks], np.uint64).reshape(-1, 2)  # [N, 2]
     dropped = []
-    for i, own in enumerate(looks):
-        bands = _bands(int(own[0], 16))
-        candidates = {j for band in bands for j in kept.get(band, ())}
-        if any(max(map(hamming, own, looks[j])) <= PICTURE_BITS for j in candidates):
+    for i, (winner, _) in enumerate(looks):
+        bands = _bands(int(winner, 16))
+        candidates = [j for band in bands for j in kept.get(band, ())]
+        differing = np.bitwise_count(hashes[candidates] ^ hashes[i])  # [candidates, 2] bits
+        if (differing <= PICTURE_BITS).all(1).any():
             dropped.append(i)
         else:
             for band in bands:
