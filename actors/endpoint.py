@@ -1,33 +1,29 @@
 """Calls to an OpenAI-compatible endpoint that can be trusted: paced, repeated, paid for once, and counted.
 
 What a service answers is either an answer, which is kept on disk, or one of three errors: `Refused` (it will not; kept
-too), `Unanswered` (it cannot now) and `EndpointError` (it never will: key, model or address are wrong).
+too), `Unanswered` (it cannot now) and `EndpointError` (it never will: key, model, address or question are wrong).
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import json
 import os
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from email.utils import parsedate_to_datetime
-from time import time
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from openai import APIConnectionError, APIResponseValidationError, APIStatusError, AsyncOpenAI
-from openai.types import ImagesResponse
-from openai.types.chat import ChatCompletion
 
+from actors.answers import Answer, message_of, pack, read_chat, read_images, refuses, unpack, wait_asked
 from actors.meter import Meter, Spent
 from actors.storage import exists, read_file, write_file
 from conf.endpoints import EndpointSettings
 
 _AGAIN = (408, 409, 429)  # and all from 500 on
-_NEVER = (401, 402, 403, 404)
+_MALFORMED = (400, 413, 415, 422)
 _FIRST_WAIT = 0.5  # seconds, doubled from retry to retry
 
 
@@ -66,17 +62,6 @@ def key_in(variable: str, what: str) -> Key:
     return Key(value)
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What came back, and what it cost."""
-
-    content: bytes  # text as UTF-8, or an image file
-    refused: str = ""  # why there is no content
-    tokens_in: int = 0
-    tokens_out: int = 0
-    images: int = 0
-
-
 class Account(Protocol):
     """A Meter, here or in another process."""
 
@@ -88,8 +73,8 @@ class Account(Protocol):
 class OwnAccount:
     """A Meter of this process alone."""
 
-    def __init__(self) -> None:
-        self._meter = Meter()
+    def __init__(self, meter: Meter | None = None) -> None:
+        self._meter = meter or Meter()
 
     async def admit(self, caller: str, calls_per_minute: int) -> float:
         """See Meter.admit."""
@@ -119,7 +104,7 @@ class Endpoint:
             body["response_format"] = {"type": "json_schema", "json_schema": dict(schema)}
 
         async def send() -> Answer:
-            return _read_chat(await self._client.chat.completions.create(**body))
+            return read_chat(await self._client.chat.completions.create(**body))
 
         return (await self._ask("chat", body, send)).content.decode()
 
@@ -131,7 +116,7 @@ class Endpoint:
 
         async def send() -> Answer:
             response = await self._client.images.generate(**body, response_format="b64_json", extra_body=extra)
-            return _read_images(response)
+            return read_images(response)
 
         return (await self._ask("images", body | extra, send)).content
 
@@ -141,11 +126,11 @@ class Endpoint:
         place = f"{self._cache}/{digest[:2]}/{digest}"
         async with self._places:
             if self._cache and exists(place):
-                answer = _unpack(await asyncio.to_thread(read_file, place))
+                answer = unpack(await asyncio.to_thread(read_file, place))
             else:
                 answer = await self._send(send)
                 if self._cache:
-                    await asyncio.to_thread(write_file, place, _pack(answer))
+                    await asyncio.to_thread(write_file, place, pack(answer))
         if answer.refused:
             raise Refused(answer.refused)
         return answer
@@ -158,8 +143,8 @@ class Endpoint:
             try:
                 answer = await send()
             except APIStatusError as error:
-                trouble, asked = self._judge(error), _retry_after(error)
-                answer = Answer(b"", refused=self._without_key(_message(error)))
+                trouble, asked = self._judge(error), wait_asked(error)
+                answer = Answer(b"", refused=self._without_key(message_of(error)))
             except APIConnectionError as error:  # dropped, or too late
                 trouble = type(error).__name__
             except (APIResponseValidationError, ValueError, TypeError, AttributeError) as error:
@@ -173,15 +158,19 @@ class Endpoint:
         raise Unanswered(f"{own.section} at {own.url} gave no answer in {own.retries + 1} calls: {trouble}")
 
     def _judge(self, error: APIStatusError) -> str:
-        """What is wrong for now; "" if this call is refused. Raises EndpointError for what only you can mend."""
-        own, quota = self._settings, error.code == "insufficient_quota"
-        if error.status_code in _NEVER or quota:
-            told = self._without_key(_message(error))
-            raise EndpointError(
-                f"{own.section} at {own.url} answers {error.status_code} ({told}): check {own.section}.url, "
-                f"{own.section}.model, the key in ${own.key_variable} and the account it belongs to"
-            ) from None  # the original shows the request
-        return f"status {error.status_code}" if error.status_code in _AGAIN or error.status_code >= 500 else ""
+        """What is wrong for now; "" if this question is refused. Raises EndpointError for what only you can mend."""
+        status, exhausted = error.status_code, error.code == "insufficient_quota"
+        if not exhausted and (status in _AGAIN or status >= 500):
+            return f"status {status}"
+        if refuses(error):
+            return ""
+        own, told = self._settings, self._without_key(message_of(error))
+        whose = f"the key in ${own.key_variable} and the account it belongs to"
+        also = "whether it takes such questions" if status in _MALFORMED else whose
+        check = f"check {own.section}.url, {own.section}.model, {also}"
+        raise EndpointError(
+            f"{own.section} at {own.url} answers {status} ({told}): {check}"
+        ) from None  # the original shows the request
 
     def _without_key(self, text: str) -> str:
         return text.replace(self._key.value, "***")
@@ -191,55 +180,3 @@ class Endpoint:
         tokens = (answer.tokens_in * own.price_in + answer.tokens_out * own.price_out) / 1e6
         money = tokens + answer.images * own.price_image
         return Spent(1, int(attempt > 0), answer.tokens_in + answer.tokens_out, answer.images, money)
-
-
-def _read_chat(response: object) -> Answer:
-    """Raises ValueError for a body that is no chat completion."""
-    if not isinstance(response, ChatCompletion) or not response.choices:
-        raise ValueError("no chat completion")
-    message, usage = response.choices[0].message, response.usage
-    filtered = "content filter" if response.choices[0].finish_reason == "content_filter" else ""
-    return Answer(
-        (message.content or "").encode(),
-        refused=message.refusal or filtered,
-        tokens_in=usage.prompt_tokens if usage else 0,
-        tokens_out=usage.completion_tokens if usage else 0,
-    )
-
-
-def _read_images(response: object) -> Answer:
-    """Raises ValueError for a body that holds no picture."""
-    if not isinstance(response, ImagesResponse) or not response.data or not response.data[0].b64_json:
-        raise ValueError("no image")
-    return Answer(base64.b64decode(response.data[0].b64_json, validate=True), images=1)
-
-
-def _message(error: APIStatusError) -> str:
-    """The service's own words, cut short."""
-    body = error.body
-    told = body.get("message") if isinstance(body, Mapping) else None
-    return str(told or f"status {error.status_code}")[:300]
-
-
-def _retry_after(error: APIStatusError) -> float:
-    """Seconds that the service asks to wait: a number or a date (RFC 9110, 10.2.3); 0 if it does not say."""
-    told = error.response.headers.get("retry-after", "")
-    try:
-        return max(0.0, float(told))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(told).timestamp() - time())
-    except ValueError:
-        return 0.0
-
-
-def _pack(answer: Answer) -> bytes:
-    """A line of JSON, and the content after it."""
-    head = {name: value for name, value in asdict(answer).items() if name != "content"}
-    return json.dumps(head).encode() + b"\n" + answer.content
-
-
-def _unpack(packed: bytes) -> Answer:
-    head, _, content = packed.partition(b"\n")
-    return Answer(content, **json.loads(head))

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from actors.endpoint import Endpoint, EndpointError, Key, Refused, Unanswered, key_of
-from actors.meter import BudgetReached, Meter, Spent
+from actors.endpoint import Endpoint, EndpointError, Key, OwnAccount, Refused, Unanswered, key_of
+from actors.meter import BudgetReached, Meter
 from conf.endpoints import BudgetSettings, WriterSettings
 from tests.openai_server import Behaviour, serving
 
@@ -20,25 +21,12 @@ KEY = Key("sk-a-secret")
 TROUBLES = ("429", "500", "garbage", "drop", "slow")
 
 
-class Own:
-    """A Meter of this process, as an Account."""
-
-    def __init__(self, meter: Meter) -> None:
-        self.meter = meter
-
-    async def admit(self, caller: str, calls_per_minute: int) -> float:
-        return self.meter.admit(caller, calls_per_minute)
-
-    async def record(self, spent: Spent) -> None:
-        self.meter.record(spent)
-
-
 def ask(url: str, meter: Meter, cache: str = "", count: int = 40, **settings: Any) -> list[bytes | Exception]:
     """Pictures of `count` prompts, asked for at once; an exception where there is none."""
     own = WriterSettings(url=url, **{"timeout": 0.5, "longest_wait": 0.2, "price_image": 0.5, **settings})
 
     async def all_of_them() -> list[bytes | Exception]:
-        endpoint = Endpoint(own, KEY, Own(meter), cache)
+        endpoint = Endpoint(own, KEY, OwnAccount(meter), cache)
         text = "a red circle left of a blue square"
         return await asyncio.gather(*(endpoint.image(text, "s", i) for i in range(count)), return_exceptions=True)  # type: ignore[return-value]
 
@@ -82,7 +70,7 @@ def test_a_refusal_is_kept_and_not_asked_for_again(tmp_path: Path) -> None:
     own = WriterSettings()
 
     async def chat(url: str) -> str:
-        endpoint = Endpoint(WriterSettings(url=url), KEY, Own(Meter()), str(tmp_path))
+        endpoint = Endpoint(WriterSettings(url=url), KEY, OwnAccount(), str(tmp_path))
         return await endpoint.chat([{"role": "user", "content": "?"}])
 
     with serving(behaviour) as url:
@@ -112,25 +100,44 @@ def test_calls_keep_the_pace() -> None:
     assert meter.admit("seedream", 120) == 0.0
 
 
-def _status(code: int, told: str) -> Callable[[Any], None]:
+def _answering(status: int, error: dict[str, str]) -> Callable[[Any], None]:
     def respond(handler: Any) -> None:
         handler.rfile.read(int(handler.headers["Content-Length"]))
-        handler._send(code, json.dumps({"error": {"message": told, "code": told}}).encode())
+        handler._send(status, json.dumps({"error": error}).encode())
 
     return respond
 
 
 @pytest.mark.parametrize(
-    ("code", "told"), [(401, f"Incorrect API key provided: {KEY.value}"), (429, "insufficient_quota")]
+    ("status", "error", "mend"),
+    [
+        (401, {"message": f"Incorrect API key provided: {KEY.value}"}, r"the key in \$OPENAI_API_KEY"),
+        (429, {"message": "pay", "code": "insufficient_quota"}, "the account it belongs to"),
+        (400, {"message": "Unknown parameter: 'moderation'", "code": "unknown_parameter"}, "Unknown parameter.*takes"),
+        (422, {"message": "size must be at least 512x512"}, "size must be.*whether it takes such questions"),
+    ],
 )
 def test_what_only_people_can_mend_ends_the_job_and_does_not_show_the_key(
-    code: int, told: str, monkeypatch: pytest.MonkeyPatch
+    status: int, error: dict[str, str], mend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tests.openai_server._Handler.do_POST", _status(code, told))
+    monkeypatch.setattr("tests.openai_server._Handler.do_POST", _answering(status, error))
     with serving(Behaviour()) as url:
         (failed,) = ask(url, Meter(), count=1)
-    assert isinstance(failed, EndpointError) and "check writer.url" in str(failed)
+    assert isinstance(failed, EndpointError) and "check writer.url" in str(failed) and re.search(mend, str(failed))
     assert KEY.value not in repr(failed) and failed.__cause__ is None and failed.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"code": "content_policy_violation"}, {"code": "OutputImageSensitiveContentDetected"},
+        {"code": "content_filter", "message": "filtered"}, {"message": "rejected by our safety system"},
+    ],
+)  # fmt: skip
+def test_a_question_against_the_policy_is_refused(error: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.openai_server._Handler.do_POST", _answering(400, error))
+    with serving(Behaviour()) as url:
+        assert isinstance(ask(url, Meter(), count=1)[0], Refused)
 
 
 def test_a_key_does_not_show_itself(monkeypatch: pytest.MonkeyPatch) -> None:
