@@ -1,5 +1,7 @@
 """An OpenAI-compatible server on loopback that speaks for the scenes world: it writes, perturbs and paints.
 
+What it says in a chat can be another function. A function that raises `Refusing` refuses as a content policy does.
+
 It can be told to misbehave. Whether a question is troubled follows from its content; asked again it is answered,
 except for `never`, which refuses for good, as a content policy does.
 """
@@ -14,7 +16,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,11 +33,29 @@ ANSWERS = ("refusal", "malformed", "untrue")  # what the model may say instead; 
 NEVER = "never"
 
 
+Speaker = Callable[[dict[str, Any], bool], str]
+"""(body of a chat question, whether to say something untrue) -> what the model says."""
+
+
+class Refusing(Exception):
+    """The model will not answer this."""
+
+
+def speak_of_scenes(body: dict[str, Any], untrue: bool) -> str:
+    """A writer's or a perturber's answer, as structured output."""
+    form = body["response_format"]["json_schema"]
+    assert form["strict"] and form["schema"]["additionalProperties"] is False
+    speak = written if form["name"] == "WrittenPrompt" else perturbed
+    return json.dumps(speak(body["messages"][0]["content"], untrue))
+
+
 @dataclass
 class Behaviour:
     """Shares of questions that are troubled, by trouble, and what was seen."""
 
     shares: Mapping[str, float] = field(default_factory=dict)
+    speak: Speaker = speak_of_scenes
+    bodies: list[dict[str, Any]] = field(default_factory=list)  # of all questions, in the order they came
     seconds: float = 0.0  # that every answer takes
     slow_seconds: float = 1.5
     seen: Counter[str] = field(default_factory=Counter)  # digest of a question -> times it was asked
@@ -63,8 +83,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         raw = self.rfile.read(int(self.headers["Content-Length"]))
-        digest, own = hashlib.sha256(raw).hexdigest(), self.behaviour
+        digest, own, body = hashlib.sha256(raw).hexdigest(), self.behaviour, json.loads(raw)
         with own.lock:
+            own.bodies.append(body)
             own.seen[digest] += 1
             own.keys.add(self.headers["Authorization"])
             own.busy += 1
@@ -75,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
             own.troubles[trouble] += 1
         try:
             time.sleep(own.slow_seconds if trouble == "slow" else own.seconds)
-            self._respond(json.loads(raw), digest, trouble)
+            self._respond(body, digest, trouble)
         except (BrokenPipeError, ConnectionResetError):
             pass  # the client had waited long enough, or was killed
         finally:
@@ -99,23 +120,22 @@ class _Handler(BaseHTTPRequestHandler):
             self._chat(body, digest)
 
     def _chat(self, body: dict[str, Any], digest: str) -> None:
-        question = body["messages"][0]["content"]
+        question = json.dumps(body["messages"][0]["content"])
         never = self.behaviour.trouble_of(hashlib.sha256(question.encode()).hexdigest(), (NEVER,))
         lie = self.behaviour.trouble_of(digest, ANSWERS) if len(body["messages"]) == 1 else ""
         with self.behaviour.lock:
             self.behaviour.troubles[never or lie] += 1
-        if never:
-            return self._send(400, b'{"error": {"message": "against the policy", "code": "content_policy_violation"}}')
         message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
-        if lie == "refusal":
-            message["refusal"] = "I will not"
-        elif lie == "malformed":
-            message["content"] = '{"prompt": "half an ans'
-        else:
-            form = body["response_format"]["json_schema"]
-            assert form["strict"] and form["schema"]["additionalProperties"] is False
-            speak = written if form["name"] == "WrittenPrompt" else perturbed
-            message["content"] = json.dumps(speak(question, untrue=lie == "untrue"))
+        try:
+            if never:
+                raise Refusing
+            if lie == "refusal":
+                message["refusal"] = "I will not"
+            else:
+                said = self.behaviour.speak(body, lie == "untrue")
+                message["content"] = said[: len(said) // 2] if lie == "malformed" else said
+        except Refusing:
+            return self._send(400, b'{"error": {"message": "against the policy", "code": "content_policy_violation"}}')
         answer = {
             "id": "1", "object": "chat.completion", "created": 0, "model": body["model"],
             "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,53 +15,21 @@ from conf import SettingsError, load
 from pipelines.policy.reward_mix import start_rewards
 from pipelines.scenes.grammar import parse
 from pipelines.scenes.render import lay_out, render
+from tests.openai_server import Behaviour, Refusing, serving
 
 KEY = "sk-secret-of-the-test"
 
 
-class OpenAiServer(BaseHTTPRequestHandler):
-    """Chat completions: grades 7; the question about a green object is refused, the first one fails once."""
-
-    failed: ClassVar = threading.Event()
-    seen: ClassVar[list[dict]] = []
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.seen.append({"key": self.headers["Authorization"], **body})
-        question = body["messages"][0]["content"][1]["text"]
-        if not self.failed.is_set():
-            self.failed.set()
-            self._answer(429, {"error": {"message": "slow down"}})
-        elif "green" in question:
-            self._answer(400, {"error": {"message": "against the policy"}})
-        else:
-            message = {"role": "assistant", "content": "7"}
-            self._answer(200, {"id": "1", "object": "chat.completion", "created": 0, "model": "judge",
-                               "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})  # fmt: skip
-
-    def _answer(self, status: int, body: dict) -> None:
-        content = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Stays quiet."""
-
-
-@pytest.fixture
-def endpoint() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), OpenAiServer)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
+def grade(body: dict[str, Any], untrue: bool) -> str:
+    """Grades 7, and refuses the question about a green object."""
+    if "green" in body["messages"][0]["content"][1]["text"]:
+        raise Refusing
+    return "7"
 
 
 @pytest.mark.ray
 def test_rewards_are_weighed_and_a_failed_grade_fails_its_image_only(
-    ray_cluster: None, endpoint: str, monkeypatch: pytest.MonkeyPatch
+    ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SPATIALT2I_TEST_KEY", KEY)
     texts = [
@@ -75,21 +39,24 @@ def test_rewards_are_weighed_and_a_failed_grade_fails_its_image_only(
     ]
     rng = np.random.default_rng(0)
     pictures = [render(lay_out(parse(text), rng), rng) for text in (texts[0], texts[0], texts[2])]
-    settings = load("scenes", [
-        "mix.spatialscore=0", "mix.rules=2", "mix.judge=0.5", f"judge.url={endpoint}", "judge.model=judge",
-        "judge.key_variable=SPATIALT2I_TEST_KEY",
-    ])  # fmt: skip
-    rewards = start_rewards(settings)
-    try:
-        scores = asyncio.run(rewards.score(ray.put(np.stack(pictures)), texts))
-    finally:
-        rewards.stop()
-        serve.shutdown()  # another test may want this Ray's Serve with HTTP, which only its first start decides
+    behaviour = Behaviour({"429": 1.0}, speak=grade)
+    with serving(behaviour) as url:
+        settings = load("scenes", [
+            "mix.spatialscore=0", "mix.rules=2", "mix.judge=0.5", f"judge.url={url}", "judge.model=judge",
+            "judge.key_variable=SPATIALT2I_TEST_KEY",
+        ])  # fmt: skip
+        rewards = start_rewards(settings)
+        try:
+            scores = asyncio.run(rewards.score(ray.put(np.stack(pictures)), texts))
+        finally:
+            rewards.stop()
+            serve.shutdown()  # another test may want this Ray's Serve with HTTP, which only its first start decides
     assert scores.mu[:2].tolist() == pytest.approx([2 * 1.0 + 0.5 * 7, 2 * 2 / 3 + 0.5 * 7])
     assert np.isnan(scores.mu[2])
-    assert len(OpenAiServer.seen) == 4  # three questions, one asked again
-    assert all(call["key"] == f"Bearer {KEY}" and call["model"] == "judge" for call in OpenAiServer.seen)
-    assert OpenAiServer.seen[0]["messages"][0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
+    assert sorted(behaviour.seen.values()) == [2, 2, 2], "every question is asked again after a 429"
+    assert behaviour.keys == {f"Bearer {KEY}"} and {body["model"] for body in behaviour.bodies} == {"judge"}
+    (picture, _) = behaviour.bodies[0]["messages"][0]["content"]
+    assert picture["image_url"]["url"].startswith("data:image/png;base64,")
 
 
 def test_a_mix_that_cannot_be_is_refused() -> None:

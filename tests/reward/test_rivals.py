@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -37,6 +34,7 @@ from pipelines.reward.rivals.run import judge_by_rival
 from pipelines.reward.rivals.vlm import choice_in
 from pipelines.scenes.roles import ScenePainter, ScenePerturber, SceneReviewer, SceneWriter
 from pipelines.scenes.vlm import build_tokenizer
+from tests.openai_server import Behaviour, serving
 from tests.tiny_reward import save_tiny_vlm
 
 TEXT = "a red circle left of a blue square"
@@ -174,44 +172,25 @@ def test_unified_reward_generates_and_only_a_clear_answer_counts(images: np.ndar
     assert np.isnan(unified_reward.answer_in("Image 1 is better. No, Image 2 is better."))
 
 
-class Endpoint(BaseHTTPRequestHandler):
-    """Chat completions. Pairwise: prefers the image that comes first as base64. Pointwise: grades by length."""
-
-    asked: ClassVar[list[str]] = []
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        parts = body["messages"][0]["content"]
-        urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
-        self.asked.append(body["model"])
-        answer = ("1" if urls[0] < urls[1] else "2") if len(urls) == 2 else str(len(urls[0]) % 11)
-        message = {"role": "assistant", "content": answer}
-        choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
-        said = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": choices}
-        content = json.dumps(said).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Stays quiet."""
+def judge(body: dict[str, Any], untrue: bool) -> str:
+    """Pairwise: prefers the image that comes first as base64. Pointwise: grades by length."""
+    parts = body["messages"][0]["content"]
+    urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+    return ("1" if urls[0] < urls[1] else "2") if len(urls) == 2 else str(len(urls[0]) % 11)
 
 
 @pytest.fixture
-def endpoint() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    Endpoint.asked.clear()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
+def endpoint() -> Iterator[tuple[str, Behaviour]]:
+    behaviour = Behaviour(speak=judge)
+    with serving(behaviour) as url:
+        yield url, behaviour
 
 
 @pytest.mark.ray
 def test_a_judge_is_asked_in_both_orders_and_never_twice(
-    ray_cluster: None, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_cluster: None, endpoint: tuple[str, Behaviour], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    url, behaviour = endpoint
     tasks = [Task(index, "perturbed", index) for index in range(6)]
     painted = ScenePainter().paint(ScenePerturber().perturb(SceneWriter().write(tasks)))
     (tmp_path / "preferences").mkdir()
@@ -219,7 +198,7 @@ def test_a_judge_is_asked_in_both_orders_and_never_twice(
         to_table(painted, SceneReviewer().review(painted), ["test"] * 6, "test"), tmp_path / "preferences/0.parquet"
     )
     settings = load("scenes", [
-        f"run_dir={tmp_path}", "rivals.names=[GPT-5]", f"rivals.urls.GPT-5={endpoint}", "rivals.chunk_pairs=4",
+        f"run_dir={tmp_path}", "rivals.names=[GPT-5]", f"rivals.urls.GPT-5={url}", "rivals.chunk_pairs=4",
         "rivals.cpus=0.1",
     ])  # fmt: skip
     lines: list[str] = []
@@ -229,13 +208,13 @@ def test_a_judge_is_asked_in_both_orders_and_never_twice(
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     judged = judge_by_rival("GPT-5", settings, lines.append)
     assert set(judged.margin.tolist()) <= {1.0, -1.0}  # consistent in both orders, so never a tie
-    assert Endpoint.asked == ["gpt-5"] * 12
+    assert [body["model"] for body in behaviour.bodies] == ["gpt-5"] * 12
     again = judge_by_rival("GPT-5", settings, lines.append)
-    assert len(Endpoint.asked) == 12 and again.margin.tolist() == judged.margin.tolist()
+    assert len(behaviour.bodies) == 12 and again.margin.tolist() == judged.margin.tolist()
     assert "6/6 pairs" in lines[-1] and len(lines) == 2
     graded = replace(settings, rivals=replace(settings.rivals, judge_form="pointwise"))
     assert len(judge_by_rival("GPT-5", graded, lines.append).margin) == 6
-    assert len(Endpoint.asked) == 24
+    assert len(behaviour.bodies) == 24
     assert "sk-secret" not in "".join(lines)
 
 
