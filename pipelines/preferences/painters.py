@@ -1,35 +1,21 @@
-"""Painters of photographs: diffusers pipelines on an actor of their own, and Seedream over its images API.
+"""Painters of photographs that run here: diffusers pipelines, each on actors of its own.
 
 Both pictures of a pair are one painter's, from one seed, so that they differ by little but what the prompts say.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import HunyuanImagePipeline, QwenImagePipeline
-from PIL import UnidentifiedImageError
 
-from actors.endpoint import Endpoint
-from conf.endpoints import SeedreamSettings
 from conf.preferences import DiffusersSettings
-from pipelines.preferences.chat import or_dropped
-from pipelines.preferences.picture import decode
-from pipelines.preferences.roles import Canvas, Draft, Drawn, Dropped
-from pipelines.preferences.wording import Unfit
+from pipelines.preferences.roles import Canvas, Draft, Drawn
 
 _PIPELINES: dict[str, Any] = {"qwen_image": QwenImagePipeline, "hunyuan_image": HunyuanImagePipeline}  # Any: no base
-_SEEDS = 2**31  # what the services take
-
-
-def seed_of(draft: Draft) -> int:
-    """The seed of both pictures of a row: what its column `seed` holds, modulo 2^31."""
-    return draft.task.seed % _SEEDS
 
 
 class DiffusersPainter:
@@ -50,8 +36,8 @@ class DiffusersPainter:
 
     def draw(self, drafts: Sequence[Draft]) -> list[Drawn]:
         """Both pictures of every draft, in order. Every draft must be perturbed."""
-        texts = [text for draft in drafts for text in _both(draft)]
-        seeds = [seed_of(draft) for draft in drafts for _ in range(2)]
+        texts = [text for draft in drafts for text in draft.texts]
+        seeds = [draft.picture_seed for draft in drafts for _ in range(2)]
         size = self._settings.batch
         batches = [slice(start, start + size) for start in range(0, len(texts), size)]
         pixels = [image for batch in batches for image in self._paint(texts[batch], seeds[batch])]
@@ -71,32 +57,3 @@ class DiffusersPainter:
             generator=[torch.Generator().manual_seed(seed) for seed in seeds], **guidance,
         ).images  # fmt: skip
         return (np.asarray(images).clip(0, 1) * 255).round().astype(np.uint8)
-
-
-@dataclass(frozen=True)
-class SeedreamPainter:
-    """Paints by an OpenAI-compatible images API."""
-
-    endpoint: Endpoint
-    settings: SeedreamSettings
-
-    async def draw(self, drafts: Sequence[Draft]) -> list[Drawn | Dropped]:
-        """Both pictures of every draft, in order. Raises EndpointError if no call can succeed."""
-        return list(await asyncio.gather(*(or_dropped(draft.task, "painter", self._draw(draft)) for draft in drafts)))
-
-    async def _draw(self, draft: Draft) -> Drawn:
-        winner, loser = await asyncio.gather(*(self._canvas(text, seed_of(draft)) for text in _both(draft)))
-        return Drawn(draft, winner, loser)
-
-    async def _canvas(self, text: str, seed: int) -> Canvas:
-        content = await self.endpoint.image(text, self.settings.size, seed)
-        try:
-            return Canvas(await asyncio.to_thread(decode, content), "seedream", seed)
-        except UnidentifiedImageError:
-            raise Unfit("malformed", f"{len(content)} bytes that are no image") from None
-
-
-def _both(draft: Draft) -> tuple[str, str]:
-    if draft.perturbed is None:
-        raise ValueError(f"row {draft.task.index} must be perturbed before it is painted, got kind {draft.task.kind}")
-    return draft.prompt.text, draft.perturbed.text

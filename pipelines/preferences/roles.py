@@ -52,6 +52,18 @@ class Draft:
     perturbed: Prompt | None = None  # what the loser shows instead; None where the prompt itself is not changed
     changes: tuple[Change, ...] = ()
 
+    @property
+    def texts(self) -> tuple[str, str]:
+        """What winner and loser are to show. Raises ValueError where the prompt is not perturbed."""
+        if self.perturbed is None:
+            raise ValueError(f"row {self.task.index} must be perturbed before it is painted, got kind {self.task.kind}")
+        return self.prompt.text, self.perturbed.text
+
+    @property
+    def picture_seed(self) -> int:
+        """Of both pictures: the row's, modulo the 2^31 that services take."""
+        return self.task.seed % 2**31
+
 
 @dataclass(frozen=True)
 class Dropped:

@@ -15,7 +15,7 @@ from actors.process import actor_options
 from conf.endpoints import EndpointSettings
 from conf.settings import Settings
 from pipelines.preferences.chat import ChatPerturber, ChatWriter
-from pipelines.preferences.painters import SeedreamPainter
+from pipelines.preferences.seedream import SeedreamPainter
 from pipelines.preferences.stages import Batch, alive_async, records_of, with_records
 
 E = TypeVar("E", bound=EndpointSettings)

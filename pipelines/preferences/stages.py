@@ -1,6 +1,7 @@
 """The roles as stages of a Ray Data plan. A batch is one whole shard: a column `record`, one pickled record a row.
 
-Roles that compute are functions, and those that hold a model are actors. Those that call a service are in `services`.
+Roles that compute are functions, and those that hold a model are actors, which alone import its library: every worker
+of the plan imports this module. Those that call a service are in `services`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from conf.settings import Settings
 from pipelines.preferences.roles import Drawn, Dropped, Painted, Painter, Perturber, Reviewed, Reviewer, Task, Writer
 from pipelines.preferences.shards import tasks_of
 from pipelines.scenes import checkpoints_dir
-from pipelines.scenes.policy_painter import PolicyPainter
 from pipelines.scenes.roles import SceneWriter
 
 Batch = dict[str, np.ndarray]
@@ -69,6 +69,7 @@ class BasePainter:
 
     def __init__(self, settings: Settings, plans: Sequence[SamplingPlan]) -> None:
         from actors.flux.model import FluxPolicy
+        from pipelines.scenes.policy_painter import PolicyPainter
 
         own = settings.preferences
         device = set_up_process(own.painter_threads, own.painter_gpus)

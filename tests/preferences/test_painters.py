@@ -12,7 +12,7 @@ import torch
 from conf import SettingsError, load
 from conf.preferences import DiffusersSettings
 from pipelines.preferences.build import build_preferences
-from pipelines.preferences.painters import DiffusersPainter, seed_of
+from pipelines.preferences.painters import DiffusersPainter
 from pipelines.preferences.picture import decode
 from pipelines.preferences.roles import Draft, Task
 from pipelines.preferences.shards import plan_shards
@@ -43,7 +43,7 @@ def test_both_pictures_of_a_pair_are_drawn_from_its_seed_whatever_the_batch(
     pairs = painter.draw(drafts(3))
     for pair in pairs:
         assert pair.winner.pixels.shape == (64, 64, 3) and pair.winner.pixels.dtype == np.uint8
-        assert pair.winner.seed == pair.loser.seed == seed_of(pair.draft) < 2**31
+        assert pair.winner.seed == pair.loser.seed == pair.draft.picture_seed < 2**31
         assert pair.winner.generator == pair.loser.generator == generator
         assert (pair.winner.pixels != pair.loser.pixels).any(), "the other prompt must show"
     (alone,) = painter.draw(drafts(3)[2:])
