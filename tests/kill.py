@@ -1,0 +1,33 @@
+"""SIGKILL for a process of this session's Ray, by the title that Ray gives it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import psutil
+
+
+@contextmanager
+def killing(title: str, when: Callable[[], bool] = lambda: True) -> Iterator[list[int]]:
+    """Inside, one process with `title` in its command is killed once `when()` holds. Yields the ids of the dead."""
+    killed: list[int] = []
+    over = threading.Event()
+
+    def hunt() -> None:
+        while not killed and not over.wait(0.02):
+            for process in psutil.Process().children(recursive=True) if when() else []:
+                with suppress(psutil.Error):
+                    if title in " ".join(process.cmdline()):
+                        process.kill()
+                        killed.append(process.pid)
+                        return
+
+    hunter = threading.Thread(target=hunt, daemon=True)
+    hunter.start()
+    try:
+        yield killed
+    finally:
+        over.set()
+        hunter.join()
