@@ -46,6 +46,7 @@ class SpatialScoreSettings:
 class RewardSettings:
     """Stage 2: fitting SpatialScore on preference pairs."""
 
+    pairs: str = ""  # a published version to learn from and be measured on; empty: <run_dir>/preferences
     loss: str = "bt"  # bt | sampled | marginal | probit
     sigma_draws: int = 100  # draws of s ~ N(mu, sigma^2) for the loss `sampled`
     batch_size: int = 64  # pairs an optimizer step, over all workers

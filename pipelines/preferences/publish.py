@@ -31,8 +31,9 @@ from pipelines.preferences.review.results import reviewed
 from pipelines.preferences.review.serve import open_database, open_store, review_database
 from pipelines.preferences.roles import Review
 from pipelines.preferences.statistics import Statistics
+from pipelines.preferences.verify import CHECKSUMS, DATA
 
-ROW_GROUP = 32  # rows: readers fetch so many pictures at once
+ROW_GROUP = 16  # rows: readers fetch so many pairs of pictures at once
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def publish(settings: Settings) -> Published:
     shutil.rmtree(partial, ignore_errors=True)
     source = pairs_folder(settings)
     reviews, overview = review_of(settings)
-    writer = _Writer(partial / "data", own)
+    writer = _Writer(partial / DATA, own)
     for row in rows_of(source):
         writer.take(row, reviews.get(row["pair_id"]))
     writer.close()
@@ -70,8 +71,8 @@ def publish(settings: Settings) -> Published:
     if own.exports:
         for split in writer.kept.splits:
             print(f"publish  exporting {split}", flush=True)
-            export_pickapic(partial / "data", split, partial / "pickapic")
-            export_hpdv3(partial / "data", split, partial / "hpdv3")
+            export_pickapic(partial / DATA, split, partial / "pickapic")
+            export_hpdv3(partial / DATA, split, partial / "hpdv3")
     (partial / "README.md").write_text(render_card(own, writer.kept, overview, writer.left_out))
     _write_checksums(partial)
     partial.rename(folder)
@@ -158,4 +159,4 @@ def _write_checksums(folder: Path) -> None:
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         with path.open("rb") as file:
             lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(folder)}\n")
-    (folder / "SHA256SUMS").write_text("".join(lines))
+    (folder / CHECKSUMS).write_text("".join(lines))

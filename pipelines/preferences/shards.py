@@ -32,6 +32,9 @@ from pipelines.preferences.splits import SPLITS
 BASE = "base"
 """The painter of generated pairs: the base policy."""
 
+ROW_GROUP_BYTES = 48 << 20
+"""What a reader holds at a time, at most: about 16 pairs of 1024 x 1024 pixels, or a whole shard of small pictures."""
+
 INDEX = [
     "pair_id", "group_id", "split", "kind", "prompt", "perturbed_prompt", "n_perturb", "image_w.phash", "image_l.phash",
 ]  # fmt: skip
@@ -178,7 +181,9 @@ class Folder:
 
     def _write_table(self, path: Path, table: pa.Table) -> None:
         buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
+        pq.write_table(
+            table, buffer, compression="zstd", row_group_size=max(1, ROW_GROUP_BYTES * len(table) // table.nbytes)
+        )
         write_file(str(path), buffer.getvalue())
 
 

@@ -8,12 +8,13 @@ from actors.spatialscore import SpatialScoreConfig
 from actors.spatialscore.model import CONFIG_FILE
 from conf.flux import EMBEDDED
 from conf.settings import Settings
+from pipelines.preferences.verify import data_of
 from pipelines.scenes import checkpoints_dir
 
 
 def preferences_folder(settings: Settings) -> str:
-    """The parquet files of stage 1."""
-    return f"{settings.run_dir}/preferences"
+    """The parquet files of stage 1, or of the published version `reward.pairs`."""
+    return data_of(settings.reward.pairs) if settings.reward.pairs else f"{settings.run_dir}/preferences"
 
 
 def reward_folder(settings: Settings) -> Path:

@@ -27,6 +27,7 @@ from actors.storage import file_system
 from pipelines.reward.data import COLUMNS
 
 IDENTITY = ("split", "prompt", "perturbed_prompt", "image_w.sha256", "image_l.sha256")
+PUBLISHED_IDENTITY = (*IDENTITY[:3], "image_w_sha256", "image_l_sha256")
 TRAINING = pc.field("split") == "train"
 READ_CPUS = 0.25  # Ray CPUs of a reading task, which waits for files most of the time
 READ_AHEAD = 2  # windows
@@ -121,7 +122,8 @@ def make_order(folder: str, batch_size: int, epochs: int, window_rows: int, seed
     for file in sorted(pyarrow.dataset.dataset(path, filesystem=system).files):  # pyright: ignore[reportAttributeAccessIssue]
         parquet = pq.ParquetFile(file, filesystem=system)
         for index in range(parquet.num_row_groups):
-            rows = parquet.read_row_group(index, columns=list(IDENTITY)).filter(TRAINING)
+            identity = PUBLISHED_IDENTITY if "image_w_sha256" in parquet.schema_arrow.names else IDENTITY
+            rows = parquet.read_row_group(index, columns=list(identity)).filter(TRAINING)
             if rows.num_rows:
                 content = hashlib.sha256(json.dumps(rows.to_pydict()).encode()).hexdigest()
                 groups.append(RowGroup(file, index, rows.num_rows, content))
@@ -156,9 +158,10 @@ def rows_of_steps(order: Order, rank: Rank, first: int) -> Iterator[list[dict[st
 def _read_window(order: Order, window: Window, rank: Rank, first: int) -> pa.Table:
     """A rank's rows of a window, in the order of learning."""
     system, _ = file_system(order.folder)
+    files = {path: pq.ParquetFile(path, filesystem=system) for path in {group.path for group in window.groups}}
     tables = []
     for group in window.groups:
-        table = pq.ParquetFile(group.path, filesystem=system).read_row_group(group.index, columns=[*COLUMNS, "split"])
+        table = files[group.path].read_row_group(group.index, columns=[*COLUMNS, "split"])
         tables.append(table.filter(TRAINING).drop_columns(["split"]))
     return pa.concat_tables(tables).take(order.places(window, rank, first))
 

@@ -17,6 +17,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from actors.process import actor_options
 from conf.flux import EMBEDDED
 from conf.settings import Settings
+from pipelines.preferences.verify import verify
 from pipelines.progress import relayed
 from pipelines.reward.locations import model_config, model_folder, preferences_folder, reward_folder
 from pipelines.reward.order import make_order
@@ -41,9 +42,11 @@ def train_reward(settings: Settings, say: Callable[[str], None] = print) -> Rewa
 
     `say` gets lines of progress. An interrupted run with the same settings and pairs goes on from its last checkpoint,
     and ends with the weights of an undisturbed one. Ray must be initialised.
-    Raises ValueError where there are no pairs, or fewer than one batch.
+    Raises ValueError where there are no pairs, fewer than one batch, or a published version is not as it was.
     """
     start, reward, folder = time.monotonic(), settings.reward, reward_folder(settings)
+    if reward.pairs:
+        verify(reward.pairs, say)
     order = make_order(preferences_folder(settings), reward.batch_size, reward.epochs, reward.shuffle_rows, reward.seed)
     folder.mkdir(parents=True, exist_ok=True)
     job = WorkerJob(

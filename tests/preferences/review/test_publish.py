@@ -1,10 +1,12 @@
 """A published version: whole or absent, with what people decided, and readable by others' tools."""
 
 import hashlib
+import io
 import json
 import subprocess
 import time
 
+import datasets
 import pyarrow.parquet as pq
 import pytest
 
@@ -15,6 +17,10 @@ from pipelines.preferences.review.ballots import Ballot, truth, verdict
 from pipelines.preferences.review.login import Session
 from pipelines.preferences.review.serve import open_database, open_desk, open_store
 from pipelines.preferences.review.store import ADJUDICATION, REVIEW, Vote
+from pipelines.preferences.verify import verify
+from pipelines.reward.data import read_pairs, read_rows
+from pipelines.reward.locations import preferences_folder
+from pipelines.reward.order import Rank, _read_window, make_order
 
 
 def _settings(run_dir, *overrides: str) -> Settings:
@@ -98,8 +104,38 @@ def test_only_reviewed_pairs_are_published_where_that_is_asked(run_dir, decided)
     assert published.pairs == 37
 
 
+def test_stage_2_learns_from_a_version_only_if_it_is_what_was_published(run_dir, decided):
+    folder = publish(_settings(run_dir, "publish.exports=false")).folder
+    pairs = preferences_folder(_settings(run_dir, f"reward.pairs={folder}"))
+    told: list[str] = []
+    verify(str(folder), told.append)
+    order = make_order(pairs, batch_size=5, epochs=1, window_rows=10, seed=0)
+    (window, *_) = order.windows(0)
+    learnt = read_rows(_read_window(order, window, Rank(0, 1), 0).to_pylist(), check=str)
+    kept = _rows(folder)
+    assert len(told) == 3 and order.pairs + len(read_pairs(pairs, "test")) == len(kept) == 37
+    assert len(learnt[0]) >= 10 and not learnt[1] and {pair.pair_id for pair in learnt[0]} <= kept.keys()
+
+    file = sorted(folder.glob("data/*"))[0]
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + b"x")
+    with pytest.raises(ValueError, match="is not what was published: fetch it again"):
+        verify(str(folder), told.append)
+    file.rename(folder / "data" / "other.parquet")
+    with pytest.raises(ValueError, match=r"no others, got \['other.parquet', 'test-00000.parquet'\]"):
+        verify(str(folder), told.append)
+    (folder / "data" / "other.parquet").unlink()
+    pq.write_table(pq.read_table(io.BytesIO(content)).replace_schema_metadata({"schema_version": "0"}), file)
+    sums = folder / "SHA256SUMS"
+    digests = (hashlib.sha256(one).hexdigest() for one in (content, file.read_bytes()))
+    sums.write_text(sums.read_text().replace(*digests))
+    with pytest.raises(ValueError, match="schema version 1, got 0: publish"):
+        verify(str(folder), told.append)
+    with pytest.raises(FileNotFoundError, match="must be a published version"):
+        verify(str(run_dir / "preferences"), told.append)
+
+
 def test_huggingface_datasets_shows_images_as_images(run_dir, tmp_path):
-    datasets = pytest.importorskip("datasets")
     folder = publish(_settings(run_dir)).folder
     files = [str(path) for path in sorted(folder.glob("data/train-*.parquet"))]
     loaded = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
