@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from conf.rules import at_least, between
+from conf.rules import at_least, between, one_of
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 
@@ -23,11 +23,13 @@ class ReviewSettings:
     port: int = 8765  # 0: a free one
     https: bool = False  # the page is reached over TLS, by a proxy: the session cookie then needs it
     lease_minutes: float = 20.0  # a pair on somebody's screen is offered to nobody else in its place for so long
+    triage: str = "spatialscore"  # whose doubts order the queue: spatialscore | judge (section `judge`)
     label_studio: str = ""  # folder of files for and from Label Studio; empty: <run_dir>/label_studio
     seed: int = 0  # of the order of pairs and the choice of gold ones
 
     def __post_init__(self) -> None:
         at_least("review.per_pair", self.per_pair, 1)
+        one_of("review.triage", self.triage, ("spatialscore", "judge"))
         between("review.gold_fraction", self.gold_fraction, 0.0, 0.5)
         between("review.port", self.port, 0, 65535)
         at_least("review.lease_minutes", self.lease_minutes, 0.1)

@@ -42,6 +42,7 @@ _OPERATIONS = "pipelines.operations.commands"
 VERBS: dict[str, dict[str, Action]] = {
     "preferences": {
         "build": Action(f"{_PREFERENCES}:build", "write, perturb, paint, review and save preference pairs"),
+        "triage": Action(f"{_REVIEW}:triage", "a model says which pairs it doubts, for people to see those first"),
         "review": Action(f"{_REVIEW}:review", "serve a page where people check the pairs, until interrupted"),
         "to_label_studio": Action(f"{_REVIEW}:to_label_studio", "write the pairs that lack reviews as its tasks"),
         "from_label_studio": Action(f"{_REVIEW}:from_label_studio", "read its annotations back as votes"),

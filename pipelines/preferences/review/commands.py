@@ -26,6 +26,17 @@ def report(settings: Settings) -> None:
     print(draw_report(settings))
 
 
+def triage(settings: Settings) -> None:
+    """Has a model say which pairs it doubts: `review` then shows people those first."""
+    from pipelines.preferences.review.triage import triage as ask
+
+    doubts = ask(settings)
+    doubted = sum(doubts.about(pair_id) for pair_id in doubts.margins)
+    print(
+        f"{doubts.by} doubts {doubted} of {len(doubts.margins)} pairs: the review shows those first, and decides itself"
+    )
+
+
 def to_label_studio(settings: Settings) -> None:
     """Writes the pairs that still lack reviews as tasks of Label Studio."""
     from pipelines.preferences.review.label_studio import export_tasks

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from conf.review import ReviewSettings
 from pipelines.preferences.review.ballots import Ballot, truth, verdict
+from pipelines.preferences.review.doubts import Doubts, check
 from pipelines.preferences.review.login import Session
 from pipelines.preferences.review.overview import Overview, summarise
 from pipelines.preferences.review.pairs import SIDES, PairSet, ReviewPair
@@ -31,16 +32,25 @@ class Desk:
     """The set, its gold pairs and the votes, for any reviewer."""
 
     def __init__(
-        self, pairs: PairSet, gold: PairSet | None, store: Store, secret: bytes, settings: ReviewSettings
+        self,
+        pairs: PairSet,
+        gold: PairSet | None,
+        store: Store,
+        secret: bytes,
+        settings: ReviewSettings,
+        doubts: Doubts | None = None,
     ) -> None:
-        """`gold`: another set of pairs whose truth is known; None: such pairs of the set itself are taken."""
+        """`gold`: another set of pairs whose truth is known; None: such pairs of the set itself are taken.
+
+        `doubts`: a model's, by which the queue is put in order; None: it is shuffled.
+        """
         self._pairs, self._gold, self._store, self._settings = pairs, gold or pairs, store, settings
-        self._secret = secret
+        self._secret, self._doubts = secret, doubts
         chosen = self._gold_ids = self._choose_gold()
         ordinary = [pair.pair_id for pair in pairs.pairs() if pair.pair_id not in chosen and pair.status != "rejected"]
         entries = [Entry(pair_id, gold=True) for pair_id in chosen] + [Entry(name, gold=False) for name in ordinary]
         self._known = {entry.pair_id: entry.gold for entry in entries}
-        store.fill(sorted(entries, key=lambda entry: self._draw("order", entry.pair_id)))
+        store.fill(sorted(entries, key=lambda entry: self._place(entry.pair_id)))
 
     def next_sheet(self, session: Session) -> Sheet | None:
         """The reviewer's next pair, or None when nothing waits for them."""
@@ -78,10 +88,13 @@ class Desk:
 
     def overview(self, session: Session) -> Overview:
         """How the review stands. Adjudicators see everybody, a reviewer only their own row."""
-        seen = summarise(self._store.votes(), self._store.statuses(), {n: self.find(n) for n in self._gold_ids})
+        statuses = self._store.statuses()
+        seen = summarise(self._store.votes(), statuses, {n: self.find(n) for n in self._gold_ids})
+        seen = replace(seen, triage=check(self._doubts, statuses) if self._doubts else None)
         if session.stage == ADJUDICATION:
             return seen
-        return replace(seen, people=tuple(row for row in seen.people if row.name == session.reviewer), couples=())
+        own = tuple(row for row in seen.people if row.name == session.reviewer)
+        return replace(seen, people=own, couples=(), triage=None)
 
     def find(self, pair_id: str) -> ReviewPair:
         """Raises ValueError for a pair that is not in the queue."""
@@ -127,6 +140,10 @@ class Desk:
 
     def _key(self, session: Session, pair_id: str, side: str) -> str:
         return self._keyed(f"picture|{session.reviewer}|{pair_id}|{side}").hex()[:24]
+
+    def _place(self, pair_id: str) -> tuple[float, int]:
+        """Doubted pairs first, the others shuffled."""
+        return self._doubts.rank(pair_id) if self._doubts else 0.0, self._draw("order", pair_id)
 
     def _draw(self, purpose: str, name: str) -> int:
         text = f"{self._settings.seed}|{purpose}|{name}"

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipelines.preferences.review.agreement import cohens_kappa, krippendorffs_alpha
 from pipelines.preferences.review.ballots import Ballot, truth
+from pipelines.preferences.review.doubts import Check
 from pipelines.preferences.review.pairs import ReviewPair
 from pipelines.preferences.review.store import REVIEW, Vote
 
@@ -53,6 +54,7 @@ class Overview:
     alpha_answers: float | None  # Krippendorff's, on single answers
     people: tuple[Person, ...]
     couples: tuple[Couple, ...]
+    triage: Check | None = None  # None where no model was asked, or for who may not know
 
     @property
     def pairs(self) -> int:

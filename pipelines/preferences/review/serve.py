@@ -11,6 +11,7 @@ from conf.settings import Settings
 from pipelines.preferences.review.app import create_app
 from pipelines.preferences.review.database import Database
 from pipelines.preferences.review.desk import Desk
+from pipelines.preferences.review.doubts import Doubts
 from pipelines.preferences.review.login import Doors, invite
 from pipelines.preferences.review.pairs import PairSet, pairs_folder
 from pipelines.preferences.review.store import Store
@@ -40,7 +41,8 @@ def open_desk(settings: Settings, database: Database, store: Store) -> Desk:
     """The run's pairs, ready for review. Raises FileNotFoundError where there are none."""
     own = settings.review
     gold = PairSet(Path(own.gold_pairs)) if own.gold_pairs else None
-    return Desk(PairSet(pairs_folder(settings)), gold, store, database.secret, own)
+    doubts = Doubts.read(review_folder(settings))
+    return Desk(PairSet(pairs_folder(settings)), gold, store, database.secret, own, doubts)
 
 
 def serve_review(settings: Settings) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from actors.endpoint import Endpoint, Key, OwnAccount, Refused, Unanswered
+from actors.endpoint import Account, Endpoint, Key, OwnAccount, Refused, Unanswered
 from actors.judge import QUESTION as GRADE_QUESTION
 from actors.judge import data_url, grade_in
 from conf.policy import JudgeSettings
@@ -29,9 +29,12 @@ class VlmJudge:
     An answer that cannot be had, or cannot be read, is none. Answers are kept, so that none is paid for twice.
     """
 
-    def __init__(self, settings: JudgeSettings, key: Key, form: str, cache: str) -> None:
-        """`form`: pairwise | pointwise. `cache`: folder or URI of the answers."""
+    def __init__(
+        self, settings: JudgeSettings, key: Key, form: str, cache: str, account: Account | None = None
+    ) -> None:
+        """`form`: pairwise | pointwise. `cache`: folder or URI of the answers. `account`: of what they cost."""
         self._settings, self._key, self._form, self._cache = settings, key, form, cache
+        self._account = account or OwnAccount()
 
     def judge(self, pairs: Sequence[Pair]) -> Judgements:
         """`settings.concurrency` questions at once. Equal grades are a tie, and so are orders that contradict."""
@@ -47,7 +50,7 @@ class VlmJudge:
 
     async def _ask(self, question: str, asked: Sequence[tuple[tuple[np.ndarray, ...], str]]) -> list[str]:
         """The answers in order, empty where there is none."""
-        endpoint = Endpoint(self._settings, self._key, OwnAccount(), self._cache)
+        endpoint = Endpoint(self._settings, self._key, self._account, self._cache)
 
         async def one(images: tuple[np.ndarray, ...], text: str) -> str:
             content = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in images]
