@@ -62,6 +62,12 @@ class Browser:
                 assert "error" not in message, f"{method}: {message['error']}"
                 return message["result"]
 
+    def forget(self) -> Browser:
+        """Leaves the page and whoever was logged in."""
+        self.open("about:blank")
+        self.command("Network.clearBrowserCookies")
+        return self
+
     def open(self, address: str) -> None:
         """Goes to an address and waits until the page has loaded."""
         self.command("Page.navigate", url=address)

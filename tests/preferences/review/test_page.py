@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -10,6 +11,24 @@ from tests.preferences.review.conftest import serving
 from tests.preferences.review.test_server import _votes
 
 pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def browsers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Browser, Browser]]:
+    """A desktop and a phone: two people."""
+    folder = tmp_path_factory.mktemp("profiles")
+    with Browser(folder / "desktop") as desktop, Browser(folder / "phone", 390, 844, phone=True) as phone:
+        yield desktop, phone
+
+
+@pytest.fixture
+def desktop(browsers: tuple[Browser, Browser]) -> Browser:
+    return browsers[0].forget()
+
+
+@pytest.fixture
+def phone(browsers: tuple[Browser, Browser]) -> Browser:
+    return browsers[1].forget()
 
 
 def _log_in(browser: Browser, link: str) -> None:
@@ -27,39 +46,40 @@ def _pressed(browser: Browser) -> list[str]:
     return browser.value(f"{row}.map((li) => li.querySelector('[aria-pressed=true]')?.dataset.answer ?? '')")
 
 
-def test_two_people_review_at_once_by_keyboard_and_go_on_after_the_server_was_killed(run_dir, tmp_path):
+def test_two_people_review_at_once_by_keyboard_and_go_on_after_the_server_was_killed(run_dir, desktop, phone):
     settings = ("review.gold_fraction=0",)
-    with Browser(tmp_path / "one") as ann, Browser(tmp_path / "two", 390, 844, phone=True) as ben:
-        with serving(run_dir, *settings) as server:
-            port = server.address.rpartition(":")[2]
-            _log_in(ann, server.links["reviewer_1"])
-            _log_in(ben, server.links["reviewer_2"])
-            assert "#" not in ann.value("location.href"), "the token does not stay in the address"
-            for done in range(1, 4):
-                for browser in (ann, ben):
-                    browser.press("a", "Enter", "a", "Enter")
-                for browser in (ann, ben):
-                    _saved(browser, done)
-            votes = _votes(run_dir)
-            assert len(set(votes)) == len(votes) == 6
-            ann.press("y", "n")
-            os.kill(server.process.pid, signal.SIGKILL)
-            server.process.wait()
-            prompt, kept = ann.text("#prompt"), _pressed(ann)
-            assert kept[:2] == ["yes", "no"]
-            ann.press("a", "Enter", "a", "Enter")
-            wait_for(lambda: "cannot be reached" in ann.text("#said"), "the page to say that the server is away")
-            assert ann.text("#prompt") == prompt, "it has not moved on"
-        with serving(run_dir, *settings, f"review.port={port}"):
-            _saved(ann, 4)
-            ben.press("a", "Enter", "a", "Enter")
-            _saved(ben, 4)
-            votes = _votes(run_dir)
-            assert len(set(votes)) == len(votes) == 8
+    ann, ben = desktop, phone
+    with serving(run_dir, *settings) as server:
+        port = server.address.rpartition(":")[2]
+        _log_in(ann, server.links["reviewer_1"])
+        _log_in(ben, server.links["reviewer_2"])
+        assert "#" not in ann.value("location.href"), "the token does not stay in the address"
+        for done in range(1, 4):
+            for browser in (ann, ben):
+                browser.press("a", "Enter", "a", "Enter")
+            for browser in (ann, ben):
+                _saved(browser, done)
+        votes = _votes(run_dir)
+        assert len(set(votes)) == len(votes) == 6
+        ann.press("y", "n")
+        os.kill(server.process.pid, signal.SIGKILL)
+        server.process.wait()
+        prompt, kept = ann.text("#prompt"), _pressed(ann)
+        assert kept[:2] == ["yes", "no"]
+        ann.press("a", "Enter", "a", "Enter")
+        wait_for(lambda: "cannot be reached" in ann.text("#said"), "the page to say that the server is away")
+        assert ann.text("#prompt") == prompt, "it has not moved on"
+    with serving(run_dir, *settings, f"review.port={port}"):
+        _saved(ann, 4)
+        ben.press("a", "Enter", "a", "Enter")
+        _saved(ben, 4)
+        votes = _votes(run_dir)
+        assert len(set(votes)) == len(votes) == 8
 
 
-def test_every_key_does_what_the_help_says(run_dir, tmp_path):
-    with serving(run_dir, "review.gold_fraction=0") as server, Browser(tmp_path / "one") as page:
+def test_every_key_does_what_the_help_says(run_dir, desktop):
+    with serving(run_dir, "review.gold_fraction=0") as server:
+        page = desktop
         _log_in(page, server.links["reviewer_1"])
         claims = len(_pressed(page))
         assert claims >= 2
@@ -93,19 +113,18 @@ def test_every_key_does_what_the_help_says(run_dir, tmp_path):
         assert _pressed(page)[0] == "no", "the undone pair comes with its answers"
 
 
-def test_the_pages_fit_a_desktop_and_a_phone_and_name_their_controls(run_dir, tmp_path):
+def test_the_pages_fit_a_desktop_and_a_phone_and_name_their_controls(run_dir, desktop, phone):
     fits = "document.documentElement.scrollWidth <= innerWidth"
     buttons = "[...document.querySelectorAll('{}')].filter((b) => {}).length"
     with serving(run_dir) as server:
-        for width, height in ((390, 844), (1280, 860)):
-            with Browser(tmp_path / str(width), width, height, phone=width < 500) as page:
-                _log_in(page, server.links["adjudicator"])
-                assert "Nothing to do yet" in page.text("#notice-title")
-                page.open(f"{server.address}/overview")
-                assert page.value(fits) and "Nobody has voted" in page.text("main")
-                page.open("about:blank")
-                _log_in(page, server.links["reviewer_1"])
-                assert page.value(fits) and page.text("#prompt")
-                assert page.value(buttons.format("button", "!(b.textContent.trim() || b.ariaLabel)")) == 0
-                low = page.value(buttons.format(".choice button, .actions button", "b.offsetHeight < 40"))
-                assert low == 0, "fingers need room"
+        for page in (desktop, phone):
+            _log_in(page, server.links["adjudicator"])
+            assert "Nothing to do yet" in page.text("#notice-title")
+            page.open(f"{server.address}/overview")
+            assert page.value(fits) and "Nobody has voted" in page.text("main")
+            page.forget()
+            _log_in(page, server.links["reviewer_1"])
+            assert page.value(fits) and page.text("#prompt")
+            assert page.value(buttons.format("button", "!(b.textContent.trim() || b.ariaLabel)")) == 0
+            low = page.value(buttons.format(".choice button, .actions button", "b.offsetHeight < 40"))
+            assert low == 0, "fingers need room"

@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import threading
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from conf import SettingsError, load
 from pipelines.preferences.review.database import Database
 from pipelines.preferences.review.pairs import PairSet
 from pipelines.preferences.review.store import REVIEW, Entry, Store
-from tests.preferences.review.conftest import Client, answer, serving, write_pairs
+from tests.preferences.review.conftest import Client, Server, answer, serving, write_pairs
 
 
 def _work(client: Client, saved: list[str], pattern: tuple[str, ...] = ("yes",), until: int = 10**6) -> None:
@@ -36,10 +37,21 @@ def _work(client: Client, saved: list[str], pattern: tuple[str, ...] = ("yes",),
         pass
 
 
-def _votes(run_dir) -> list[tuple[str, str]]:
-    """(reviewer, pair) of all votes that stand, read from the file itself."""
+def _votes(run_dir, *reviewers: str) -> list[tuple[str, str]]:
+    """(reviewer, pair) of all votes, or these reviewers', that stand, read from the file itself."""
     with sqlite3.connect(run_dir / "review" / "review.sqlite") as database:
-        return database.execute("SELECT reviewer, pair_id FROM votes WHERE NOT withdrawn").fetchall()
+        votes = database.execute("SELECT reviewer, pair_id FROM votes WHERE NOT withdrawn").fetchall()
+    return [vote for vote in votes if not reviewers or vote[0] in reviewers]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for tests that have reviewers of their own."""
+    run_dir = tmp_path_factory.mktemp("shared")
+    write_pairs(run_dir / "preferences", 40)
+    people = ("review.reviewers=[ann,ben,cat,dan,eve]", "review.per_pair=5", "review.gold_fraction=0")
+    with serving(run_dir, *people) as server:
+        yield server
 
 
 def _winners_first(client: Client, run_dir: Path) -> dict[str, bool]:
@@ -100,70 +112,66 @@ def test_a_killed_server_has_lost_no_vote_that_it_acknowledged(run_dir):
     assert len(set(votes)) == len(votes) == 2 * 38 + 2 * 2, "38 pairs twice, and the two gold ones by both"
 
 
-def test_a_vote_sent_again_counts_once_and_an_undone_one_not_at_all(run_dir):
-    with serving(run_dir) as server:
-        client = server.client("reviewer_1")
-        sheet = client.post("next").json()["sheet"]
-        vote = {"vote_id": uuid.uuid4().hex, **answer(sheet)}
-        assert all(client.post("vote", **vote).ok for _ in range(2)) and len(_votes(run_dir)) == 1
-        other = client.post("vote", **{**vote, "vote_id": uuid.uuid4().hex})
-        assert other.status_code == 409 and len(_votes(run_dir)) == 1
-        back = client.post("undo").json()["sheet"]
-        assert (back["pair_id"], back["answers"]) == (sheet["pair_id"], [vote["first"], vote["second"]])
-        assert not _votes(run_dir) and client.post("undo").status_code == 409
-        assert client.post("next").json()["sheet"]["pair_id"] == sheet["pair_id"], "the undone pair is on the screen"
+def test_a_vote_sent_again_counts_once_and_an_undone_one_not_at_all(shared):
+    client = shared.client("cat")
+    sheet = client.post("next").json()["sheet"]
+    vote = {"vote_id": uuid.uuid4().hex, **answer(sheet)}
+    assert all(client.post("vote", **vote).ok for _ in range(2)) and len(_votes(shared.run_dir, "cat")) == 1
+    other = client.post("vote", **{**vote, "vote_id": uuid.uuid4().hex})
+    assert other.status_code == 409 and len(_votes(shared.run_dir, "cat")) == 1
+    back = client.post("undo").json()["sheet"]
+    assert (back["pair_id"], back["answers"]) == (sheet["pair_id"], [vote["first"], vote["second"]])
+    assert not _votes(shared.run_dir, "cat") and client.post("undo").status_code == 409
+    assert client.post("next").json()["sheet"]["pair_id"] == sheet["pair_id"], "the undone pair is on the screen"
 
 
-def test_only_who_is_invited_gets_in_and_only_by_our_own_page(run_dir):
-    with serving(run_dir) as server:
-        mode = stat.S_IMODE((run_dir / "review" / "invitations.txt").stat().st_mode)
-        assert mode == 0o600
-        stranger = requests.Session()
-        for method, path in (
-            ("get", "/api/me"),
-            ("post", "/api/next"),
-            ("get", "/picture/pair-00000001/x"),
-            ("get", "/overview"),
-        ):
-            assert stranger.request(method, server.address + path, timeout=30).status_code == 401, path
-        assert stranger.post(f"{server.address}/api/login", json={"token": "x"}, timeout=30).status_code == 401
-        client = server.client("reviewer_1")
-        cookie = next(iter(client.http.cookies))
-        assert cookie.has_nonstandard_attr("HttpOnly") and cookie.get_nonstandard_attr("SameSite") == "strict"
-        for token in ("", "wrong", server.client("reviewer_2").me["csrf"]):
-            client.http.headers["X-CSRF-Token"] = token
-            assert client.post("next").status_code == 403
-        page = requests.get(server.address, timeout=30)
-        assert "default-src 'none'" in page.headers["Content-Security-Policy"]
-        assert page.headers["X-Content-Type-Options"] == "nosniff"
+def test_only_who_is_invited_gets_in_and_only_by_our_own_page(shared):
+    mode = stat.S_IMODE((shared.run_dir / "review" / "invitations.txt").stat().st_mode)
+    assert mode == 0o600
+    stranger = requests.Session()
+    for method, path in (
+        ("get", "/api/me"),
+        ("post", "/api/next"),
+        ("get", "/picture/pair-00000001/x"),
+        ("get", "/overview"),
+    ):
+        assert stranger.request(method, shared.address + path, timeout=30).status_code == 401, path
+    assert stranger.post(f"{shared.address}/api/login", json={"token": "x"}, timeout=30).status_code == 401
+    client = shared.client("ann")
+    cookie = next(iter(client.http.cookies))
+    assert cookie.has_nonstandard_attr("HttpOnly") and cookie.get_nonstandard_attr("SameSite") == "strict"
+    for token in ("", "wrong", shared.client("ben").me["csrf"]):
+        client.http.headers["X-CSRF-Token"] = token
+        assert client.post("next").status_code == 403
+    page = requests.get(shared.address, timeout=30)
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert page.headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_pictures_are_reached_by_the_keys_of_a_reviewers_own_sheets_only(run_dir):
-    with serving(run_dir) as server:
-        ann, ben = server.client("reviewer_1"), server.client("reviewer_2")
-        sheet = ann.post("next").json()["sheet"]
-        assert all(ann.picture(path).startswith(b"\x89PNG") for path in sheet["pictures"])
-        assert "w" not in sheet and not {"changed", "winner", "kind", "gold"} & set(sheet), "the sheet is blind"
-        for path in (
-            sheet["pictures"][0],
-            "/picture/../../etc/passwd",
-            "/page/../app.py",
-            f"/picture/{sheet['pair_id']}/w",
-        ):
-            assert ben.http.get(server.address + path, timeout=30).status_code in (401, 404), path
-        bad = [{"pair_id": "pair-99999999"}, {"first": ["yes"]}, {"second": ["perhaps"] * len(sheet["claims"])}]
-        for wrong in bad:
-            refused = ann.post("vote", **{"vote_id": uuid.uuid4().hex, **answer(sheet), **wrong})
-            assert refused.status_code == 422, refused.text
-        assert not _votes(run_dir)
+def test_pictures_are_reached_by_the_keys_of_a_reviewers_own_sheets_only(shared):
+    ann, ben = shared.client("ann"), shared.client("ben")
+    sheet = ann.post("next").json()["sheet"]
+    assert all(ann.picture(path).startswith(b"\x89PNG") for path in sheet["pictures"])
+    assert "w" not in sheet and not {"changed", "winner", "kind", "gold"} & set(sheet), "the sheet is blind"
+    for path in (
+        sheet["pictures"][0],
+        "/picture/../../etc/passwd",
+        "/page/../app.py",
+        f"/picture/{sheet['pair_id']}/w",
+    ):
+        assert ben.http.get(shared.address + path, timeout=30).status_code in (401, 404), path
+    bad = [{"pair_id": "pair-99999999"}, {"first": ["yes"]}, {"second": ["perhaps"] * len(sheet["claims"])}]
+    for wrong in bad:
+        refused = ann.post("vote", **{"vote_id": uuid.uuid4().hex, **answer(sheet), **wrong})
+        assert refused.status_code == 422, refused.text
+    assert not _votes(shared.run_dir, "ann", "ben")
 
 
-def test_sides_are_shuffled_for_each_reviewer_and_stay_as_they_are(run_dir):
-    with serving(run_dir, "review.gold_fraction=0") as server:
-        sides = {name: _winners_first(server.client(name), run_dir) for name in ("reviewer_1", "reviewer_2")}
+def test_sides_are_shuffled_for_each_reviewer_and_stay_as_they_are(shared):
+    sides = {name: _winners_first(shared.client(name), shared.run_dir) for name in ("dan", "eve")}
     for shown in sides.values():
         assert 8 <= sum(shown.values()) <= 32, "the winner comes first about as often as not"
-    assert sides["reviewer_1"] != sides["reviewer_2"]
+    assert sides["dan"] != sides["eve"]
 
 
 def test_an_adjudicator_gets_the_disputed_pairs_and_has_the_last_word(run_dir):
