@@ -16,7 +16,7 @@ from pipelines.preferences.build import build_preferences, fingerprint
 from pipelines.reward.doctor import run_doctor
 from pipelines.reward.doctor import table as checks_table
 from pipelines.reward.evaluate import evaluate_reward
-from pipelines.reward.locations import score_folder
+from pipelines.reward.locations import preferences_folder, score_folder
 from pipelines.reward.report import table as accuracy_table
 from pipelines.reward.train import train_reward
 from pipelines.scenes import CHECKPOINTS
@@ -108,12 +108,12 @@ def _fit_inputs(settings: Settings) -> dict[str, object]:
         "reward": _without_placement(asdict(settings.reward)),
         "spatialscore": asdict(replace(settings.spatialscore, attention="sdpa", gradient_checkpointing=False)),
         "backbone": digest_of_files(CHECKPOINTS / "qwen2_5_vl") if settings.spatialscore.model == EMBEDDED else "",
-        "pairs": digest_of_names(Path(settings.run_dir, "preferences"), "*.parquet"),
+        "pairs": digest_of_names(Path(preferences_folder(settings)), "*.parquet"),
     }
 
 
 def _score_inputs(settings: Settings) -> dict[str, object]:
-    pairs = digest_of_names(Path(settings.run_dir, "preferences"), "*.parquet")
+    pairs = digest_of_names(Path(preferences_folder(settings)), "*.parquet")
     return {"model": digest_of_files(score_folder(settings)), "pairs": pairs}
 
 
