@@ -48,7 +48,7 @@ def exported(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Exp
         "policy.rollout_actors=1", "policy.learner_threads=1",
     ]), say=lambda line: None)  # fmt: skip
     last = policy("iteration")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     found: Exported = {}
     while last not in found and time.monotonic() < deadline:  # Ray sends what it measured every few seconds
         time.sleep(1)
@@ -60,7 +60,7 @@ def scrape() -> Exported:
     node = ray.nodes()[0]
     address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     found: Exported = defaultdict(lambda: defaultdict(set))
-    text = requests.get(address, timeout=10).text
+    text = requests.get(address, timeout=60).text
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             for label, value in {"": "", **sample.labels}.items():
