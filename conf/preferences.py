@@ -65,8 +65,8 @@ class PreferencesSettings:
     shard_rows: int = 250  # rows of a parquet file
     test_fraction: float = 0.1  # share of prompt groups kept for the `test` split
     perturb_one: float = 0.5  # share of perturbed pairs with exactly one changed relation; the others have 2 or 3
-    exploit_fraction: float = 0.25  # pairs whose loser has a missing, doubled or recoloured object
-    generated_fraction: float = 0.3  # pairs drawn by the base policy and labelled by the checker
+    exploit_fraction: float = 0.2  # pairs whose loser has a missing, doubled or recoloured object
+    generated_fraction: float = 0.4  # pairs drawn by the base policy and labelled by the checker
     writer: str = "scenes"  # scenes (the grammar) | chat (section `writer`)
     perturber: str = "scenes"  # scenes (the grammar) | chat (section `perturber`)
     reviewer: str = "scenes"  # scenes (the exact checker) | people (rows stay pending until they are reviewed)

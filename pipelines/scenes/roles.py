@@ -110,9 +110,13 @@ class SceneReviewer:
         return Review("accepted" if accepted and faithful else "rejected", (vote,), agreement=1.0, gold=True)
 
 
-def merit(verdict: Verdict) -> tuple[int, int]:
-    """What makes one picture of a prompt better than another: relations that hold, then objects that are there."""
-    return verdict.right, sum(verdict.present.values())
+def merit(verdict: Verdict) -> int:
+    """What makes one picture of a prompt better than another: relations that hold and objects that are there.
+
+    Both count the same. Were relations to come first, a picture that leaves an object out would beat a whole one with
+    one relation less, and a policy would learn to leave it out.
+    """
+    return verdict.right + sum(verdict.present.values())
 
 
 def sentence(relation: Relation) -> str:

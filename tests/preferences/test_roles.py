@@ -8,8 +8,8 @@ from pipelines.preferences.picture import Picture, hamming, perceptual_hash
 from pipelines.preferences.relations import group_of
 from pipelines.preferences.roles import Draft, Task
 from pipelines.scenes import grammar
-from pipelines.scenes.checker import check
-from pipelines.scenes.roles import ScenePainter, ScenePerturber, SceneReviewer, SceneWriter
+from pipelines.scenes.checker import Verdict, check
+from pipelines.scenes.roles import ScenePainter, ScenePerturber, SceneReviewer, SceneWriter, merit
 
 CHANGED_WORD = {"left of": "x", "right of": "x", "above": "y", "below": "y"}
 
@@ -115,3 +115,10 @@ def test_a_perceptual_hash_is_near_for_alike_pictures_and_far_for_others():
         assert hamming(pair.winner.phash, perceptual_hash(noisy)) <= 4
         assert hamming(pair.winner.phash, pair.loser.phash) > 4
     assert np.array_equal(Picture.of(pixels, "x", 0).pixels(), pixels), "PNG is lossless"
+
+
+def test_a_picture_does_not_gain_by_leaving_an_object_out() -> None:
+    whole = {"red circle": True, "blue square": True, "green circle": True}
+    lacking = whole | {"green circle": False}
+    assert merit(Verdict(whole, ("other", "other"))) == merit(Verdict(lacking, ("right", "missing")))
+    assert merit(Verdict(whole, ("right", "other"))) > merit(Verdict(lacking, ("right", "missing")))
