@@ -6,11 +6,8 @@ import socket
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 from urllib.parse import urlsplit
-
-if TYPE_CHECKING:
-    from ray.util.state.common import ActorState, NodeState
 
 SECONDS = 2.0  # that the dashboard has to take a connection
 MOST = 10_000  # actors and nodes asked for, the most that Ray gives
@@ -48,8 +45,11 @@ def cluster_state(address: str) -> ClusterState | None:
     return describe(nodes, actors)
 
 
-def describe(nodes: Sequence[NodeState], actors: Sequence[ActorState]) -> ClusterState:
-    """Counts nodes by state, living and dead actors, and those that have no place yet, by name."""
+def describe(nodes: Sequence[Any], actors: Sequence[Any]) -> ClusterState:
+    """Counts nodes by state, living and dead actors, and those that have no place yet, by name.
+
+    Any: Ray's NodeState and ActorState, whose fields it does not type.
+    """
     states = Counter(node.state.lower() for node in nodes)
     alive = Counter(_role(actor) for actor in actors if actor.state == "ALIVE")
     waiting = Counter(_role(actor) for actor in actors if actor.state not in ("ALIVE", "DEAD"))
@@ -63,7 +63,7 @@ def describe(nodes: Sequence[NodeState], actors: Sequence[ActorState]) -> Cluste
     return ClusterState(held, f"{_listed(alive)}; {dead} gone", _listed(waiting))
 
 
-def _role(actor: ActorState) -> str:
+def _role(actor: Any) -> str:
     """The name an actor goes by ("rollout 0"), or a replica's application, or its class."""
     if (actor.name or "").startswith("SERVE_REPLICA::"):
         return f"replicas of {(actor.name or '').removeprefix('SERVE_REPLICA::').partition('#')[0]}"
