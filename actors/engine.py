@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -90,3 +90,58 @@ class TorchEngine:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state)
+
+
+class ModelEngine(Protocol):
+    """A model with its optimizer on every rank, one backward pass a step. Called, it is the model.
+
+    Weights and state are given and taken whole, so they fit any number of ranks; every rank must take part in that.
+    """
+
+    def __call__(self, *inputs: Any) -> Any: ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of this rank's loss; the step takes their mean over ranks."""
+        ...
+
+    def step(self, lr: float) -> StepResult:
+        """Clips, steps with `lr`, and clears the gradients."""
+        ...
+
+    def weights(self) -> list[Tensor]:
+        """The trained parameters, on the CPU."""
+        ...
+
+    def load_weights(self, weights: Sequence[Tensor]) -> None:
+        """Restores what `weights` gave."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's state: tensors and numbers only."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` gave; the weights must have been restored before."""
+        ...
+
+
+class TorchModel(TorchEngine):
+    """The plain ModelEngine: every rank holds the whole model."""
+
+    def __init__(self, model: nn.Module, settings: OptimizerSettings) -> None:
+        super().__init__([parameter for parameter in model.parameters() if parameter.requires_grad], settings)
+        self.model = model
+
+    def __call__(self, *inputs: Any) -> Any:
+        return self.model(*inputs)
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def weights(self) -> list[Tensor]:
+        return [parameter.detach().cpu().clone() for parameter in self.parameters]
+
+    @torch.no_grad()
+    def load_weights(self, weights: Sequence[Tensor]) -> None:
+        for parameter, weight in zip(self.parameters, weights, strict=True):
+            parameter.copy_(weight)

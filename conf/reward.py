@@ -64,7 +64,8 @@ class RewardSettings:
     cpus_per_worker: float = 0.5  # Ray CPUs a worker reserves; Ray Data reads with those that are left
     use_gpu: bool = False
     engine: str = "torch"  # torch (DDP) | deepspeed (ZeRO)
-    zero_stage: int = 2  # of the engine `deepspeed`: 1 or 2, as the frozen backbone is not sharded
+    zero_stage: int = 2  # of the engine `deepspeed`: 1, 2, or 3, which shards the frozen backbone too
+    zero_keep_whole: int = 100_000  # ZeRO-3 does not shard parameters with fewer elements than this
     shuffle_rows: int = 8192  # rows that are read and shuffled together; whole files, so that the rest is streamed
     log_every: int = 10  # optimizer steps between reports
     peak_tflops: float = 0.0  # of a worker's device, for the MFU; 0: measured with a matrix product at the start
@@ -75,7 +76,8 @@ class RewardSettings:
     def __post_init__(self) -> None:
         one_of("reward.loss", self.loss, ("bt", "sampled", "marginal", "probit"))
         one_of("reward.engine", self.engine, ("torch", "deepspeed"))
-        one_of("reward.zero_stage", self.zero_stage, (1, 2))
+        one_of("reward.zero_stage", self.zero_stage, (1, 2, 3))
+        at_least("reward.zero_keep_whole", self.zero_keep_whole, 0)
         for name in ("sigma_draws", "batch_size", "epochs", "workers", "threads_per_worker", "shuffle_rows",
                      "log_every", "checkpoint_every"):  # fmt: skip
             at_least(f"reward.{name}", getattr(self, name), 1)

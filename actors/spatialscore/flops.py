@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -14,30 +15,45 @@ from actors.spatialscore.processing import ScoreBatch
 BACKWARD = 1.0  # of the forward pass: frozen weights need no gradient of their own, only their inputs do
 
 
-def forward_flops(model: SpatialScore, batch: ScoreBatch) -> tuple[float, float]:
-    """Floating-point operations of one forward pass: the vision tower's, and the language model's.
+@dataclass(frozen=True)
+class Arithmetic:
+    """The sizes that a SpatialScore's arithmetic follows from. Count them before its weights are sharded."""
 
-    Two for each weight and token (patch), and 4 L D for a token's attention over L tokens in each layer. Padding
-    counts, as it is computed; layers that a LoRA adds do not.
-    """
-    backbone = cast(Qwen2_5_VLModel, model.backbone.get_base_model())
-    text, vision = backbone.config.get_text_config(), cast(Any, backbone.config.vision_config)
-    rows, length = batch.input_ids.shape
-    patches = batch.pixel_values.shape[0]
-    merged = patches / vision.spatial_merge_size**2
-    attention = 4.0 * text.num_hidden_layers * text.hidden_size * length
-    language = rows * length * (2.0 * _weights(backbone.language_model.layers) + attention)
-    tower = 2.0 * (patches * _weights(backbone.visual.blocks) + merged * _weights(backbone.visual.merger))
-    return tower, language
+    language: int  # weights that every token is multiplied with
+    layers: int
+    width: int
+    tower: int  # weights that every patch is multiplied with
+    merger: int  # weights that every image token is multiplied with
+    patches_per_token: int
 
+    @classmethod
+    def of(cls, model: SpatialScore) -> Arithmetic:
+        """Counts frozen weights: what a LoRA adds is left out."""
+        backbone = cast(Qwen2_5_VLModel, model.backbone.get_base_model())
+        text, vision = backbone.config.get_text_config(), cast(Any, backbone.config.vision_config)
+        return cls(
+            _weights(backbone.language_model.layers), text.num_hidden_layers, text.hidden_size,
+            _weights(backbone.visual.blocks), _weights(backbone.visual.merger), vision.spatial_merge_size**2,
+        )  # fmt: skip
 
-def training_flops(model: SpatialScore, batch: ScoreBatch) -> float:
-    """Of one forward and backward pass through the language model; the vision tower, frozen, has no backward pass.
+    def forward(self, batch: ScoreBatch) -> tuple[float, float]:
+        """Floating-point operations of one forward pass: the vision tower's, and the language model's.
 
-    Recomputing activations does not count: MFU is about useful work.
-    """
-    tower, language = forward_flops(model, batch)
-    return tower + (1.0 + BACKWARD) * language
+        Two for each weight and token (patch), and 4 L D for a token's attention over L tokens in each layer. Padding
+        counts, as it is computed.
+        """
+        rows, length = batch.input_ids.shape
+        patches = batch.pixel_values.shape[0]
+        vision = 2.0 * patches * (self.tower + self.merger / self.patches_per_token)
+        return vision, rows * length * (2.0 * self.language + 4.0 * self.layers * self.width * length)
+
+    def training(self, batch: ScoreBatch) -> float:
+        """Of a forward and a backward pass through the language model; the frozen vision tower has no backward pass.
+
+        Recomputing activations does not count: MFU is about useful work.
+        """
+        vision, language = self.forward(batch)
+        return vision + (1.0 + BACKWARD) * language
 
 
 def measured_peak(device: torch.device, dtype: torch.dtype, size: int = 1024, seconds: float = 0.3) -> float:

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
-from actors.engine import Engine, OptimizerSettings, TorchEngine
-from actors.spatialscore import SpatialScore, pair_loss
-from actors.spatialscore.flops import training_flops
+from actors.engine import ModelEngine, OptimizerSettings, TorchModel
+from actors.spatialscore import SpatialScore, SpatialScoreConfig, build, pair_loss
+from actors.spatialscore.flops import Arithmetic
 from conf.reward import RewardSettings
 from pipelines.reward.data import Pair, compare, mirrored
 from pipelines.reward.order import Rank
@@ -46,33 +45,36 @@ class RewardFitter:
     """SpatialScore with its optimizer, on one of several ranks whose gradients the engine averages."""
 
     def __init__(self, model: SpatialScore, settings: RewardSettings, device: torch.device, rank: Rank = ALONE) -> None:
-        self.model = model.to(device).train()
+        self.model = model  # its weights may be sharded: `state_dict` has them whole
+        self.processor = model.processor
+        self.arithmetic = Arithmetic.of(model)
         self.settings = settings
         self.device = device
         self.rank = rank
-        self.engine = _engine(list(self.model.trainable().values()), settings)
+        self.names = list(model.trainable())
+        self.engine = _engine(model.to(device).train(), settings)
 
     def step(self, pairs: Sequence[Pair], number: int, steps: int, tally: Tally | None = None) -> FitStep:
         """Optimizer step `number` of `steps` on this rank's pairs, which `tally` counts."""
         if self.settings.mirror:
             pairs = [mirrored(pair) if self._flips(pair, number) else pair for pair in pairs]
         wanted = compare(pairs, self.settings.both_prompts)
-        batch = self.model.processor(wanted.images, wanted.prompts, wanted.image_index).to(self.device)
-        mu, sigma = self.model(batch)
+        batch = self.processor(wanted.images, wanted.prompts, wanted.image_index).to(self.device)
+        mu, sigma = self.engine(batch)
         w, l = list(wanted.winners), list(wanted.losers)  # noqa: E741
         noise = torch.Generator(self.device).manual_seed(_draw(self.settings.seed, number, self.rank.rank))
         losses = pair_loss(
             self.settings.loss, mu[w], sigma[w], mu[l], sigma[l], draws=self.settings.sigma_draws, generator=noise
         )
         # Per pair, not per comparison, and of the whole batch: the engine's mean over ranks is then the batch's loss.
-        (losses.sum() * self.rank.ranks / self.settings.batch_size).backward()
+        self.engine.backward(losses.sum() * self.rank.ranks / self.settings.batch_size)
         lr = learning_rate(self.settings, number, steps)
         result = self.engine.step(lr)
         margins = (mu[w] - mu[l]).detach()
         if tally is not None:
             tally.add([pairs[i] for i in wanted.pairs], margins, losses.detach(), sigma.detach())
             tally.pairs += len(pairs)
-            tally.flops += training_flops(self.model, batch)
+            tally.flops += self.arithmetic.training(batch)
         return FitStep(losses.mean().item(), (margins > 0).float().mean().item(), result.grad_norm, lr)
 
     def _flips(self, pair: Pair, number: int) -> bool:
@@ -80,14 +82,21 @@ class RewardFitter:
         return bool(_draw(self.settings.seed, number, pair.pair_id) & 1)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The trained parameters."""
-        return {name: value.detach().cpu().clone() for name, value in self.model.trainable().items()}
+        """The trained parameters, by name. Every rank must call it."""
+        return dict(zip(self.names, self.engine.weights(), strict=True))
 
-    @torch.no_grad()
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Restores the trained parameters. Raises KeyError where one is missing."""
-        for name, parameter in self.model.trainable().items():
-            parameter.copy_(state[name])
+        self.engine.load_weights([state[name] for name in self.names])
+
+
+def fitted(config: SpatialScoreConfig, trained: dict[str, torch.Tensor]) -> SpatialScore:
+    """A whole SpatialScore on the CPU with these trained parameters, wherever ZeRO keeps the shards of the other."""
+    model = build(config)
+    with torch.no_grad():
+        for name, parameter in model.trainable().items():
+            parameter.copy_(trained[name])
+    return model
 
 
 def _draw(*parts: object) -> int:
@@ -95,10 +104,10 @@ def _draw(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b("|".join(map(str, parts)).encode(), digest_size=8).digest()) >> 1
 
 
-def _engine(parameters: list[nn.Parameter], settings: RewardSettings) -> Engine:
+def _engine(model: SpatialScore, settings: RewardSettings) -> ModelEngine:
     optimizer = OptimizerSettings(BETAS, settings.weight_decay, settings.max_grad_norm)
     if settings.engine == "torch":
-        return TorchEngine(parameters, optimizer)
-    from actors.deepspeed_engine import DeepSpeedEngine  # kept out of the path that does not ask for it
+        return TorchModel(model, optimizer)
+    from actors.deepspeed_engine import DeepSpeedModel  # kept out of the path that does not ask for it
 
-    return DeepSpeedEngine(parameters, optimizer, settings.zero_stage)
+    return DeepSpeedModel(model, optimizer, settings.zero_stage, settings.zero_keep_whole)

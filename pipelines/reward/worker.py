@@ -20,7 +20,7 @@ from actors.spatialscore import SpatialScoreConfig, build
 from actors.spatialscore.flops import measured_peak
 from conf.reward import RewardSettings
 from pipelines.reward.data import read_rows
-from pipelines.reward.fit import RewardFitter
+from pipelines.reward.fit import RewardFitter, fitted
 from pipelines.reward.order import Order, Rank, rows_of_steps
 from pipelines.reward.tally import Tally, over_workers
 
@@ -47,18 +47,18 @@ def work(loop: dict[str, Any]) -> None:
     fitter = RewardFitter(build(job.config, gradient_checkpointing=job.gradient_checkpointing), settings, device, rank)
     done = _restore(fitter)
     log = FitLog(loop["lines"], job, device, done) if rank.rank == 0 else None
-    tally, encode = Tally(), fitter.model.processor.template.encode
+    tally, encode = Tally(), fitter.processor.template.encode
     for number, rows in enumerate(rows_of_steps(order, rank, done), start=done):
         pairs, unreadable = read_rows(rows, encode)
         tally.unreadable += unreadable
         if not pairs:
             raise ValueError(f"none of the {len(rows)} pairs of step {number} can be read: {unreadable[0]}")
-        fitted = fitter.step(pairs, number, order.steps, tally)
+        taken = fitter.step(pairs, number, order.steps, tally)
         epoch_ends = (number + 1) % order.steps_per_epoch == 0
         if (number + 1) % settings.log_every == 0 or epoch_ends:
             total, tally = over_workers(tally), Tally()
             if log:
-                log.add(number + 1, total, {"lr": fitted.lr, "grad_norm": fitted.grad_norm})
+                log.add(number + 1, total, {"lr": taken.lr, "grad_norm": taken.grad_norm})
         if (number + 1) % settings.checkpoint_every == 0 or epoch_ends:
             _report(fitter, number + 1, log, job if number + 1 == order.steps else None)
 
@@ -72,7 +72,8 @@ def _report(fitter: RewardFitter, done: int, log: FitLog | None, finished: Worke
     with tempfile.TemporaryDirectory() as folder:
         torch.save({"done": done, "trained": trained, "engine": engine}, Path(folder) / "fit.pt")
         if finished:
-            fitter.model.save_pretrained(Path(folder) / "model", include_backbone=finished.include_backbone)
+            model = fitted(finished.config, trained)
+            model.save_pretrained(Path(folder) / "model", include_backbone=finished.include_backbone)
         ray.train.report({"step": done, **log.latest}, checkpoint=Checkpoint.from_directory(folder))
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 from torch import nn
 
-from actors.engine import OptimizerSettings, TorchEngine
+from actors.engine import OptimizerSettings, TorchEngine, TorchModel
 
 SETTINGS = OptimizerSettings(betas=(0.9, 0.99), weight_decay=1e-2, max_grad_norm=0.5)
 STEPS = 4
@@ -64,15 +65,64 @@ def test_two_ranks_are_one(zero_stage: int, tmp_path: Path) -> None:
         for part in range(4):
             backward(weights, step, part, scale=1 / 4)
         norms.append(engine.step(lr=0.1).grad_norm)
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port = probe.getsockname()[1]
-    multiprocessing.spawn(run_rank, args=(port, zero_stage, str(tmp_path)), nprocs=2)
+    multiprocessing.spawn(run_rank, args=(_free_port(), zero_stage, str(tmp_path)), nprocs=2)
     for rank in (0, 1):
         theirs, their_norms = torch.load(tmp_path / f"{rank}.pt")
         for one, other in zip(weights, theirs, strict=True):
             torch.testing.assert_close(one.detach(), other, atol=1e-6, rtol=1e-5)
         assert their_norms == pytest.approx(norms, rel=1e-5)
+
+
+def model() -> nn.Sequential:
+    torch.manual_seed(0)
+    made = nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 10), nn.Tanh(), nn.Linear(10, 1))
+    made[2].requires_grad_(False)
+    return made
+
+
+def run_model(engine: Any, step: int, rows: slice, ranks: int) -> float:
+    """One step on some rows of eight; returns the norm of the whole gradient."""
+    data = torch.randn(8, 7, generator=torch.Generator().manual_seed(step))[rows]
+    engine.backward((engine(data[:, :6]) - data[:, 6:]).square().sum() * ranks / 8)
+    return engine.step(lr=0.05).grad_norm
+
+
+def run_model_rank(rank: int, port: int, zero_stage: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    from actors.deepspeed_engine import DeepSpeedModel
+
+    engine, norms, rows = DeepSpeedModel(model(), SETTINGS, zero_stage, keep_whole=0), [], slice(4 * rank, 4 * rank + 4)
+    for step in range(STEPS):
+        if step == 2 and zero_stage == 2:
+            weights, state = engine.weights(), engine.state_dict()
+            engine = DeepSpeedModel(model(), SETTINGS, zero_stage, keep_whole=0)
+            engine.load_weights(weights)
+            engine.load_state_dict(state)
+        norms.append(run_model(engine, step, rows, ranks=2))
+    torch.save((engine.weights(), engine.state_dict(), norms), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_a_model_under_zero_is_the_plain_one_and_zero_two_resumes(zero_stage: int, tmp_path: Path) -> None:
+    """A run on two ranks ends with the plain run's weights, and the same moments."""
+    plain = TorchModel(model(), SETTINGS)
+    norms = [run_model(plain, step, slice(0, 8), ranks=1) for step in range(STEPS)]
+    multiprocessing.spawn(run_model_rank, args=(_free_port(), zero_stage, str(tmp_path)), nprocs=2)
+    for rank in (0, 1):
+        weights, state, their_norms = torch.load(tmp_path / f"{rank}.pt")
+        torch.testing.assert_close(weights, plain.weights(), atol=1e-6, rtol=1e-5)
+        assert their_norms == pytest.approx(norms, rel=1e-5)
+        moments = [[own["exp_avg"], own["exp_avg_sq"]] for own in plain.optimizer.state.values()]
+        torch.testing.assert_close(state, {"step": STEPS, "moments": moments}, atol=1e-7, rtol=1e-4)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
 
 
 def test_torch_engine_skips_what_is_not_finite() -> None:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from conf.load import load
 from conf.reward import RewardSettings, SpatialScoreSettings
 from conf.settings import Settings
 from pipelines.preferences.roles import Painted, Task
@@ -26,6 +27,10 @@ from pipelines.scenes.roles import ScenePainter, ScenePerturber, SceneReviewer, 
 from tests.tiny_reward import save_tiny_vlm, tiny_spatialscore
 
 ROWS, TEST_ROWS = 64, 16
+TINY = (
+    "reward.batch_size=8", "reward.epochs=1", "reward.lr=1e-3", "reward.loss=bt", "reward.workers=2",
+    "reward.threads_per_worker=1", "reward.cpus_per_worker=0.5", "reward.use_gpu=false", "reward.log_every=1",
+)  # fmt: skip
 
 
 def _painted(count: int) -> list[Painted]:
@@ -93,12 +98,25 @@ def test_stage_two_trains_survives_a_killed_worker_measures_and_examines(ray_clu
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_deepspeed_fits_on_two_workers(ray_cluster: None, settings: Settings) -> None:
-    wanted = replace(settings, reward=replace(settings.reward, engine="deepspeed", epochs=1))
-    result = train_reward(wanted, print)
-    assert np.isfinite(result.loss)
-    checks = {check.name: check for check in run_doctor(wanted)}
-    assert checks["LoRA"].passed and checks["save and load"].passed
+def test_zero_two_zero_three_and_one_plain_process_agree_on_the_loss_curve(
+    ray_cluster: None, settings: Settings
+) -> None:
+    """The command `reward train flux_dev` with tiny sizes, two gloo workers; ZeRO-3 shards every parameter."""
+    tiny = load("flux_dev", TINY).reward
+    curves = {}
+    for name, changes in {
+        "plain": {"engine": "torch", "workers": 1},
+        "zero-2": {"zero_stage": 2},
+        "zero-3": {"zero_stage": 3, "zero_keep_whole": 0},
+    }.items():
+        run = replace(_beside(settings, name), reward=replace(tiny, **changes))
+        train_reward(run, print)
+        curves[name] = [(row["loss"], row["grad_norm"]) for row in _metrics(run)]
+        checks = {check.name: check for check in run_doctor(run)}
+        assert checks["LoRA"].passed and checks["save and load"].passed
+    assert len(curves["plain"]) == 6 and curves["plain"][-1][0] < curves["plain"][0][0]
+    np.testing.assert_allclose(curves["zero-2"], curves["plain"], rtol=2e-3)
+    np.testing.assert_allclose(curves["zero-3"], curves["plain"], rtol=2e-3)
 
 
 def test_a_few_steps_on_the_same_pairs_learn_them(tmp_path: Path) -> None:
