@@ -17,8 +17,8 @@ import torch.distributed as dist
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
-    safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
+    safe_set_local_optimizer_state,
 )
 from torch import nn
 
@@ -49,24 +49,12 @@ class DeepSpeedEngine:
             raise RuntimeError("DeepSpeedEngine needs torch.distributed.init_process_group first")
         if zero_stage not in (1, 2):
             raise ValueError(f"zero_stage must be 1 or 2, got {zero_stage}: the frozen base is not sharded")
-        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists; Ray shows an actor only its own GPU
         self.ranks = dist.get_world_size()
         self.parameters = list(parameters)
         self.adapter = _Adapter(self.parameters)
-        self.engine, zero, _, _ = deepspeed.initialize(
-            model=self.adapter,
-            optimizer=adamw(list(self.adapter.parameters()), settings),
-            dist_init_required=False,
-            config={
-                "train_micro_batch_size_per_gpu": 1,
-                "gradient_accumulation_steps": 1,
-                "gradient_clipping": settings.max_grad_norm,
-                "zero_optimization": {"stage": zero_stage, "overlap_comm": False},
-                "zero_allow_untested_optimizer": True,
-                "steps_per_print": 2**31,
-            },
-        )
-        self.zero: Any = zero  # its own `.optimizer` is the AdamW over this rank's shard
+        optimizer = adamw(list(self.adapter.parameters()), settings)
+        # the ZeRO optimizer's own `.optimizer` is the AdamW over this rank's shard
+        self.engine, self.zero = _initialize(self.adapter, optimizer, settings, {"stage": zero_stage})
 
     def step(self, lr: float) -> StepResult:
         """See Engine. If any rank's gradient is not finite, or none has one, no rank steps."""
@@ -102,30 +90,15 @@ class DeepSpeedEngine:
 
 
 class DeepSpeedModel:
-    """A ModelEngine under ZeRO 1, 2 or 3: its weights and state fit any number of ranks."""
+    """A ModelEngine under ZeRO 1, 2 or 3: its weights and state fit any number of ranks, and any stage."""
 
     def __init__(self, model: nn.Module, settings: OptimizerSettings, zero_stage: int, keep_whole: int) -> None:
         """`keep_whole`: ZeRO-3 does not shard parameters of fewer elements. Raises RuntimeError without a group."""
         if not dist.is_initialized():
             raise RuntimeError("DeepSpeedModel needs torch.distributed.init_process_group first")
-        os.environ.setdefault("LOCAL_RANK", "0")
-        self.ranks = dist.get_world_size()
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        zero = {"stage": zero_stage, "overlap_comm": False, "stage3_param_persistence_threshold": keep_whole}
-        self.engine, optimizer, _, _ = deepspeed.initialize(
-            model=model,
-            optimizer=adamw(self.parameters, settings),
-            dist_init_required=False,
-            config={
-                "train_micro_batch_size_per_gpu": 1,
-                "gradient_accumulation_steps": 1,
-                "gradient_clipping": settings.max_grad_norm,
-                "zero_optimization": zero,
-                "zero_allow_untested_optimizer": True,
-                "steps_per_print": 2**31,
-            },
-        )
-        self.zero: Any = optimizer
+        zero = {"stage": zero_stage, "stage3_param_persistence_threshold": keep_whole}
+        self.engine, self.zero = _initialize(model, adamw(self.parameters, settings), settings, zero)
 
     def __call__(self, *inputs: Any) -> Any:
         return self.engine(*inputs)
@@ -135,51 +108,74 @@ class DeepSpeedModel:
         self.engine.backward(loss)
 
     def step(self, lr: float) -> StepResult:
-        """See ModelEngine. Raises FloatingPointError where the gradient is not finite: the weights are then lost."""
+        """See ModelEngine. If any rank's gradient is not finite, no rank steps."""
         for group in self.zero.param_groups:
             group["lr"] = lr
         self.engine.step()
         norm = float(self.engine.get_global_grad_norm() or 0.0)
-        if not math.isfinite(norm):
-            raise FloatingPointError(f"the gradient's norm is {norm}: lower the learning rate, or look at the data")
-        return StepResult(norm, applied=True)
+        return StepResult(norm, applied=math.isfinite(norm))
 
     def weights(self) -> list[torch.Tensor]:
         """The trained parameters, whole, on the CPU."""
         return [_whole(safe_get_full_fp32_param(parameter)) for parameter in self.parameters]
 
-    def load_weights(self, weights: Sequence[torch.Tensor]) -> None:
-        """Restores what `weights` gave. Raises NotImplementedError under ZeRO-3, which cannot resume yet."""
-        if self.engine.zero_optimization_stage() == 3:
-            raise NotImplementedError("a run under ZeRO-3 cannot go on from a checkpoint yet: use zero_stage 2")
-        for parameter, weight in zip(self.parameters, weights, strict=True):
-            safe_set_full_fp32_param(parameter, weight.to(parameter.device))
-            parameter.data.copy_(weight)
-
     def state_dict(self) -> dict[str, Any]:
         """AdamW's moments, whole, and its number of steps."""
-        (step, *_) = [int(state["step"]) for state in self.zero.optimizer.state.values()]
+        step = int(next(iter(self.zero.optimizer.state.values()))["step"])
         moments = [
             [_whole(safe_get_full_optimizer_state(parameter, key)) for key in _MOMENTS] for parameter in self.parameters
         ]
         return {"step": step, "moments": moments}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` gave."""
-        for part in self.zero.single_partition_of_fp32_groups:  # DeepSpeed makes them at the first step only
-            if not self.zero.optimizer.state[part]:
-                self.zero.optimizer.state[part] = {key: torch.zeros_like(part) for key in _MOMENTS}
-        self.zero._lazy_init_hp_params_optimizer_state()  # else it does not find them by parameter
+        """See ModelEngine."""
+        sharded = self.engine.zero_optimization_stage() == 3
+        flat = self.zero.fp32_partitioned_groups_flat if sharded else self.zero.single_partition_of_fp32_groups
+        for part in flat:  # DeepSpeed itself makes their state at the first step
+            moments = {key: torch.zeros_like(part) for key in _MOMENTS}
+            self.zero.optimizer.state[part] = {"step": torch.tensor(float(state["step"])), **moments}
+        if not sharded:
+            self.zero._lazy_init_hp_params_optimizer_state()  # else it does not find them by parameter
         for parameter, moments in zip(self.parameters, state["moments"], strict=True):
             for key, moment in zip(_MOMENTS, moments, strict=True):
-                safe_set_full_optimizer_state(parameter, moment.to(parameter.device), key)
-        for own in self.zero.optimizer.state.values():
-            own["step"] = torch.tensor(float(state["step"]))
+                if sharded:
+                    safe_set_local_optimizer_state(parameter, _shard(moment, parameter), key)
+                else:
+                    safe_set_full_optimizer_state(parameter, moment.to(parameter.device), key)
 
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
+def _initialize(
+    model: nn.Module, optimizer: torch.optim.Optimizer, settings: OptimizerSettings, zero: dict[str, Any]
+) -> tuple[Any, Any]:
+    """DeepSpeed's engine and ZeRO optimizer, one backward pass a step, in the dtypes that the parameters have."""
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists; Ray shows an actor only its own GPU
+    engine, made, _, _ = deepspeed.initialize(
+        model=model,
+        optimizer=optimizer,
+        dist_init_required=False,
+        config={
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,
+            "gradient_clipping": settings.max_grad_norm,
+            "zero_optimization": {"overlap_comm": False, **zero},
+            "zero_allow_untested_optimizer": True,
+            "steps_per_print": 2**31,
+        },
+    )
+    return engine, made
+
+
 def _whole(value: torch.Tensor | None) -> torch.Tensor:
     assert value is not None, "DeepSpeed holds no such state for a trained parameter"
     return value.detach().cpu().clone()
+
+
+def _shard(whole: torch.Tensor, parameter: Any) -> torch.Tensor:
+    """This rank's part of a tensor that ZeRO-3 cuts into equal parts, the last one padded."""
+    size = parameter.ds_tensor.numel()
+    padded = whole.new_zeros(size * dist.get_world_size())
+    padded[: whole.numel()] = whole.flatten()
+    return padded[size * dist.get_rank() :][:size].to(parameter.ds_tensor.device)

@@ -95,7 +95,8 @@ class TorchEngine:
 class ModelEngine(Protocol):
     """A model with its optimizer on every rank, one backward pass a step. Called, it is the model.
 
-    Weights and state are given and taken whole, so they fit any number of ranks; every rank must take part in that.
+    A run goes on from a checkpoint with an engine that is made of the restored model, and then takes `state_dict`.
+    Weights and state are given whole, so they fit any number of ranks; every rank must take part in that.
     """
 
     def __call__(self, *inputs: Any) -> Any: ...
@@ -105,23 +106,19 @@ class ModelEngine(Protocol):
         ...
 
     def step(self, lr: float) -> StepResult:
-        """Clips, steps with `lr`, and clears the gradients."""
+        """Clips, steps with `lr`, and clears the gradients. A gradient that is not finite changes nothing."""
         ...
 
     def weights(self) -> list[Tensor]:
         """The trained parameters, on the CPU."""
         ...
 
-    def load_weights(self, weights: Sequence[Tensor]) -> None:
-        """Restores what `weights` gave."""
-        ...
-
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's state: tensors and numbers only."""
+        """The optimizer's state after at least one step: tensors and numbers only."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` gave; the weights must have been restored before."""
+        """Restores what `state_dict` gave, in an engine that has not stepped."""
         ...
 
 
@@ -140,8 +137,3 @@ class TorchModel(TorchEngine):
 
     def weights(self) -> list[Tensor]:
         return [parameter.detach().cpu().clone() for parameter in self.parameters]
-
-    @torch.no_grad()
-    def load_weights(self, weights: Sequence[Tensor]) -> None:
-        for parameter, weight in zip(self.parameters, weights, strict=True):
-            parameter.copy_(weight)

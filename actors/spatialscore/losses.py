@@ -17,15 +17,13 @@ def bt(mu_w: Tensor, mu_l: Tensor) -> Tensor:
     return -F.logsigmoid(mu_w.float() - mu_l.float())
 
 
-def sampled(
-    mu_w: Tensor, sigma_w: Tensor, mu_l: Tensor, sigma_l: Tensor, *, draws: int, generator: torch.Generator | None
-) -> Tensor:
-    """The paper's loss: E[-log sigmoid(s_w - s_l)] with s ~ N(mu, sigma^2), by `draws` reparametrised draws  # [B].
+def sampled(mu_w: Tensor, sigma_w: Tensor, mu_l: Tensor, sigma_l: Tensor, *, noise: Tensor) -> Tensor:
+    """The paper's loss: E[-log sigmoid(s_w - s_l)] with s ~ N(mu, sigma^2), by N reparametrised draws  # [B].
 
-    -log sigmoid is convex, so this always rises with sigma: under it sigma shrinks, and is no measure of doubt.
+    noise: standard normal [N, B]. -log sigmoid is convex, so this always rises with sigma: under it sigma shrinks, and
+    is no measure of doubt.
     """
     mean, spread = _difference(mu_w, sigma_w, mu_l, sigma_l)
-    noise = torch.randn((draws, *mean.shape), generator=generator, device=mean.device)  # [N, B]
     return -F.logsigmoid(mean + spread * noise).mean(dim=0)
 
 
@@ -51,18 +49,19 @@ def pair_loss(
     mu_l: Tensor,
     sigma_l: Tensor,
     *,
-    draws: int = 100,
-    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
 ) -> Tensor:
     """The loss called `name` (bt | sampled | marginal | probit), one value a pair  # [B].
 
-    Raises ValueError for another name.
+    noise: standard normal [N, B], of `sampled` alone. Raises ValueError for another name, or where it is missing.
     """
     match name:
         case "bt":
             return bt(mu_w, mu_l)
         case "sampled":
-            return sampled(mu_w, sigma_w, mu_l, sigma_l, draws=draws, generator=generator)
+            if noise is None:
+                raise ValueError("the loss sampled needs noise [N, B], got none")
+            return sampled(mu_w, sigma_w, mu_l, sigma_l, noise=noise)
         case "marginal":
             return marginal(mu_w, sigma_w, mu_l, sigma_l)
         case "probit":

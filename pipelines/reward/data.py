@@ -18,7 +18,8 @@ from actors.storage import file_system
 from pipelines.preferences.picture import decode
 
 COLUMNS = (
-    "pair_id", "prompt", "perturbed_prompt", "image_w", "image_l", "kind", "n_perturb", "relations", "perturbations",
+    "pair_id", "group_id", "prompt", "perturbed_prompt", "image_w", "image_l", "kind", "n_perturb", "relations",
+    "perturbations",
 )  # fmt: skip
 _BAD_ROW = (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError)  # what PIL and we raise for one
 _SIDES = {"left": "right", "leftmost": "rightmost", "leftward": "rightward", "leftwards": "rightwards"}
@@ -38,6 +39,7 @@ class Pair:
     kind: str  # perturbed | exploit | generated
     n_perturb: int
     changed: tuple[str, ...] = ()  # words of the relations that were changed, e.g. ("left of",)
+    group_id: str = ""  # pairs of one group have the same or nearly the same prompt
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def mirrored(pair: Pair) -> Pair:
     perturbed = None if pair.perturbed_prompt is None else mirror_text(pair.perturbed_prompt)
     return Pair(
         pair.pair_id, mirror_text(pair.prompt), perturbed, pair.image_w[:, ::-1], pair.image_l[:, ::-1],
-        pair.kind, pair.n_perturb, tuple(mirror_text(word) for word in pair.changed),
+        pair.kind, pair.n_perturb, tuple(mirror_text(word) for word in pair.changed), pair.group_id,
     )  # fmt: skip
 
 
@@ -140,7 +142,7 @@ def _pair(row: Mapping[str, object]) -> Pair:
     return Pair(
         str(row["pair_id"]), str(row["prompt"]), str(perturbed) if perturbed else None,
         decode(image_w["bytes"]), decode(image_l["bytes"]), str(row["kind"]), int(str(row["n_perturb"])),
-        _changed(row),
+        _changed(row), str(row["group_id"]),
     )  # fmt: skip
 
 

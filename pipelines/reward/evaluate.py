@@ -63,7 +63,7 @@ def margins(
 def measure(scorer: SpatialScorer, pairs: Sequence[Pair]) -> tuple[ModelReport, np.ndarray, tuple[Calibration, ...]]:
     """SpatialScore on pairs: its report, which pairs are right  # [N] bool, and its calibration.
 
-    The two halves of the calibration are drawn by the pairs' ids. Raises ValueError where `pairs` is empty.
+    Raises ValueError where `pairs` is empty.
     """
     if not pairs:
         raise ValueError("no held-out pairs to measure on: raise preferences.test_fraction or preferences.pairs")
@@ -73,7 +73,7 @@ def measure(scorer: SpatialScorer, pairs: Sequence[Pair]) -> tuple[ModelReport, 
         scorer, [p.image_l for p in turned], [p.image_w for p in turned], [p.perturbed_prompt or "" for p in turned]
     )
     judged = Judgements(w.mu - l.mu, np.zeros(len(pairs), bool))
-    half = np.array([hashlib.sha256(pair.pair_id.encode()).digest()[0] < 128 for pair in pairs])
+    half = fit_half(pairs)
     calibrations: tuple[Calibration, ...] = ()
     if half.any() and not half.all():
         calibrations = (
@@ -81,6 +81,12 @@ def measure(scorer: SpatialScorer, pairs: Sequence[Pair]) -> tuple[ModelReport, 
             calibrate("mu and sigma", gaussian_logits(w.mu, w.sigma, l.mu, l.sigma), half),
         )
     return summarise(NAME, judged, pairs, turned_margin), judged.right, calibrations
+
+
+def fit_half(pairs: Sequence[Pair]) -> np.ndarray:
+    """Which pairs a temperature is fitted on  # [N] bool. Drawn by prompt group, so that none has pairs in both."""
+    digests = [hashlib.sha256(f"calibration|{pair.group_id}".encode()).digest() for pair in pairs]
+    return np.array([digest[0] < 128 for digest in digests])
 
 
 def open_scorer(model: str, pool: RewardPoolSettings) -> SpatialScorer:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 
 from actors.engine import ModelEngine, OptimizerSettings, TorchModel
-from actors.spatialscore import SpatialScore, SpatialScoreConfig, build, pair_loss
+from actors.spatialscore import SpatialScore, pair_loss
 from actors.spatialscore.flops import Arithmetic
 from conf.reward import RewardSettings
-from pipelines.reward.data import Pair, compare, mirrored
+from pipelines.reward.data import Comparisons, Pair, compare, mirrored
 from pipelines.reward.order import Rank
 from pipelines.reward.tally import Tally
 
@@ -62,10 +62,8 @@ class RewardFitter:
         batch = self.processor(wanted.images, wanted.prompts, wanted.image_index).to(self.device)
         mu, sigma = self.engine(batch)
         w, l = list(wanted.winners), list(wanted.losers)  # noqa: E741
-        noise = torch.Generator(self.device).manual_seed(_draw(self.settings.seed, number, self.rank.rank))
-        losses = pair_loss(
-            self.settings.loss, mu[w], sigma[w], mu[l], sigma[l], draws=self.settings.sigma_draws, generator=noise
-        )
+        noise = self._noise(pairs, wanted, number) if self.settings.loss == "sampled" else None
+        losses = pair_loss(self.settings.loss, mu[w], sigma[w], mu[l], sigma[l], noise=noise)
         # Per pair, not per comparison, and of the whole batch: the engine's mean over ranks is then the batch's loss.
         self.engine.backward(losses.sum() * self.rank.ranks / self.settings.batch_size)
         lr = learning_rate(self.settings, number, steps)
@@ -81,21 +79,24 @@ class RewardFitter:
         """By pair and step alone, so that the number of ranks does not matter."""
         return bool(_draw(self.settings.seed, number, pair.pair_id) & 1)
 
+    def _noise(self, pairs: Sequence[Pair], wanted: Comparisons, number: int) -> torch.Tensor:
+        """Standard normal draws for every comparison, by pair and step alone  # [N, C]."""
+        columns = []
+        for place, pair in enumerate(pairs):
+            own = torch.Generator().manual_seed(_draw(self.settings.seed, number, pair.pair_id, "noise"))
+            columns.append(torch.randn((self.settings.sigma_draws, wanted.pairs.count(place)), generator=own))
+        return torch.cat(columns, dim=1).to(self.device)
+
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The trained parameters, by name. Every rank must call it."""
         return dict(zip(self.names, self.engine.weights(), strict=True))
 
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Restores the trained parameters. Raises KeyError where one is missing."""
-        self.engine.load_weights([state[name] for name in self.names])
 
-
-def fitted(config: SpatialScoreConfig, trained: dict[str, torch.Tensor]) -> SpatialScore:
-    """A whole SpatialScore on the CPU with these trained parameters, wherever ZeRO keeps the shards of the other."""
-    model = build(config)
-    with torch.no_grad():
-        for name, parameter in model.trainable().items():
-            parameter.copy_(trained[name])
+@torch.no_grad()
+def restore(model: SpatialScore, trained: dict[str, torch.Tensor]) -> SpatialScore:
+    """The model, with what `RewardFitter.state_dict` gave. Raises KeyError where a parameter is missing."""
+    for name, parameter in model.trainable().items():
+        parameter.copy_(trained[name])
     return model
 
 

@@ -20,7 +20,7 @@ from actors.spatialscore import SpatialScoreConfig, build
 from actors.spatialscore.flops import measured_peak
 from conf.reward import RewardSettings
 from pipelines.reward.data import read_rows
-from pipelines.reward.fit import RewardFitter, fitted
+from pipelines.reward.fit import RewardFitter, restore
 from pipelines.reward.order import Order, Rank, rows_of_steps
 from pipelines.reward.tally import Tally, over_workers
 
@@ -44,8 +44,11 @@ def work(loop: dict[str, Any]) -> None:
     rank = Rank(context.get_world_rank(), context.get_world_size())
     device = set_up_process(settings.threads_per_worker, 1.0 if settings.use_gpu else 0.0)
     torch.manual_seed(settings.seed)  # the same head and LoRA on every rank
-    fitter = RewardFitter(build(job.config, gradient_checkpointing=job.gradient_checkpointing), settings, device, rank)
-    done = _restore(fitter)
+    model, saved = build(job.config, gradient_checkpointing=job.gradient_checkpointing), _newest_checkpoint()
+    fitter = RewardFitter(restore(model, saved["trained"]) if saved else model, settings, device, rank)
+    if saved:
+        fitter.engine.load_state_dict(saved["engine"])
+    done = int(saved["done"]) if saved else 0
     log = FitLog(loop["lines"], job, device, done) if rank.rank == 0 else None
     tally, encode = Tally(), fitter.processor.template.encode
     for number, rows in enumerate(rows_of_steps(order, rank, done), start=done):
@@ -72,21 +75,18 @@ def _report(fitter: RewardFitter, done: int, log: FitLog | None, finished: Worke
     with tempfile.TemporaryDirectory() as folder:
         torch.save({"done": done, "trained": trained, "engine": engine}, Path(folder) / "fit.pt")
         if finished:
-            model = fitted(finished.config, trained)
+            model = restore(build(finished.config), trained)  # the fitter's own may be sharded
             model.save_pretrained(Path(folder) / "model", include_backbone=finished.include_backbone)
         ray.train.report({"step": done, **log.latest}, checkpoint=Checkpoint.from_directory(folder))
 
 
-def _restore(fitter: RewardFitter) -> int:
-    """Goes back to the newest checkpoint, where there is one. Returns the number of steps done."""
+def _newest_checkpoint() -> dict[str, Any] | None:
+    """What `_report` saved last, where it has saved."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
-        return 0
+        return None
     with checkpoint.as_directory() as folder:
-        saved = torch.load(Path(folder) / "fit.pt", weights_only=True)
-    fitter.load_state_dict(saved["trained"])
-    fitter.engine.load_state_dict(saved["engine"])
-    return int(saved["done"])
+        return torch.load(Path(folder) / "fit.pt", weights_only=True)
 
 
 class FitLog:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 
 from actors.records import Scores
+from pipelines.preferences.splits import split_of
 from pipelines.reward.calibration import calibrate, expected_error, fit_temperature, gaussian_logits, reliability
 from pipelines.reward.data import Pair
-from pipelines.reward.evaluate import measure
+from pipelines.reward.evaluate import fit_half, measure
 from pipelines.reward.judgements import Judgements
 from pipelines.reward.measures import Evaluation, summarise
 from pipelines.reward.report import render_report, table
@@ -28,7 +31,7 @@ class Brightness:
 def _pair(w: int, l: int, kind: str, changes: int, perturbed: str | None = None) -> Pair:  # noqa: E741
     image = np.ones((2, 2, 3), np.uint8)
     words = ("left of", "above")[:changes]
-    return Pair(f"{w}{l}{kind}", "bright", perturbed, image * w, image * l, kind, changes, words)
+    return Pair(f"{w}{l}{kind}", "bright", perturbed, image * w, image * l, kind, changes, words, f"{w}{kind}")
 
 
 PAIRS = [
@@ -80,6 +83,14 @@ def test_mcnemar_looks_at_pairs_that_one_model_alone_gets_right() -> None:
     assert mcnemar("a", first, "b", first).p == 1.0
     with pytest.raises(ValueError, match="same pairs"):
         mcnemar("a", first, "b", other[:5])
+
+
+def test_no_prompt_group_is_in_both_halves_of_the_calibration() -> None:
+    groups = [str(number) for number in range(400) if split_of(str(number), 0.1) == "test"]
+    pairs = [replace(PAIRS[0], pair_id=f"{group}-{copy}", group_id=group) for group in groups for copy in range(3)]
+    half = fit_half(pairs).reshape(-1, 3)
+    assert (half == half[:, :1]).all()
+    assert 0.2 < half.mean() < 0.8
 
 
 def test_a_temperature_undoes_overconfidence() -> None:

@@ -30,7 +30,7 @@ from pipelines.reward.rivals import hpsv3, unified_reward
 from pipelines.reward.rivals.catalogue import ScorerPlace
 from pipelines.reward.rivals.clip import HPSV2_FILE, ClipScorer, from_open_clip, open_hpsv2, open_pickscore
 from pipelines.reward.rivals.hpsv3 import Hpsv3, Hpsv3Scorer
-from pipelines.reward.rivals.run import judge_by_rival
+from pipelines.reward.rivals.run import content_digest, judge_by_rival
 from pipelines.reward.rivals.vlm import choice_in
 from pipelines.scenes.roles import ScenePainter, ScenePerturber, SceneReviewer, SceneWriter
 from pipelines.scenes.vlm import build_tokenizer
@@ -216,6 +216,12 @@ def test_a_judge_is_asked_in_both_orders_and_never_twice(
     assert len(judge_by_rival("GPT-5", graded, lines.append).margin) == 6
     assert len(behaviour.bodies) == 24
     assert "sk-secret" not in "".join(lines)
+
+
+def test_answers_are_kept_by_what_was_judged_pixels_too(images: np.ndarray) -> None:
+    one, other = _pair(images), _pair(images[::-1])
+    assert content_digest([one]) == content_digest([_pair(images.copy())])
+    assert len({content_digest(pairs) for pairs in ([one], [other], [one, other], [_pair(images, LONG)])}) == 4
 
 
 def test_a_rival_that_is_not_known_is_refused() -> None:

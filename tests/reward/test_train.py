@@ -21,15 +21,17 @@ from pipelines.preferences.schema import to_table
 from pipelines.reward.data import Pair
 from pipelines.reward.doctor import run_doctor
 from pipelines.reward.evaluate import evaluate_reward
-from pipelines.reward.fit import RewardFitter, learning_rate
+from pipelines.reward.fit import RewardFitter, learning_rate, restore
+from pipelines.reward.order import Rank
 from pipelines.reward.train import train_reward
 from pipelines.scenes.roles import ScenePainter, ScenePerturber, SceneReviewer, SceneWriter
 from tests.tiny_reward import save_tiny_vlm, tiny_spatialscore
 
 ROWS, TEST_ROWS = 64, 16
 TINY = (
-    "reward.batch_size=8", "reward.epochs=1", "reward.lr=1e-3", "reward.loss=bt", "reward.workers=2",
+    "reward.batch_size=8", "reward.epochs=1", "reward.lr=3e-3", "reward.loss=bt", "reward.workers=2",
     "reward.threads_per_worker=1", "reward.cpus_per_worker=0.5", "reward.use_gpu=false", "reward.log_every=1",
+    "reward.checkpoint_every=2",
 )  # fmt: skip
 
 
@@ -80,15 +82,9 @@ def test_stage_two_trains_survives_a_killed_worker_measures_and_examines(ray_clu
     again = train_reward(settings, lines.append)  # finished already: nothing is trained anew
     assert again.loss == result.loss
 
-    killed: list[int] = []
-
-    def kill_at_step_nine(line: str) -> None:
-        if "reward step 9/" in line and not killed:  # in mid-epoch; the checkpoints were of steps 4, 6 and 8
-            killed.append(_kill_a_worker())
-
-    wounded = _beside(settings, "wounded")
-    train_reward(wounded, kill_at_step_nine)
-    assert killed
+    wounded, wound = _beside(settings, "wounded"), _Wound(step=9)  # in mid-epoch; checkpoints: steps 4, 6 and 8
+    train_reward(wounded, wound)
+    assert wound.killed
     for name in ("adapter_model.safetensors", "head.safetensors"):
         whole, mended = (Path(run.run_dir) / "reward/model" / name for run in (settings, wounded))
         assert whole.read_bytes() == mended.read_bytes(), name
@@ -101,7 +97,10 @@ def test_stage_two_trains_survives_a_killed_worker_measures_and_examines(ray_clu
 def test_zero_two_zero_three_and_one_plain_process_agree_on_the_loss_curve(
     ray_cluster: None, settings: Settings
 ) -> None:
-    """The command `reward train flux_dev` with tiny sizes, two gloo workers; ZeRO-3 shards every parameter."""
+    """The command `reward train flux_dev` with tiny sizes, two gloo workers, one of which is killed in between.
+
+    ZeRO-3 shards every parameter.
+    """
     tiny = load("flux_dev", TINY).reward
     curves = {}
     for name, changes in {
@@ -109,14 +108,16 @@ def test_zero_two_zero_three_and_one_plain_process_agree_on_the_loss_curve(
         "zero-2": {"zero_stage": 2},
         "zero-3": {"zero_stage": 3, "zero_keep_whole": 0},
     }.items():
-        run = replace(_beside(settings, name), reward=replace(tiny, **changes))
-        train_reward(run, print)
+        run, wound = replace(_beside(settings, name), reward=replace(tiny, **changes)), _Wound(step=5)
+        train_reward(run, print if name == "plain" else wound)
+        assert wound.killed or name == "plain"
         curves[name] = [(row["loss"], row["grad_norm"]) for row in _metrics(run)]
         checks = {check.name: check for check in run_doctor(run)}
         assert checks["LoRA"].passed and checks["save and load"].passed
-    assert len(curves["plain"]) == 6 and curves["plain"][-1][0] < curves["plain"][0][0]
-    np.testing.assert_allclose(curves["zero-2"], curves["plain"], rtol=2e-3)
-    np.testing.assert_allclose(curves["zero-3"], curves["plain"], rtol=2e-3)
+    print(curves)
+    assert len(curves["plain"]) == 6
+    np.testing.assert_allclose(curves["zero-2"], curves["plain"], rtol=5e-4)
+    np.testing.assert_allclose(curves["zero-3"], curves["plain"], rtol=5e-4)
 
 
 def test_a_few_steps_on_the_same_pairs_learn_them(tmp_path: Path) -> None:
@@ -129,8 +130,8 @@ def test_a_few_steps_on_the_same_pairs_learn_them(tmp_path: Path) -> None:
     for number in range(12):
         if number == 6:
             saved = fitter.state_dict(), fitter.engine.state_dict()
-            fitter = RewardFitter(tiny_spatialscore(tmp_path), settings, torch.device("cpu"))
-            fitter.load_state_dict(saved[0])
+            model = restore(tiny_spatialscore(tmp_path), saved[0])
+            fitter = RewardFitter(model, settings, torch.device("cpu"))
             fitter.engine.load_state_dict(saved[1])
         losses.append(fitter.step(pairs, number, 40).loss)
     assert losses[-1] < 0.5 * losses[0]
@@ -138,6 +139,19 @@ def test_a_few_steps_on_the_same_pairs_learn_them(tmp_path: Path) -> None:
     for number in range(12):
         last = whole.step(pairs, number, 40).loss
     assert last == pytest.approx(losses[-1], rel=1e-4)
+
+
+def test_the_noise_of_the_sampled_loss_does_not_depend_on_the_ranks(tmp_path: Path) -> None:
+    """Two ranks with half of the pairs each see the losses that one rank sees, comparison by comparison."""
+    save_tiny_vlm(tmp_path)
+    pairs = [replace(_pair(painted), pair_id=str(number)) for number, painted in enumerate(_painted(6))]
+    settings = RewardSettings(batch_size=6, workers=1, mirror=False, loss="sampled", sigma_draws=20)
+    whole, *parts = (
+        RewardFitter(tiny_spatialscore(tmp_path), settings, torch.device("cpu"), rank).step(share, 3, 40).loss
+        for rank, share in ((Rank(0, 1), pairs), (Rank(0, 2), pairs[:3]), (Rank(1, 2), pairs[3:]))
+    )
+    counts = [sum(2 if pair.perturbed_prompt else 1 for pair in share) for share in (pairs[:3], pairs[3:])]
+    assert whole == pytest.approx(np.average(parts, weights=counts), rel=1e-4)
 
 
 def test_the_learning_rate_warms_up_and_falls() -> None:
@@ -161,11 +175,18 @@ def _beside(settings: Settings, name: str) -> Settings:
     return replace(settings, run_dir=str(folder))
 
 
-def _kill_a_worker() -> int:
-    """SIGKILLs one of this test's Ray Train workers, as a lost machine would."""
-    workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
-    workers[-1].kill()
-    return workers[-1].pid
+class _Wound:
+    """SIGKILLs one of this test's Ray Train workers after a step, once, as a lost machine would."""
+
+    def __init__(self, step: int) -> None:
+        self.step, self.killed = step, 0
+
+    def __call__(self, line: str) -> None:
+        if f"reward step {self.step}/" not in line or self.killed:
+            return
+        workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
+        workers[-1].kill()
+        self.killed = workers[-1].pid
 
 
 def _pair(painted: Painted) -> Pair:

@@ -20,7 +20,7 @@ from actors.storage import write_file
 from conf.policy import JudgeSettings
 from conf.rivals import RivalsSettings
 from conf.settings import Settings
-from pipelines.reward.data import read_pairs
+from pipelines.reward.data import Pair, read_pairs
 from pipelines.reward.judgements import Judgements, PairJudge
 from pipelines.reward.locations import preferences_folder, reward_folder
 from pipelines.reward.rivals.catalogue import JUDGES, SCORERS, ScorerPlace
@@ -46,8 +46,8 @@ class RivalActor:
         self._rival = open_rival(plan, settings, str(device), key, cache)
 
     def pairs(self) -> str:
-        """A digest of the pairs and their number, as "digest:count"."""
-        return f"{_digest([pair.pair_id + pair.prompt for pair in self._pairs])}:{len(self._pairs)}"
+        """A digest of all that is judged, images too, and the number of pairs, as "digest:count"."""
+        return f"{content_digest(self._pairs)}:{len(self._pairs)}"
 
     def judge(self, start: int, stop: int) -> Judgements:
         """Judges pairs [start, stop)."""
@@ -132,6 +132,15 @@ def _options(name: str, rivals: RivalsSettings) -> dict[str, Any]:
         pins = {"packages": list(SCORERS[name].requirements), "pip_install_options": ["--no-deps"]}
         options["runtime_env"] = {**options["runtime_env"], "pip": pins}
     return options
+
+
+def content_digest(pairs: Sequence[Pair]) -> str:
+    """Of the pairs' ids, prompts and pixels, in their order."""
+    total = hashlib.sha256()
+    for pair in pairs:
+        total.update(json.dumps([pair.pair_id, pair.prompt, pair.image_w.shape, pair.image_l.shape]).encode())
+        total.update(pair.image_w.tobytes() + pair.image_l.tobytes())
+    return total.hexdigest()[:12]
 
 
 def _digest(parts: Sequence[str]) -> str:
