@@ -94,6 +94,21 @@ class RewardSettings:
 
 
 @dataclass(frozen=True)
+class ScoreSettings:
+    """`reward score`: a folder of images under their prompts, by as many actors as the pool's settings say."""
+
+    prompts: str = ""  # path or URI of JSON lines {"image": name inside the folder, "prompt": text}
+    images: str = ""  # folder or URI of the images
+    out: str = "scores.parquet"  # path or URI
+    chunk_rows: int = 512  # rows that are saved together: what an interruption can lose
+
+    def __post_init__(self) -> None:
+        at_least("score.chunk_rows", self.chunk_rows, 1)
+        if not self.out.endswith(".parquet"):
+            raise ValueError(f"score.out must end in .parquet, got {self.out!r}")
+
+
+@dataclass(frozen=True)
 class RewardPoolSettings:
     """The elastic pool of SpatialScore replicas (Ray Serve)."""
 

@@ -16,7 +16,7 @@ from conf.operations import StatusSettings, SubmitSettings
 from conf.policy import JudgeSettings, PolicySettings, RewardMixSettings
 from conf.preferences import DiffusersSettings, PreferencesSettings
 from conf.review import PublishSettings, ReviewSettings
-from conf.reward import RewardPoolSettings, RewardSettings, SpatialScoreSettings
+from conf.reward import RewardPoolSettings, RewardSettings, ScoreSettings, SpatialScoreSettings
 from conf.rivals import RivalsSettings
 from conf.scenes import PretrainSettings
 
@@ -44,6 +44,7 @@ class Settings:
     spatialscore: SpatialScoreSettings = field(default_factory=SpatialScoreSettings)
     reward: RewardSettings = field(default_factory=RewardSettings)
     rivals: RivalsSettings = field(default_factory=RivalsSettings)
+    score: ScoreSettings = field(default_factory=ScoreSettings)
     pool: RewardPoolSettings = field(default_factory=RewardPoolSettings)
     mix: RewardMixSettings = field(default_factory=RewardMixSettings)
     judge: JudgeSettings = field(default_factory=JudgeSettings)

@@ -53,6 +53,8 @@ VERBS: dict[str, dict[str, Action]] = {
         "train": Action(f"{_REWARD}:train", "fit SpatialScore on the run's pairs, then measure and examine it"),
         "evaluate": Action(f"{_REWARD}:evaluate", "pairwise accuracy on the held-out pairs"),
         "doctor": Action(f"{_REWARD}:doctor", "checks a reward model must pass before it may steer a policy"),
+        "score": Action(f"{_REWARD}:score", "prompts.jsonl images/ --out scores.parquet: a whole folder of images"),
+        "merge": Action(f"{_REWARD}:merge", "write the run's SpatialScore with its LoRA folded into the backbone"),
         "serve": Action(f"{_REWARD}:serve", "answer POST /score over HTTP until interrupted"),
     },
     "policy": {
@@ -100,13 +102,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Console entry. Returns the exit code: 0 done, 1 a check failed, 2 the command or a setting is wrong."""
     parser = argparse.ArgumentParser(prog="spatialt2i", usage=usage(), add_help=False)
     parser.add_argument("words", nargs="*")
+    parser.add_argument("--out")
     parser.add_argument("-h", "--help", action="store_true")
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_intermixed_args(arguments)
     if parsed.help or not parsed.words:
         print(usage())
         return 0
     try:
-        action, settings = understand(parsed.words)
+        action, settings = understand(parsed.words if parsed.out is None else [*parsed.words, f"--out={parsed.out}"])
     except SettingsError as error:
         print(f"spatialt2i: {error}", file=sys.stderr)
         return 2
@@ -126,6 +129,8 @@ def understand(words: Sequence[str]) -> tuple[Action, Settings]:
         return actions["run"], _submission(rest)
     rest = [f"sample.text={json.dumps(word)}" if " " in word and "=" not in word else word for word in rest]
     name = rest.pop(0) if rest and rest[0] in actions else next(iter(actions))
+    if (verb, name) == ("reward", "score"):
+        rest = _score_words(rest)
     preset = rest.pop(0) if rest and "=" not in rest[0] else "scenes"
     known = preset in presets() or preset.endswith((".yaml", ".yml"))
     if not known:
@@ -134,6 +139,21 @@ def understand(words: Sequence[str]) -> tuple[Action, Settings]:
     if verb in ("demo", "ablation"):  # an ablation is steered by the demo's SpatialScore
         rest = ["run_dir=runs/demo", *rest]
     return actions[name], load(preset, rest)
+
+
+def _score_words(words: Sequence[str]) -> list[str]:
+    """`reward score`'s own words as settings: the file of prompts, the folder of images, and --out."""
+    names, own, others = ["score.prompts", "score.images"], [], []
+    for word in words:
+        name = "score.out" if word.startswith("--out=") else None
+        is_preset = word in presets() or word.endswith((".yaml", ".yml"))
+        if not name and "=" not in word and not is_preset and names:
+            name = names.pop(0)
+        if name:
+            own.append(f"{name}={json.dumps(word.removeprefix('--out='))}")
+        else:
+            others.append(word)
+    return [*sorted(others, key=lambda word: "=" in word), *own]  # a preset comes first
 
 
 def _submission(words: Sequence[str]) -> Settings:

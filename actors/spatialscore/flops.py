@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 
 from actors.spatialscore.model import SpatialScore
 from actors.spatialscore.processing import ScoreBatch
@@ -29,7 +28,7 @@ class Arithmetic:
     @classmethod
     def of(cls, model: SpatialScore) -> Arithmetic:
         """Counts frozen weights: what a LoRA adds is left out."""
-        backbone = cast(Qwen2_5_VLModel, model.backbone.get_base_model())
+        backbone = model.vlm
         text, vision = backbone.config.get_text_config(), cast(Any, backbone.config.vision_config)
         return cls(
             _weights(backbone.language_model.layers), text.num_hidden_layers, text.hidden_size,

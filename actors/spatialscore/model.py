@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from actors.spatialscore.card import CARD_FILE, NO_FACTS, Facts, model_card
 from actors.spatialscore.processing import ScoreBatch, ScoreProcessor
 from actors.spatialscore.prompt import PromptTemplate, add_reward_token
 
@@ -44,6 +45,7 @@ class SpatialScoreConfig:
     head_width: int = 96
     log_sigma_min: float = -5.0
     log_sigma_max: float = 3.0
+    merged: bool = False  # the backbone holds the LoRA: it scores, and cannot be trained on
 
 
 class ScoreHead(nn.Module):
@@ -64,8 +66,8 @@ class ScoreHead(nn.Module):
 class SpatialScore(nn.Module):
     """The trainable reward model. Trainable: LoRA, the head, and the embedding row of `<reward>`; nothing else."""
 
-    def __init__(self, config: SpatialScoreConfig, backbone: PeftModel, tokenizer: PreTrainedTokenizerBase,
-                 image_processor: Qwen2VLImageProcessorPil) -> None:  # fmt: skip
+    def __init__(self, config: SpatialScoreConfig, backbone: PeftModel | Qwen2_5_VLModel,
+                 tokenizer: PreTrainedTokenizerBase, image_processor: Qwen2VLImageProcessorPil) -> None:  # fmt: skip
         super().__init__()
         self.config = config
         self.backbone = backbone
@@ -74,8 +76,22 @@ class SpatialScore(nn.Module):
         pad_id = cast(int, tokenizer.pad_token_id)
         self.processor = ScoreProcessor(image_processor, template, pad_id)
         self.reward_id = template.reward_id
-        text = cast(Qwen2_5_VLModel, backbone.get_base_model()).config.get_text_config()
+        text = self.vlm.config.get_text_config()
         self.head = ScoreHead(text.hidden_size, config.head_width, config.log_sigma_min, config.log_sigma_max)
+
+    @property
+    def vlm(self) -> Qwen2_5_VLModel:
+        """Qwen2.5-VL itself, whose layers hold the LoRA."""
+        backbone = self.backbone
+        return cast(Qwen2_5_VLModel, backbone.get_base_model() if isinstance(backbone, PeftModel) else backbone)
+
+    def merge(self) -> SpatialScore:
+        """Folds LoRA and `<reward>` row into the backbone for good, and returns itself: it scores the same, up to the
+        rounding of the backbone's dtype, and can no longer be trained."""
+        if isinstance(self.backbone, PeftModel):
+            self.backbone = cast(Qwen2_5_VLModel, cast(Any, self.backbone).merge_and_unload())
+            self.config = replace(self.config, merged=True)
+        return self
 
     def forward(self, batch: ScoreBatch) -> tuple[Tensor, Tensor]:
         """(mu [R], sigma [R]). Raises ValueError unless every row holds `<reward>` exactly once."""
@@ -87,7 +103,7 @@ class SpatialScore(nn.Module):
 
     def hidden_states(self, batch: ScoreBatch) -> Tensor:
         """The language model's last hidden states [R, L, D], image tokens at their 2-D rotary positions."""
-        backbone = cast(Qwen2_5_VLModel, self.backbone.get_base_model())
+        backbone = self.vlm
         made = backbone.get_image_features(batch.pixel_values, cast(torch.LongTensor, batch.image_grid_thw))
         features = cast(tuple[Tensor, ...], cast(BaseModelOutputWithPooling, made).pooler_output)  # B of [tokens, D]
         embeddings = backbone.get_input_embeddings()(batch.input_ids)
@@ -103,21 +119,31 @@ class SpatialScore(nn.Module):
         """Name -> parameter, of those that are trained."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
-    def save_pretrained(self, path: Path | str, *, include_backbone: bool = False) -> None:
-        """Writes adapter, head, tokenizer, image processor and settings; with the frozen backbone where asked.
-
-        Without the backbone the directory refers to `config.model`, as PEFT adapters do.
+    def save_pretrained(self, path: Path | str, *, include_backbone: bool = False, facts: Facts = NO_FACTS) -> None:
+        """Writes adapter, head, tokenizer, image processor, settings and a model card; with the frozen backbone where
+        asked. Without it the directory refers to `config.model`, as PEFT adapters do. A merged model writes its own
+        backbone and no adapter. `facts`: what the card tells of the training.
         """
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
-        self.backbone.save_pretrained(str(path), save_embedding_layers=False)
+        source = BACKBONE_FOLDER if include_backbone or self.config.merged else self.config.model
+        if isinstance(self.backbone, PeftModel):
+            self.backbone.peft_config["default"].base_model_name_or_path = source  # not a path of this machine
+            self.backbone.save_pretrained(str(path), save_embedding_layers=False)
+        else:
+            self._save_backbone(path / BACKBONE_FOLDER)
         save_file({name: value.contiguous() for name, value in self.head.state_dict().items()}, path / HEAD_FILE)
         self.tokenizer.save_pretrained(path)
         self.processor.image_processor.save_pretrained(path)
-        if include_backbone:
+        if include_backbone and not self.config.merged:
             _copy_backbone(self.config, path / BACKBONE_FOLDER)
-        model = BACKBONE_FOLDER if include_backbone else self.config.model
-        (path / CONFIG_FILE).write_text(json.dumps({**asdict(self.config), "model": model}, indent=2) + "\n")
+        (path / CONFIG_FILE).write_text(json.dumps({**asdict(self.config), "model": source}, indent=2) + "\n")
+        (path / CARD_FILE).write_text(model_card(self.config, facts))
+
+    def _save_backbone(self, path: Path) -> None:
+        self.vlm.save_pretrained(path)
+        self.tokenizer.save_pretrained(path)
+        self.processor.image_processor.save_pretrained(path)
 
 
 def build(config: SpatialScoreConfig, *, gradient_checkpointing: bool = False) -> SpatialScore:
@@ -142,7 +168,8 @@ def build(config: SpatialScoreConfig, *, gradient_checkpointing: bool = False) -
 def load(path: Path | str, *, device: str = "cpu", trainable: bool = False) -> SpatialScore:
     """The SpatialScore that `save_pretrained` wrote to `path`, on `device`.
 
-    Raises FileNotFoundError where `path` is none, ValueError where the adapter file lacks weights or holds others.
+    Raises FileNotFoundError where `path` is none, ValueError where the adapter file lacks weights or holds others, or
+    where a merged one is to be trained.
     """
     path = Path(path)
     if not (path / CONFIG_FILE).is_file():
@@ -153,9 +180,12 @@ def load(path: Path | str, *, device: str = "cpu", trainable: bool = False) -> S
     backbone, _, _ = _load_backbone(config)
     tokenizer = AutoTokenizer.from_pretrained(path)
     image_processor = Qwen2VLImageProcessorPil.from_pretrained(path)
-    peft = PeftModel.from_pretrained(backbone, str(path), is_trainable=trainable)
-    _require_whole_adapter(peft, path)
-    model = SpatialScore(config, peft, tokenizer, image_processor)
+    if config.merged and trainable:
+        raise ValueError(f"the LoRA of {path} is merged into its backbone: train on the directory it was made from")
+    if not config.merged:
+        backbone = PeftModel.from_pretrained(backbone, str(path), is_trainable=trainable)
+        _require_whole_adapter(backbone, path)
+    model = SpatialScore(config, backbone, tokenizer, image_processor)
     model.head.load_state_dict(load_file(path / HEAD_FILE))
     return model.to(device).train(trainable)
 
@@ -163,13 +193,13 @@ def load(path: Path | str, *, device: str = "cpu", trainable: bool = False) -> S
 def _load_backbone(
     config: SpatialScoreConfig,
 ) -> tuple[Qwen2_5_VLModel, PreTrainedTokenizerBase, Qwen2VLImageProcessorPil]:
-    """Qwen2.5-VL without its output layer, which a score does not need."""
-    full = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-        config.model, dtype=getattr(torch, config.dtype), attn_implementation=config.attention
-    )
+    """Qwen2.5-VL without its output layer, which a score does not need, and which a merged directory does not hold."""
+    kind = Qwen2_5_VLModel if config.merged else Qwen2_5_VLForConditionalGeneration
+    found = kind.from_pretrained(config.model, dtype=getattr(torch, config.dtype), attn_implementation=config.attention)
     size = {"shortest_edge": config.pixels, "longest_edge": config.pixels}
     image_processor = Qwen2VLImageProcessorPil.from_pretrained(config.model, size=size)
-    return full.model, AutoTokenizer.from_pretrained(config.model), image_processor
+    backbone = found if isinstance(found, Qwen2_5_VLModel) else found.model
+    return backbone, AutoTokenizer.from_pretrained(config.model), image_processor
 
 
 def _require_whole_adapter(peft: PeftModel, path: Path) -> None:

@@ -44,8 +44,12 @@ class SpatialScorer:
             torch.set_num_threads(threads)
         model = load(path, device=device)
         if merge and model.config.dtype == "float32":
-            model.backbone.merge_adapter()
+            model.merge()
         return cls(model, device, batch_images)
+
+    def check(self, prompt: str) -> None:
+        """Raises ValueError for a prompt that cannot be scored."""
+        self._model.processor.template.encode(prompt)
 
     def score(self, *, images: Images, prompts: Sequence[str]) -> Scores:
         """Scores image i against prompt i: mu, higher is better, and its sigma.

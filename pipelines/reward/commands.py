@@ -7,7 +7,9 @@ from pipelines.cluster import cluster
 from pipelines.reward.doctor import run_doctor
 from pipelines.reward.doctor import table as checks_table
 from pipelines.reward.evaluate import evaluate_reward
+from pipelines.reward.merge import write_merged
 from pipelines.reward.report import table as accuracy_table
+from pipelines.reward.score import WrongPrompts, score_images
 from pipelines.reward.serve import serve_reward
 from pipelines.reward.train import train_reward
 
@@ -33,6 +35,20 @@ def doctor(settings: Settings) -> None:
     print(checks_table(checks))
     if not all(check.passed for check in checks):
         raise SystemExit(1)
+
+
+def score(settings: Settings) -> None:
+    """Scores a folder of images under their prompts. Raises SystemExit, with the mend, where the input is wrong."""
+    with cluster(settings):
+        try:
+            print(score_images(settings))
+        except WrongPrompts as error:
+            raise SystemExit(f"reward score  {error}") from None
+
+
+def merge(settings: Settings) -> None:
+    """Writes the run's SpatialScore with its LoRA merged to <run_dir>/reward/merged."""
+    print(f"SpatialScore with its LoRA merged: {write_merged(settings)}")
 
 
 def serve(settings: Settings) -> None:

@@ -13,15 +13,16 @@ import ray
 from actors.process import actor_options, set_up_process
 from actors.records import Scores
 from actors.spatialscore import SpatialScorer
+from actors.spatialscore.card import CARD_FILE, with_accuracy
 from actors.storage import write_file
 from conf.reward import RewardPoolSettings
 from conf.settings import Settings
 from pipelines.reward.calibration import Calibration, calibrate, gaussian_logits, mean_logits
 from pipelines.reward.data import Pair, read_pairs
 from pipelines.reward.judgements import Judgements
-from pipelines.reward.locations import preferences_folder, reward_folder, score_folder
+from pipelines.reward.locations import model_folder, preferences_folder, reward_folder, score_folder
 from pipelines.reward.measures import Evaluation, ModelReport, summarise
-from pipelines.reward.report import render_report
+from pipelines.reward.report import accuracy_rows, render_report
 from pipelines.reward.rivals.run import judge_by_rival
 from pipelines.reward.significance import mcnemar
 
@@ -31,7 +32,8 @@ NAME = "SpatialScore"
 def evaluate_reward(settings: Settings, say: Callable[[str], None] = print) -> Evaluation:
     """Judges the held-out pairs by SpatialScore and the rivals of `rivals.names`.
 
-    Writes evaluation.json and report.html to <run_dir>/reward. Ray must be initialised. `say` gets lines of progress.
+    Writes evaluation.json and report.html to <run_dir>/reward, and the accuracies into the model card of the run's own
+    SpatialScore. Ray must be initialised. `say` gets lines of progress.
     Raises ValueError where there are no held-out pairs, and what `judge_by_rival` raises.
     """
     pool, folder = settings.pool, preferences_folder(settings)
@@ -47,6 +49,9 @@ def evaluate_reward(settings: Settings, say: Callable[[str], None] = print) -> E
     out = reward_folder(settings)
     write_file(str(out / "evaluation.json"), json.dumps(asdict(evaluation), indent=2).encode())
     write_file(str(out / "report.html"), render_report(evaluation).encode())
+    if not settings.pool.model:  # the run's own: another run's directory is left as it is
+        card = model_folder(settings) / CARD_FILE
+        write_file(str(card), with_accuracy(card.read_text(), accuracy_rows(report)).encode())
     return evaluation
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from actors.spatialscore.model import ADAPTER_FILE, HEAD_FILE
+from actors.spatialscore.model import ADAPTER_FILE, BACKBONE_FOLDER, HEAD_FILE
 from actors.storage import write_file
 from conf.settings import Settings
 from pipelines.reward.locations import reward_folder, score_folder
@@ -29,7 +29,7 @@ class Check:
 
 def write_examination(settings: Settings, checks: Sequence[Check]) -> None:
     """Writes <run_dir>/reward/doctor.json: the checks, and the digest of the weights that they were made on."""
-    found = {"weights": _weights(score_folder(settings)), "checks": [asdict(check) for check in checks]}
+    found = {"weights": weights_digest(score_folder(settings)), "checks": [asdict(check) for check in checks]}
     write_file(str(reward_folder(settings) / EXAMINATION_FILE), json.dumps(found, indent=2).encode())
 
 
@@ -59,15 +59,17 @@ def _examination(folder: Path, model: Path) -> tuple[Check, ...]:
     if not path.is_file():
         return ()
     found = json.loads(path.read_text())
-    if not isinstance(found, dict) or found["weights"] != _weights(model):  # a list: of before weights were noted
+    if not isinstance(found, dict) or found["weights"] != weights_digest(model):  # a list: of before weights were noted
         return ()
     return tuple(Check(**check) for check in found["checks"])
 
 
-def _weights(model: Path) -> str:
-    """SHA-256 of what was trained: adapter and head."""
+def weights_digest(model: Path) -> str:
+    """SHA-256 of what was trained: adapter and head, or the backbone that an adapter was merged into, and head."""
+    adapter = model / ADAPTER_FILE
+    trained = [adapter] if adapter.is_file() else sorted((model / BACKBONE_FOLDER).glob("*.safetensors"))
     total = hashlib.sha256()
-    for name in (ADAPTER_FILE, HEAD_FILE):
-        with (model / name).open("rb") as stream:
+    for path in (*trained, model / HEAD_FILE):
+        with path.open("rb") as stream:
             total.update(hashlib.file_digest(stream, "sha256").digest())
     return total.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from actors.spatialscore import SpatialScoreConfig
@@ -49,3 +50,15 @@ def model_config(settings: Settings) -> SpatialScoreConfig:
         lora_rank=wanted.lora_rank, lora_alpha=wanted.lora_alpha, lora_dropout=wanted.lora_dropout,
         head_width=wanted.head_width, log_sigma_min=wanted.log_sigma_min, log_sigma_max=wanted.log_sigma_max,
     )  # fmt: skip
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Puts a copy of `source` at `target`, complete or not at all."""
+    partial, old = target.with_name(f"{target.name}.partial"), target.with_name(f"{target.name}.old")
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.copytree(source, partial)
+    if target.exists():
+        target.rename(old)
+    partial.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

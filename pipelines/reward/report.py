@@ -55,6 +55,16 @@ def table(evaluation: Evaluation) -> str:
     return "\n".join(lines)
 
 
+def accuracy_rows(report: ModelReport) -> list[tuple[str, str]]:
+    """What a model card tells of held-out accuracy: which pairs, and the share with its interval."""
+    found = {name: getattr(report.accuracies, key) for name, key in SUBSETS.items()}
+    return [
+        (name, f"{one.accuracy:.1%} ({one.low:.1%} to {one.high:.1%}), {one.pairs} pairs")
+        for name, one in found.items()
+        if one
+    ]
+
+
 def render_report(evaluation: Evaluation) -> str:
     """The page: tables, and a reliability diagram before and after temperature scaling."""
     environment = Environment(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from conf.flux import EMBEDDED
 from conf.settings import Settings
 from pipelines.preferences.verify import verify
 from pipelines.progress import relayed
-from pipelines.reward.locations import model_config, model_folder, preferences_folder, reward_folder
+from pipelines.reward.locations import model_config, model_folder, preferences_folder, replace_folder, reward_folder
 from pipelines.reward.order import make_order
 from pipelines.reward.worker import WorkerJob, work
 
@@ -57,7 +56,7 @@ def train_reward(settings: Settings, say: Callable[[str], None] = print) -> Rewa
         result = _trainer(job, lines, folder).fit()
     assert result.checkpoint is not None and result.metrics is not None
     with result.checkpoint.as_directory() as saved:
-        _replace(Path(saved) / "model", model_folder(settings))
+        replace_folder(Path(saved) / "model", model_folder(settings))
     loss, accuracy, unreadable = (result.metrics[name] for name in ("loss", "accuracy", "unreadable"))
     seconds = time.monotonic() - start
     return RewardResult(model_folder(settings), order.pairs, order.steps, loss, accuracy, int(unreadable), seconds)
@@ -85,15 +84,3 @@ def _trainer(job: WorkerJob, lines: ActorHandle, folder: Path) -> TorchTrainer:
 def _digest(job: WorkerJob) -> str:
     """Names the Ray Train run, so that only a run of the same kind is resumed."""
     return hashlib.sha256(json.dumps(asdict(job), sort_keys=True).encode()).hexdigest()[:10]
-
-
-def _replace(source: Path, target: Path) -> None:
-    """Puts a copy of `source` at `target`, complete or not at all."""
-    partial, old = target.with_name(f"{target.name}.partial"), target.with_name(f"{target.name}.old")
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    shutil.copytree(source, partial)
-    if target.exists():
-        target.rename(old)
-    partial.rename(target)
-    shutil.rmtree(old, ignore_errors=True)

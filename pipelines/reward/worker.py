@@ -17,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from actors.process import set_up_process
 from actors.spatialscore import SpatialScoreConfig, build
+from actors.spatialscore.card import Facts
 from actors.spatialscore.flops import measured_peak
 from conf.reward import RewardSettings
 from pipelines.reward.data import read_rows
@@ -76,7 +77,8 @@ def _report(fitter: RewardFitter, done: int, log: FitLog | None, finished: Worke
         torch.save({"done": done, "trained": trained, "engine": engine}, Path(folder) / "fit.pt")
         if finished:
             model = restore(build(finished.config), trained)  # the fitter's own may be sharded
-            model.save_pretrained(Path(folder) / "model", include_backbone=finished.include_backbone)
+            facts = Facts(finished.settings.loss, finished.order.pairs, finished.order.steps)
+            model.save_pretrained(Path(folder) / "model", include_backbone=finished.include_backbone, facts=facts)
         ray.train.report({"step": done, **log.latest}, checkpoint=Checkpoint.from_directory(folder))
 
 

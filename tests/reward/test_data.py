@@ -44,8 +44,8 @@ def test_each_image_wins_under_its_own_prompt() -> None:
 def test_a_row_that_cannot_be_read_is_named_and_not_replaced() -> None:
     good = {"bytes": Picture.of(np.zeros((64, 64, 3), np.uint8), "test", 0).png}
     row = {
-        "pair_id": "a", "group_id": "g", "prompt": "a red circle", "perturbed_prompt": None, "image_w": good, "image_l": good,
-        "kind": "perturbed", "n_perturb": 1, "relations": [], "perturbations": [],
+        "pair_id": "a", "group_id": "g", "prompt": "a red circle", "perturbed_prompt": None,
+        "image_w": good, "image_l": good, "kind": "perturbed", "n_perturb": 1, "relations": [], "perturbations": [],
     }  # fmt: skip
 
     def check(text: str) -> None:

@@ -114,10 +114,9 @@ def test_zero_two_zero_three_and_one_plain_process_agree_on_the_loss_curve(
         curves[name] = [(row["loss"], row["grad_norm"]) for row in _metrics(run)]
         checks = {check.name: check for check in run_doctor(run)}
         assert checks["LoRA"].passed and checks["save and load"].passed
-    print(curves)
     assert len(curves["plain"]) == 6
-    np.testing.assert_allclose(curves["zero-2"], curves["plain"], rtol=5e-4)
-    np.testing.assert_allclose(curves["zero-3"], curves["plain"], rtol=5e-4)
+    np.testing.assert_allclose(curves["zero-2"], curves["plain"], rtol=1e-4)
+    np.testing.assert_allclose(curves["zero-3"], curves["plain"], rtol=1e-4)
 
 
 def test_a_few_steps_on_the_same_pairs_learn_them(tmp_path: Path) -> None:

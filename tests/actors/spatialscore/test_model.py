@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 
 from actors.spatialscore import SpatialScore, SpatialScorer, load, pair_loss
 from tests.actors.spatialscore.conftest import PROMPTS
@@ -26,7 +24,7 @@ def _scores(model: SpatialScore, batch: object) -> torch.Tensor:
 def test_image_tokens_use_their_2d_rotary_positions(model: SpatialScore, images: np.ndarray) -> None:
     """Equal to the library's forward from real input_ids, and different from 1-D positions."""
     batch = model.processor(images, [PROMPTS[0]] * 6)
-    backbone = cast(Qwen2_5_VLModel, model.backbone.get_base_model())
+    backbone = model.vlm
     is_image = batch.input_ids == model.processor.template.image_id
     with torch.inference_mode():
         ours = model.hidden_states(batch)
@@ -55,7 +53,7 @@ def test_an_image_under_several_prompts_is_encoded_once(model: SpatialScore, ima
 
 def test_only_lora_head_and_the_reward_row_train(model: SpatialScore, images: np.ndarray) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    backbone = cast(Qwen2_5_VLModel, model.backbone.get_base_model())
+    backbone = model.vlm
     ids = torch.arange(backbone.config.get_text_config().vocab_size)
     with torch.no_grad():
         rows_before = backbone.get_input_embeddings()(ids).clone()

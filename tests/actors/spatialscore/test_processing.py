@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
 import pytest
 import torch
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 
 from actors.spatialscore import SpatialScore
 from tests.actors.spatialscore.conftest import PROMPTS
@@ -30,7 +27,7 @@ def test_images_of_other_sizes_are_resized_to_the_settings_pixels(model: Spatial
 
 
 def test_positions_are_qwens_own(model: SpatialScore, images: np.ndarray) -> None:
-    backbone = cast(Qwen2_5_VLModel, model.backbone.get_base_model())
+    backbone = model.vlm
     batch = model.processor([images[0], images[1, :32], images[2, :, :32]], PROMPTS, padding_side="left")
     assert batch.attention_mask is not None
     image = (batch.input_ids == model.processor.template.image_id).int()
