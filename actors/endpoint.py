@@ -71,7 +71,7 @@ class Account(Protocol):
 
 
 class OwnAccount:
-    """A Meter of this process alone."""
+    """A Meter of this process alone, by default without a budget."""
 
     def __init__(self, meter: Meter | None = None) -> None:
         self._meter = meter or Meter()

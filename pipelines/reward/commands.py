@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from actors.meter import BudgetReached
 from conf import Settings
 from pipelines.cluster import cluster
 from pipelines.reward.doctor import run_doctor
@@ -18,14 +19,14 @@ def train(settings: Settings) -> None:
     """Fits SpatialScore, measures it on held-out pairs and examines it, as only an examined one steers a policy."""
     with cluster(settings):
         print(train_reward(settings))
-        print(accuracy_table(evaluate_reward(settings)))
+        _measure(settings)
         doctor(settings)
 
 
 def evaluate(settings: Settings) -> None:
     """Measures the run's SpatialScore on held-out pairs."""
     with cluster(settings):
-        print(accuracy_table(evaluate_reward(settings)))
+        _measure(settings)
 
 
 def doctor(settings: Settings) -> None:
@@ -55,3 +56,11 @@ def serve(settings: Settings) -> None:
     """Serves the run's SpatialScore over HTTP until interrupted."""
     with cluster(settings):
         serve_reward(settings)
+
+
+def _measure(settings: Settings) -> None:
+    """Raises SystemExit, with the mend, where a rival's calls cost more than the budget."""
+    try:
+        print(accuracy_table(evaluate_reward(settings)))
+    except BudgetReached as early:
+        raise SystemExit(f"reward evaluate  {early}") from None

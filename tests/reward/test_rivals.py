@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,20 +14,26 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from transformers import (
+    BlipConfig,
     CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
     PreTrainedTokenizerFast,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
+from actors.meter import BudgetReached
 from conf import SettingsError, load
 from pipelines.preferences.roles import Task
 from pipelines.preferences.schema import to_table
 from pipelines.reward.data import Pair
 from pipelines.reward.judgements import ScoringJudge
-from pipelines.reward.rivals import hpsv3, unified_reward
+from pipelines.reward.rivals import hpsv3, image_reward, unified_reward, vqascore
 from pipelines.reward.rivals.catalogue import ScorerPlace
 from pipelines.reward.rivals.clip import HPSV2_FILE, ClipScorer, from_open_clip, open_hpsv2, open_pickscore
 from pipelines.reward.rivals.hpsv3 import Hpsv3, Hpsv3Scorer
@@ -172,6 +179,74 @@ def test_unified_reward_generates_and_only_a_clear_answer_counts(images: np.ndar
     assert np.isnan(unified_reward.answer_in("Image 1 is better. No, Image 2 is better."))
 
 
+def test_image_reward_is_read_by_its_published_names(clip: Path, images: np.ndarray, tmp_path: Path) -> None:
+    """A tiny BLIP under the names of the published file; the text ends after 35 tokens."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((clip / name).read_bytes())
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = BlipConfig(
+        text_config={**sizes, "vocab_size": 128, "encoder_hidden_size": 32, "max_position_embeddings": 64},
+        vision_config={**sizes, "image_size": 32, "patch_size": 8},
+    )  # fmt: skip
+    config.save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    model = image_reward.ImageReward(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))  # fresh ones hardly look at the image
+    published = {_published(name): value for name, value in model.state_dict().items()}
+    assert {"blip.visual_encoder.blocks.1.attn.qkv.weight", "blip.visual_encoder.pos_embed", "mlp.layers.7.bias",
+            "blip.text_encoder.encoder.layer.1.crossattention.self.key.weight"} <= set(published)  # fmt: skip
+    torch.save({**published, "blip.vision_proj.weight": torch.zeros(1)}, tmp_path / image_reward.FILE)
+    long = " ".join([TEXT] * 6)
+    pairs = [_pair(images), _pair(images[2:], long)]
+    judged = image_reward.open_image_reward(ScorerPlace(str(tmp_path), "cpu", 4)).judge(pairs)
+    alone = ScoringJudge(image_reward.ImageRewardScorer(model, str(tmp_path), "cpu"), 1).judge(pairs)
+    np.testing.assert_allclose(judged.margin, alone.margin, rtol=1e-3, atol=1e-4)
+    assert np.abs(judged.margin).min() > 1e-2
+    assert judged.truncated.tolist() == [False, True]
+
+
+def _published(name: str) -> str:
+    """The way back to the names of the published file."""
+    if name.startswith("mlp."):
+        _, number, kind = name.split(".")
+        return f"mlp.layers.{(0, 2, 4, 6, 7)[int(number)]}.{kind}"
+    if name.startswith("text."):
+        return f"blip.text_encoder.{name.removeprefix('text.')}"
+    for ours, theirs in (
+        ("embeddings.class_embedding", "cls_token"), ("embeddings.position_embedding", "pos_embed"),
+        ("embeddings.patch_embedding", "patch_embed.proj"), ("post_layernorm", "norm"), ("encoder.layers", "blocks"),
+        ("layer_norm", "norm"), ("self_attn.qkv", "attn.qkv"), ("self_attn.projection", "attn.proj"),
+    ):  # fmt: skip
+        name = name.replace(ours, theirs)
+    return f"blip.visual_encoder.{name.removeprefix('vision.')}"
+
+
+def test_vqascore_is_the_probability_of_yes(clip: Path, images: np.ndarray, tmp_path: Path) -> None:
+    """A tiny CLIP-FlanT5. Its probabilities do not depend on what else is in the batch."""
+    torch.manual_seed(0)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((clip / name).read_bytes())
+    config = T5Config(vocab_size=128, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=2, pad_token_id=0,
+                      decoder_start_token_id=0, mm_hidden_size=24)  # fmt: skip
+    vqascore.ClipFlanT5(config).save_pretrained(tmp_path)
+    tower = CLIPVisionConfig(hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+                             image_size=32, patch_size=8)  # fmt: skip
+    CLIPVisionModel(tower).save_pretrained(tmp_path / "tower")
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(
+        tmp_path / "tower"
+    )
+    pairs = [_pair(images), _pair(images[2:, :32], LONG)]  # the second's images are not square
+    judged = vqascore.open_vqascore(ScorerPlace(str(tmp_path), "cpu", 4)).judge(pairs)
+    alone = vqascore.open_vqascore(ScorerPlace(str(tmp_path), "cpu", 2)).judge(pairs)
+    np.testing.assert_allclose(judged.margin, alone.margin, atol=1e-6)
+    assert (np.abs(judged.margin) > 1e-7).all() and (np.abs(judged.margin) < 1).all()
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="mm_projector"):
+        vqascore.open_vqascore(ScorerPlace(str(tmp_path), "cpu", 4))
+
+
 def judge(body: dict[str, Any], untrue: bool) -> str:
     """Pairwise: prefers the image that comes first as base64. Pointwise: grades by length."""
     parts = body["messages"][0]["content"]
@@ -216,6 +291,11 @@ def test_a_judge_is_asked_in_both_orders_and_never_twice(
     assert len(judge_by_rival("GPT-5", graded, lines.append).margin) == 6
     assert len(behaviour.bodies) == 24
     assert "sk-secret" not in "".join(lines)
+    limited = replace(settings, run_dir=str(tmp_path / "poor"), budget=replace(settings.budget, calls=5))
+    shutil.copytree(tmp_path / "preferences", tmp_path / "poor/preferences")
+    with pytest.raises(BudgetReached, match=r"budget\.calls=5 is reached"):
+        judge_by_rival("GPT-5", replace(limited, rivals=replace(limited.rivals, judge_concurrency=1)), lines.append)
+    assert len(behaviour.bodies) == 29
 
 
 def test_answers_are_kept_by_what_was_judged_pixels_too(images: np.ndarray) -> None:

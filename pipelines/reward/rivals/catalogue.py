@@ -45,6 +45,8 @@ SCORERS: dict[str, ScorerEntry] = {
     "PickScore": ScorerEntry("clip:open_pickscore", "yuvalkirstain/PickScore_v1", (_TRANSFORMERS,)),
     "HPSv2.1": ScorerEntry("clip:open_hpsv2", "xswu/HPSv2", (_TRANSFORMERS,)),
     "HPSv3": ScorerEntry("hpsv3:open_hpsv3", "MizzenAI/HPSv3", (_TRANSFORMERS, "hpsv3==1.0.0")),
+    "ImageReward": ScorerEntry("image_reward:open_image_reward", "THUDM/ImageReward", (_TRANSFORMERS,)),
+    "VQAScore": ScorerEntry("vqascore:open_vqascore", "zhiqiulin/clip-flant5-xxl", (_TRANSFORMERS,)),
     "UnifiedReward": ScorerEntry(
         "unified_reward:open_unified_reward", "CodeGoat24/UnifiedReward-qwen-7b", (_TRANSFORMERS,)
     ),

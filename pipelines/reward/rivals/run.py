@@ -14,7 +14,8 @@ from typing import Any, cast
 import numpy as np
 import ray
 
-from actors.endpoint import Key, key_of
+from actors.endpoint import Key, OwnAccount, key_of
+from actors.meter import Meter
 from actors.process import actor_options, set_up_process
 from actors.storage import write_file
 from conf.policy import JudgeSettings
@@ -40,10 +41,11 @@ class RivalPlan:
 class RivalActor:
     """A rival with the pairs it judges."""
 
-    def __init__(self, plan: RivalPlan, settings: RivalsSettings, pairs_folder: str, key: Key, cache: str) -> None:
-        device = set_up_process(settings.threads, settings.gpus)
-        self._pairs = read_pairs(pairs_folder, "test")
-        self._rival = open_rival(plan, settings, str(device), key, cache)
+    def __init__(self, plan: RivalPlan, settings: Settings, pairs: str, run: str, key: Key) -> None:
+        """`pairs`, `run`: the folders of the pairs and of the run, absolute."""
+        device = set_up_process(settings.rivals.threads, settings.rivals.gpus)
+        self._pairs = read_pairs(pairs, "test")
+        self._rival = open_rival(plan, settings, str(device), key, run)
 
     def pairs(self) -> str:
         """A digest of all that is judged, images too, and the number of pairs, as "digest:count"."""
@@ -54,27 +56,29 @@ class RivalActor:
         return self._rival.judge(self._pairs[start:stop])
 
 
-def open_rival(plan: RivalPlan, settings: RivalsSettings, device: str, key: Key, cache: str) -> PairJudge:
-    """The rival in this process. `key`: of a judge's endpoint; `cache`: where its answers are kept."""
+def open_rival(plan: RivalPlan, settings: Settings, device: str, key: Key, folder: str) -> PairJudge:
+    """The rival in this process. `key`: of a judge's endpoint, whose answers and account of calls lie in the run's
+    `folder`: `budget` holds over all that the run asks of services."""
     if plan.name in JUDGES:
-        return VlmJudge(judge_settings(plan, settings), key, plan.form, cache)
+        account = OwnAccount(Meter(settings.budget, f"{folder}/account.jsonl"))
+        cache = settings.budget.cache or f"{folder}/reward/rivals/answers"
+        return VlmJudge(judge_settings(plan, settings.rivals), key, plan.form, cache, account)
     module, function = SCORERS[plan.name].opener.split(":")
     opener = getattr(importlib.import_module(f"pipelines.reward.rivals.{module}"), function)
-    return opener(ScorerPlace(plan.model, device, settings.batch_images))
+    return opener(ScorerPlace(plan.model, device, settings.rivals.batch_images))
 
 
 def judge_by_rival(name: str, settings: Settings, say: Callable[[str], None]) -> Judgements:
     """All held-out pairs judged by the rival called `name`; what was judged before is read, not asked again.
 
     Ray must be initialised. Answers lie in <run_dir>/reward/rivals/<name>-<digest>/. Raises ValueError where a judge's
-    key is not set, and what the rival raises while it loads or judges.
+    key is not set, BudgetReached where its calls cost too much, and what the rival raises while it loads or judges.
     """
     rivals = settings.rivals
     plan = plan_of(name, rivals)
     key = key_of(judge_settings(plan, rivals)) if name in JUDGES else Key("")
-    cache = str(reward_folder(settings) / "rivals" / "answers")
     actor: Any = ray.remote(RivalActor).options(**_options(name, rivals)).remote(
-        plan, rivals, str(Path(preferences_folder(settings)).absolute()), key, cache
+        plan, settings, str(Path(preferences_folder(settings)).absolute()), str(Path(settings.run_dir).absolute()), key
     )  # fmt: skip
     try:
         pairs_digest, _, count = cast(str, ray.get(actor.pairs.remote())).partition(":")
@@ -97,8 +101,9 @@ def plan_of(name: str, rivals: RivalsSettings) -> RivalPlan:
 def judge_settings(plan: RivalPlan, rivals: RivalsSettings) -> JudgeSettings:
     """How a judge's endpoint is called."""
     return JudgeSettings(
-        plan.url, plan.model, JUDGES[plan.name].key_variable, rivals.judge_concurrency, retries=rivals.judge_retries
-    )
+        plan.url, plan.model, JUDGES[plan.name].key_variable, rivals.judge_concurrency, retries=rivals.judge_retries,
+        price_in=rivals.price_in.get(plan.name, 0.0), price_out=rivals.price_out.get(plan.name, 0.0),
+    )  # fmt: skip
 
 
 def _judge_chunks(

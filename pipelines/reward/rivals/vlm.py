@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 
@@ -37,7 +38,10 @@ class VlmJudge:
         self._account = account or OwnAccount()
 
     def judge(self, pairs: Sequence[Pair]) -> Judgements:
-        """`settings.concurrency` questions at once. Equal grades are a tie, and so are orders that contradict."""
+        """`settings.concurrency` questions at once. Equal grades are a tie, and so are orders that contradict.
+
+        Raises BudgetReached where no further call may be sent; answers that were under way are kept.
+        """
         if self._form == "pairwise":
             asked = [((p.image_w, p.image_l), p.prompt) for p in pairs]
             asked += [((p.image_l, p.image_w), p.prompt) for p in pairs]
@@ -60,7 +64,11 @@ class VlmJudge:
             except (Refused, Unanswered):
                 return ""
 
-        return list(await asyncio.gather(*(one(images, text) for images, text in asked)))
+        found = await asyncio.gather(*(one(images, text) for images, text in asked), return_exceptions=True)
+        for answer in found:  # after all have come to their end: what is under way is paid for
+            if isinstance(answer, BaseException):
+                raise answer
+        return cast(list[str], found)
 
 
 def choice_in(answer: str) -> float:
