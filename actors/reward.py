@@ -24,6 +24,7 @@ from actors.records import Scores
 from actors.spatialscore.scorer import SpatialScorer
 from conf.reward import RewardPoolSettings
 
+HEALTH_TOLERANCE = 1e-2
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 8.0  # before a scoring call is made again
 
 
@@ -46,7 +47,8 @@ class ScoreReplica:
         batching = cast(Any, self._gather)  # serve.batch gives the method these two
         batching.set_max_batch_size(settings.max_ongoing_requests)
         batching.set_batch_wait_timeout_s(settings.batch_wait_s)
-        self._probe = np.zeros((1, 64, 64, 3), dtype=np.uint8)
+        self._probe = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+        self._known = self._probed()
         self.check_health()
 
     async def score(self, images: np.ndarray | Sequence[np.ndarray], texts: Sequence[str]) -> Scores:
@@ -82,10 +84,18 @@ class ScoreReplica:
         ]
 
     def check_health(self) -> None:
-        """Serve replaces a replica for which this raises: one whose forward pass fails or gives no number."""
-        scores = self._scorer.score(images=self._probe, prompts=["health check"])
-        if not np.isfinite(scores.mu).all():
-            raise RuntimeError(f"SpatialScore gave {scores.mu} for a blank image: its weights hold no finite numbers")
+        """Scores a known image. Serve replaces a replica for which this raises: one whose forward pass fails, gives no
+        number, or another than when it was loaded.
+        """
+        found = self._probed()
+        if not abs(found - self._known) <= HEALTH_TOLERANCE * max(1.0, abs(self._known)):  # false for NaN too
+            raise RuntimeError(
+                f"SpatialScore gives {found} for an image that it gave {self._known} when it was loaded: its weights "
+                "hold no finite numbers, or have changed"
+            )
+
+    def _probed(self) -> float:
+        return float(self._scorer.score(images=self._probe, prompts=["health check"]).mu[0])
 
 
 class RewardPool:

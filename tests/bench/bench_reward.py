@@ -1,32 +1,80 @@
-"""SpatialScore: what a training step costs as the pixel budget grows, and the loss variants side by side."""
+"""SpatialScore: images scored per second, what a training step costs as the pixel budget grows, and the losses.
+
+python -m tests.bench.bench_reward            # all tables
+python -m tests.bench.bench_reward losses     # one of them: scoring | pixel_budget | losses
+"""
 
 from __future__ import annotations
 
 import resource
+import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
-from actors.spatialscore import SpatialScoreConfig, SpatialScorer, build
+from actors.spatialscore import SpatialScore, SpatialScoreConfig, SpatialScorer, build
 from conf.reward import RewardSettings
 from pipelines.preferences.roles import Painted, Task
 from pipelines.reward.data import Pair
-from pipelines.reward.evaluate import RewardReport, measure
+from pipelines.reward.evaluate import measure
 from pipelines.reward.fit import RewardFitter
+from pipelines.reward.measures import ModelReport
 from pipelines.scenes import checkpoints_dir
 from pipelines.scenes.roles import ScenePainter, ScenePerturber, SceneWriter
 
+SCORED = 96
 SIDES = (64, 128, 192, 256)  # pixels
 STEPS, LOSS_STEPS, BATCH = 4, 100, 32
 
 
-def main() -> None:
-    """Both tables."""
+def main(wanted: Sequence[str] = ("scoring", "pixel_budget", "losses")) -> None:
+    """The tables of these names."""
     torch.set_num_threads(2)
-    pixel_budget()
-    losses()
+    for name in wanted:
+        {"scoring": scoring, "pixel_budget": pixel_budget, "losses": losses}[name]()
+
+
+def scoring() -> None:
+    """Images per second: a batch at a time, one by one, and as a loop over transformers' own classes."""
+    images = np.random.default_rng(0).integers(0, 256, (SCORED, 64, 64, 3), dtype=np.uint8)
+    prompts = ["a red circle left of a blue square and above a green triangle"] * SCORED
+    model = build(SpatialScoreConfig(model=str(checkpoints_dir("qwen2_5_vl")), pixels=4096)).eval()
+    plain = _rate(lambda: _plain_loop(model, images, prompts))
+    scorer = SpatialScorer(model.merge())
+    alone = SpatialScorer(model, batch_images=1)
+    batched = _rate(lambda: scorer.score(images=images, prompts=prompts))
+    single = _rate(lambda: alone.score(images=images, prompts=prompts))
+    print(f"SpatialScore, images of 64x64 scored per second, {torch.get_num_threads()} CPU threads")
+    for name, rate in (("plain transformers loop", plain), ("one by one", single), ("48 a batch", batched)):
+        print(f"{name:<24} {rate:8.1f}   {rate / plain:5.1f} times the loop")
+
+
+def _rate(score: Callable[[], object]) -> float:
+    score()
+    start = time.perf_counter()
+    score()
+    return SCORED / (time.perf_counter() - start)
+
+
+@torch.inference_mode()
+def _plain_loop(model: SpatialScore, images: np.ndarray, prompts: Sequence[str]) -> list[float]:
+    """What one writes without this project: the library's image processor and forward, an image at a time."""
+    template, processor, scores = model.processor.template, model.processor.image_processor, []
+    for image, prompt in zip(images, prompts, strict=True):
+        made = processor(Image.fromarray(image), return_tensors="pt")
+        tokens = template.encode(prompt)
+        count = int(made["image_grid_thw"].prod()) // processor.merge_size**2
+        ids = torch.tensor([[*tokens.before, *[template.image_id] * count, *tokens.after]])
+        hidden = model.vlm(
+            input_ids=ids, pixel_values=made["pixel_values"], image_grid_thw=made["image_grid_thw"],
+            mm_token_type_ids=(ids == template.image_id).int(), use_cache=False,
+        ).last_hidden_state  # fmt: skip
+        scores.append(float(model.head(hidden[ids == model.reward_id])[0]))
+    return scores
 
 
 def pixel_budget() -> None:
@@ -47,10 +95,13 @@ def pixel_budget() -> None:
 
 
 def losses() -> None:
-    """The four losses after equally many steps on the same drawn pairs; a fit of the demo has four times as many."""
+    """The four losses after equally many steps on the same drawn pairs, held-out accuracy and calibration.
+
+    A fit of the demo has about four times as many steps.
+    """
     training, held_out = _drawn(0, 1600), _drawn(1600, 2000)
     print(f"SpatialScore, {LOSS_STEPS} steps of {BATCH} pairs, {len(held_out)} other pairs in the right order")
-    print(f"{'loss':<10} {'all':>7} {'1 change':>9} {'2-3':>7} {'exploit':>8} {'margin':>8} {'sigma':>8}")
+    print(f"{'loss':<10} {'all':>7} {'1 change':>9} {'2-3':>7} {'exploit':>8} {'sigma':>8} {'ECE':>8}")
     for loss in ("bt", "sampled", "marginal", "probit"):
         fitter = _fitter(RewardSettings(loss=loss, batch_size=BATCH, workers=1), 4096)
         for number in range(LOSS_STEPS):
@@ -58,13 +109,15 @@ def losses() -> None:
             fitter.step([training[i] for i in chosen], number, LOSS_STEPS)
         scorer = SpatialScorer(fitter.model)
         sigma = scorer.score(images=[p.image_w for p in held_out], prompts=[p.prompt for p in held_out]).sigma.mean()
-        print(f"{loss:<10} {_row(measure(scorer, held_out))} {sigma:8.3f}")
+        report, _, calibrations = measure(scorer, held_out)
+        print(f"{loss:<10} {_row(report)} {sigma:8.3f} {calibrations[1].error:8.3f}")
 
 
-def _row(report: RewardReport) -> str:
-    shares = (report.overall, report.one_change, report.more_changes, report.exploit)
+def _row(report: ModelReport) -> str:
+    found = report.accuracies
+    shares = (found.overall, found.one_change, found.more_changes, found.exploit)
     one, two, three, four = (f"{share.accuracy:.1%}" if share else "-" for share in shares)
-    return f"{one:>7} {two:>9} {three:>7} {four:>8} {report.mean_margin:8.2f}"
+    return f"{one:>7} {two:>9} {three:>7} {four:>8}"
 
 
 def _fitter(settings: RewardSettings, pixels: int) -> RewardFitter:
@@ -83,9 +136,9 @@ def _pair(painted: Painted) -> Pair:
     changed = draft.perturbed.text if draft.perturbed else None
     return Pair(
         str(draft.task.index), draft.prompt.text, changed, painted.winner.pixels(), painted.loser.pixels(),
-        draft.task.kind, len(draft.changes) if changed else 0,
+        draft.task.kind, len(draft.changes) if changed else 0, group_id=draft.group_id,
     )  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:] or ("scoring", "pixel_budget", "losses"))
