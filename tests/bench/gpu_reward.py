@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ VISION_7B = {
 WORDS = "a red circle left of a blue square and above a green triangle"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Prints pairs/s, MFU and peak memory of training, and images/s of scoring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("7b", "tiny"), default="7b")
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="measured steps, after two that are not")
     parser.add_argument("--words", type=int, default=120, help="words of a prompt")
     parser.add_argument("--folder", type=Path, default=Path("/tmp/spatialt2i-random-vlm"))
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     side, large = (448, True) if options.size == "7b" else (64, False)
     folder = options.folder / options.size
