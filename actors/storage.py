@@ -77,6 +77,12 @@ def exists(location: str) -> bool:
     return system.get_file_info(path).type == fs.FileType.File
 
 
+def is_folder(location: str) -> bool:
+    """Whether a folder is there."""
+    system, path = file_system(location)
+    return system.get_file_info(path).type == fs.FileType.Directory
+
+
 def delete_folder(location: str) -> None:
     """Removes a folder and what is in it; an absent one is no error."""
     system, path = file_system(location)

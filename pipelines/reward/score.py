@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -19,7 +20,7 @@ from PIL import Image
 
 from actors.process import actor_options
 from actors.spatialscore import SpatialScorer
-from actors.storage import child, delete_folder, exists, read_file, write_file
+from actors.storage import child, delete_folder, exists, is_folder, read_file, write_file
 from conf.reward import RewardPoolSettings
 from conf.settings import Settings
 from pipelines.preferences.picture import decode
@@ -41,7 +42,7 @@ _BAD_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 class WrongPrompts(ValueError):
-    """The file of prompts is none. Its text names the line and the mend."""
+    """The file of prompts, or the folder of images, is none. Its text names the line and the mend."""
 
 
 @dataclass(frozen=True)
@@ -72,19 +73,19 @@ def score_images(settings: Settings, say: Callable[[str], None] = print) -> Scor
     """Scores the images of `score.prompts` and writes `score.out`: rows of SCHEMA, in the order of the prompts.
 
     An image that is missing or broken is a row with an error. `say` gets lines of progress. A call that is interrupted
-    goes on from its last chunk. Ray must be initialised. Raises WrongPrompts for a file that is none, FileNotFoundError
-    where the run has no SpatialScore.
+    goes on from its last chunk. Ray must be initialised. Raises WrongPrompts for a file or folder that is none,
+    FileNotFoundError where the run has no SpatialScore.
     """
     own, model, start = settings.score, served_model(settings), time.monotonic()
-    rows, parts = read_prompts(own.prompts), f"{own.out}.parts"
-    basis = f"{weights_digest(score_folder(settings))}|{own.images}"
+    rows, images, parts = read_prompts(own.prompts), image_folder(own.images), f"{own.out}.parts"
+    basis = f"{weights_digest(score_folder(settings))}|{images}"
     chunks = [
         _chunk(parts, basis, first, rows[first : first + own.chunk_rows])
         for first in range(0, len(rows), own.chunk_rows)
     ]
     waiting = [chunk for chunk in chunks if not exists(chunk.place)]
     total, done, without = sum(len(chunk.rows) for chunk in waiting), 0, 0
-    for chunk, table in zip(waiting, _scored(waiting, own.images, model, settings.pool, own.chunk_rows), strict=True):
+    for chunk, table in zip(waiting, _scored(waiting, images, model, settings.pool, own.chunk_rows), strict=True):
         write_file(chunk.place, _parquet(table))
         done += table.num_rows
         without += table.num_rows - table["error"].null_count
@@ -121,6 +122,13 @@ def read_prompts(location: str) -> list[dict[str, str]]:
     if not rows:
         raise WrongPrompts(f"{location} is empty: {wanted}")
     return rows
+
+
+def image_folder(location: str) -> str:
+    """The folder as actors find it, wherever they run. Raises WrongPrompts where there is none."""
+    if not location or not is_folder(location):
+        raise WrongPrompts(f"no folder of images at {location!r}: reward score prompts.jsonl images/")
+    return location if "://" in location else str(Path(location).absolute())
 
 
 class Scoring:

@@ -13,7 +13,7 @@ from PIL import Image
 from actors.spatialscore import SpatialScorer
 from conf import Settings, SettingsError
 from pipelines.cli import understand
-from pipelines.reward.score import WrongPrompts, read_prompts, score_images
+from pipelines.reward.score import WrongPrompts, image_folder, read_prompts, score_images
 from tests.tiny_reward import save_tiny_vlm, tiny_spatialscore
 
 TEXT = "a red circle left of a blue square"
@@ -80,6 +80,8 @@ def test_a_file_of_prompts_that_is_none_is_refused_by_line(tmp_path: Path, conte
         read_prompts(str(tmp_path / "prompts.jsonl"))
     with pytest.raises(WrongPrompts, match="no file of prompts"):
         read_prompts(str(tmp_path / "absent.jsonl"))
+    with pytest.raises(WrongPrompts, match="no folder of images"):
+        image_folder(str(tmp_path / "absent"))
 
 
 def test_its_words_are_understood_in_any_order(tmp_path: Path) -> None:
