@@ -76,6 +76,8 @@ def test_stage_two_trains_survives_a_killed_worker_measures_and_examines(ray_clu
     assert overall is not None and overall.pairs == TEST_ROWS
     saved = json.loads((Path(settings.run_dir) / "reward/evaluation.json").read_text())
     assert saved["models"][0]["accuracies"]["overall"]["pairs"] == TEST_ROWS
+    card = (Path(settings.run_dir) / "reward/model/README.md").read_text()
+    assert "| all pairs |" in card and "48 pairs, 12 optimizer steps" in card
     checks = {check.name: check for check in run_doctor(settings)}
     assert checks["save and load"].passed and checks["LoRA"].passed and checks["spread"].passed
     assert {"noise image", "2 x 2", "image size"} <= set(checks)
