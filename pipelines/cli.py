@@ -127,10 +127,11 @@ def understand(words: Sequence[str]) -> tuple[Action, Settings]:
     actions = VERBS[verb]
     if verb == "submit":
         return actions["run"], _submission(rest)
-    rest = [f"sample.text={json.dumps(word)}" if " " in word and "=" not in word else word for word in rest]
     name = rest.pop(0) if rest and rest[0] in actions else next(iter(actions))
     if (verb, name) == ("reward", "score"):
         rest = _score_words(rest)
+    else:
+        rest = [f"sample.text={json.dumps(word)}" if " " in word and "=" not in word else word for word in rest]
     preset = rest.pop(0) if rest and "=" not in rest[0] else "scenes"
     known = preset in presets() or preset.endswith((".yaml", ".yml"))
     if not known:

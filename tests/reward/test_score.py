@@ -85,9 +85,9 @@ def test_a_file_of_prompts_that_is_none_is_refused_by_line(tmp_path: Path, conte
 
 
 def test_its_words_are_understood_in_any_order(tmp_path: Path) -> None:
-    own = understand(["reward", "score", "p.jsonl", "images dir", "scenes", "--out=s.parquet", "seed=1"][:-1])[1]
-    assert (own.score.prompts, own.score.images, own.score.out, own.preset) == (
-        "p.jsonl", "images dir", "s.parquet", "scenes",
+    own = understand(["reward", "score", "p.jsonl", "images dir", "scenes", "num_cpus=1", "--out=s.parquet"])[1]
+    assert (own.score.prompts, own.score.images, own.score.out, own.num_cpus) == (
+        "p.jsonl", "images dir", "s.parquet", 1,
     )  # fmt: skip
     with pytest.raises(SettingsError, match=r"score\.out must end in \.parquet"):
         understand(["reward", "score", "p.jsonl", "images", "--out=s.csv"])
