@@ -37,7 +37,7 @@ def test_a_folder_is_scored_in_order_and_an_interrupted_call_goes_on(ray_cluster
         Image.fromarray(image).save(tmp_path / "images" / name)
     (tmp_path / "images/deep/4.png").write_bytes(b"no image")
     names[2] = "absent.png"
-    prompts = [TEXT] * 8 + ["<reward>"]
+    prompts = [TEXT] * 8 + [" "]
     rows = [{"image": name, "prompt": prompt, "id": 1} for name, prompt in zip(names, prompts, strict=True)]
     (tmp_path / "prompts.jsonl").write_text("\n\n".join(json.dumps(row) for row in rows))
     settings, lines = _settings(tmp_path), []
