@@ -49,8 +49,8 @@ def evaluate_reward(settings: Settings, say: Callable[[str], None] = print) -> E
     out = reward_folder(settings)
     write_file(str(out / "evaluation.json"), json.dumps(asdict(evaluation), indent=2).encode())
     write_file(str(out / "report.html"), render_report(evaluation).encode())
-    if not settings.pool.model:  # the run's own: another run's directory is left as it is
-        card = model_folder(settings) / CARD_FILE
+    card = model_folder(settings) / CARD_FILE
+    if not settings.pool.model and card.is_file():  # the run's own: another run's directory is left as it is
         write_file(str(card), with_accuracy(card.read_text(), accuracy_rows(report)).encode())
     return evaluation
 
