@@ -101,7 +101,7 @@ def _questions(rows: Sequence[Row], evaluations: Sequence[Row], settings: Settin
         f"{last['iteration']}/{policy.iterations} versions, {pace:.1f} s each, last one {idle:.0f} s ago",
         _verdict(not late, "no progress: see docs/troubleshooting.md"),
     )
-    reward = f"reward {_number(last['reward_mean'])} ± {_number(last['reward_std'])}  {trend}"
+    reward = f"reward {_number(last['reward_mean'])} ± {_number(last['reward_std'], '.3f')}  {trend}"
     table.add_row("learning?", reward, _held_out(evaluations))
     table.add_row(
         "on-policy?",

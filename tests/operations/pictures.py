@@ -15,14 +15,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import quote
 
 import yaml
 from PIL import Image
 from rich.console import Console
 
 from cluster.alerts import rules
-from cluster.panels import policy
 from conf import load
 from pipelines.operations.status import look, read_rows
 from tests.operations.head import Head, free_port, running_head
@@ -30,7 +28,6 @@ from tests.preferences.review.browser import Browser, wait_for
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-SHOWN = (policy("reward_mean"), policy("learn_seconds"), policy("images_wait_seconds"), policy("scores_wait_seconds"))
 
 
 @contextmanager
@@ -56,10 +53,11 @@ def watched(head: Head, folder: Path) -> Iterator[str]:
         process.wait(20)
 
 
-def save(browser: Browser, name: str) -> None:
-    """The page as docs/<name>.png with 64 colours, which keeps it under 200 KB."""
+def save(browser: Browser, name: str, top: int = 0, bottom: int = 660) -> None:
+    """Rows `top` to `bottom` of the page as docs/<name>.png with 64 colours, which keeps it under 200 KB."""
     shot = base64.b64decode(browser.command("Page.captureScreenshot", format="png")["data"])
-    picture = Image.open(io.BytesIO(shot)).convert("RGB").quantize(64)
+    page = Image.open(io.BytesIO(shot)).convert("RGB")
+    picture = page.crop((0, top, page.width, min(bottom, page.height))).quantize(64)
     picture.save(DOCS / f"{name}.png", optimize=True)
     print(f"wrote {DOCS / name}.png, {(DOCS / name).with_suffix('.png').stat().st_size // 1000} KB", flush=True)
 
@@ -91,18 +89,11 @@ def main(model: str) -> None:
             wait_for(lambda: "rollout 0" in browser.text("body"), "the actors")
             time.sleep(2)
             save(browser, "ray_dashboard")
-            graphs = "&".join(
-                f"g{place}.expr={quote(query)}&g{place}.tab=0&g{place}.range_input=5m"
-                for place, query in enumerate(SHOWN)
-            )
-            browser.open(f"{prometheus}/classic/graph?{graphs}")
-            time.sleep(4)
-            save(browser, "prometheus")
             browser.open(f"{prometheus}/classic/alerts")
             time.sleep(2)
-            save(browser, "alerts")
+            save(browser, "alerts", top=236, bottom=585)
             browser.open(status_page(run_dir, head.dashboard))
-            save(browser, "status")
+            save(browser, "status", top=36, bottom=230)
         job.send_signal(2)
         job.wait(60)
     shutil.rmtree(folder)
