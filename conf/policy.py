@@ -33,7 +33,7 @@ class JudgeSettings(EndpointSettings):
 class PolicySettings:
     """Stage 3: top-k GRPO on FLUX. Axes: P prompts, G group, T denoise steps, K trained steps."""
 
-    iterations: int = 48  # policy versions to publish
+    iterations: int = 64  # policy versions to publish
     minutes: float = 5.0  # stop after this training time as well; 0: no limit
     seed: int = 0
     prompts_per_step: int = 12  # P
@@ -49,7 +49,8 @@ class PolicySettings:
     window: int = 0  # draw noise on, and train, a window of this many steps, the others are ODE steps; 0: no window
     window_position: str = "first"  # first | sliding (MixGRPO) | random (Flow-GRPO-Fast)
     window_every: int = 25  # iterations after which a sliding window moves on by one step
-    lr: float = 2e-3
+    lr: float = 1.2e-3
+    warmup_iterations: int = 8  # the rate rises to `lr` over so many; 1: no warm-up
     final_lr_fraction: float = 0.1  # linear decay over `iterations` down to this share
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 1e-4
@@ -102,7 +103,7 @@ class PolicySettings:
         one_of("policy.zero_stage", self.zero_stage, (1, 2))
         for name in ("iterations", "prompts_per_step", "steps", "updates_per_iteration", "rollout_actors",
                      "rollout_threads", "learner_ranks", "learner_threads", "checkpoint_every",
-                     "keep_checkpoints", "window_every", "max_idle_updates"):  # fmt: skip
+                     "keep_checkpoints", "window_every", "max_idle_updates", "warmup_iterations"):  # fmt: skip
             at_least(f"policy.{name}", getattr(self, name), 1)
         for name in ("sampling_rows", "replay_rows", "evaluate_every", "evaluate_prompts", "redraws"):
             at_least(f"policy.{name}", getattr(self, name), 0)

@@ -138,9 +138,13 @@ class GrpoLearner:
         self._gate_passed = True
 
     def learning_rate(self) -> float:
-        """Linear decay from `lr` to `lr * final_lr_fraction` over `iterations` versions."""
+        """Linear decay from `lr` to `lr * final_lr_fraction` over `iterations` versions, after a linear warm-up.
+
+        Adam's first steps are as long as its rate, whatever the gradient: at full rate they undo what the base can do.
+        """
         done = min(self.version / self.settings.iterations, 1.0)
-        return self.settings.lr * (1 - (1 - self.settings.final_lr_fraction) * done)
+        warm = min((self.version + 1) / self.settings.warmup_iterations, 1.0)
+        return warm * self.settings.lr * (1 - (1 - self.settings.final_lr_fraction) * done)
 
     @torch.no_grad()
     def advance(self) -> int:

@@ -173,12 +173,15 @@ def test_a_resumed_learner_goes_on_bit_for_bit(policy: FluxPolicy, flux_director
 
 
 def test_learning_rate_and_moving_average(flux_directory: Path) -> None:
-    learner = learner_of(flux_directory, replace(SETTINGS, lr=1.0 - 1e-9, final_lr_fraction=0.2))
+    learner = learner_of(flux_directory, replace(SETTINGS, lr=1.0 - 1e-9, final_lr_fraction=0.2, warmup_iterations=1))
     rates = []
     for _ in range(5):
         rates.append(learner.learning_rate())
         learner.advance()
     assert rates == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
+    learner.version, learner.settings = 1, replace(learner.settings, warmup_iterations=4)
+    assert learner.learning_rate() == pytest.approx(2 / 4 * 0.8)
+    learner.version = 5
     key, value = next(iter(learner.policy.lora_state().items()))
     old = learner.ema[key].clone()
     value += 1.0
