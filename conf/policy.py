@@ -40,6 +40,7 @@ class PolicySettings:
     group_size: int = 24  # G
     top_k: int = 6  # the best k and the worst k of a group are trained on; 0: the whole group
     stats_over: str = "selected"  # advantages' mean and std over: selected | group
+    stats_scope: str = "group"  # advantages' std over: group | batch (all groups of an update: they wait for the last)
     advantage_clip: float = 5.0
     steps: int = 6  # T, while sampling for training
     noise_level: float = 0.7  # a
@@ -94,6 +95,7 @@ class PolicySettings:
     def __post_init__(self) -> None:
         one_of("policy.transition", self.transition, ("flow_sde", "cps"))
         one_of("policy.stats_over", self.stats_over, ("selected", "group"))
+        one_of("policy.stats_scope", self.stats_scope, ("group", "batch"))
         one_of("policy.kl_form", self.kl_form, ("flow_grpo", "gaussian", "velocity"))
         one_of("policy.engine", self.engine, ("torch", "deepspeed"))
         one_of("policy.window_position", self.window_position, ("first", "sliding", "random"))

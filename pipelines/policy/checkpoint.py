@@ -157,12 +157,15 @@ def run_checkpoints(settings: Settings) -> Checkpoints:
 
 
 def check_resumable(manifest: Manifest, settings: Settings) -> None:
-    """Raises ValueError, naming every difference, if the run would go on with other arithmetic than it began with."""
-    now = arithmetic_of(settings)
+    """Raises ValueError, naming every difference, if the run would go on with other arithmetic than it began with.
+
+    A setting that is younger than the checkpoint had its default then.
+    """
+    now, then = arithmetic_of(settings), arithmetic_of(Settings()) | manifest.settings
     changed = [
-        f"{key} was {manifest.settings.get(key)!r} and is {now.get(key)!r}"
-        for key in sorted(now.keys() | manifest.settings.keys())
-        if manifest.settings.get(key) != now.get(key)
+        f"{key} was {then.get(key)!r} and is {now.get(key)!r}"
+        for key in sorted(now.keys() | then.keys())
+        if then.get(key) != now.get(key)
     ]
     if changed:
         raise ValueError(

@@ -63,6 +63,11 @@ class ScoredGroup:
     score_seconds: float  # from then to their scores
 
 
+def advantages_of(scores: np.ndarray, settings: PolicySettings, batch: float | None = None) -> Advantages:
+    """`group_advantages` as the run's settings have it."""
+    return group_advantages(scores, settings.top_k, settings.stats_over, settings.advantage_clip, batch)
+
+
 class GroupMaker:
     """Draws groups through a rollout pool and a reward pool."""
 
@@ -93,9 +98,7 @@ class GroupMaker:
             finally:
                 self.scoring.add(-1)
             score_seconds = time.perf_counter() - sampled_at
-            advantages = group_advantages(
-                scores.mu, self.settings.top_k, self.settings.stats_over, self.settings.advantage_clip
-            )
+            advantages = advantages_of(scores.mu, self.settings)
             if advantages.skipped and group.redraws < self.settings.redraws:
                 self.replaced += 1
                 group = self._replacement(group)

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import ray
 from ray.exceptions import ObjectLostError
 
+from actors.grpo.advantages import batch_std
 from actors.grpo.update import UpdateMetrics
 from actors.learner import LearnerGroup
 from actors.rollout import WeightsHandle
@@ -16,7 +17,7 @@ from conf.policy import PolicySettings
 from pipelines.policy.capacity import learner_demand
 from pipelines.policy.checkpoint import Checkpoints, Manifest
 from pipelines.policy.clock import Clock
-from pipelines.policy.groups import GroupMaker, ScoredGroup
+from pipelines.policy.groups import GroupMaker, ScoredGroup, advantages_of
 from pipelines.policy.patience import patiently
 
 MAX_FRUITLESS_RESTARTS = 5
@@ -69,22 +70,41 @@ class Learning:
     ) -> list[ScoredGroup]:
         """Has every rank accumulate its share of one update's groups, in order, each as soon as it is scored."""
         ranks = self.settings.learner_ranks
-        shares = await asyncio.gather(*(self._feed(groups[rank::ranks], rank, weights) for rank in range(ranks)))
+        batch = asyncio.ensure_future(self._batch_std(groups))
+        feeds = (self._feed(groups[rank::ranks], batch, rank, weights) for rank in range(ranks))
+        try:
+            shares = await asyncio.gather(*feeds)
+        finally:
+            batch.cancel()
         return [group for share in shares for group in share]
 
+    async def _batch_std(self, groups: Sequence[Awaitable[ScoredGroup]]) -> float | None:
+        """What `policy.stats_scope=batch` divides by, once all groups of the update are scored; None without it."""
+        if self.settings.stats_scope == "group":
+            return None
+        scored = await asyncio.gather(*groups)
+        return batch_std(
+            [group.scores for group in scored], [group.advantages for group in scored], self.settings.stats_over
+        )
+
     async def _feed(
-        self, groups: Sequence[Awaitable[ScoredGroup]], rank: int, weights: Callable[[], WeightsHandle]
+        self,
+        groups: Sequence[Awaitable[ScoredGroup]],
+        batch: Awaitable[float | None],
+        rank: int,
+        weights: Callable[[], WeightsHandle],
     ) -> list[ScoredGroup]:
         """Gives one rank its groups. A group whose trajectories were lost with their node is sampled again."""
         learned = []
         for group in groups:
             since = time.perf_counter()
-            scored = await group
+            scored, std = await group, await batch
             self.clock.waited(since, scored.sampled_at)
             while True:
+                advantages = advantages_of(scored.scores, self.settings, std)
                 try:
                     with self.clock.learning(ranks=1):
-                        await self.group.accumulate(rank, scored.advantages, scored.conditioning, scored.trajectories)
+                        await self.group.accumulate(rank, advantages, scored.conditioning, scored.trajectories)
                     break
                 except ObjectLostError:
                     self.groups.lost += 1

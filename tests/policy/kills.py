@@ -2,15 +2,17 @@
 
 `python -m tests.policy.kills` prints the table of kills and recoveries. It is the operator's side: it starts the
 raylets, submits the driver again when it was killed, adds a node for one that was lost, and looks at processes only.
+The run lasts as long as the kills take. Then a second one, undisturbed, goes to the same version, and what both saved
+there is compared: adapter, moving average and optimizer.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import random
-import signal
 import socket
 import subprocess
 import sys
@@ -19,30 +21,38 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
+import torch
 from ray._private.node import Node
 from ray.cluster_utils import Cluster
 
+from actors.flux.adapter import read_lora
+from actors.learner import rank_file
+from actors.storage import child, read_file
 from conf import Settings, dump, load
+from conf.flux import FluxSettings
+from pipelines.policy.checkpoint import Checkpoints, Manifest
 from tests.tiny_reward import save_tiny_vlm, tiny_spatialscore
 
 TITLES = {
     "rollout actor": "ray::Rollout",
-    "reward replica": "ray::ServeReplica:spatialscore",
+    "reward replica": "ScoreReplica",
     "learner rank": "ray::LearnerRank",
     "Serve controller": "ray::ServeController",
     "Serve proxy": "ray::ProxyActor",
 }
-"""How Ray names the processes of each kind."""
+"""What the process titles of each kind hold."""
 MOMENTS = (
     ("rollout actor", "reward replica"), ("learner rank", "Serve controller"), ("Serve proxy", "rollout actor"),
     ("driver",), ("worker node",), ("reward replica", "Serve controller"), ("rollout actor", "learner rank"),
-    ("rollout actor", "worker node"), ("reward replica", "driver"), ("Serve proxy", "reward replica"),
-    ("learner rank", "rollout actor"), ("Serve controller", "Serve proxy"),
+    ("rollout actor", "worker node"), ("Serve proxy", "reward replica"), ("learner rank", "rollout actor"),
+    ("Serve controller", "Serve proxy"),
 )  # fmt: skip
-"""What dies together; in random order."""
+"""What dies together; in random order. The last moment is the driver's, with a replica."""
 PATIENCE = 300.0  # seconds in which a run must have recovered
+ENDLESS = 100_000  # iterations
 
 
 @dataclass(frozen=True)
@@ -53,16 +63,17 @@ class Kill:
     iteration: int  # the newest that was finished
     kinds: tuple[str, ...]
     replaced_after: float  # seconds until every victim's successor ran
-    trained_after: float  # seconds until the next iteration was finished
+    trained_after: float  # seconds until an iteration that began later was finished
 
 
-def settings_of(run_dir: Path, model: Path, address: str, port: int) -> Settings:
+def settings_of(run_dir: Path, model: Path, address: str, port: int, minutes: float) -> Settings:
     """2 prompts x 6 images a step of the shipped FLUX; a random SpatialScore; 2 rollout actors, 2 replicas, HTTP."""
     return load("scenes", [
         f"run_dir={run_dir}", f"ray_address={address}", f"pool.model={model}", "pool.unexamined=true",
         "pool.min_replicas=2", "pool.http=true", "pool.max_replicas=2", f"pool.port={port}", "pool.batch_images=12",
-        "pool.cpus=0.2", "policy.iterations=120",
-        "policy.minutes=0", "policy.prompts_per_step=2", "policy.group_size=6", "policy.top_k=2", "policy.steps=4",
+        "pool.cpus=0.2", "evaluation.use_ema=false",
+        f"policy.iterations={ENDLESS}", f"policy.minutes={minutes}", f"policy.keep_checkpoints={ENDLESS}",
+        "policy.prompts_per_step=2", "policy.group_size=6", "policy.top_k=2", "policy.steps=4",
         "policy.learner_threads=1", "policy.rollout_cpus=0.2", "policy.learner_cpus=0.2",
         "policy.evaluate_every=0",
     ])  # fmt: skip
@@ -81,12 +92,11 @@ class Operator:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.submissions = 0
 
-    def submit(self, name: str) -> None:
-        """Starts the driver of a run, or starts it again: what a job's entrypoint does."""
+    def submit(self, name: str, minutes: float = 0.0) -> None:
+        """Starts the driver of a run, or starts it again: what a job's entrypoint does. 0 minutes: without end."""
         self.run_dir = self.folder / name
-        settings = settings_of(self.run_dir, self.folder / "model", self.cluster.address, self.port)
+        settings = settings_of(self.run_dir, self.folder / "model", str(self.cluster.address), self.port, minutes)
         dump(settings, self.folder / f"{name}.yaml")
         command = "import sys; from pipelines.cli import main; sys.exit(main(sys.argv[1:]))"
         with (self.folder / f"{name}.log").open("a") as log:
@@ -94,7 +104,6 @@ class Operator:
                 [sys.executable, "-W", "ignore", "-c", command, "policy", "train", str(self.folder / f"{name}.yaml")],
                 stdout=log, stderr=log, env=os.environ | {"PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
-        self.submissions += 1
 
     def iteration(self) -> int:
         """The newest one that is finished."""
@@ -102,16 +111,32 @@ class Operator:
         lines = metrics.read_text().splitlines() if metrics.exists() else []
         return json.loads(lines[-1])["iteration"] if lines else 0
 
+    def saved(self) -> Manifest | None:
+        """The newest complete checkpoint."""
+        return next(self.checkpoints().manifests(), None)
+
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(str(self.run_dir / "policy" / "checkpoints"), keep=ENDLESS)
+
+    def state(self, version: int) -> dict[str, Any]:
+        """What the learner saved of a version."""
+        content = read_file(child(self.checkpoints().folder(version), rank_file(0)))
+        return torch.load(io.BytesIO(content), weights_only=True)
+
     def processes(self, kind: str) -> list[psutil.Process]:
         """The processes of one kind on all nodes of this cluster."""
         raylets = [node.all_processes["raylet"][0].process.pid for node in self.cluster.list_all_nodes()]
         return [child for raylet in raylets for child in _children(raylet, TITLES[kind])]
 
+    def kill_driver(self) -> None:
+        """With SIGKILL."""
+        self.driver.kill()
+        self.driver.wait()
+
     def kill(self, kind: str) -> None:
         """One of them, with SIGKILL. A node that was lost is replaced by a new one; a driver is submitted again."""
         if kind == "driver":
-            self.driver.send_signal(signal.SIGKILL)
-            self.driver.wait()
+            self.kill_driver()
             self.submit(self.run_dir.name)
         elif kind == "worker node":
             node = self.workers.pop(random.randrange(len(self.workers)))
@@ -128,25 +153,39 @@ class Operator:
         return all(len(self.processes(kind)) >= wanted.get(kind, 1) for kind in TITLES)
 
     def strike(self, kinds: tuple[str, ...], began: float) -> Kill:
-        """Kills, and waits until the run is whole again and has finished another iteration."""
-        before, struck = self.iteration(), time.monotonic()
+        """Kills, and waits until the run is whole again and has finished an iteration that began after the kills."""
+        struck = time.monotonic()
         for kind in kinds:
             self.kill(kind)
+        before = self.iteration()
         replaced = trained = 0.0
         while not (replaced and trained):
             passed = time.monotonic() - struck
             if passed > PATIENCE or self.driver.poll() is not None:
                 raise RuntimeError(f"no recovery from the loss of {kinds} at iteration {before}: {self.log()}")
             replaced = replaced or (passed if self.settled() else 0.0)
-            trained = trained or (passed if self.iteration() > before else 0.0)
+            trained = trained or (passed if self.iteration() > before + 1 else 0.0)
             time.sleep(0.1)
         return Kill(struck - began, before, kinds, replaced, trained)
 
-    def finish(self) -> bytes:
-        """Waits for the end of the run. Returns the adapter's file."""
-        if self.driver.wait(timeout=600):
+    def end(self, began: float) -> Kill:
+        """Kills the driver with a replica and submits it again for less time than it has run: it finishes at once."""
+        before, struck = self.iteration(), time.monotonic()
+        self.kill("reward replica")
+        self.kill_driver()
+        self.submit(self.run_dir.name, minutes=0.01)
+        if self.driver.wait(timeout=2 * PATIENCE):
             raise RuntimeError(self.log())
-        return (self.run_dir / "policy" / "export" / "pytorch_lora_weights.safetensors").read_bytes()
+        passed = time.monotonic() - struck
+        return Kill(struck - began, before, ("reward replica", "driver"), passed, passed)
+
+    def reach(self, version: int) -> None:
+        """Waits until a version is saved."""
+        deadline = time.monotonic() + 2 * PATIENCE
+        while (saved := self.saved()) is None or saved.version < version:
+            if time.monotonic() > deadline or self.driver.poll() is not None:
+                raise RuntimeError(f"version {version} was not reached: {self.log()}")
+            time.sleep(0.2)
 
     def log(self) -> str:
         """The end of what the driver said."""
@@ -164,21 +203,40 @@ def persistently(start: Callable[[], Node]) -> Node:
 def _children(raylet: int, title: str) -> Iterator[psutil.Process]:
     try:
         for child in psutil.Process(raylet).children():
-            if " ".join(child.cmdline()).startswith(title):
+            if title in " ".join(child.cmdline()):
                 yield child
     except psutil.NoSuchProcess:
         return
 
 
-def kill_at_random(seed: int) -> tuple[list[Kill], bool, str]:
-    """An undisturbed run, then one that is struck. Returns the kills, whether both adapters are equal, the last row."""
+def equal(one: Any, other: Any) -> bool:
+    """Whether two states are the same, bit for bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return one == other
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of it."""
+
+    kills: list[Kill]
+    version: int  # at which the struck run ended, and both were compared
+    same_state: bool  # adapter, moving average and optimizer
+    exported: bool  # the struck run exported that adapter
+    last_row: str  # of the struck run's metrics
+
+
+def kill_at_random(seed: int) -> Report:
+    """A run that is struck, then one that is not, up to the same version."""
     random.seed(seed)
     with tempfile.TemporaryDirectory() as folder:
         operator = Operator(Path(folder))
         try:
-            operator.submit("undisturbed")
-            wanted = operator.finish()
-            print(f"undisturbed after {operator.iteration()} iterations", file=sys.stderr)
             operator.submit("struck")
             began, kills = time.monotonic(), []
             while not (operator.settled() and operator.iteration() >= 1):
@@ -187,11 +245,21 @@ def kill_at_random(seed: int) -> tuple[list[Kill], bool, str]:
                 time.sleep(random.uniform(0.0, 1.0))
                 kills.append(operator.strike(kinds, began))
                 print(table(kills).splitlines()[-1], file=sys.stderr, flush=True)
-            same = operator.finish() == wanted
-            return kills, same, (operator.run_dir / "policy" / "metrics.jsonl").read_text().splitlines()[-1]
+            kills.append(operator.end(began))
+            final = operator.saved()
+            assert final is not None
+            struck = operator.state(final.version)
+            last_row = (operator.run_dir / "policy" / "metrics.jsonl").read_text().splitlines()[-1]
+            exported = read_lora(operator.run_dir / "policy" / "export", FluxSettings())
+            print(f"the struck run ended at version {final.version}", file=sys.stderr, flush=True)
+            operator.submit("undisturbed")
+            operator.reach(final.version)
+            undisturbed = operator.state(final.version)
+            same, right = equal(struck, undisturbed), equal(undisturbed["lora"], exported)
+            return Report(kills, final.version, same, right, last_row)
         finally:
             if operator.driver.poll() is None:
-                operator.driver.kill()
+                operator.kill_driver()
             operator.cluster.shutdown()
 
 
@@ -208,9 +276,12 @@ def table(kills: list[Kill]) -> str:
 
 if __name__ == "__main__":
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled", RAY_worker_niceness="0")
-    struck, equal, last = kill_at_random(seed=0)
-    kinds = [kind for kill in struck for kind in kill.kinds]
-    print(table(struck))
-    print(f"\n{len(kinds)} kills; the final adapter is {'' if equal else 'NOT '}the undisturbed run's, bit for bit.")
-    print(f"The run's last row: {last}")
-    print(json.dumps({"kinds": kinds, "same_adapter": equal}))
+    report = kill_at_random(seed=0)
+    kinds = [kind for kill in report.kills for kind in kill.kinds]
+    print(table(report.kills))
+    print(
+        f"\n{len(kinds)} kills. Adapter, moving average and optimizer of version {report.version} are "
+        f"{'' if report.same_state else 'NOT '}the undisturbed run's, bit for bit."
+    )
+    print(f"The struck run's last row: {report.last_row}")
+    print(json.dumps({"kinds": kinds, "same_state": report.same_state, "exported": report.exported}))

@@ -6,13 +6,18 @@ import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import ray
 
+from actors.grpo.advantages import Advantages
 from actors.storage import exists, list_folder, read_file, write_file
 from conf import load
 from pipelines.policy.checkpoint import BackgroundWrites, Checkpoints, Manifest, arithmetic_of, check_resumable
+from pipelines.policy.groups import ScoredGroup, advantages_of
+from pipelines.policy.learning import Learning
 from pipelines.policy.prompts import draw_held_out_prompts, draw_training_prompts, read_prompts
 from pipelines.policy.seeds import group_seeds, sample_seed
 
@@ -67,6 +72,10 @@ def test_a_checkpoint_is_complete_or_not_there(ray_cluster: None, tmp_path: Path
     check_resumable(newest, replace(settings, policy=replace(settings.policy, rollout_actors=9, minutes=3.0)))
     with pytest.raises(ValueError, match="group_size was 24 and is 12"):
         check_resumable(newest, replace(settings, policy=replace(settings.policy, group_size=12)))
+    older = replace(newest, settings={key: value for key, value in newest.settings.items() if key != "flux.compile"})
+    check_resumable(older, settings)  # from before that setting was there
+    with pytest.raises(ValueError, match=r"flux\.compile was False and is True"):
+        check_resumable(older, replace(settings, flux=replace(settings.flux, compile=True)))
     write_file(f"{checkpoints.folder(15)}/rank-0.pt", b"stale")
     newest = checkpoints.newest()
     assert newest is not None and newest.version == 10  # the damaged one is passed over
@@ -98,3 +107,31 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_older_ones(ray_cluster: 
 def test_a_manifest_reads_back(tmp_path: Path) -> None:
     manifest = Manifest(3, 2.0, arithmetic_of(load("flux_dev")))
     assert Manifest(**json.loads(json.dumps(manifest.__dict__))) == manifest
+
+
+def test_with_batch_statistics_every_group_is_divided_by_the_updates_std() -> None:
+    """Two groups on two ranks, the second one later: mean 0 each, spreads 1 and 10; the std of all is sqrt(50.5)."""
+    settings = replace(load("scenes").policy, stats_scope="batch", top_k=0)
+    given: dict[int, Advantages] = {}
+
+    class Ranks:
+        async def accumulate(self, rank: int, advantages: Advantages, *rest: object) -> None:
+            given[rank] = advantages
+
+    async def group(spread: float, after: float) -> ScoredGroup:
+        await asyncio.sleep(after)
+        scores = np.array([-spread, spread], np.float32)
+        nothing: Any = None
+        return ScoredGroup(nothing, scores, advantages_of(scores, settings), nothing, (), nothing, 0.0, 0.0)
+
+    async def learn() -> None:
+        ranks: Any = Ranks()
+        unused: Any = None
+        learning = Learning(replace(settings, learner_ranks=2, engine="deepspeed"), ranks, unused, unused, print)
+        groups = [asyncio.ensure_future(group(1.0, 0.0)), asyncio.ensure_future(group(10.0, 0.1))]
+        await learning.learn(groups, unused)
+
+    asyncio.run(learn())
+    std = 50.5**0.5
+    assert given[0].values == pytest.approx((-1 / std, 1 / std), rel=1e-4)
+    assert given[1].values == pytest.approx((-10 / std, 10 / std), rel=1e-4)
