@@ -15,6 +15,16 @@ from conf.flux import FluxSettings
 FAMILIES: tuple[type[Policy], ...] = (FluxPolicy, QwenImagePolicy)
 
 
+def family_of(model: str) -> type[Policy]:
+    """The family of a directory in diffusers format or a hub id. Raises ValueError for a pipeline of another class."""
+    named = cast(dict[str, Any], DiffusionPipeline.load_config(model))["_class_name"]
+    for family in FAMILIES:
+        if family.pipeline_class.__name__ == named:
+            return family
+    known = ", ".join(family.pipeline_class.__name__ for family in FAMILIES)
+    raise ValueError(f"flux.model={model} must hold one of {known}, got a {named}")
+
+
 def load_policy(
     model: str,
     settings: FluxSettings,
@@ -26,9 +36,4 @@ def load_policy(
 
     Raises ValueError for a pipeline of another class.
     """
-    named = cast(dict[str, Any], DiffusionPipeline.load_config(model))["_class_name"]
-    for family in FAMILIES:
-        if family.pipeline_class.__name__ == named:
-            return family.from_pretrained(model, settings, device, transformer_only, seed)
-    known = ", ".join(family.pipeline_class.__name__ for family in FAMILIES)
-    raise ValueError(f"flux.model={model} must hold one of {known}, got a {named}")
+    return family_of(model).from_pretrained(model, settings, device, transformer_only, seed)

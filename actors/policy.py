@@ -86,6 +86,11 @@ class Policy(ABC):
 
     # --- what a family defines --------------------------------------------------------------------------------------
 
+    @staticmethod
+    @abstractmethod
+    def plain_arguments(settings: FluxSettings) -> dict[str, float]:
+        """What the plain pipeline must be told about guidance to draw as this policy does."""
+
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> list[Conditioning]:
         """One Conditioning a text, on the CPU. Each text is encoded alone, so its company cannot change its bits."""

@@ -153,3 +153,10 @@ class PolicySettings:
             raise ValueError(
                 f"policy.learner_ranks={self.learner_ranks} needs policy.engine=deepspeed, got {self.engine}"
             )
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What a finished run and `policy export` write beside the LoRA."""
+
+    merged: bool = False  # the whole model with the LoRA folded in, to <run_dir>/policy/merged

@@ -13,7 +13,7 @@ from conf.endpoints import BudgetSettings, PerturberSettings, SeedreamSettings, 
 from conf.evaluation import EvaluationSettings, SampleSettings
 from conf.flux import FluxSettings
 from conf.operations import StatusSettings, SubmitSettings
-from conf.policy import JudgeSettings, PolicySettings, RewardMixSettings
+from conf.policy import ExportSettings, JudgeSettings, PolicySettings, RewardMixSettings
 from conf.preferences import DiffusersSettings, PreferencesSettings
 from conf.review import PublishSettings, ReviewSettings
 from conf.reward import RewardPoolSettings, RewardSettings, ScoreSettings, SpatialScoreSettings
@@ -49,6 +49,7 @@ class Settings:
     mix: RewardMixSettings = field(default_factory=RewardMixSettings)
     judge: JudgeSettings = field(default_factory=JudgeSettings)
     policy: PolicySettings = field(default_factory=PolicySettings)
+    export: ExportSettings = field(default_factory=ExportSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     ablation: AblationSettings = field(default_factory=AblationSettings)
     sample: SampleSettings = field(default_factory=SampleSettings)

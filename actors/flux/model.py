@@ -59,6 +59,11 @@ class FluxPolicy(Policy):
         tables = self.transformer.pos_embed(torch.cat((self._text_ids, self._image_ids)))
         self.transformer.register_module("pos_embed", _FixedRotary(*tables))
 
+    @staticmethod
+    def plain_arguments(settings: FluxSettings) -> dict[str, float]:
+        """See Policy."""
+        return {"guidance_scale": settings.guidance}
+
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> list[Conditioning]:
         """See Policy: T5's hidden states and CLIP's pooled output."""

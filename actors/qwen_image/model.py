@@ -39,6 +39,11 @@ class QwenImagePolicy(Policy):
         self.channels = self.transformer.img_in.in_features
         self._image_shape = [(1, settings.height // 16, settings.width // 16)]
 
+    @staticmethod
+    def plain_arguments(settings: FluxSettings) -> dict[str, float]:
+        """See Policy."""
+        return {"true_cfg_scale": 1.0}
+
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> list[Conditioning]:
         """See Policy: the last hidden states of Qwen2.5-VL behind the template, without padding."""

@@ -1,54 +1,26 @@
-"""The trained LoRA as others load it: diffusers' file, and a model card that shows how."""
+"""The trained policy as others load it: diffusers' LoRA file, or a whole model, with a card that shows how."""
 
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from actors.families import family_of
 from actors.flux.adapter import save_lora
 from actors.learner import rank_file
+from actors.policy import DTYPES
 from actors.records import PolicyWeights
-from actors.storage import child, read_file
+from actors.storage import child, read_file, write_file
 from conf.flux import EMBEDDED
 from conf.settings import Settings
+from pipelines.policy.card import model_card
 from pipelines.policy.checkpoint import run_checkpoints
 from pipelines.scenes import checkpoints_dir
-
-CARD = """---
-base_model: {base}
-library_name: diffusers
-pipeline_tag: text-to-image
-tags: [lora, flux, text-to-image, grpo, spatialscore]
----
-
-# FLUX LoRA trained for spatial relations
-
-Trained online against SpatialScore with top-k GRPO: policy version {version}{average}, rank {rank}, {iterations}
-iterations of {prompts} prompts with {group} images each, the best and worst {top_k} of a group trained on.
-
-```python
-import torch
-from diffusers import FluxPipeline
-
-pipeline = FluxPipeline.from_pretrained("{base}", torch_dtype=torch.{dtype})
-pipeline.load_lora_weights("{directory}")
-image = pipeline(
-    "{prompt}",
-    height={height},
-    width={width},
-    num_inference_steps={steps},
-    guidance_scale={guidance},
-    max_sequence_length={length},
-    generator=torch.Generator().manual_seed(0),
-).images[0]
-image.save("image.png")
-```
-
-How it was trained, in full: `settings.yaml` of the run.
-"""
 
 
 def flux_location(settings: Settings) -> str:
@@ -72,23 +44,37 @@ def export_newest(settings: Settings) -> Path:
 
 
 def export_lora(weights: PolicyWeights, settings: Settings) -> Path:
-    """Writes `pytorch_lora_weights.safetensors` and `README.md`; FluxPipeline.load_lora_weights(directory) reads them.
+    """Writes the LoRA that `load_lora_weights(directory)` of the plain pipeline reads, and a model card.
 
-    Returns the directory, `<run_dir>/policy/export`.
+    With `export.merged` also the whole model, the LoRA folded in, to `<run_dir>/policy/merged`. Returns the LoRA's
+    directory, `<run_dir>/policy/export`.
     """
     directory = Path(settings.run_dir, "policy", "export")
     state = {key: torch.from_numpy(np.array(value)) for key, value in weights.lora.items()}
     save_lora(state, settings.flux, directory)
-    flux, policy = settings.flux, settings.policy
-    card = CARD.format(
-        base=flux_location(settings), version=weights.version, rank=flux.lora_rank,
-        average=" (moving average)" if settings.evaluation.use_ema else "", iterations=policy.iterations,
-        prompts=policy.prompts_per_step, group=policy.group_size, top_k=policy.top_k,
-        dtype=flux.dtype, directory=directory.absolute(), prompt="a red circle left of a blue square",
-        height=flux.height, width=flux.width, steps=settings.evaluation.steps, guidance=flux.guidance,
-        length=flux.max_sequence_length,
-    )  # fmt: skip
-    partial = directory / "README.partial"
-    partial.write_text(card)
-    partial.replace(directory / "README.md")
+    base = flux_location(settings)
+    write_file(str(directory / "README.md"), model_card(settings, base, weights.version, directory, False).encode())
+    if settings.export.merged:
+        target = directory.with_name("merged")
+        merge_lora(base, directory, target, settings.flux.dtype)
+        write_file(str(target / "README.md"), model_card(settings, base, weights.version, target, True).encode())
     return directory
+
+
+def merge_lora(base: str, lora: Path, target: Path, dtype: str) -> None:
+    """Writes a whole pipeline to `target`: the one at `base` with an exported LoRA folded into its weights.
+
+    W + alpha/rank B A, rounded to `dtype`. A plain `from_pretrained(target)` loads it.
+    """
+    pipeline: Any = family_of(base).pipeline_class.from_pretrained(base, torch_dtype=DTYPES[dtype])
+    pipeline.load_lora_weights(lora)
+    pipeline.fuse_lora(components=["transformer"])
+    pipeline.unload_lora_weights()
+    partial, old = target.with_name(f"{target.name}.partial"), target.with_name(f"{target.name}.old")
+    for folder in (partial, old):
+        shutil.rmtree(folder, ignore_errors=True)
+    pipeline.save_pretrained(partial)
+    if target.exists():
+        target.rename(old)
+    partial.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

@@ -16,6 +16,8 @@ from PIL import Image
 from ray.util.metrics import Gauge
 from torch.utils.tensorboard import SummaryWriter
 
+EVALUATIONS = "evaluation.jsonl"
+
 
 @dataclass(frozen=True)
 class IterationRow:
@@ -92,7 +94,7 @@ class RunLog:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._run = folder, str(folder.parent)
-        self.metrics, self.evaluations = folder / "metrics.jsonl", folder / "evaluation.jsonl"
+        self.metrics, self.evaluations = folder / "metrics.jsonl", folder / EVALUATIONS
         self._board_folder, self._pictures = folder / "tensorboard", folder / "pictures"
         self._board = SummaryWriter(str(self._board_folder))
         self._gauges: dict[str, Gauge] = {}
@@ -127,14 +129,7 @@ class RunLog:
 
     def has_evaluation(self, version: int) -> bool:
         """Whether the held-out evaluation of a version is recorded."""
-        return any(row.iteration == version for row in self.read_evaluations())
-
-    def read_evaluations(self) -> tuple[EvaluationRow, ...]:
-        """All held-out evaluations of the run so far."""
-        if not self.evaluations.exists():
-            return ()
-        rows: list[dict[str, Any]] = [json.loads(line) for line in self.evaluations.read_text().splitlines()]
-        return tuple(_evaluation_row(row) for row in rows)
+        return any(row.iteration == version for row in read_evaluations(self.evaluations.parent))
 
     def _write(self, path: Path, family: str, row: IterationRow | EvaluationRow) -> None:
         values = asdict(row)
@@ -155,6 +150,13 @@ class RunLog:
     def close(self) -> None:
         """Flushes TensorBoard."""
         self._board.close()
+
+
+def read_evaluations(folder: Path) -> tuple[EvaluationRow, ...]:
+    """All held-out evaluations so far of the run whose policy's folder this is."""
+    path = folder / EVALUATIONS
+    lines = path.read_text().splitlines() if path.exists() else []
+    return tuple(_evaluation_row(json.loads(line)) for line in lines)
 
 
 def _evaluation_row(row: dict[str, Any]) -> EvaluationRow:

@@ -24,7 +24,7 @@ from pipelines.policy.groups import GroupMaker, RewardPool
 from pipelines.policy.held_out import HeldOutEvaluation
 from pipelines.policy.learning import Learning
 from pipelines.policy.loop import PolicyLoop
-from pipelines.policy.metrics import EvaluationRow, RunLog
+from pipelines.policy.metrics import EvaluationRow, RunLog, read_evaluations
 from pipelines.policy.patience import patiently
 from pipelines.policy.prompts import draw_held_out_prompts, draw_training_prompts
 from pipelines.policy.rollouts import RolloutPool
@@ -97,7 +97,12 @@ async def _train(
         weights = await loop.run()
         export = export_lora(weights, settings)
         return PolicyResult(
-            loop.version, loop.clock.training_seconds, export, checkpoints.location, log.metrics, log.read_evaluations()
+            loop.version,
+            loop.clock.training_seconds,
+            export,
+            checkpoints.location,
+            log.metrics,
+            read_evaluations(folder),
         )
     finally:
         loop.stop()

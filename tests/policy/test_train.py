@@ -63,7 +63,6 @@ def test_a_run_leaves_what_it_promises(undisturbed: PolicyResult) -> None:
     assert all(row["updates_applied"] == 2 and row["staleness_max"] == 0 for row in measured)
     assert all(row["ratio_drift"] < 2e-5 for row in measured)
     assert sorted(path.name for path in Path(undisturbed.checkpoints).iterdir()) == ["000002", "000004"]
-    assert "load_lora_weights" in (undisturbed.export / "README.md").read_text()
     assert any(value.any() for key, value in adapter(undisturbed).items() if "lora_B" in key)
 
 

@@ -1,0 +1,83 @@
+"""What a finished policy leaves for others: a card that is true, and a whole model that a plain pipeline loads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import FluxPipeline
+
+from actors.flux.model import FluxPolicy
+from actors.records import PolicyWeights
+from conf import Settings
+from conf.flux import FluxSettings
+from pipelines.policy.card import model_card
+from pipelines.policy.export import export_lora
+from pipelines.policy.metrics import EVALUATIONS, EvaluationRow
+from tests.actors.qwen_image.conftest import qwen_image_directory, qwen_image_flux
+
+__all__ = ["qwen_image_directory", "qwen_image_flux"]
+
+
+def draw(model: Path, lora: Path | None = None) -> np.ndarray:
+    """What diffusers itself draws."""
+    pipeline: Any = FluxPipeline.from_pretrained(model)
+    pipeline.set_progress_bar_config(disable=True)
+    if lora:
+        pipeline.load_lora_weights(lora)
+    images = pipeline(
+        "a red circle left of a blue square", height=64, width=64, num_inference_steps=6, guidance_scale=3.5,
+        max_sequence_length=24, generator=torch.Generator().manual_seed(0),
+    ).images  # fmt: skip
+    return np.array(images[0]).astype(int)
+
+
+def test_the_merged_model_draws_what_base_and_lora_draw(
+    policy: FluxPolicy, flux_directory: Path, settings_of: Callable[..., Settings], tmp_path: Path
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for parameter in policy.trainable().values():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    lora = {key: value.numpy() for key, value in policy.lora_state().items()}
+    settings = settings_of(tmp_path, "export.merged=true")
+    export = export_lora(PolicyWeights(3, lora), settings)
+    merged = export.with_name("merged")
+    with_lora = draw(flux_directory, export)
+    np.testing.assert_allclose(draw(merged), with_lora, atol=1)
+    assert np.abs(draw(flux_directory) - with_lora).max() > 8
+    assert f'FluxPipeline.from_pretrained("{merged}"' in (merged / "README.md").read_text()
+    assert f'pipeline.load_lora_weights("{export}")' in (export / "README.md").read_text()
+    export_lora(PolicyWeights(3, lora), settings)  # again, over the old one
+    assert sorted(path.name for path in export.parent.iterdir()) == ["export", "merged"]
+
+
+def test_the_card_tells_settings_and_results_of_that_version(
+    settings_of: Callable[..., Settings], flux_directory: Path, tmp_path: Path
+) -> None:
+    settings = settings_of(tmp_path, "policy.top_k=0")
+    card = model_card(settings, str(flux_directory), 20, tmp_path, merged=False)
+    assert "No held-out evaluation" in card and "group_size: 4" in card and "all of them trained on" in card
+    rows = [
+        asdict(EvaluationRow(iteration, 1.0, 1.0, 96, accuracy, 0.0, 0.9, 0.8, 0.0, 0.0, accuracy * 4, 1.0, 2.0))
+        for iteration, accuracy in ((0, 0.5), (20, 0.75), (40, 1.0))
+    ]
+    lines = [json.dumps(row | {"relation_accuracy_long": None}) + "\n" for row in rows]  # no long prompts were asked
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / EVALUATIONS).write_text("".join(lines))
+    card = model_card(settings, str(flux_directory), 20, tmp_path, merged=False)
+    assert "| relations right, short prompts | 50.0% | 75.0% |" in card  # of version 20, not of 40
+    assert "| reward, all prompts | +2.00 | +3.00 |" in card and "relations right, long prompts" not in card
+
+
+def test_the_card_of_qwen_image_names_its_own_pipeline(
+    settings_of: Callable[..., Settings], qwen_image_directory: Path, qwen_image_flux: FluxSettings, tmp_path: Path
+) -> None:
+    settings = replace(settings_of(tmp_path), flux=qwen_image_flux)
+    card = model_card(settings, str(qwen_image_directory), 1, tmp_path, merged=False)
+    assert "from diffusers import QwenImagePipeline" in card and "true_cfg_scale=1.0" in card
+    assert "Flux" not in card and "guidance_scale" not in card
