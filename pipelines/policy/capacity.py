@@ -124,5 +124,6 @@ def registered() -> list[Room]:
 
 def autoscaler_limits() -> tuple[float, float] | None:
     """CPUs and GPUs that an autoscaler may go up to; None where there is none, or it has no limits."""
-    limits = state.get_max_resources_from_cluster_config()  # Ray Data asks here, too
+    # private: Ray tells an autoscaler's limits nowhere else (2.60); its own Train and Data ask here
+    limits = state.get_max_resources_from_cluster_config()
     return (float(limits.get("CPU", 0)), float(limits.get("GPU", 0))) if limits else None

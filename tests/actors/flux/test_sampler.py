@@ -101,6 +101,47 @@ def test_windows_of_a_policy() -> None:
         PolicySettings(window=6)
 
 
+def sized(directory: Path, pixels: int, decoding: str) -> FluxPolicy:
+    settings = FluxSettings(model=str(directory), height=pixels, width=pixels, vae_decoding=decoding)
+    return FluxPolicy.from_pretrained(str(directory), settings)
+
+
+def test_decoding_in_slices_and_tiles(flux_directory: Path) -> None:
+    """Picture by picture the same pictures; of a picture twice a tile's size the first tile is what it is alone."""
+    latents = torch.randn(2, 64, 32, generator=torch.Generator().manual_seed(0))
+    whole = sized(flux_directory, 128, "batch").decode(latents).astype(int)
+    sliced = sized(flux_directory, 128, "sliced").decode(latents).astype(int)
+    np.testing.assert_allclose(sliced, whole, atol=1)
+    tiled = sized(flux_directory, 128, "tiled").decode(latents).astype(int)
+    corner = latents.unflatten(1, (8, 8))[:, :4, :4].flatten(1, 2)
+    alone = sized(flux_directory, 64, "batch").decode(corner).astype(int)
+    np.testing.assert_allclose(tiled[:, :48, :48], alone[:, :48, :48], atol=1)  # the last quarter blends into the next
+    assert np.abs(tiled - whole).max() > 8
+
+
+@pytest.mark.slow
+def test_a_compiled_policy_predicts_and_learns_the_same(policy: FluxPolicy, flux_directory: Path) -> None:
+    """Velocity by base and LoRA, and the LoRA's gradient; minutes of compiling on a busy machine."""
+    compiled = FluxPolicy.from_pretrained(str(flux_directory), FluxSettings(model=str(flux_directory), compile=True))
+    latents, s = torch.randn(2, 16, 32, generator=torch.Generator().manual_seed(0)), torch.full((2,), 0.8)
+    measured = []
+    for one in (policy, compiled):
+        generator = torch.Generator().manual_seed(0)
+        for parameter in one.trainable().values():
+            parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+        rows = one.rows(one.encode(TEXTS))
+        velocity = one.velocity(latents, s, rows)
+        velocity.square().mean().backward()
+        with torch.no_grad(), one.base():
+            base = one.velocity(latents, s, rows)
+        gradients = [parameter.grad for parameter in one.trainable().values() if parameter.grad is not None]
+        measured.append([velocity.detach(), base, *gradients])
+    assert compiled.transformer.transformer_blocks[0]._compiled_call_impl is not None
+    assert (measured[0][0] - measured[0][1]).abs().max() > 0.01  # the LoRA does something
+    for plain, other in zip(*measured, strict=True):
+        torch.testing.assert_close(plain, other, atol=1e-5, rtol=1e-3)
+
+
 def test_exports_what_diffusers_loads(policy: FluxPolicy, flux_directory: Path, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     for parameter in policy.trainable().values():
