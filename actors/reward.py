@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -178,7 +179,7 @@ def start_pool(settings: RewardPoolSettings, model_dir: str) -> RewardPool:
     front = ScoreHttp.options(  # takes more than the replicas do, so that what is too much gets a reason
         max_ongoing_requests=2 * taken, max_queued_requests=settings.max_queued_requests
     )
-    serve.start(http_options={"host": settings.host, "port": settings.port})
+    _start_serve(settings)
     if not serve.status().proxies:
         raise RuntimeError(
             "pool.http=true needs Ray Serve with HTTP, but Serve runs on this Ray without it: stop it with "
@@ -187,6 +188,18 @@ def start_pool(settings: RewardPoolSettings, model_dir: str) -> RewardPool:
     serve.run(front.bind(application, token), name=name, route_prefix="/")
     handle = serve.get_deployment_handle(ScoreReplica.__name__, app_name=name)
     return RewardPool(handle, name, ScoreReplica.__name__, settings.retries)
+
+
+def _start_serve(settings: RewardPoolSettings) -> None:
+    """Starts Serve with HTTP. A proxy that is slow to come is replaced by Serve, and fails its caller: called again."""
+    for attempt in range(settings.retries + 1):
+        try:
+            serve.start(http_options={"host": settings.host, "port": settings.port})
+            return
+        except (RayActorError, TimeoutError):
+            if attempt == settings.retries:
+                raise
+            time.sleep(min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**attempt))
 
 
 def serve_replicas(application: serve.Application, name: str, deployment: str, retries: int) -> RewardPool:

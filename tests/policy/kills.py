@@ -181,10 +181,14 @@ class Operator:
 
     def reach(self, version: int) -> None:
         """Waits until a version is saved."""
+        self.wait_until(f"reached {version}", lambda: (saved := self.saved()) is not None and saved.version >= version)
+
+    def wait_until(self, what: str, done: Callable[[], bool]) -> None:
+        """Raises RuntimeError if the driver ends before that, or patience does."""
         deadline = time.monotonic() + 2 * PATIENCE
-        while (saved := self.saved()) is None or saved.version < version:
+        while not done():
             if time.monotonic() > deadline or self.driver.poll() is not None:
-                raise RuntimeError(f"version {version} was not reached: {self.log()}")
+                raise RuntimeError(f"the run has not {what}: {self.log()}")
             time.sleep(0.2)
 
     def log(self) -> str:
@@ -239,8 +243,7 @@ def kill_at_random(seed: int) -> Report:
         try:
             operator.submit("struck")
             began, kills = time.monotonic(), []
-            while not (operator.settled() and operator.iteration() >= 1):
-                time.sleep(0.1)
+            operator.wait_until("begun", lambda: operator.settled() and operator.iteration() >= 1)
             for kinds in random.sample(MOMENTS, len(MOMENTS)):
                 time.sleep(random.uniform(0.0, 1.0))
                 kills.append(operator.strike(kinds, began))

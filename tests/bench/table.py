@@ -1,0 +1,35 @@
+"""How benchmarks measure and print. Imports neither Ray nor torch."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of a table."""
+
+    what: str
+    value: str
+
+
+def seconds(work: Callable[[], object], repeats: int = 5) -> float:
+    """Median wall-clock of `work` after one warm-up."""
+    work()
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def show(title: str, lines: Sequence[Line]) -> None:
+    """Prints one table."""
+    width = max(len(line.what) for line in lines)
+    print(f"\n{title}")
+    for line in lines:
+        print(f"  {line.what:<{width}}  {line.value}")
