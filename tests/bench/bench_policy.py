@@ -1,4 +1,4 @@
-"""Stage 3's speed as ratios within one run: sampler, loop, filter, and where an iteration's time goes.
+"""Stage 3's speed as ratios within one run: sampler, updates by window and k, loop, and how busy each role is.
 
 Needs no trained reward: images are scored by their redness, in both loops. The base is the shipped tiny FLUX.
 """
@@ -9,9 +9,8 @@ import json
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,29 +28,12 @@ from pipelines.policy.export import flux_location
 from pipelines.policy.prompts import draw_training_prompts
 from pipelines.policy.seeds import group_seeds
 from pipelines.policy.train import train_policy
+from tests.bench.table import Line, seconds, show
 from tests.policy.rewards import Redness, RednessPool
 
 ITERATIONS = 5  # the first is a warm-up
-REPEATS = 5
-
-
-@dataclass(frozen=True)
-class Line:
-    """One row of the table."""
-
-    what: str
-    value: str
-
-
-def seconds(work: Callable[[], object], repeats: int = REPEATS) -> float:
-    """Median wall-clock of `work` after one warm-up."""
-    work()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
+TOP_K = (4, 6, 0)
+WINDOWS = (1, 2, 3, 5)
 
 
 def bench_sampler(policy: FluxPolicy, settings: Settings) -> list[Line]:
@@ -126,60 +108,65 @@ def distributed(settings: Settings) -> list[dict[str, float]]:
     return [json.loads(line) for line in result.metrics.read_text().splitlines()][1:]
 
 
-def bench_filter(policy: FluxPolicy, settings: Settings) -> list[Line]:
-    """Seconds that the learner spends on one group: the best and worst k, or all of it."""
-    learner, wanted = learner_of(settings), settings.policy
+def bench_updates(policy: FluxPolicy, settings: Settings) -> list[Line]:
+    """Seconds that the learner spends on one group, by what the filter keeps and the steps of the window."""
+    wanted = replace(settings.policy, trained_steps=0)
+    learner = learner_of(settings)
     conditioning = policy.encode(["a red circle left of a blue square"])[0]
-    drawn = sample(
-        policy,
-        [conditioning] * wanted.group_size,
-        range(wanted.group_size),
-        SamplingPlan.for_training(learner.settings),
-    )
+    plan = SamplingPlan.for_training(wanted)
+    drawn = sample(policy, [conditioning] * wanted.group_size, range(wanted.group_size), plan)
     scores = np.arange(wanted.group_size, dtype=np.float32)
 
-    def learn(top_k: int) -> float:
+    def learn(top_k: int, window: int) -> float:
         advantages = group_advantages(scores, top_k, "selected", 5.0)
-        kept = [drawn.trajectories[i] for i in advantages.kept]
-        return seconds(lambda: learner.accumulate(advantages, conditioning, kept))
+        kept = [replace(drawn.trajectories[i], trained=plan.trained[:window]) for i in advantages.kept]
+        return seconds(lambda: learner.accumulate(advantages, conditioning, kept), 3)
 
-    filtered, everything = learn(wanted.top_k), learn(0)
     return [
-        Line(f"learning a group of {wanted.group_size}, k = {wanted.top_k}", f"{filtered:.3f} s"),
-        Line("learning all of it", f"{everything:.3f} s  ({everything / filtered:.2f} x)"),
+        Line(
+            f"learning a group of {wanted.group_size}, {f'k = {top_k}' if top_k else 'no filter'}",
+            ", ".join(f"{window} steps {learn(top_k, window):.3f} s" for window in WINDOWS),
+        )
+        for top_k in TOP_K
     ]
 
 
 def bench_loop(policy: FluxPolicy, settings: Settings) -> list[Line]:
-    """The distributed loop beside the same stages in one process, and what its time is made of."""
+    """The distributed loop beside the same stages in one process."""
     threads = torch.get_num_threads()
     torch.set_num_threads(os.cpu_count() or 1)
     alone = one_process(policy, settings)
     torch.set_num_threads(threads)
-    rows = distributed(settings)
+    lines = [Line("an iteration in one process, a thread a core", f"{alone:.2f} s")]
+    for staleness in (0, 1):
+        own = replace(
+            settings,
+            run_dir=f"{settings.run_dir}-{staleness}",
+            policy=replace(settings.policy, max_staleness=staleness),
+        )
+        lines += busy(distributed(own), staleness, alone)
+    return lines
 
-    def median(key: str) -> float:
-        return statistics.median(row[key] for row in rows)
 
-    total = median("iteration_seconds")
+def busy(rows: Sequence[dict[str, float]], staleness: int, alone: float) -> list[Line]:
+    """What the iterations of one run are made of: each role's busy time over wall time, and publishing."""
+
+    def median(values: Callable[[dict[str, float]], float]) -> float:
+        return statistics.median(values(row) for row in rows)
+
+    def share(values: Callable[[dict[str, float]], float]) -> str:
+        return f"{median(lambda row: values(row) / row['iteration_seconds']):.0%}"
+
+    total, actors = median(lambda row: row["iteration_seconds"]), median(lambda row: row["rollout_actors"])
     return [
-        Line("an iteration in one process, a thread a core", f"{alone:.2f} s"),
-        Line(f"an iteration over {settings.policy.rollout_actors} rollout actors", f"{total:.2f} s "
+        Line(f"an iteration over {actors:.0f} rollout actors, max_staleness {staleness}", f"{total:.2f} s "
              f"({total / alone:.2f} x)"),
-        Line("    of it: waiting for scored groups", f"{median('wait_seconds') / total:.0%}"),
-        Line("    of it: learning", f"{median('learn_seconds') / total:.0%}"),
-        Line("    of it: publishing", f"{median('publish_seconds') / total:.0%}"),
-        Line("    beside it: sampling, actor seconds", f"{median('sample_actor_seconds'):.2f} s"),
-        Line("    beside it: a group's scores", f"{median('score_seconds') * 1000:.0f} ms"),
+        Line("    learner busy", share(lambda row: row["learn_seconds"])),
+        Line("    rollout actors busy", share(lambda row: row["sample_actor_seconds"] / row["rollout_actors"])),
+        Line("    rewards busy", share(lambda row: row["iteration_seconds"] - row["reward_idle_seconds"])),
+        Line("    publishing the weights", f"{median(lambda row: row['publish_seconds']) * 1000:.0f} ms"),
+        Line("    a group's scores", f"{median(lambda row: row['score_seconds']) * 1000:.0f} ms"),
     ]  # fmt: skip
-
-
-def show(title: str, lines: Sequence[Line]) -> None:
-    """Prints one table."""
-    width = max(len(line.what) for line in lines)
-    print(f"\n{title}")
-    for line in lines:
-        print(f"  {line.what:<{width}}  {line.value}")
 
 
 def main() -> None:
@@ -191,7 +178,7 @@ def main() -> None:
             "policy.checkpoint_every=1000",
         ])  # fmt: skip
         policy = FluxPolicy.from_pretrained(flux_location(settings), settings.flux)
-        lines = bench_sampler(policy, settings) + bench_filter(policy, settings)
+        lines = bench_sampler(policy, settings) + bench_updates(policy, settings)
         ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         try:
             lines += bench_loop(policy, settings)
