@@ -151,12 +151,17 @@ def test_two_deepspeed_ranks_learn_what_one_learns(
     undisturbed: PolicyResult, rewards: RednessPool, settings_of: SettingsOf, tmp_path: Path
 ) -> None:
     """One update an iteration, so that each rank has a group. Rounding differs, and Adam's sign can enlarge it."""
-    one = train_policy(settings_of(tmp_path / "one", "policy.updates_per_iteration=1"), rewards, lambda line: None)
+    with_kl = ["policy.updates_per_iteration=1", "policy.kl_weight=0.1"]
+    one = train_policy(settings_of(tmp_path / "one", *with_kl), rewards, lambda line: None)
     two = train_policy(
-        settings_of(tmp_path / "two", "policy.updates_per_iteration=1", "policy.learner_ranks=2",
-                    "policy.engine=deepspeed"),
+        settings_of(tmp_path / "two", *with_kl, "policy.learner_ranks=2", "policy.engine=deepspeed"),
         rewards, lambda line: None,
     )  # fmt: skip
+    for alone, shared in zip(rows(one), rows(two), strict=True):
+        assert shared["samples_trained"] == alone["samples_trained"]
+        for measure in ("loss", "kl", "ratio_mean", "grad_norm"):
+            assert shared[measure] == pytest.approx(alone[measure], rel=0.05, abs=1e-6), (alone["iteration"], measure)
+    assert rows(one)[-1]["kl"] > 0
     mine, theirs = adapter(one), adapter(two)
     differences = np.concatenate([(mine[key] - theirs[key]).ravel() for key in mine])
     moved = np.concatenate([mine[key].ravel() for key in mine if "lora_B" in key])
@@ -167,9 +172,9 @@ def test_two_deepspeed_ranks_learn_what_one_learns(
 def test_nodes_that_come_and_go_change_nothing(
     undisturbed: PolicyResult, settings_of: SettingsOf, tmp_path: Path
 ) -> None:
-    """Two nodes, a rollout actor on each; one is killed with a group in hand; the third takes the pending actor."""
+    """A rollout actor on each of two nodes; one is killed as a call goes out; a new node takes the pending actor."""
     script = Path(__file__).with_name("nodes_come_and_go.py")
-    settings = settings_of(tmp_path, "policy.rollout_actors=2", "policy.rollout_cpus=0.6")
+    settings = settings_of(tmp_path, "policy.rollout_actors=2", "policy.rollout_cpus=0.95", "policy.learner_nodes=head")
     dump(settings, tmp_path / "given.yaml")
     result = subprocess.run(
         [sys.executable, "-W", "ignore", str(script), str(tmp_path / "given.yaml")],
