@@ -23,6 +23,7 @@ from pipelines.preferences.splits import split_of
 from pipelines.scenes import grammar
 from pipelines.scenes.checker import check
 from pipelines.scenes.roles import SceneWriter, merit
+from tests.kill import killing
 
 PAIRS, SHARD = 48, 12
 
@@ -105,6 +106,15 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_pairs(built, ray_cluster,
     half.write_bytes(b"torn")
     result = build_preferences(settings)
     assert result.built and _rows(result.directory) == _rows(built)
+
+
+@pytest.mark.ray
+def test_a_killed_worker_loses_no_row(ray_cluster, tmp_path):
+    large = ("preferences.pairs=400", "preferences.shard_rows=200")  # a task is under way for about a second
+    with killing("MapBatches(paint)") as killed:
+        disturbed = build_preferences(_settings(tmp_path / "disturbed", *large))
+    calm = build_preferences(_settings(tmp_path / "calm", *large))
+    assert killed and _rows(disturbed.directory) == _rows(calm.directory)
 
 
 @pytest.mark.ray
