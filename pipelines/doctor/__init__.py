@@ -10,7 +10,7 @@ from pipelines.doctor.finding import Finding
 from pipelines.doctor.gpus import check_gpus
 from pipelines.doctor.machine import check_packages, check_python
 from pipelines.doctor.models import check_models
-from pipelines.doctor.ray_cluster import check_ray
+from pipelines.doctor.ray_address import check_ray
 from pipelines.doctor.storage import check_storage
 
 

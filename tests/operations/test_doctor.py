@@ -15,7 +15,7 @@ import pytest
 
 from conf import load
 from pipelines.cli import main
-from pipelines.doctor import access, gpus, machine, models, ray_cluster, storage
+from pipelines.doctor import access, gpus, machine, models, ray_address, storage
 from pipelines.doctor.finding import Finding
 
 ROOT = Path(__file__).parents[2]
@@ -168,15 +168,15 @@ def test_a_cluster_that_does_not_answer_is_told() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         settings = load("scenes", [f"ray_address=127.0.0.1:{probe.getsockname()[1]}"])
-    assert_fails(ray_cluster.check_ray(settings), "nothing answers", "ray start --head")
+    assert_fails(ray_address.check_ray(settings), "nothing answers", "ray start --head")
 
 
 @pytest.mark.ray
 def test_a_cluster_without_room_is_told(ray_cluster: None) -> None:
-    findings = list(ray_cluster.check_ray(load("flux_dev")))
+    findings = list(ray_address.check_ray(load("flux_dev")))
     assert findings[0].ok and "joined" in findings[0].what
     assert_fails(findings, "4 CPUs and 0 GPUs: too few", r"lower policy\.learner_ranks")
-    assert all(finding.ok for finding in ray_cluster.check_ray(load("scenes", ["ray_address=auto"])))
+    assert all(finding.ok for finding in ray_address.check_ray(load("scenes", ["ray_address=auto"])))
 
 
 def test_scripts_get_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
