@@ -34,11 +34,13 @@ def check_ray(settings: Settings) -> Iterator[Finding]:
             yield Finding(True, f"Ray: joined {ray.get_runtime_context().gcs_address}")
             yield _room(settings)
             yield from check_node_gpus(settings)
-    except AuthenticationError:
-        held = "the token held here is not the cluster's" if has_token() else "no token is held here"
-        yield Finding(False, f"Ray: {address} asks for a token, and {held}", NO_TOKEN)
-    except (ConnectionError, RuntimeError) as error:
-        yield Finding(False, f"Ray: {address} cannot be joined: {str(error).splitlines()[0]}", NO_CLUSTER)
+    except (AuthenticationError, ConnectionError, RuntimeError) as error:
+        turned_away = isinstance(error, AuthenticationError) or (isinstance(error, ConnectionError) and ":" in address)
+        if turned_away:  # Ray says "failed to connect" also where the port answers and the token is wrong
+            held = "the token held here is not the cluster's" if has_token() else "no token is held here"
+            yield Finding(False, f"Ray: {address} answers but does not let this user in: {held}", NO_TOKEN)
+        else:
+            yield Finding(False, f"Ray: {address} cannot be joined: {str(error).splitlines()[0]}", NO_CLUSTER)
 
 
 def _answers(address: str) -> bool:
