@@ -6,6 +6,7 @@ import asyncio
 import sys
 from typing import Any
 
+import ray
 from ray._private.node import Node
 from ray._private.state import actors
 from ray.cluster_utils import Cluster
@@ -51,4 +52,5 @@ if __name__ == "__main__":
     workers += [cluster.add_node(num_cpus=1) for _ in range(2)]
     train_module.PolicyLoop = Struck
     print(train_policy(load(sys.argv[1]), rewards))
+    ray.shutdown()
     cluster.shutdown()
