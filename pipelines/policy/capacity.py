@@ -99,10 +99,13 @@ def check_capacity(settings: Settings) -> None:
 
 
 def shortage(demands: Sequence[Demand], rooms: Sequence[Room]) -> str:
-    """Places every process, the largest first, on the first node with room. Returns what has no place, or ""."""
+    """Places every process on the first node with room: those bound to a node group first, then the largest.
+
+    Returns what has no place, or "".
+    """
     have = f"{sum(room.cpus for room in rooms):g} CPUs and {sum(room.gpus for room in rooms):g} GPUs"
     left = [Room(room.cpus, room.gpus, room.group) for room in rooms]
-    for demand in sorted(demands, key=lambda demand: (demand.gpus, demand.cpus), reverse=True):
+    for demand in sorted(demands, key=lambda demand: (demand.nodes != "", demand.gpus, demand.cpus), reverse=True):
         placed = sum(any(room.take(demand) for room in left) for _ in range(demand.count))
         if placed < demand.count:
             wanted = "; ".join(str(each) for each in demands if each.count)

@@ -15,6 +15,7 @@ import ray
 from actors.grpo.advantages import Advantages
 from actors.storage import exists, list_folder, read_file, write_file
 from conf import load
+from pipelines.policy.capacity import Demand, Room, shortage
 from pipelines.policy.checkpoint import BackgroundWrites, Checkpoints, Manifest, arithmetic_of, check_resumable
 from pipelines.policy.groups import ScoredGroup, advantages_of
 from pipelines.policy.learning import Learning
@@ -135,3 +136,12 @@ def test_with_batch_statistics_every_group_is_divided_by_the_updates_std() -> No
     std = 50.5**0.5
     assert given[0].values == pytest.approx((-1 / std, 1 / std), rel=1e-4)
     assert given[1].values == pytest.approx((-10 / std, 10 / std), rel=1e-4)
+
+
+def test_a_role_bound_to_a_node_group_is_placed_first() -> None:
+    """A larger role that may go anywhere must not take its place."""
+    bound = Demand("learner ranks", 1, 0.1, 0.0, "head", "policy.learner_cpus")
+    large = Demand("rollout actors", 1, 0.95, 0.0, "", "policy.rollout_cpus")
+    rooms = [Room(1.0, 0.0, "head"), Room(1.0, 0.0)]
+    assert shortage((bound, large), rooms) == ""
+    assert "1 of the rollout actors have no place" in shortage((bound, large), rooms[:1])
