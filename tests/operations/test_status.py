@@ -38,7 +38,7 @@ def test_a_healthy_run_and_a_sick_one_are_told_apart(tmp_path: Path) -> None:
     settings = load("scenes", [f"run_dir={tmp_path}"])
     write_receipt(STEPS[0].receipt(settings), Receipt("digest", "told", 66.0))
     well = shown(tmp_path, row(1, reward_mean=1.0), row(2, reward_mean=3.0, ratio_drift=1e-6, score_seconds=0.1))
-    assert "2/48 versions" in well and "✓ preferences 66 s" in well and "· fit" in well
+    assert "2/64 versions" in well and "✓ preferences 66 s" in well and "· fit" in well
     assert "▁█" in well and "nothing" in well and "policy.ratio_tolerance" not in well
     sick = shown(tmp_path, row(3, ratio_drift=1e-2, score_seconds=9.0, actors_replaced=2))
     assert "above policy.ratio_tolerance" in sick and "raise pool.max_replicas" in sick and "actors replaced 2" in sick
@@ -63,7 +63,7 @@ def test_the_cluster_s_nodes_actors_and_pending_ones_are_named() -> None:
 
 def test_where_no_cluster_answers_the_run_is_shown_all_the_same(tmp_path: Path) -> None:
     told = shown(tmp_path, row(1))
-    assert "1/48 versions" in told and "pending?" not in told
+    assert "1/64 versions" in told and "pending?" not in told
 
 
 def test_a_run_without_a_policy_says_so(tmp_path: Path) -> None:
