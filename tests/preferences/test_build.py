@@ -31,7 +31,8 @@ PAIRS, SHARD = 48, 12
 def _settings(run_dir: Path, *overrides: str) -> Settings:
     return load("scenes", [
         f"run_dir={run_dir}", f"preferences.pairs={PAIRS}", f"preferences.shard_rows={SHARD}",
-        "preferences.generated_fraction=0", "preferences.test_fraction=0.25", *overrides,
+        "preferences.generated_fraction=0", "preferences.exploit_fraction=0.25", "preferences.test_fraction=0.25",
+        *overrides,
     ])  # fmt: skip
 
 
