@@ -8,9 +8,11 @@ import http.client
 import io
 import json
 import socket
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +132,40 @@ def test_http_refuses_a_body_that_is_too_long_before_it_is_sent(served: tuple[Re
     assert answer.status == 413
     assert "at most" in answer.read().decode()
     connection.close()
+
+
+def test_overload_is_answered_503_and_who_comes_again_is_served(
+    served: tuple[RewardPool, Path, int], images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real clients, more than replica and queue take. The last test here: it leaves the application little room."""
+    _, model, port = served
+    monkeypatch.setenv("SPATIALT2I_TEST_TOKEN", TOKEN)
+    narrow = RewardPoolSettings(
+        min_replicas=1, max_replicas=1, max_ongoing_requests=1, max_queued_requests=1, http=True, port=port,
+        token_variable="SPATIALT2I_TEST_TOKEN",
+    )  # fmt: skip
+    start_pool(narrow, str(model))
+    many = [base64.b64encode(_png(image)).decode() for image in images] * 16
+    body = json.dumps({"images": many, "prompts": list(TEXTS) * 16}).encode()
+    waits: list[int] = []
+
+    def client(number: int) -> list[float]:
+        for _ in range(60):
+            try:
+                return json.loads(_post(port, body, "application/json"))["mu"]
+            except urllib.error.HTTPError as refused:
+                assert refused.code == 503, refused.read()
+                told = refused.read().decode()  # by our application, or by Serve's proxy, which names no time
+                assert "send the same again" in told or "backpressure" in told, told
+                waits.append(int(refused.headers.get("Retry-After", 1)))
+                time.sleep(waits[-1] + 0.1 * number)
+        raise AssertionError(f"client {number} was refused 60 times")
+
+    with ThreadPoolExecutor(8) as clients:
+        answers = list(clients.map(client, range(8)))
+    assert waits and min(waits) > 0
+    for answer in answers:
+        np.testing.assert_allclose(answer, answers[0], rtol=1e-3, atol=1e-5)
 
 
 def test_a_replica_whose_weights_change_is_not_healthy(served: tuple[RewardPool, Path, int]) -> None:
