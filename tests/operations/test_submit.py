@@ -151,9 +151,9 @@ def test_a_job_s_own_exit_code_comes_back(head: Head, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_doctor_tells_a_wrong_token_and_a_missing_one(head: Head, tmp_path: Path) -> None:
+def test_the_doctor_tells_a_wrong_token_from_the_right_one(head: Head, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pipelines.cli", "doctor", f"run_dir={tmp_path}", f"ray_address={head.address}"]
     code, told = ended(command, head, RAY_AUTH_TOKEN="another")
     assert code == 1 and "the token held here is not the cluster's" in told and "docs/cluster.md" in told, told
     code, told = ended(command, head)
-    assert code == 0 and f"joined {head.address}" in told, told
+    assert code == 0 and "Ray: joined" in told and head.address.rpartition(":")[2] in told, told
