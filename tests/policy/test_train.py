@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +18,7 @@ from pipelines.policy import train as train_module
 from pipelines.policy.export import export_newest
 from pipelines.policy.loop import PolicyLoop
 from pipelines.policy.train import PolicyResult, train_policy
+from tests.policy.alone import run_alone
 from tests.policy.rewards import IndifferentPool, RednessPool
 
 pytestmark = pytest.mark.ray
@@ -173,14 +171,9 @@ def test_nodes_that_come_and_go_change_nothing(
     undisturbed: PolicyResult, settings_of: SettingsOf, tmp_path: Path
 ) -> None:
     """A rollout actor on each of two nodes; one is killed as a call goes out; a new node takes the pending actor."""
-    script = Path(__file__).with_name("nodes_come_and_go.py")
     settings = settings_of(tmp_path, "policy.rollout_actors=2", "policy.rollout_cpus=0.95", "policy.learner_nodes=head")
     dump(settings, tmp_path / "given.yaml")
-    result = subprocess.run(
-        [sys.executable, "-W", "ignore", str(script), str(tmp_path / "given.yaml")],
-        capture_output=True, text=True, cwd=Path(__file__).parents[2], env=os.environ | {"PYTHONPATH": "."},
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-3000:]
+    run_alone("tests.policy.nodes_come_and_go", str(tmp_path / "given.yaml"))
     mine, theirs = adapter(undisturbed), load_file(tmp_path / "policy" / "export" / "pytorch_lora_weights.safetensors")
     assert all(np.array_equal(mine[key], theirs[key]) for key in mine)
     last = json.loads((tmp_path / "policy" / "metrics.jsonl").read_text().splitlines()[-1])
