@@ -3,8 +3,8 @@
     python -m tests.bench.preferences_at_size 8000 80000 [section.key=value ...]
 
 makes sets of these sizes one after the other and prints time, pairs/s, peak memory of all processes together and bytes
-on disk. The smallest set is made a second time, undisturbed, and must be the same. 80,000 pairs take about half an hour
-on two idle cores.
+on disk. The smallest set is made a second time, undisturbed, and must be the same. 80,000 pairs take a quarter of an
+hour on two idle cores.
 """
 
 from __future__ import annotations
