@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,14 +10,18 @@ from typing import Any
 
 import numpy as np
 import ray
+import torch
 
 from actors.families import load_policy
 from actors.flux.plan import SamplingPlan
-from actors.flux.sampler import sample
+from actors.flux.sampler import Samples, sample
 from actors.process import actor_options, set_up_process
 from actors.records import Conditioning, Trajectory
 from conf.flux import FluxSettings
 from conf.policy import PolicySettings
+
+CALLS_PER_ACTOR = 2
+"""Calls in an actor's hands, so that it never waits for the driver. On a GPU both run at once: see Rollout."""
 
 ENCODED_PROMPTS = 1024
 """Prompts whose conditioning an actor keeps in host memory: 4 MB each with T5 at 512 tokens in bfloat16."""
@@ -37,16 +42,22 @@ class SampleReport:
 
     policy_version: int
     images: int
-    seconds: float  # of the actor's time, for all of the call
+    seconds: float  # of the call's own work, denoising and decoding; not of waiting for the actor's other call
 
 
 class Rollout:
-    """A plain class around one policy. It keeps nothing that a fresh actor would miss."""
+    """A plain class around one policy. It keeps nothing that a fresh actor would miss.
+
+    Two threads may call it at once: one decodes while the other denoises. A call's bits do not depend on the other.
+    """
 
     def __init__(self, model: str, flux: FluxSettings, threads: int, gpus: float, number: int) -> None:
         self.number = number
         device = set_up_process(threads, gpus)
         self.policy = load_policy(model, flux, device)
+        self._denoising = threading.Lock()  # guards transformer, LoRA, text encoders and the two fields below
+        self._decoding = threading.Lock()  # guards the VAE: Qwen-Image's keeps state in a forward
+        self._stream = torch.cuda.Stream() if device.type == "cuda" else None
         self._loaded: tuple[int, bool] | None = None
         self._encoded: dict[str, Conditioning] = {}
 
@@ -66,23 +77,39 @@ class Rollout:
         Call it with num_returns = G + 3: a SampleReport, the images uint8 [G, H, W, 3], the group's Conditioning, and
         one Trajectory a seed, each its own object, so that only kept trajectories travel.
         """
-        started = time.perf_counter()
-        self._load(weights)
-        conditioning = self._encode(text)
-        samples = sample(self.policy, [conditioning] * len(seeds), seeds, plan, weights.version)
-        images = self.policy.decode(samples.latents)
-        report = SampleReport(weights.version, len(seeds), time.perf_counter() - started)
-        return report, images, conditioning, *samples.trajectories
+        samples, conditioning, denoised = self._denoise([text] * len(seeds), seeds, weights, plan)
+        images, decoded = self._decode(samples.latents)
+        report = SampleReport(weights.version, len(seeds), denoised + decoded)
+        return report, images, conditioning[0], *samples.trajectories
 
     def draw_images(
         self, texts: Sequence[str], seeds: Sequence[int], weights: WeightsHandle, plan: SamplingPlan
     ) -> tuple[SampleReport, np.ndarray]:
         """One image a (text, seed) under `plan`, uint8 [B, H, W, 3]. Call it with num_returns = 2."""
-        started = time.perf_counter()
-        self._load(weights)
-        samples = sample(self.policy, [self._encode(text) for text in texts], seeds, plan, weights.version)
-        images = self.policy.decode(samples.latents)
-        return SampleReport(weights.version, len(seeds), time.perf_counter() - started), images
+        samples, _, denoised = self._denoise(texts, seeds, weights, plan)
+        images, decoded = self._decode(samples.latents)
+        return SampleReport(weights.version, len(seeds), denoised + decoded), images
+
+    def _denoise(
+        self, texts: Sequence[str], seeds: Sequence[int], weights: WeightsHandle, plan: SamplingPlan
+    ) -> tuple[Samples, list[Conditioning], float]:
+        """Samples on the CPU, each text's conditioning, and the seconds it took."""
+        with self._denoising:
+            started = time.perf_counter()
+            self._load(weights)
+            conditioning = [self._encode(text) for text in texts]
+            samples = sample(self.policy, conditioning, seeds, plan, weights.version)
+            return samples, conditioning, time.perf_counter() - started
+
+    def _decode(self, latents: torch.Tensor) -> tuple[np.ndarray, float]:
+        """Images uint8 [B, H, W, 3] of latents that are on the CPU, and the seconds it took.
+
+        On a GPU it has a stream of its own, else its kernels would queue behind the other call's. That stream need
+        not wait for the denoising: the latents' copy to the CPU did. Decoding ends with such a copy too.
+        """
+        with self._decoding, torch.cuda.stream(self._stream):
+            started = time.perf_counter()
+            return self.policy.decode(latents), time.perf_counter() - started
 
     def _load(self, weights: WeightsHandle) -> None:
         name = (weights.version, weights.averaged)
@@ -107,4 +134,8 @@ def start_rollout(model: str, flux: FluxSettings, settings: PolicySettings, numb
     options = actor_options(
         settings.rollout_threads, settings.rollout_cpus, settings.rollout_gpus, settings.rollout_nodes
     )
-    return RolloutActor.options(**options).remote(model, flux, settings.rollout_threads, settings.rollout_gpus, number)
+    # on CPUs a second call would take more cores than policy.rollout_threads
+    at_once = CALLS_PER_ACTOR if settings.rollout_gpus else 1
+    return RolloutActor.options(**options, max_concurrency=at_once).remote(
+        model, flux, settings.rollout_threads, settings.rollout_gpus, number
+    )

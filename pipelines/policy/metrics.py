@@ -33,7 +33,7 @@ class IterationRow:
     scores_wait_seconds: float  # of it: for scores, the images being there
     publish_seconds: float  # the driver waited for the new weights, and all others for the driver
     rollout_actors: float  # ready ones, mean
-    sample_actor_seconds: float  # summed over rollout actors
+    sample_actor_seconds: float  # of denoising and decoding, summed over calls; on a GPU two calls of an actor overlap
     rollout_idle_seconds: float  # summed over rollout actors: without a call, the next weights not being there yet
     reward_replicas: float  # running ones; NaN while Serve's controller was away
     reward_queue: float  # groups whose scores were awaited, mean

@@ -11,11 +11,8 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayActorError
 
 from actors.flux.plan import SamplingPlan
-from actors.rollout import SampleReport, WeightsHandle
+from actors.rollout import CALLS_PER_ACTOR, SampleReport, WeightsHandle
 from pipelines.policy.clock import Level
-
-CALLS_PER_ACTOR = 2
-"""One running and one queued, so that an actor never waits for the driver."""
 
 Call = Callable[[Any], list[ray.ObjectRef]]
 

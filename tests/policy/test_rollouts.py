@@ -1,15 +1,25 @@
-"""The elastic pool of rollout actors, with actors that only count to show who did what."""
+"""The elastic pool of rollout actors, with actors that only count; and two calls at once in a real one."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import ray
+import torch
 
+from actors.flux.model import FluxPolicy
 from actors.flux.plan import SamplingPlan
-from actors.rollout import SampleReport, WeightsHandle
+from actors.policy import Rows
+from actors.records import PolicyWeights, Trajectory
+from actors.rollout import Rollout, SampleReport, WeightsHandle
+from conf.flux import FluxSettings
+from conf.policy import PolicySettings
 from pipelines.policy.rollouts import RolloutPool
 
 pytestmark = pytest.mark.ray
@@ -71,3 +81,61 @@ def test_a_killed_actor_is_replaced_and_its_calls_are_made_again(ray_cluster: No
         pool.stop()
 
     asyncio.run(run())
+
+
+class Watched(Rollout):
+    """A Rollout that decodes only once two calls have denoised, and is slow enough at that for a race to show."""
+
+    def __init__(self, model: str, flux: FluxSettings, threads: int, calls: int) -> None:
+        super().__init__(model, flux, threads, gpus=0, number=0)
+        self.meeting = threading.Barrier(calls)
+        self.threads: list[int] = []
+        velocity = self.policy.velocity
+
+        def slowly(latents: torch.Tensor, s: torch.Tensor, rows: Rows) -> torch.Tensor:
+            time.sleep(0.05)
+            return velocity(latents, s, rows)
+
+        self.policy.velocity = slowly
+
+    def _decode(self, latents: torch.Tensor) -> tuple[np.ndarray, float]:
+        self.threads.append(torch.get_num_threads())
+        self.meeting.wait(timeout=60)
+        return super()._decode(latents)
+
+    def threads_seen(self) -> list[int]:
+        """Torch's threads in every call so far."""
+        return self.threads
+
+
+def test_two_calls_at_once_in_an_actor_draw_what_one_after_the_other_draws(
+    ray_cluster: None, flux_directory: Path, policy: FluxPolicy
+) -> None:
+    """Each call under its own weights: neither may see the other's LoRA. Serial calls would break the barrier."""
+    flux = FluxSettings(model=str(flux_directory))
+    plan = SamplingPlan.for_training(PolicySettings(group_size=2, top_k=1))
+    generator = np.random.default_rng(0)
+    lora = {key: np.asarray(value) for key, value in policy.lora_state().items()}
+    handles = [
+        WeightsHandle(version, False, ray.put(PolicyWeights(version, {
+            key: value + 0.1 * generator.standard_normal(value.shape, np.float32) for key, value in lora.items()
+        })))
+        for version in (1, 2)
+    ]  # fmt: skip
+    start: Any = ray.remote(Watched)
+    drawn: list[list[Any]] = []
+    for calls in (2, 1):
+        actor = start.options(num_cpus=0.1, max_concurrency=calls).remote(str(flux_directory), flux, 2, calls)
+        answers = [
+            actor.sample_group.options(num_returns=5).remote("a red circle", (seed, seed + 1), handle, plan)
+            for seed, handle in zip((10, 20), handles, strict=True)
+        ]
+        drawn.append(ray.get([reference for answer in answers for reference in answer[1:]], timeout=120))
+        assert ray.get(actor.threads_seen.remote()) == [2, 2]
+        ray.kill(actor)
+    for one, other in zip(*drawn, strict=True):
+        if isinstance(one, Trajectory):
+            assert torch.equal(one.latents, other.latents) and torch.equal(one.log_probs, other.log_probs)
+        elif isinstance(one, np.ndarray):
+            assert np.array_equal(one, other)
+    assert not np.array_equal(drawn[0][0], drawn[0][4])
