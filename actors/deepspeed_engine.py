@@ -48,7 +48,7 @@ class DeepSpeedEngine:
         if not dist.is_initialized():
             raise RuntimeError("DeepSpeedEngine needs torch.distributed.init_process_group first")
         if zero_stage not in (1, 2):
-            raise ValueError(f"zero_stage must be 1 or 2, got {zero_stage}: the frozen base is not sharded")
+            raise ValueError(f"zero_stage must be 1 or 2, got {zero_stage}: it holds the adapter alone")
         self.ranks = dist.get_world_size()
         self.parameters = list(parameters)
         self.adapter = _Adapter(self.parameters)

@@ -24,6 +24,7 @@ from actors.policy import Policy
 from actors.process import actor_options, node_selector, set_up_process
 from actors.records import Conditioning, PolicyWeights, Trajectory
 from actors.rollout import WeightsHandle
+from actors.sharding import shard_frozen
 from actors.storage import child, read_checked
 from conf.flux import FluxSettings
 from conf.policy import PolicySettings
@@ -74,9 +75,11 @@ class LearnerRank:
             rank=self.rank,
             world_size=settings.learner_ranks,
         )
+        if settings.zero_stage == 3:
+            shard_frozen(policy.transformer, parameters)
         from actors.deepspeed_engine import DeepSpeedEngine  # slow to import; one rank does without it
 
-        return DeepSpeedEngine(parameters, constants, settings.zero_stage)
+        return DeepSpeedEngine(parameters, constants, min(settings.zero_stage, 2))
 
     def accumulate(self, advantages: Advantages, conditioning: Conditioning, *trajectories: Trajectory) -> None:
         """Adds one group's gradient; see GrpoLearner.accumulate."""

@@ -82,7 +82,9 @@ class PolicySettings:
     learner_nodes: str = ""  # node group to learn on; empty: any
     learner_placement: str = "pack"  # pack (on few nodes) | strict_pack (on one) | spread | strict_spread (one a node)
     engine: str = "torch"  # torch | deepspeed; more than one rank needs deepspeed
-    zero_stage: int = 2
+    zero_stage: int = (
+        2  # of the engine `deepspeed`: 1, 2 (the LoRA's optimizer), or 3, which shards the frozen base too
+    )
     evaluate_every: int = 10  # iterations between held-out evaluations during training; 0: never
     evaluate_prompts: int = 96  # held-out prompts of such an evaluation, half of them long; one image each
     checkpoint_every: int = 1  # iterations
@@ -102,7 +104,7 @@ class PolicySettings:
         one_of("policy.ratio", self.ratio, ("plain", "guard"))
         one_of("policy.resume", self.resume, ("auto", "never"))
         one_of("policy.learner_placement", self.learner_placement, ("pack", "strict_pack", "spread", "strict_spread"))
-        one_of("policy.zero_stage", self.zero_stage, (1, 2))
+        one_of("policy.zero_stage", self.zero_stage, (1, 2, 3))
         for name in ("iterations", "prompts_per_step", "steps", "updates_per_iteration", "rollout_actors",
                      "rollout_threads", "learner_ranks", "learner_threads", "checkpoint_every",
                      "keep_checkpoints", "window_every", "max_idle_updates", "warmup_iterations"):  # fmt: skip
@@ -153,6 +155,8 @@ class PolicySettings:
             raise ValueError(
                 f"policy.learner_ranks={self.learner_ranks} needs policy.engine=deepspeed, got {self.engine}"
             )
+        if self.zero_stage == 3 and self.engine != "deepspeed":
+            raise ValueError(f"policy.zero_stage=3 needs policy.engine=deepspeed, got {self.engine}")
 
 
 @dataclass(frozen=True)

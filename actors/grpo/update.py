@@ -6,8 +6,9 @@ Axes: N kept samples of a group, K trained steps, R rows = (sample, step) pairs 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from actors.grpo.loss import Proposal, clipped_ratio_loss, divergence_of, guarde
 from actors.grpo.replay import ReplayRows, replay_rows
 from actors.policy import Policy
 from actors.records import Conditioning, PolicyWeights, Trajectory
+from actors.sharding import most_of_ranks
 from conf.policy import PolicySettings
 
 
@@ -43,7 +45,11 @@ class UpdateMetrics:
 
 
 class GrpoLearner:
-    """One rank of the learner, a plain class. Call order: accumulate*, step, …, advance."""
+    """One rank of the learner, a plain class. Call order: accumulate*, step, …, advance.
+
+    Under `policy.zero_stage=3` the policy's base is sharded (actors/sharding.py), so passes are collectives: `step`
+    makes them all, and equally many on every rank.
+    """
 
     def __init__(self, policy: Policy, engine: Engine, settings: PolicySettings) -> None:
         self.policy, self.engine, self.settings = policy, engine, settings
@@ -59,6 +65,8 @@ class GrpoLearner:
         self._sums = torch.zeros(4, device=self.policy.device)
         self._drift = torch.zeros(self.settings.steps, device=self.policy.device)  # [T]
         self._rows, self._samples, self._on_policy_rows = 0, 0, 0
+        self._waiting: list[Callable[[], None]] = []  # passes that `step` is to make
+        self._conditioning: Conditioning | None = None  # any, for a pass that only keeps step
 
     def accumulate(
         self, advantages: Advantages, conditioning: Conditioning, trajectories: Sequence[Trajectory]
@@ -73,13 +81,40 @@ class GrpoLearner:
         groups = self.settings.prompts_per_step / self.settings.updates_per_iteration / self.engine.ranks
         on_policy = self._untouched and all(row.policy_version == self.version for row in trajectories)
         for rows in replay_rows(trajectories, advantages.values, self.settings.replay_rows):
-            self._replay(rows.to(self.policy.device), conditioning, groups, on_policy)
+            replay = partial(self._replay, rows, conditioning, groups, on_policy)
+            if self.settings.zero_stage == 3:
+                self._waiting.append(replay)
+            else:
+                replay()
+        self._conditioning = conditioning
         count = sum(len(row.trained) for row in trajectories)
         self._samples += len(trajectories)
         self._rows += count
         self._on_policy_rows += count if on_policy else 0
 
+    def _make_passes(self) -> None:
+        """Makes the waiting passes, then idle ones: no rank may leave the others alone in a gather."""
+        most = most_of_ranks(len(self._waiting), self.policy.device)
+        for replay in self._waiting:
+            replay()
+        for _ in range(most - len(self._waiting)):
+            self._idle()
+        self._waiting.clear()
+
+    def _idle(self) -> None:
+        """The forwards and the backward of `_replay`, in its order, for a gradient of 0."""
+        assert self._conditioning is not None, "every rank has a group in every update"
+        rows = self.policy.rows([self._conditioning])
+        x = torch.zeros(1, self.policy.image_tokens, self.policy.channels, device=self.policy.device)
+        s = torch.ones(1, device=self.policy.device)
+        velocity = self.policy.velocity(x, s, rows)
+        if self.settings.kl_weight > 0:
+            with torch.no_grad(), self.policy.base():
+                self.policy.velocity(x, s, rows)
+        (velocity.sum() * 0.0).backward()
+
     def _replay(self, rows: ReplayRows, conditioning: Conditioning, groups: float, on_policy: bool) -> None:
+        rows = rows.to(self.policy.device)
         new = self._propose(rows, conditioning)
         log_ratio = transition_of(self.settings.transition)[1](rows.x_next, new.step) - rows.log_prob
         guard = self.settings.ratio == "guard"
@@ -111,6 +146,8 @@ class GrpoLearner:
         Raises OffPolicyError, naming the step, if this is the first update and trajectories of these very weights do
         not replay to ratio 1 within `policy.ratio_tolerance`.
         """
+        if self.settings.zero_stage == 3:
+            self._make_passes()
         drift = float(self._drift.max()) if self._on_policy_rows else math.nan
         if not self._gate_passed and self._on_policy_rows:
             self._check_gate()

@@ -65,7 +65,7 @@ def test_two_ranks_are_one(zero_stage: int, tmp_path: Path) -> None:
         for part in range(4):
             backward(weights, step, part, scale=1 / 4)
         norms.append(engine.step(lr=0.1).grad_norm)
-    multiprocessing.spawn(run_rank, args=(_free_port(), zero_stage, str(tmp_path)), nprocs=2)
+    multiprocessing.spawn(run_rank, args=(free_port(), zero_stage, str(tmp_path)), nprocs=2)
     for rank in (0, 1):
         theirs, their_norms = torch.load(tmp_path / f"{rank}.pt")
         for one, other in zip(weights, theirs, strict=True):
@@ -132,7 +132,7 @@ def test_a_model_under_zero_is_the_plain_one_and_resumes(zero_stage: int, tmp_pa
     """A run on two ranks ends with the plain run's weights, and the same moments."""
     plain = TorchModel(HalfFrozen(), SETTINGS)
     norms = [run_model(plain, step, slice(0, 8), ranks=1) for step in range(STEPS)]
-    multiprocessing.spawn(run_model_rank, args=(_free_port(), zero_stage, str(tmp_path)), nprocs=2)
+    multiprocessing.spawn(run_model_rank, args=(free_port(), zero_stage, str(tmp_path)), nprocs=2)
     for rank in (0, 1):
         weights, state, their_norms = torch.load(tmp_path / f"{rank}.pt")
         torch.testing.assert_close(weights, plain.weights(), atol=1e-6, rtol=1e-5)
@@ -141,7 +141,8 @@ def test_a_model_under_zero_is_the_plain_one_and_resumes(zero_stage: int, tmp_pa
         torch.testing.assert_close(state, {"step": STEPS, "moments": moments}, atol=1e-7, rtol=1e-4)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return probe.getsockname()[1]

@@ -70,6 +70,7 @@ def test_every_value_of_flux_dev_is_marked() -> None:
         ("policy.noise_level=0", "must be above 0, got 0"),
         ("policy.updates_per_iteration=5", "must divide"),
         ("policy.learner_ranks=2", "needs policy.engine=deepspeed"),
+        ("policy.zero_stage=3", "needs policy.engine=deepspeed"),
         ("flux.height=70", "multiple of 16"),
         ("reward.loss=btt", "did you mean bt?"),
         ("pool.max_replicas=0", "at least pool.min_replicas"),

@@ -145,14 +145,16 @@ def test_groups_without_spread_are_replaced_then_the_run_stops(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("zero_stage", [2, 3])
 def test_two_deepspeed_ranks_learn_what_one_learns(
-    undisturbed: PolicyResult, rewards: RednessPool, settings_of: SettingsOf, tmp_path: Path
+    zero_stage: int, undisturbed: PolicyResult, rewards: RednessPool, settings_of: SettingsOf, tmp_path: Path
 ) -> None:
     """One update an iteration, so that each rank has a group. Rounding differs, and Adam's sign can enlarge it."""
     with_kl = ["policy.updates_per_iteration=1", "policy.kl_weight=0.1"]
     one = train_policy(settings_of(tmp_path / "one", *with_kl), rewards, lambda line: None)
     two = train_policy(
-        settings_of(tmp_path / "two", *with_kl, "policy.learner_ranks=2", "policy.engine=deepspeed"),
+        settings_of(tmp_path / "two", *with_kl, "policy.learner_ranks=2", "policy.engine=deepspeed",
+                    f"policy.zero_stage={zero_stage}"),
         rewards, lambda line: None,
     )  # fmt: skip
     for alone, shared in zip(rows(one), rows(two), strict=True):
