@@ -46,8 +46,8 @@ class PolicySettings:
     noise_level: float = 0.7  # a
     transition: str = "flow_sde"  # flow_sde | cps
     last_step_deterministic: bool = True
-    trained_steps: int = 3  # K: the first K noisy steps are trained; 0: all that draw noise
-    window: int = 0  # draw noise on, and train, a window of this many steps, the others are ODE steps; 0: no window
+    trained_steps: int = 3  # K, without a window: the first K noisy steps are trained; 0: all that draw noise
+    window: int = 3  # draw noise on, and train, a window of this many steps, the others are ODE steps; 0: no window
     window_position: str = "first"  # first | sliding (MixGRPO) | random (Flow-GRPO-Fast)
     window_every: int = 25  # iterations after which a sliding window moves on by one step
     lr: float = 1.2e-3

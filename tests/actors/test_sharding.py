@@ -26,7 +26,7 @@ from tests.actors.test_engine import free_port
 __all__ = ["flux_directory"]
 
 SETTINGS = PolicySettings(
-    iterations=4, prompts_per_step=2, group_size=4, top_k=2, steps=4, trained_steps=2, replay_rows=3, kl_weight=0.1,
+    iterations=4, prompts_per_step=2, group_size=4, top_k=2, steps=4, window=2, replay_rows=3, kl_weight=0.1,
     updates_per_iteration=1, warmup_iterations=1, ratio_tolerance=0.1, learner_threads=1,
 )  # fmt: skip
 CONSTANTS = OptimizerSettings(SETTINGS.betas, SETTINGS.weight_decay, SETTINGS.max_grad_norm)

@@ -110,7 +110,7 @@ def distributed(settings: Settings) -> list[dict[str, float]]:
 
 def bench_updates(policy: FluxPolicy, settings: Settings) -> list[Line]:
     """Seconds that the learner spends on one group, by what the filter keeps and the steps of the window."""
-    wanted = replace(settings.policy, trained_steps=0)
+    wanted = replace(settings.policy, window=0, trained_steps=0)
     learner = learner_of(settings)
     conditioning = policy.encode(["a red circle left of a blue square"])[0]
     plan = SamplingPlan.for_training(wanted)

@@ -44,7 +44,7 @@ def exported(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Exp
     run_policy(load("scenes", [
         f"run_dir={folder}/run", f"pool.model={folder}/model", "pool.unexamined=true", "policy.iterations=2",
         "policy.prompts_per_step=2", "policy.group_size=4", "policy.top_k=1", "policy.steps=3",
-        "policy.trained_steps=1", "policy.replay_rows=4", "policy.evaluate_every=2", "policy.evaluate_prompts=4",
+        "policy.window=1", "policy.replay_rows=4", "policy.evaluate_every=2", "policy.evaluate_prompts=4",
         "policy.rollout_actors=1", "policy.learner_threads=1",
     ]), say=lambda line: None)  # fmt: skip
     last = policy("iteration")

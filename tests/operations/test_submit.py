@@ -21,7 +21,7 @@ from tests.preferences.review.browser import Browser, wait_for
 ROOT = Path(__file__).parents[2]
 RUN = [
     "mix.spatialscore=0", "mix.rules=1", "policy.iterations=10000", "policy.minutes=0", "policy.prompts_per_step=2",
-    "policy.group_size=4", "policy.top_k=1", "policy.steps=3", "policy.trained_steps=1", "policy.replay_rows=4",
+    "policy.group_size=4", "policy.top_k=1", "policy.steps=3", "policy.window=1", "policy.replay_rows=4",
     "policy.checkpoint_every=1", "policy.evaluate_every=0", "policy.rollout_actors=1", "policy.learner_threads=1",
 ]  # fmt: skip
 

@@ -31,7 +31,7 @@ def settings_of(flux_directory: Path, prompt_file: Path) -> Callable[..., Settin
         return load("scenes", [
             f"run_dir={run_dir}", f"flux.model={flux_directory}", f"policy.prompts={prompt_file}",
             "policy.iterations=4", "policy.prompts_per_step=2", "policy.group_size=4", "policy.top_k=1",
-            "policy.steps=3", "policy.trained_steps=1", "policy.replay_rows=4", "policy.checkpoint_every=2",
+            "policy.steps=3", "policy.window=1", "policy.replay_rows=4", "policy.checkpoint_every=2",
             "policy.evaluate_every=0", "policy.learner_threads=1", "policy.rollout_actors=1",
             *overrides,
         ])  # fmt: skip

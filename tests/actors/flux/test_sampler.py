@@ -72,11 +72,13 @@ def test_one_conditioning_a_seed(policy: FluxPolicy) -> None:
 
 
 def test_the_plan_of_a_policy() -> None:
-    plan = SamplingPlan.for_training(PolicySettings(steps=6, trained_steps=3))
+    plan = SamplingPlan.for_training(PolicySettings(steps=6, window=0, trained_steps=3))
     assert (plan.noisy, plan.trained) == ((0, 1, 2, 3, 4), (0, 1, 2))
-    original = SamplingPlan.for_training(PolicySettings(last_step_deterministic=False, trained_steps=0))
+    original = SamplingPlan.for_training(PolicySettings(last_step_deterministic=False, window=0, trained_steps=0))
     assert original.noisy == original.trained == (0, 1, 2, 3, 4, 5)
-    cps = SamplingPlan.for_training(PolicySettings(transition="cps", last_step_deterministic=False, trained_steps=0))
+    cps = SamplingPlan.for_training(
+        PolicySettings(transition="cps", last_step_deterministic=False, window=0, trained_steps=0)
+    )
     assert cps.trained == (0, 1, 2, 3, 4)
     with pytest.raises(ValueError, match="the last CPS step draws no noise"):
         SamplingPlan(steps=2, transition="cps", noise_level=0.5, noisy=(0, 1), trained=(1,))

@@ -18,7 +18,7 @@ from conf.flux import FluxSettings
 from conf.policy import PolicySettings
 
 SETTINGS = PolicySettings(
-    iterations=4, prompts_per_step=2, group_size=4, top_k=2, steps=4, trained_steps=2, replay_rows=0,
+    iterations=4, prompts_per_step=2, group_size=4, top_k=2, steps=4, window=2, replay_rows=0,
     updates_per_iteration=1, ratio_tolerance=0.0,
 )  # fmt: skip
 TEXTS = ["a red circle left of a blue square", "a green triangle above a red square"]

@@ -62,7 +62,7 @@ def test_the_learner_replays_it_to_ratio_one_and_trains(
     qwen_image: Policy, qwen_image_directory: Path, qwen_image_flux: FluxSettings
 ) -> None:
     settings = PolicySettings(
-        prompts_per_step=1, updates_per_iteration=1, group_size=4, top_k=2, steps=4, trained_steps=2, replay_rows=0,
+        prompts_per_step=1, updates_per_iteration=1, group_size=4, top_k=2, steps=4, window=2, replay_rows=0,
         kl_weight=0.01,
     )  # fmt: skip
     learning = load_policy(str(qwen_image_directory), qwen_image_flux, transformer_only=True)
