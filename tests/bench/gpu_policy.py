@@ -31,8 +31,8 @@ from tests.actors.flux.tiny import random_flux_pipeline
 from tests.bench.table import Line, seconds, show
 
 ONE_GROUP = ["policy.prompts_per_step=1", "policy.updates_per_iteration=1", "policy.learner_ranks=1",
-             "policy.engine=torch", "policy.trained_steps=0", "policy.last_step_deterministic=false",
-             "policy.ratio_tolerance=1"]  # fmt: skip
+             "policy.engine=torch", "policy.window=0", "policy.trained_steps=0",
+             "policy.last_step_deterministic=false", "policy.ratio_tolerance=1"]  # fmt: skip
 """One group, all six steps trained; the gate's error is measured here, not enforced."""
 REPEATS = 2
 
