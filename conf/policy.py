@@ -109,7 +109,7 @@ class PolicySettings:
                      "rollout_threads", "learner_ranks", "learner_threads", "checkpoint_every",
                      "keep_checkpoints", "window_every", "max_idle_updates", "warmup_iterations"):  # fmt: skip
             at_least(f"policy.{name}", getattr(self, name), 1)
-        for name in ("sampling_rows", "replay_rows", "evaluate_every", "evaluate_prompts", "redraws"):
+        for name in ("sampling_rows", "replay_rows", "evaluate_every", "evaluate_prompts", "redraws", "trained_steps"):
             at_least(f"policy.{name}", getattr(self, name), 0)
         at_least("policy.group_size", self.group_size, 2)
         at_least("policy.max_staleness", self.max_staleness, 0)
@@ -126,12 +126,14 @@ class PolicySettings:
                 f"{self.group_size}: lower top_k or enlarge the group"
             )
         noisy = self.steps - 1 if self.last_step_deterministic or self.transition == "cps" else self.steps
-        if not 0 <= self.trained_steps <= noisy:
+        if not self.window and self.trained_steps > noisy:
             raise ValueError(
                 f"policy.trained_steps must lie between 0 and the {noisy} noisy steps, got {self.trained_steps}"
             )
         if not 0 <= self.window <= noisy:
-            raise ValueError(f"policy.window must lie between 0 and the {noisy} noisy steps, got {self.window}")
+            raise ValueError(
+                f"policy.window must lie between 0 and the {noisy} noisy steps, got {self.window}; 0: no window"
+            )
         if self.ratio == "guard" and self.transition != "flow_sde":
             raise ValueError(f"policy.ratio=guard needs policy.transition=flow_sde, got {self.transition}")
         if self.transition == "cps" and self.noise_level > 1:
