@@ -30,7 +30,8 @@ def shown(run_dir: Path, *rows: IterationRow) -> str:
     lines = "".join(json.dumps(asdict(each)) + "\n" for each in rows)
     (run_dir / "policy" / "metrics.jsonl").write_text(lines + '{"iteration": 9')  # one is being written
     told = io.StringIO()
-    watch(load("scenes", [f"run_dir={run_dir}", "status.once=true", NOWHERE]), Console(file=told, width=160))
+    settings = load("scenes", [f"run_dir={run_dir}", "status.once=true", "policy.iterations=64", NOWHERE])
+    watch(settings, Console(file=told, width=160))
     return told.getvalue()
 
 
