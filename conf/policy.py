@@ -82,9 +82,7 @@ class PolicySettings:
     learner_nodes: str = ""  # node group to learn on; empty: any
     learner_placement: str = "pack"  # pack (on few nodes) | strict_pack (on one) | spread | strict_spread (one a node)
     engine: str = "torch"  # torch | deepspeed; more than one rank needs deepspeed
-    zero_stage: int = (
-        2  # of the engine `deepspeed`: 1, 2 (the LoRA's optimizer), or 3, which shards the frozen base too
-    )
+    zero_stage: int = 2  # of the engine `deepspeed`: 1, 2, or 3, which shards the frozen base too
     evaluate_every: int = 10  # iterations between held-out evaluations during training; 0: never
     evaluate_prompts: int = 96  # held-out prompts of such an evaluation, half of them long; one image each
     checkpoint_every: int = 1  # iterations

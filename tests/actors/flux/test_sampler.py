@@ -101,6 +101,8 @@ def test_windows_of_a_policy() -> None:
     assert set(windows("random")) == {(0, 1), (1, 2), (2, 3), (3, 4)} and windows("random") == windows("random")
     with pytest.raises(ValueError, match=r"policy\.window must lie between 0 and the 5 noisy steps, got 6"):
         PolicySettings(window=6)
+    with pytest.raises(ValueError, match=r"policy\.trained_steps must lie between 0 and the 5 noisy steps, got 6"):
+        PolicySettings(window=0, trained_steps=6)
 
 
 def sized(directory: Path, pixels: int, decoding: str) -> FluxPolicy:
