@@ -53,7 +53,12 @@ def adamw(parameters: Sequence[nn.Parameter], settings: OptimizerSettings) -> to
 
 
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Makes every `.grad` its mean over the process group's ranks. A missing one counts as zero."""
+    """Makes every `.grad` its mean over the process group's ranks, a missing one counting as zero.
+
+    Does nothing on one rank.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
     dist.all_reduce(flat)
     parts = (flat / dist.get_world_size()).split([parameter.numel() for parameter in parameters])
@@ -72,8 +77,7 @@ class TorchEngine:
 
     def step(self, lr: float) -> StepResult:
         """See Engine. A gradient that is not finite, or missing altogether, changes nothing."""
-        if self.ranks > 1:
-            average_gradients(self.parameters)
+        average_gradients(self.parameters)
         if all(parameter.grad is None for parameter in self.parameters):
             return StepResult(math.nan, applied=False)
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm))

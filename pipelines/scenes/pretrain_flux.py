@@ -24,12 +24,13 @@ import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch.nn import functional as F
 
+from actors.engine import average_gradients
 from actors.records import Prompt
 from pipelines.scenes.architecture import TEXT_TOKENS, transformer
 from pipelines.scenes.checker import Verdict, check
 from pipelines.scenes.flux_rows import GUIDANCE, DrawnScenes, Encoders, RenderedScenes, Rows
 from pipelines.scenes.render import SIZE
-from pipelines.scenes.workers import Report, agreed, average_gradients, set_up_worker
+from pipelines.scenes.workers import Report, agreed, set_up_worker
 
 BATCH = 64  # rows a worker
 EMA = 0.9985
@@ -105,7 +106,7 @@ def fit(
         loss = F.mse_loss(velocity(model, mixed, s, rows.prompt_embeds, rows.pooled_embeds), rows.noise - rows.latents)
         optimizer.zero_grad()
         loss.backward()
-        average_gradients(model)
+        average_gradients(list(model.parameters()))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         average.update_parameters(model)

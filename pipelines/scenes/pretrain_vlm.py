@@ -14,9 +14,10 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
+from actors.engine import average_gradients
 from pipelines.scenes.chats import ChatBatch, Chats
 from pipelines.scenes.vlm import build_model, build_tokenizer, save
-from pipelines.scenes.workers import Report, agreed, average_gradients, set_up_worker
+from pipelines.scenes.workers import Report, agreed, set_up_worker
 
 PICTURES = 16  # a step and worker
 LR = 5e-3
@@ -65,7 +66,7 @@ def fit_vlm(phase: VlmPhase, rank: int, report: Report) -> Qwen2_5_VLForConditio
         relational = later if phase.initial else min(later, first + 1.5 * progress)
         loss, right = answer_loss(model, chats.draw(PICTURES, relational)[0])
         loss.backward()
-        average_gradients(model)
+        average_gradients(list(model.parameters()))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             for group in optimizer.param_groups:

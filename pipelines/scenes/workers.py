@@ -1,4 +1,4 @@
-"""What every data-parallel phase of pretraining shares: its workers, their clock, and the mean of their gradients."""
+"""What every data-parallel phase of pretraining shares: its workers and their clock."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import torch
 import torch.distributed as dist
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from actors.process import actor_options, set_up_process
 from pipelines.progress import relayed
@@ -44,16 +43,6 @@ def set_up_worker(loop: dict[str, Any]) -> tuple[int, Report]:
             ray.get(loop["lines"].put.remote(line))
 
     return rank, report
-
-
-def average_gradients(model: torch.nn.Module) -> None:
-    """Over the workers, each of which has rows of its own. On one process it does nothing."""
-    if not dist.is_initialized():
-        return
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    flat = parameters_to_vector(gradients)
-    dist.all_reduce(flat)
-    vector_to_parameters(flat / dist.get_world_size(), gradients)
 
 
 def agreed(progress: float) -> float:

@@ -20,6 +20,7 @@ import pytest
 import ray
 import torch
 from PIL import Image
+from ray import serve
 
 from actors.reward import RewardPool, ScoreReplica, start_pool
 from actors.spatialscore import SpatialScorer
@@ -43,6 +44,7 @@ def served(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
     settings = RewardPoolSettings(
         min_replicas=2, max_replicas=2, http=True, port=port, token_variable="SPATIALT2I_TEST_TOKEN"
     )
+    serve.shutdown()  # tests before may have started it without HTTP, and so it would stay
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPATIALT2I_TEST_TOKEN", TOKEN)
         pool = start_pool(settings, str(folder / "model"))
