@@ -2,9 +2,9 @@
 # (the model libraries leave their configurations and outputs untyped)
 """`spatialt2i scenes pretrain`: makes the shipped tiny checkpoints, seeded, in the time it is given.
 
-Six parts, each saved when done and taken up again by a later call: the text encoders, the autoencoder, FLUX on true
-captions, the autoencoder's decoder once more, FLUX distilled and weakened, and the Qwen2.5-VL. Delete a part's folder
-to have it made anew. No part sees a held-out prompt.
+Parts, each saved when done and taken up again by a later call: the text encoders, the autoencoder, FLUX on true
+captions, the autoencoder's decoder once more, FLUX distilled and weakened, FLUX rewarded for the objects it
+draws, and the Qwen2.5-VL. Delete a part's folder to have it made anew. No part sees a held-out prompt.
 """
 
 from __future__ import annotations
@@ -28,12 +28,15 @@ from pipelines.scenes import checkpoints_dir
 from pipelines.scenes.flux_rows import Encoders
 from pipelines.scenes.grammar import held_out_prompts
 from pipelines.scenes.pretrain_flux import FluxPhase, judge, summary, train_phase
+from pipelines.scenes.pretrain_objects import train_on_objects
 from pipelines.scenes.pretrain_text import train_text_encoders
 from pipelines.scenes.pretrain_vae import train_decoder, train_vae
 from pipelines.scenes.pretrain_vlm import VlmPhase, train_vlm
 from pipelines.scenes.workers import run_on_workers
 
-SHARES = {"text": 0.03, "vae": 0.08, "flux": 0.46, "decoder": 0.05, "weak": 0.13, "vlm": 0.25}  # of the wall clock
+SHARES = {  # of the wall clock
+    "text": 0.03, "vae": 0.08, "flux": 0.45, "decoder": 0.05, "weak": 0.12, "objects": 0.03, "vlm": 0.24,
+}  # fmt: skip
 
 
 @dataclass
@@ -81,8 +84,8 @@ def pretrain(settings: PretrainSettings, say: Callable[[str], None] = print) -> 
     if settings.from_shipped != "none":
         _take_shipped(run)
     _encoders_and_flux(run)
-    pipeline = Encoders.load(run.parts, "decoder").pipeline(_transformer(run.parts / "weak"))
-    _measure(run, "shipped", "weak", "decoder")
+    pipeline = _pipeline(run, "objects")
+    _measure(run, "shipped", "objects", "decoder")
     _replace(out / "flux", lambda folder: pipeline.save_pretrained(folder))
     for config in (out / "flux").glob("*/config.json"):
         told = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
@@ -113,6 +116,10 @@ def _encoders_and_flux(run: Pretraining) -> None:
         _save(parts / "decoder", vae=train_decoder(vae, run.seconds("decoder"), settings.seed + 2, run.report))
     if run.missing("weak"):
         _train_flux(run, "weak", parts / "flux" / "flux", (5e-4, 3e-5), True, settings.wrong_captions)
+    if run.missing("objects"):
+        seconds, folder = run.seconds("objects"), parts / "objects.run"
+        trained = train_on_objects(_pipeline(run, "weak"), folder, seconds, settings.seed, run.report)
+        _save(parts / "objects", flux=trained)
 
 
 def _take_shipped(run: Pretraining) -> None:
@@ -121,7 +128,7 @@ def _take_shipped(run: Pretraining) -> None:
     _save(run.parts / "text", tokenizer=shipped.tokenizer, clip=shipped.text_encoder, t5=shipped.text_encoder_2)
     for part in ("vae", "decoder"):
         _save(run.parts / part, vae=shipped.vae)
-    for part in ("flux", "weak"):
+    for part in ("flux", "weak", "objects"):
         _save(run.parts / part, flux=shipped.transformer)
 
 
@@ -141,8 +148,12 @@ def _transformer(folder: Path) -> FluxTransformer2DModel:
     return FluxTransformer2DModel.from_pretrained(folder / "flux")
 
 
+def _pipeline(run: Pretraining, part: str, vae: str = "decoder") -> FluxPipeline:
+    return Encoders.load(run.parts, vae).pipeline(_transformer(run.parts / part))
+
+
 def _measure(run: Pretraining, name: str, part: str, vae: str) -> None:
-    pipeline = Encoders.load(run.parts, vae).pipeline(_transformer(run.parts / part))
+    pipeline = _pipeline(run, part, vae)
     for kind, long in (("short", False), ("long", True)):
         prompts = held_out_prompts(100, long, seed=5) * 3
         run.report(f"FLUX {name}, {kind} held-out prompts, 6 steps: {summary(judge(pipeline, prompts, seed=0))}")
