@@ -9,7 +9,7 @@ from conf.rules import at_least, one_of
 BASE = "base"
 
 VARIANTS: dict[str, tuple[str, ...]] = {
-    BASE: (),  # k = 6, Flow-SDE, noise on the first three steps, synchronous, SpatialScore, prompts short and long
+    BASE: (),  # k = 6, Flow-SDE, noise on three steps that slide, synchronous, SpatialScore, prompts short and long
     "no-filter": ("policy.top_k=0",),
     "top-4": ("policy.top_k=4",),
     "short-spatialscore": ("policy.long_fraction=0",),
@@ -20,8 +20,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "cps": ("policy.transition=cps", "policy.noise_level=0.8", "policy.clip_range=1e-5"),  # Flow-GRPO's values for CPS
     "noise-on-all": ("policy.window=0",),  # noise on five steps, the first three of them trained
     "all-steps": ("policy.window=0", "policy.trained_steps=0"),
-    "window-sliding": ("policy.window=2", "policy.window_position=sliding", "policy.window_every=6"),
-    "window-random": ("policy.window=2", "policy.window_position=random"),
+    "window-first": ("policy.window_position=first",),
+    "window-random": ("policy.window_position=random",),
     "staleness-1": ("policy.max_staleness=1",),
 }
 """Name -> overrides on top of the run's own settings."""
@@ -33,7 +33,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     ),
     "Clip range and KL": (BASE, "clip-1e-5", "clip-1e-3", "kl-0.01"),
     "SDE against CPS": (BASE, "cps"),
-    "Noisy and trained steps": (BASE, "noise-on-all", "all-steps", "window-sliding", "window-random"),
+    "Noisy and trained steps": (BASE, "noise-on-all", "all-steps", "window-first", "window-random"),
     "Synchronous against staleness 1": (BASE, "staleness-1"),
 }  # fmt: skip
 """Title -> the variants that answer it."""

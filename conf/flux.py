@@ -23,11 +23,9 @@ class FluxSettings:
     text_encoders_on_cpu: bool = False  # frees 10 GB on the GPU of FLUX.1-dev; a prompt is encoded once and kept
     lora_rank: int = 16
     lora_alpha: int = 32
-    lora_targets: tuple[str, ...] = (
-        "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
-        "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
-        "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2",
-        "proj_mlp", "single_transformer_blocks.*.proj_out",
+    lora_targets: tuple[str, ...] = (  # how the prompt is read, and where it is looked at; see docs/policy.md
+        "attn.to_q", "attn.to_k", "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
+        "ff_context.net.0.proj", "ff_context.net.2",
     )  # fmt: skip
     gradient_checkpointing: bool = False
     vae_decoding: str = "batch"  # batch | sliced (picture by picture) | tiled (in tiles, for above 1024 pixels)

@@ -33,7 +33,7 @@ class JudgeSettings(EndpointSettings):
 class PolicySettings:
     """Stage 3: top-k GRPO on FLUX. Axes: P prompts, G group, T denoise steps, K trained steps."""
 
-    iterations: int = 84  # policy versions to publish
+    iterations: int = 96  # policy versions to publish
     minutes: float = 5.0  # stop after this training time as well; 0: no limit
     seed: int = 0
     prompts_per_step: int = 12  # P
@@ -48,9 +48,9 @@ class PolicySettings:
     last_step_deterministic: bool = True
     trained_steps: int = 3  # K, without a window: the first K noisy steps are trained; 0: all that draw noise
     window: int = 3  # draw noise on, and train, a window of this many steps, the others are ODE steps; 0: no window
-    window_position: str = "first"  # first | sliding (MixGRPO) | random (Flow-GRPO-Fast)
-    window_every: int = 25  # iterations after which a sliding window moves on by one step
-    lr: float = 1.2e-3
+    window_position: str = "sliding"  # first | sliding (MixGRPO) | random (Flow-GRPO-Fast)
+    window_every: int = 4  # iterations after which a sliding window moves on by one step
+    lr: float = 2e-3
     warmup_iterations: int = 8  # the rate rises to `lr` over so many; 1: no warm-up
     final_lr_fraction: float = 0.1  # linear decay over `iterations` down to this share
     betas: tuple[float, float] = (0.9, 0.99)
@@ -66,7 +66,7 @@ class PolicySettings:
     ema_decay: float = 0.9
     max_staleness: int = 0  # 0: synchronous; 1: sampling overlaps learning
     ratio_tolerance: float = 2e-5  # on-policy gate: |ratio - 1| allowed before the first update
-    long_fraction: float = 0.5  # `scenes`: share of prompts with two or more relations
+    long_fraction: float = 0.4  # `scenes`: share of prompts with two or more relations
     prompts: str = ""  # JSON lines of prompts ({"text": …}); empty: the scene grammar of the embedded model
     held_out_prompts: str = ""  # the same for evaluation during training; empty: the scene grammar's, or none
     rollout_actors: int = 2  # at most; those that find no room join later, when nodes do
