@@ -51,7 +51,9 @@ def train_on_objects(
     drawn = training_prompts(VERSIONS * policy.prompts_per_step, seed, LONG_FRACTION)
     prompts.write_text("".join(json.dumps({"text": prompt.text}) + "\n" for prompt in drawn))
     settings = Settings(
-        run_dir=str(folder), flux=FluxSettings(model=str(base), lora_targets=TARGETS), policy=policy,
+        run_dir=str(folder),
+        flux=FluxSettings(model=str(base), lora_targets=TARGETS),
+        policy=policy,
         export=ExportSettings(merged=True),
     )
     counter = serve.deployment(RulesReplica, ray_actor_options=actor_options(1, settings.pool.cpus, 0))
