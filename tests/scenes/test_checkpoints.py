@@ -35,7 +35,7 @@ def test_the_base_vlm_loads_as_its_library_class() -> None:
 
 
 @pytest.mark.parametrize(
-    ("long", "least_present", "right_between"), [(False, 0.85, (0.35, 0.6)), (True, 0.75, (0.35, 0.6))]
+    ("long", "least_present", "right_between"), [(False, 0.9, (0.35, 0.6)), (True, 0.82, (0.35, 0.6))]
 )
 def test_the_base_draws_better_than_it_places(
     long: bool, least_present: float, right_between: tuple[float, float]
