@@ -15,7 +15,7 @@ from ray import serve
 
 from actors.process import actor_options
 from actors.reward import serve_replicas
-from conf.flux import FluxSettings
+from conf.flux import EVERY_LAYER, FluxSettings
 from conf.policy import ExportSettings, PolicySettings
 from conf.settings import Settings
 from pipelines.policy.reward_mix import RewardMix
@@ -24,13 +24,6 @@ from pipelines.scenes.grammar import training_prompts
 from pipelines.scenes.rule_reward import RulesReplica
 
 VERSIONS = 40
-TARGETS = (
-    "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
-    "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
-    "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2",
-    "proj_mlp", "single_transformer_blocks.*.proj_out",
-)  # fmt: skip
-"""All that a LoRA can reach: to draw well is the task, and not only to read well."""
 LONG_FRACTION = 0.6
 """Share of prompts with three objects or more: those are the ones it forgets."""
 
@@ -52,7 +45,7 @@ def train_on_objects(
     prompts.write_text("".join(json.dumps({"text": prompt.text}) + "\n" for prompt in drawn))
     settings = Settings(
         run_dir=str(folder),
-        flux=FluxSettings(model=str(base), lora_targets=TARGETS),
+        flux=FluxSettings(model=str(base), lora_targets=EVERY_LAYER),
         policy=policy,
         export=ExportSettings(merged=True),
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,9 @@ from diffusers import FluxPipeline
 from pipelines.scenes import checkpoints_dir
 from pipelines.scenes.flux_rows import DrawnScenes, Encoders, caption
 from pipelines.scenes.grammar import equivalent, is_held_out, parse, write_scene
+from pipelines.scenes.pretrain_objects import train_on_objects
+from pipelines.scenes.render import lay_out, render
+from pipelines.scenes.rule_reward import RulesReplica
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +47,25 @@ def test_a_wrong_caption_contradicts_and_is_not_held_out() -> None:
         assert caption(scene, 0.0, rng) == scene.text
         other = parse(caption(scene, 1.0, rng))
         assert not equivalent(scene, other) and not is_held_out(other.relations)
+
+
+def test_a_reward_for_objects_leaves_relations_out() -> None:
+    rng = np.random.default_rng(0)
+    asked = "a red circle left of a blue square"
+    texts = [asked, "a red circle right of a blue square", "a red circle left of a green square"]
+    images = np.stack([render(lay_out(parse(text), rng), rng) for text in texts])
+    assert RulesReplica(relations=False).score(images, [asked] * 3).mu.tolist() == pytest.approx([1, 1, 1 / 2])
+    assert RulesReplica().score(images, [asked] * 3).mu.tolist() == pytest.approx([1, 2 / 3, 1 / 3])
+
+
+@pytest.mark.ray
+def test_training_on_objects_folds_a_lora_into_every_kind_of_layer(
+    ray_cluster: None, pipeline: FluxPipeline, tmp_path: Path
+) -> None:
+    before = {name: weight.clone() for name, weight in pipeline.transformer.state_dict().items()}
+    after = train_on_objects(pipeline, tmp_path, 1, 0, lambda line: None).state_dict()
+    changed = {name.split(".", 2)[-1] for name, weight in before.items() if not torch.equal(weight, after[name])}
+    assert before.keys() == after.keys()
+    assert {"attn.to_q.weight", "ff_context.net.2.weight", "proj_mlp.weight", "proj_out.weight"} <= changed
+    texts = [json.loads(line)["text"] for line in (tmp_path / "prompts.jsonl").read_text().splitlines()]
+    assert texts and not any(is_held_out(parse(text).relations) for text in texts)
