@@ -120,6 +120,7 @@ def _encoders_and_flux(run: Pretraining) -> None:
         seconds, folder = run.seconds("objects"), parts / "objects.run"
         trained = train_on_objects(_pipeline(run, "weak"), folder, seconds, settings.seed, run.report)
         _save(parts / "objects", flux=trained)
+        shutil.rmtree(folder)
 
 
 def _take_shipped(run: Pretraining) -> None:
