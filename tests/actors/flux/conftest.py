@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from actors.flux.model import FluxPolicy
-from conf.flux import EVERY_LAYER, FluxSettings
+from conf.flux import FluxSettings
 from tests.actors.flux.tiny import save_random_flux
 
 torch.set_num_threads(1)
@@ -21,6 +21,4 @@ def flux_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def policy(flux_directory: Path) -> FluxPolicy:
     """A fresh policy with an untrained LoRA."""
-    return FluxPolicy.from_pretrained(
-        str(flux_directory), FluxSettings(model=str(flux_directory), lora_targets=EVERY_LAYER)
-    )
+    return FluxPolicy.from_pretrained(str(flux_directory), FluxSettings(model=str(flux_directory)))

@@ -12,7 +12,7 @@ from actors.flux.adapter import save_lora
 from actors.flux.model import FluxPolicy
 from actors.flux.plan import SamplingPlan
 from actors.flux.sampler import sample
-from conf.flux import FluxSettings
+from conf.flux import EVERY_LAYER, FluxSettings
 from conf.policy import PolicySettings
 
 TEXTS = ["a red circle left of a blue square", "a green triangle above a red square and left of a blue circle"]
@@ -160,20 +160,27 @@ def test_exports_what_diffusers_loads(policy: FluxPolicy, flux_directory: Path, 
     assert (trained - base).abs().max() > 0.05
 
 
-def test_an_export_has_the_keys_that_comfyui_maps(policy: FluxPolicy, tmp_path: Path) -> None:
+@pytest.fixture
+def whole(flux_directory: Path) -> FluxPolicy:
+    """A policy whose LoRA reaches every layer."""
+    settings = FluxSettings(model=str(flux_directory), lora_targets=EVERY_LAYER)
+    return FluxPolicy.from_pretrained(str(flux_directory), settings)
+
+
+def test_an_export_has_the_keys_that_comfyui_maps(whole: FluxPolicy, tmp_path: Path) -> None:
     """ComfyUI reads a FLUX LoRA as transformer.<diffusers layer>.lora_A|lora_B.weight, of the layers named here."""
     double = {f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj",
                                           "to_add_out")} | {f"{ff}.{layer}" for ff in ("ff", "ff_context")
                                                             for layer in ("net.0.proj", "net.2")}  # fmt: skip
     single = {"attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp", "proj_out"}
-    keys = load_file(save_lora(policy.lora_state(), policy.settings, tmp_path)).keys()
+    keys = load_file(save_lora(whole.lora_state(), whole.settings, tmp_path)).keys()
     layers = {f"transformer.transformer_blocks.{block}.{name}" for block in (0, 1) for name in double}
     layers |= {f"transformer.single_transformer_blocks.{block}.{name}" for block in (0, 1) for name in single}
     assert set(keys) == {f"{layer}.lora_{half}.weight" for layer in layers for half in "AB"}
 
 
-def test_lora_targets(policy: FluxPolicy, flux_directory: Path) -> None:
-    adapted = {name.split(".lora_")[0] for name in policy.trainable()}
+def test_lora_targets(whole: FluxPolicy, flux_directory: Path) -> None:
+    adapted = {name.split(".lora_")[0] for name in whole.trainable()}
     assert "proj_out" not in adapted and "single_transformer_blocks.0.proj_out" in adapted
     assert len(adapted) == 2 * 12 + 2 * 5
     with pytest.raises(ValueError, match=r"'attn\.to_z' matches no linear layer"):
