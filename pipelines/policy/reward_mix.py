@@ -17,6 +17,7 @@ from actors.records import Scores
 from actors.reward import RewardPool, serve_replicas, start_pool
 from conf.flux import EMBEDDED
 from conf.policy import JudgeSettings
+from conf.reward import RewardPoolSettings
 from conf.settings import Settings
 from pipelines.reward.locations import served_model
 from pipelines.scenes.rule_reward import RulesReplica
@@ -65,12 +66,17 @@ def start_rewards(settings: Settings) -> RewardMix:
     if mix.spatialscore:
         terms.append((mix.spatialscore, start_pool(pool, served_model(settings))))
     if mix.rules:
-        rules = serve.deployment(RulesReplica, ray_actor_options=actor_options(1, pool.cpus, 0)).bind()
-        terms.append((mix.rules, serve_replicas(rules, "rules", RulesReplica.__name__, pool.retries)))
+        terms.append((mix.rules, start_rules(pool)))
     if mix.judge:
         judge = _judge(settings.judge, actor_options(1, pool.cpus, 0))
         terms.append((mix.judge, serve_replicas(judge, "judge", JudgeReplica.__name__, pool.retries)))
     return RewardMix(terms)
+
+
+def start_rules(pool: RewardPoolSettings, relations: bool = True) -> RewardPool:
+    """Starts the exact checker as a reward and waits until it answers. Without `relations` it sees objects only."""
+    rules = serve.deployment(RulesReplica, ray_actor_options=actor_options(1, pool.cpus, 0)).bind(relations)
+    return serve_replicas(rules, "rules", RulesReplica.__name__, pool.retries)
 
 
 def _judge(settings: JudgeSettings, options: dict[str, Any]) -> serve.Application:

@@ -85,7 +85,7 @@ def pretrain(settings: PretrainSettings, say: Callable[[str], None] = print) -> 
         _take_shipped(run)
     _encoders_and_flux(run)
     pipeline = _pipeline(run, "objects")
-    _measure(run, "shipped", "objects", "decoder")
+    _measure(run, "shipped", pipeline)
     _replace(out / "flux", lambda folder: pipeline.save_pretrained(folder))
     for config in (out / "flux").glob("*/config.json"):
         told = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
@@ -110,7 +110,7 @@ def _encoders_and_flux(run: Pretraining) -> None:
         _save(parts / "vae", vae=train_vae(run.seconds("vae"), settings.seed, run.report))
     if run.missing("flux"):
         _train_flux(run, "flux", None, (1.5e-3, 5e-5), distil=False, wrong_captions=0.0)
-        _measure(run, "on true captions", "flux", "vae")
+        _measure(run, "on true captions", _pipeline(run, "flux", "vae"))
     if run.missing("decoder"):
         vae = AutoencoderKL.from_pretrained(parts / "vae" / "vae").requires_grad_(False)
         _save(parts / "decoder", vae=train_decoder(vae, run.seconds("decoder"), settings.seed + 2, run.report))
@@ -145,16 +145,12 @@ def _train_flux(
     partial.rename(run.parts / part)
 
 
-def _transformer(folder: Path) -> FluxTransformer2DModel:
-    return FluxTransformer2DModel.from_pretrained(folder / "flux")
-
-
 def _pipeline(run: Pretraining, part: str, vae: str = "decoder") -> FluxPipeline:
-    return Encoders.load(run.parts, vae).pipeline(_transformer(run.parts / part))
+    transformer = FluxTransformer2DModel.from_pretrained(run.parts / part / "flux")
+    return Encoders.load(run.parts, vae).pipeline(transformer)
 
 
-def _measure(run: Pretraining, name: str, part: str, vae: str) -> None:
-    pipeline = _pipeline(run, part, vae)
+def _measure(run: Pretraining, name: str, pipeline: FluxPipeline) -> None:
     for kind, long in (("short", False), ("long", True)):
         prompts = held_out_prompts(100, long, seed=5) * 3
         run.report(f"FLUX {name}, {kind} held-out prompts, 6 steps: {summary(judge(pipeline, prompts, seed=0))}")

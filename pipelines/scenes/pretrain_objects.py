@@ -11,17 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from diffusers import FluxPipeline, FluxTransformer2DModel
-from ray import serve
 
-from actors.process import actor_options
-from actors.reward import serve_replicas
 from conf.flux import EVERY_LAYER, FluxSettings
 from conf.policy import ExportSettings, PolicySettings
 from conf.settings import Settings
-from pipelines.policy.reward_mix import RewardMix
+from pipelines.policy.reward_mix import RewardMix, start_rules
 from pipelines.policy.train import train_policy
 from pipelines.scenes.grammar import training_prompts
-from pipelines.scenes.rule_reward import RulesReplica
 
 VERSIONS = 40
 LONG_FRACTION = 0.6
@@ -49,9 +45,7 @@ def train_on_objects(
         policy=policy,
         export=ExportSettings(merged=True),
     )
-    counter = serve.deployment(RulesReplica, ray_actor_options=actor_options(1, settings.pool.cpus, 0))
-    pool = serve_replicas(counter.bind(relations=False), "objects", RulesReplica.__name__, settings.pool.retries)
-    rewards = RewardMix([(1.0, pool)])
+    rewards = RewardMix([(1.0, start_rules(settings.pool, relations=False))])
     try:
         train_policy(settings, rewards, say)
     finally:

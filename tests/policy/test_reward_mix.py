@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from ray import serve
 
 from actors.judge import grade_in
 from conf import SettingsError, load
@@ -50,7 +49,6 @@ def test_rewards_are_weighed_and_a_failed_grade_fails_its_image_only(
             scores = asyncio.run(rewards.score(ray.put(np.stack(pictures)), texts))
         finally:
             rewards.stop()
-            serve.shutdown()  # another test may want this Ray's Serve with HTTP, which only its first start decides
     assert scores.mu[:2].tolist() == pytest.approx([2 * 1.0 + 0.5 * 7, 2 * 2 / 3 + 0.5 * 7])
     assert np.isnan(scores.mu[2])
     assert sorted(behaviour.seen.values()) == [2, 2, 2], "every question is asked again after a 429"
