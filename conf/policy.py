@@ -43,6 +43,7 @@ class PolicySettings:
     stats_scope: str = "group"  # advantages' std over: group | batch (all groups of an update: they wait for the last)
     advantage_clip: float = 5.0
     steps: int = 6  # T, while sampling for training
+    initial_noise: str = "shared"  # of a group's images: own | shared (they differ only by what the noisy steps draw)
     noise_level: float = 0.7  # a
     transition: str = "flow_sde"  # flow_sde | cps
     last_step_deterministic: bool = True
@@ -94,6 +95,7 @@ class PolicySettings:
 
     def __post_init__(self) -> None:
         one_of("policy.transition", self.transition, ("flow_sde", "cps"))
+        one_of("policy.initial_noise", self.initial_noise, ("own", "shared"))
         one_of("policy.stats_over", self.stats_over, ("selected", "group"))
         one_of("policy.stats_scope", self.stats_scope, ("group", "batch"))
         one_of("policy.kl_form", self.kl_form, ("flow_grpo", "gaussian", "velocity"))

@@ -21,12 +21,15 @@ class SamplingPlan:
     trained: tuple[int, ...] = ()  # steps whose log-probability the learner replays; a subset of `noisy`
     max_rows: int = 0  # images in one forward; 0: all at once
     keep_means: bool = False  # trajectories carry the means of their trained steps
+    shared_noise: bool = False  # all images begin with one noise: they differ by what the noisy steps draw
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if self.noisy and self.noise_level <= 0:
             raise ValueError(f"steps {self.noisy} draw noise, but noise_level is {self.noise_level}: make it positive")
+        if self.shared_noise and not self.noisy:
+            raise ValueError("without a noisy step, images that share their initial noise are all the same")
         if not set(self.trained) <= set(self.noisy):
             raise ValueError(f"trained steps must draw noise: trained {self.trained}, noisy {self.noisy}")
         if any(not 0 <= step < self.steps for step in self.noisy):
@@ -55,6 +58,7 @@ class SamplingPlan:
             trained=trained,
             max_rows=settings.sampling_rows,
             keep_means=settings.ratio == "guard",
+            shared_noise=settings.initial_noise == "shared",
         )
 
     @classmethod

@@ -35,14 +35,20 @@ def sample(
     """Draws one image's latents a seed, each under its own conditioning.
 
     Each sample owns a CPU generator seeded by its seed: first its initial noise (as the plain pipeline draws it),
-    then its step noises in order. Neither the device nor the samples that share the batch can change them.
-    Raises ValueError unless there is one conditioning a seed.
+    then its step noises in order. Neither the device nor the samples that share the batch can change them; but where
+    the plan shares the initial noise, all begin with the first seed's, and keep their own step noises.
+    Raises ValueError unless there is one conditioning a seed, and one for all where they share the initial noise.
     """
     if len(conditioning) != len(seeds):
         raise ValueError(f"one conditioning a seed, got {len(conditioning)} and {len(seeds)} seeds")
+    start = None
+    if plan.shared_noise:
+        if any(other is not conditioning[0] for other in conditioning):
+            raise ValueError("images that share their initial noise are of one prompt: pass one conditioning for all")
+        start = policy.initial_noise([torch.Generator().manual_seed(seeds[0])])  # [1, S, C]
     rows = plan.max_rows or len(seeds)
     chunks = [
-        _sample_rows(policy, conditioning[i : i + rows], seeds[i : i + rows], plan, policy_version)
+        _sample_rows(policy, conditioning[i : i + rows], seeds[i : i + rows], plan, policy_version, start)
         for i in range(0, len(seeds), rows)
     ]
     return Samples(
@@ -62,21 +68,26 @@ def draw_before_and_after(
 
 @torch.inference_mode()
 def _sample_rows(
-    policy: Policy, conditioning: Sequence[Conditioning], seeds: Sequence[int], plan: SamplingPlan, version: int
-) -> Samples:
+    policy: Policy, conditioning: Sequence[Conditioning], seeds: Sequence[int], plan: SamplingPlan, version: int,
+    start: torch.Tensor | None,
+) -> Samples:  # fmt: skip
+    """`start`: the initial noise [1, S, C] of all, or None for one of each seed's own."""
     transition, log_prob = transition_of(plan.transition)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    x = policy.initial_noise(generators)  # [B, S, C]
-    noise = _step_noise(generators, plan, x)  # [noisy, B, S, C]
-    rows = policy.rows(conditioning)
+    own = policy.initial_noise(generators)  # [B, S, C]; drawn in any case, as the step noises come after it
+    noise = _step_noise(generators, plan, own)  # [noisy, B, S, C]
+    x = own if start is None else start  # until the first noisy step, one image stands for all that share its noise
+    all_rows, first_row = policy.rows(conditioning), policy.rows(conditioning[:1])
     sigmas = policy.sigmas(plan.steps)  # [T+1]
     schedule = sigmas.to(x.device)[:, None].expand(-1, len(seeds))  # [T+1, B]
     path = [x]
     log_probs = torch.zeros(plan.steps, len(seeds), device=x.device)  # [T, B]
     means = []  # K of [B, S, C]
     for step in range(plan.steps):
-        s, s_next = schedule[step], schedule[step + 1]
-        v = policy.velocity(x, s, rows)
+        if step in plan.noisy:
+            x = x.expand_as(own)
+        s, s_next = schedule[step, : len(x)], schedule[step + 1, : len(x)]
+        v = policy.velocity(x, s, all_rows if len(x) == len(own) else first_row)
         if step in plan.noisy:
             drawn = transition(x, v, s, s_next, plan.noise_level)
             x = drawn.mean + drawn.std * noise[plan.noisy.index(step)]
@@ -89,7 +100,7 @@ def _sample_rows(
             path.append(x)
     if not plan.noisy:
         return Samples(x.cpu(), ())
-    latents = torch.stack(path, dim=1).cpu()  # [B, T+1, S, C]
+    latents = torch.stack([x.expand_as(own) for x in path], dim=1).cpu()  # [B, T+1, S, C]
     log_probs = log_probs.T.cpu()  # [B, T]
     kept = torch.stack(means, dim=1).cpu() if means else None  # [B, K, S, C]
     trajectories = tuple(

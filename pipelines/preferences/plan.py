@@ -113,5 +113,5 @@ def _report(rows: int, reason: str, message: str) -> stages.Batch:
 
 def sampling_plans(settings: Settings) -> tuple[SamplingPlan, ...]:
     """As evaluation draws and as training draws: a reward model meets both."""
-    training = SamplingPlan.for_training(settings.policy)
-    return SamplingPlan.for_evaluation(settings.evaluation), replace(training, trained=(), max_rows=0)
+    training = replace(SamplingPlan.for_training(settings.policy), trained=(), max_rows=0, shared_noise=False)
+    return SamplingPlan.for_evaluation(settings.evaluation), training

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,17 @@ from actors.flux.adapter import save_lora
 from actors.flux.model import FluxPolicy
 from actors.flux.plan import SamplingPlan
 from actors.flux.sampler import sample
-from conf.flux import EVERY_LAYER, FluxSettings
+from conf.flux import FluxSettings
 from conf.policy import PolicySettings
 
 TEXTS = ["a red circle left of a blue square", "a green triangle above a red square and left of a blue circle"]
 SEEDS = [5, 6]
+EVERY_LAYER = (
+    "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
+    "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
+    "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2",
+    "proj_mlp", "single_transformer_blocks.*.proj_out",
+)  # fmt: skip
 NOISY = SamplingPlan(steps=4, noise_level=0.7, noisy=(0, 1, 2), trained=(0, 1))
 
 
@@ -54,6 +61,23 @@ def test_a_sample_does_not_depend_on_its_company(policy: FluxPolicy) -> None:
     torch.testing.assert_close(alone.latents, group[2].latents, atol=1e-5, rtol=0)
     torch.testing.assert_close(split[2].latents, group[2].latents, atol=1e-5, rtol=0)
     assert [row.batch_rows for row in split] == [2, 2, 1]
+
+
+def test_images_that_share_their_initial_noise(policy: FluxPolicy) -> None:
+    """A window in mid-run: one way up to its first step, own ways from there. What a seed draws there is its own."""
+    conditioning = policy.encode(TEXTS[:1]) * 3
+    window = SamplingPlan(steps=4, noise_level=0.7, noisy=(1, 2), trained=(1, 2), shared_noise=True)
+    group = sample(policy, conditioning, [7, 8, 9], window).trajectories
+    for other in group[1:]:
+        assert torch.equal(other.latents[:2], group[0].latents[:2]) and not torch.equal(other.latents, group[0].latents)
+    alone = sample(policy, conditioning[:1], [7], replace(window, shared_noise=False)).trajectories[0]
+    torch.testing.assert_close(alone.latents, group[0].latents, atol=1e-5, rtol=0)
+    halves = sample(policy, conditioning, [7, 8, 9], replace(window, max_rows=2)).trajectories
+    torch.testing.assert_close(halves[2].latents, group[2].latents, atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="pass one conditioning for all"):
+        sample(policy, policy.encode(TEXTS), SEEDS, window)
+    with pytest.raises(ValueError, match="without a noisy step"):
+        SamplingPlan(steps=4, shared_noise=True)
 
 
 def test_trajectories_record_what_was_drawn(policy: FluxPolicy) -> None:
