@@ -43,7 +43,7 @@ class PolicySettings:
     stats_scope: str = "group"  # advantages' std over: group | batch (all groups of an update: they wait for the last)
     advantage_clip: float = 5.0
     steps: int = 6  # T, while sampling for training
-    initial_noise: str = "shared"  # of a group's images: own | shared (they differ only by what the noisy steps draw)
+    initial_noise: str = "own"  # of a group's images: own | shared (they differ only by what the noisy steps draw)
     noise_level: float = 0.7  # a
     transition: str = "flow_sde"  # flow_sde | cps
     last_step_deterministic: bool = True
