@@ -43,11 +43,18 @@ def load(preset: str = "scenes", overrides: Sequence[str] = ()) -> Settings:
         )
         return cast(Settings, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
-        first_line = str(error).splitlines()[0]
-        where = f" (at {error.full_key})" if getattr(error, "full_key", None) else ""
-        raise SettingsError(f"{path.name}: {first_line}{where}") from error
+        raise SettingsError(f"{path.name}: {_rule_of(error, overrides)}") from error
     except ValueError as error:
         raise SettingsError(f"{path.name}: {error}") from error
+
+
+def _rule_of(error: OmegaConfBaseException, overrides: Sequence[str]) -> str:
+    """OmegaConf's first line and where it happened; for a list that was not written as one, how to write it."""
+    key, first_line = str(getattr(error, "full_key", None) or ""), str(error).splitlines()[0]
+    given = dict(item.split("=", 1) for item in overrides).get(key)
+    if given and "is not a TupleConfig, ListConfig" in first_line:
+        return f"{key} is a list, got {given!r}: write '{key}=[{given}]', in quotes"
+    return first_line + (f" (at {key})" if key else "")
 
 
 def _layers(path: Path) -> list[DictConfig | ListConfig]:

@@ -76,6 +76,8 @@ def test_every_value_of_flux_dev_is_marked() -> None:
         ("pool.max_replicas=0", "at least pool.min_replicas"),
         ("preferences.generated_fraction=0.9", "at most 1"),
         ("policy.steps", "section.key=value"),
+        ("ablation.variants=base,top-4", "write 'ablation.variants=[base,top-4]', in quotes"),
+        ("policy.initial_noise=shard", "did you mean shared?"),
     ],
 )
 def test_bad_values_are_refused_with_the_rule_and_the_value(override: str, expected: str) -> None:
