@@ -13,7 +13,7 @@ from conf import Settings, load
 from pipelines.preferences.build import build_preferences, fingerprint
 from pipelines.preferences.finish import finish
 from pipelines.preferences.picture import Picture, decode, hamming
-from pipelines.preferences.plan import plan
+from pipelines.preferences.plan import plan, sampling_plans
 from pipelines.preferences.relations import group_of
 from pipelines.preferences.roles import Draft, Painted, Review, Task
 from pipelines.preferences.schema import SCHEMA, to_table
@@ -143,6 +143,11 @@ def test_the_base_policys_pairs_differ_in_merit_and_come_again_alike(ray_cluster
     (tmp_path / "preferences" / ".shards" / "00001.json").unlink()
     (tmp_path / "preferences" / "_manifest.json").unlink()
     assert _rows(build_preferences(settings).directory) == rows
+
+
+def test_the_base_draws_many_prompts_at_once_whatever_noise_a_group_shares():
+    evaluation, training = sampling_plans(load("scenes", ["policy.initial_noise=shared"]))
+    assert not evaluation.noisy and training.noisy and not training.shared_noise
 
 
 def test_kinds_come_in_the_asked_shares_and_shards_cover_every_row():
