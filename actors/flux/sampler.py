@@ -41,14 +41,10 @@ def sample(
     """
     if len(conditioning) != len(seeds):
         raise ValueError(f"one conditioning a seed, got {len(conditioning)} and {len(seeds)} seeds")
-    start = None
-    if plan.shared_noise:
-        if any(other is not conditioning[0] for other in conditioning):
-            raise ValueError("images that share their initial noise are of one prompt: pass one conditioning for all")
-        start = policy.initial_noise([torch.Generator().manual_seed(seeds[0])])  # [1, S, C]
+    begun = _shared_beginning(policy, conditioning, seeds[0], plan) if plan.shared_noise else ()
     rows = plan.max_rows or len(seeds)
     chunks = [
-        _sample_rows(policy, conditioning[i : i + rows], seeds[i : i + rows], plan, policy_version, start)
+        _sample_rows(policy, conditioning[i : i + rows], seeds[i : i + rows], plan, policy_version, begun)
         for i in range(0, len(seeds), rows)
     ]
     return Samples(
@@ -67,27 +63,40 @@ def draw_before_and_after(
 
 
 @torch.inference_mode()
+def _shared_beginning(
+    policy: Policy, conditioning: Sequence[Conditioning], seed: int, plan: SamplingPlan
+) -> tuple[torch.Tensor, ...]:
+    """The way of all images from one seed's noise up to the first noisy step: [1, S, C] each, taken once."""
+    if any(other is not conditioning[0] for other in conditioning):
+        raise ValueError("images that share their initial noise are of one prompt: pass one conditioning for all")
+    path = [policy.initial_noise([torch.Generator().manual_seed(seed)])]
+    rows, schedule = policy.rows(conditioning[:1]), policy.sigmas(plan.steps).to(path[0].device)[:, None]  # [T+1, 1]
+    for step in range(min(plan.noisy)):
+        s, s_next = schedule[step], schedule[step + 1]
+        path.append(euler(path[-1], policy.velocity(path[-1], s, rows), s, s_next))
+    return tuple(path)
+
+
+@torch.inference_mode()
 def _sample_rows(
     policy: Policy, conditioning: Sequence[Conditioning], seeds: Sequence[int], plan: SamplingPlan, version: int,
-    start: torch.Tensor | None,
+    begun: Sequence[torch.Tensor],
 ) -> Samples:  # fmt: skip
-    """`start`: the initial noise [1, S, C] of all, or None for one of each seed's own."""
+    """`begun`: the first steps' latents that all images share; empty where each begins with its own noise."""
     transition, log_prob = transition_of(plan.transition)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    own = policy.initial_noise(generators)  # [B, S, C]; drawn in any case, as the step noises come after it
-    noise = _step_noise(generators, plan, own)  # [noisy, B, S, C]
-    x = own if start is None else start  # until the first noisy step, one image stands for all that share its noise
-    all_rows, first_row = policy.rows(conditioning), policy.rows(conditioning[:1])
+    x = policy.initial_noise(generators)  # [B, S, C]; drawn in any case, as the step noises come after it
+    noise = _step_noise(generators, plan, x)  # [noisy, B, S, C]
+    path = [shared.expand_as(x) for shared in begun] or [x]
+    x = path[-1]
+    rows = policy.rows(conditioning)
     sigmas = policy.sigmas(plan.steps)  # [T+1]
     schedule = sigmas.to(x.device)[:, None].expand(-1, len(seeds))  # [T+1, B]
-    path = [x]
     log_probs = torch.zeros(plan.steps, len(seeds), device=x.device)  # [T, B]
     means = []  # K of [B, S, C]
-    for step in range(plan.steps):
-        if step in plan.noisy:
-            x = x.expand_as(own)
-        s, s_next = schedule[step, : len(x)], schedule[step + 1, : len(x)]
-        v = policy.velocity(x, s, all_rows if len(x) == len(own) else first_row)
+    for step in range(len(path) - 1, plan.steps):
+        s, s_next = schedule[step], schedule[step + 1]
+        v = policy.velocity(x, s, rows)
         if step in plan.noisy:
             drawn = transition(x, v, s, s_next, plan.noise_level)
             x = drawn.mean + drawn.std * noise[plan.noisy.index(step)]
@@ -100,7 +109,7 @@ def _sample_rows(
             path.append(x)
     if not plan.noisy:
         return Samples(x.cpu(), ())
-    latents = torch.stack([x.expand_as(own) for x in path], dim=1).cpu()  # [B, T+1, S, C]
+    latents = torch.stack(path, dim=1).cpu()  # [B, T+1, S, C]
     log_probs = log_probs.T.cpu()  # [B, T]
     kept = torch.stack(means, dim=1).cpu() if means else None  # [B, K, S, C]
     trajectories = tuple(
