@@ -16,11 +16,11 @@ class PretrainSettings:
     seed: int = 0
     workers: int = 2  # data-parallel processes of one thread each
     compile: bool = True  # torch.compile FLUX: needs a C++ compiler and a minute, then a step takes two thirds
-    wrong_captions: float = 0.36  # share of captions with a wrong relation, in FLUX's phase `weak`
-    from_shipped: str = "none"  # none | vlm: begin with the shipped checkpoints, and train only this part on
+    wrong_captions: float = 0.40  # share of captions with a wrong relation, in FLUX's phase `weak`
+    from_shipped: str = "none"  # none | flux | vlm: begin with the shipped checkpoints, and train only this one on
 
     def __post_init__(self) -> None:
         at_least("pretrain.minutes", self.minutes, 0.1)
         at_least("pretrain.workers", self.workers, 1)
-        one_of("pretrain.from_shipped", self.from_shipped, ("none", "vlm"))
+        one_of("pretrain.from_shipped", self.from_shipped, ("none", "flux", "vlm"))
         between("pretrain.wrong_captions", self.wrong_captions, 0.0, 1.0)

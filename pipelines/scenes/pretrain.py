@@ -35,8 +35,10 @@ from pipelines.scenes.pretrain_vlm import VlmPhase, train_vlm
 from pipelines.scenes.workers import run_on_workers
 
 SHARES = {  # of the wall clock
-    "text": 0.03, "vae": 0.08, "flux": 0.45, "decoder": 0.05, "weak": 0.12, "objects": 0.03, "vlm": 0.24,
+    "text": 0.03, "vae": 0.07, "flux": 0.38, "decoder": 0.04, "weak": 0.10, "objects": 0.16, "vlm": 0.22,
 }  # fmt: skip
+REFINED = {"none": tuple(SHARES), "flux": ("flux", "decoder", "weak", "objects"), "vlm": ("vlm",)}
+"""The parts that are made, by where a call begins (`pretrain.from_shipped`)."""
 
 
 @dataclass
@@ -57,9 +59,9 @@ class Pretraining:
         self.say(f"[{(time.monotonic() - self.start) / 60:5.1f} min] {line}")
 
     def seconds(self, part: str) -> float:
-        """A part's share of the wall clock; all of it for the one part that goes on from the shipped one."""
-        share = 1.0 if part == self.settings.from_shipped else SHARES[part]
-        return 60 * self.settings.minutes * share
+        """A part's share of the wall clock, which goes to the parts that this call makes."""
+        made = REFINED[self.settings.from_shipped]
+        return 60 * self.settings.minutes * SHARES[part] / sum(SHARES[each] for each in made)
 
     def missing(self, part: str) -> bool:
         """Whether a part has still to be made."""
@@ -82,7 +84,7 @@ def pretrain(settings: PretrainSettings, say: Callable[[str], None] = print) -> 
     torch.set_num_threads(settings.workers)
     run, out = Pretraining(settings, say), Path(settings.out)
     if settings.from_shipped != "none":
-        _take_shipped(run)
+        take_shipped(run)
     _encoders_and_flux(run)
     pipeline = _pipeline(run, "objects")
     _measure(run, "shipped", pipeline)
@@ -109,13 +111,16 @@ def _encoders_and_flux(run: Pretraining) -> None:
     if run.missing("vae"):
         _save(parts / "vae", vae=train_vae(run.seconds("vae"), settings.seed, run.report))
     if run.missing("flux"):
-        _train_flux(run, "flux", None, (1.5e-3, 5e-5), distil=False, wrong_captions=0.0)
+        goes_on = settings.from_shipped == "flux"
+        shipped, lr = (checkpoints_dir("flux") / "transformer", 8e-4) if goes_on else (None, 1.5e-3)
+        _train_flux(run, "flux", shipped, (lr, 5e-5), distil=False, wrong_captions=0.0)
         _measure(run, "on true captions", _pipeline(run, "flux", "vae"))
     if run.missing("decoder"):
         vae = AutoencoderKL.from_pretrained(parts / "vae" / "vae").requires_grad_(False)
         _save(parts / "decoder", vae=train_decoder(vae, run.seconds("decoder"), settings.seed + 2, run.report))
     if run.missing("weak"):
         _train_flux(run, "weak", parts / "flux" / "flux", (5e-4, 3e-5), True, settings.wrong_captions)
+        _measure(run, "weakened", _pipeline(run, "weak"))
     if run.missing("objects"):
         seconds, folder = run.seconds("objects"), parts / "objects.run"
         trained = train_on_objects(_pipeline(run, "weak"), folder, seconds, settings.seed, run.report)
@@ -123,14 +128,20 @@ def _encoders_and_flux(run: Pretraining) -> None:
         shutil.rmtree(folder)
 
 
-def _take_shipped(run: Pretraining) -> None:
-    """Lays the shipped FLUX where this command would have left its parts: there is only the Qwen2.5-VL to train."""
+def take_shipped(run: Pretraining) -> None:
+    """Lays what is shipped where this command would have left its parts, except for those to be made."""
     shipped = FluxPipeline.from_pretrained(checkpoints_dir("flux"))
-    _save(run.parts / "text", tokenizer=shipped.tokenizer, clip=shipped.text_encoder, t5=shipped.text_encoder_2)
-    for part in ("vae", "decoder"):
-        _save(run.parts / part, vae=shipped.vae)
-    for part in ("flux", "weak", "objects"):
-        _save(run.parts / part, flux=shipped.transformer)
+    parts: dict[str, dict[str, PreTrainedTokenizerFast | torch.nn.Module]] = {
+        "text": {"tokenizer": shipped.tokenizer, "clip": shipped.text_encoder, "t5": shipped.text_encoder_2},
+        "vae": {"vae": shipped.vae}, "decoder": {"vae": shipped.vae},
+        "flux": {"flux": shipped.transformer}, "weak": {"flux": shipped.transformer},
+        "objects": {"flux": shipped.transformer},
+    }  # fmt: skip
+    for part in parts.keys() - set(REFINED[run.settings.from_shipped]):
+        if not (run.parts / part).is_dir():
+            _save(run.parts / part, **parts[part])
+    if run.settings.from_shipped == "flux" and not (run.parts / "vlm").is_dir():
+        shutil.copytree(checkpoints_dir("qwen2_5_vl"), run.parts / "vlm")
 
 
 def _train_flux(

@@ -10,9 +10,11 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 
+from conf.scenes import PretrainSettings
 from pipelines.scenes import checkpoints_dir
 from pipelines.scenes.flux_rows import DrawnScenes, Encoders, caption
 from pipelines.scenes.grammar import equivalent, is_held_out, parse, write_scene
+from pipelines.scenes.pretrain import SHARES, Pretraining, take_shipped
 from pipelines.scenes.pretrain_objects import train_on_objects
 from pipelines.scenes.render import lay_out, render
 from pipelines.scenes.rule_reward import RulesReplica
@@ -59,13 +61,24 @@ def test_a_reward_for_objects_leaves_relations_out() -> None:
 
 
 @pytest.mark.ray
-def test_training_on_objects_folds_a_lora_into_every_kind_of_layer(
+def test_training_on_objects_folds_a_lora_into_the_layers_that_read(
     ray_cluster: None, pipeline: FluxPipeline, tmp_path: Path
 ) -> None:
     before = {name: weight.clone() for name, weight in pipeline.transformer.state_dict().items()}
     after = train_on_objects(pipeline, tmp_path, 1, 0, lambda line: None).state_dict()
     changed = {name.split(".", 2)[-1] for name, weight in before.items() if not torch.equal(weight, after[name])}
     assert before.keys() == after.keys()
-    assert {"attn.to_q.weight", "ff_context.net.2.weight", "proj_mlp.weight", "proj_out.weight"} <= changed
+    assert changed >= {"attn.to_q.weight", "attn.add_v_proj.weight", "ff_context.net.2.weight"}
+    assert not changed & {"attn.to_v.weight", "proj_mlp.weight", "proj_out.weight"}
     texts = [json.loads(line)["text"] for line in (tmp_path / "prompts.jsonl").read_text().splitlines()]
     assert texts and not any(is_held_out(parse(text).relations) for text in texts)
+
+
+@pytest.mark.parametrize(("begin", "made"), [("flux", {"flux", "decoder", "weak", "objects"}), ("vlm", {"vlm"})])
+def test_a_call_that_goes_on_from_what_is_shipped_makes_one_model_anew_in_all_its_time(
+    begin: str, made: set[str], tmp_path: Path
+) -> None:
+    run = Pretraining(PretrainSettings(out=str(tmp_path), minutes=10, from_shipped=begin), lambda line: None)
+    take_shipped(run)
+    assert {part for part in SHARES if run.missing(part)} == made
+    assert sum(run.seconds(part) for part in made) == pytest.approx(600)
