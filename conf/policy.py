@@ -33,7 +33,7 @@ class JudgeSettings(EndpointSettings):
 class PolicySettings:
     """Stage 3: top-k GRPO on FLUX. Axes: P prompts, G group, T denoise steps, K trained steps."""
 
-    iterations: int = 60  # policy versions to publish
+    iterations: int = 96  # policy versions to publish
     minutes: float = 5.0  # stop after this training time as well; 0: no limit
     seed: int = 0
     prompts_per_step: int = 12  # P
@@ -55,12 +55,12 @@ class PolicySettings:
     warmup_iterations: int = 8  # the rate rises to `lr` over so many; 1: no warm-up
     final_lr_fraction: float = 0.1  # linear decay over `iterations` down to this share
     betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 2.0  # an optimizer step draws the LoRA back by lr times this: what noise moved wears off
+    weight_decay: float = 1e-4
     clip_range: float = 1e-4  # on the ratio of mean log-probs
     ratio: str = "plain"  # plain | guard (GRPO-Guard: normalised over the steps; needs a smaller clip_range, e.g. 2e-6)
     kl_weight: float = 0.0
     kl_form: str = "flow_grpo"  # flow_grpo | gaussian | velocity
-    max_grad_norm: float = 5e-4  # `scenes`: below nearly every norm, so that each update counts the same
+    max_grad_norm: float = 1.0
     updates_per_iteration: int = 2  # optimizer steps an iteration; divides prompts_per_step
     sampling_rows: int = 0  # images in one forward while sampling; 0: the whole group
     replay_rows: int = 36  # (sample, step) rows in one forward of the learner; 0: the sampler's own batch shape

@@ -35,7 +35,7 @@ from pipelines.scenes.pretrain_vlm import VlmPhase, train_vlm
 from pipelines.scenes.workers import run_on_workers
 
 SHARES = {  # of the wall clock
-    "text": 0.03, "vae": 0.07, "flux": 0.38, "decoder": 0.04, "weak": 0.10, "objects": 0.16, "vlm": 0.22,
+    "text": 0.03, "vae": 0.08, "flux": 0.45, "decoder": 0.05, "weak": 0.12, "objects": 0.03, "vlm": 0.24,
 }  # fmt: skip
 REFINED = {"none": tuple(SHARES), "flux": ("flux", "decoder", "weak", "objects"), "vlm": ("vlm",)}
 """The parts that are made, by where a call begins (`pretrain.from_shipped`)."""
