@@ -141,7 +141,8 @@ def take_shipped(run: Pretraining) -> None:
         if not (run.parts / part).is_dir():
             _save(run.parts / part, **parts[part])
     if run.settings.from_shipped == "flux" and not (run.parts / "vlm").is_dir():
-        shutil.copytree(checkpoints_dir("qwen2_5_vl"), run.parts / "vlm")
+        vlm = checkpoints_dir("qwen2_5_vl")
+        _replace(run.parts / "vlm", lambda folder: shutil.copytree(vlm, folder, dirs_exist_ok=True))
 
 
 def _train_flux(
