@@ -37,8 +37,14 @@ from pipelines.scenes.workers import run_on_workers
 SHARES = {  # of the wall clock
     "text": 0.03, "vae": 0.08, "flux": 0.45, "decoder": 0.05, "weak": 0.12, "objects": 0.03, "vlm": 0.24,
 }  # fmt: skip
-REFINED = {"none": tuple(SHARES), "flux": ("flux", "decoder", "weak", "objects"), "vlm": ("vlm",)}
-"""The parts that are made, by where a call begins (`pretrain.from_shipped`)."""
+MADE = {"none": tuple(SHARES), "flux": ("flux", "decoder", "weak", "objects"), "vlm": ("vlm",)}
+"""The parts that a call makes, by `pretrain.from_shipped`; the others are taken from what is shipped."""
+SHIPPED = {  # part: its folders, and where they lie among the shipped checkpoints
+    "text": {"tokenizer": "flux/tokenizer", "clip": "flux/text_encoder", "t5": "flux/text_encoder_2"},
+    "vae": {"vae": "flux/vae"}, "decoder": {"vae": "flux/vae"},
+    "flux": {"flux": "flux/transformer"}, "weak": {"flux": "flux/transformer"}, "objects": {"flux": "flux/transformer"},
+    "vlm": {".": "qwen2_5_vl"},
+}  # fmt: skip
 
 
 @dataclass
@@ -60,7 +66,7 @@ class Pretraining:
 
     def seconds(self, part: str) -> float:
         """A part's share of the wall clock, which goes to the parts that this call makes."""
-        made = REFINED[self.settings.from_shipped]
+        made = MADE[self.settings.from_shipped]
         return 60 * self.settings.minutes * SHARES[part] / sum(SHARES[each] for each in made)
 
     def missing(self, part: str) -> bool:
@@ -83,8 +89,7 @@ def pretrain(settings: PretrainSettings, say: Callable[[str], None] = print) -> 
     transformers_logging.disable_progress_bar()
     torch.set_num_threads(settings.workers)
     run, out = Pretraining(settings, say), Path(settings.out)
-    if settings.from_shipped != "none":
-        take_shipped(run)
+    take_shipped(run)
     _encoders_and_flux(run)
     pipeline = _pipeline(run, "objects")
     _measure(run, "shipped", pipeline)
@@ -129,20 +134,18 @@ def _encoders_and_flux(run: Pretraining) -> None:
 
 
 def take_shipped(run: Pretraining) -> None:
-    """Lays what is shipped where this command would have left its parts, except for those to be made."""
-    shipped = FluxPipeline.from_pretrained(checkpoints_dir("flux"))
-    parts: dict[str, dict[str, PreTrainedTokenizerFast | torch.nn.Module]] = {
-        "text": {"tokenizer": shipped.tokenizer, "clip": shipped.text_encoder, "t5": shipped.text_encoder_2},
-        "vae": {"vae": shipped.vae}, "decoder": {"vae": shipped.vae},
-        "flux": {"flux": shipped.transformer}, "weak": {"flux": shipped.transformer},
-        "objects": {"flux": shipped.transformer},
-    }  # fmt: skip
-    for part in parts.keys() - set(REFINED[run.settings.from_shipped]):
+    """Lays shipped parts where this command would have left them, except for those that it is to make."""
+    for part in SHIPPED.keys() - set(MADE[run.settings.from_shipped]):
         if not (run.parts / part).is_dir():
-            _save(run.parts / part, **parts[part])
-    if run.settings.from_shipped == "flux" and not (run.parts / "vlm").is_dir():
-        vlm = checkpoints_dir("qwen2_5_vl")
-        _replace(run.parts / "vlm", lambda folder: shutil.copytree(vlm, folder, dirs_exist_ok=True))
+            _copy(SHIPPED[part], run.parts / part)
+
+
+def _copy(shipped: dict[str, str], folder: Path) -> None:
+    def write(partial: Path) -> None:
+        for name, source in shipped.items():
+            shutil.copytree(checkpoints_dir(source), partial / name, dirs_exist_ok=True)
+
+    _replace(folder, write)
 
 
 def _train_flux(
