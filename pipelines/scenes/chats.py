@@ -8,6 +8,7 @@ Axes: B pictures, L tokens.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from actors.spatialscore.processing import equal_patches
+from pipelines.scenes.grammar import SceneObject
 from pipelines.scenes.pretrain_vae import decode, encode
 from pipelines.scenes.questions import QuestionAnswer, ask, scatter
 from pipelines.scenes.render import GRID, Placement, render
@@ -25,6 +27,7 @@ from pipelines.scenes.vlm import build_image_processor
 
 REUSE, POOL = 3, 1500  # drawing costs as much as a third of a training step
 DECODED = 0.4  # share of fresh pictures that went through FLUX's autoencoder, as all that a policy draws
+DRAWN = 0.4  # share of pictures that FLUX drew, where there are any
 
 
 @dataclass(frozen=True)
@@ -45,30 +48,38 @@ class Picture:
 
     placements: tuple[Placement, ...]
     image: np.ndarray  # uint8 [SIZE, SIZE, 3]
+    missing: tuple[SceneObject, ...] = ()  # that were asked for and are not there, or not cleanly
 
 
 class Chats:
     """An endless stream of pictures with questions. A picture is drawn afresh and met about `REUSE` times in all."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, seed: int, questions: int = 8, vae: AutoencoderKL | None = None
-    ) -> None:
+        self, tokenizer: PreTrainedTokenizerFast, seed: int, questions: int = 8,
+        vae: AutoencoderKL | None = None, drawings: Sequence[Picture] = (), drawn: float = DRAWN,
+    ) -> None:  # fmt: skip
         self._rng = np.random.default_rng(seed)
         self._vocabulary = tokenizer.get_vocab()
         self._processor = build_image_processor()
         self._questions = questions
         self._vae = vae
+        self._drawings, self._drawn = drawings, drawn if drawings else 0.0
         self._pool: list[Picture] = []
 
     def draw(self, count: int, relational: float = 0.6) -> tuple[ChatBatch, list[list[QuestionAnswer]]]:
         """A batch of `count` pictures, and the questions in its rows, a share of them `relational`."""
+        drawn = int(self._rng.binomial(count, self._drawn))
+        pictures = self._rendered(count - drawn)
+        pictures += [self._drawings[i] for i in self._rng.integers(len(self._drawings), size=drawn)] if drawn else []
+        asked = [ask(p.placements, self._questions, self._rng, relational, p.missing) for p in pictures]
+        pixel_values, grid = equal_patches(self._processor, np.stack([picture.image for picture in pictures]))
+        return self._pack(asked, pixel_values, grid), asked
+
+    def _rendered(self, count: int) -> list[Picture]:
         fresh = self._through_vae([self._paint() for _ in range(math.ceil(count / REUSE))])
         self._pool = [*fresh, *self._pool][:POOL]
         again = [self._pool[i] for i in self._rng.permutation(len(self._pool))[: count - len(fresh)]]
-        pictures = [*fresh, *again, *(self._paint() for _ in range(count - len(fresh) - len(again)))]
-        asked = [ask(picture.placements, self._questions, self._rng, relational) for picture in pictures]
-        pixel_values, grid = equal_patches(self._processor, np.stack([picture.image for picture in pictures]))
-        return self._pack(asked, pixel_values, grid), asked
+        return [*fresh, *again, *(self._paint() for _ in range(count - len(fresh) - len(again)))]
 
     def _paint(self) -> Picture:
         placements = scatter(self._rng)

@@ -99,8 +99,8 @@ def pretrain(settings: PretrainSettings, say: Callable[[str], None] = print) -> 
         config.write_text(json.dumps(told, indent=2) + "\n")  # where its parts lay is nobody's business
     if run.missing("vlm"):
         shipped = checkpoints_dir("qwen2_5_vl") if settings.from_shipped == "vlm" else None
-        vae = run.parts / "decoder" / "vae"
-        phase = VlmPhase(run.parts / "vlm.partial", vae, shipped, run.seconds("vlm"), settings.seed)
+        flux = (out / "flux").absolute()
+        phase = VlmPhase(run.parts / "vlm.partial", flux, shipped, run.seconds("vlm"), settings.seed)
         run.on_workers(train_vlm, phase)
         phase.out.rename(run.parts / "vlm")
     _replace(out / "qwen2_5_vl", lambda folder: shutil.copytree(run.parts / "vlm", folder, dirs_exist_ok=True))

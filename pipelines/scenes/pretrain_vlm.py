@@ -16,10 +16,12 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from actors.engine import average_gradients
 from pipelines.scenes.chats import ChatBatch, Chats
+from pipelines.scenes.drawings import draw_pictures
 from pipelines.scenes.vlm import build_model, build_tokenizer, save
 from pipelines.scenes.workers import Report, agreed, set_up_worker
 
 PICTURES = 16  # a step and worker
+DRAWINGS = 4000  # that FLUX draws, a worker
 LR = 5e-3
 RELATIONAL = (0.3, 0.8)  # share of questions about relations, which build on finding objects: at first, and later
 
@@ -29,7 +31,7 @@ class VlmPhase:
     """What every worker is given."""
 
     out: Path  # where rank 0 saves the transformers directory
-    vae: Path  # the finished autoencoder, through which a share of the pictures goes
+    flux: Path  # the finished FluxPipeline directory, which draws a share of the pictures
     initial: Path | None  # a transformers directory to go on from; None: from scratch
     seconds: float
     seed: int
@@ -51,15 +53,16 @@ def fit_vlm(phase: VlmPhase, rank: int, report: Report) -> Qwen2_5_VLForConditio
     torch.manual_seed(phase.seed)
     tokenizer = build_tokenizer()
     model = _open(phase.initial) if phase.initial else build_model(tokenizer)
-    vae = AutoencoderKL.from_pretrained(phase.vae).requires_grad_(False).eval()
-    chats = Chats(tokenizer, 1000 * (phase.seed + bool(phase.initial)) + rank, vae=vae)
+    vae = AutoencoderKL.from_pretrained(phase.flux / "vae").requires_grad_(False).eval()
+    start, seed = time.monotonic(), 1000 * (phase.seed + bool(phase.initial)) + rank
+    chats = Chats(tokenizer, seed, vae=vae, drawings=draw_pictures(phase.flux, DRAWINGS, seed))
     peak = LR / 2 if phase.initial else LR
     matrices, others = _split_parameters(model)
     optimizers = (
         torch.optim.Muon(matrices, lr=LR, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=LR, betas=(0.9, 0.98), weight_decay=0.0),
     )
-    start, step, seen = time.monotonic(), 0, 0.0
+    step, seen = 0, 0.0
     while (progress := agreed((time.monotonic() - start) / phase.seconds)) < 1.0:
         rate = peak * min(1.0, (step + 1) / 50) * min(1.0, 0.02 + (1.0 - progress) / 0.5)
         first, later = RELATIONAL
@@ -77,8 +80,13 @@ def fit_vlm(phase: VlmPhase, rank: int, report: Report) -> Qwen2_5_VLForConditio
         if step % 250 == 0:
             report(f"step {step}, {progress:.0%} of {phase.seconds:.0f} s, answer tokens right {seen:.3f}")
     model.eval()
-    for name, pictures in (("rendered", None), ("through the autoencoder", vae)):
-        accuracy = answer_accuracy(model, Chats(tokenizer, phase.seed + 1_000_003, vae=pictures), 512)
+    seed = phase.seed + 1_000_003
+    for name, fresh in (
+        ("rendered", Chats(tokenizer, seed)),
+        ("through the autoencoder", Chats(tokenizer, seed, vae=vae)),
+        ("drawn by FLUX", Chats(tokenizer, seed, drawings=draw_pictures(phase.flux, 512, seed), drawn=1.0)),
+    ):
+        accuracy = answer_accuracy(model, fresh, 512)
         report(f"answers right, {name}: " + ", ".join(f"{kind} {share:.3f}" for kind, share in accuracy.items()))
     return model
 

@@ -50,9 +50,13 @@ def between(first: Placement, second: Placement) -> str:
 
 
 def ask(
-    placements: Sequence[Placement], count: int, rng: np.random.Generator, relational: float = 0.6
-) -> list[QuestionAnswer]:
-    """Up to `count` different questions about a picture of these placements, a share of them about relations."""
+    placements: Sequence[Placement], count: int, rng: np.random.Generator, relational: float = 0.6,
+    missing: Sequence[SceneObject] = (),
+) -> list[QuestionAnswer]:  # fmt: skip
+    """Up to `count` different questions about a picture of these placements, a share of them about relations.
+
+    Where objects are `missing`, most questions that are answered by an absence are about those.
+    """
     asked = {"list the objects": _listing(placements, rng)}
     single = [p for p in placements if _count(placements, p.thing) == 1]
     if comparisons := _comparisons(single, rng):
@@ -60,14 +64,18 @@ def ask(
     for _ in range(2 * count):
         if len(asked) == count:
             break
-        one = _ask_one(placements, rng, relational)
+        one = _ask_one(placements, rng, relational, missing)
         if one is not None:
             asked.setdefault(one.question, one.answer)
     return [QuestionAnswer(question, answer) for question, answer in asked.items()]
 
 
-def _ask_one(placements: Sequence[Placement], rng: np.random.Generator, relational: float) -> QuestionAnswer | None:
+def _ask_one(
+    placements: Sequence[Placement], rng: np.random.Generator, relational: float, missing: Sequence[SceneObject]
+) -> QuestionAnswer | None:
     single = [p for p in placements if _count(placements, p.thing) == 1]
+    if single and missing and rng.random() < relational / 2:
+        return _of_missing(single[int(rng.integers(len(single)))].thing, missing[int(rng.integers(len(missing)))], rng)
     if len(single) >= 2 and rng.random() < relational:
         chosen = [single[i] for i in rng.permutation(len(single))[:3]]
         kind = rng.random()
@@ -78,11 +86,20 @@ def _ask_one(placements: Sequence[Placement], rng: np.random.Generator, relation
     kind = rng.random()
     if single and kind < 0.5:
         return _attribute(single[int(rng.integers(len(single)))], placements, rng)
-    asked = _near(placements, rng)
+    asked = missing[int(rng.integers(len(missing)))] if missing and rng.random() < 0.5 else _near(placements, rng)
     number = _count(placements, asked)
     if kind < 0.75:
         return QuestionAnswer(f"is there a {asked.name}", "yes" if number else "no")
     return QuestionAnswer(f"how many {asked.name}s", NUMBERS[number])
+
+
+def _of_missing(there: SceneObject, missing: SceneObject, rng: np.random.Generator) -> QuestionAnswer | None:
+    """A statement about an object that is there and one that is not, which is false whatever the relation."""
+    a, b = (there, missing) if rng.random() < 0.5 else (missing, there)
+    said = RELATIONS[rng.integers(len(RELATIONS))]
+    if is_held_out([Relation(a.name, said, b.name)]):
+        return None
+    return QuestionAnswer(f"is a {a.name} {said} a {b.name}", "no")
 
 
 def _attribute(seen: Placement, placements: Sequence[Placement], rng: np.random.Generator) -> QuestionAnswer:
@@ -120,15 +137,17 @@ def _statement(
 
 
 def _two_relations(chosen: Sequence[Placement], rng: np.random.Generator) -> QuestionAnswer | None:
-    """'is a red circle left of a blue square and above a green triangle' (or 'that is above'); false half the time."""
+    """'is a red circle left of a blue square and above a green triangle' (or 'that is above').
+
+    False where one of the two pairs stands on a diagonal, and for a third of the others: by one word or by both.
+    """
     parent = int(rng.integers(2))
     words = [between(chosen[0], chosen[1]), between(chosen[parent], chosen[2])]
-    if APART in words:
-        return None
-    true = rng.random() < 0.5
-    if not true:
+    true = APART not in words and rng.random() < 0.7
+    if not true and APART not in words:
         for i in rng.permutation(2)[: 1 if rng.random() < 0.75 else 2]:
             words[i] = [word for word in RELATIONS if word != words[i]][int(rng.integers(3))]
+    words = [RELATIONS[rng.integers(len(RELATIONS))] if word == APART else word for word in words]
     a, b, c = (placed.thing.name for placed in chosen)
     if is_held_out([Relation(a, words[0], b), Relation((a, b)[parent], words[1], c)]):
         return None

@@ -8,12 +8,14 @@ import numpy as np
 import torch
 
 from actors.records import Relation
+from pipelines.scenes import checkpoints_dir
 from pipelines.scenes.chats import Chats
 from pipelines.scenes.checker import check, inspect
-from pipelines.scenes.grammar import is_held_out, parse
+from pipelines.scenes.drawings import draw_pictures
+from pipelines.scenes.grammar import SceneObject, is_held_out, parse
 from pipelines.scenes.pretrain_vlm import answer_loss
 from pipelines.scenes.questions import APART, NUMBERS, QuestionAnswer, ask, scatter
-from pipelines.scenes.render import render
+from pipelines.scenes.render import lay_out, render
 from pipelines.scenes.vlm import build_model, build_tokenizer
 
 
@@ -48,6 +50,27 @@ def test_no_sentence_holds_a_held_out_relation() -> None:
         assert not any(is_held_out(parse(text).relations) for text in told)
         if found := re.fullmatch(r"where is the (.*) from the (.*)", one.question):
             assert one.answer == APART or not is_held_out([Relation(found[1], one.answer, found[2])])
+
+
+def test_what_is_missing_is_asked_for_and_denied() -> None:
+    rng = np.random.default_rng(1)
+    there, missing = parse("a red circle left of a blue square"), SceneObject("green", "triangle")
+    asked = [one for _ in range(40) for one in ask(lay_out(there, rng), 6, rng, 0.8, [missing])]
+    named = [one for one in asked if "green triangle" in one.question]
+    assert {one.question.split()[0] for one in named} == {"is", "how"}
+    assert {one.answer for one in named} == {"no", "zero"}
+
+
+def test_flux_drawings_come_with_what_the_checker_sees_in_them() -> None:
+    drawings = draw_pictures(checkpoints_dir("flux"), 96, seed=0)
+    assert 80 < len(drawings) <= 96
+    for picture in drawings:
+        seen = {found.thing for found in inspect(picture.image)}
+        assert seen == {placed.thing for placed in picture.placements}
+        assert not seen & set(picture.missing)
+    assert any(picture.missing for picture in drawings)
+    batch, asked = Chats(build_tokenizer(), 0, drawings=drawings, drawn=1.0).draw(8)
+    assert len(asked) == 8 == len(batch.input_ids)
 
 
 def test_a_packed_question_is_answered_as_if_it_were_alone() -> None:
