@@ -22,7 +22,9 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "all-steps": ("policy.window=0", "policy.trained_steps=0"),
     "window-first": ("policy.window_position=first",),
     "window-random": ("policy.window_position=random",),
-    "shared-noise": ("policy.initial_noise=shared",),
+    "window-every-1": ("policy.window_every=1",),
+    "own-noise": ("policy.initial_noise=own",),
+    "group-std": ("policy.stats_scope=group",),
     "staleness-1": ("policy.max_staleness=1",),
 }
 """Name -> overrides on top of the run's own settings."""
@@ -34,8 +36,8 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     ),
     "Clip range and KL": (BASE, "clip-1e-5", "clip-1e-3", "kl-0.01"),
     "SDE against CPS": (BASE, "cps"),
-    "Noisy and trained steps": (BASE, "noise-on-all", "all-steps", "window-first", "window-random"),
-    "A group's initial noise": (BASE, "shared-noise"),
+    "Noisy and trained steps": (BASE, "noise-on-all", "all-steps", "window-first", "window-random", "window-every-1"),
+    "A group's initial noise, and what its advantages are divided by": (BASE, "own-noise", "group-std"),
     "Synchronous against staleness 1": (BASE, "staleness-1"),
 }  # fmt: skip
 """Title -> the variants that answer it."""

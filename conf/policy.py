@@ -40,10 +40,10 @@ class PolicySettings:
     group_size: int = 24  # G
     top_k: int = 6  # the best k and the worst k of a group are trained on; 0: the whole group
     stats_over: str = "selected"  # advantages' mean and std over: selected | group
-    stats_scope: str = "group"  # advantages' std over: group | batch (all groups of an update: they wait for the last)
+    stats_scope: str = "batch"  # advantages' std over: group | batch (all groups of an update: they wait for the last)
     advantage_clip: float = 5.0
     steps: int = 6  # T, while sampling for training
-    initial_noise: str = "own"  # of a group's images: own | shared (they differ only by what the noisy steps draw)
+    initial_noise: str = "shared"  # of a group's images: own | shared (they differ only by what the noisy steps draw)
     noise_level: float = 0.7  # a
     transition: str = "flow_sde"  # flow_sde | cps
     last_step_deterministic: bool = True
@@ -64,7 +64,7 @@ class PolicySettings:
     updates_per_iteration: int = 2  # optimizer steps an iteration; divides prompts_per_step
     sampling_rows: int = 0  # images in one forward while sampling; 0: the whole group
     replay_rows: int = 36  # (sample, step) rows in one forward of the learner; 0: the sampler's own batch shape
-    ema_decay: float = 0.9
+    ema_decay: float = 0.95
     max_staleness: int = 0  # 0: synchronous; 1: sampling overlaps learning
     ratio_tolerance: float = 2e-5  # on-policy gate: |ratio - 1| allowed before the first update
     long_fraction: float = 0.4  # `scenes`: share of prompts with two or more relations
