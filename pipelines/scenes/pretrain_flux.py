@@ -163,11 +163,16 @@ def _velocity(
 
 
 def _drawn(encoders: Encoders, phase: FluxPhase, seed: int, report: Report) -> DrawnScenes:
-    """Spends a third of the phase on drawing."""
+    """Spends a third of the phase on drawing. Raises ValueError where nothing of it is good enough to learn from."""
     teacher = FluxTransformer2DModel.from_pretrained(phase.initial).eval()
     drawn, start = DrawnScenes(encoders, teacher, phase.wrong_captions, seed), time.monotonic()
     while time.monotonic() - start < phase.seconds / 3:
         drawn.draw()
         if drawn.drawn % 1280 == 0:
             report(f"drawn {drawn.drawn} scenes in many steps, {len(drawn)} of them flawless")
+    if not len(drawn):
+        raise ValueError(
+            f"none of the {drawn.drawn} scenes that FLUX drew shows the objects asked for, so there is nothing to "
+            "distil: it has learnt too little from true captions yet; raise pretrain.minutes"
+        )
     return drawn

@@ -21,7 +21,10 @@ from pipelines.scenes.vlm import build_model, build_tokenizer, save
 from pipelines.scenes.workers import Report, agreed, set_up_worker
 
 PICTURES = 16  # a step and worker
-DRAWINGS = 4000  # that FLUX draws, a worker
+DRAWINGS, DRAWINGS_PER_SECOND = (
+    4000,
+    10,
+)  # that FLUX draws for a worker: at most, and of the phase's time (an eighth of it)
 LR = 5e-3
 RELATIONAL = (0.3, 0.8)  # share of questions about relations, which build on finding objects: at first, and later
 
@@ -55,7 +58,8 @@ def fit_vlm(phase: VlmPhase, rank: int, report: Report) -> Qwen2_5_VLForConditio
     model = _open(phase.initial) if phase.initial else build_model(tokenizer)
     vae = AutoencoderKL.from_pretrained(phase.flux / "vae").requires_grad_(False).eval()
     start, seed = time.monotonic(), 1000 * (phase.seed + bool(phase.initial)) + rank
-    chats = Chats(tokenizer, seed, vae=vae, drawings=draw_pictures(phase.flux, DRAWINGS, seed))
+    drawings = draw_pictures(phase.flux, min(DRAWINGS, int(DRAWINGS_PER_SECOND * phase.seconds)), seed)
+    chats = Chats(tokenizer, seed, vae=vae, drawings=drawings)
     peak = LR / 2 if phase.initial else LR
     matrices, others = _split_parameters(model)
     optimizers = (

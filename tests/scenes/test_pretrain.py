@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pipelines.scenes import checkpoints_dir
 from pipelines.scenes.flux_rows import DrawnScenes, Encoders, caption
 from pipelines.scenes.grammar import equivalent, is_held_out, parse, write_scene
 from pipelines.scenes.pretrain import SHARES, Pretraining, take_shipped
+from pipelines.scenes.pretrain_flux import FluxPhase, _drawn
 from pipelines.scenes.pretrain_objects import train_on_objects
 from pipelines.scenes.render import lay_out, render
 from pipelines.scenes.rule_reward import RulesReplica
@@ -40,6 +42,20 @@ def test_drawn_rows_are_where_the_teacher_gets_from_their_noise(pipeline: FluxPi
         width=64, num_inference_steps=20, output_type="latent",
     ).images  # fmt: skip
     torch.testing.assert_close(again, rows.latents, atol=1e-3, rtol=1e-3)
+
+
+def test_a_teacher_that_draws_nothing_yet_is_named_with_its_mend(
+    pipeline: FluxPipeline, encoders: Encoders, tmp_path: Path
+) -> None:
+    untaught = copy.deepcopy(pipeline.transformer)
+    torch.nn.init.zeros_(untaught.proj_out.weight)
+    untaught.save_pretrained(tmp_path)
+    phase = FluxPhase(
+        parts=tmp_path, initial=tmp_path, out=tmp_path, seconds=0.3, seed=0, lr=(1e-3, 1e-4), distil=True,
+        wrong_captions=0.0, compile=False,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"none of the \d+ scenes .* raise pretrain\.minutes"):
+        _drawn(encoders, phase, 0, lambda line: None)
 
 
 def test_a_wrong_caption_contradicts_and_is_not_held_out() -> None:
