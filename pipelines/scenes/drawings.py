@@ -9,21 +9,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from actors.flux.model import FluxPolicy
-from actors.flux.sampler import sample
 from conf.settings import Settings
 from pipelines.preferences.plan import sampling_plans
 from pipelines.scenes.chats import Picture
 from pipelines.scenes.checker import inspect
+from pipelines.scenes.policy_painter import draw_base
 from pipelines.scenes.pretrain_vae import write_scenes
 from pipelines.scenes.render import Placement
 
 BATCH = 48
 
 
-@torch.no_grad()
 def draw_pictures(flux: Path, count: int, seed: int) -> list[Picture]:
     """About `count` pictures of training prompts by the FluxPipeline directory `flux`.
 
@@ -36,9 +34,8 @@ def draw_pictures(flux: Path, count: int, seed: int) -> list[Picture]:
     for number in range(-(-count // BATCH)):
         scenes = write_scenes(BATCH, rng)
         seeds = [int(each) for each in rng.integers(2**62, size=BATCH)]
-        with policy.base():
-            samples = sample(policy, policy.encode([s.text for s in scenes]), seeds, plans[number % len(plans)])
-        for scene, image in zip(scenes, policy.decode(samples.latents), strict=True):
+        images = draw_base(policy, [scene.text for scene in scenes], seeds, plans[number % len(plans)])
+        for scene, image in zip(scenes, images, strict=True):
             seen = inspect(image)
             names = {found.thing for found in seen}
             missing = tuple(thing for thing in scene.objects if thing not in names)

@@ -56,21 +56,10 @@ class PolicyPainter:
             "the base draws them equally well or badly; lower generated_fraction or pretrain it longer"
         )
 
-    @torch.no_grad()
-    def _encode(self, texts: list[str]) -> list[Conditioning]:
-        """All texts in one forward: no learner replays these samples, so their last bits need not be reproducible."""
-        length = self._policy.settings.max_sequence_length
-        embeds, pooled, _ = self._policy.pipeline.encode_prompt(texts, texts, max_sequence_length=length)
-        assert embeds is not None and pooled is not None
-        return [Conditioning(*row) for row in zip(embeds, pooled, strict=True)]
-
     def _draw(self, drafts: Sequence[Draft], plan: SamplingPlan, attempt: int) -> list[Painted]:
         """The drafts whose pictures differ in merit, as pairs."""
         seeds = [int(seed) for d in drafts for seed in stream(d.task, _DRAW, attempt).integers(2**62, size=IMAGES)]
-        encoded = self._encode([draft.prompt.text for draft in drafts])
-        with self._policy.base():
-            samples = sample(self._policy, [row for row in encoded for _ in range(IMAGES)], seeds, plan)
-        pixels = self._policy.decode(samples.latents)  # [B * IMAGES, H, W, 3]
+        pixels = draw_base(self._policy, [draft.prompt.text for draft in drafts], seeds, plan)  # [B * IMAGES, H, W, 3]
         pairs = []
         for i, draft in enumerate(drafts):
             own = slice(i * IMAGES, (i + 1) * IMAGES)
@@ -78,6 +67,21 @@ class PolicyPainter:
             if pair:
                 pairs.append(pair)
         return pairs
+
+
+@torch.no_grad()
+def draw_base(policy: FluxPolicy, texts: list[str], seeds: Sequence[int], plan: SamplingPlan) -> np.ndarray:
+    """The frozen base's pictures, uint8 [len(seeds), H, W, 3]: equally many of each text, one after the other.
+
+    All texts are encoded in one forward: no learner replays these samples, so their last bits need not be reproducible.
+    """
+    length = policy.settings.max_sequence_length
+    embeds, pooled, _ = policy.pipeline.encode_prompt(texts, texts, max_sequence_length=length)
+    assert embeds is not None and pooled is not None
+    encoded = [Conditioning(*row) for row in zip(embeds, pooled, strict=True)]
+    with policy.base():
+        samples = sample(policy, [row for row in encoded for _ in range(len(seeds) // len(texts))], seeds, plan)
+    return policy.decode(samples.latents)
 
 
 def _best_and_worst(draft: Draft, pixels: np.ndarray, seeds: Sequence[int]) -> Painted | None:

@@ -21,10 +21,8 @@ from pipelines.scenes.vlm import build_model, build_tokenizer, save
 from pipelines.scenes.workers import Report, agreed, set_up_worker
 
 PICTURES = 16  # a step and worker
-DRAWINGS, DRAWINGS_PER_SECOND = (
-    4000,
-    10,
-)  # that FLUX draws for a worker: at most, and of the phase's time (an eighth of it)
+DRAWINGS = 4000  # that FLUX draws for a worker, at most
+DRAWINGS_PER_SECOND = 10  # of the phase, an eighth of which that takes
 LR = 5e-3
 RELATIONAL = (0.3, 0.8)  # share of questions about relations, which build on finding objects: at first, and later
 
@@ -45,6 +43,7 @@ def train_vlm(loop: dict[str, Any]) -> None:
     phase, (rank, report) = loop["phase"], set_up_worker(loop)
     model = fit_vlm(phase, rank, report)
     if rank == 0:
+        measure(model, phase, report)
         save(model, build_tokenizer(), phase.out)
 
 
@@ -83,8 +82,13 @@ def fit_vlm(phase: VlmPhase, rank: int, report: Report) -> Qwen2_5_VLForConditio
         step, seen = step + 1, seen + 0.05 * (right.float().mean().item() - seen)
         if step % 250 == 0:
             report(f"step {step}, {progress:.0%} of {phase.seconds:.0f} s, answer tokens right {seen:.3f}")
-    model.eval()
-    seed = phase.seed + 1_000_003
+    return model.eval()
+
+
+def measure(model: Qwen2_5_VLForConditionalGeneration, phase: VlmPhase, report: Report) -> None:
+    """Reports the share of right answers about fresh pictures of each kind."""
+    tokenizer, seed = build_tokenizer(), phase.seed + 1_000_003
+    vae = AutoencoderKL.from_pretrained(phase.flux / "vae").requires_grad_(False).eval()
     for name, fresh in (
         ("rendered", Chats(tokenizer, seed)),
         ("through the autoencoder", Chats(tokenizer, seed, vae=vae)),
@@ -92,7 +96,6 @@ def fit_vlm(phase: VlmPhase, rank: int, report: Report) -> Qwen2_5_VLForConditio
     ):
         accuracy = answer_accuracy(model, fresh, 512)
         report(f"answers right, {name}: " + ", ".join(f"{kind} {share:.3f}" for kind, share in accuracy.items()))
-    return model
 
 
 def _open(folder: Path) -> Qwen2_5_VLForConditionalGeneration:

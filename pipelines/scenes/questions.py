@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,6 +20,7 @@ NUMBERS = ("zero", "one", "two", "three")
 APART = "apart"  # the answer where two objects stand in no relation: a diagonal
 SQUARES = {(column + 1, row + 1): f"{'abcd'[column]}{row + 1}" for row in range(GRID) for column in range(GRID)}
 _PALETTE = tuple(COLORS)
+_Choice = TypeVar("_Choice")
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def _ask_one(
 ) -> QuestionAnswer | None:
     single = [p for p in placements if _count(placements, p.thing) == 1]
     if single and missing and rng.random() < relational / 2:
-        return _of_missing(single[int(rng.integers(len(single)))].thing, missing[int(rng.integers(len(missing)))], rng)
+        return _of_missing(_pick(single, rng).thing, _pick(missing, rng), rng)
     if len(single) >= 2 and rng.random() < relational:
         chosen = [single[i] for i in rng.permutation(len(single))[:3]]
         kind = rng.random()
@@ -85,8 +87,8 @@ def _ask_one(
         return _where(first, second) if kind < 0.65 else _statement(first, second, placements, rng)
     kind = rng.random()
     if single and kind < 0.5:
-        return _attribute(single[int(rng.integers(len(single)))], placements, rng)
-    asked = missing[int(rng.integers(len(missing)))] if missing and rng.random() < 0.5 else _near(placements, rng)
+        return _attribute(_pick(single, rng), placements, rng)
+    asked = _pick(missing, rng) if missing and rng.random() < 0.5 else _near(placements, rng)
     number = _count(placements, asked)
     if kind < 0.75:
         return QuestionAnswer(f"is there a {asked.name}", "yes" if number else "no")
@@ -96,10 +98,7 @@ def _ask_one(
 def _of_missing(there: SceneObject, missing: SceneObject, rng: np.random.Generator) -> QuestionAnswer | None:
     """A statement about an object that is there and one that is not, which is false whatever the relation."""
     a, b = (there, missing) if rng.random() < 0.5 else (missing, there)
-    said = RELATIONS[rng.integers(len(RELATIONS))]
-    if is_held_out([Relation(a.name, said, b.name)]):
-        return None
-    return QuestionAnswer(f"is a {a.name} {said} a {b.name}", "no")
+    return _judged(a, _pick(RELATIONS, rng), b, APART)
 
 
 def _attribute(seen: Placement, placements: Sequence[Placement], rng: np.random.Generator) -> QuestionAnswer:
@@ -131,6 +130,11 @@ def _statement(
         if _count(placements, absent):
             return None
         a, b, truth = (absent, b, APART) if rng.random() < 0.5 else (a, absent, APART)
+    return _judged(a, said, b, truth)
+
+
+def _judged(a: SceneObject, said: str, b: SceneObject, truth: str) -> QuestionAnswer | None:
+    """Whether it is true what is `said` of two objects; None where that may not be asked."""
     if a == b or is_held_out([Relation(a.name, said, b.name)]):
         return None
     return QuestionAnswer(f"is a {a.name} {said} a {b.name}", "yes" if said == truth else "no")
@@ -143,11 +147,12 @@ def _two_relations(chosen: Sequence[Placement], rng: np.random.Generator) -> Que
     """
     parent = int(rng.integers(2))
     words = [between(chosen[0], chosen[1]), between(chosen[parent], chosen[2])]
-    true = APART not in words and rng.random() < 0.7
-    if not true and APART not in words:
+    true = APART not in words
+    if true and rng.random() >= 0.7:
+        true = False
         for i in rng.permutation(2)[: 1 if rng.random() < 0.75 else 2]:
             words[i] = [word for word in RELATIONS if word != words[i]][int(rng.integers(3))]
-    words = [RELATIONS[rng.integers(len(RELATIONS))] if word == APART else word for word in words]
+    words = [_pick(RELATIONS, rng) if word == APART else word for word in words]
     a, b, c = (placed.thing.name for placed in chosen)
     if is_held_out([Relation(a, words[0], b), Relation((a, b)[parent], words[1], c)]):
         return None
@@ -180,11 +185,15 @@ def _comparisons(single: Sequence[Placement], rng: np.random.Generator) -> str:
 
 def _near(placements: Sequence[Placement], rng: np.random.Generator) -> SceneObject:
     """One of the picture's objects, or one like it: of any shape, or of any colour."""
-    seen = placements[int(rng.integers(len(placements)))].thing
+    seen = _pick(placements, rng).thing
     choice = rng.random()
     if choice < 0.3:
         return seen
     return SceneObject(seen.color, _shape(rng)) if choice < 0.7 else SceneObject(_color(rng), seen.shape)
+
+
+def _pick(choices: Sequence[_Choice], rng: np.random.Generator) -> _Choice:
+    return choices[int(rng.integers(len(choices)))]
 
 
 def _cell(placed: Placement) -> tuple[int, int]:
