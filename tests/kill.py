@@ -9,6 +9,14 @@ from contextlib import contextmanager, suppress
 import psutil
 
 
+def titled(ancestor: psutil.Process, title: str) -> Iterator[psutil.Process]:
+    """Descendants of a process with `title` in their command. One that has ended, a zombie say, has none."""
+    for process in ancestor.children(recursive=True):
+        with suppress(psutil.Error):
+            if title in " ".join(process.cmdline()):
+                yield process
+
+
 @contextmanager
 def killing(title: str, when: Callable[[], bool] = lambda: True) -> Iterator[list[int]]:
     """Inside, one process with `title` in its command is killed once `when()` holds. Yields the ids of the dead."""
@@ -17,12 +25,11 @@ def killing(title: str, when: Callable[[], bool] = lambda: True) -> Iterator[lis
 
     def hunt() -> None:
         while not killed and not over.wait(0.02):
-            for process in psutil.Process().children(recursive=True) if when() else []:
+            for process in titled(psutil.Process(), title) if when() else ():
                 with suppress(psutil.Error):
-                    if title in " ".join(process.cmdline()):
-                        process.kill()
-                        killed.append(process.pid)
-                        return
+                    process.kill()
+                    killed.append(process.pid)
+                    return
 
     hunter = threading.Thread(target=hunt, daemon=True)
     hunter.start()

@@ -23,6 +23,7 @@ RUN = [
     "mix.spatialscore=0", "mix.rules=1", "policy.iterations=10000", "policy.minutes=0", "policy.prompts_per_step=2",
     "policy.group_size=4", "policy.top_k=1", "policy.steps=3", "policy.window=1", "policy.replay_rows=4",
     "policy.checkpoint_every=1", "policy.evaluate_every=0", "policy.rollout_actors=1", "policy.learner_threads=1",
+    "policy.lr=1e-6",  # from so few images it would unlearn to draw, and a run without any reward ends itself
 ]  # fmt: skip
 
 

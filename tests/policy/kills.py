@@ -205,12 +205,11 @@ def persistently(start: Callable[[], Node]) -> Node:
 
 
 def _children(raylet: int, title: str) -> Iterator[psutil.Process]:
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         for child in psutil.Process(raylet).children():
-            if title in " ".join(child.cmdline()):
-                yield child
-    except psutil.NoSuchProcess:
-        return
+            with contextlib.suppress(psutil.NoSuchProcess):  # a zombie, say
+                if title in " ".join(child.cmdline()):
+                    yield child
 
 
 def equal(one: Any, other: Any) -> bool:

@@ -25,6 +25,7 @@ from pipelines.reward.fit import RewardFitter, learning_rate, restore
 from pipelines.reward.order import Rank
 from pipelines.reward.train import train_reward
 from pipelines.scenes.roles import ScenePainter, ScenePerturber, SceneReviewer, SceneWriter
+from tests.kill import titled
 from tests.tiny_reward import save_tiny_vlm, tiny_spatialscore
 
 ROWS, TEST_ROWS = 64, 16
@@ -185,9 +186,9 @@ class _Wound:
     def __call__(self, line: str) -> None:
         if f"reward step {self.step}/" not in line or self.killed:
             return
-        workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
-        workers[-1].kill()
-        self.killed = workers[-1].pid
+        *_, worker = titled(psutil.Process(), "RayTrainWorker")
+        worker.kill()
+        self.killed = worker.pid
 
 
 def _pair(painted: Painted) -> Pair:
