@@ -1,4 +1,4 @@
-# make setup | demo | check | test | audit | bench: each does its own set-up from a bare Python 3.11 or newer.
+# make setup | demo | check | test | test-slow | audit | bench: each does its own set-up from a bare Python 3.11 or newer.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -27,10 +27,10 @@ check: setup  ## lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-test: setup
+test: setup  ## all but the longer proofs
 	$(BIN)/python -m pytest
 
-test-slow: setup
+test-slow: setup  ## the longer proofs: processes and nodes killed and added in mid-run, jobs stopped and resumed
 	$(BIN)/python -m pytest -m slow
 
 audit: setup  ## known vulnerabilities of the pinned packages; asks the package index's advisories, so it needs the network
