@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 import psutil
 
 
-def titled(ancestor: psutil.Process, title: str) -> Iterator[psutil.Process]:
-    """Descendants of a process with `title` in their command. One that has ended, a zombie say, has none."""
-    for process in ancestor.children(recursive=True):
+def titled(processes: Iterable[psutil.Process], title: str) -> Iterator[psutil.Process]:
+    """Those with `title` in their command. One that has ended, a zombie say, has none."""
+    for process in processes:
         with suppress(psutil.Error):
             if title in " ".join(process.cmdline()):
                 yield process
@@ -25,7 +25,7 @@ def killing(title: str, when: Callable[[], bool] = lambda: True) -> Iterator[lis
 
     def hunt() -> None:
         while not killed and not over.wait(0.02):
-            for process in titled(psutil.Process(), title) if when() else ():
+            for process in titled(psutil.Process().children(recursive=True), title) if when() else ():
                 with suppress(psutil.Error):
                     process.kill()
                     killed.append(process.pid)

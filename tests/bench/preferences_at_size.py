@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from conf import load
 from pipelines.preferences.shards import plan_shards
+from tests.kill import titled
 
 ACTOR = "BasePainter"  # in the title of the processes that hold the base FLUX
 NEVER = 2.0  # as a share of the shards
@@ -49,7 +50,7 @@ def build(
     told = 0.0
     while driver.poll() is None:
         tree = [driver, *_children(driver)]
-        actors = [process for process in tree if _is_actor(process)]
+        actors = list(titled(tree, ACTOR))
         seen.peak = max(seen.peak, sum(map(_memory, tree)))
         done = len(list(reports.glob("*.json"))) / shards
         if done >= told + 0.05:
@@ -88,12 +89,6 @@ def _memory(process: psutil.Process) -> int:
 def _lives(process: psutil.Process) -> bool:
     with suppress(psutil.NoSuchProcess):
         return process.status() != psutil.STATUS_ZOMBIE  # not yet collected by init
-    return False
-
-
-def _is_actor(process: psutil.Process) -> bool:
-    with suppress(psutil.Error):
-        return ACTOR in " ".join(process.cmdline())
     return False
 
 

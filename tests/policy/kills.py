@@ -34,6 +34,7 @@ from actors.storage import child, read_file
 from conf import Settings, dump, load
 from conf.flux import FluxSettings
 from pipelines.policy.checkpoint import Checkpoints, Manifest
+from tests.kill import titled
 from tests.tiny_reward import save_tiny_vlm, tiny_spatialscore
 
 TITLES = {
@@ -206,10 +207,7 @@ def persistently(start: Callable[[], Node]) -> Node:
 
 def _children(raylet: int, title: str) -> Iterator[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(raylet).children():
-            with contextlib.suppress(psutil.NoSuchProcess):  # a zombie, say
-                if title in " ".join(child.cmdline()):
-                    yield child
+        yield from titled(psutil.Process(raylet).children(), title)
 
 
 def equal(one: Any, other: Any) -> bool:

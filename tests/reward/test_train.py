@@ -186,7 +186,7 @@ class _Wound:
     def __call__(self, line: str) -> None:
         if f"reward step {self.step}/" not in line or self.killed:
             return
-        *_, worker = titled(psutil.Process(), "RayTrainWorker")
+        *_, worker = titled(psutil.Process().children(recursive=True), "RayTrainWorker")
         worker.kill()
         self.killed = worker.pid
 
