@@ -14,7 +14,7 @@ class EvaluationSettings:
     short_prompts: int = 120  # the scene grammar holds out about 150
     long_prompts: int = 160
     images_per_prompt: int = 2
-    steps: int = 6  # denoise steps; 28 for FLUX.1-dev
+    steps: int = 28  # denoise steps, as Flow-GRPO evaluates; training draws in policy.steps
     seed: int = 1000
     batch_prompts: int = 12
     use_ema: bool = True

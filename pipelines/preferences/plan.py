@@ -112,6 +112,6 @@ def _report(rows: int, reason: str, message: str) -> stages.Batch:
 
 
 def sampling_plans(settings: Settings) -> tuple[SamplingPlan, ...]:
-    """As evaluation draws and as training draws: a reward model meets both."""
+    """In training's steps, without its noise and with it: a reward model meets both."""
     training = replace(SamplingPlan.for_training(settings.policy), trained=(), max_rows=0, shared_noise=False)
-    return SamplingPlan.for_evaluation(settings.evaluation), training
+    return SamplingPlan(settings.policy.steps), training

@@ -27,7 +27,7 @@ class PolicyPainter:
     """Paints with the frozen base. Where all pictures of a prompt are equally good it writes the row another prompt."""
 
     def __init__(self, policy: FluxPolicy, plans: Sequence[SamplingPlan], writer: SceneWriter, batch: int) -> None:
-        """`plans` take turns from batch to batch, so that pairs show what evaluation draws and what training draws.
+        """`plans` take turns from batch to batch, so that pairs show pictures with and without the noise of training.
 
         `batch` is the number of prompts drawn at once.
         """

@@ -146,8 +146,9 @@ def test_the_base_policys_pairs_differ_in_merit_and_come_again_alike(ray_cluster
 
 
 def test_the_base_draws_many_prompts_at_once_whatever_noise_a_group_shares():
-    evaluation, training = sampling_plans(load("scenes", ["policy.initial_noise=shared"]))
-    assert not evaluation.noisy and training.noisy and not training.shared_noise
+    plain, training = sampling_plans(load("scenes", ["policy.initial_noise=shared"]))
+    assert not plain.noisy and training.noisy and not training.shared_noise
+    assert plain.steps == training.steps
 
 
 def test_kinds_come_in_the_asked_shares_and_shards_cover_every_row():
