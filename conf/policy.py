@@ -40,7 +40,7 @@ class PolicySettings:
     group_size: int = 24  # G
     top_k: int = 6  # the best k and the worst k of a group are trained on; 0: the whole group
     stats_over: str = "selected"  # advantages' mean and std over: selected | group
-    stats_scope: str = "batch"  # advantages' std over: group | batch (all groups of an update: they wait for the last)
+    stats_scope: str = "batch"  # advantages' std over: group | batch (all groups of an update) | previous (of the last)
     advantage_clip: float = 5.0
     steps: int = 6  # T, while sampling for training
     initial_noise: str = "shared"  # of a group's images: own | shared (they differ only by what the noisy steps draw)
@@ -97,7 +97,7 @@ class PolicySettings:
         one_of("policy.transition", self.transition, ("flow_sde", "cps"))
         one_of("policy.initial_noise", self.initial_noise, ("own", "shared"))
         one_of("policy.stats_over", self.stats_over, ("selected", "group"))
-        one_of("policy.stats_scope", self.stats_scope, ("group", "batch"))
+        one_of("policy.stats_scope", self.stats_scope, ("group", "batch", "previous"))
         one_of("policy.kl_form", self.kl_form, ("flow_grpo", "gaussian", "velocity"))
         one_of("policy.engine", self.engine, ("torch", "deepspeed"))
         one_of("policy.window_position", self.window_position, ("first", "sliding", "random"))

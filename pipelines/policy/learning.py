@@ -36,6 +36,7 @@ class Learning:
         self.clock = Clock(settings.learner_ranks)
         self.group = group
         self.restarts, self._fruitless, self._idle = 0, 0, 0
+        self.batch_std: float | None = None  # of the newest update that had any; None before the first
 
     def restart(self, error: Exception) -> None:
         """Replaces a learner that is lost. Raises `error` where replacing it has not helped before."""
@@ -60,9 +61,9 @@ class Learning:
             except (OSError, ValueError) as error:
                 checkpoints.pass_over(manifest.version, error)
             else:
-                self.clock.training_seconds = manifest.training_seconds
+                self.clock.training_seconds, self.batch_std = manifest.training_seconds, manifest.batch_std
                 return manifest
-        self.clock.training_seconds = 0.0
+        self.clock.training_seconds, self.batch_std = 0.0, None
         return None
 
     async def learn(
@@ -70,27 +71,35 @@ class Learning:
     ) -> list[ScoredGroup]:
         """Has every rank accumulate its share of one update's groups, in order, each as soon as it is scored."""
         ranks = self.settings.learner_ranks
-        batch = asyncio.ensure_future(self._batch_std(groups))
-        feeds = (self._feed(groups[rank::ranks], batch, rank, weights) for rank in range(ranks))
+        divisor = asyncio.ensure_future(self._divisor(groups))
+        feeds = (self._feed(groups[rank::ranks], divisor, rank, weights) for rank in range(ranks))
         try:
             shares = await asyncio.gather(*feeds)
         finally:
-            batch.cancel()
+            divisor.cancel()
+        self.batch_std = await self._batch_std(groups) or self.batch_std
         return [group for share in shares for group in share]
 
-    async def _batch_std(self, groups: Sequence[Awaitable[ScoredGroup]]) -> float | None:
-        """What `policy.stats_scope=batch` divides by, once all groups of the update are scored; None without it."""
-        if self.settings.stats_scope == "group":
-            return None
+    async def _batch_std(self, groups: Sequence[Awaitable[ScoredGroup]]) -> float:
+        """The std of the update's scores, once all of its groups are scored."""
         scored = await asyncio.gather(*groups)
         return batch_std(
             [group.scores for group in scored], [group.advantages for group in scored], self.settings.stats_over
         )
 
+    async def _divisor(self, groups: Sequence[Awaitable[ScoredGroup]]) -> float | None:
+        """What advantages are divided by under `policy.stats_scope`; None: each group's by its own std."""
+        match self.settings.stats_scope:
+            case "group":
+                return None
+            case "previous" if self.batch_std is not None:
+                return self.batch_std
+        return await self._batch_std(groups)
+
     async def _feed(
         self,
         groups: Sequence[Awaitable[ScoredGroup]],
-        batch: Awaitable[float | None],
+        divisor: Awaitable[float | None],
         rank: int,
         weights: Callable[[], WeightsHandle],
     ) -> list[ScoredGroup]:
@@ -98,7 +107,7 @@ class Learning:
         learned = []
         for group in groups:
             since = time.perf_counter()
-            scored, std = await group, await batch
+            scored, std = await group, await divisor
             self.clock.waited(since, scored.sampled_at)
             while True:
                 advantages = advantages_of(scored.scores, self.settings, std)

@@ -90,7 +90,8 @@ class PolicyLoop:
         self.version = self.weights.version
         self.report(learned, updates)
         if self.due(self.policy.checkpoint_every):
-            manifest = Manifest(self.version, self.clock.training_seconds, arithmetic_of(self.settings))
+            seconds, std = self.clock.training_seconds, self.learning.batch_std
+            manifest = Manifest(self.version, seconds, arithmetic_of(self.settings), std)
             await self.writes.start(manifest, self.learning.states())
         if self.due(self.policy.evaluate_every):
             await self.evaluate()

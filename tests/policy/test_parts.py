@@ -110,32 +110,68 @@ def test_a_manifest_reads_back(tmp_path: Path) -> None:
     assert Manifest(**json.loads(json.dumps(manifest.__dict__))) == manifest
 
 
-def test_with_batch_statistics_every_group_is_divided_by_the_updates_std() -> None:
-    """Two groups on two ranks, the second one later: mean 0 each, spreads 1 and 10; the std of all is sqrt(50.5)."""
-    settings = replace(load("scenes").policy, stats_scope="batch", top_k=0)
-    given: dict[int, Advantages] = {}
+class Ranks:
+    """Two learner ranks that remember the higher advantage of each group of two images."""
 
-    class Ranks:
-        async def accumulate(self, rank: int, advantages: Advantages, *rest: object) -> None:
-            given[rank] = advantages
+    def __init__(self) -> None:
+        self.given: dict[int, float] = {}
+        self.first = asyncio.Event()
 
-    async def group(spread: float, after: float) -> ScoredGroup:
-        await asyncio.sleep(after)
-        scores = np.array([-spread, spread], np.float32)
+    async def accumulate(self, rank: int, advantages: Advantages, *rest: object) -> None:
+        self.given[rank] = max(advantages.values, default=0.0)
+        self.first.set()
+
+
+def learning_of(scope: str) -> tuple[Learning, Any]:
+    """A Learning with `Ranks`, and these."""
+    settings = replace(load("scenes").policy, stats_scope=scope, top_k=0, learner_ranks=2, engine="deepspeed")
+    ranks: Any = Ranks()
+    unused: Any = None
+    return Learning(settings, ranks, unused, unused, print), ranks
+
+
+async def learned(learning: Learning, ranks: Any, spreads: tuple[float, float], wait: bool) -> list[float]:
+    """An update of two groups of mean 0. The second is scored 0.1 s later, or only once the first is learned."""
+    ranks.given, ranks.first = {}, asyncio.Event()
+
+    async def group(rank: int) -> ScoredGroup:
+        if rank:
+            await (ranks.first.wait() if wait else asyncio.sleep(0.1))
+        scores = np.array([-spreads[rank], spreads[rank]], np.float32)
         nothing: Any = None
-        return ScoredGroup(nothing, scores, advantages_of(scores, settings), nothing, (), nothing, 0.0, 0.0)
+        advantages = advantages_of(scores, learning.settings)
+        return ScoredGroup(nothing, scores, advantages, nothing, (), nothing, 0.0, 0.0)
 
-    async def learn() -> None:
-        ranks: Any = Ranks()
-        unused: Any = None
-        learning = Learning(replace(settings, learner_ranks=2, engine="deepspeed"), ranks, unused, unused, print)
-        groups = [asyncio.ensure_future(group(1.0, 0.0)), asyncio.ensure_future(group(10.0, 0.1))]
-        await learning.learn(groups, unused)
+    unused: Any = None
+    groups = [asyncio.ensure_future(group(rank)) for rank in (0, 1)]
+    await asyncio.wait_for(learning.learn(groups, unused), 10)
+    return [ranks.given[0], ranks.given[1]]
 
-    asyncio.run(learn())
-    std = 50.5**0.5
-    assert given[0].values == pytest.approx((-1 / std, 1 / std), rel=1e-4)
-    assert given[1].values == pytest.approx((-10 / std, 10 / std), rel=1e-4)
+
+def test_with_batch_statistics_every_group_is_divided_by_the_updates_std() -> None:
+    """Spreads 1 and 10: the std of all four scores is sqrt(50.5)."""
+
+    async def run() -> list[float]:
+        return await learned(*learning_of("batch"), spreads=(1.0, 10.0), wait=False)
+
+    assert asyncio.run(run()) == pytest.approx([1 / 50.5**0.5, 10 / 50.5**0.5], rel=1e-4)
+
+
+def test_the_std_of_the_update_before_lets_learning_begin_at_once() -> None:
+    """The first update has none before it. One without spread leaves the std as it was."""
+
+    async def run() -> list[list[float]]:
+        learning, ranks = learning_of("previous")
+        updates = [await learned(learning, ranks, (1.0, 10.0), wait=False)]
+        updates.append(await learned(learning, ranks, (2.0, 20.0), wait=True))
+        assert learning.batch_std == pytest.approx(202**0.5)
+        await learned(learning, ranks, (0.0, 0.0), wait=False)
+        assert learning.batch_std == pytest.approx(202**0.5)
+        return updates
+
+    first, second = asyncio.run(run())
+    assert first == pytest.approx([1 / 50.5**0.5, 10 / 50.5**0.5], rel=1e-4)
+    assert second == pytest.approx([2 / 50.5**0.5, 20 / 50.5**0.5], rel=1e-4)
 
 
 def test_a_role_bound_to_a_node_group_is_placed_first() -> None:
