@@ -40,7 +40,7 @@ class PolicySettings:
     group_size: int = 24  # G
     top_k: int = 6  # the best k and the worst k of a group are trained on; 0: the whole group
     stats_over: str = "selected"  # advantages' mean and std over: selected | group
-    stats_scope: str = "batch"  # advantages' std over: group | batch (all of an update) | previous (batch)
+    stats_scope: str = "batch"  # advantages' std over: group | batch (an update's groups) | previous (the batch before)
     advantage_clip: float = 5.0
     steps: int = 6  # T, while sampling for training
     initial_noise: str = "shared"  # of a group's images: own | shared (they differ only by what the noisy steps draw)

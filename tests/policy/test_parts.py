@@ -122,17 +122,16 @@ class Ranks:
         self.first.set()
 
 
-def learning_of(scope: str) -> tuple[Learning, Any]:
-    """A Learning with `Ranks`, and these."""
+def learning_of(scope: str) -> Learning:
     settings = replace(load("scenes").policy, stats_scope=scope, top_k=0, learner_ranks=2, engine="deepspeed")
-    ranks: Any = Ranks()
     unused: Any = None
-    return Learning(settings, ranks, unused, unused, print), ranks
+    return Learning(settings, unused, unused, unused, print)
 
 
-async def learned(learning: Learning, ranks: Any, spreads: tuple[float, float], wait: bool) -> list[float]:
+async def learned(learning: Learning, spreads: tuple[float, float], wait: bool) -> list[float]:
     """An update of two groups of mean 0. The second is scored 0.1 s later, or only once the first is learned."""
-    ranks.given, ranks.first = {}, asyncio.Event()
+    ranks: Any = Ranks()
+    learning.group = ranks
 
     async def group(rank: int) -> ScoredGroup:
         if rank:
@@ -152,7 +151,7 @@ def test_with_batch_statistics_every_group_is_divided_by_the_updates_std() -> No
     """Spreads 1 and 10: the std of all four scores is sqrt(50.5)."""
 
     async def run() -> list[float]:
-        return await learned(*learning_of("batch"), spreads=(1.0, 10.0), wait=False)
+        return await learned(learning_of("batch"), (1.0, 10.0), wait=False)
 
     assert asyncio.run(run()) == pytest.approx([1 / 50.5**0.5, 10 / 50.5**0.5], rel=1e-4)
 
@@ -161,11 +160,11 @@ def test_the_std_of_the_update_before_lets_learning_begin_at_once() -> None:
     """The first update has none before it. One without spread leaves the std as it was."""
 
     async def run() -> list[list[float]]:
-        learning, ranks = learning_of("previous")
-        updates = [await learned(learning, ranks, (1.0, 10.0), wait=False)]
-        updates.append(await learned(learning, ranks, (2.0, 20.0), wait=True))
+        learning = learning_of("previous")
+        updates = [await learned(learning, (1.0, 10.0), wait=False)]
+        updates.append(await learned(learning, (2.0, 20.0), wait=True))
         assert learning.batch_std == pytest.approx(202**0.5)
-        await learned(learning, ranks, (0.0, 0.0), wait=False)
+        await learned(learning, (0.0, 0.0), wait=False)
         assert learning.batch_std == pytest.approx(202**0.5)
         return updates
 
