@@ -33,6 +33,7 @@ class Engine(Protocol):
     """Consumes the `.grad` of the parameters it was made with; every rank must call `step` equally often."""
 
     ranks: int
+    parameters: list[nn.Parameter]
 
     def step(self, lr: float) -> StepResult:
         """Averages gradients over ranks, clips, steps with `lr`, and clears them."""

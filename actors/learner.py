@@ -85,9 +85,9 @@ class LearnerRank:
         """Adds one group's gradient; see GrpoLearner.accumulate."""
         self.learner.accumulate(advantages, conditioning, trajectories)
 
-    def step(self) -> UpdateMetrics:
-        """One optimizer update, together with the other ranks."""
-        return self.learner.step()
+    def step(self, divisor: float) -> UpdateMetrics:
+        """One optimizer update, together with the other ranks; see GrpoLearner.step."""
+        return self.learner.step(divisor)
 
     def advance(self) -> int:
         """Ends the iteration and returns the new version."""
@@ -162,9 +162,9 @@ class LearnerGroup:
         """Has a rank learn one group. The trajectories travel from actor to actor; ObjectLostError if one is lost."""
         await self._results([self.ranks[rank].accumulate.remote(advantages, conditioning, *trajectories)])
 
-    async def step(self) -> UpdateMetrics:
-        """Steps all ranks and merges what they measured."""
-        return merge_metrics(await self._results([rank.step.remote() for rank in self.ranks]))
+    async def step(self, divisor: float) -> UpdateMetrics:
+        """Steps all ranks, their gradients divided by `divisor`, and merges what they measured."""
+        return merge_metrics(await self._results([rank.step.remote(divisor) for rank in self.ranks]))
 
     async def advance(self) -> WeightsHandle:
         """Ends the iteration on all ranks and publishes the next version."""

@@ -40,8 +40,8 @@ class PolicySettings:
     group_size: int = 24  # G
     top_k: int = 6  # the best k and the worst k of a group are trained on; 0: the whole group
     stats_over: str = "selected"  # advantages' mean and std over: selected | group
-    stats_scope: str = "batch"  # advantages' std over: group | batch (an update's groups) | previous (the batch before)
-    advantage_clip: float = 5.0
+    stats_scope: str = "batch"  # advantages' std over: group | batch (all groups of an update)
+    advantage_clip: float = 0.0  # on |advantages|; 0: none. Of n scores none is over sqrt(n - 1) of their own stds away
     steps: int = 6  # T, while sampling for training
     initial_noise: str = "shared"  # of a group's images: own | shared (they differ only by what the noisy steps draw)
     noise_level: float = 0.7  # a
@@ -77,7 +77,7 @@ class PolicySettings:
     rollout_gpus: float = 0.0  # a fraction shares a GPU with other roles
     rollout_nodes: str = ""  # node group (label ray.io/node-group, a KubeRay group's name) to sample on; empty: any
     learner_ranks: int = 1
-    learner_threads: int = 2
+    learner_threads: int = 1
     learner_cpus: float = 0.1
     learner_gpus: float = 0.0
     learner_nodes: str = ""  # node group to learn on; empty: any
@@ -97,7 +97,7 @@ class PolicySettings:
         one_of("policy.transition", self.transition, ("flow_sde", "cps"))
         one_of("policy.initial_noise", self.initial_noise, ("own", "shared"))
         one_of("policy.stats_over", self.stats_over, ("selected", "group"))
-        one_of("policy.stats_scope", self.stats_scope, ("group", "batch", "previous"))
+        one_of("policy.stats_scope", self.stats_scope, ("group", "batch"))
         one_of("policy.kl_form", self.kl_form, ("flow_grpo", "gaussian", "velocity"))
         one_of("policy.engine", self.engine, ("torch", "deepspeed"))
         one_of("policy.window_position", self.window_position, ("first", "sliding", "random"))
@@ -113,6 +113,7 @@ class PolicySettings:
             at_least(f"policy.{name}", getattr(self, name), 0)
         at_least("policy.group_size", self.group_size, 2)
         at_least("policy.max_staleness", self.max_staleness, 0)
+        at_least("policy.advantage_clip", self.advantage_clip, 0.0)
         between("policy.long_fraction", self.long_fraction, 0.0, 1.0)
         between("policy.ema_decay", self.ema_decay, 0.0, 1.0)
         if self.noise_level <= 0:

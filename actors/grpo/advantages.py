@@ -31,15 +31,15 @@ class Advantages:
 
 
 def group_advantages(
-    scores: np.ndarray, top_k: int, stats_over: str, clip: float, batch: float | None = None
+    scores: np.ndarray, top_k: int, stats_over: str, clip: float = 0.0, divisor: float | None = None
 ) -> Advantages:
-    """A_i = clip((r_i - mean) / (std + 1e-4), -clip, clip) over the kept scores of one group.
+    """A_i = clip((r_i - mean) / (std + 1e-4), -clip, clip) over the kept scores of one group; `clip` 0 clips nothing.
 
     scores [G]. NaN and infinite scores have failed: they are dropped before ranking. Equal scores rank by their index,
     so the choice never depends on the sort. Where fewer than 2k scores are left, k shrinks to half of them; fewer than
     two scores, or kept scores that are all equal, skip the group. `top_k` 0 keeps every finite score. `stats_over`
-    "selected" takes mean and std (population) over the kept, "group" over all finite scores. `batch`, where it is
-    given, is the std instead: see `batch_std`.
+    "selected" takes mean and std (population) over the kept, "group" over all finite scores. `divisor`, where it is
+    given, stands for std + 1e-4: see `batch_divisor`.
     """
     if stats_over not in ("selected", "group"):
         raise ValueError(f"stats_over must be selected or group, got {stats_over!r}")
@@ -68,20 +68,20 @@ def group_advantages(
     if kept.max() == kept.min():
         return outcome(nothing, nothing, "zero spread")
     basis = kept if stats_over == "selected" else values
-    advantages = (kept - basis.mean()) / ((basis.std() if batch is None else batch) + STD_EPSILON)
-    return outcome(finite[chosen], np.clip(advantages, -clip, clip))
+    advantages = (kept - basis.mean()) / (basis.std() + STD_EPSILON if divisor is None else divisor)
+    return outcome(finite[chosen], np.clip(advantages, -clip, clip) if clip else advantages)
 
 
-def batch_std(scores: Sequence[np.ndarray], groups: Sequence[Advantages], stats_over: str) -> float:
-    """The std of all groups' scores as one population: Flow-GRPO's `global_std`, with each group's own mean.
+def batch_divisor(scores: Sequence[np.ndarray], groups: Sequence[Advantages], stats_over: str) -> float:
+    """std + 1e-4 of all groups' scores as one population: Flow-GRPO's `global_std`, with each group's own mean.
 
     scores [G] and advantages of each group. Over the kept, or all finite scores, as `stats_over` says, leaving out
     groups that are skipped: a prompt whose images differ little then gets small advantages, not noise made large.
-    0 where all are skipped.
+    1e-4 where all are skipped.
     """
     parts = [
         group_scores[list(group.kept)] if stats_over == "selected" else group_scores[np.isfinite(group_scores)]
         for group_scores, group in zip(scores, groups, strict=True)
         if not group.skipped
     ]
-    return float(np.concatenate(parts).astype(np.float64).std()) if parts else 0.0
+    return (float(np.concatenate(parts).astype(np.float64).std()) if parts else 0.0) + STD_EPSILON

@@ -140,9 +140,10 @@ class GrpoLearner:
         velocity = self.policy.velocity(rows.x, rows.s, self.policy.rows([conditioning] * len(rows.s)))
         return Proposal(velocity, transition(rows.x, velocity, rows.s, rows.s_next, self.settings.noise_level))
 
-    def step(self) -> UpdateMetrics:
-        """One optimizer update from what was accumulated.
+    def step(self, divisor: float = 1.0) -> UpdateMetrics:
+        """One optimizer update from what was accumulated, divided by `divisor`.
 
+        Without a KL term the loss is proportional to the advantages, so what all of them are divided by may come last.
         Raises OffPolicyError, naming the step, if this is the first update and trajectories of these very weights do
         not replay to ratio 1 within `policy.ratio_tolerance`.
         """
@@ -152,12 +153,15 @@ class GrpoLearner:
         if not self._gate_passed and self._on_policy_rows:
             self._check_gate()
         lr = self.learning_rate()
+        for parameter in self.engine.parameters:
+            if parameter.grad is not None:
+                parameter.grad /= divisor
         result = self.engine.step(lr)
         self.updates += result.applied
         self._untouched = self._untouched and not result.applied
         loss, kl, ratio, clipped = (self._sums / max(self._rows, 1)).tolist()
         metrics = UpdateMetrics(
-            loss, kl, ratio, drift, clipped, result.grad_norm, lr, self._rows, self._samples, result.applied
+            loss / divisor, kl, ratio, drift, clipped, result.grad_norm, lr, self._rows, self._samples, result.applied
         )
         self._clear()
         return metrics

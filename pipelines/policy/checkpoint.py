@@ -38,7 +38,6 @@ class Manifest:
     version: int
     training_seconds: float
     settings: dict[str, object]  # of the arithmetic: see `arithmetic_of`
-    batch_std: float | None = None  # see `Learning`; the next update divides by it with policy.stats_scope=previous
     files: dict[str, str] = field(default_factory=dict)  # name -> SHA-256
 
 

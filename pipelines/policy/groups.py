@@ -63,9 +63,9 @@ class ScoredGroup:
     score_seconds: float  # from then to their scores
 
 
-def advantages_of(scores: np.ndarray, settings: PolicySettings, batch: float | None = None) -> Advantages:
+def advantages_of(scores: np.ndarray, settings: PolicySettings, divisor: float | None = None) -> Advantages:
     """`group_advantages` as the run's settings have it."""
-    return group_advantages(scores, settings.top_k, settings.stats_over, settings.advantage_clip, batch)
+    return group_advantages(scores, settings.top_k, settings.stats_over, settings.advantage_clip, divisor)
 
 
 class GroupMaker:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import ray
 from ray.exceptions import ObjectLostError
 
-from actors.grpo.advantages import batch_std
+from actors.grpo.advantages import batch_divisor
 from actors.grpo.update import UpdateMetrics
 from actors.learner import LearnerGroup
 from actors.rollout import WeightsHandle
@@ -24,6 +24,15 @@ MAX_FRUITLESS_RESTARTS = 5
 """Learners in a row that may die without having published a version."""
 
 
+def divides_last(settings: PolicySettings) -> bool:
+    """Whether the std of an update's scores divides its gradient instead of each advantage, which is the same.
+
+    Learning then need not wait for the update's last score. Not so with a KL term, which nothing divides, or with a
+    clip, which needs to see what is divided.
+    """
+    return settings.stats_scope == "batch" and not settings.kl_weight and not settings.advantage_clip
+
+
 class Learning:
     """Feeds the learner's ranks. Methods raise LearnerLostError when one of them died: `restart`, then `restore`."""
 
@@ -36,7 +45,6 @@ class Learning:
         self.clock = Clock(settings.learner_ranks)
         self.group = group
         self.restarts, self._fruitless, self._idle = 0, 0, 0
-        self.batch_std: float | None = None  # of the newest update that had any; None before the first
 
     def restart(self, error: Exception) -> None:
         """Replaces a learner that is lost. Raises `error` where replacing it has not helped before."""
@@ -61,9 +69,9 @@ class Learning:
             except (OSError, ValueError) as error:
                 checkpoints.pass_over(manifest.version, error)
             else:
-                self.clock.training_seconds, self.batch_std = manifest.training_seconds, manifest.batch_std
+                self.clock.training_seconds = manifest.training_seconds
                 return manifest
-        self.clock.training_seconds, self.batch_std = 0.0, None
+        self.clock.training_seconds = 0.0
         return None
 
     async def learn(
@@ -77,24 +85,18 @@ class Learning:
             shares = await asyncio.gather(*feeds)
         finally:
             divisor.cancel()
-        self.batch_std = await self._batch_std(groups) or self.batch_std
         return [group for share in shares for group in share]
 
-    async def _batch_std(self, groups: Sequence[Awaitable[ScoredGroup]]) -> float:
-        """The std of the update's scores, once all of its groups are scored."""
-        scored = await asyncio.gather(*groups)
-        return batch_std(
-            [group.scores for group in scored], [group.advantages for group in scored], self.settings.stats_over
-        )
-
     async def _divisor(self, groups: Sequence[Awaitable[ScoredGroup]]) -> float | None:
-        """What advantages are divided by under `policy.stats_scope`; None: each group's by its own std."""
-        match self.settings.stats_scope:
-            case "group":
-                return None
-            case "previous" if self.batch_std is not None:
-                return self.batch_std
-        return await self._batch_std(groups)
+        """What the advantages of every group are divided by; None: by its own std."""
+        if self.settings.stats_scope == "group":
+            return None
+        return 1.0 if divides_last(self.settings) else self._batch_divisor(await asyncio.gather(*groups))
+
+    def _batch_divisor(self, groups: Sequence[ScoredGroup]) -> float:
+        return batch_divisor(
+            [group.scores for group in groups], [group.advantages for group in groups], self.settings.stats_over
+        )
 
     async def _feed(
         self,
@@ -107,10 +109,10 @@ class Learning:
         learned = []
         for group in groups:
             since = time.perf_counter()
-            scored, std = await group, await divisor
+            scored, common = await group, await divisor
             self.clock.waited(since, scored.sampled_at)
             while True:
-                advantages = advantages_of(scored.scores, self.settings, std)
+                advantages = advantages_of(scored.scores, self.settings, common)
                 try:
                     with self.clock.learning(ranks=1):
                         await self.group.accumulate(rank, advantages, scored.conditioning, scored.trajectories)
@@ -121,10 +123,11 @@ class Learning:
             learned.append(scored)
         return learned
 
-    async def step(self) -> UpdateMetrics:
-        """One optimizer update. Raises RuntimeError once `max_idle_updates` in a row have changed nothing."""
+    async def step(self, learned: Sequence[ScoredGroup]) -> UpdateMetrics:
+        """One optimizer update of what `learn` gave. Raises RuntimeError once `max_idle_updates` changed nothing."""
+        divisor = self._batch_divisor(learned) if divides_last(self.settings) else 1.0
         with self.clock.learning(self.settings.learner_ranks):
-            update = await self.group.step()
+            update = await self.group.step(divisor)
         self._idle = 0 if update.applied else self._idle + 1
         if self._idle >= self.settings.max_idle_updates:
             raise RuntimeError(

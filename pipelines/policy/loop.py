@@ -83,15 +83,15 @@ class PolicyLoop:
         self.start_groups()
         learned, updates = [], []
         for update in range(self.policy.updates_per_iteration):
-            learned += await self.learn(update)
-            updates.append(await self.learning.step())
+            groups = await self.learn(update)
+            updates.append(await self.learning.step(groups))
+            learned += groups
         self.weights = await self.learning.advance()
         self.clock.stop()
         self.version = self.weights.version
         self.report(learned, updates)
         if self.due(self.policy.checkpoint_every):
-            seconds, std = self.clock.training_seconds, self.learning.batch_std
-            manifest = Manifest(self.version, seconds, arithmetic_of(self.settings), std)
+            manifest = Manifest(self.version, self.clock.training_seconds, arithmetic_of(self.settings))
             await self.writes.start(manifest, self.learning.states())
         if self.due(self.policy.evaluate_every):
             await self.evaluate()

@@ -21,7 +21,7 @@ from actors.engine import OptimizerSettings, TorchEngine
 from actors.flux.model import FluxPolicy
 from actors.flux.plan import SamplingPlan
 from actors.flux.sampler import sample
-from actors.grpo.advantages import group_advantages
+from actors.grpo.advantages import batch_divisor, group_advantages
 from actors.grpo.update import GrpoLearner
 from conf import Settings, load
 from pipelines.policy.export import flux_location
@@ -85,13 +85,12 @@ def one_process(policy: FluxPolicy, settings: Settings) -> float:
                 policy, [conditioning] * len(seeds), seeds, SamplingPlan.for_training(learner.settings), learner.version
             )
             scores = reward.score(policy.decode(drawn.latents), (prompt.text,) * len(seeds))
-            advantages = group_advantages(scores.mu, wanted.top_k, wanted.stats_over, wanted.advantage_clip)
-            groups.append((advantages, conditioning, [drawn.trajectories[i] for i in advantages.kept]))
-        while groups:
-            for group in groups[:per_update]:
-                learner.accumulate(*group)
-            del groups[:per_update]
-            learner.step()
+            advantages = group_advantages(scores.mu, wanted.top_k, wanted.stats_over, divisor=1.0)
+            learner.accumulate(advantages, conditioning, [drawn.trajectories[i] for i in advantages.kept])
+            groups.append((scores.mu, advantages))
+            if len(groups) == per_update:
+                learner.step(batch_divisor(*zip(*groups, strict=True), wanted.stats_over))
+                groups.clear()
         learner.advance()
 
     groups: list = []

@@ -25,7 +25,7 @@ def prompt_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def settings_of(flux_directory: Path, prompt_file: Path) -> Callable[..., Settings]:
-    """Settings of a run of seconds: 2 prompts x 4 images, three steps, and a std that a resumed run must bring back."""
+    """Settings of a run of seconds: 2 prompts x 4 images, three steps."""
 
     def make(run_dir: Path, *overrides: str) -> Settings:
         return load("scenes", [
@@ -33,7 +33,6 @@ def settings_of(flux_directory: Path, prompt_file: Path) -> Callable[..., Settin
             "policy.iterations=4", "policy.prompts_per_step=2", "policy.group_size=4", "policy.top_k=1",
             "policy.steps=3", "policy.window=1", "policy.replay_rows=4", "policy.checkpoint_every=2",
             "policy.evaluate_every=0", "policy.learner_threads=1", "policy.rollout_actors=1",
-            "policy.stats_scope=previous",
             *overrides,
         ])  # fmt: skip
 

@@ -13,8 +13,10 @@ import pytest
 import ray
 
 from actors.grpo.advantages import Advantages
+from actors.grpo.update import UpdateMetrics
 from actors.storage import exists, list_folder, read_file, write_file
 from conf import load
+from conf.policy import PolicySettings
 from pipelines.policy.capacity import Demand, Room, shortage
 from pipelines.policy.checkpoint import BackgroundWrites, Checkpoints, Manifest, arithmetic_of, check_resumable
 from pipelines.policy.groups import ScoredGroup, advantages_of
@@ -111,66 +113,60 @@ def test_a_manifest_reads_back(tmp_path: Path) -> None:
 
 
 class Ranks:
-    """Two learner ranks that remember the higher advantage of each group of two images."""
+    """Two learner ranks that remember the higher advantage of each group of two images, and the divisor."""
 
     def __init__(self) -> None:
         self.given: dict[int, float] = {}
         self.first = asyncio.Event()
+        self.divisor = 0.0
 
     async def accumulate(self, rank: int, advantages: Advantages, *rest: object) -> None:
         self.given[rank] = max(advantages.values, default=0.0)
         self.first.set()
 
+    async def step(self, divisor: float) -> UpdateMetrics:
+        self.divisor = divisor
+        return UpdateMetrics(0, 0, 1, 0, 0, 1, 0, 2, 2, applied=True)
 
-def learning_of(scope: str) -> Learning:
-    settings = replace(load("scenes").policy, stats_scope=scope, top_k=0, learner_ranks=2, engine="deepspeed")
+
+async def update_of(settings: PolicySettings, wait: bool) -> Ranks:
+    """An update of two groups of spread 1 and 10; the second is scored later, or only once the first is learned."""
     unused: Any = None
-    return Learning(settings, unused, unused, unused, print)
-
-
-async def learned(learning: Learning, spreads: tuple[float, float], wait: bool) -> list[float]:
-    """An update of two groups of mean 0. The second is scored 0.1 s later, or only once the first is learned."""
     ranks: Any = Ranks()
-    learning.group = ranks
+    settings = replace(settings, top_k=0, learner_ranks=2, engine="deepspeed")
+    learning = Learning(settings, ranks, unused, unused, print)
 
     async def group(rank: int) -> ScoredGroup:
         if rank:
             await (ranks.first.wait() if wait else asyncio.sleep(0.1))
-        scores = np.array([-spreads[rank], spreads[rank]], np.float32)
+        scores = np.array([-1, 1], np.float32) * (10 if rank else 1)
         nothing: Any = None
-        advantages = advantages_of(scores, learning.settings)
+        advantages = advantages_of(scores, settings)
         return ScoredGroup(nothing, scores, advantages, nothing, (), nothing, 0.0, 0.0)
 
-    unused: Any = None
     groups = [asyncio.ensure_future(group(rank)) for rank in (0, 1)]
-    await asyncio.wait_for(learning.learn(groups, unused), 10)
-    return [ranks.given[0], ranks.given[1]]
+    await learning.step(await asyncio.wait_for(learning.learn(groups, unused), 10))
+    return ranks
 
 
-def test_with_batch_statistics_every_group_is_divided_by_the_updates_std() -> None:
-    """Spreads 1 and 10: the std of all four scores is sqrt(50.5)."""
-
-    async def run() -> list[float]:
-        return await learned(learning_of("batch"), (1.0, 10.0), wait=False)
-
-    assert asyncio.run(run()) == pytest.approx([1 / 50.5**0.5, 10 / 50.5**0.5], rel=1e-4)
+def test_the_std_of_an_update_divides_its_gradient_and_learning_begins_at_once() -> None:
+    """The std of all four scores is sqrt(50.5)."""
+    ranks = asyncio.run(update_of(load("scenes").policy, wait=True))
+    assert (ranks.given[0], ranks.given[1]) == (1.0, 10.0)
+    assert ranks.divisor == pytest.approx(50.5**0.5 + 1e-4)
 
 
-def test_the_std_of_the_update_before_lets_learning_begin_at_once() -> None:
-    """The first update has none before it. One without spread leaves the std as it was."""
+@pytest.mark.parametrize("overrides", ["policy.kl_weight=0.01", "policy.advantage_clip=5"])
+def test_beside_a_kl_term_and_under_a_clip_it_divides_each_advantage(overrides: str) -> None:
+    ranks = asyncio.run(update_of(load("scenes", [overrides]).policy, wait=False))
+    assert (ranks.given[0], ranks.given[1]) == pytest.approx((1 / (50.5**0.5 + 1e-4), 10 / (50.5**0.5 + 1e-4)))
+    assert ranks.divisor == 1.0
 
-    async def run() -> list[list[float]]:
-        learning = learning_of("previous")
-        updates = [await learned(learning, (1.0, 10.0), wait=False)]
-        updates.append(await learned(learning, (2.0, 20.0), wait=True))
-        assert learning.batch_std == pytest.approx(202**0.5)
-        await learned(learning, (0.0, 0.0), wait=False)
-        assert learning.batch_std == pytest.approx(202**0.5)
-        return updates
 
-    first, second = asyncio.run(run())
-    assert first == pytest.approx([1 / 50.5**0.5, 10 / 50.5**0.5], rel=1e-4)
-    assert second == pytest.approx([2 / 50.5**0.5, 20 / 50.5**0.5], rel=1e-4)
+def test_a_groups_own_std_divides_its_advantages() -> None:
+    ranks = asyncio.run(update_of(load("scenes", ["policy.stats_scope=group"]).policy, wait=True))
+    assert (ranks.given[0], ranks.given[1]) == pytest.approx((1.0, 1.0), rel=1e-3)
+    assert ranks.divisor == 1.0
 
 
 def test_a_role_bound_to_a_node_group_is_placed_first() -> None:

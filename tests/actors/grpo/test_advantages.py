@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from actors.grpo.advantages import batch_std, group_advantages
+from actors.grpo.advantages import batch_divisor, group_advantages
 
 
 def scores(*values: float) -> np.ndarray:
@@ -31,13 +31,14 @@ def test_the_std_of_the_batch_by_hand() -> None:
     """Kept of two groups: 0 and 10, 4 and 6. Each keeps its mean 5, the std of all four is sqrt(13); one is skipped."""
     batch = [scores(0, 5, 6, 10), scores(4, 5, 5, 6), scores(9, 9, 9, 9)]
     groups = [group_advantages(group, 1, "selected", 5.0) for group in batch]
-    std = batch_std(batch, groups, "selected")
-    assert std == pytest.approx(math.sqrt(13))
-    assert group_advantages(batch[0], 1, "selected", 5.0, std).values == pytest.approx((-5 / std, 5 / std), rel=1e-4)
-    assert group_advantages(batch[1], 1, "selected", 5.0, std).values == pytest.approx((-1 / std, 1 / std), rel=1e-4)
-    assert group_advantages(batch[2], 1, "selected", 5.0, std).skipped == "zero spread"
-    assert batch_std(batch, groups, "group") == pytest.approx(np.std([0, 5, 6, 10, 4, 5, 5, 6]))
-    assert batch_std(batch[2:], groups[2:], "selected") == 0.0
+    std = batch_divisor(batch, groups, "selected")
+    assert std == pytest.approx(math.sqrt(13) + 1e-4)
+    assert group_advantages(batch[0], 1, "selected", 0, std).values == pytest.approx((-5 / std, 5 / std))
+    assert group_advantages(batch[1], 1, "selected", 0, std).values == pytest.approx((-1 / std, 1 / std))
+    assert group_advantages(batch[1], 1, "selected", 0, 1.0).values == (-1.0, 1.0)
+    assert group_advantages(batch[2], 1, "selected", 0, std).skipped == "zero spread"
+    assert batch_divisor(batch, groups, "group") == pytest.approx(np.std([0, 5, 6, 10, 4, 5, 5, 6]) + 1e-4)
+    assert batch_divisor(batch[2:], groups[2:], "selected") == 1e-4
 
 
 def test_an_easy_prompt_keeps_its_good_images_positive() -> None:

@@ -87,6 +87,22 @@ def test_an_update_raises_what_was_rewarded(policy: FluxPolicy, flux_directory: 
     assert second.loss < 0  # mean of -A r, which was 0
 
 
+def test_a_divisor_at_the_step_is_one_of_the_advantages(policy: FluxPolicy, flux_directory: Path) -> None:
+    """Loss and gradient norm, which an AdamW step alone would not tell; the second update clips ratios."""
+    measured = []
+    for at_once, last in ((8.0, 1.0), (1.0, 8.0)):
+        learner = learner_of(flux_directory, replace(SETTINGS, lr=1e-3, warmup_iterations=1))
+        groups = groups_of(policy, learner)
+        for _ in range(2):
+            for advantages, *rest in groups:
+                divided = replace(advantages, values=tuple(value / at_once for value in advantages.values))
+                learner.accumulate(divided, *rest)
+            metrics = learner.step(last)
+            measured.append((metrics.loss, metrics.grad_norm, metrics.clip_fraction))
+    assert measured[1][2] > 0
+    assert measured[2:] == measured[:2]  # to the bit: 8 is a power of two
+
+
 def test_rows_of_a_forward_do_not_change_the_gradient(policy: FluxPolicy, flux_directory: Path) -> None:
     gradients = []
     for rows in (0, 3, 16):
