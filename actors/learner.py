@@ -216,6 +216,7 @@ def merge_metrics(parts: Sequence[UpdateMetrics]) -> UpdateMetrics:
     return UpdateMetrics(
         loss=mean([part.loss for part in parts]),
         kl=mean([part.kl for part in parts]),
+        anchor=mean([part.anchor for part in parts]),
         ratio_mean=mean([part.ratio_mean for part in parts]),
         ratio_drift=max(drifts, default=math.nan),
         clip_fraction=mean([part.clip_fraction for part in parts]),

@@ -87,7 +87,8 @@ def _on_policy(settings: Settings) -> Question:
     return Question("Is it on-policy?", (
         Panel("Ratio drift", "Largest |ratio - 1| before an iteration's first update. Above the line, sampler and "
               "learner do not compute the same.", _of_runs("ratio_drift"), "sci", tolerance),
-        Panel("KL to the base", "Grows slowly. A steep rise is a policy that leaves its base.", _of_runs("kl")),
+        Panel("Distance from the base", "The KL term, and the square distance of velocities at untrained steps. "
+              "They grow slowly; a steep rise is a policy that leaves its base.", _of_runs("kl", "anchor")),
         Panel("Clipped share", "Some, not all: near 1 the clip is too narrow, at 0 nothing is held back.",
               _of_runs("clip_fraction"), "percentunit"),
         Panel("Gradient and age", "The gradient's norm is finite; the age of samples is at most policy.max_staleness.",

@@ -33,7 +33,7 @@ class JudgeSettings(EndpointSettings):
 class PolicySettings:
     """Stage 3: top-k GRPO on FLUX. Axes: P prompts, G group, T denoise steps, K trained steps."""
 
-    iterations: int = 96  # policy versions to publish
+    iterations: int = 104  # policy versions to publish
     minutes: float = 5.0  # stop after this training time as well; 0: no limit
     seed: int = 0
     prompts_per_step: int = 12  # P
@@ -51,7 +51,7 @@ class PolicySettings:
     window: int = 3  # draw noise on, and train, a window of this many steps, the others are ODE steps; 0: no window
     window_position: str = "sliding"  # first | sliding (MixGRPO) | random (Flow-GRPO-Fast)
     window_every: int = 4  # iterations after which a sliding window moves on by one step
-    lr: float = 2e-3
+    lr: float = 3e-3
     warmup_iterations: int = 8  # the rate rises to `lr` over so many; 1: no warm-up
     final_lr_fraction: float = 0.1  # linear decay over `iterations` down to this share
     betas: tuple[float, float] = (0.9, 0.99)
@@ -60,6 +60,8 @@ class PolicySettings:
     ratio: str = "plain"  # plain | guard (GRPO-Guard: normalised over the steps; needs a smaller clip_range, e.g. 2e-6)
     kl_weight: float = 0.0
     kl_form: str = "flow_grpo"  # flow_grpo | gaussian | velocity
+    anchor_weight: float = 0.1  # of mean (v - v_base)^2 at the last steps, which no iteration trains; 0: none
+    anchor_samples: int = 2  # of a group's kept samples, a row each
     max_grad_norm: float = 1.0
     updates_per_iteration: int = 2  # optimizer steps an iteration; divides prompts_per_step
     sampling_rows: int = 0  # images in one forward while sampling; 0: the whole group
@@ -114,6 +116,8 @@ class PolicySettings:
         at_least("policy.group_size", self.group_size, 2)
         at_least("policy.max_staleness", self.max_staleness, 0)
         at_least("policy.advantage_clip", self.advantage_clip, 0.0)
+        at_least("policy.anchor_weight", self.anchor_weight, 0.0)
+        at_least("policy.anchor_samples", self.anchor_samples, 1)
         between("policy.long_fraction", self.long_fraction, 0.0, 1.0)
         between("policy.ema_decay", self.ema_decay, 0.0, 1.0)
         if self.noise_level <= 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -65,6 +65,16 @@ class SamplingPlan:
     def for_evaluation(cls, settings: EvaluationSettings) -> SamplingPlan:
         """Noise-free, as the plain pipeline samples."""
         return cls(steps=settings.steps)
+
+
+def untrained_from(settings: PolicySettings) -> int:
+    """The first of the last steps that no iteration's plan trains; T where the last step is trained."""
+    plan = SamplingPlan.for_training(settings)
+    if not settings.window:
+        return plan.trained[-1] + 1
+    if settings.window_position == "first":
+        return settings.window
+    return len(SamplingPlan.for_training(replace(settings, window=0)).noisy)
 
 
 def _window_start(settings: PolicySettings, iteration: int, positions: int) -> int:

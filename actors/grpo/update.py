@@ -14,8 +14,10 @@ from typing import Any
 import torch
 
 from actors.engine import Engine
+from actors.flux.plan import untrained_from
 from actors.flux.transition import transition_of
 from actors.grpo.advantages import Advantages
+from actors.grpo.anchor import AnchorRow, anchor_rows
 from actors.grpo.loss import Proposal, clipped_ratio_loss, divergence_of, guarded_log_ratio
 from actors.grpo.replay import ReplayRows, replay_rows
 from actors.policy import Policy
@@ -34,6 +36,7 @@ class UpdateMetrics:
 
     loss: float
     kl: float
+    anchor: float  # mean (v - v_base)^2 at the steps that are never trained; 0 without `policy.anchor_weight`
     ratio_mean: float
     ratio_drift: float  # max |ratio - 1| over rows sampled by the very weights that replay them; NaN without any
     clip_fraction: float
@@ -66,6 +69,8 @@ class GrpoLearner:
         self._drift = torch.zeros(self.settings.steps, device=self.policy.device)  # [T]
         self._rows, self._samples, self._on_policy_rows = 0, 0, 0
         self._waiting: list[Callable[[], None]] = []  # passes that `step` is to make
+        self._anchors: list[AnchorRow] = []
+        self._anchor_sum = torch.zeros((), device=self.policy.device)
         self._conditioning: Conditioning | None = None  # any, for a pass that only keeps step
 
     def accumulate(
@@ -78,42 +83,49 @@ class GrpoLearner:
         """
         if len(trajectories) != len(advantages.kept):
             raise ValueError(f"one trajectory a kept sample, got {len(trajectories)} and {len(advantages.kept)}")
-        groups = self.settings.prompts_per_step / self.settings.updates_per_iteration / self.engine.ranks
         on_policy = self._untouched and all(row.policy_version == self.version for row in trajectories)
         for rows in replay_rows(trajectories, advantages.values, self.settings.replay_rows):
-            replay = partial(self._replay, rows, conditioning, groups, on_policy)
+            replay = partial(self._replay, rows, conditioning, on_policy)
             if self.settings.zero_stage == 3:
                 self._waiting.append(replay)
             else:
                 replay()
+        if self.settings.anchor_weight > 0:
+            tail, samples = untrained_from(self.settings), self.settings.anchor_samples
+            self._anchors += anchor_rows(trajectories, conditioning, tail, samples)
         self._conditioning = conditioning
         count = sum(len(row.trained) for row in trajectories)
         self._samples += len(trajectories)
         self._rows += count
         self._on_policy_rows += count if on_policy else 0
 
-    def _make_passes(self) -> None:
-        """Makes the waiting passes, then idle ones: no rank may leave the others alone in a gather."""
-        most = most_of_ranks(len(self._waiting), self.policy.device)
-        for replay in self._waiting:
-            replay()
-        for _ in range(most - len(self._waiting)):
-            self._idle()
-        self._waiting.clear()
+    def _make(self, passes: Sequence[Callable[[], None]], with_base: bool) -> None:
+        """Makes the passes; beside a sharded base idle ones, too: no rank may leave the others alone in a gather."""
+        sharded = self.settings.zero_stage == 3
+        most = most_of_ranks(len(passes), self.policy.device) if sharded else len(passes)
+        for one in passes:
+            one()
+        for _ in range(most - len(passes)):
+            self._idle(with_base)
 
-    def _idle(self) -> None:
-        """The forwards and the backward of `_replay`, in its order, for a gradient of 0."""
+    def _idle(self, with_base: bool) -> None:
+        """The forwards and the backward of a pass, in its order, for a gradient of 0."""
         assert self._conditioning is not None, "every rank has a group in every update"
         rows = self.policy.rows([self._conditioning])
         x = torch.zeros(1, self.policy.image_tokens, self.policy.channels, device=self.policy.device)
         s = torch.ones(1, device=self.policy.device)
         velocity = self.policy.velocity(x, s, rows)
-        if self.settings.kl_weight > 0:
+        if with_base:
             with torch.no_grad(), self.policy.base():
                 self.policy.velocity(x, s, rows)
         (velocity.sum() * 0.0).backward()
 
-    def _replay(self, rows: ReplayRows, conditioning: Conditioning, groups: float, on_policy: bool) -> None:
+    @property
+    def _groups(self) -> float:
+        """This rank's groups in an update."""
+        return self.settings.prompts_per_step / self.settings.updates_per_iteration / self.engine.ranks
+
+    def _replay(self, rows: ReplayRows, conditioning: Conditioning, on_policy: bool) -> None:
         rows = rows.to(self.policy.device)
         new = self._propose(rows, conditioning)
         log_ratio = transition_of(self.settings.transition)[1](rows.x_next, new.step) - rows.log_prob
@@ -127,13 +139,26 @@ class GrpoLearner:
                 reference = self._propose(rows, conditioning)
             kl = divergence_of(self.settings.kl_form)(new, reference)
             loss = loss + self.settings.kl_weight * kl
-        ((loss * rows.weight).sum() / groups).backward()
+        ((loss * rows.weight).sum() / self._groups).backward()
         with torch.no_grad():
             real = rows.weight > 0
             columns = torch.stack((loss, kl, terms.ratio, terms.clipped.float()))  # [4, R]
             self._sums += (columns * real).sum(dim=1)
             if on_policy:
                 self._drift.scatter_reduce_(0, rows.step, (terms.ratio - 1).abs() * real, "amax")
+
+    def _anchor(self, rows: Sequence[AnchorRow]) -> None:
+        """Adds the gradient of weight * mean (v - v_base)^2 over the update's anchor rows."""
+        device = self.policy.device
+        x, s = torch.stack([row.x for row in rows]).to(device), torch.stack([row.s for row in rows]).to(device)
+        stacked = self.policy.rows([row.conditioning for row in rows])
+        velocity = self.policy.velocity(x, s, stacked)
+        with torch.no_grad(), self.policy.base():
+            base = self.policy.velocity(x, s, stacked)
+        distance = ((velocity - base) ** 2).mean(dim=(1, 2))
+        share = torch.tensor([row.weight for row in rows], device=device) / self._groups
+        (self.settings.anchor_weight * distance * share).sum().backward()
+        self._anchor_sum += distance.detach().sum()
 
     def _propose(self, rows: ReplayRows, conditioning: Conditioning) -> Proposal:
         transition = transition_of(self.settings.transition)[0]
@@ -147,8 +172,7 @@ class GrpoLearner:
         Raises OffPolicyError, naming the step, if this is the first update and trajectories of these very weights do
         not replay to ratio 1 within `policy.ratio_tolerance`.
         """
-        if self.settings.zero_stage == 3:
-            self._make_passes()
+        self._make(self._waiting, with_base=self.settings.kl_weight > 0)
         drift = float(self._drift.max()) if self._on_policy_rows else math.nan
         if not self._gate_passed and self._on_policy_rows:
             self._check_gate()
@@ -156,12 +180,25 @@ class GrpoLearner:
         for parameter in self.engine.parameters:
             if parameter.grad is not None:
                 parameter.grad /= divisor
+        size = self.settings.replay_rows or self.settings.sampling_rows or self.settings.group_size
+        chunks = [self._anchors[first : first + size] for first in range(0, len(self._anchors), size)]
+        self._make([partial(self._anchor, chunk) for chunk in chunks], with_base=True)
         result = self.engine.step(lr)
         self.updates += result.applied
         self._untouched = self._untouched and not result.applied
         loss, kl, ratio, clipped = (self._sums / max(self._rows, 1)).tolist()
         metrics = UpdateMetrics(
-            loss / divisor, kl, ratio, drift, clipped, result.grad_norm, lr, self._rows, self._samples, result.applied
+            loss / divisor,
+            kl,
+            float(self._anchor_sum) / max(len(self._anchors), 1),
+            ratio,
+            drift,
+            clipped,
+            result.grad_norm,
+            lr,
+            self._rows,
+            self._samples,
+            result.applied,
         )
         self._clear()
         return metrics

@@ -53,6 +53,7 @@ class IterationRow:
     samples_trained: int
     loss: float
     kl: float
+    anchor: float  # mean (v - v_base)^2 at the steps that are never trained
     ratio_mean: float
     ratio_drift: float  # on-policy gate: max |ratio - 1| before the iteration's first update; NaN if all were stale
     clip_fraction: float

@@ -85,6 +85,7 @@ def iteration_row(
         samples_trained=sum(update.samples for update in updates),
         loss=per_row([update.loss for update in updates]),
         kl=per_row([update.kl for update in updates]),
+        anchor=per_row([update.anchor for update in updates]),
         ratio_mean=per_row([update.ratio_mean for update in updates]),
         ratio_drift=updates[0].ratio_drift,
         clip_fraction=per_row([update.clip_fraction for update in updates]),
