@@ -25,6 +25,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "window-every-1": ("policy.window_every=1",),
     "own-noise": ("policy.initial_noise=own",),
     "group-std": ("policy.stats_scope=group",),
+    "no-anchor": ("policy.anchor_weight=0",),
     "staleness-1": ("policy.max_staleness=1",),
 }
 """Name -> overrides on top of the run's own settings."""
@@ -38,6 +39,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "SDE against CPS": (BASE, "cps"),
     "Noisy and trained steps": (BASE, "noise-on-all", "all-steps", "window-first", "window-random", "window-every-1"),
     "A group's initial noise, and what its advantages are divided by": (BASE, "own-noise", "group-std"),
+    "Steps that are never trained, held to the base or not": (BASE, "no-anchor"),
     "Synchronous against staleness 1": (BASE, "staleness-1"),
 }  # fmt: skip
 """Title -> the variants that answer it."""

@@ -60,7 +60,7 @@ class PolicySettings:
     ratio: str = "plain"  # plain | guard (GRPO-Guard: normalised over the steps; needs a smaller clip_range, e.g. 2e-6)
     kl_weight: float = 0.0
     kl_form: str = "flow_grpo"  # flow_grpo | gaussian | velocity
-    anchor_weight: float = 0.1  # of mean (v - v_base)^2 at the last steps, which no iteration trains; 0: none
+    anchor_weight: float = 0.03  # of mean (v - v_base)^2 at the last steps, which no iteration trains; 0: none
     anchor_samples: int = 2  # of a group's kept samples, a row each
     max_grad_norm: float = 1.0
     updates_per_iteration: int = 2  # optimizer steps an iteration; divides prompts_per_step

@@ -126,7 +126,7 @@ class Ranks:
 
     async def step(self, divisor: float) -> UpdateMetrics:
         self.divisor = divisor
-        return UpdateMetrics(0, 0, 1, 0, 0, 1, 0, 2, 2, applied=True)
+        return UpdateMetrics(0, 0, 0, 1, 0, 0, 1, 0, 2, 2, applied=True)
 
 
 async def update_of(settings: PolicySettings, wait: bool) -> Ranks:
