@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -44,8 +44,7 @@ class SamplingPlan:
         Without a window: noise on every step but, by default, the last; the first `trained_steps` of those are trained
         (0: all). With one: noise on the window's steps only, and all of them are trained.
         """
-        last_is_ode = settings.last_step_deterministic or settings.transition == "cps"
-        noisy = tuple(range(settings.steps - 1 if last_is_ode else settings.steps))
+        noisy = tuple(range(_noisy_steps(settings)))
         trained = noisy[: settings.trained_steps] if settings.trained_steps else noisy
         if settings.window:
             first = _window_start(settings, iteration, len(noisy) - settings.window + 1)
@@ -69,12 +68,15 @@ class SamplingPlan:
 
 def untrained_from(settings: PolicySettings) -> int:
     """The first of the last steps that no iteration's plan trains; T where the last step is trained."""
-    plan = SamplingPlan.for_training(settings)
     if not settings.window:
-        return plan.trained[-1] + 1
-    if settings.window_position == "first":
-        return settings.window
-    return len(SamplingPlan.for_training(replace(settings, window=0)).noisy)
+        return settings.trained_steps or _noisy_steps(settings)
+    return settings.window if settings.window_position == "first" else _noisy_steps(settings)
+
+
+def _noisy_steps(settings: PolicySettings) -> int:
+    """How many steps, from the first, may draw noise."""
+    last_is_ode = settings.last_step_deterministic or settings.transition == "cps"
+    return settings.steps - 1 if last_is_ode else settings.steps
 
 
 def _window_start(settings: PolicySettings, iteration: int, positions: int) -> int:

@@ -92,7 +92,7 @@ def test_other_arithmetic_is_not_resumed(
     undisturbed: PolicyResult, rewards: RednessPool, settings_of: SettingsOf
 ) -> None:
     run_dir = undisturbed.export.parent.parent
-    with pytest.raises(ValueError, match=r"lr was 0\.002 and is 0\.001.*policy\.resume=never"):
+    with pytest.raises(ValueError, match=r"lr was 0\.003 and is 0\.001.*policy\.resume=never"):
         train_policy(settings_of(run_dir, "policy.lr=1e-3"), rewards, lambda line: None)
 
 

@@ -20,6 +20,8 @@ from tests.actors.grpo.test_update import SETTINGS, groups_of, learner_of
     [
         (PolicySettings(steps=6, window=3, window_position="sliding"), 5),
         (PolicySettings(steps=6, window=3, window_position="random"), 5),
+        (PolicySettings(steps=3, window=1, window_position="sliding"), 2),
+        (PolicySettings(steps=6, window=3, transition="cps", last_step_deterministic=False), 5),
         (PolicySettings(steps=6, window=3, window_position="first"), 3),
         (PolicySettings(steps=6, window=0, trained_steps=2), 2),
         (PolicySettings(steps=6, window=0, trained_steps=0), 5),
