@@ -71,8 +71,13 @@ def kl_gaussian(new: Proposal, base: Proposal) -> torch.Tensor:
 
 
 def kl_velocity(new: Proposal, base: Proposal) -> torch.Tensor:
-    """mean (v - v_ref)^2: the same weight at every noise level. Returns [R]."""
-    return ((new.velocity - base.velocity) ** 2).mean(dim=(1, 2))
+    """`velocity_distance`: the same weight at every noise level. Returns [R]."""
+    return velocity_distance(new.velocity, base.velocity)
+
+
+def velocity_distance(velocity: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+    """mean (v - v_base)^2 over a row's elements. Both [R, S, C]; returns [R]."""
+    return ((velocity - base) ** 2).mean(dim=(1, 2))
 
 
 def divergence_of(name: str) -> Divergence:

@@ -18,7 +18,7 @@ from actors.flux.plan import untrained_from
 from actors.flux.transition import transition_of
 from actors.grpo.advantages import Advantages
 from actors.grpo.anchor import AnchorRow, anchor_rows
-from actors.grpo.loss import Proposal, clipped_ratio_loss, divergence_of, guarded_log_ratio
+from actors.grpo.loss import Proposal, clipped_ratio_loss, divergence_of, guarded_log_ratio, velocity_distance
 from actors.grpo.replay import ReplayRows, replay_rows
 from actors.policy import Policy
 from actors.records import Conditioning, PolicyWeights, Trajectory
@@ -147,15 +147,21 @@ class GrpoLearner:
             if on_policy:
                 self._drift.scatter_reduce_(0, rows.step, (terms.ratio - 1).abs() * real, "amax")
 
+    def _hold_to_base(self) -> None:
+        """Makes the update's anchor passes, in forwards of the replay's size."""
+        size = self.settings.replay_rows or self.settings.sampling_rows or self.settings.group_size
+        chunks = [self._anchors[first : first + size] for first in range(0, len(self._anchors), size)]
+        self._make([partial(self._anchor, chunk) for chunk in chunks], with_base=True)
+
     def _anchor(self, rows: Sequence[AnchorRow]) -> None:
-        """Adds the gradient of weight * mean (v - v_base)^2 over the update's anchor rows."""
+        """Adds the gradient of weight * mean (v - v_base)^2 over some of the update's anchor rows."""
         device = self.policy.device
         x, s = torch.stack([row.x for row in rows]).to(device), torch.stack([row.s for row in rows]).to(device)
         stacked = self.policy.rows([row.conditioning for row in rows])
         velocity = self.policy.velocity(x, s, stacked)
         with torch.no_grad(), self.policy.base():
             base = self.policy.velocity(x, s, stacked)
-        distance = ((velocity - base) ** 2).mean(dim=(1, 2))
+        distance = velocity_distance(velocity, base)
         share = torch.tensor([row.weight for row in rows], device=device) / self._groups
         (self.settings.anchor_weight * distance * share).sum().backward()
         self._anchor_sum += distance.detach().sum()
@@ -180,26 +186,16 @@ class GrpoLearner:
         for parameter in self.engine.parameters:
             if parameter.grad is not None:
                 parameter.grad /= divisor
-        size = self.settings.replay_rows or self.settings.sampling_rows or self.settings.group_size
-        chunks = [self._anchors[first : first + size] for first in range(0, len(self._anchors), size)]
-        self._make([partial(self._anchor, chunk) for chunk in chunks], with_base=True)
+        self._hold_to_base()
         result = self.engine.step(lr)
         self.updates += result.applied
         self._untouched = self._untouched and not result.applied
         loss, kl, ratio, clipped = (self._sums / max(self._rows, 1)).tolist()
+        anchor = float(self._anchor_sum) / max(len(self._anchors), 1)
         metrics = UpdateMetrics(
-            loss / divisor,
-            kl,
-            float(self._anchor_sum) / max(len(self._anchors), 1),
-            ratio,
-            drift,
-            clipped,
-            result.grad_norm,
-            lr,
-            self._rows,
-            self._samples,
+            loss / divisor, kl, anchor, ratio, drift, clipped, result.grad_norm, lr, self._rows, self._samples,
             result.applied,
-        )
+        )  # fmt: skip
         self._clear()
         return metrics
 

@@ -36,7 +36,7 @@ def train_on_objects(
     policy = PolicySettings(
         iterations=VERSIONS, minutes=seconds / 60, seed=seed, prompts=str(prompts), evaluate_every=0,
         prompts_per_step=24, window_position="first", lr=1.2e-3, stats_scope="group", initial_noise="own",
-        ema_decay=0.9,
+        ema_decay=0.9, anchor_weight=0.0,
     )  # fmt: skip
     drawn = training_prompts(VERSIONS * policy.prompts_per_step, seed, LONG_FRACTION)
     prompts.write_text("".join(json.dumps({"text": prompt.text}) + "\n" for prompt in drawn))
