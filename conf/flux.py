@@ -32,7 +32,7 @@ class FluxSettings:
     text_encoders_on_cpu: bool = False  # frees 10 GB on the GPU of FLUX.1-dev; a prompt is encoded once and kept
     lora_rank: int = 16
     lora_alpha: int = 32
-    lora_targets: tuple[str, ...] = (  # how the prompt is read, and where it is looked at; see docs/policy.md
+    lora_targets: tuple[str, ...] = (  # how the prompt is read, and where it is looked at; see docs/experiments.md
         "attn.to_q", "attn.to_k", "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
         "ff_context.net.0.proj", "ff_context.net.2",
     )  # fmt: skip

@@ -16,9 +16,10 @@ class RewardMixSettings:
     spatialscore: float = 1.0  # mu of the run's SpatialScore
     rules: float = 0.0  # `scenes` only: share of objects and relations that the exact checker sees, 0 to 1
     judge: float = 0.0  # grade of a vision-language model, 0 to 10: section `judge`
+    detector: float = 0.0  # share of objects and relations that a detector sees, 0 to 1: section `detector`
 
     def __post_init__(self) -> None:
-        if not any((self.spatialscore, self.rules, self.judge)):
+        if not any((self.spatialscore, self.rules, self.judge, self.detector)):
             raise ValueError("mix needs a reward whose weight is not 0, e.g. mix.spatialscore=1")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from conf.ablation import AblationSettings
+from conf.detector import DetectorSettings
 from conf.endpoints import BudgetSettings, PerturberSettings, SeedreamSettings, WriterSettings
 from conf.evaluation import EvaluationSettings, SampleSettings
 from conf.flux import FluxSettings
@@ -48,6 +49,7 @@ class Settings:
     pool: RewardPoolSettings = field(default_factory=RewardPoolSettings)
     mix: RewardMixSettings = field(default_factory=RewardMixSettings)
     judge: JudgeSettings = field(default_factory=JudgeSettings)
+    detector: DetectorSettings = field(default_factory=DetectorSettings)
     policy: PolicySettings = field(default_factory=PolicySettings)
     export: ExportSettings = field(default_factory=ExportSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)

@@ -2,7 +2,7 @@
 
 All steps share the LoRA, so what is learned at the trained ones moves the others too. The policy gradient does not see
 what that does to the reward: a step that draws no noise has no log-prob to blame. What drifts there adds up, and in the
-end undoes what was learned: docs/policy.md has the measurement.
+end undoes what was learned: docs/experiments.md has the measurement.
 """
 
 from __future__ import annotations

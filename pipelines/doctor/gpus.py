@@ -26,6 +26,7 @@ KNOWN = {
     "black-forest-labs/FLUX.1-dev": Weights(transformer=11.9, encoders=4.88, vae=0.084),
     "Qwen/Qwen-Image": Weights(transformer=20.45, encoders=8.3, vae=0.127),
     "Qwen/Qwen2.5-VL-7B-Instruct": Weights(transformer=8.3),
+    "google/owlv2-base-patch16-ensemble": Weights(transformer=0.155),
 }
 """As docs/cluster.md has them. Worked out, not measured."""
 BYTES = {"bfloat16": 2, "float32": 4}
@@ -43,13 +44,15 @@ class Role:
 def roles(settings: Settings) -> tuple[Role, ...]:
     """The policy stage's roles that reserve GPUs. Activations come on top."""
     flux, score, policy = settings.flux, settings.spatialscore, settings.policy
-    base, judge = KNOWN.get(flux.model), KNOWN.get(score.model)
+    base, judge, detector = KNOWN.get(flux.model), KNOWN.get(score.model), KNOWN.get(settings.detector.model)
     encoders = 0.0 if flux.text_encoders_on_cpu else 1.0
     every = (
         Role("rollout actor", policy.rollout_gpus, base and (base.transformer + encoders * base.encoders + base.vae)
              * BYTES[flux.dtype] + 0.2 * LORA),
         Role("learner rank", policy.learner_gpus, base and base.transformer * BYTES[flux.dtype] + LORA),
         Role("reward replica", settings.pool.gpus, judge and judge.transformer * BYTES[score.dtype]),
+        Role("detector replica", settings.detector.gpus if settings.mix.detector else 0.0,
+             detector and detector.transformer * BYTES[settings.detector.dtype]),
     )  # fmt: skip
     return tuple(role for role in every if role.gpus)
 

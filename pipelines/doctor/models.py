@@ -25,6 +25,8 @@ def check_models(settings: Settings) -> Iterator[Finding]:
     ):
         if used:
             yield _model(f"{section}.model", painter.model, "", "model_index.json")
+    if settings.mix.detector:
+        yield _model("detector.model", settings.detector.model, "", "config.json")
 
 
 def _model(setting: str, location: str, shipped: str, first_file: str) -> Finding:

@@ -74,9 +74,20 @@ def reward_demand(settings: Settings) -> Demand:
     )
 
 
+def detector_demand(settings: Settings) -> Demand:
+    """The replicas of the detector that gives rule rewards."""
+    own, count = settings.detector, settings.detector.replicas if settings.mix.detector else 0
+    return Demand(
+        "detector replicas", count, own.cpus, own.gpus, own.nodes, "detector.replicas, detector.cpus or detector.gpus"
+    )
+
+
 def demands(settings: Settings) -> tuple[Demand, ...]:
     """All roles of a run."""
-    return learner_demand(settings.policy), reward_demand(settings), rollout_demand(settings.policy)
+    return (
+        learner_demand(settings.policy), reward_demand(settings), detector_demand(settings),
+        rollout_demand(settings.policy),
+    )  # fmt: skip
 
 
 def rooms() -> list[Room]:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import ray
 from ray import serve
 
+from actors.detector import DIRECTIONS, DetectorReplica
 from actors.endpoint import key_of
 from actors.judge import JudgeReplica
 from actors.process import actor_options
-from actors.records import Scores
+from actors.records import Prompt, Relation, Scores
 from actors.reward import RewardPool, serve_replicas, start_pool
 from conf.flux import EMBEDDED
 from conf.policy import JudgeSettings
 from conf.reward import RewardPoolSettings
 from conf.settings import Settings
+from pipelines.policy.prompts import draw_held_out_prompts, draw_training_prompts
+from pipelines.preferences.relations import fact_of
 from pipelines.reward.locations import served_model
 from pipelines.scenes.rule_reward import RulesReplica
+
+_DIRECTION_OF = {"left": "left of", "above": "above"}  # a sense of the algebra of relations -> one of DIRECTIONS
 
 
 class RewardMix:
@@ -57,7 +62,8 @@ def start_rewards(settings: Settings) -> RewardMix:
 
     The judge's key is read from this process's environment and given to its replicas alone.
     Raises FileNotFoundError where SpatialScore has a weight but stage 2 has left no model, ValueError where the rules
-    are asked to read other pictures than those of the scenes world, or where the judge's key is not set.
+    are asked to read other pictures than those of the scenes world, where the judge's key is not set, or the detector
+    is asked for a prompt whose relations are not given or cannot be read from boxes.
     """
     mix, pool = settings.mix, settings.pool
     if mix.rules and settings.flux.model != EMBEDDED:
@@ -70,6 +76,8 @@ def start_rewards(settings: Settings) -> RewardMix:
     if mix.judge:
         judge = _judge(settings.judge, actor_options(1, pool.cpus, 0))
         terms.append((mix.judge, serve_replicas(judge, "judge", JudgeReplica.__name__, pool.retries)))
+    if mix.detector:
+        terms.append((mix.detector, _start_detector(settings)))
     return RewardMix(terms)
 
 
@@ -83,3 +91,43 @@ def _judge(settings: JudgeSettings, options: dict[str, Any]) -> serve.Applicatio
     return serve.deployment(JudgeReplica, ray_actor_options=options, max_ongoing_requests=64).bind(
         settings, key_of(settings)
     )
+
+
+def _start_detector(settings: Settings) -> RewardPool:
+    own = settings.detector
+    prompts = draw_training_prompts(settings.policy, settings.flux)
+    held_out = draw_held_out_prompts(settings.policy, settings.flux, settings.evaluation.seed)
+    detector = serve.deployment(
+        DetectorReplica,
+        num_replicas=own.replicas,
+        ray_actor_options=actor_options(own.threads, own.cpus, own.gpus, own.nodes),
+    ).bind(own, readable_relations([*prompts, *held_out.short, *held_out.long]))
+    return serve_replicas(detector, "detector", DetectorReplica.__name__, settings.pool.retries)
+
+
+def readable_relations(prompts: Iterable[Prompt]) -> dict[str, tuple[Relation, ...]]:
+    """A prompt's text -> its relations, in the words of the detector's DIRECTIONS.
+
+    Raises ValueError, naming the prompt, where it has none, or one that boxes do not tell.
+    """
+    readable: dict[str, tuple[Relation, ...]] = {}
+    for prompt in prompts:
+        if not prompt.relations:
+            raise ValueError(
+                f"mix.detector needs the relations of every prompt, and {prompt.text[:60]!r} has none: give its line "
+                '"relations": [[subject, relation, object], …]'
+            )
+        readable[prompt.text] = tuple(_readable(prompt, relation) for relation in prompt.relations)
+    return readable
+
+
+def _readable(prompt: Prompt, relation: Relation) -> Relation:
+    """`relation` as one of DIRECTIONS: "B to the right of A" is "A left of B"."""
+    try:
+        sense, first, second = fact_of(relation)
+        return Relation(first, _DIRECTION_OF[sense], second)
+    except KeyError:
+        raise ValueError(
+            f"mix.detector reads {', '.join(DIRECTIONS)} from boxes, not {relation.relation!r} of "
+            f"{prompt.text[:60]!r}: leave such prompts out, or reward them by mix.spatialscore"
+        ) from None

@@ -127,9 +127,9 @@ def test_models_that_cannot_be_loaded_are_told(hub: None, tmp_path: Path, monkey
     assert_fails(policy_model("owner/open"), "the hub does not answer: ConnectError", "hf download owner/open")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert_fails(policy_model("owner/open"), "HF_HUB_OFFLINE is set", "hf download")
-    painted = load("flux_dev", ["preferences.mix.hunyuan_image=0"])
+    painted = load("flux_dev", ["preferences.mix.hunyuan_image=0", "mix.detector=1"])
     named = [finding.what.partition("=")[0] for finding in models.check_models(painted)]
-    assert named == ["flux.model", "spatialscore.model", "qwen_image.model"]
+    assert named == ["flux.model", "spatialscore.model", "qwen_image.model", "detector.model"]
 
 
 def test_a_cached_model_needs_no_hub_but_must_be_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,6 +154,9 @@ def test_gpus_that_are_missing_or_too_small_are_told() -> None:
     small = gpus.Seen("12.8", [("NVIDIA L4", 24.0), ("NVIDIA H100", 85.0)])
     assert [finding.ok for finding in gpus.judge("here", small, settings)] == [False, True]
     assert_fails(gpus.judge("here", small, settings), "24 GB; the fullest holds 34 GB", "docs/cluster.md")
+    beside = gpus.roles(load("flux_dev", ["mix.detector=1", "detector.gpus=0.2"]))[-1]
+    assert beside == gpus.Role("detector replica", 0.2, pytest.approx(0.62))
+    assert "detector replica" not in {role.name for role in gpus.roles(load("flux_dev", ["detector.gpus=0.2"]))}
     unknown = load("flux_dev", ["flux.model=mine/own"])
     assert all("not known" in finding.what and finding.ok for finding in gpus.judge("here", small, unknown))
     assert next(gpus.check_gpus(load("scenes"))).ok

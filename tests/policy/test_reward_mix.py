@@ -1,19 +1,25 @@
-"""Several rewards at once: the exact checker and a judge that answers over HTTP on this machine."""
+"""Several rewards at once: the exact checker, a judge that answers over HTTP on this machine, and a detector."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import ray
 
+from actors.detector import DetectorReplica
 from actors.judge import grade_in
+from actors.records import Prompt, Relation
 from conf import SettingsError, load
-from pipelines.policy.reward_mix import start_rewards
+from pipelines.policy.prompts import draw_held_out_prompts, read_prompts
+from pipelines.policy.reward_mix import readable_relations, start_rewards
 from pipelines.scenes.grammar import parse
 from pipelines.scenes.render import lay_out, render
+from tests.actors.tiny_owlv2 import save_tiny_owlv2
 from tests.openai_server import Behaviour, Refusing, serving
 
 KEY = "sk-secret-of-the-test"
@@ -55,6 +61,46 @@ def test_rewards_are_weighed_and_a_failed_grade_fails_its_image_only(
     assert behaviour.keys == {f"Bearer {KEY}"} and {body["model"] for body in behaviour.bodies} == {"judge"}
     (picture, _) = behaviour.bodies[0]["messages"][0]["content"]
     assert picture["image_url"]["url"].startswith("data:image/png;base64,")
+
+
+@pytest.mark.ray
+def test_a_detector_is_told_the_relations_of_all_the_runs_prompts(ray_cluster: None, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(
+        json.dumps({"text": "a cup beneath a red square", "relations": [["cup", "beneath", "red square"]]}) + "\n"
+    )
+    detector = save_tiny_owlv2(tmp_path / "owlv2")
+    settings = load("scenes", [
+        "mix.spatialscore=0", "mix.detector=2", f"detector.model={detector}", "detector.threshold=0",
+        f"policy.prompts={prompts}", "policy.evaluate_prompts=2",
+    ])  # fmt: skip
+    held_out = draw_held_out_prompts(settings.policy, settings.flux, settings.evaluation.seed)
+    texts = ["a cup beneath a red square", *(prompt.text for prompt in (*held_out.short, *held_out.long))]
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    rewards = start_rewards(settings)
+    try:
+        scores = asyncio.run(rewards.score(ray.put(images), texts))
+    finally:
+        rewards.stop()
+    told = readable_relations([*read_prompts(prompts), *held_out.short, *held_out.long])
+    alone = DetectorReplica(settings.detector, told).score(images, texts)
+    assert scores.mu.tolist() == pytest.approx((2 * alone.mu).tolist()) and scores.mu.max() > 0
+
+
+def test_relations_are_told_in_the_words_of_boxes_or_refused() -> None:
+    def prompt(*relations: Relation) -> Prompt:
+        return Prompt("7", "what it says", relations)
+
+    under = prompt(Relation("cup", "underneath", "table"), Relation("cup", "to the right of", "jug"))
+    assert readable_relations([under]) == {
+        "what it says": (Relation("table", "above", "cup"), Relation("jug", "left of", "cup"))
+    }
+    with pytest.raises(ValueError, match="from boxes, not 'behind' of 'what it says'"):
+        readable_relations([under, prompt(Relation("cup", "behind", "jug"))])
+    with pytest.raises(ValueError, match="from boxes, not 'juggled by'"):
+        readable_relations([prompt(Relation("cup", "juggled by", "jug"))])
+    with pytest.raises(ValueError, match="needs the relations of every prompt, and 'what it says' has none"):
+        readable_relations([prompt()])
 
 
 def test_a_mix_that_cannot_be_is_refused() -> None:
