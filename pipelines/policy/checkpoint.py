@@ -46,7 +46,8 @@ def arithmetic_of(settings: Settings) -> dict[str, object]:
     policy = {key: value for key, value in asdict(settings.policy).items() if key not in FREE_TO_CHANGE}
     flux = {f"flux.{key}": value for key, value in asdict(settings.flux).items() if key != "model"}
     mix = {f"mix.{key}": value for key, value in asdict(settings.mix).items()}
-    return json.loads(json.dumps(policy | flux | mix))
+    detector = {f"detector.{key}": getattr(settings.detector, key) for key in ("threshold", "margin")}
+    return json.loads(json.dumps(policy | flux | mix | detector))
 
 
 class Checkpoints:

@@ -75,6 +75,8 @@ def test_a_checkpoint_is_complete_or_not_there(ray_cluster: None, tmp_path: Path
     check_resumable(newest, replace(settings, policy=replace(settings.policy, rollout_actors=9, minutes=3.0)))
     with pytest.raises(ValueError, match="group_size was 24 and is 12"):
         check_resumable(newest, replace(settings, policy=replace(settings.policy, group_size=12)))
+    with pytest.raises(ValueError, match=r"detector\.margin was 0\.1 and is 0\.2"):
+        check_resumable(newest, replace(settings, detector=replace(settings.detector, margin=0.2)))
     older = replace(newest, settings={key: value for key, value in newest.settings.items() if key != "flux.compile"})
     check_resumable(older, settings)  # from before that setting was there
     with pytest.raises(ValueError, match=r"flux\.compile was False and is True"):
