@@ -91,7 +91,7 @@ class DetectorReplica:
 
     @torch.inference_mode()
     def find(self, images: np.ndarray | Sequence[np.ndarray], names: Sequence[Sequence[str]]) -> list[dict[str, Box]]:
-        """The most confident box of each of an image's `names`, absent where none reaches `detector.threshold`.
+        """The most confident box of each of an image's `names`, absent where none is above `detector.threshold`.
 
         As in OWLv2's own post-processing a box is of the one name that it fits best.
         """

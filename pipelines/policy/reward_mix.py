@@ -68,16 +68,18 @@ def start_rewards(settings: Settings) -> RewardMix:
     mix, pool = settings.mix, settings.pool
     if mix.rules and settings.flux.model != EMBEDDED:
         raise ValueError(f"mix.rules reads pictures of the scenes world only, not of flux.model={settings.flux.model}")
+    # what can be refused comes first, so that nothing is left running
+    judge = _judge(settings.judge, actor_options(1, pool.cpus, 0)) if mix.judge else None
+    detector = _detector(settings) if mix.detector else None
     terms: list[tuple[float, RewardPool]] = []
     if mix.spatialscore:
         terms.append((mix.spatialscore, start_pool(pool, served_model(settings))))
     if mix.rules:
         terms.append((mix.rules, start_rules(pool)))
-    if mix.judge:
-        judge = _judge(settings.judge, actor_options(1, pool.cpus, 0))
+    if judge:
         terms.append((mix.judge, serve_replicas(judge, "judge", JudgeReplica.__name__, pool.retries)))
-    if mix.detector:
-        terms.append((mix.detector, _start_detector(settings)))
+    if detector:
+        terms.append((mix.detector, serve_replicas(detector, "detector", DetectorReplica.__name__, pool.retries)))
     return RewardMix(terms)
 
 
@@ -93,16 +95,13 @@ def _judge(settings: JudgeSettings, options: dict[str, Any]) -> serve.Applicatio
     )
 
 
-def _start_detector(settings: Settings) -> RewardPool:
+def _detector(settings: Settings) -> serve.Application:
     own = settings.detector
     prompts = draw_training_prompts(settings.policy, settings.flux)
     held_out = draw_held_out_prompts(settings.policy, settings.flux, settings.evaluation.seed)
-    detector = serve.deployment(
-        DetectorReplica,
-        num_replicas=own.replicas,
-        ray_actor_options=actor_options(own.threads, own.cpus, own.gpus, own.nodes),
-    ).bind(own, readable_relations([*prompts, *held_out.short, *held_out.long]))
-    return serve_replicas(detector, "detector", DetectorReplica.__name__, settings.pool.retries)
+    relations = readable_relations([*prompts, *held_out.short, *held_out.long])
+    options = actor_options(own.threads, own.cpus, own.gpus, own.nodes)
+    return serve.deployment(DetectorReplica, num_replicas=own.replicas, ray_actor_options=options).bind(own, relations)
 
 
 def readable_relations(prompts: Iterable[Prompt]) -> dict[str, tuple[Relation, ...]]:

@@ -110,6 +110,13 @@ def test_a_mix_that_cannot_be_is_refused() -> None:
         start_rewards(load("flux_dev", ["mix.rules=1"]))
 
 
+def test_prompts_without_relations_are_refused_before_any_pool_starts(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"text": "a cup on a table"}) + "\n")
+    with pytest.raises(ValueError, match="'a cup on a table' has none"):
+        start_rewards(load("flux_dev", ["mix.detector=1", f"policy.prompts={prompts}", f"run_dir={tmp_path}"]))
+
+
 @pytest.mark.parametrize(
     ("answer", "grade"), [("7", 7.0), ("Grade: 8.5", 8.5), ("11", None), ("7 of 10", None), ("none", None)]
 )
