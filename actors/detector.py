@@ -15,7 +15,7 @@ from transformers import Owlv2ForObjectDetection, Owlv2Processor
 
 from actors.policy import DTYPES
 from actors.process import set_up_process
-from actors.records import Relation, Scores
+from actors.records import Relation, Scores, objects_of, require_texts
 from conf.detector import DetectorSettings
 
 Box = tuple[float, float, float, float]
@@ -41,11 +41,6 @@ def directions(a: Box, b: Box, margin: float) -> set[str]:
     if clear_y > 0.5 * length:
         found.add("above" if y < 0 else "below")
     return found
-
-
-def objects_of(relations: Sequence[Relation]) -> list[str]:
-    """The objects that a prompt's relations name, each once, in order."""
-    return list(dict.fromkeys(name for relation in relations for name in (relation.subject, relation.object)))
 
 
 def share_kept(relations: Sequence[Relation], found: Mapping[str, Box], margin: float) -> float:
@@ -76,8 +71,7 @@ class DetectorReplica:
 
         Raises ValueError for a text whose relations it was not told.
         """
-        if len(images) != len(texts):
-            raise ValueError(f"every image needs its text, got {len(images)} images and {len(texts)} texts")
+        require_texts(images, texts)
         for text in texts:
             if text not in self._relations:
                 raise ValueError(f"the detector was told no relations of {text!r}: it is none of the run's prompts")
@@ -87,7 +81,7 @@ class DetectorReplica:
             relations = [self._relations[text] for text in texts[start : start + rows]]
             found = self.find(images[start : start + rows], [objects_of(each) for each in relations])
             shares += [share_kept(*pair, self._settings.margin) for pair in zip(relations, found, strict=True)]
-        return Scores(np.array(shares, dtype=np.float32), np.zeros(len(texts), dtype=np.float32))
+        return Scores.certain(shares)
 
     @torch.inference_mode()
     def find(self, images: np.ndarray | Sequence[np.ndarray], names: Sequence[Sequence[str]]) -> list[dict[str, Box]]:

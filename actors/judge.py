@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from actors.endpoint import Endpoint, Key, OwnAccount, Refused, Unanswered
-from actors.records import Scores
+from actors.records import Scores, require_texts
 from conf.policy import JudgeSettings
 
 QUESTION = (
@@ -30,10 +30,9 @@ class JudgeReplica:
 
     async def score(self, images: np.ndarray | Sequence[np.ndarray], texts: Sequence[str]) -> Scores:
         """Grades image i against text i. `images`: uint8 [B, H, W, 3]. Sigma is 0: a grade has none."""
-        if len(images) != len(texts):
-            raise ValueError(f"every image needs its text, got {len(images)} images and {len(texts)} texts")
+        require_texts(images, texts)
         grades = await asyncio.gather(*(self._grade(image, text) for image, text in zip(images, texts, strict=True)))
-        return Scores(np.array(grades, dtype=np.float32), np.zeros(len(texts), dtype=np.float32))
+        return Scores.certain(grades)
 
     async def _grade(self, image: np.ndarray, text: str) -> float:
         content = [

@@ -5,8 +5,9 @@ Axes: T denoise steps, S image tokens, C packed latent channels, L text tokens, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 import torch
@@ -19,6 +20,11 @@ class Relation:
     subject: str
     relation: str
     object: str
+
+
+def objects_of(relations: Sequence[Relation]) -> list[str]:
+    """The objects that a prompt's relations name, each once, in order."""
+    return list(dict.fromkeys(name for relation in relations for name in (relation.subject, relation.object)))
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,17 @@ class Scores:
 
     mu: np.ndarray  # [B] float32
     sigma: np.ndarray  # [B] float32
+
+    @classmethod
+    def certain(cls, mu: Sequence[float]) -> Self:
+        """Of a reward that knows no uncertainty: sigma is 0."""
+        return cls(np.array(mu, dtype=np.float32), np.zeros(len(mu), dtype=np.float32))
+
+
+def require_texts(images: Sequence[np.ndarray] | np.ndarray, texts: Sequence[str]) -> None:
+    """Raises ValueError unless there is one text an image."""
+    if len(images) != len(texts):
+        raise ValueError(f"every image needs its text, got {len(images)} images and {len(texts)} texts")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from ray.serve.schema import ReplicaState
 
 from actors.endpoint import key_in
 from actors.process import actor_options, set_up_process
-from actors.records import Scores
+from actors.records import Scores, require_texts
 from actors.spatialscore.scorer import SpatialScorer
 from conf.reward import RewardPoolSettings
 
@@ -54,8 +54,7 @@ class ScoreReplica:
 
     async def score(self, images: np.ndarray | Sequence[np.ndarray], texts: Sequence[str]) -> Scores:
         """Scores image i against text i. `images`: uint8 [B, H, W, 3], which Ray fetches if it was a reference."""
-        if len(images) != len(texts):
-            raise ValueError(f"every image needs its text, got {len(images)} images and {len(texts)} texts")
+        require_texts(images, texts)
         return await self._gather(ScoreCall(list(images), texts))
 
     @serve.batch

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from actors.records import Prompt
+from actors.records import Prompt, objects_of
 from conf.flux import EMBEDDED
 from conf.settings import Settings
 from pipelines.policy.prompts import read_prompts
@@ -32,8 +32,7 @@ class Case:
     @property
     def objects(self) -> list[str]:
         """Names of the objects that the relations speak of, in order."""
-        pairs = ((relation.subject, relation.object) for relation in self.prompt.relations)
-        return list(dict.fromkeys(name for pair in pairs for name in pair))
+        return objects_of(self.prompt.relations)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from actors.records import Relation
+from actors.records import Relation, objects_of
 from pipelines.scenes.grammar import COLORS, OPPOSITE, SHAPES, SceneObject
 from pipelines.scenes.render import RADIUS, around, distance, holds
 
@@ -79,9 +79,8 @@ def inspect(image: np.ndarray) -> tuple[Found, ...]:
 def check(image: np.ndarray, relations: Sequence[Relation]) -> Verdict:
     """Judges a uint8 [64, 64, 3] picture against the relations of its prompt."""
     found = {thing.thing.name: thing for thing in inspect(image)}
-    names = dict.fromkeys(name for relation in relations for name in (relation.subject, relation.object))
     outcomes = tuple(_outcome(relation, found) for relation in relations)
-    return Verdict({name: name in found for name in names}, outcomes)
+    return Verdict({name: name in found for name in objects_of(relations)}, outcomes)
 
 
 def _outcome(relation: Relation, found: dict[str, Found]) -> str:

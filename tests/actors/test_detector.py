@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import Owlv2ForObjectDetection, Owlv2Processor
 
-from actors.detector import Box, DetectorReplica, directions, objects_of, share_kept
-from actors.records import Relation
+from actors.detector import Box, DetectorReplica, directions, share_kept
+from actors.records import Relation, objects_of
 from conf.detector import DetectorSettings
 from tests.actors.tiny_owlv2 import save_tiny_owlv2
 
