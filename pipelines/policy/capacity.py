@@ -9,7 +9,9 @@ import ray
 from ray._private.state import state
 
 from actors.process import NODE_GROUP
+from conf.detector import DetectorSettings
 from conf.policy import PolicySettings
+from conf.reward import RewardPoolSettings
 from conf.settings import Settings
 
 
@@ -27,6 +29,14 @@ class Demand:
     def __str__(self) -> str:
         where = f" on nodes of group {self.nodes}" if self.nodes else ""
         return f"{self.count} {self.role} of {self.cpus:g} CPUs and {self.gpus:g} GPUs{where}"
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """One reward's replicas at one moment."""
+
+    demand: Demand
+    running: int
 
 
 @dataclass
@@ -66,28 +76,45 @@ def learner_demand(policy: PolicySettings) -> Demand:
     )  # fmt: skip
 
 
-def reward_demand(settings: Settings) -> Demand:
+def spatialscore_demand(pool: RewardPoolSettings) -> Demand:
     """The replicas of SpatialScore that a run cannot do without."""
-    pool, count = settings.pool, settings.pool.min_replicas if settings.mix.spatialscore else 0
     return Demand(
-        "reward replicas", count, pool.cpus, pool.gpus, pool.nodes, "pool.min_replicas, pool.cpus or pool.gpus"
-    )
+        "SpatialScore replicas", pool.min_replicas, pool.cpus, pool.gpus, pool.nodes,
+        "pool.min_replicas, pool.cpus or pool.gpus",
+    )  # fmt: skip
 
 
-def detector_demand(settings: Settings) -> Demand:
+def rules_demand(pool: RewardPoolSettings) -> Demand:
+    """The replica of the exact checker."""
+    return Demand("exact checker", 1, pool.cpus, 0.0, "", "pool.cpus")
+
+
+def judge_demand(pool: RewardPoolSettings) -> Demand:
+    """The replica that asks the judge behind an endpoint."""
+    return Demand("judge's client", 1, pool.cpus, 0.0, "", "pool.cpus")
+
+
+def detector_demand(own: DetectorSettings) -> Demand:
     """The replicas of the detector that gives rule rewards."""
-    own, count = settings.detector, settings.detector.replicas if settings.mix.detector else 0
     return Demand(
-        "detector replicas", count, own.cpus, own.gpus, own.nodes, "detector.replicas, detector.cpus or detector.gpus"
-    )
+        "detector replicas", own.replicas, own.cpus, own.gpus, own.nodes,
+        "detector.replicas, detector.cpus or detector.gpus",
+    )  # fmt: skip
+
+
+def reward_demands(settings: Settings) -> tuple[Demand, ...]:
+    """Those of the rewards that have a weight."""
+    mix, pool = settings.mix, settings.pool
+    weighed = (
+        (mix.spatialscore, spatialscore_demand(pool)), (mix.rules, rules_demand(pool)),
+        (mix.judge, judge_demand(pool)), (mix.detector, detector_demand(settings.detector)),
+    )  # fmt: skip
+    return tuple(demand for weight, demand in weighed if weight)
 
 
 def demands(settings: Settings) -> tuple[Demand, ...]:
     """All roles of a run."""
-    return (
-        learner_demand(settings.policy), reward_demand(settings), detector_demand(settings),
-        rollout_demand(settings.policy),
-    )  # fmt: skip
+    return (learner_demand(settings.policy), *reward_demands(settings), rollout_demand(settings.policy))
 
 
 def rooms() -> list[Room]:
@@ -119,7 +146,7 @@ def shortage(demands: Sequence[Demand], rooms: Sequence[Room]) -> str:
     for demand in sorted(demands, key=lambda demand: (demand.nodes != "", demand.gpus, demand.cpus), reverse=True):
         placed = sum(any(room.take(demand) for room in left) for _ in range(demand.count))
         if placed < demand.count:
-            wanted = "; ".join(str(each) for each in demands if each.count)
+            wanted = "; ".join(map(str, demands))
             return (
                 f"a run must find room for all of: {wanted}. The cluster has {have} on {len(rooms)} nodes, where "
                 f"{demand.count - placed} of the {demand.role} have no place: lower {demand.mend}, or add nodes"

@@ -16,6 +16,7 @@ from actors.grpo.advantages import Advantages, group_advantages
 from actors.records import Prompt, Scores
 from actors.rollout import SampleReport, WeightsHandle
 from conf.policy import PolicySettings
+from pipelines.policy.capacity import Replicas
 from pipelines.policy.clock import Level
 from pipelines.policy.rollouts import RolloutPool
 
@@ -32,8 +33,8 @@ class RewardPool(Protocol):
         """Scores uint8 [B, H, W, 3] images, given as a reference, against one text each."""
         ...
 
-    async def replicas(self) -> int:
-        """How many replicas are running now. Raises what the pool's controller raises while it is away."""
+    async def replicas(self) -> Sequence[Replicas]:
+        """The running replicas of each of its rewards. Raises what the pool's controller raises while it is away."""
         ...
 
 

@@ -61,7 +61,7 @@ class Learning:
         While they wait for their places, rollout actors beyond the least number give way, one after the other.
         """
         starting = self.group.start()
-        await patiently(starting, learner_demand(self.settings), self._say, self.groups.rollouts.give_way)
+        await patiently(starting, [learner_demand(self.settings)], self._say, self.groups.rollouts.give_way)
         self.groups.rollouts.grow()
         for manifest in checkpoints.manifests():
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import ray
@@ -15,13 +15,17 @@ REMIND_AFTER = 30.0  # seconds
 
 
 async def patiently(
-    work: Awaitable[Result], demand: Demand, say: Callable[[str], None], remedy: Callable[[], object] = lambda: None
+    work: Awaitable[Result],
+    demands: Sequence[Demand],
+    say: Callable[[str], None],
+    remedy: Callable[[], object] = lambda: None,
 ) -> Result:
-    """Awaits `work`, which needs `demand`; every half minute says so, and tries the `remedy`."""
+    """Awaits `work`, which needs `demands`; every half minute says so, and tries the `remedy`."""
     task = asyncio.ensure_future(work)
     try:
         while not (await asyncio.wait({task}, timeout=REMIND_AFTER))[0]:
-            say(waiting_for(demand))
+            for demand in demands:
+                say(waiting_for(demand))
             remedy()
     finally:
         task.cancel()

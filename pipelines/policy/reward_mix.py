@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,14 @@ from conf.flux import EMBEDDED
 from conf.policy import JudgeSettings
 from conf.reward import RewardPoolSettings
 from conf.settings import Settings
+from pipelines.policy.capacity import (
+    Demand,
+    Replicas,
+    detector_demand,
+    judge_demand,
+    rules_demand,
+    spatialscore_demand,
+)
 from pipelines.policy.prompts import draw_held_out_prompts, draw_training_prompts
 from pipelines.preferences.relations import fact_of
 from pipelines.reward.locations import served_model
@@ -28,33 +37,43 @@ from pipelines.scenes.rule_reward import RulesReplica
 _DIRECTION_OF = {"left": "left of", "above": "above"}  # a sense of the algebra of relations -> one of DIRECTIONS
 
 
+@dataclass(frozen=True)
+class Term:
+    """One reward of the sum."""
+
+    weight: float
+    pool: RewardPool
+    demand: Demand  # its replicas'
+
+
 class RewardMix:
     """Scores through several pools at once. An image that one of them cannot score is not a number for all."""
 
-    def __init__(self, terms: Sequence[tuple[float, RewardPool]]) -> None:
+    def __init__(self, terms: Sequence[Term]) -> None:
         self._terms = tuple(terms)
 
     @property
     def retries(self) -> int:
         """Calls that had to be made again, over all pools."""
-        return sum(pool.retries for _, pool in self._terms)
+        return sum(term.pool.retries for term in self._terms)
 
     async def score(self, images: ray.ObjectRef, texts: Sequence[str]) -> Scores:
         """sum_i w_i mu_i, and the sigma of that sum of independent Gaussians. See RewardPool.score."""
-        parts = await asyncio.gather(*(pool.score(images, texts) for _, pool in self._terms))
-        weights = [weight for weight, _ in self._terms]
+        parts = await asyncio.gather(*(term.pool.score(images, texts) for term in self._terms))
+        weights = [term.weight for term in self._terms]
         mu = sum(weight * part.mu for weight, part in zip(weights, parts, strict=True))
         variance = sum((weight * part.sigma) ** 2 for weight, part in zip(weights, parts, strict=True))
         return Scores(np.asarray(mu, np.float32), np.sqrt(np.asarray(variance, np.float32)))
 
-    async def replicas(self) -> int:
-        """Replicas that are running now, over all pools."""
-        return sum(await asyncio.gather(*(asyncio.to_thread(pool.replicas) for _, pool in self._terms)))
+    async def replicas(self) -> list[Replicas]:
+        """Every reward's replicas that are running now."""
+        running = await asyncio.gather(*(asyncio.to_thread(term.pool.replicas) for term in self._terms))
+        return [Replicas(term.demand, count) for term, count in zip(self._terms, running, strict=True)]
 
     def stop(self) -> None:
         """Removes all pools from the cluster."""
-        for _, pool in self._terms:
-            pool.stop()
+        for term in self._terms:
+            term.pool.stop()
 
 
 def start_rewards(settings: Settings) -> RewardMix:
@@ -71,22 +90,24 @@ def start_rewards(settings: Settings) -> RewardMix:
     # what can be refused comes first, so that nothing is left running
     judge = _judge(settings.judge, actor_options(1, pool.cpus, 0)) if mix.judge else None
     detector = _detector(settings) if mix.detector else None
-    terms: list[tuple[float, RewardPool]] = []
+    terms: list[Term] = []
     if mix.spatialscore:
-        terms.append((mix.spatialscore, start_pool(pool, served_model(settings))))
+        terms.append(Term(mix.spatialscore, start_pool(pool, served_model(settings)), spatialscore_demand(pool)))
     if mix.rules:
-        terms.append((mix.rules, start_rules(pool)))
+        terms.append(rules_term(pool, mix.rules))
     if judge:
-        terms.append((mix.judge, serve_replicas(judge, "judge", JudgeReplica.__name__, pool.retries)))
+        replicas = serve_replicas(judge, "judge", JudgeReplica.__name__, pool.retries)
+        terms.append(Term(mix.judge, replicas, judge_demand(pool)))
     if detector:
-        terms.append((mix.detector, serve_replicas(detector, "detector", DetectorReplica.__name__, pool.retries)))
+        replicas = serve_replicas(detector, "detector", DetectorReplica.__name__, pool.retries)
+        terms.append(Term(mix.detector, replicas, detector_demand(settings.detector)))
     return RewardMix(terms)
 
 
-def start_rules(pool: RewardPoolSettings, relations: bool = True) -> RewardPool:
+def rules_term(pool: RewardPoolSettings, weight: float, relations: bool = True) -> Term:
     """Starts the exact checker as a reward and waits until it answers. Without `relations` it sees objects only."""
     rules = serve.deployment(RulesReplica, ray_actor_options=actor_options(1, pool.cpus, 0)).bind(relations)
-    return serve_replicas(rules, "rules", RulesReplica.__name__, pool.retries)
+    return Term(weight, serve_replicas(rules, "rules", RulesReplica.__name__, pool.retries), rules_demand(pool))
 
 
 def _judge(settings: JudgeSettings, options: dict[str, Any]) -> serve.Application:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from conf import Settings
-from pipelines.policy.capacity import reward_demand
+from pipelines.policy.capacity import reward_demands
 from pipelines.policy.patience import patiently
 from pipelines.policy.reward_mix import start_rewards
 from pipelines.policy.train import PolicyResult, check_start, train_policy
@@ -23,7 +23,7 @@ def run_policy(settings: Settings, say: Callable[[str], None] = print) -> Policy
         served_model(settings)
         require_passed(settings)
     check_start(settings)
-    starting = patiently(asyncio.to_thread(start_rewards, settings), reward_demand(settings), say)
+    starting = patiently(asyncio.to_thread(start_rewards, settings), reward_demands(settings), say)
     rewards = asyncio.run(starting)
     try:
         return train_policy(settings, rewards, say)

@@ -93,7 +93,7 @@ async def _train(
     learning = Learning(policy, learner, start_learner, groups, say)
     loop = PolicyLoop(settings, prompts, groups, learning, evaluation, checkpoints, log, Progress(policy, say))
     try:
-        await patiently(rollouts.ready(), demand, say)
+        await patiently(rollouts.ready(), [demand], say)
         weights = await loop.run()
         export = export_lora(weights, settings)
         return PolicyResult(

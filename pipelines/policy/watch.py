@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ray.exceptions import RayError
 
 from conf.settings import Settings
-from pipelines.policy.capacity import reward_demand, rollout_demand
+from pipelines.policy.capacity import Demand, Replicas, rollout_demand
 from pipelines.policy.groups import GroupMaker
 from pipelines.policy.patience import REMIND_AFTER, waiting_for
 
@@ -32,7 +32,7 @@ class Watch:
 
     def __init__(self, settings: Settings, groups: GroupMaker, say: Callable[[str], None]) -> None:
         self._settings, self._groups, self._say = settings, groups, say
-        self._asking: asyncio.Task[int] | None = None
+        self._asking: asyncio.Task[Sequence[Replicas]] | None = None
 
     def start(self) -> None:
         """Begins an iteration."""
@@ -51,16 +51,16 @@ class Watch:
             rollout_idle_seconds=max(ready.area - busy.area, 0.0),
             reward_queue=scoring.mean,
             reward_idle_seconds=scoring.zero_seconds,
-            reward_replicas=replicas,
+            reward_replicas=math.nan if replicas is None else sum(each.running for each in replicas),
             gpus=ready.mean * policy.rollout_gpus
             + policy.learner_ranks * policy.learner_gpus
-            + (0.0 if math.isnan(replicas) else replicas) * self._settings.pool.gpus,
+            + sum(each.running * each.demand.gpus for each in replicas or ()),
         )
 
-    def _replicas(self) -> float:
+    def _replicas(self) -> Sequence[Replicas] | None:
         if self._asking is None or not self._asking.done() or self._asking.exception():
-            return math.nan
-        return float(self._asking.result())
+            return None
+        return self._asking.result()
 
     async def stand_by(self) -> None:
         """For ever: says what is waited for where no actor can sample or no replica can score.
@@ -72,16 +72,21 @@ class Watch:
             await asyncio.sleep(REMIND_AFTER)
             if not rollouts.any_ready():
                 self._say(waiting_for(rollout_demand(self._settings.policy)))
-            if await self._unscored():
-                self._say(waiting_for(reward_demand(self._settings)))
+            missing = await self._missing()
+            for demand in missing:
+                self._say(waiting_for(demand))
+            if missing:
                 rollouts.give_way()
                 lent = True
             elif lent:
                 rollouts.grow()
                 lent = False
 
-    async def _unscored(self) -> bool:
+    async def _missing(self) -> list[Demand]:
+        """Of the rewards that groups wait for and that no replica gives."""
+        if not self._groups.scoring.value:
+            return []
         try:
-            return self._groups.scoring.value > 0 and await self._groups.rewards.replicas() == 0
+            return [each.demand for each in await self._groups.rewards.replicas() if not each.running]
         except RayError:  # Serve's controller is away; it will be back
-            return False
+            return []

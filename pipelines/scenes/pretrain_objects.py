@@ -15,7 +15,7 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from conf.flux import EVERY_LAYER, FluxSettings
 from conf.policy import ExportSettings, PolicySettings
 from conf.settings import Settings
-from pipelines.policy.reward_mix import RewardMix, start_rules
+from pipelines.policy.reward_mix import RewardMix, rules_term
 from pipelines.policy.train import train_policy
 from pipelines.scenes.grammar import training_prompts
 
@@ -46,7 +46,7 @@ def train_on_objects(
         policy=policy,
         export=ExportSettings(merged=True),
     )
-    rewards = RewardMix([(1.0, start_rules(settings.pool, relations=False))])
+    rewards = RewardMix([rules_term(settings.pool, 1.0, relations=False)])
     try:
         train_policy(settings, rewards, say)
     finally:

@@ -6,6 +6,7 @@ import numpy as np
 import ray
 
 from actors.records import Scores
+from pipelines.policy.capacity import Demand, Replicas
 
 
 class Redness:
@@ -29,9 +30,9 @@ class RednessPool:
         """See RewardPool in pipelines.policy.groups."""
         return await self.actor.score.remote(images, texts)
 
-    async def replicas(self) -> int:
+    async def replicas(self) -> list[Replicas]:
         """See RewardPool in pipelines.policy.groups."""
-        return 1
+        return [Replicas(Demand("redness", 1, 0.1, 0.0, "", ""), running=1)]
 
     def stop(self) -> None:
         """Kills the actor."""
@@ -51,6 +52,6 @@ class IndifferentPool:
         self.texts.add(texts[0])
         return Scores(np.ones(len(texts), np.float32), np.ones(len(texts), np.float32))
 
-    async def replicas(self) -> int:
+    async def replicas(self) -> list[Replicas]:
         """See RewardPool in pipelines.policy.groups."""
-        return 0
+        return []
