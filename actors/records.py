@@ -54,6 +54,7 @@ class Trajectory:
     sigmas: torch.Tensor  # [T+1] float32, falling from 1 to 0
     seed: int
     batch_rows: int  # rows of the forward passes that made it, so that a replay can use the same shape
+    shared: int  # latents[:shared] are those of all of its group; 0 where each image began with a noise of its own
     policy_version: int
     trained: tuple[int, ...]  # the K denoise steps that are learned from
     means: torch.Tensor | None  # [K, S, C] float32, of the Gaussians they were drawn from; only if the ratio needs it

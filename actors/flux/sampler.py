@@ -41,7 +41,7 @@ def sample(
     """
     if len(conditioning) != len(seeds):
         raise ValueError(f"one conditioning a seed, got {len(conditioning)} and {len(seeds)} seeds")
-    begun = _shared_beginning(policy, conditioning, seeds[0], plan) if plan.shared_noise else ()
+    begun = _shared_beginning(policy, conditioning, seeds[0], plan) if plan.shared_noise else None
     rows = plan.max_rows or len(seeds)
     chunks = [
         _sample_rows(policy, conditioning[i : i + rows], seeds[i : i + rows], plan, policy_version, begun)
@@ -62,11 +62,17 @@ def draw_before_and_after(
     return before, policy.decode(sample(policy, conditioning, seeds, plan).latents)
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """What images of one initial noise have in common: they part with what the first noisy step draws."""
+
+    path: tuple[torch.Tensor, ...]  # [1, S, C] each, the latents up to that step
+    velocity: torch.Tensor  # [1, S, C] there
+
+
 @torch.inference_mode()
-def _shared_beginning(
-    policy: Policy, conditioning: Sequence[Conditioning], seed: int, plan: SamplingPlan
-) -> tuple[torch.Tensor, ...]:
-    """The way of all images from one seed's noise up to the first noisy step: [1, S, C] each, taken once."""
+def _shared_beginning(policy: Policy, conditioning: Sequence[Conditioning], seed: int, plan: SamplingPlan) -> Beginning:
+    """Takes the common way from one seed's noise once, whatever the number of images."""
     if any(other is not conditioning[0] for other in conditioning):
         raise ValueError("images that share their initial noise are of one prompt: pass one conditioning for all")
     path = [policy.initial_noise([torch.Generator().manual_seed(seed)])]
@@ -74,29 +80,29 @@ def _shared_beginning(
     for step in range(min(plan.noisy)):
         s, s_next = schedule[step], schedule[step + 1]
         path.append(euler(path[-1], policy.velocity(path[-1], s, rows), s, s_next))
-    return tuple(path)
+    return Beginning(tuple(path), policy.velocity(path[-1], schedule[min(plan.noisy)], rows))
 
 
 @torch.inference_mode()
 def _sample_rows(
     policy: Policy, conditioning: Sequence[Conditioning], seeds: Sequence[int], plan: SamplingPlan, version: int,
-    begun: Sequence[torch.Tensor],
+    begun: Beginning | None,
 ) -> Samples:  # fmt: skip
-    """`begun`: the first steps' latents that all images share; empty where each begins with its own noise."""
+    """`begun`: what all images share; None where each begins with its own noise."""
     transition, log_prob = transition_of(plan.transition)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     x = policy.initial_noise(generators)  # [B, S, C]; drawn in any case, as the step noises come after it
     noise = _step_noise(generators, plan, x)  # [noisy, B, S, C]
-    path = [shared.expand_as(x) for shared in begun] or [x]
-    x = path[-1]
+    path = [shared.expand_as(x) for shared in begun.path] if begun else [x]
+    first, x = len(path) - 1, path[-1]
     rows = policy.rows(conditioning)
     sigmas = policy.sigmas(plan.steps)  # [T+1]
     schedule = sigmas.to(x.device)[:, None].expand(-1, len(seeds))  # [T+1, B]
     log_probs = torch.zeros(plan.steps, len(seeds), device=x.device)  # [T, B]
     means = []  # K of [B, S, C]
-    for step in range(len(path) - 1, plan.steps):
+    for step in range(first, plan.steps):
         s, s_next = schedule[step], schedule[step + 1]
-        v = policy.velocity(x, s, rows)
+        v = begun.velocity.expand_as(x) if begun and step == first else policy.velocity(x, s, rows)
         if step in plan.noisy:
             drawn = transition(x, v, s, s_next, plan.noise_level)
             x = drawn.mean + drawn.std * noise[plan.noisy.index(step)]
@@ -112,9 +118,10 @@ def _sample_rows(
     latents = torch.stack(path, dim=1).cpu()  # [B, T+1, S, C]
     log_probs = log_probs.T.cpu()  # [B, T]
     kept = torch.stack(means, dim=1).cpu() if means else None  # [B, K, S, C]
+    shared = len(begun.path) if begun else 0
     trajectories = tuple(
         Trajectory(
-            latents[i].clone(), log_probs[i].clone(), sigmas, seed, len(seeds), version, plan.trained,
+            latents[i].clone(), log_probs[i].clone(), sigmas, seed, len(seeds), shared, version, plan.trained,
             None if kept is None else kept[i].clone(),
         )
         for i, seed in enumerate(seeds)

@@ -12,16 +12,21 @@ from actors.records import Trajectory
 
 @dataclass(frozen=True)
 class ReplayRows:
-    """R pairs of one forward. Step-major: neighbouring rows stand at the same noise level."""
+    """R pairs of one forward over D latents. Step-major: neighbours stand at the same noise level.
 
-    x: torch.Tensor  # [R, S, C] latent the step started from
+    Samples that began with one noise stand at the same latent when they first draw noise, and part only with that
+    draw: one velocity serves all their rows there, and D is smaller than R.
+    """
+
+    x: torch.Tensor  # [D, S, C] latents that steps started from
+    s: torch.Tensor  # [D] their noise levels
+    of: torch.Tensor  # [R] int64, which of the D latents a row's step started from
     x_next: torch.Tensor  # [R, S, C] latent it drew
-    s: torch.Tensor  # [R]
     s_next: torch.Tensor  # [R]
     log_prob: torch.Tensor  # [R] as the sampler computed it
     mean: torch.Tensor  # [R, S, C] of the Gaussian that the sampler drew from; [R, 0] where it kept none
     advantage: torch.Tensor  # [R]
-    weight: torch.Tensor  # [R] 1 / (N K); 0 for a row that only fills up the shape
+    weight: torch.Tensor  # [R] 1 / (N K)
     step: torch.Tensor  # [R] int64, which denoise step
 
     def to(self, device: torch.device) -> ReplayRows:
@@ -29,34 +34,56 @@ class ReplayRows:
         return ReplayRows(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
-def replay_rows(trajectories: Sequence[Trajectory], advantages: Sequence[float], rows: int) -> Iterator[ReplayRows]:
-    """Cuts the N x K pairs of one group into forwards of at most `rows` rows.
+@dataclass(frozen=True)
+class _Start:
+    """A latent that a step started from, and the samples that stood there."""
 
-    `rows` 0 takes the sampler's own batch shape and fills the last forward up to it with rows of weight 0, so that
-    the learner's forwards have exactly the sampler's shape.
+    step: int
+    samples: Sequence[int]
+
+
+def replay_rows(trajectories: Sequence[Trajectory], advantages: Sequence[float], rows: int) -> Iterator[ReplayRows]:
+    """Cuts the N x K pairs of one group into forwards over at most `rows` latents.
+
+    `rows` 0 takes the sampler's own batch shape: a latent that all share goes alone, and the last forward of the
+    others is filled up with latents that no row is of, so that the learner's forwards have exactly the sampler's shape.
     """
-    trained = trajectories[0].trained if trajectories else ()
-    pairs = [(sample, step) for step in trained for sample in range(len(trajectories))]
-    weight = 1.0 / max(len(pairs), 1)
-    size = rows or (trajectories[0].batch_rows if trajectories else 1)
-    for start in range(0, len(pairs), size):
-        chunk = pairs[start : start + size]
-        filling = 0 if rows else size - len(chunk)
-        weights = [weight] * len(chunk) + [0.0] * filling
-        chunk = chunk + chunk[:1] * filling
-        of = [trajectories[sample] for sample, _ in chunk]
-        steps = [step for _, step in chunk]
-        yield ReplayRows(
-            x=torch.stack([row.latents[step] for row, step in zip(of, steps, strict=True)]),
-            x_next=torch.stack([row.latents[step + 1] for row, step in zip(of, steps, strict=True)]),
-            s=torch.stack([row.sigmas[step] for row, step in zip(of, steps, strict=True)]),
-            s_next=torch.stack([row.sigmas[step + 1] for row, step in zip(of, steps, strict=True)]),
-            log_prob=torch.stack([row.log_probs[step] for row, step in zip(of, steps, strict=True)]),
-            mean=torch.stack([_mean(row, step) for row, step in zip(of, steps, strict=True)]),
-            advantage=torch.tensor([advantages[sample] for sample, _ in chunk], dtype=torch.float32),
-            weight=torch.tensor(weights),
-            step=torch.tensor(steps),
-        )
+    if not trajectories:
+        return
+    size, numbers = trajectories[0].batch_rows, range(len(trajectories))
+    shared = [_Start(step, numbers) for step in trajectories[0].trained if step < trajectories[0].shared]
+    own = [_Start(step, (n,)) for step in trajectories[0].trained[len(shared) :] for n in numbers]
+    if rows:
+        forwards = _cut(shared + own, rows)
+    else:
+        forwards = [[start] for start in shared] + [
+            chunk + [_Start(chunk[0].step, ())] * (size - len(chunk)) for chunk in _cut(own, size)
+        ]
+    for starts in forwards:
+        yield _rows_of(starts, trajectories, advantages)
+
+
+def _cut(starts: Sequence[_Start], size: int) -> list[list[_Start]]:
+    return [list(starts[first : first + size]) for first in range(0, len(starts), size)]
+
+
+def _rows_of(starts: Sequence[_Start], trajectories: Sequence[Trajectory], advantages: Sequence[float]) -> ReplayRows:
+    standing = [trajectories[start.samples[0] if start.samples else 0] for start in starts]
+    places = [(place, n) for place, start in enumerate(starts) for n in start.samples]
+    pairs = [(trajectories[n], starts[place].step) for place, n in places]
+    weight = 1.0 / (len(trajectories) * len(trajectories[0].trained))
+    return ReplayRows(
+        x=torch.stack([row.latents[start.step] for row, start in zip(standing, starts, strict=True)]),
+        s=torch.stack([row.sigmas[start.step] for row, start in zip(standing, starts, strict=True)]),
+        of=torch.tensor([place for place, _ in places]),
+        x_next=torch.stack([row.latents[step + 1] for row, step in pairs]),
+        s_next=torch.stack([row.sigmas[step + 1] for row, step in pairs]),
+        log_prob=torch.stack([row.log_probs[step] for row, step in pairs]),
+        mean=torch.stack([_mean(row, step) for row, step in pairs]),
+        advantage=torch.tensor([advantages[n] for _, n in places], dtype=torch.float32),
+        weight=torch.full((len(pairs),), weight),
+        step=torch.tensor([step for _, step in pairs]),
+    )
 
 
 def _mean(trajectory: Trajectory, step: int) -> torch.Tensor:

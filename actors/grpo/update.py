@@ -133,7 +133,7 @@ class GrpoLearner:
         if guard:
             log_ratio = guarded_log_ratio(log_ratio, new.step.mean, rows.mean, new.step.std)
         terms = clipped_ratio_loss(log_ratio, rows.advantage, self.settings.clip_range)
-        loss, kl = terms.loss / (rows.s - rows.s_next if guard else 1.0), torch.zeros_like(terms.loss)
+        loss, kl = terms.loss / (rows.s[rows.of] - rows.s_next if guard else 1.0), torch.zeros_like(terms.loss)
         if self.settings.kl_weight > 0:
             with torch.no_grad(), self.policy.base():
                 reference = self._propose(rows, conditioning)
@@ -141,11 +141,10 @@ class GrpoLearner:
             loss = loss + self.settings.kl_weight * kl
         ((loss * rows.weight).sum() / self._groups).backward()
         with torch.no_grad():
-            real = rows.weight > 0
             columns = torch.stack((loss, kl, terms.ratio, terms.clipped.float()))  # [4, R]
-            self._sums += (columns * real).sum(dim=1)
+            self._sums += columns.sum(dim=1)
             if on_policy:
-                self._drift.scatter_reduce_(0, rows.step, (terms.ratio - 1).abs() * real, "amax")
+                self._drift.scatter_reduce_(0, rows.step, (terms.ratio - 1).abs(), "amax")
 
     def _hold_to_base(self) -> None:
         """Makes the update's anchor passes, in forwards of the replay's size."""
@@ -168,8 +167,9 @@ class GrpoLearner:
 
     def _propose(self, rows: ReplayRows, conditioning: Conditioning) -> Proposal:
         transition = transition_of(self.settings.transition)[0]
-        velocity = self.policy.velocity(rows.x, rows.s, self.policy.rows([conditioning] * len(rows.s)))
-        return Proposal(velocity, transition(rows.x, velocity, rows.s, rows.s_next, self.settings.noise_level))
+        velocity = self.policy.velocity(rows.x, rows.s, self.policy.rows([conditioning] * len(rows.s)))[rows.of]
+        x, s = rows.x[rows.of], rows.s[rows.of]
+        return Proposal(velocity, transition(x, velocity, s, rows.s_next, self.settings.noise_level))
 
     def step(self, divisor: float = 1.0) -> UpdateMetrics:
         """One optimizer update from what was accumulated, divided by `divisor`.

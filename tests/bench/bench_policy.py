@@ -53,11 +53,17 @@ def bench_sampler(policy: FluxPolicy, settings: Settings) -> list[Line]:
     with policy.base():
         theirs = seconds(plain)
         ours = seconds(lambda: sample(policy, conditioning, range(count), SamplingPlan(steps)))
-    training = seconds(lambda: sample(policy, conditioning, range(count), SamplingPlan.for_training(policy_settings)))
+
+    def training(initial_noise: str) -> float:
+        plan = SamplingPlan.for_training(replace(policy_settings, initial_noise=initial_noise))
+        return seconds(lambda: sample(policy, conditioning, range(count), plan))
+
+    own, shared = training("own"), training("shared")
     return [
         Line(f"FluxPipeline.__call__, {count} images, {steps} steps", f"{theirs:.3f} s"),
         Line("our sampler, same model, batch and steps", f"{ours:.3f} s  ({ours / theirs:.2f} x)"),
-        Line("our sampler with LoRA, noise and log-probs", f"{training:.3f} s  ({training / theirs:.2f} x)"),
+        Line("our sampler with LoRA, noise and log-probs", f"{own:.3f} s  ({own / theirs:.2f} x)"),
+        Line("the same from one initial noise", f"{shared:.3f} s  ({shared / theirs:.2f} x)"),
     ]
 
 
@@ -116,16 +122,18 @@ def bench_updates(policy: FluxPolicy, settings: Settings) -> list[Line]:
     drawn = sample(policy, [conditioning] * wanted.group_size, range(wanted.group_size), plan)
     scores = np.arange(wanted.group_size, dtype=np.float32)
 
-    def learn(top_k: int, window: int) -> float:
+    def learn(top_k: int, window: int, shared: int) -> float:
         advantages = group_advantages(scores, top_k, "selected", 5.0)
-        kept = [replace(drawn.trajectories[i], trained=plan.trained[:window]) for i in advantages.kept]
+        trained = plan.trained[:window]
+        kept = [replace(drawn.trajectories[i], trained=trained, shared=shared) for i in advantages.kept]
         return seconds(lambda: learner.accumulate(advantages, conditioning, kept), 3)
 
     return [
         Line(
-            f"learning a group of {wanted.group_size}, {f'k = {top_k}' if top_k else 'no filter'}",
-            ", ".join(f"{window} steps {learn(top_k, window):.3f} s" for window in WINDOWS),
+            f"learning a group of {wanted.group_size}, {f'k = {top_k}' if top_k else 'no filter'}{noises}",
+            ", ".join(f"{window} steps {learn(top_k, window, shared):.3f} s" for window in WINDOWS),
         )
+        for noises, shared in (("", 1), (", noises of their own", 0))
         for top_k in TOP_K
     ]
 

@@ -23,6 +23,7 @@ from actors.flux.model import FluxPolicy
 from actors.flux.plan import SamplingPlan
 from actors.flux.sampler import sample
 from actors.grpo.advantages import group_advantages
+from actors.grpo.replay import replay_rows
 from actors.grpo.update import GrpoLearner, UpdateMetrics
 from actors.records import Conditioning, Trajectory
 from conf import Settings, load
@@ -146,11 +147,13 @@ def bench_group(bench: Bench) -> list[Line]:
     count, steps = settings.group_size, settings.steps
     sampling = bench.seconds(lambda: draw(bench))
     sampling_memory = peak_memory()
-    latents, _ = draw(bench)
+    latents, trajectories = draw(bench)
+    alike = trajectories[0].shared  # forwards of one row, where all images are still the same
+    forwards = alike + count * (steps - alike)
     decoding = bench.seconds(lambda: bench.policy.decode(latents))
     return [
         Line(f"sampling {count} images, {steps} steps", f"{sampling:.3f} s, {count / sampling:.2f} images/s, "
-             f"{bench.utilisation(count * steps, sampling)}, {sampling_memory}"),
+             f"{bench.utilisation(forwards, sampling)}, {sampling_memory}"),
         Line(f"decoding {count} images", f"{decoding:.3f} s, {peak_memory()}"),
     ]  # fmt: skip
 
@@ -168,7 +171,8 @@ def bench_update(bench: Bench, rows: int) -> list[Line]:
         metrics.append(learner.step())
 
     duration, pairs = bench.seconds(update), metrics[0].rows
-    forwards = pairs * (3 if settings.kl_weight else 2)  # forward, backward to activations, the reference
+    latents = sum(len(each.s) for each in replay_rows(kept, advantages.values, rows))
+    forwards = latents * (3 if settings.kl_weight else 2)  # forward, backward to activations, the reference
     shape = "the sampler's shape" if rows == settings.sampling_rows else "not the sampler's shape"
     return [
         Line(f"update on {len(kept)} x {pairs // len(kept)}, {rows} rows a forward", f"{duration:.3f} s, "

@@ -12,6 +12,7 @@ from actors.flux.model import FluxPolicy
 from actors.flux.plan import SamplingPlan
 from actors.flux.sampler import sample
 from actors.grpo.advantages import Advantages, group_advantages
+from actors.grpo.replay import replay_rows
 from actors.grpo.update import GrpoLearner, OffPolicyError
 from actors.records import Conditioning, Trajectory
 from conf.flux import FluxSettings
@@ -113,6 +114,30 @@ def test_rows_of_a_forward_do_not_change_the_gradient(policy: FluxPolicy, flux_d
     for others in gradients[1:]:
         for one, other in zip(gradients[0], others, strict=True):
             torch.testing.assert_close(one, other, atol=1e-7, rtol=1e-3)
+
+
+@pytest.mark.parametrize("rows", [0, 3, 16])
+@pytest.mark.parametrize("ratio", ["plain", "guard"])
+def test_a_latent_that_samples_share_is_replayed_once_for_all(
+    policy: FluxPolicy, flux_directory: Path, rows: int, ratio: str
+) -> None:
+    """The same gradient, KL and drift as where every sample replays it for itself, from fewer forwards."""
+    settings = replace(SETTINGS, replay_rows=rows, ratio=ratio, kl_weight=0.1, ratio_tolerance=1e-4)
+    gradients, measured, latents = [], [], []
+    for shared in (True, False):
+        learner = learner_of(flux_directory, settings)
+        for advantages, conditioning, trajectories in groups_of(policy, learner):
+            assert all(row.shared == 1 for row in trajectories)
+            told = [row if shared else replace(row, shared=0) for row in trajectories]
+            learner.accumulate(advantages, conditioning, told)
+            latents.append(sum(len(each.s) for each in replay_rows(told, advantages.values, rows)))
+        gradients.append([p.grad.clone() for p in learner.policy.trainable().values() if p.grad is not None])
+        metrics = learner.step()
+        measured.append((metrics.rows, metrics.loss, metrics.kl, metrics.ratio_mean, metrics.grad_norm))
+    assert latents == [5, 5, 8, 8]
+    assert measured[0] == pytest.approx(measured[1], abs=1e-6)
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-7, rtol=1e-3)
 
 
 def test_the_guarded_ratio_is_exact_on_policy_and_trains(policy: FluxPolicy, flux_directory: Path) -> None:
