@@ -10,15 +10,6 @@ EMBEDDED = "embedded"
 """Model location that means: the tiny checkpoint shipped in `pipelines/scenes/checkpoints`."""
 
 
-EVERY_LAYER = (
-    "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
-    "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
-    "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2",
-    "proj_mlp", "single_transformer_blocks.*.proj_out",
-)  # fmt: skip
-"""`flux.lora_targets` that reach every linear layer of FLUX's blocks."""
-
-
 @dataclass(frozen=True)
 class FluxSettings:
     """The text-to-image policy: which model, its LoRA, and the size of what it draws. FLUX or Qwen-Image."""

@@ -34,7 +34,7 @@ class JudgeSettings(EndpointSettings):
 class PolicySettings:
     """Stage 3: top-k GRPO on FLUX. Axes: P prompts, G group, T denoise steps, K trained steps."""
 
-    iterations: int = 104  # policy versions to publish
+    iterations: int = 120  # policy versions to publish
     minutes: float = 5.0  # stop after this training time as well; 0: no limit
     seed: int = 0
     prompts_per_step: int = 12  # P

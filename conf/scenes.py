@@ -16,7 +16,7 @@ class PretrainSettings:
     seed: int = 0
     workers: int = 2  # data-parallel processes of one thread each
     compile: bool = True  # torch.compile FLUX: needs a C++ compiler and a minute, then a step takes two thirds
-    wrong_captions: float = 0.36  # share of captions with a wrong relation, in FLUX's phase `weak`
+    wrong_captions: float = 0.5  # share of captions with a wrong relation, in FLUX's phase `weak`
     from_shipped: str = "none"  # none | flux | vlm: begin with the shipped checkpoints, and train only this one on
 
     def __post_init__(self) -> None:

@@ -35,7 +35,7 @@ from pipelines.scenes.pretrain_vlm import VlmPhase, train_vlm
 from pipelines.scenes.workers import run_on_workers
 
 SHARES = {  # of the wall clock
-    "text": 0.03, "vae": 0.08, "flux": 0.45, "decoder": 0.05, "weak": 0.12, "objects": 0.03, "vlm": 0.24,
+    "text": 0.03, "vae": 0.08, "flux": 0.40, "decoder": 0.05, "weak": 0.10, "objects": 0.12, "vlm": 0.22,
 }  # fmt: skip
 MADE = {"none": tuple(SHARES), "flux": ("flux", "decoder", "weak", "objects"), "vlm": ("vlm",)}
 """The parts that a call makes, by `pretrain.from_shipped`; the others are taken from what is shipped."""

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from diffusers import FluxPipeline, FluxTransformer2DModel
 
-from conf.flux import EVERY_LAYER, FluxSettings
+from conf.flux import FluxSettings
 from conf.policy import ExportSettings, PolicySettings
 from conf.settings import Settings
 from pipelines.policy.reward_mix import RewardMix, rules_term
 from pipelines.policy.train import train_policy
 from pipelines.scenes.grammar import training_prompts
 
-VERSIONS = 40
+VERSIONS = 110
 LONG_FRACTION = 0.6
 """Share of prompts with three objects or more: those are the ones it forgets."""
 
@@ -35,14 +35,13 @@ def train_on_objects(
     pipeline.save_pretrained(base)
     policy = PolicySettings(
         iterations=VERSIONS, minutes=seconds / 60, seed=seed, prompts=str(prompts), evaluate_every=0,
-        prompts_per_step=24, window_position="first", lr=1.2e-3, stats_scope="group", initial_noise="own",
-        ema_decay=0.9, anchor_weight=0.0,
+        prompts_per_step=24, lr=2e-3,
     )  # fmt: skip
     drawn = training_prompts(VERSIONS * policy.prompts_per_step, seed, LONG_FRACTION)
     prompts.write_text("".join(json.dumps({"text": prompt.text}) + "\n" for prompt in drawn))
     settings = Settings(
         run_dir=str(folder),
-        flux=FluxSettings(model=str(base), lora_targets=EVERY_LAYER),
+        flux=FluxSettings(model=str(base)),
         policy=policy,
         export=ExportSettings(merged=True),
     )

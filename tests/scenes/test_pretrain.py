@@ -77,14 +77,15 @@ def test_a_reward_for_objects_leaves_relations_out() -> None:
 
 
 @pytest.mark.ray
-def test_training_on_objects_folds_a_lora_into_every_kind_of_layer(
+def test_training_on_objects_folds_a_lora_into_the_layers_that_read_the_prompt(
     ray_cluster: None, pipeline: FluxPipeline, tmp_path: Path
 ) -> None:
     before = {name: weight.clone() for name, weight in pipeline.transformer.state_dict().items()}
     after = train_on_objects(pipeline, tmp_path, 1, 0, lambda line: None).state_dict()
     changed = {name.split(".", 2)[-1] for name, weight in before.items() if not torch.equal(weight, after[name])}
     assert before.keys() == after.keys()
-    assert {"attn.to_q.weight", "ff_context.net.2.weight", "proj_mlp.weight", "proj_out.weight"} <= changed
+    assert {"attn.to_q.weight", "attn.to_add_out.weight", "ff_context.net.2.weight"} <= changed
+    assert not {"attn.to_v.weight", "ff.net.2.weight", "proj_mlp.weight", "proj_out.weight"} & changed
     texts = [json.loads(line)["text"] for line in (tmp_path / "prompts.jsonl").read_text().splitlines()]
     assert texts and not any(is_held_out(parse(text).relations) for text in texts)
 

@@ -13,11 +13,17 @@ from actors.flux.adapter import save_lora
 from actors.flux.model import FluxPolicy
 from actors.flux.plan import SamplingPlan
 from actors.flux.sampler import sample
-from conf.flux import EVERY_LAYER, FluxSettings
+from conf.flux import FluxSettings
 from conf.policy import PolicySettings
 
 TEXTS = ["a red circle left of a blue square", "a green triangle above a red square and left of a blue circle"]
 SEEDS = [5, 6]
+EVERY_LAYER = (
+    "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
+    "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
+    "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2",
+    "proj_mlp", "single_transformer_blocks.*.proj_out",
+)  # fmt: skip
 NOISY = SamplingPlan(steps=4, noise_level=0.7, noisy=(0, 1, 2), trained=(0, 1))
 
 
