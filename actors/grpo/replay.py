@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -20,7 +20,6 @@ class ReplayRows:
 
     x: torch.Tensor  # [D, S, C] latents that steps started from
     s: torch.Tensor  # [D] their noise levels
-    of: torch.Tensor  # [R] int64, which of the D latents a row's step started from
     x_next: torch.Tensor  # [R, S, C] latent it drew
     s_next: torch.Tensor  # [R]
     log_prob: torch.Tensor  # [R] as the sampler computed it
@@ -28,10 +27,20 @@ class ReplayRows:
     advantage: torch.Tensor  # [R]
     weight: torch.Tensor  # [R] 1 / (N K)
     step: torch.Tensor  # [R] int64, which denoise step
+    rows_of: tuple[int, ...]  # D numbers: so many rows, one after the other, are steps from that latent
 
     def to(self, device: torch.device) -> ReplayRows:
         """The same rows on `device`."""
-        return ReplayRows(*(getattr(self, field.name).to(device) for field in fields(self)))
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: value.to(device) for name, value in values.items() if name != "rows_of"})
+
+    def spread(self, values: torch.Tensor) -> torch.Tensor:
+        """What the D latents have, [D, ...], for each row: [R, ...].
+
+        By expanding, not by indexing: its gradient is a plain sum, in one order on every device and number of threads.
+        """
+        parts = zip(values.split(1), self.rows_of, strict=True)
+        return torch.cat([part.expand(count, *part.shape[1:]) for part, count in parts])
 
 
 @dataclass(frozen=True)
@@ -69,20 +78,20 @@ def _cut(starts: Sequence[_Start], size: int) -> list[list[_Start]]:
 
 def _rows_of(starts: Sequence[_Start], trajectories: Sequence[Trajectory], advantages: Sequence[float]) -> ReplayRows:
     standing = [trajectories[start.samples[0] if start.samples else 0] for start in starts]
-    places = [(place, n) for place, start in enumerate(starts) for n in start.samples]
-    pairs = [(trajectories[n], starts[place].step) for place, n in places]
+    taken = [(n, start.step) for start in starts for n in start.samples]
+    pairs = [(trajectories[n], step) for n, step in taken]
     weight = 1.0 / (len(trajectories) * len(trajectories[0].trained))
     return ReplayRows(
         x=torch.stack([row.latents[start.step] for row, start in zip(standing, starts, strict=True)]),
         s=torch.stack([row.sigmas[start.step] for row, start in zip(standing, starts, strict=True)]),
-        of=torch.tensor([place for place, _ in places]),
         x_next=torch.stack([row.latents[step + 1] for row, step in pairs]),
         s_next=torch.stack([row.sigmas[step + 1] for row, step in pairs]),
         log_prob=torch.stack([row.log_probs[step] for row, step in pairs]),
         mean=torch.stack([_mean(row, step) for row, step in pairs]),
-        advantage=torch.tensor([advantages[n] for _, n in places], dtype=torch.float32),
+        advantage=torch.tensor([advantages[n] for n, _ in taken], dtype=torch.float32),
         weight=torch.full((len(pairs),), weight),
         step=torch.tensor([step for _, step in pairs]),
+        rows_of=tuple(len(start.samples) for start in starts),
     )
 
 

@@ -133,7 +133,7 @@ class GrpoLearner:
         if guard:
             log_ratio = guarded_log_ratio(log_ratio, new.step.mean, rows.mean, new.step.std)
         terms = clipped_ratio_loss(log_ratio, rows.advantage, self.settings.clip_range)
-        loss, kl = terms.loss / (rows.s[rows.of] - rows.s_next if guard else 1.0), torch.zeros_like(terms.loss)
+        loss, kl = terms.loss / (rows.spread(rows.s) - rows.s_next if guard else 1.0), torch.zeros_like(terms.loss)
         if self.settings.kl_weight > 0:
             with torch.no_grad(), self.policy.base():
                 reference = self._propose(rows, conditioning)
@@ -167,8 +167,8 @@ class GrpoLearner:
 
     def _propose(self, rows: ReplayRows, conditioning: Conditioning) -> Proposal:
         transition = transition_of(self.settings.transition)[0]
-        velocity = self.policy.velocity(rows.x, rows.s, self.policy.rows([conditioning] * len(rows.s)))[rows.of]
-        x, s = rows.x[rows.of], rows.s[rows.of]
+        velocity = self.policy.velocity(rows.x, rows.s, self.policy.rows([conditioning] * len(rows.s)))
+        x, s, velocity = rows.spread(rows.x), rows.spread(rows.s), rows.spread(velocity)
         return Proposal(velocity, transition(x, velocity, s, rows.s_next, self.settings.noise_level))
 
     def step(self, divisor: float = 1.0) -> UpdateMetrics:
