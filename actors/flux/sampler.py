@@ -63,7 +63,7 @@ def draw_before_and_after(
 
 
 @dataclass(frozen=True)
-class Beginning:
+class _Beginning:
     """What images of one initial noise have in common: they part with what the first noisy step draws."""
 
     path: tuple[torch.Tensor, ...]  # [1, S, C] each, the latents up to that step
@@ -71,7 +71,9 @@ class Beginning:
 
 
 @torch.inference_mode()
-def _shared_beginning(policy: Policy, conditioning: Sequence[Conditioning], seed: int, plan: SamplingPlan) -> Beginning:
+def _shared_beginning(
+    policy: Policy, conditioning: Sequence[Conditioning], seed: int, plan: SamplingPlan
+) -> _Beginning:
     """Takes the common way from one seed's noise once, whatever the number of images."""
     if any(other is not conditioning[0] for other in conditioning):
         raise ValueError("images that share their initial noise are of one prompt: pass one conditioning for all")
@@ -80,13 +82,13 @@ def _shared_beginning(policy: Policy, conditioning: Sequence[Conditioning], seed
     for step in range(min(plan.noisy)):
         s, s_next = schedule[step], schedule[step + 1]
         path.append(euler(path[-1], policy.velocity(path[-1], s, rows), s, s_next))
-    return Beginning(tuple(path), policy.velocity(path[-1], schedule[min(plan.noisy)], rows))
+    return _Beginning(tuple(path), policy.velocity(path[-1], schedule[min(plan.noisy)], rows))
 
 
 @torch.inference_mode()
 def _sample_rows(
     policy: Policy, conditioning: Sequence[Conditioning], seeds: Sequence[int], plan: SamplingPlan, version: int,
-    begun: Beginning | None,
+    begun: _Beginning | None,
 ) -> Samples:  # fmt: skip
     """`begun`: what all images share; None where each begins with its own noise."""
     transition, log_prob = transition_of(plan.transition)

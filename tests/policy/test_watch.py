@@ -77,15 +77,17 @@ def test_the_reward_that_is_missing_is_the_one_that_is_named(monkeypatch: pytest
     assert set(said) == {"waiting for 1 detector replicas of 0.1 CPUs and 0.2 GPUs on nodes of group rules"}
 
 
-def test_gpus_are_counted_reward_by_reward() -> None:
-    async def loads(rewards: Rewards) -> watch.Loads:
-        one, _ = watched(rewards, [])
-        one.start()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        return one.read()
+async def loads_under(rewards: Rewards) -> watch.Loads:
+    """What one iteration under `rewards` reads, their number having been asked for."""
+    one, _ = watched(rewards, [])
+    one.start()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    return one.read()
 
-    held = asyncio.run(loads(Rewards(3, 2)))
+
+def test_gpus_are_counted_reward_by_reward() -> None:
+    held = asyncio.run(loads_under(Rewards(3, 2)))
     assert held.gpus == pytest.approx(3 * 0.5 + 2 * 0.2) and held.reward_replicas == 5
 
 
@@ -94,12 +96,5 @@ def test_while_the_controller_is_away_nothing_is_claimed() -> None:
         async def replicas(self) -> list[Replicas]:
             raise ConnectionError
 
-    async def loads() -> watch.Loads:
-        one, _ = watched(Away(), [])
-        one.start()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        return one.read()
-
-    held = asyncio.run(loads())
+    held = asyncio.run(loads_under(Away()))
     assert math.isnan(held.reward_replicas) and held.gpus == 0
