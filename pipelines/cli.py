@@ -167,6 +167,12 @@ def _submission(words: Sequence[str]) -> Settings:
             f"run_dir of a submitted job must be an absolute path that every node sees, got {settings.run_dir}: what a "
             f"job leaves in its own folder is lost. Add run_dir=/shared/{Path(settings.run_dir).name}"
         )
+    saved = settings.policy.checkpoint_dir
+    if saved and "://" not in saved and not Path(saved).is_absolute():
+        raise SettingsError(
+            f"policy.checkpoint_dir of a submitted job must be a URI or an absolute path that every node sees, got "
+            f"{saved}: take /shared/{Path(saved).name}, or leave it out to save beside the run"
+        )
     command = shlex.join(["spatialt2i", *(word for word in words if not word.startswith("submit."))])
     return replace(settings, submit=replace(settings.submit, command=command))
 

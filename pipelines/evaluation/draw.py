@@ -33,7 +33,7 @@ class Artist:
         device = set_up_process(settings.policy.rollout_threads, settings.policy.rollout_gpus)
         self._policy = load_policy(model, settings.flux, device)
         self._policy.load_lora(read_lora(lora, settings.flux))
-        self._plan = SamplingPlan.for_evaluation(settings.evaluation)
+        self._plan = SamplingPlan.for_evaluation(settings.evaluation, settings.policy.sampling_rows)
         self._folder = folder
 
     def __call__(self, batch: Batch) -> Batch:

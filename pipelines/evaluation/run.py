@@ -21,7 +21,7 @@ from pipelines.evaluation.draw import Artist, Judge
 from pipelines.evaluation.report import render_report
 from pipelines.evaluation.strip import draw_strip
 from pipelines.evaluation.tables import Row, Tables, tabulate
-from pipelines.policy.export import flux_location
+from pipelines.policy.sources import flux_location
 from pipelines.reward.locations import score_folder
 
 

@@ -10,7 +10,7 @@ from conf import Settings
 from conf.flux import EMBEDDED
 from pipelines.evaluation.run import evaluate
 from pipelines.operations.receipts import digest_of, digest_of_files, digest_of_names
-from pipelines.policy.checkpoint import arithmetic_of, run_checkpoints
+from pipelines.policy.checkpoint import arithmetic_of
 from pipelines.policy.stage import run_policy
 from pipelines.preferences.build import build_preferences, fingerprint
 from pipelines.reward.doctor import run_doctor
@@ -67,16 +67,6 @@ def _examine(settings: Settings) -> str:
 
 
 def _train(settings: Settings) -> str:
-    """Trains the policy. Raises ValueError where checkpoints were made with another SpatialScore than there is now."""
-    began, now = Path(settings.run_dir, "policy", "_spatialscore.sha256"), digest_of_files(score_folder(settings))
-    fresh = settings.policy.resume == "never" or run_checkpoints(settings).newest() is None
-    if not fresh and began.exists() and began.read_text() != now:
-        raise ValueError(
-            f"the checkpoints of {settings.run_dir} were trained on another SpatialScore than {score_folder(settings)} "
-            "is now: choose another run_dir, or start anew with policy.resume=never"
-        )
-    began.parent.mkdir(parents=True, exist_ok=True)
-    began.write_text(now)
     policy = run_policy(settings)
     return (
         f"{policy.version} policy versions in {policy.training_seconds:.0f} s of training\n"

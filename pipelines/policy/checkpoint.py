@@ -16,8 +16,19 @@ from pathlib import Path
 import ray
 from ray.exceptions import ObjectLostError, RayActorError
 
-from actors.storage import child, delete_folder, digest, exists, list_folder, read_checked, read_file, write_file
+from actors.storage import (
+    DamagedFileError,
+    child,
+    delete_folder,
+    digest,
+    exists,
+    list_folder,
+    read_checked,
+    read_file,
+    write_file,
+)
 from conf.settings import Settings
+from pipelines.policy.sources import sources_of
 
 MANIFEST = "manifest.json"
 MAX_MISSED = 3  # checkpoints in a row that may fail to be written
@@ -27,8 +38,13 @@ FREE_TO_CHANGE = frozenset({
     "rollout_nodes", "learner_threads", "learner_cpus", "learner_gpus", "learner_nodes", "learner_placement",
     "evaluate_every", "evaluate_prompts", "held_out_prompts", "checkpoint_every", "checkpoint_dir",
     "keep_checkpoints", "max_idle_updates", "resume",
+    "sampling_groups", "sampling_rows", "replay_rows", "ratio_tolerance",
 })  # fmt: skip
-"""Policy settings that a resumed run may change: none of them touches what is learned."""
+"""Policy settings that a resumed run may change: none of them touches the mathematics. The last line's decide how
+forwards round: what mends a full memory, or a gate that is shut, must be open to a run that stopped for it."""
+
+FLUX_FREE_TO_CHANGE = frozenset({"model", "text_encoders_on_cpu", "gradient_checkpointing", "vae_decoding", "compile"})
+"""The same of section `flux`; what the model holds is compared by its content."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +53,22 @@ class Manifest:
 
     version: int
     training_seconds: float
-    settings: dict[str, object]  # of the arithmetic: see `arithmetic_of`
+    settings: dict[str, object]  # and what the run read: see `lineage_of`
     files: dict[str, str] = field(default_factory=dict)  # name -> SHA-256
 
 
 def arithmetic_of(settings: Settings) -> dict[str, object]:
     """The settings that decide what is learned, as JSON gives them back."""
     policy = {key: value for key, value in asdict(settings.policy).items() if key not in FREE_TO_CHANGE}
-    flux = {f"flux.{key}": value for key, value in asdict(settings.flux).items() if key != "model"}
+    flux = {f"flux.{key}": value for key, value in asdict(settings.flux).items() if key not in FLUX_FREE_TO_CHANGE}
     mix = {f"mix.{key}": value for key, value in asdict(settings.mix).items()}
     detector = {f"detector.{key}": getattr(settings.detector, key) for key in ("threshold", "margin")}
     return json.loads(json.dumps(policy | flux | mix | detector))
+
+
+def lineage_of(settings: Settings) -> dict[str, object]:
+    """All that decides what is learned: the arithmetic, and the content of what the run reads."""
+    return arithmetic_of(settings) | sources_of(settings)
 
 
 class Checkpoints:
@@ -60,16 +81,17 @@ class Checkpoints:
         """Where the checkpoint of a version lies."""
         return child(self.location, f"{version:06d}")
 
-    def _complete(self) -> list[int]:
+    def complete(self) -> list[int]:
+        """The versions whose checkpoints have a manifest, oldest first."""
         names = [name for name in list_folder(self.location) if name.isdigit()]
         return [int(name) for name in names if exists(child(self.folder(int(name)), MANIFEST))]
 
     def manifests(self) -> Iterator[Manifest]:
         """The complete checkpoints, newest first. One whose manifest cannot be read is passed over with a warning."""
-        for version in reversed(self._complete()):
+        for version in reversed(self.complete()):
             try:
                 yield Manifest(**json.loads(read_file(child(self.folder(version), MANIFEST))))
-            except (OSError, ValueError, TypeError) as error:
+            except (FileNotFoundError, ValueError, TypeError) as error:
                 self.pass_over(version, error)
 
     def newest(self) -> Manifest | None:
@@ -80,7 +102,7 @@ class Checkpoints:
                 for name, wanted in manifest.files.items():
                     read_checked(child(folder, name), wanted)
                 return manifest
-            except (OSError, ValueError) as error:
+            except (FileNotFoundError, DamagedFileError) as error:
                 self.pass_over(manifest.version, error)
         return None
 
@@ -89,7 +111,7 @@ class Checkpoints:
         logging.warning("checkpoint %s is damaged and passed over: %s", self.folder(version), error)
 
     async def write(self, manifest: Manifest, states: Mapping[str, ray.ObjectRef]) -> None:
-        """Stores each rank's state (file name -> bytes, by reference), then prunes all but the `keep` newest versions.
+        """Stores each rank's state (file name -> bytes, by reference), then prunes.
 
         Raises OSError, RayActorError or ObjectLostError, and leaves nothing of the version, where that fails; older
         checkpoints are not touched before the new one is complete.
@@ -103,7 +125,14 @@ class Checkpoints:
         except (OSError, RayActorError, ObjectLostError):
             delete_folder(folder)
             raise
-        kept = {self.folder(version) for version in self._complete()[-self.keep :]}
+        try:
+            self._prune(manifest.version)
+        except OSError as error:
+            logging.warning("old checkpoints in %s cannot be removed: %s", self.location, error)
+
+    def _prune(self, newest: int) -> None:
+        """Leaves the `keep` last versions up to `newest`. Later ones were passed over, or the run were not here."""
+        kept = {self.folder(version) for version in [v for v in self.complete() if v <= newest][-self.keep :]}
         for name in list_folder(self.location):
             if name.isdigit() and child(self.location, name) not in kept:
                 delete_folder(child(self.location, name))
@@ -153,7 +182,9 @@ def store(location: str, content: bytes) -> str:
 
 def run_checkpoints(settings: Settings) -> Checkpoints:
     """Where a run keeps its checkpoints."""
-    location = settings.policy.checkpoint_dir or str(Path(settings.run_dir, "policy", "checkpoints").absolute())
+    location = settings.policy.checkpoint_dir or str(Path(settings.run_dir, "policy", "checkpoints"))
+    if "://" not in location:
+        location = str(Path(location).absolute())  # actors work in folders of their own
     return Checkpoints(location, settings.policy.keep_checkpoints)
 
 
@@ -162,14 +193,14 @@ def check_resumable(manifest: Manifest, settings: Settings) -> None:
 
     A setting that is younger than the checkpoint had its default then.
     """
-    now, then = arithmetic_of(settings), arithmetic_of(Settings()) | manifest.settings
+    now, then = lineage_of(settings), arithmetic_of(Settings()) | manifest.settings
     changed = [
-        f"{key} was {then.get(key)!r} and is {now.get(key)!r}"
-        for key in sorted(now.keys() | then.keys())
-        if then.get(key) != now.get(key)
+        f"{key} was {then[key]!r} and is {now[key]!r}"
+        for key in sorted(now.keys() & then.keys())
+        if then[key] != now[key]
     ]
     if changed:
         raise ValueError(
-            f"the checkpoint of version {manifest.version} belongs to other settings: {'; '.join(changed)}. "
+            f"the checkpoint of version {manifest.version} belongs to other settings or sources: {'; '.join(changed)}. "
             "Set them back, choose another run_dir, or start anew with policy.resume=never"
         )

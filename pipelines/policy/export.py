@@ -16,16 +16,10 @@ from actors.learner import rank_file
 from actors.policy import DTYPES
 from actors.records import PolicyWeights
 from actors.storage import child, read_file, write_file
-from conf.flux import EMBEDDED
 from conf.settings import Settings
 from pipelines.policy.card import model_card
 from pipelines.policy.checkpoint import run_checkpoints
-from pipelines.scenes import checkpoints_dir
-
-
-def flux_location(settings: Settings) -> str:
-    """The policy's base model as from_pretrained finds it."""
-    return str(checkpoints_dir("flux")) if settings.flux.model == EMBEDDED else settings.flux.model
+from pipelines.policy.sources import flux_location
 
 
 def export_newest(settings: Settings) -> Path:

@@ -15,9 +15,9 @@ from actors.flux.sampler import draw_before_and_after
 from actors.process import set_up_process
 from actors.spatialscore.scorer import SpatialScorer
 from conf.settings import Settings
-from pipelines.policy.export import flux_location
 from pipelines.policy.seeds import group_seeds
 from pipelines.policy.sheet import sheet
+from pipelines.policy.sources import flux_location
 from pipelines.reward.locations import score_folder
 
 

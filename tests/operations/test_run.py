@@ -105,13 +105,3 @@ def test_an_interrupted_pipeline_goes_on_where_it_was(tmp_path: Path) -> None:
     assert not any(complete(each, other) for each in steps)
     (tmp_path / "three").rename(tmp_path / "lost")
     assert complete(steps[2], settings) is None
-
-
-def test_a_policy_is_not_continued_on_another_spatialscore(tmp_path: Path) -> None:
-    settings = load("scenes", [f"run_dir={tmp_path}"])
-    checkpoint = tmp_path / "policy" / "checkpoints" / "000001"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "manifest.json").write_text('{"version": 1, "training_seconds": 1.0, "settings": {}}')
-    (tmp_path / "policy" / "_spatialscore.sha256").write_text("of another model")
-    with pytest.raises(ValueError, match=r"another SpatialScore.*policy\.resume=never"):
-        step("policy").work(settings)

@@ -17,7 +17,7 @@ import ray
 
 from actors.storage import child, list_folder, write_file
 from conf import load
-from pipelines.policy.checkpoint import Checkpoints, Manifest, arithmetic_of
+from pipelines.policy.checkpoint import Checkpoints, Manifest, arithmetic_of, check_resumable, lineage_of
 from pipelines.policy.train import check_start
 
 
@@ -114,10 +114,48 @@ def test_a_run_that_cannot_start_says_why(ray_cluster: None, tmp_path: Path) -> 
 
 def test_counts_that_do_not_divide_are_refused() -> None:
     for override, message in (
-        ("policy.sampling_rows=5", "must divide policy.group_size, got 5 and 24"),
+        ("policy.sampling_rows=5", "must divide policy.group_size, got 5 and 24.*: take 4 or 6"),
+        ("policy.sampling_groups=5", "must divide policy.prompts_per_step, got 5 and 12.*: take 4 or 6"),
         ("policy.evaluate_prompts=5", "must be even, got 5"),
         ("policy.min_rollout_actors=3", "policy.min_rollout_actors must lie between 1 and 2"),
-        ("policy.updates_per_iteration=5", "prompts_per_step must divide"),
+        ("policy.updates_per_iteration=5", "prompts_per_step must divide.*: take 10 or 15"),
     ):
         with pytest.raises(ValueError, match=message):
             load("scenes", [override])
+
+
+def test_a_run_goes_on_only_from_what_it_began_with(tmp_path: Path) -> None:
+    """Base, SpatialScore, judge and prompts by what they hold; what only rounds otherwise is free."""
+    (tmp_path / "score").mkdir()
+    (tmp_path / "score" / "weights").write_bytes(b"one")
+    (tmp_path / "prompts.jsonl").write_text('{"text": "a dog"}')
+    given = [f"run_dir={tmp_path}", f"pool.model={tmp_path / 'score'}", f"policy.prompts={tmp_path / 'prompts.jsonl'}"]
+    settings = load("flux_dev", given)
+    manifest = Manifest(7, 1.0, lineage_of(settings))
+    free = ["policy.replay_rows=0", "policy.sampling_rows=24", "policy.ratio_tolerance=1e-3", "flux.compile=true",
+            "flux.gradient_checkpointing=false", "policy.learner_gpus=0.5", "policy.learner_ranks=1"]  # fmt: skip
+    with pytest.raises(ValueError, match="learner_ranks was 8 and is 1"):
+        check_resumable(manifest, load("flux_dev", [*given, *free]))
+    check_resumable(manifest, load("flux_dev", [*given, *free[:-2]]))
+    with pytest.raises(ValueError, match=r"the base was 'black-forest-labs/FLUX.1-dev' and is 'another'"):
+        check_resumable(manifest, load("flux_dev", [*given, "flux.model=another"]))
+    with pytest.raises(ValueError, match=r"the judge was '' and is 'gpt-5'"):
+        check_resumable(manifest, load("flux_dev", [*given, "mix.judge=1"]))
+    (tmp_path / "score" / "weights").write_bytes(b"two")
+    with pytest.raises(ValueError, match=r"SpatialScore was '[0-9a-f]{12}' and is .*policy\.resume=never"):
+        check_resumable(manifest, settings)
+    (tmp_path / "score" / "weights").write_bytes(b"one")
+    (tmp_path / "prompts.jsonl").write_text('{"text": "a cat"}')
+    with pytest.raises(ValueError, match=r"the file policy\.prompts was"):
+        check_resumable(manifest, settings)
+
+
+@pytest.mark.ray
+def test_checkpoints_that_were_passed_over_do_not_crowd_out_new_ones(ray_cluster: None, tmp_path: Path) -> None:
+    """Versions 9 and 10 are damaged and the run began again at 0: what it saves is kept, and they go."""
+    checkpoints = Checkpoints(str(tmp_path), keep=2)
+    for version in (9, 10, 1, 2, 3):
+        asyncio.run(checkpoints.write(Manifest(version, 0.0, {}), {"rank-0.pt": ray.put(b"state")}))
+    assert checkpoints.complete() == [2, 3]
+    newest = checkpoints.newest()
+    assert newest is not None and newest.version == 3
