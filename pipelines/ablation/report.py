@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from actors.storage import write_file
-from conf.ablation import QUESTIONS, VARIANTS, AblationSettings
+from conf import Settings
+from conf.ablation import QUESTIONS, VARIANTS
 from pipelines.evaluation.charts import Series, line_chart
 from pipelines.policy.metrics import EvaluationRow
 
@@ -21,7 +22,7 @@ HEADER = ("variant", "seeds", "training, s", "short", "long", "objects", "short,
 INTRODUCTION = """Relations drawn right on held-out prompts by the exact checker (moving average, no noise), mean ±
 standard deviation over seeds. The first columns compare at equal updates: {iterations} policy versions. *Equal time* is
 the training time of the question's fastest variant; *the same accuracy* the mean of short and long that all its
-variants reached. The learning rate is constant, so that a curve may be read at any point.
+variants reached. The learning rate is constant{warmup}, so that a curve may be read at any point.
 """
 STYLE = """body{font:16px system-ui;max-width:70em;margin:2em auto;padding:0 1em}table{border-collapse:collapse}
 td,th{padding:.2em .7em;text-align:right;border-bottom:1px solid #ccc}td:first-child,th:first-child{text-align:left}
@@ -107,9 +108,11 @@ def cells(row: Row) -> list[str]:
     ]  # fmt: skip
 
 
-def write_report(curves: Mapping[str, Sequence[Curve]], settings: AblationSettings, folder: Path) -> Path:
+def write_report(curves: Mapping[str, Sequence[Curve]], settings: Settings, folder: Path) -> Path:
     """Writes ablation.md and ablation.html, and returns the page."""
-    introduction = INTRODUCTION.format(iterations=settings.iterations)
+    versions = settings.policy.warmup_iterations
+    warmup = f" after a warm-up of {versions} versions" if versions > 1 else ""
+    introduction = INTRODUCTION.format(iterations=settings.ablation.iterations, warmup=warmup)
     text, page = [f"# Ablation\n\n{introduction}"], [f"<h1>Ablation</h1><p>{escape(introduction)}</p>"]
     for title, question in QUESTIONS.items():
         rows = compare(question, curves)

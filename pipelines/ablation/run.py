@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,8 +15,11 @@ from conf.flux import EMBEDDED
 from pipelines.ablation.report import write_report
 from pipelines.policy.checkpoint import arithmetic_of
 from pipelines.policy.metrics import EvaluationRow
+from pipelines.policy.sources import digest_of_text, sources_of
 from pipelines.policy.stage import run_policy
 from pipelines.reward.locations import score_folder
+
+FORWARDS = ("sampling_groups", "sampling_rows", "replay_rows", "rollout_actors", "rollout_threads", "learner_threads")
 
 
 @dataclass(frozen=True)
@@ -26,26 +29,56 @@ class Run:
     variant: str
     seed: int
     settings: Settings
+    sources: Mapping[str, str]
 
     @property
     def outcome(self) -> Path:
-        """The file that says what the run reached; absent until it is finished."""
+        """The file that says what the run was made with and what it reached; absent until it is finished."""
         return Path(self.settings.run_dir, "outcome.json")
+
+    def made_with(self) -> dict[str, object]:
+        """All that decides the curve: what is learned, what it begins from and is rewarded by, and how it is judged."""
+        own = self.settings
+        return {
+            **arithmetic_of(own),
+            **self.sources,
+            "the file policy.held_out_prompts": digest_of_text(own.policy.held_out_prompts),
+            **{f"policy.{name}": getattr(own.policy, name) for name in FORWARDS},  # they decide an update's seconds
+            "evaluation.steps": own.evaluation.steps,
+            "evaluation.seed": own.evaluation.seed,
+            "ablation.evaluate_every": own.policy.evaluate_every,
+            "ablation.evaluate_prompts": own.policy.evaluate_prompts,
+        }
+
+    def write(self, evaluations: Sequence[EvaluationRow]) -> None:
+        """Writes `outcome`."""
+        stored = {"settings": self.made_with(), "evaluations": [asdict(row) for row in evaluations]}
+        write_file(str(self.outcome), json.dumps(stored, indent=1).encode())
 
     def curve(self) -> tuple[EvaluationRow, ...]:
         """The held-out evaluations of a finished run, in order; none if it is not finished.
 
-        Raises ValueError if it was made with other settings than it would be now.
+        Raises ValueError, naming every difference, if it was made with other settings than it would be now. (One that
+        was only begun is refused by its own checkpoints.)
         """
         if not self.outcome.exists():
             return ()
         stored = json.loads(self.outcome.read_text())
-        if stored["settings"] != arithmetic_of(self.settings):
+        if changed := _differences(stored["settings"], self.made_with()):
             raise ValueError(
-                f"{self.outcome} was made with other settings than this ablation's: remove {self.outcome.parent}, or "
-                "choose another run_dir"
+                f"{self.outcome} was made with other settings than this ablation's: {'; '.join(changed)}. Remove "
+                f"{self.outcome.parent}, or choose another run_dir"
             )
         return tuple(EvaluationRow(**row) for row in stored["evaluations"])
+
+
+def _differences(then: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """What differs, in words. What an older file does not tell counts as different."""
+    return [
+        f"{key} was {repr(then[key]) if key in then else 'not noted'} and is {now.get(key)!r}"
+        for key in sorted(now.keys() | then.keys())
+        if key not in then or then[key] != now.get(key)
+    ]
 
 
 def ablation_folder(settings: Settings) -> Path:
@@ -64,15 +97,17 @@ def planned(settings: Settings) -> Iterator[Run]:
                 f"policy.seed={seed}", f"policy.iterations={own.iterations}", "policy.minutes=0",
                 "policy.final_lr_fraction=1", "policy.checkpoint_every=5",
                 f"policy.evaluate_every={own.evaluate_every}",
-                f"policy.evaluate_prompts={own.evaluate_prompts}",
+                f"policy.evaluate_prompts={own.evaluate_prompts}", "policy.checkpoint_dir=''",
             ]  # fmt: skip
-            yield Run(variant, seed, load(str(folder / "settings.yaml"), [*overrides, *VARIANTS[variant]]))
+            varied = load(str(folder / "settings.yaml"), [*overrides, *VARIANTS[variant]])
+            yield Run(variant, seed, varied, sources_of(varied))
 
 
 def run_ablation(settings: Settings, say: Callable[[str], None] = print) -> Path:
     """Makes the runs that are missing, then the report, whose path it returns. Ray must be initialised.
 
-    Raises ValueError outside the scenes world: only there does an exact checker, and not a reward, judge the variants.
+    Raises ValueError outside the scenes world: only there does an exact checker, and not a reward, judge the variants;
+    and, before anything is trained, where a run was made with other settings: runs of one table must be comparable.
     """
     if settings.flux.model != EMBEDDED:
         raise ValueError(
@@ -90,16 +125,12 @@ def run_ablation(settings: Settings, say: Callable[[str], None] = print) -> Path
         left = f", {spent / done * (len(missing) - done):.0f} min left" if done else ""
         say(f"run {len(runs) - len(missing) + done + 1} of {len(runs)}: {run.variant}, seed {run.seed}{left}")
         result = run_policy(run.settings, lambda line: None)
-        stored = {
-            "settings": arithmetic_of(run.settings),
-            "evaluations": [asdict(row) for row in result.evaluations],
-        }
-        write_file(str(run.outcome), json.dumps(stored, indent=1).encode())
+        run.write(result.evaluations)
         last = result.evaluations[-1]
         say(f"    relations right: {last.relation_accuracy_short:.1%} short, {last.relation_accuracy_long:.1%} long; "
             f"{last.training_seconds:.0f} s of training")  # fmt: skip
-        write_report(_curves(runs), settings.ablation, ablation_folder(settings))
-    return write_report(_curves(runs), settings.ablation, ablation_folder(settings))
+        write_report(_curves(runs), settings, ablation_folder(settings))
+    return write_report(_curves(runs), settings, ablation_folder(settings))
 
 
 def _curves(runs: list[Run]) -> dict[str, list[tuple[EvaluationRow, ...]]]:

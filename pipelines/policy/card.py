@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -17,13 +18,13 @@ CARD = """---
 base_model: {base}
 library_name: diffusers
 pipeline_tag: text-to-image
-tags: [lora, text-to-image, grpo, spatialscore]
+tags: [{tags}]
 ---
 
 # {pipeline} LoRA trained for spatial relations
 
-Trained online against SpatialScore with top-k GRPO: policy version {version}{average}, rank {rank}, {iterations}
-iterations of {prompts} prompts with {group} images each, {kept}.
+Trained online against {rewards} with {method}: policy version {version}{average} of {iterations} planned,
+rank {rank}, each version from {prompts} prompts with {group} images each, {kept}.
 
 ```python
 import torch
@@ -74,31 +75,49 @@ def model_card(settings: Settings, base: str, version: int, directory: Path, mer
 
     Its results are the run's held-out evaluations so far, up to that version. `merged`: the directory is a whole model.
     """
-    flux, policy = settings.flux, settings.policy
+    flux, policy, mix = settings.flux, settings.policy, settings.mix
     family = family_of(base)
     pipeline = family.pipeline_class.__name__
     place = {"pipeline": pipeline, "base": base, "dtype": flux.dtype, "directory": directory.absolute()}
     rows = [row for row in read_evaluations(Path(settings.run_dir, "policy")) if row.iteration <= version]
     return CARD.format(
-        base=base, pipeline=pipeline, version=version, rank=flux.lora_rank,
+        base=base, pipeline=pipeline, version=version, rank=flux.lora_rank, rewards=rewards_of(settings),
+        tags=", ".join(("lora", "text-to-image", "grpo", *(["spatialscore"] if mix.spatialscore else []))),
+        method="top-k GRPO" if policy.top_k else "GRPO",
         average=" (moving average)" if settings.evaluation.use_ema else "", iterations=policy.iterations,
         prompts=policy.prompts_per_step, group=policy.group_size,
         kept=f"the best and worst {policy.top_k} of a group trained on" if policy.top_k else "all of them trained on",
         load=(LOAD_MERGED if merged else LOAD).format(**place),
         height=flux.height, width=flux.width, steps=settings.evaluation.steps,
         arguments=", ".join(f"{name}={value}" for name, value in family.plain_arguments(flux).items()),
-        length=flux.max_sequence_length, results=results_table(rows),
+        length=flux.max_sequence_length, results=results_table(rows, settings.evaluation.use_ema),
         settings=OmegaConf.to_yaml(OmegaConf.create(arithmetic_of(settings))),
     )  # fmt: skip
 
 
-def results_table(rows: Sequence[EvaluationRow]) -> str:
-    """The first (the base) and the last of some held-out evaluations as Markdown, measures without numbers left out."""
+def rewards_of(settings: Settings) -> str:
+    """The rewards that have a weight, as the sum that a policy is trained on."""
+    names = {
+        "spatialscore": "SpatialScore",
+        "rules": "the exact checker of scenes",
+        "judge": f"the judge {settings.judge.model}",
+        "detector": f"the detector {settings.detector.model}",
+    }
+    weights = {names[key]: weight for key, weight in asdict(settings.mix).items() if weight}
+    return " + ".join(name if weight == 1 else f"{weight:g} × {name}" for name, weight in weights.items())
+
+
+def results_table(rows: Sequence[EvaluationRow], average_exported: bool) -> str:
+    """The first (the base) and the last of some held-out evaluations as Markdown, measures without numbers left out.
+
+    A run always measures its moving average; unless `average_exported`, the text says that the export is another one.
+    """
     if not rows:
         return "No held-out evaluation was made during training."
     first, last = rows[0], rows[-1]
+    note = "" if average_exported else "; measured on the moving average, while the export is the last version itself"
     lines = [
-        f"{last.images} held-out prompts, one picture each, the same noise for both.",
+        f"{last.images} held-out prompts, one picture each, the same noise for both{note}.",
         "",
         f"| | version {first.iteration} | version {last.iteration} |",
         "|---|---|---|",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from diffusers import FluxPipeline
 
@@ -19,6 +21,7 @@ from conf.flux import FluxSettings
 from pipelines.policy.card import model_card
 from pipelines.policy.export import export_lora
 from pipelines.policy.metrics import EVALUATIONS, EvaluationRow
+from pipelines.policy.summary import Progress
 from tests.actors.qwen_image.conftest import qwen_image_directory, qwen_image_flux
 
 __all__ = ["qwen_image_directory", "qwen_image_flux"]
@@ -72,6 +75,37 @@ def test_the_card_tells_settings_and_results_of_that_version(
     card = model_card(settings, str(flux_directory), 20, tmp_path, merged=False)
     assert "| relations right, short prompts | 50.0% | 75.0% |" in card  # of version 20, not of 40
     assert "| reward, all prompts | +2.00 | +3.00 |" in card and "relations right, long prompts" not in card
+    assert "policy version 20 (moving average) of 4 planned" in card and "measured on" not in card
+    last = replace(settings, evaluation=replace(settings.evaluation, use_ema=False))
+    card = model_card(last, str(flux_directory), 20, tmp_path, merged=False)
+    assert "policy version 20 of 4 planned" in card and "for both; measured on the moving average, while" in card
+
+
+@pytest.mark.parametrize(
+    ("overrides", "trained", "score"),
+    [
+        ((), "against SpatialScore with top-k GRPO: policy version 3 ", "SpatialScore"),
+        (("policy.top_k=0",), "against SpatialScore with GRPO: policy", "SpatialScore"),
+        (("mix.spatialscore=0", "mix.rules=1"), "against the exact checker of scenes with top-k GRPO", "reward"),
+        (("mix.judge=0.5", "judge.model=m"), "against SpatialScore + 0.5 × the judge m with top-k", "reward"),
+        (("mix.spatialscore=2", "mix.detector=1", "detector.model=d"), "against 2 × SpatialScore + the detector d with",
+         "reward"),
+        (("mix.spatialscore=2",), "against 2 × SpatialScore with", "reward"),
+    ],
+)  # fmt: skip
+def test_card_and_terminal_name_what_the_policy_is_rewarded_for(
+    settings_of: Callable[..., Settings], flux_directory: Path, tmp_path: Path, overrides: tuple[str, ...],
+    trained: str, score: str,
+) -> None:  # fmt: skip
+    settings = settings_of(tmp_path, *overrides)
+    card = model_card(settings, str(flux_directory), 3, tmp_path, merged=False)
+    assert trained in card
+    assert ("grpo, spatialscore]" in card) == bool(settings.mix.spatialscore)
+    said: list[str] = []
+    nan = math.nan
+    row = EvaluationRow(3, 60.0, 2.0, 8, nan, nan, nan, nan, nan, nan, 1.5, 1.0, 2.0)
+    Progress(settings, said.append).evaluation(row)
+    assert said == [f"held out at 3: {score} +1.500  (8 images in 2.0 s, after 1:00 min of training)"]
 
 
 def test_the_card_of_qwen_image_names_its_own_pipeline(
