@@ -20,7 +20,7 @@ class FluxSettings:
     max_sequence_length: int = 24  # tokens a prompt is padded to (FLUX) or cut off after (Qwen-Image)
     guidance: float = 3.5  # FLUX's guidance embedding, not classifier-free guidance; Qwen-Image has none
     dtype: str = "float32"  # of the frozen base
-    text_encoders_on_cpu: bool = False  # frees 10 GB on the GPU of FLUX.1-dev; a prompt is encoded once and kept
+    text_encoders_on_cpu: bool = False  # frees 10 GB on the GPU of FLUX.1-dev; an actor keeps what it encoded
     lora_rank: int = 16
     lora_alpha: int = 32
     lora_targets: tuple[str, ...] = (  # how the prompt is read, and where it is looked at; see docs/experiments.md

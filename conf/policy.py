@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from conf.endpoints import EndpointSettings
-from conf.rules import at_least, between, one_of
+from conf.rules import above, at_least, between, gpus, nearest, one_of
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class JudgeSettings(EndpointSettings):
 
     section: ClassVar[str] = "judge"
 
+    runtime_env: dict[str, Any] = field(default_factory=dict)  # Ray's, of its client: pip, env_vars and so on
+
 
 @dataclass(frozen=True)
 class PolicySettings:
@@ -50,7 +54,7 @@ class PolicySettings:
     last_step_deterministic: bool = True
     trained_steps: int = 3  # K, without a window: the first K noisy steps are trained; 0: all that draw noise
     window: int = 3  # draw noise on, and train, a window of this many steps, the others are ODE steps; 0: no window
-    window_position: str = "sliding"  # first | sliding (MixGRPO) | random (Flow-GRPO-Fast)
+    window_position: str = "sliding"  # first | sliding (MixGRPO) | random (an iteration's own)
     window_every: int = 4  # iterations after which a sliding window moves on by one step
     lr: float = 3e-3
     warmup_iterations: int = 8  # the rate rises to `lr` over so many; 1: no warm-up
@@ -65,7 +69,8 @@ class PolicySettings:
     anchor_samples: int = 2  # of a group's kept samples, a row each
     max_grad_norm: float = 1.0
     updates_per_iteration: int = 2  # optimizer steps an iteration; divides prompts_per_step
-    sampling_rows: int = 0  # images in one forward while sampling; 0: the whole group
+    sampling_groups: int = 1  # groups that are sampled in one call of a rollout actor; divides prompts_per_step
+    sampling_rows: int = 0  # images in one forward while sampling; 0: all of a call
     replay_rows: int = 36  # (sample, step) rows in one forward of the learner; 0: the sampler's own batch shape
     ema_decay: float = 0.95
     max_staleness: int = 0  # 0: synchronous; 1: sampling overlaps learning
@@ -108,16 +113,24 @@ class PolicySettings:
         one_of("policy.resume", self.resume, ("auto", "never"))
         one_of("policy.learner_placement", self.learner_placement, ("pack", "strict_pack", "spread", "strict_spread"))
         one_of("policy.zero_stage", self.zero_stage, (1, 2, 3))
-        for name in ("iterations", "prompts_per_step", "steps", "updates_per_iteration", "rollout_actors",
-                     "rollout_threads", "learner_ranks", "learner_threads", "checkpoint_every",
+        for name in ("iterations", "prompts_per_step", "sampling_groups", "steps", "updates_per_iteration",
+                     "rollout_actors", "rollout_threads", "learner_ranks", "learner_threads", "checkpoint_every",
                      "keep_checkpoints", "window_every", "max_idle_updates", "warmup_iterations"):  # fmt: skip
             at_least(f"policy.{name}", getattr(self, name), 1)
         for name in ("sampling_rows", "replay_rows", "evaluate_every", "evaluate_prompts", "redraws", "trained_steps"):
             at_least(f"policy.{name}", getattr(self, name), 0)
         at_least("policy.group_size", self.group_size, 2)
         at_least("policy.max_staleness", self.max_staleness, 0)
-        at_least("policy.advantage_clip", self.advantage_clip, 0.0)
-        at_least("policy.anchor_weight", self.anchor_weight, 0.0)
+        for name in ("advantage_clip", "anchor_weight", "kl_weight", "weight_decay", "ratio_tolerance",
+                     "rollout_cpus", "learner_cpus"):  # fmt: skip
+            at_least(f"policy.{name}", getattr(self, name), 0.0)
+        for name in ("lr", "clip_range", "max_grad_norm"):
+            above(f"policy.{name}", getattr(self, name), 0)
+        if not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise ValueError(f"policy.betas must both lie in [0, 1), got {list(self.betas)}: take e.g. [0.9, 0.99]")
+        for name in ("rollout_gpus", "learner_gpus"):
+            gpus(f"policy.{name}", getattr(self, name))
+        self._check_ranks()
         at_least("policy.anchor_samples", self.anchor_samples, 1)
         between("policy.long_fraction", self.long_fraction, 0.0, 1.0)
         between("policy.ema_decay", self.ema_decay, 0.0, 1.0)
@@ -145,19 +158,31 @@ class PolicySettings:
         if self.transition == "cps" and self.noise_level > 1:
             raise ValueError(f"policy.noise_level must be at most 1 with transition cps, got {self.noise_level}")
         between("policy.min_rollout_actors", self.min_rollout_actors, 1, self.rollout_actors)
-        if self.sampling_rows and self.group_size % self.sampling_rows:
+        if self.prompts_per_step % self.sampling_groups:
             raise ValueError(
-                f"policy.sampling_rows must divide policy.group_size, got {self.sampling_rows} and {self.group_size}: "
-                "forwards of one shape are what a replay can repeat"
+                "policy.sampling_groups must divide policy.prompts_per_step, got "
+                f"{self.sampling_groups} and {self.prompts_per_step}, as groups sampled together are of one iteration: "
+                f"take {nearest(self.sampling_groups, _divisors(self.prompts_per_step))}"
+            )
+        size, rows, together = self.group_size, self.sampling_rows, self.group_size * self.sampling_groups
+        if rows and size % rows and (rows % size or together % rows):
+            whole_groups = (size * groups for groups in _divisors(self.sampling_groups))
+            raise ValueError(
+                f"policy.sampling_rows must divide policy.group_size, got {rows} and {size}, or hold whole groups and "
+                f"divide the {together} images of policy.sampling_groups={self.sampling_groups}, as forwards of one "
+                f"shape are what a replay can repeat: take {nearest(rows, {*_divisors(size), *whole_groups})}"
             )
         if self.evaluate_prompts % 2:
             raise ValueError(
                 f"policy.evaluate_prompts must be even, got {self.evaluate_prompts}: half of them are long prompts"
             )
         if self.prompts_per_step % (self.updates_per_iteration * self.learner_ranks):
+            step = math.lcm(self.updates_per_iteration * self.learner_ranks, self.sampling_groups)
+            less = self.prompts_per_step // step * step
             raise ValueError(
                 "policy.prompts_per_step must divide by policy.updates_per_iteration x policy.learner_ranks, got "
-                f"{self.prompts_per_step} and {self.updates_per_iteration} x {self.learner_ranks}"
+                f"{self.prompts_per_step} and {self.updates_per_iteration} x {self.learner_ranks}: take "
+                f"{nearest(self.prompts_per_step, {less or step, less + step})}"
             )
         if self.learner_ranks > 1 and self.engine != "deepspeed":
             raise ValueError(
@@ -165,6 +190,24 @@ class PolicySettings:
             )
         if self.zero_stage == 3 and self.engine != "deepspeed":
             raise ValueError(f"policy.zero_stage=3 needs policy.engine=deepspeed, got {self.engine}")
+
+    def _check_ranks(self) -> None:
+        """Raises ValueError where the learner's ranks reserve what they cannot start with."""
+        if self.learner_ranks > 1 and 0 < self.learner_gpus < 1:
+            raise ValueError(
+                f"policy.learner_gpus must be whole for policy.learner_ranks={self.learner_ranks}, got "
+                f"{self.learner_gpus}, as NCCL wants a GPU a rank: take 1, or 0 to learn on CPUs, or "
+                "policy.learner_ranks=1"
+            )
+        if not self.learner_cpus and not self.learner_gpus:
+            raise ValueError(
+                "policy.learner_cpus and policy.learner_gpus must not both be 0, as Ray reserves no place for nothing: "
+                "raise one, e.g. policy.learner_cpus=0.1"
+            )
+
+
+def _divisors(number: int) -> Iterator[int]:
+    return (divisor for divisor in range(1, number + 1) if number % divisor == 0)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
+from typing import Any
 
 from conf.flux import EMBEDDED
-from conf.rules import at_least, between, one_of
+from conf.rules import above, at_least, between, gpus, one_of
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,9 @@ class RewardSettings:
         for name in ("sigma_draws", "batch_size", "epochs", "workers", "threads_per_worker", "shuffle_rows",
                      "log_every", "checkpoint_every"):  # fmt: skip
             at_least(f"reward.{name}", getattr(self, name), 1)
+        for name in ("cpus_per_worker", "weight_decay"):
+            at_least(f"reward.{name}", getattr(self, name), 0.0)
+        above("reward.max_grad_norm", self.max_grad_norm, 0)
         if self.batch_size < self.workers:
             raise ValueError(
                 f"reward.batch_size must be at least reward.workers, got {self.batch_size} < {self.workers}: raise it"
@@ -125,6 +129,7 @@ class RewardPoolSettings:
     gpus: float = 0.0  # Ray GPUs a replica reserves; a fraction shares a GPU with other roles
     nodes: str = ""  # node group (label ray.io/node-group, a KubeRay group's name) of the replicas; empty: any
     replicas_per_node: int = 0  # at most; 0: as many as fit
+    runtime_env: dict[str, Any] = field(default_factory=dict)  # Ray's, of the replicas: pip, env_vars and so on
     retries: int = 8  # of a scoring call whose replica died, with backoff
     upscale_delay_s: float = 5.0  # how long the load must last before replicas are added
     downscale_delay_s: float = 60.0  # and before they are taken away
@@ -140,10 +145,12 @@ class RewardPoolSettings:
             raise ValueError(
                 f"pool.max_replicas must be at least pool.min_replicas, got {self.max_replicas} < {self.min_replicas}"
             )
-        at_least("pool.batch_images", self.batch_images, 1)
-        at_least("pool.replicas_per_node", self.replicas_per_node, 0)
-        at_least("pool.retries", self.retries, 0)
-        at_least("pool.max_queued_requests", self.max_queued_requests, 1)
+        for name in ("batch_images", "threads", "max_ongoing_requests", "max_queued_requests"):
+            at_least(f"pool.{name}", getattr(self, name), 1)
+        for name in ("cpus", "replicas_per_node", "retries", "batch_wait_s", "upscale_delay_s", "downscale_delay_s"):
+            at_least(f"pool.{name}", getattr(self, name), 0)
+        gpus("pool.gpus", self.gpus)
+        above("pool.target_ongoing_requests", self.target_ongoing_requests, 0)
         if not _is_loopback(self.host) and not self.token_variable:
             raise ValueError(
                 f"pool.host={self.host} answers other machines, so callers must bear a token: set pool.token_variable "

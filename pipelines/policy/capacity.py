@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
 
 import ray
 from ray._private.state import state
@@ -13,6 +15,11 @@ from conf.detector import DetectorSettings
 from conf.policy import PolicySettings
 from conf.reward import RewardPoolSettings
 from conf.settings import Settings
+
+DECIMALS = 4
+"""Ray counts CPUs and GPUs in ten-thousandths."""
+_REPLICA = "ServeReplica:"
+_WHERE = {"strict_pack": ", all on one node", "strict_spread": ", each on a node of its own"}
 
 
 @dataclass(frozen=True)
@@ -25,10 +32,26 @@ class Demand:
     gpus: float
     nodes: str  # the node group that must hold them; "": any
     mend: str  # which settings make it smaller
+    placement: str = "pack"  # policy.learner_placement; the other roles have none
+    actors: str = ""  # what the class names of its actors begin with, as Ray tells them
 
     def __str__(self) -> str:
         where = f" on nodes of group {self.nodes}" if self.nodes else ""
-        return f"{self.count} {self.role} of {self.cpus:g} CPUs and {self.gpus:g} GPUs{where}"
+        return (
+            f"{self.count} {self.role} of {self.cpus:g} CPUs and {self.gpus:g} GPUs{where}"
+            f"{_WHERE.get(self.placement, '')}"
+        )
+
+    def may_use(self, group: str | None) -> bool:
+        """Whether a node of that group (None: of whichever is asked for) is one to run on."""
+        return group is None or self.nodes in ("", group)
+
+    def piece(self) -> Demand:
+        """What must fit on one node: one process, or all of them where they are packed strictly."""
+        together = self.count if self.placement == "strict_pack" else 1
+        # each is rounded before they are summed, as by Ray
+        cpus, gpus = together * round(self.cpus, DECIMALS), together * round(self.gpus, DECIMALS)
+        return replace(self, count=self.count // together, cpus=round(cpus, DECIMALS), gpus=round(gpus, DECIMALS))
 
 
 @dataclass(frozen=True)
@@ -48,15 +71,12 @@ class Room:
     group: str | None = ""  # None: a node of whichever group is asked for
 
     def take(self, demand: Demand) -> bool:
-        """Places one process of `demand` here, if it fits."""
-        fits = (
-            self.cpus >= demand.cpus
-            and self.gpus >= demand.gpus
-            and (self.group is None or demand.nodes in ("", self.group))
-        )
+        """Places one piece of `demand` here, if it fits."""
+        piece = demand.piece()
+        cpus, gpus = round(self.cpus - piece.cpus, DECIMALS), round(self.gpus - piece.gpus, DECIMALS)
+        fits = cpus >= 0 and gpus >= 0 and demand.may_use(self.group)
         if fits:
-            self.cpus -= demand.cpus
-            self.gpus -= demand.gpus
+            self.cpus, self.gpus = cpus, gpus
         return fits
 
 
@@ -64,7 +84,7 @@ def rollout_demand(policy: PolicySettings) -> Demand:
     """The rollout actors that a run cannot do without."""
     return Demand(
         "rollout actors", policy.min_rollout_actors, policy.rollout_cpus, policy.rollout_gpus, policy.rollout_nodes,
-        "policy.min_rollout_actors, policy.rollout_cpus or policy.rollout_gpus",
+        "policy.min_rollout_actors, policy.rollout_cpus or policy.rollout_gpus", actors="Rollout",
     )  # fmt: skip
 
 
@@ -72,7 +92,8 @@ def learner_demand(policy: PolicySettings) -> Demand:
     """The learner's ranks."""
     return Demand(
         "learner ranks", policy.learner_ranks, policy.learner_cpus, policy.learner_gpus, policy.learner_nodes,
-        "policy.learner_ranks, policy.learner_cpus or policy.learner_gpus",
+        "policy.learner_ranks, policy.learner_cpus or policy.learner_gpus", policy.learner_placement,
+        "LearnerRank",
     )  # fmt: skip
 
 
@@ -80,25 +101,25 @@ def spatialscore_demand(pool: RewardPoolSettings) -> Demand:
     """The replicas of SpatialScore that a run cannot do without."""
     return Demand(
         "SpatialScore replicas", pool.min_replicas, pool.cpus, pool.gpus, pool.nodes,
-        "pool.min_replicas, pool.cpus or pool.gpus",
+        "pool.min_replicas, pool.cpus or pool.gpus", actors=f"{_REPLICA}spatialscore",
     )  # fmt: skip
 
 
 def rules_demand(pool: RewardPoolSettings) -> Demand:
     """The replica of the exact checker."""
-    return Demand("exact checker", 1, pool.cpus, 0.0, "", "pool.cpus")
+    return Demand("exact checker", 1, pool.cpus, 0.0, "", "pool.cpus", actors=f"{_REPLICA}rules")
 
 
 def judge_demand(pool: RewardPoolSettings) -> Demand:
     """The replica that asks the judge behind an endpoint."""
-    return Demand("judge's client", 1, pool.cpus, 0.0, "", "pool.cpus")
+    return Demand("judge's client", 1, pool.cpus, 0.0, "", "pool.cpus", actors=f"{_REPLICA}judge")
 
 
 def detector_demand(own: DetectorSettings) -> Demand:
     """The replicas of the detector that gives rule rewards."""
     return Demand(
-        "detector replicas", own.replicas, own.cpus, own.gpus, own.nodes,
-        "detector.replicas, detector.cpus or detector.gpus",
+        "detector replicas", own.min_replicas, own.cpus, own.gpus, own.nodes,
+        "detector.min_replicas, detector.cpus or detector.gpus", actors=f"{_REPLICA}detector",
     )  # fmt: skip
 
 
@@ -137,30 +158,68 @@ def check_capacity(settings: Settings) -> None:
 
 
 def shortage(demands: Sequence[Demand], rooms: Sequence[Room]) -> str:
-    """Places every process on the first node with room: those bound to a node group first, then the largest.
+    """Finds every role its places: those bound to a node group first, then one process a node, then the largest.
 
     Returns what has no place, or "".
     """
+
+    def order(demand: Demand) -> tuple[bool, bool, float, float]:
+        piece = demand.piece()
+        return demand.nodes != "", demand.placement == "strict_spread", piece.gpus, piece.cpus
+
     have = f"{sum(room.cpus for room in rooms):g} CPUs and {sum(room.gpus for room in rooms):g} GPUs"
-    left = [Room(room.cpus, room.gpus, room.group) for room in rooms]
-    for demand in sorted(demands, key=lambda demand: (demand.nodes != "", demand.gpus, demand.cpus), reverse=True):
-        placed = sum(any(room.take(demand) for room in left) for _ in range(demand.count))
+    left = [replace(room) for room in rooms]
+    for demand in sorted(demands, key=order, reverse=True):
+        placed = place(demand, left)
         if placed < demand.count:
             wanted = "; ".join(map(str, demands))
+            looser = ", set policy.learner_placement=pack" if demand.placement in _WHERE else ""
             return (
                 f"a run must find room for all of: {wanted}. The cluster has {have} on {len(rooms)} nodes, where "
-                f"{demand.count - placed} of the {demand.role} have no place: lower {demand.mend}, or add nodes"
+                f"{demand.count - placed} of the {demand.role} have no place: lower {demand.mend}{looser}, or add nodes"
             )
     return ""
 
 
+def place(demand: Demand, rooms: Sequence[Room]) -> int:
+    """Takes room for as many processes of `demand` as find it, each on the first node that has it. Returns how many.
+
+    What an autoscaler may add is one room, of which nobody can say how many nodes it will be: there, processes that
+    want a node each share it.
+    """
+    piece = demand.piece()
+    if demand.placement == "strict_spread" and all(room.group is not None for room in rooms):
+        smallest_first = sorted(rooms, key=lambda room: (room.gpus, room.cpus))  # large ones are left to large roles
+        return sum(islice((1 for room in smallest_first if room.take(demand)), demand.count))
+    placed = sum(any(room.take(demand) for room in rooms) for _ in range(piece.count))
+    return placed * (demand.count // piece.count)
+
+
 def registered() -> list[Room]:
     """The nodes that are alive."""
-    return [
-        Room(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0), node["Labels"].get(NODE_GROUP, ""))
-        for node in ray.nodes()
-        if node["Alive"]
-    ]
+    return [_room(node, node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def unreserved() -> list[Room]:
+    """The nodes that are alive, with what of each nobody has reserved."""
+    # private: Ray's public call knows the sum over all nodes only (2.60)
+    free = state.available_resources_per_node()
+    return [_room(node, free.get(node["NodeID"], {})) for node in ray.nodes() if node["Alive"]]
+
+
+def without_place(demand: Demand) -> int:
+    """How many actors of that role Ray has found no node for. Those that have one, and load, do not count."""
+    # private: Ray's public list of actors needs the dashboard, and does not tell these apart (2.60)
+    return sum(
+        actor["ActorClassName"].startswith(demand.actors)
+        and actor["State"] in ("DEPENDENCIES_UNREADY", "PENDING_CREATION", "RESTARTING")
+        and not actor["Address"]["IPAddress"]
+        for actor in state.actor_table(None).values()
+    )
+
+
+def _room(node: Mapping[str, Any], resources: Mapping[str, float]) -> Room:
+    return Room(resources.get("CPU", 0.0), resources.get("GPU", 0.0), node["Labels"].get(NODE_GROUP, ""))
 
 
 def autoscaler_limits() -> tuple[float, float] | None:

@@ -78,12 +78,77 @@ def test_every_value_of_flux_dev_is_marked() -> None:
         ("policy.steps", "section.key=value"),
         ("ablation.variants=base,top-4", "write 'ablation.variants=[base,top-4]', in quotes"),
         ("policy.initial_noise=shard", "did you mean shared?"),
+        ("policy.rollout_gpus=-1", "policy.rollout_gpus must be at least 0.0, got -1"),
+        ("policy.learner_gpus=-0.5", "policy.learner_gpus must be at least 0.0, got -0.5"),
+        ("pool.gpus=-1", "pool.gpus must be at least 0.0, got -1"),
+        ("detector.gpus=-1", "detector.gpus must be at least 0.0, got -1"),
+        ("policy.rollout_gpus=1.5", "a whole number of them, got 1.5: take 1 or 2"),
+        ("policy.learner_gpus=2.25", "got 2.25: take 2 or 3"),
+        ("pool.gpus=1.5", "pool.gpus must be a share of one GPU"),
+        ("detector.gpus=1.5", "detector.gpus must be a share of one GPU"),
+        ("policy.rollout_cpus=-1", "policy.rollout_cpus must be at least 0"),
+        ("policy.learner_cpus=-1", "policy.learner_cpus must be at least 0"),
+        ("policy.learner_cpus=0", "must not both be 0"),
+        ("pool.cpus=-1", "pool.cpus must be at least 0"),
+        ("detector.cpus=-1", "detector.cpus must be at least 0"),
+        ("reward.cpus_per_worker=-1", "reward.cpus_per_worker must be at least 0"),
+        ("reward.weight_decay=-1", "reward.weight_decay must be at least 0"),
+        ("reward.max_grad_norm=0", "reward.max_grad_norm must be above 0, got 0"),
+        ("pool.threads=0", "pool.threads must be at least 1, got 0"),
+        ("detector.threads=0", "detector.threads must be at least 1, got 0"),
+        ("pool.max_ongoing_requests=0", "pool.max_ongoing_requests must be at least 1"),
+        ("pool.batch_wait_s=-1", "pool.batch_wait_s must be at least 0"),
+        ("pool.upscale_delay_s=-1", "pool.upscale_delay_s must be at least 0"),
+        ("pool.target_ongoing_requests=0", "pool.target_ongoing_requests must be above 0, got 0"),
+        ("policy.lr=0", "policy.lr must be above 0, got 0.0: raise it"),
+        ("policy.lr=nan", "policy.lr must be above 0, got nan"),
+        ("policy.clip_range=0", "policy.clip_range must be above 0"),
+        ("policy.max_grad_norm=0", "policy.max_grad_norm must be above 0"),
+        ("policy.weight_decay=-0.1", "policy.weight_decay must be at least 0"),
+        ("policy.kl_weight=-0.1", "policy.kl_weight must be at least 0"),
+        ("policy.ratio_tolerance=-1e-6", "policy.ratio_tolerance must be at least 0"),
+        ("policy.betas=[0.9,1.0]", "policy.betas must both lie in [0, 1), got [0.9, 1.0]"),
+        ("policy.betas=[-0.1,0.9]", "got [-0.1, 0.9]: take e.g. [0.9, 0.99]"),
     ],
 )
 def test_bad_values_are_refused_with_the_rule_and_the_value(override: str, expected: str) -> None:
     with pytest.raises(SettingsError) as refused:
         load("scenes", [override])
     assert expected in str(refused.value)
+
+
+def test_ranks_share_no_gpu_but_one_may_and_many_may_do_without() -> None:
+    ranks = ["policy.learner_ranks=2", "policy.engine=deepspeed"]
+    with pytest.raises(
+        SettingsError, match=r"policy\.learner_gpus must be whole for policy\.learner_ranks=2, got 0\.5"
+    ):
+        load("scenes", [*ranks, "policy.learner_gpus=0.5"])
+    assert load("scenes", ["policy.learner_gpus=0.5"]).policy.learner_gpus == 0.5
+    assert load("scenes", [*ranks, "policy.learner_gpus=0"]).policy.learner_ranks == 2
+    assert load("scenes", [*ranks, "policy.learner_gpus=2"]).policy.learner_gpus == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "mend"),
+    [
+        (["policy.updates_per_iteration=5"], "take 10 or 15"),
+        (["policy.updates_per_iteration=5", "policy.sampling_groups=4"], "take 20"),
+        (["policy.sampling_groups=5"], "take 4 or 6"),
+        (["policy.sampling_groups=13"], "take 12"),
+        (["policy.sampling_rows=5"], "take 4 or 6"),
+        (["policy.sampling_rows=36"], "take 24"),
+        (["policy.sampling_rows=36", "policy.sampling_groups=4"], "take 24 or 48"),
+        (["policy.sampling_rows=72", "policy.sampling_groups=4"], "take 48 or 96"),
+    ],
+)
+def test_counts_that_do_not_divide_are_answered_with_the_nearest_that_do(overrides: list[str], mend: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load("scenes", overrides)
+    assert str(refused.value).endswith(f": {mend}")
+    name = re.search(r"(policy\.\w+) must", str(refused.value))
+    assert name
+    for value in re.findall(r"\d+", mend):
+        load("scenes", [*overrides, f"{name[1]}={value}"])
 
 
 def test_an_unknown_preset_is_answered_with_the_nearest() -> None:
