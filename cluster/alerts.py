@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.panels import policy
 from conf import Settings
+from pipelines.policy.capacity import reward_demands
+
+PROGRESS = "ray_spatialt2i_run_progress_time_seconds"
+FIRST_VERSION = 1800  # seconds that a driver may take to it: loading models, the base's evaluation, an iteration
 
 
 @dataclass(frozen=True)
@@ -23,19 +27,31 @@ class Alert:
 
 def alerts(settings: Settings) -> tuple[Alert, ...]:
     """All rules, with the preset's limits."""
-    return (_no_progress(), *_policy(settings), _saturated(settings), *_disks())
+    return (*_no_progress(), *_policy(settings), _saturated(settings), *_disks())
 
 
-def _no_progress() -> Alert:
-    age = "time() - ray_spatialt2i_run_published_time_seconds"
-    return Alert(
-        "NoProgress",
-        f"{age} > 600 + 10 * {policy('iteration_seconds')}",
-        5,
-        "critical",
-        "{{ $labels.run }} has published no version for {{ $value | humanizeDuration }}.",
-        "Look at the job's last log lines (`ray job logs`): it says every half minute what it waits for. Add nodes, or "
-        "stop the job and submit it again: it goes on from its newest checkpoint.",
+def _no_progress() -> tuple[Alert, ...]:
+    """One rule for a driver before its first version, whose usual length nobody knows yet, and one for afterwards."""
+    age, usual = f"time() - {PROGRESS}", policy("iteration_seconds")
+    look = "Look at the job's last log lines (`ray job logs`): it says every half minute what it waits for."
+    return (
+        Alert(
+            "NotBegun",
+            f"{age} > {FIRST_VERSION} unless {usual}",
+            5,
+            "critical",
+            "{{ $labels.run }} has published no version since its driver started, {{ $value | humanizeDuration }} ago.",
+            f"{look} Add nodes, or lower what that role asks for. Where it waits for nothing, models are still being "
+            "loaded, or a first iteration takes that long: then leave it alone.",
+        ),
+        Alert(
+            "NoProgress",
+            f"{age} > 600 + 10 * {usual}",
+            5,
+            "critical",
+            "{{ $labels.run }} has published no version for {{ $value | humanizeDuration }}.",
+            f"{look} Add nodes, or stop the job and submit it again: it goes on from its newest checkpoint.",
+        ),
     )
 
 
@@ -73,15 +89,44 @@ def _policy(settings: Settings) -> tuple[Alert, ...]:
     )
 
 
+def most_replicas(settings: Settings) -> int:
+    """All replicas that the rewards of the run's mix may have together: what `reward_replicas` counts, at its most."""
+    pool, detector = settings.pool, settings.detector
+    grown = replace(
+        settings,
+        pool=replace(pool, min_replicas=pool.max_replicas),
+        detector=replace(detector, min_replicas=detector.max_replicas),
+    )
+    return sum(demand.count for demand in reward_demands(grown))
+
+
+def _sooner(settings: Settings) -> str:
+    """What to change where scores come late: of each reward that has a weight, what makes it faster."""
+    mix = settings.mix
+    of_each = (
+        (mix.spatialscore, "SpatialScore",
+         "pool.max_replicas (and the reward group's maxReplicas), or pool.batch_images where the GPU has room"),
+        (mix.judge, "the judge", "judge.concurrency and judge.calls_per_minute, as far as its service allows"),
+        (mix.detector, "the detector", "detector.max_replicas, or detector.batch_images where the GPU has room"),
+    )  # fmt: skip
+    mends = {name: mend for weight, name, mend in of_each if weight}
+    if not mends:  # the exact checker alone, whose one replica no setting makes faster
+        return "Set policy.max_staleness=1, so that the exact checker scores while the learner learns."
+    if len(mends) == 1:
+        return f"Raise {next(iter(mends.values()))}."
+    told = "; ".join(f"for {name} {mend}" for name, mend in mends.items())
+    return f"`Calls under way` on the dashboard shows which reward has a queue. Raise {told}."
+
+
 def _saturated(settings: Settings) -> Alert:
     late = f"{policy('scores_wait_seconds')} > 0.25 * {policy('iteration_seconds')}"
     return Alert(
         "RewardPoolSaturated",
-        f"{late} and {policy('reward_replicas')} >= {settings.pool.max_replicas}",
+        f"{late} and {policy('reward_replicas')} >= {most_replicas(settings)}",
         15,
         "warning",
         "The learner of {{ $labels.run }} waits {{ $value }} s an iteration for scores, and all replicas are there.",
-        "Raise pool.max_replicas (and the reward group's maxReplicas), or pool.batch_images where the GPU has room.",
+        _sooner(settings),
     )
 
 

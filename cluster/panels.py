@@ -72,42 +72,47 @@ def _learning() -> Question:
     progress = Query(policy("iteration", PICKED), "version {{run}}")
     return Question("Is it learning?", (
         Panel("Reward", "Rises, and its spread within a group stays well above 0: without spread nothing is learned.",
-              _of_runs("reward_low", "reward_mean", "reward_high", "reward_std")),
+              _of_runs("reward_low", "reward_mean", "reward_high", "reward_std", "kept_std")),
         Panel("Held-out score", "Rises as the reward does. Where only the reward rises, the reward is being hacked.",
-              _held_out("score_mean_short", "score_mean_long")),
-        Panel("Held-out relations and objects", "`scenes` only, by the exact checker. Objects must not be lost.",
+              _held_out("score_mean", "score_mean_short", "score_mean_long")),
+        Panel("Held-out relations and objects", "`scenes` only, by the exact checker. Objects must not be lost, and "
+              "few relations be the other way round.",
               _held_out("relation_accuracy_short", "relation_accuracy_long", "object_accuracy_short",
-                        "object_accuracy_long"), "percentunit"),
+                        "object_accuracy_long", "reversed_short", "reversed_long"), "percentunit"),
         Panel("Progress", "Policy versions published. A flat line: nothing moves.", (progress,)),
     ))  # fmt: skip
 
 
 def _on_policy(settings: Settings) -> Question:
     tolerance = settings.policy.ratio_tolerance
+    moved = Query(f"abs({policy('ratio_mean', PICKED)} - 1)", "of the mean, all updates {{run}}")
     return Question("Is it on-policy?", (
         Panel("Ratio drift", "Largest |ratio - 1| before an iteration's first update. Above the line, sampler and "
-              "learner do not compute the same.", _of_runs("ratio_drift"), "sci", tolerance),
+              "learner do not compute the same. The mean's, over all updates, may lie above: there the policy moves.",
+              (*_of_runs("ratio_drift"), moved), "sci", tolerance),
         Panel("Distance from the base", "The KL term, and the square distance of velocities at untrained steps. "
               "They grow slowly; a steep rise is a policy that leaves its base.", _of_runs("kl", "anchor")),
         Panel("Clipped share", "Some, not all: near 1 the clip is too narrow, at 0 nothing is held back.",
               _of_runs("clip_fraction"), "percentunit"),
-        Panel("Gradient and age", "The gradient's norm is finite; the age of samples is at most policy.max_staleness.",
-              _of_runs("grad_norm", "staleness_max")),
+        Panel("Loss, gradient and age", "Loss and gradient's norm are finite; the age of samples is at most "
+              "policy.max_staleness.", _of_runs("loss", "grad_norm", "staleness_max", "staleness_mean")),
     ))  # fmt: skip
 
 
 def _waiting() -> Question:
     idle = policy("rollout_idle_seconds", PICKED)
     present = f"({policy('rollout_actors', PICKED)} * {policy('iteration_seconds', PICKED)})"
-    unscored = f"{policy('reward_idle_seconds', PICKED)} / {policy('iteration_seconds', PICKED)}"
+    scored = f"({policy('reward_replicas', PICKED)} * {policy('iteration_seconds', PICKED)})"
+    unscored = f"{policy('reward_idle_seconds', PICKED)} / {scored}"
     return Question("Who waits for whom?", (
         Panel("The learner's seconds", "Where an iteration goes. Long waits for images: more rollouts; for scores: "
               "more replicas.", _of_runs("learn_seconds", "images_wait_seconds", "scores_wait_seconds",
-                                         "publish_seconds", "between_seconds"), "s"),
+                                         "ranks_wait_seconds", "publish_seconds", "between_seconds"), "s"),
         Panel("Idle share of the others", "Rollouts idle while the learner is the narrow place; "
               "policy.max_staleness=1 overlaps them.",
               (Query(f"{idle} / {present}", "rollouts {{run}}"), Query(unscored, "rewards {{run}}")), "percentunit"),
-        Panel("Images a second", "Of training, evaluations apart.", _of_runs("images_per_second")),
+        Panel("Images a second", "Of training, evaluations apart; and a GPU of those that the run holds.",
+              _of_runs("images_per_second", "images_per_second_per_gpu")),
         Panel("GPUs", "Ray's own measure. Empty where there are none.",
               (Query('sum(ray_resources{Name="GPU"}) by (State)', "{{State}}"),)),
     ))  # fmt: skip
@@ -115,11 +120,14 @@ def _waiting() -> Question:
 
 def _rewards(settings: Settings) -> Question:
     of_pool = "by (application)"
+    elastic = bool(settings.mix.spatialscore)
     return Question("Are rewards scaling?", (
-        Panel("Replicas", "Follow the queue up to the line, pool.max_replicas.",
+        Panel("Replicas", "SpatialScore's follow the queue up to the line, pool.max_replicas, the detector's up to "
+              "detector.max_replicas. Another reward has one.",
               (Query(f"sum(ray_serve_deployment_replica_healthy) {of_pool}", "{{application}}"),),
-              limit=settings.pool.max_replicas),
-        Panel("Calls under way", "In replicas, and waiting for one. A queue that stays: raise pool.max_replicas.",
+              limit=settings.pool.max_replicas if elastic else None),
+        Panel("Calls under way", "In replicas, and waiting for one. A queue that stays: raise that reward's "
+              "pool.max_replicas, judge.concurrency or detector.max_replicas.",
               (Query(f"sum(ray_serve_replica_processing_queries) {of_pool}", "running {{application}}"),
                Query(f"sum(ray_serve_deployment_queued_queries) {of_pool}", "waiting {{application}}"))),
         Panel("A group's scores take", "Mean latency, queueing included, beside an iteration's length.",
@@ -131,10 +139,13 @@ def _rewards(settings: Settings) -> Question:
 def _failures() -> Question:
     disk = "ray_node_disk_usage / (ray_node_disk_usage + ray_node_disk_free)"
     return Question("What failed?", (
-        Panel("Mended", "Since the run began. Each was mended; many of them cost time.",
-              _of_runs("actors_replaced", "groups_reissued", "learner_restarts", "score_retries")),
-        Panel("Without effect", "Groups without spread, scores that are no number, updates that were skipped.",
-              _of_runs("groups_skipped", "groups_replaced", "scores_failed", "updates_skipped")),
+        Panel("Mended", "Since the driver started: a new driver counts from 0, and is counted itself since the run "
+              "began. Each was mended; many of them cost time.",
+              _of_runs("actors_replaced", "groups_reissued", "groups_replaced", "learner_restarts", "score_retries",
+                       "driver_starts")),
+        Panel("Without effect", "In an iteration: groups without spread, scores that are no number or equal "
+              "another's, updates that were skipped.",
+              _of_runs("groups_skipped", "scores_failed", "scores_tied", "updates_skipped")),
         Panel("Actors", "ALIVE is well. PENDING_CREATION that stays: the cluster has no room for it.",
               (Query('sum(ray_actors{Source="gcs"}) by (State)', "{{State}}"),)),
         Panel("Disks in use", "Every node's own, and that of the run's folder.",

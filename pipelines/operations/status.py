@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +16,13 @@ from conf import Settings
 from pipelines.operations.cluster_state import cluster_state
 from pipelines.operations.receipts import read_receipt
 from pipelines.operations.stages import STEPS
+from pipelines.policy.metrics import IterationRow, read_iteration, read_rows
+from pipelines.policy.summary import waits
 
 Row = dict[str, Any]
 BARS = "▁▂▃▄▅▆▇█"
-FAILURES = ("scores_failed", "updates_skipped", "groups_skipped", "groups_reissued", "groups_replaced",
-            "actors_replaced", "learner_restarts")  # fmt: skip
+FAILURES = ("scores_failed", "updates_skipped", "groups_skipped")  # of the iteration
+MENDED = ("groups_reissued", "groups_replaced", "actors_replaced", "learner_restarts")  # since the driver started
 RECENT = 40  # iterations that a sparkline shows
 
 
@@ -71,13 +72,6 @@ def _cluster(address: str) -> list[RenderableType]:
     return [table]
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a JSON-lines file; none where it is absent. A line that is still being written is left out."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-
-
 def _stages(settings: Settings) -> Text:
     """Which steps of `run` have left a receipt."""
     told = Text()
@@ -94,7 +88,7 @@ def _questions(rows: Sequence[Row], evaluations: Sequence[Row], settings: Settin
     pace, drift, score = last["iteration_seconds"], last["ratio_drift"], last["score_seconds"]
     late = idle > 10 * pace + 60 and last["iteration"] < policy.iterations
     trend = sparkline([row["reward_mean"] for row in rows])
-    failures = {name.replace("_", " "): last[name] for name in FAILURES if last[name]}
+    iteration = read_iteration(last)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row(
         "progress",
@@ -108,15 +102,35 @@ def _questions(rows: Sequence[Row], evaluations: Sequence[Row], settings: Settin
         f"drift {_number(drift, '.1e')}, kl {_number(last['kl'], '.2e')}, clip {_number(last['clip_fraction'], '.0%')}",
         _verdict(drift is None or drift <= policy.ratio_tolerance, "above policy.ratio_tolerance"),
     )
-    spent = [f"{what} {last[f'{what}_seconds']:.1f} s" for what in ("wait", "learn", "publish")]
-    table.add_row("who waits?", f"learner: {', '.join(spent)}", f"{last['images_per_second']:.0f} images/s")
+    table.add_row("who waits?", waits(iteration), f"{last['images_per_second']:.0f} images/s")
     table.add_row(
         "rewards?",
-        f"a group's scores take {score:.2f} s, {last['score_retries']} calls made again",
-        _verdict(score <= 0.5 * pace, "half an iteration: raise pool.max_replicas"),
+        f"a group's scores take {score:.2f} s, {last['score_retries']} calls made again since the driver started",
+        _verdict(score <= 0.5 * pace, f"half an iteration: {_sooner(settings)}"),
     )
-    table.add_row("failed?", "  ".join(f"{name} {value}" for name, value in failures.items()) or "nothing")
+    table.add_row(
+        "failed?",
+        _counted(iteration, FAILURES) or "nothing",
+        f"since driver {iteration.driver_starts} started: {_counted(iteration, MENDED) or 'nothing mended'}",
+    )
     return table
+
+
+def _sooner(settings: Settings) -> str:
+    """What to raise where scores come late, as the alert RewardPoolSaturated says at length."""
+    mix = settings.mix
+    of_each = (
+        (mix.spatialscore, "pool.max_replicas"),
+        (mix.judge, "judge.concurrency"),
+        (mix.detector, "detector.max_replicas"),
+    )
+    return f"raise {' or '.join(name for weight, name in of_each if weight) or 'policy.max_staleness'}"
+
+
+def _counted(row: IterationRow, names: Sequence[str]) -> str:
+    """Those that are not 0."""
+    values = {name.replace("_", " "): getattr(row, name) for name in names}
+    return "  ".join(f"{name} {value}" for name, value in values.items() if value)
 
 
 def _held_out(evaluations: Sequence[Row]) -> str:

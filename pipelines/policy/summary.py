@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from actors.grpo.update import UpdateMetrics
-from conf.policy import PolicySettings
+from conf.settings import Settings
 from pipelines.policy.clock import Clock
 from pipelines.policy.groups import GroupMaker, ScoredGroup
 from pipelines.policy.metrics import EvaluationRow, IterationRow, mean_of_numbers
@@ -18,7 +18,7 @@ from pipelines.policy.watch import Loads
 
 @dataclass(frozen=True)
 class Counters:
-    """What went wrong and was mended, since the run began."""
+    """What went wrong and was mended, since the driver started."""
 
     groups_reissued: int
     actors_replaced: int
@@ -63,6 +63,7 @@ def iteration_row(
         wait_seconds=max(clock.iteration_seconds - clock.learn_seconds - clock.publish_seconds, 0.0),
         images_wait_seconds=clock.images_wait_seconds,
         scores_wait_seconds=clock.scores_wait_seconds,
+        ranks_wait_seconds=clock.ranks_wait_seconds,
         publish_seconds=clock.publish_seconds,
         rollout_actors=loads.rollout_actors,
         sample_actor_seconds=sum(group.report.seconds for group in groups),
@@ -116,19 +117,22 @@ def _kept_std(group: ScoredGroup) -> float:
 class Progress:
     """One tidy line an iteration: what, how many, rate, time left."""
 
-    def __init__(self, settings: PolicySettings, say: Callable[[str], None]) -> None:
-        self.settings, self.say = settings, say
+    def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
+        self.policy, self.say = settings.policy, say
+        mix = settings.mix
+        alone = mix.spatialscore == 1 and not (mix.rules or mix.judge or mix.detector)
+        self._score = "SpatialScore" if alone else "reward"  # what an evaluation's score is
         self._pace = math.nan  # seconds an iteration, smoothed
 
     def iteration(self, row: IterationRow) -> None:
         """Says one iteration."""
         smooth = 0.0 if math.isnan(self._pace) else 0.8
         self._pace = row.iteration_seconds if not smooth else smooth * self._pace + 0.2 * row.iteration_seconds
-        left = (self.settings.iterations - row.iteration) * self._pace
-        if self.settings.minutes:
-            left = max(min(left, self.settings.minutes * 60 - row.training_seconds), 0.0)
+        left = (self.policy.iterations - row.iteration) * self._pace
+        if self.policy.minutes:
+            left = max(min(left, self.policy.minutes * 60 - row.training_seconds), 0.0)
         self.say(
-            f"policy {row.iteration:>4}/{self.settings.iterations}"
+            f"policy {row.iteration:>4}/{self.policy.iterations}"
             f"  reward {row.reward_mean:+.3f} ± {row.reward_std:.3f}"
             f"  {row.images_per_second:.0f} img/s  clip {row.clip_fraction:.0%}  drift {row.ratio_drift:.0e}"
             f"  {minutes(left)} left | {row.iteration_seconds:.1f} s: {waits(row)}"
@@ -142,8 +146,9 @@ class Progress:
         )
         exact = not math.isnan(row.relation_accuracy_short)
         self.say(
-            f"held out at {row.iteration}: {checked if exact else ''}SpatialScore {row.score_mean:+.3f}  ({row.images} "
-            f"images in {row.evaluation_seconds:.1f} s, after {minutes(row.training_seconds)} min of training)"
+            f"held out at {row.iteration}: {checked if exact else ''}{self._score} {row.score_mean:+.3f}  ("
+            f"{row.images} images in {row.evaluation_seconds:.1f} s, after {minutes(row.training_seconds)} min of "
+            "training)"
         )
 
 
@@ -151,10 +156,13 @@ def waits(row: IterationRow) -> str:
     """Who waited for what, in a few words: the learner's seconds, and the others' idle share of the iteration."""
     sampled = row.rollout_actors * row.iteration_seconds
     idle = row.rollout_idle_seconds / sampled if sampled else 0.0
+    scored = row.reward_replicas * row.iteration_seconds
+    unscored = row.reward_idle_seconds / scored if scored else 0.0
+    others = f", other ranks {row.ranks_wait_seconds:.1f}" if row.ranks_wait_seconds >= 0.05 else ""
     return (
         f"learn {row.learn_seconds:.1f}, wait for images {row.images_wait_seconds:.1f}, scores "
-        f"{row.scores_wait_seconds:.1f}, publish {row.publish_seconds:.1f}; idle: {row.rollout_actors:.0f} rollouts "
-        f"{idle:.0%}, {row.reward_replicas:.0f} rewards {row.reward_idle_seconds / row.iteration_seconds:.0%}"
+        f"{row.scores_wait_seconds:.1f}{others}, publish {row.publish_seconds:.1f}; idle: {row.rollout_actors:.0f} "
+        f"rollouts {idle:.0%}, {row.reward_replicas:.0f} rewards {unscored:.0%}"
     )
 
 

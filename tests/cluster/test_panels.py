@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import time
 from collections import defaultdict
+from dataclasses import fields
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import ray
@@ -16,22 +18,27 @@ import requests
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster.alerts import alerts, rules
+from cluster.alerts import PROGRESS, alerts, most_replicas, rules
 from cluster.monitoring import dashboard
 from cluster.panels import policy, questions
 from conf import load
+from pipelines.policy import gauges as gauges_module
+from pipelines.policy.gauges import RunGauges
+from pipelines.policy.metrics import EvaluationRow, IterationRow, RunLog
 from pipelines.policy.stage import run_policy
 from tests.tiny_reward import save_tiny_vlm, tiny_spatialscore
 
 FLUX_DEV = load("flux_dev")
-EXPRESSIONS = {
+QUERIES = {
     f"{question.text} {panel.title}: {query.legend}": query.expression
     for question in questions(FLUX_DEV)
     for panel in question.panels
     for query in panel.queries
-} | {alert.name: alert.expression for alert in alerts(FLUX_DEV)}
+}
+EXPRESSIONS = QUERIES | {alert.name: alert.expression for alert in alerts(FLUX_DEV)}
 SERIES = re.compile(r"\b(ray_\w+)(?:\{([^}]*)\})?")
 ONLY_WITH_GPUS = 'sum(ray_resources{Name="GPU"}) by (State)'
+NO_NUMBER_WITHOUT_GPUS = policy("images_per_second_per_gpu")
 Exported = dict[str, dict[str, set[str]]]  # metric -> label -> its values
 
 
@@ -75,6 +82,8 @@ def test_what_a_query_asks_for_is_exported(exported: Exported, name: str) -> Non
     asked = SERIES.findall(expression)
     assert asked
     for metric, selector in asked:
+        if metric == NO_NUMBER_WITHOUT_GPUS:
+            continue
         assert metric in exported, f"no run exports {metric}"
         for label, operator, value in re.findall(r'(\w+)(=~|=)"([^"]*)"', selector):
             assert label in exported[metric], f"{metric} has no label {label}"
@@ -84,6 +93,21 @@ def test_what_a_query_asks_for_is_exported(exported: Exported, name: str) -> Non
         assert all(label in exported[metric] for metric, _ in asked)
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_what_stands_still_is_exported_until_the_run_ends(ray_cluster: None, tmp_path: Path) -> None:
+    """NoProgress needs the time of the newest version for as long as no other comes; Ray drops it after half a minute.
+
+    After the run's end it must go, or the alert is raised while the same process is at stage 4.
+    """
+    log, run = RunLog(tmp_path / "policy"), str(tmp_path)
+    time.sleep(60)
+    assert run in scrape()[PROGRESS]["run"]
+    log.close()
+    time.sleep(60)
+    assert run not in scrape()[PROGRESS]["run"]
+
+
 def test_legends_and_texts_name_labels_that_their_series_have(exported: Exported) -> None:
     texts = [(query.legend, query.expression) for question in questions(FLUX_DEV) for panel in question.panels
              for query in panel.queries]  # fmt: skip
@@ -91,12 +115,34 @@ def test_legends_and_texts_name_labels_that_their_series_have(exported: Exported
     for text, expression in texts:
         metric = SERIES.findall(expression)[0][0]
         for label in re.findall(r"\{\{ ?(?:\$labels\.)?(\w+) ?\}\}", text):
-            assert label in exported[metric], f"{metric} has no label {label}, which {text!r} shows"
+            known = metric == NO_NUMBER_WITHOUT_GPUS or label in exported[metric]
+            assert known, f"{metric} has no label {label}, which {text!r} shows"
 
 
 def test_a_misspelt_measure_is_refused() -> None:
     with pytest.raises(ValueError, match="no run measures reward_maen"):
         policy("reward_maen")
+
+
+UNSHOWN = {
+    "policy": {
+        "training_seconds",  # nearly the graph's own axis
+        "wait_seconds",  # its parts are shown
+        "sample_actor_seconds",  # the idle share of rollouts says it
+        "images",  # as many as the settings say, as the next
+        "samples_trained",
+        "updates_applied",  # those that were skipped are shown
+        "lr",  # a function of the version and the settings
+    },
+    "evaluation": {"iteration", "training_seconds", "evaluation_seconds", "images"},
+}
+
+
+@pytest.mark.parametrize("family, row", [("policy", IterationRow), ("evaluation", EvaluationRow)])
+def test_every_measure_has_a_panel_or_a_reason_to_have_none(family: str, row: type) -> None:
+    asked = {metric for expression in QUERIES.values() for metric, _ in SERIES.findall(expression)}
+    measured = {field.name for field in fields(row)}
+    assert {name for name in measured if f"ray_spatialt2i_{family}_{name}" not in asked} == UNSHOWN[family]
 
 
 def test_the_dashboard_has_a_row_a_question_and_no_panel_over_another() -> None:
@@ -116,17 +162,83 @@ def test_the_dashboard_has_a_row_a_question_and_no_panel_over_another() -> None:
 
 def test_every_alert_says_what_happened_and_what_to_do() -> None:
     names = {alert.name for alert in alerts(FLUX_DEV)}
-    assert names >= {"NoProgress", "RatioDrift", "KlRunaway", "RewardPoolSaturated", "SpreadGone", "RunDiskNearlyFull"}
+    assert names >= {"NotBegun", "NoProgress", "RatioDrift", "KlRunaway", "RewardPoolSaturated", "SpreadGone",
+                     "RunDiskNearlyFull"}  # fmt: skip
     for rule in rules(FLUX_DEV)["groups"][0]["rules"]:
         assert rule["labels"]["severity"] in ("critical", "warning")
         assert rule["annotations"]["summary"].endswith(".") and rule["annotations"]["description"].endswith(".")
+
+
+@pytest.mark.parametrize("mix, most, named, not_named", [
+    ("mix.spatialscore=1", 8, "Raise pool.max_replicas", "judge"),
+    ("mix.judge=0.1", 9, "for the judge judge.concurrency", "detector"),  # beside SpatialScore
+    ("mix.judge=0.1 mix.detector=1 mix.rules=1", 13, "for the detector detector.max_replicas", "max_staleness"),
+    ("mix.spatialscore=0 mix.detector=1", 3, "Raise detector.max_replicas", "pool."),
+    ("mix.spatialscore=0 mix.rules=1", 1, "policy.max_staleness=1", "max_replicas"),
+])  # fmt: skip
+def test_a_saturated_mix_has_the_replicas_of_all_its_rewards(mix: str, most: int, named: str, not_named: str) -> None:
+    settings = load("flux_dev", [*mix.split(), "detector.max_replicas=3"])
+    (saturated,) = (alert for alert in alerts(settings) if alert.name == "RewardPoolSaturated")
+    assert most_replicas(settings) == most and saturated.expression.endswith(f"{policy('reward_replicas')} >= {most}")
+    assert named in saturated.mend and not_named not in saturated.mend
+    limits = [panel.limit for question in questions(settings) for panel in question.panels if panel.title == "Replicas"]
+    assert limits == [settings.pool.max_replicas if settings.mix.spatialscore else None]
+
+
+class ForgetfulGauge:
+    """Has a value until it is exported, as Ray's have."""
+
+    values: ClassVar[dict[str, float]] = {}
+
+    def __init__(self, name: str, description: str, tag_keys: tuple[str, ...]) -> None:
+        self.name = f"ray_{name}"
+
+    def set(self, value: float, tags: dict[str, str]) -> None:
+        self.values[self.name] = value
+
+
+def test_a_driver_tells_of_itself_before_its_first_version_and_for_as_long_as_it_makes_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: dict[str, float] = {}
+    monkeypatch.setattr(gauges_module, "Gauge", ForgetfulGauge)
+    monkeypatch.setattr(gauges_module, "REPEAT_AFTER", 0.01)
+    monkeypatch.setattr(ForgetfulGauge, "values", found)
+    RunLog(tmp_path / "policy").close()
+    before = time.time()
+    log = RunLog(tmp_path / "policy")
+    begun = found[PROGRESS]
+    assert before <= begun <= time.time()
+    assert found[policy("driver_starts")] == 2 and policy("iteration_seconds") not in found
+    found.clear()
+    deadline = time.monotonic() + 10
+    while len(found) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert found == {PROGRESS: begun, policy("driver_starts"): 2}
+    log.close()
+    time.sleep(0.1)  # a repetition that was under way
+    found.clear()
+    time.sleep(0.1)
+    assert not found
+
+
+def test_a_gauge_without_a_number_ceases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: dict[str, float] = {}
+    monkeypatch.setattr(gauges_module, "Gauge", ForgetfulGauge)
+    monkeypatch.setattr(ForgetfulGauge, "values", found)
+    gauges = RunGauges(tmp_path)
+    gauges.set("policy_kl", 0.5, "")
+    assert found.pop("ray_spatialt2i_policy_kl") == 0.5
+    gauges.set("policy_kl", float("nan"), "")
+    assert not found
+    gauges.close()
 
 
 PROMTOOL = shutil.which("promtool")
 SICK = {
     policy("iteration"): "100x120",
     policy("iteration_seconds"): "30x120",
-    "ray_spatialt2i_run_published_time_seconds": "0x120",
+    PROGRESS: "0x120",
     policy("ratio_drift"): "0.01x120",
     policy("kl"): "0.1x110 1x10",
     policy("groups_skipped"): "40x120",
@@ -138,7 +250,7 @@ SICK = {
     "ray_node_disk_usage": "99x120",
 }
 WELL = SICK | {
-    "ray_spatialt2i_run_published_time_seconds": "0+60x120",
+    PROGRESS: "0+60x120",
     policy("ratio_drift"): "0.00001x120",
     policy("kl"): "0.1x120",
     policy("groups_skipped"): "0x120",
@@ -146,10 +258,19 @@ WELL = SICK | {
     "ray_spatialt2i_run_disk_free_ratio": "0.5x120",
     "ray_node_disk_free": "99x120",
 }
+WAITING = {PROGRESS: "0x120"}  # of a driver that has published nothing yet
+STARTING = {PROGRESS: "_x91 5460x28"}  # for less than half an hour
+DONE = WELL | {PROGRESS: "0x10 stale"}
 
 
 @pytest.mark.skipif(not PROMTOOL, reason="there is no promtool on the path (Debian: apt-get install prometheus)")
-@pytest.mark.parametrize("history, raised", [(SICK, {alert.name for alert in alerts(FLUX_DEV)}), (WELL, set())])
+@pytest.mark.parametrize("history, raised", [
+    (SICK, {alert.name for alert in alerts(FLUX_DEV)} - {"NotBegun"}),
+    (WELL, set()),
+    (WAITING, {"NotBegun"}),
+    (STARTING, set()),
+    (DONE, set()),
+])  # fmt: skip
 def test_prometheus_raises_every_alert_on_a_sick_run_and_none_on_a_well_one(
     history: dict[str, str], raised: set[str], tmp_path: Path
 ) -> None:

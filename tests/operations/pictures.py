@@ -22,7 +22,8 @@ from rich.console import Console
 
 from cluster.alerts import rules
 from conf import load
-from pipelines.operations.status import look, read_rows
+from pipelines.operations.status import look
+from pipelines.policy.metrics import read_rows
 from tests.operations.head import Head, free_port, running_head
 from tests.preferences.review.browser import Browser, wait_for
 

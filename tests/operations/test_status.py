@@ -15,7 +15,8 @@ from pipelines.operations.cluster_state import describe
 from pipelines.operations.receipts import Receipt, write_receipt
 from pipelines.operations.stages import STEPS
 from pipelines.operations.status import sparkline, watch
-from pipelines.policy.metrics import IterationRow
+from pipelines.policy.metrics import IterationRow, RunLog
+from pipelines.policy.summary import waits
 
 NOWHERE = "status.address=http://127.0.0.1:9"
 
@@ -29,10 +30,14 @@ def shown(run_dir: Path, *rows: IterationRow) -> str:
     (run_dir / "policy").mkdir(exist_ok=True)
     lines = "".join(json.dumps(asdict(each)) + "\n" for each in rows)
     (run_dir / "policy" / "metrics.jsonl").write_text(lines + '{"iteration": 9')  # one is being written
-    told = io.StringIO()
-    settings = load("scenes", [f"run_dir={run_dir}", "status.once=true", "policy.iterations=64", NOWHERE])
-    watch(settings, Console(file=told, width=160))
-    return told.getvalue()
+    return told(run_dir)
+
+
+def told(run_dir: Path, *more: str) -> str:
+    out = io.StringIO()
+    settings = load("scenes", [f"run_dir={run_dir}", "status.once=true", "policy.iterations=64", NOWHERE, *more])
+    watch(settings, Console(file=out, width=200))
+    return out.getvalue()
 
 
 def test_a_healthy_run_and_a_sick_one_are_told_apart(tmp_path: Path) -> None:
@@ -43,6 +48,33 @@ def test_a_healthy_run_and_a_sick_one_are_told_apart(tmp_path: Path) -> None:
     assert "▁█" in well and "nothing" in well and "policy.ratio_tolerance" not in well
     sick = shown(tmp_path, row(3, ratio_drift=1e-2, score_seconds=9.0, actors_replaced=2))
     assert "above policy.ratio_tolerance" in sick and "raise pool.max_replicas" in sick and "actors replaced 2" in sick
+
+
+def test_who_waits_for_whom_is_told_as_in_the_log(tmp_path: Path) -> None:
+    waiting = row(1, iteration_seconds=4.0, learn_seconds=3.0, images_wait_seconds=0.7, scores_wait_seconds=0.2,
+                  ranks_wait_seconds=0.5, publish_seconds=0.1, rollout_actors=2.0, rollout_idle_seconds=2.0,
+                  reward_replicas=3.0, reward_idle_seconds=3.0)  # fmt: skip
+    line = next(line for line in shown(tmp_path, waiting).splitlines() if "who waits?" in line)
+    assert "learn 3.0, wait for images 0.7, scores 0.2, other ranks 0.5, publish 0.1; idle" in line
+    assert "idle: 2 rollouts 25%, 3 rewards 25%" in line
+    assert waits(waiting) in line
+
+
+def test_late_scores_name_the_settings_of_the_rewards_that_there_are(tmp_path: Path) -> None:
+    shown(tmp_path, row(1, score_seconds=9.0))
+    judged = told(tmp_path, "mix.spatialscore=0", "mix.judge=0.1", "mix.detector=1")
+    assert "raise judge.concurrency or detector.max_replicas" in judged and "pool.max_replicas" not in judged
+    assert "raise policy.max_staleness" in told(tmp_path, "mix.spatialscore=0", "mix.rules=1")
+
+
+def test_what_was_mended_is_counted_by_driver_and_drivers_outlive_a_rewind(tmp_path: Path) -> None:
+    for driver, replaced in enumerate((3, 0), start=1):
+        log = RunLog(tmp_path / "policy")
+        log.rewind(-1)
+        log.iteration(row(1, actors_replaced=replaced))
+        log.close()
+        assert f"since driver {driver} started: " in told(tmp_path)
+    assert "nothing mended" in told(tmp_path) and "actors replaced" not in told(tmp_path)
 
 
 def actor(state: str, repr_name: str = "", name: str = "") -> ActorState:
@@ -63,8 +95,8 @@ def test_the_cluster_s_nodes_actors_and_pending_ones_are_named() -> None:
 
 
 def test_where_no_cluster_answers_the_run_is_shown_all_the_same(tmp_path: Path) -> None:
-    told = shown(tmp_path, row(1))
-    assert "1/64 versions" in told and "pending?" not in told
+    alone = shown(tmp_path, row(1))
+    assert "1/64 versions" in alone and "pending?" not in alone
 
 
 def test_a_run_without_a_policy_says_so(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from conf import SettingsError
 from pipelines.cli import VERBS, understand
-from pipelines.operations.status import read_rows
+from pipelines.policy.metrics import read_rows
 from tests.operations.head import Head, running_head
 from tests.preferences.review.browser import Browser, wait_for
 
