@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,22 +42,30 @@ class SampleReport:
 
     policy_version: int
     images: int
-    seconds: float  # of the call's own work, denoising and decoding; not of waiting for the actor's other call
+    seconds: float  # of the call's own work; not of waiting for the actor's other call
+
+    def of_each(self, groups: int) -> SampleReport:
+        """An equal share for each of the call's groups."""
+        return replace(self, images=self.images // groups, seconds=self.seconds / groups)
 
 
 class Rollout:
     """A plain class around one policy. It keeps nothing that a fresh actor would miss.
 
-    Two threads may call it at once: one decodes while the other denoises. A call's bits do not depend on the other.
+    Two threads may call it at once: one encodes its prompts or decodes while the other denoises. A call's bits do not
+    depend on the other.
     """
 
     def __init__(self, model: str, flux: FluxSettings, threads: int, gpus: float, number: int) -> None:
         self.number = number
         device = set_up_process(threads, gpus)
         self.policy = load_policy(model, flux, device)
-        self._denoising = threading.Lock()  # guards transformer, LoRA, text encoders and the two fields below
+        self._encoding = threading.Lock()  # guards the text encoders and what they gave
+        self._denoising = threading.Lock()  # guards transformer and LoRA, and what is loaded
         self._decoding = threading.Lock()  # guards the VAE: Qwen-Image's keeps state in a forward
-        self._stream = torch.cuda.Stream() if device.type == "cuda" else None
+        on_gpu = device.type == "cuda"
+        self._encoding_stream = torch.cuda.Stream() if on_gpu else None
+        self._decoding_stream = torch.cuda.Stream() if on_gpu else None
         self._loaded: tuple[int, bool] | None = None
         self._encoded: dict[str, Conditioning] = {}
 
@@ -69,18 +77,24 @@ class Rollout:
         """Returns once the model is loaded."""
         return True
 
-    def sample_group(
-        self, text: str, seeds: Sequence[int], weights: WeightsHandle, plan: SamplingPlan
+    def sample_groups(
+        self, texts: Sequence[str], seeds: Sequence[Sequence[int]], weights: WeightsHandle, plan: SamplingPlan
     ) -> tuple[SampleReport | np.ndarray | Conditioning | Trajectory, ...]:
-        """One prompt's group under one iteration's training plan.
+        """A group of G images a (text, G seeds), under one iteration's training plan and in common forwards.
 
-        Call it with num_returns = G + 3: a SampleReport, the images uint8 [G, H, W, 3], the group's Conditioning, and
-        one Trajectory a seed, each its own object, so that only kept trajectories travel.
+        Call it with num_returns = `sampling_returns(groups, G)`: a SampleReport, then for every group its images uint8
+        [G, H, W, 3], its Conditioning, and one Trajectory a seed. Each is an object of its own, so that groups go
+        their own ways and only kept trajectories travel.
         """
-        samples, conditioning, denoised = self._denoise([text] * len(seeds), seeds, weights, plan)
-        images, decoded = self._decode(samples.latents)
-        report = SampleReport(weights.version, len(seeds), denoised + decoded)
-        return report, images, conditioning[0], *samples.trajectories
+        size = len(seeds[0])
+        each = [text for text in texts for _ in range(size)]
+        samples, conditioning, seconds = self._denoise(each, [seed for group in seeds for seed in group], weights, plan)
+        results = []
+        for first in range(0, len(each), size):
+            images, decoded = self._decode(samples.latents[first : first + size])
+            results += [images, conditioning[first], *samples.trajectories[first : first + size]]
+            seconds += decoded
+        return SampleReport(weights.version, len(each), seconds), *results
 
     def draw_images(
         self, texts: Sequence[str], seeds: Sequence[int], weights: WeightsHandle, plan: SamplingPlan
@@ -94,20 +108,20 @@ class Rollout:
         self, texts: Sequence[str], seeds: Sequence[int], weights: WeightsHandle, plan: SamplingPlan
     ) -> tuple[Samples, list[Conditioning], float]:
         """Samples on the CPU, each text's conditioning, and the seconds it took."""
+        conditioning, encoded = self._encode(texts)
         with self._denoising:
             started = time.perf_counter()
             self._load(weights)
-            conditioning = [self._encode(text) for text in texts]
             samples = sample(self.policy, conditioning, seeds, plan, weights.version)
-            return samples, conditioning, time.perf_counter() - started
+            return samples, conditioning, encoded + time.perf_counter() - started
 
     def _decode(self, latents: torch.Tensor) -> tuple[np.ndarray, float]:
         """Images uint8 [B, H, W, 3] of latents that are on the CPU, and the seconds it took.
 
         On a GPU it has a stream of its own, else its kernels would queue behind the other call's. That stream need
-        not wait for the denoising: the latents' copy to the CPU did. Decoding ends with such a copy too.
+        not wait for the denoising: the latents' copy to the CPU did. Encoding and decoding end with such a copy too.
         """
-        with self._decoding, torch.cuda.stream(self._stream):
+        with self._decoding, torch.cuda.stream(self._decoding_stream):
             started = time.perf_counter()
             return self.policy.decode(latents), time.perf_counter() - started
 
@@ -118,15 +132,23 @@ class Rollout:
             self.policy.load_lora(ray.get(weights.reference).lora)
             self._loaded = name
 
-    def _encode(self, text: str) -> Conditioning:
-        if text not in self._encoded:
-            if len(self._encoded) >= ENCODED_PROMPTS:
+    def _encode(self, texts: Sequence[str]) -> tuple[list[Conditioning], float]:
+        """Each text's conditioning, of equal texts the same object, and the seconds it took."""
+        with self._encoding, torch.cuda.stream(self._encoding_stream):
+            started = time.perf_counter()
+            found = {text: self._encoded.get(text) or self.policy.encode([text])[0] for text in dict.fromkeys(texts)}
+            self._encoded.update(found)
+            while len(self._encoded) > ENCODED_PROMPTS:
                 del self._encoded[next(iter(self._encoded))]  # the one encoded first
-            self._encoded[text] = self.policy.encode([text])[0]
-        return self._encoded[text]
+            return [found[text] for text in texts], time.perf_counter() - started
 
 
 RolloutActor = ray.remote(Rollout)
+
+
+def sampling_returns(groups: int, size: int) -> int:
+    """What `Rollout.sample_groups` returns for so many groups of `size` images."""
+    return 1 + groups * (2 + size)
 
 
 def start_rollout(model: str, flux: FluxSettings, settings: PolicySettings, number: int) -> Any:

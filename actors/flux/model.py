@@ -27,14 +27,18 @@ class ConditioningRows:
 class _FixedRotary(nn.Module):
     """FLUX's rotary tables for one (text length, image size), computed once instead of in each forward."""
 
+    cos: torch.Tensor  # [L+S, head_dim]
+    sin: torch.Tensor
+
     def __init__(self, cos: torch.Tensor, sin: torch.Tensor) -> None:
         super().__init__()
-        self.tables = (cos, sin)  # [L+S, head_dim] each
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)  # buffers, as they must go where the model goes
 
     def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if len(ids) != len(self.tables[0]):
-            raise ValueError(f"this policy was made for {len(self.tables[0])} tokens, got {len(ids)}")
-        return self.tables
+        if len(ids) != len(self.cos):
+            raise ValueError(f"this policy was made for {len(self.cos)} tokens, got {len(ids)}")
+        return self.cos, self.sin
 
 
 class FluxPolicy(Policy):

@@ -21,14 +21,14 @@ class SamplingPlan:
     trained: tuple[int, ...] = ()  # steps whose log-probability the learner replays; a subset of `noisy`
     max_rows: int = 0  # images in one forward; 0: all at once
     keep_means: bool = False  # trajectories carry the means of their trained steps
-    shared_noise: bool = False  # all images begin with one noise: they differ by what the noisy steps draw
+    noise_shared_by: int = 1  # neighbouring images that begin with one noise, and differ by what noisy steps draw
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if self.noisy and self.noise_level <= 0:
             raise ValueError(f"steps {self.noisy} draw noise, but noise_level is {self.noise_level}: make it positive")
-        if self.shared_noise and not self.noisy:
+        if self.noise_shared_by > 1 and not self.noisy:
             raise ValueError("without a noisy step, images that share their initial noise are all the same")
         if not set(self.trained) <= set(self.noisy):
             raise ValueError(f"trained steps must draw noise: trained {self.trained}, noisy {self.noisy}")
@@ -57,13 +57,13 @@ class SamplingPlan:
             trained=trained,
             max_rows=settings.sampling_rows,
             keep_means=settings.ratio == "guard",
-            shared_noise=settings.initial_noise == "shared",
+            noise_shared_by=settings.group_size if settings.initial_noise == "shared" else 1,
         )
 
     @classmethod
-    def for_evaluation(cls, settings: EvaluationSettings) -> SamplingPlan:
-        """Noise-free, as the plain pipeline samples."""
-        return cls(steps=settings.steps)
+    def for_evaluation(cls, settings: EvaluationSettings, max_rows: int = 0) -> SamplingPlan:
+        """Noise-free, as the plain pipeline samples, in forwards of at most so many rows (0: all at once)."""
+        return cls(steps=settings.steps, max_rows=max_rows)
 
 
 def untrained_from(settings: PolicySettings) -> int:
@@ -81,7 +81,7 @@ def _noisy_steps(settings: PolicySettings) -> int:
 
 def _window_start(settings: PolicySettings, iteration: int, positions: int) -> int:
     """first: always the noisiest steps. sliding: one step on every `window_every` iterations, round and round (MixGRPO,
-    arXiv 2507.21802). random: drawn for every iteration (Flow-GRPO-Fast)."""
+    arXiv 2507.21802). random: drawn for every iteration, as Flow-GRPO-Fast does among a run's first half."""
     match settings.window_position:
         case "sliding":
             return iteration // settings.window_every % positions

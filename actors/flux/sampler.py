@@ -35,16 +35,16 @@ def sample(
     """Draws one image's latents a seed, each under its own conditioning.
 
     Each sample owns a CPU generator seeded by its seed: first its initial noise (as the plain pipeline draws it),
-    then its step noises in order. Neither the device nor the samples that share the batch can change them; but where
-    the plan shares the initial noise, all begin with the first seed's, and keep their own step noises.
-    Raises ValueError unless there is one conditioning a seed, and one for all where they share the initial noise.
+    then its step noises in order. Neither the device nor the samples that share the batch can change them; but images
+    that share their initial noise begin with the first one's, and keep their own step noises.
+    Raises ValueError unless there is one conditioning a seed, and one for all that share an initial noise.
     """
     if len(conditioning) != len(seeds):
         raise ValueError(f"one conditioning a seed, got {len(conditioning)} and {len(seeds)} seeds")
-    begun = _shared_beginning(policy, conditioning, seeds[0], plan) if plan.shared_noise else None
+    begun = _beginnings(policy, conditioning, seeds, plan)
     rows = plan.max_rows or len(seeds)
     chunks = [
-        _sample_rows(policy, conditioning[i : i + rows], seeds[i : i + rows], plan, policy_version, begun)
+        _sample_rows(policy, conditioning[i : i + rows], seeds[i : i + rows], plan, policy_version, begun[i : i + rows])
         for i in range(0, len(seeds), rows)
     ]
     return Samples(
@@ -70,15 +70,29 @@ class _Beginning:
     velocity: torch.Tensor  # [1, S, C] there
 
 
+def _beginnings(
+    policy: Policy, conditioning: Sequence[Conditioning], seeds: Sequence[int], plan: SamplingPlan
+) -> list[_Beginning]:
+    """One an image, made once for all that share it; none where each begins with a noise of its own."""
+    size = plan.noise_shared_by
+    if size == 1:
+        return []
+    if len(seeds) % size:
+        raise ValueError(f"{size} images share an initial noise: draw them in multiples of that, got {len(seeds)}")
+    begun = []
+    for first in range(0, len(seeds), size):
+        common = conditioning[first]
+        if any(other is not common for other in conditioning[first : first + size]):
+            raise ValueError("images that share their initial noise are of one prompt: pass one conditioning for all")
+        begun += [_begin(policy, common, seeds[first], plan)] * size
+    return begun
+
+
 @torch.inference_mode()
-def _shared_beginning(
-    policy: Policy, conditioning: Sequence[Conditioning], seed: int, plan: SamplingPlan
-) -> _Beginning:
+def _begin(policy: Policy, conditioning: Conditioning, seed: int, plan: SamplingPlan) -> _Beginning:
     """Takes the common way from one seed's noise once, whatever the number of images."""
-    if any(other is not conditioning[0] for other in conditioning):
-        raise ValueError("images that share their initial noise are of one prompt: pass one conditioning for all")
     path = [policy.initial_noise([torch.Generator().manual_seed(seed)])]
-    rows, schedule = policy.rows(conditioning[:1]), policy.sigmas(plan.steps).to(path[0].device)[:, None]  # [T+1, 1]
+    rows, schedule = policy.rows([conditioning]), policy.sigmas(plan.steps).to(path[0].device)[:, None]  # [T+1, 1]
     for step in range(min(plan.noisy)):
         s, s_next = schedule[step], schedule[step + 1]
         path.append(euler(path[-1], policy.velocity(path[-1], s, rows), s, s_next))
@@ -88,14 +102,14 @@ def _shared_beginning(
 @torch.inference_mode()
 def _sample_rows(
     policy: Policy, conditioning: Sequence[Conditioning], seeds: Sequence[int], plan: SamplingPlan, version: int,
-    begun: _Beginning | None,
+    begun: Sequence[_Beginning],
 ) -> Samples:  # fmt: skip
-    """`begun`: what all images share; None where each begins with its own noise."""
+    """`begun`: how each image begins; empty where each does so with its own noise."""
     transition, log_prob = transition_of(plan.transition)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     x = policy.initial_noise(generators)  # [B, S, C]; drawn in any case, as the step noises come after it
     noise = _step_noise(generators, plan, x)  # [noisy, B, S, C]
-    path = [shared.expand_as(x) for shared in begun.path] if begun else [x]
+    path = [torch.cat(step) for step in zip(*(one.path for one in begun), strict=True)] if begun else [x]
     first, x = len(path) - 1, path[-1]
     rows = policy.rows(conditioning)
     sigmas = policy.sigmas(plan.steps)  # [T+1]
@@ -104,7 +118,7 @@ def _sample_rows(
     means = []  # K of [B, S, C]
     for step in range(first, plan.steps):
         s, s_next = schedule[step], schedule[step + 1]
-        v = begun.velocity.expand_as(x) if begun and step == first else policy.velocity(x, s, rows)
+        v = torch.cat([one.velocity for one in begun]) if begun and step == first else policy.velocity(x, s, rows)
         if step in plan.noisy:
             drawn = transition(x, v, s, s_next, plan.noise_level)
             x = drawn.mean + drawn.std * noise[plan.noisy.index(step)]
@@ -120,7 +134,7 @@ def _sample_rows(
     latents = torch.stack(path, dim=1).cpu()  # [B, T+1, S, C]
     log_probs = log_probs.T.cpu()  # [B, T]
     kept = torch.stack(means, dim=1).cpu() if means else None  # [B, K, S, C]
-    shared = len(begun.path) if begun else 0
+    shared = first + 1 if begun else 0
     trajectories = tuple(
         Trajectory(
             latents[i].clone(), log_probs[i].clone(), sigmas, seed, len(seeds), shared, version, plan.trained,

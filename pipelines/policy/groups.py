@@ -1,9 +1,10 @@
-"""One group's way: sample -> score -> filter, as often as it takes."""
+"""A group's way: sampled, alone or with others, then scored and filtered, as often as it takes."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from conf.policy import PolicySettings
 from pipelines.policy.capacity import Replicas
 from pipelines.policy.clock import Level
 from pipelines.policy.rollouts import RolloutPool
+from pipelines.policy.seeds import group_seeds
 
 
 class RewardPool(Protocol):
@@ -50,11 +52,42 @@ class Group:
     redraws: int = 0  # times it was replaced for want of spread
 
 
+def planned_group(number: int, prompts: Sequence[Prompt], settings: PolicySettings) -> Group:
+    """A run's group of this number: its prompt, seeds and plan follow from the settings alone."""
+    step, index = divmod(number, settings.prompts_per_step)
+    seeds = group_seeds(settings.seed, step, index, settings.group_size)
+    return Group(step, index, prompts[number], seeds, SamplingPlan.for_training(settings, step))
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A group's place among those that are sampled in one call, and so in forwards of one shape."""
+
+    call: tuple[Group, ...]
+    number: int
+
+    @property
+    def group(self) -> Group:
+        """Whose place it is."""
+        return self.call[self.number]
+
+
+@dataclass(frozen=True)
+class SampledGroup:
+    """What a rollout actor made of a group, as references."""
+
+    report: SampleReport
+    images: ray.ObjectRef
+    conditioning: ray.ObjectRef
+    trajectories: list[ray.ObjectRef]
+    at: float  # time.perf_counter() when it was there
+
+
 @dataclass(frozen=True)
 class ScoredGroup:
     """What the learner gets of a group: references to what it kept, and why."""
 
-    group: Group
+    seat: Seat
     scores: np.ndarray  # [G]
     advantages: Advantages
     conditioning: ray.ObjectRef
@@ -81,31 +114,60 @@ class GroupMaker:
         self.lost = 0  # groups sampled again because a node took their images or trajectories with it
         self.replaced = 0  # groups without spread
 
-    async def make(self, group: Group, weights: Callable[[], WeightsHandle]) -> ScoredGroup:
-        """Samples and scores a group and keeps its best and worst.
+    def start(self, groups: Sequence[Group], weights: Callable[[], WeightsHandle]) -> list[asyncio.Task[ScoredGroup]]:
+        """Samples groups of one plan together; from there each goes its own way, as a task."""
+        call = tuple(groups)
+        sampled = asyncio.create_task(self._sample(call, weights))
+        return [asyncio.create_task(self._make(Seat(call, number), weights, sampled)) for number in range(len(call))]
 
-        A group whose images are lost is sampled again; one without spread is replaced by another prompt's.
+    async def remake(self, seat: Seat, weights: Callable[[], WeightsHandle]) -> ScoredGroup:
+        """The same group once more, from sampling on."""
+        return await self._make(seat, weights, self._sample(seat.call, weights))
+
+    async def _sample(self, call: Sequence[Group], weights: Callable[[], WeightsHandle]) -> list[SampledGroup]:
+        texts, seeds = [group.prompt.text for group in call], [group.seeds for group in call]
+        urgency = (call[0].step, call[0].index)
+        report, sampled = await self.rollouts.sample_groups(urgency, texts, seeds, weights, call[0].plan)
+        share, now = report.of_each(len(call)), time.perf_counter()
+        return [
+            SampledGroup(share, images, conditioning, trajectories, now)
+            for images, conditioning, *trajectories in sampled
+        ]
+
+    async def _make(
+        self, seat: Seat, weights: Callable[[], WeightsHandle], sampling: Awaitable[list[SampledGroup]]
+    ) -> ScoredGroup:
+        """Scores a group and keeps its best and worst.
+
+        A group whose images are lost is sampled again, with all of its call: other forwards would round otherwise. One
+        without spread is replaced by another prompt's, which is sampled alone.
         """
         while True:
-            report, references = await self.rollouts.sample_group(group.prompt.text, group.seeds, weights, group.plan)
-            images, conditioning, *trajectories = references
-            sampled_at = time.perf_counter()
-            self.scoring.add(1)
+            sampled = (await sampling)[seat.number]
             try:
-                scores = await self.rewards.score(images, (group.prompt.text,) * len(group.seeds))
+                scores = await self._score(seat.group, sampled.images)
             except ObjectLostError:
                 self.lost += 1
+                sampling = self._sample(seat.call, weights)
                 continue
-            finally:
-                self.scoring.add(-1)
-            score_seconds = time.perf_counter() - sampled_at
+            score_seconds = time.perf_counter() - sampled.at
             advantages = advantages_of(scores.mu, self.settings)
-            if advantages.skipped and group.redraws < self.settings.redraws:
+            if advantages.skipped and seat.group.redraws < self.settings.redraws:
                 self.replaced += 1
-                group = self._replacement(group)
+                seat = Seat((self._replacement(seat.group),), 0)
+                sampling = self._sample(seat.call, weights)
                 continue
-            kept = tuple(trajectories[i] for i in advantages.kept)
-            return ScoredGroup(group, scores.mu, advantages, conditioning, kept, report, sampled_at, score_seconds)
+            kept = tuple(sampled.trajectories[i] for i in advantages.kept)
+            return ScoredGroup(
+                seat, scores.mu, advantages, sampled.conditioning, kept, sampled.report, sampled.at, score_seconds
+            )
+
+    async def _score(self, group: Group, images: ray.ObjectRef) -> Scores:
+        self.scoring.add(1)
+        try:
+            return await self.rewards.score(images, (group.prompt.text,) * len(group.seeds))
+        finally:
+            self.scoring.add(-1)
 
     def _replacement(self, group: Group) -> Group:
         """Another prompt and other seeds, drawn from the group's own: the same whoever asks, and when."""

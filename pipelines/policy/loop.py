@@ -12,18 +12,16 @@ from collections.abc import Sequence
 
 from ray.exceptions import ObjectLostError
 
-from actors.flux.plan import SamplingPlan
 from actors.grpo.update import UpdateMetrics
 from actors.learner import LearnerLostError
 from actors.records import PolicyWeights, Prompt
 from actors.rollout import WeightsHandle
 from conf.settings import Settings
-from pipelines.policy.checkpoint import BackgroundWrites, Checkpoints, Manifest, arithmetic_of
-from pipelines.policy.groups import Group, GroupMaker, ScoredGroup
+from pipelines.policy.checkpoint import BackgroundWrites, Checkpoints, Manifest, lineage_of
+from pipelines.policy.groups import GroupMaker, ScoredGroup, planned_group
 from pipelines.policy.held_out import HeldOutEvaluation
 from pipelines.policy.learning import Learning
 from pipelines.policy.metrics import RunLog
-from pipelines.policy.seeds import group_seeds
 from pipelines.policy.summary import Counters, Progress, iteration_row
 from pipelines.policy.watch import Watch
 
@@ -37,6 +35,7 @@ class PolicyLoop:
     ) -> None:  # fmt: skip
         self.settings, self.policy, self.prompts = settings, settings.policy, prompts
         self.groups, self.learning, self.held_out, self.log, self.progress = groups, learning, held_out, log, progress
+        self.lineage = lineage_of(settings)
         self.checkpoints, self.writes = checkpoints, BackgroundWrites(checkpoints, progress.say)
         self.clock, self.watch = learning.clock, Watch(settings, groups, progress.say)
         self.standing_by = asyncio.create_task(self.watch.stand_by())
@@ -91,7 +90,7 @@ class PolicyLoop:
         self.version = self.weights.version
         self.report(learned, updates)
         if self.due(self.policy.checkpoint_every):
-            manifest = Manifest(self.version, self.clock.training_seconds, arithmetic_of(self.settings))
+            manifest = Manifest(self.version, self.clock.training_seconds, self.lineage)
             await self.writes.start(manifest, self.learning.states())
         if self.due(self.policy.evaluate_every):
             await self.evaluate()
@@ -101,15 +100,14 @@ class PolicyLoop:
         return every > 0 and (self.version % every == 0 or self.finished())
 
     def start_groups(self) -> None:
-        """Starts every group that the staleness rule allows: each draws, samples, scores and filters as a task."""
-        size = self.policy.prompts_per_step
-        allowed = (self.version + 1 + self.policy.max_staleness) * size
+        """Starts every group that the staleness rule allows: each is sampled, scored and filtered as a task."""
+        allowed = (self.version + 1 + self.policy.max_staleness) * self.policy.prompts_per_step
         while self.started < min(allowed, len(self.prompts)):
-            step, index = divmod(self.started, size)
-            seeds = group_seeds(self.policy.seed, step, index, self.policy.group_size)
-            group = Group(step, index, self.prompts[self.started], seeds, SamplingPlan.for_training(self.policy, step))
-            self.tasks[step, index] = asyncio.create_task(self.groups.make(group, self.current_weights))
-            self.started += 1
+            numbers = range(self.started, self.started + self.policy.sampling_groups)
+            together = [planned_group(number, self.prompts, self.policy) for number in numbers]
+            for group, task in zip(together, self.groups.start(together, self.current_weights), strict=True):
+                self.tasks[group.step, group.index] = task
+            self.started += len(together)
 
     def current_weights(self) -> WeightsHandle:
         """What a group is sampled with: the newest version when its turn comes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,14 +12,18 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayActorError
 
 from actors.flux.plan import SamplingPlan
-from actors.rollout import CALLS_PER_ACTOR, SampleReport, WeightsHandle
+from actors.rollout import CALLS_PER_ACTOR, SampleReport, WeightsHandle, sampling_returns
 from pipelines.policy.clock import Level
+from pipelines.policy.places import Places, Urgency
 
 Call = Callable[[Any], list[ray.ObjectRef]]
+EVALUATION: Urgency = (-1, 0)
+LONGEST_WAIT_S = 60.0  # before an actor that could not start is tried again
+MAX_FAILED_STARTS = 10  # in a row, with no actor left that works
 
 
 class RolloutPool:
-    """Calls go to the first actor with a free place, in the order they were made. Use inside one event loop.
+    """Calls go to the first actor with a free place, the most urgent one first. Use inside one event loop.
 
     `most` actors are asked for at once. Those that find no room stay pending: an autoscaler adds nodes for them, and a
     node that joins takes them. The pool works with as many as there are.
@@ -27,11 +32,12 @@ class RolloutPool:
     def __init__(self, start: Callable[[], Any], most: int, least: int = 1) -> None:
         """`start` makes one actor and returns at once."""
         self._start = start
-        self._places: asyncio.Queue[Any] = asyncio.Queue()  # an actor's handle, once a free place
+        self._places = Places()
         self._gone: set[Any] = set()  # dead, or given up
         self._calls: Counter[Any] = Counter()  # under way, by actor
         self._starting: set[asyncio.Task[None]] = set()
         self._deaths_in_a_row = 0
+        self._failed_starts = 0  # in a row
         self.most, self.least, self._wanted = most, least, 0
         self.actors: list[Any] = []  # pending ones too
         self._ready: set[Any] = set()
@@ -44,6 +50,9 @@ class RolloutPool:
     def grow(self) -> None:
         """Asks for all of `most` actors again."""
         self._wanted = self.most
+        self._refill()
+
+    def _refill(self) -> None:
         while len(self.actors) < self._wanted:
             self._add_actor()
 
@@ -80,26 +89,49 @@ class RolloutPool:
         try:
             await actor.ready.remote()
         except RayActorError as error:
-            self._bury(actor, error)
-        except Exception as error:
-            self._give_up(error)
+            if not error.actor_init_failed:
+                self._bury(actor, error)
+            else:
+                await self._try_again(actor, error)
+        except Exception as error:  # its runtime environment could not be made
+            await self._try_again(actor, error)
         else:
             self._greet(actor)
+
+    async def _try_again(self, actor: Any, error: Exception) -> None:
+        """Replaces an actor that could not start. One that never could has no successor: the error is the run's.
+
+        Where others have started, theirs is a passing trouble: a model hub that is away, or memory that a dead
+        process still holds.
+        """
+        if not self._enough.done() or (not self._ready and self._failed_starts >= MAX_FAILED_STARTS):
+            self._give_up(error)
+        elif actor not in self._gone:
+            self._leave(actor)
+            wait = min(LONGEST_WAIT_S, 2.0**self._failed_starts)
+            self._failed_starts += 1
+            logging.getLogger(__name__).warning(
+                "a rollout actor could not start; another one is tried in %.0f s: %s", wait, error
+            )
+            await asyncio.sleep(wait)
+            self.replaced += 1
+            self._refill()
 
     def _greet(self, actor: Any) -> None:
         """Offers a ready actor's places."""
         if actor in self._gone:
             return
+        self._failed_starts = 0
         self._ready.add(actor)
         self.ready_actors.add(1)
         for _ in range(CALLS_PER_ACTOR):
-            self._places.put_nowait(actor)
+            self._places.offer(actor)
         if len(self._ready) >= self.least and not self._enough.done():
             self._enough.set_result(None)
 
     def _give_up(self, error: Exception) -> None:
         """Hands an error that no further actor can mend to whoever waits for actors."""
-        self._places.put_nowait(error)
+        self._places.fail(error)
         if not self._enough.done():
             self._enough.set_exception(error)
 
@@ -112,26 +144,23 @@ class RolloutPool:
             self.ready_actors.add(-1)
 
     def _bury(self, actor: Any, error: RayActorError) -> None:
-        """Starts a replacement, once a dead actor. Gives up when actors cannot start, or die one after another."""
+        """Starts a replacement, once a dead actor. Gives up when actors die one after another."""
         if actor in self._gone:
             return
         self._leave(actor)
         self._deaths_in_a_row += 1
-        if error.actor_init_failed or self._deaths_in_a_row > 5 * self.most:
+        if self._deaths_in_a_row > 5 * self.most:
             self._give_up(error)
             return
         if isinstance(error, ActorUnavailableError):
             ray.kill(actor)  # it may live on out of reach; its work is re-issued, so it must not
         self.replaced += 1
-        if len(self.actors) < self._wanted:
-            self._add_actor()
+        self._refill()
 
-    async def _call(self, call: Call) -> tuple[SampleReport, list[ray.ObjectRef]]:
+    async def _call(self, urgency: Urgency, call: Call) -> tuple[SampleReport, list[ray.ObjectRef]]:
         """Makes `call` on a free actor until one finishes it; all its results stay in the object store."""
         while True:
-            actor = await self._places.get()
-            if isinstance(actor, Exception):
-                raise actor
+            actor = await self._places.take(urgency)
             if actor in self._gone:
                 continue
             self._begin(actor)
@@ -161,27 +190,36 @@ class RolloutPool:
             if actor in self._gone:
                 ray.kill(actor)
         if actor not in self._gone:
-            self._places.put_nowait(actor)
+            self._places.offer(actor)
 
-    async def sample_group(
-        self, text: str, seeds: Sequence[int], weights: Callable[[], WeightsHandle], plan: SamplingPlan
-    ) -> tuple[SampleReport, list[ray.ObjectRef]]:
-        """A group's (images, conditioning, *trajectories), as references. `weights` is asked when the call is made."""
-        returns = len(seeds) + 3
-        return await self._call(
-            lambda actor: actor.sample_group.options(
-                num_returns=returns, name=f"sample {len(seeds)} images to train on"
-            ).remote(text, seeds, weights(), plan)
+    async def sample_groups(
+        self, urgency: Urgency, texts: Sequence[str], seeds: Sequence[Sequence[int]],
+        weights: Callable[[], WeightsHandle], plan: SamplingPlan,
+    ) -> tuple[SampleReport, list[list[ray.ObjectRef]]]:  # fmt: skip
+        """Every group's [images, conditioning, *trajectories], as references.
+
+        `weights` is asked when the call is made.
+        """
+        groups, size = len(texts), len(seeds[0])
+        returns = sampling_returns(groups, size)
+        report, references = await self._call(
+            urgency,
+            lambda actor: actor.sample_groups.options(
+                num_returns=returns, name=f"sample {groups * size} images to train on"
+            ).remote(texts, seeds, weights(), plan),
         )
+        each = len(references) // groups
+        return report, [references[first : first + each] for first in range(0, len(references), each)]
 
     async def draw_images(
         self, texts: Sequence[str], seeds: Sequence[int], weights: WeightsHandle, plan: SamplingPlan
     ) -> ray.ObjectRef:
         """Images uint8 [B, H, W, 3] of (text, seed) pairs, as a reference."""
         _, (images,) = await self._call(
+            EVALUATION,
             lambda actor: actor.draw_images.options(
                 num_returns=2, name=f"draw {len(seeds)} held-out images of version {weights.version}"
-            ).remote(texts, seeds, weights, plan)
+            ).remote(texts, seeds, weights, plan),
         )
         return images
 

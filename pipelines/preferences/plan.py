@@ -113,5 +113,5 @@ def _report(rows: int, reason: str, message: str) -> stages.Batch:
 
 def sampling_plans(settings: Settings) -> tuple[SamplingPlan, ...]:
     """In training's steps, without its noise and with it: a reward model meets both."""
-    training = replace(SamplingPlan.for_training(settings.policy), trained=(), max_rows=0, shared_noise=False)
+    training = replace(SamplingPlan.for_training(settings.policy), trained=(), max_rows=0, noise_shared_by=1)
     return SamplingPlan(settings.policy.steps), training

@@ -20,7 +20,8 @@ from actors.records import PolicyWeights, Trajectory
 from actors.rollout import Rollout, SampleReport, WeightsHandle
 from conf.flux import FluxSettings
 from conf.policy import PolicySettings
-from pipelines.policy.rollouts import RolloutPool
+from pipelines.policy.places import Places, Urgency
+from pipelines.policy.rollouts import EVALUATION, RolloutPool
 
 pytestmark = pytest.mark.ray
 
@@ -83,6 +84,71 @@ def test_a_killed_actor_is_replaced_and_its_calls_are_made_again(ray_cluster: No
     asyncio.run(run())
 
 
+class Moody(Sleeper):
+    """Cannot start while a file is there."""
+
+    def __init__(self, trouble: Path) -> None:
+        if trouble.exists():
+            raise OSError("the model hub is away")
+
+
+def test_an_actor_that_cannot_start_is_the_run_s_end_only_at_its_beginning(ray_cluster: None, tmp_path: Path) -> None:
+    """Later it is tried again, and what it held is done by its successor."""
+    trouble = tmp_path / "trouble"
+
+    async def begin() -> None:
+        pool = RolloutPool(lambda: ray.remote(Moody).options(num_cpus=0.1).remote(trouble), most=1)
+        with pytest.raises(ray.exceptions.RayActorError, match="the model hub is away"):
+            await pool.ready()
+        with pytest.raises(ray.exceptions.RayActorError, match="the model hub is away"):
+            await draw(pool, 1)
+        pool.stop()
+
+    async def go_on() -> None:
+        pool = RolloutPool(lambda: ray.remote(Moody).options(num_cpus=0.1).remote(trouble), most=1)
+        await pool.ready()
+        trouble.touch()
+        work = asyncio.create_task(draw(pool, 4))
+        await asyncio.sleep(0.3)
+        ray.kill(pool.actors[0])
+        while pool.replaced < 2:  # the dead one's successor could not start
+            await asyncio.sleep(0.05)
+        trouble.unlink()
+        assert sorted(await asyncio.wait_for(work, 60)) == [[seed] for seed in range(4)]
+        pool.stop()
+
+    trouble.touch()
+    asyncio.run(begin())
+    trouble.unlink()
+    asyncio.run(go_on())
+
+
+def test_the_most_urgent_is_next_and_no_place_is_lost() -> None:
+    """A group made again is of an earlier iteration than those that wait. One is cancelled as its place comes."""
+
+    async def run() -> list[str]:
+        places, order = Places(), []
+
+        async def wait(name: str, urgency: Urgency) -> None:
+            await places.take(urgency)
+            order.append(name)
+
+        late = [asyncio.create_task(wait(f"later {index}", (8, index))) for index in (1, 0)]
+        again = asyncio.create_task(wait("again", (7, 3)))
+        evaluation = asyncio.create_task(wait("evaluation", EVALUATION))
+        await asyncio.sleep(0)
+        places.offer("actor")
+        evaluation.cancel()
+        await asyncio.sleep(0.01)
+        for _ in range(2):
+            places.offer("actor")
+            await asyncio.sleep(0.01)
+        await asyncio.gather(again, *late)
+        return order
+
+    assert asyncio.run(asyncio.wait_for(run(), 10)) == ["again", "later 0", "later 1"]
+
+
 class Watched(Rollout):
     """A Rollout that decodes only once two calls have denoised, and is slow enough at that for a race to show."""
 
@@ -127,7 +193,7 @@ def test_two_calls_at_once_in_an_actor_draw_what_one_after_the_other_draws(
     for calls in (2, 1):
         actor = start.options(num_cpus=0.1, max_concurrency=calls).remote(str(flux_directory), flux, 2, calls)
         answers = [
-            actor.sample_group.options(num_returns=5).remote("a red circle", (seed, seed + 1), handle, plan)
+            actor.sample_groups.options(num_returns=5).remote(["a red circle"], [(seed, seed + 1)], handle, plan)
             for seed, handle in zip((10, 20), handles, strict=True)
         ]
         drawn.append(ray.get([reference for answer in answers for reference in answer[1:]], timeout=120))

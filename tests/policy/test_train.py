@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 import ray
 import torch
+from ray.exceptions import ObjectLostError
 from safetensors.numpy import load_file
 
+from actors.records import Scores
 from conf import Settings, dump
 from pipelines.policy import train as train_module
 from pipelines.policy.export import export_newest
+from pipelines.policy.groups import Group, GroupMaker
 from pipelines.policy.loop import PolicyLoop
 from pipelines.policy.train import PolicyResult, train_policy
 from tests.policy.alone import run_alone
@@ -119,6 +122,42 @@ def test_killed_actors_change_nothing(
     assert [row["iteration"] for row in rows(result)] == [1, 2, 3, 4]
 
 
+def test_groups_sampled_together_learn_what_they_learn_alone(
+    undisturbed: PolicyResult, rewards: RednessPool, settings_of: SettingsOf, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Both groups of an iteration in one forward, which rounds otherwise. One whose images are lost is sampled again
+    in the same company, so that nothing changes."""
+    together = train_policy(settings_of(tmp_path / "one", "policy.sampling_groups=2"), rewards, lambda line: None)
+    mine, theirs = adapter(together), adapter(undisturbed)
+    moved = np.concatenate([theirs[key].ravel() for key in theirs if "lora_B" in key])
+    differences = np.concatenate([(mine[key] - theirs[key]).ravel() for key in mine])
+    assert np.abs(differences).mean() < 0.02 * np.abs(moved).mean()
+
+    class Forgetful(GroupMaker):
+        async def _score(self, group: Group, images: ray.ObjectRef) -> Scores:
+            if (group.step, group.index) in ((1, 0), (2, 1)) and self.lost < group.step:
+                raise ObjectLostError("of this group", "", "")
+            return await super()._score(group, images)
+
+    monkeypatch.setattr(train_module, "GroupMaker", Forgetful)
+    disturbed = train_policy(settings_of(tmp_path / "two", "policy.sampling_groups=2"), rewards, lambda line: None)
+    assert_same_adapter(disturbed, together)
+    assert rows(disturbed)[-1]["groups_reissued"] == 2
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew_unasked(
+    rewards: RednessPool, settings_of: SettingsOf, tmp_path: Path
+) -> None:
+    train_policy(settings_of(tmp_path), rewards, lambda line: None)
+    for path in (tmp_path / "policy" / "checkpoints").glob("*/rank-0.pt"):
+        path.write_bytes(b"damaged")
+    measured = (tmp_path / "policy" / "metrics.jsonl").read_text()
+    with pytest.raises(RuntimeError, match=r"none of the 2 checkpoints in .* is whole.*policy\.resume=never"):
+        train_policy(settings_of(tmp_path), rewards, lambda line: None)
+    assert (tmp_path / "policy" / "metrics.jsonl").read_text() == measured
+
+
 def test_staleness_one_overlaps_and_is_bounded(rewards: RednessPool, settings_of: SettingsOf, tmp_path: Path) -> None:
     result = train_policy(
         settings_of(tmp_path, "policy.max_staleness=1", "policy.evaluate_every=4", "policy.evaluate_prompts=4",
@@ -159,9 +198,11 @@ def test_two_deepspeed_ranks_learn_what_one_learns(
     )  # fmt: skip
     for alone, shared in zip(rows(one), rows(two), strict=True):
         assert shared["samples_trained"] == alone["samples_trained"]
-        for measure in ("loss", "kl", "ratio_mean", "grad_norm"):
-            assert shared[measure] == pytest.approx(alone[measure], rel=0.05, abs=1e-6), (alone["iteration"], measure)
-    assert rows(one)[-1]["kl"] > 0
+        first = alone["iteration"] == 1  # nothing has been enlarged yet
+        assert shared["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-4 if first else 0.05)
+        assert shared["kl"] == pytest.approx(alone["kl"], rel=0.1) and (first or alone["kl"] > 0)
+        for measure in ("loss", "ratio_mean", "anchor"):
+            assert shared[measure] == pytest.approx(alone[measure], rel=0.05, abs=1e-7), (alone["iteration"], measure)
     mine, theirs = adapter(one), adapter(two)
     differences = np.concatenate([(mine[key] - theirs[key]).ravel() for key in mine])
     moved = np.concatenate([mine[key].ravel() for key in mine if "lora_B" in key])
@@ -183,7 +224,7 @@ def test_nodes_that_come_and_go_change_nothing(
 
 
 def test_an_actor_that_cannot_start_says_why(rewards: RednessPool, settings_of: SettingsOf, tmp_path: Path) -> None:
-    with pytest.raises(ray.exceptions.RayActorError, match="matches no linear layer"):
+    with pytest.raises((ray.exceptions.RayActorError, ValueError), match="matches no linear layer"):  # or the learner
         train_policy(settings_of(tmp_path, 'flux.lora_targets=["attn.to_z"]'), rewards, lambda line: None)
 
 
@@ -206,8 +247,8 @@ def test_two_actors_draw_what_one_draws(
     handle = asyncio.run(weights())
     drawn = [
         ray.get(
-            actor.sample_group.options(num_returns=7).remote(
-                "a red circle left of a blue square", range(4), handle, plan
+            actor.sample_groups.options(num_returns=7).remote(
+                ["a red circle left of a blue square"], [range(4)], handle, plan
             )
         )
         for actor in actors

@@ -147,7 +147,7 @@ def test_the_base_policys_pairs_differ_in_merit_and_come_again_alike(ray_cluster
 
 def test_the_base_draws_many_prompts_at_once_whatever_noise_a_group_shares():
     plain, training = sampling_plans(load("scenes", ["policy.initial_noise=shared"]))
-    assert not plain.noisy and training.noisy and not training.shared_noise
+    assert not plain.noisy and training.noisy and training.noise_shared_by == 1
     assert plain.steps == training.steps
 
 

@@ -66,18 +66,37 @@ def test_a_sample_does_not_depend_on_its_company(policy: FluxPolicy) -> None:
 def test_images_that_share_their_initial_noise(policy: FluxPolicy) -> None:
     """A window in mid-run: one way up to its first step, own ways from there. What a seed draws there is its own."""
     conditioning = policy.encode(TEXTS[:1]) * 3
-    window = SamplingPlan(steps=4, noise_level=0.7, noisy=(1, 2), trained=(1, 2), shared_noise=True)
+    window = SamplingPlan(steps=4, noise_level=0.7, noisy=(1, 2), trained=(1, 2), noise_shared_by=3)
     group = sample(policy, conditioning, [7, 8, 9], window).trajectories
     for other in group[1:]:
         assert torch.equal(other.latents[:2], group[0].latents[:2]) and not torch.equal(other.latents, group[0].latents)
-    alone = sample(policy, conditioning[:1], [7], replace(window, shared_noise=False)).trajectories[0]
+    alone = sample(policy, conditioning[:1], [7], replace(window, noise_shared_by=1)).trajectories[0]
     torch.testing.assert_close(alone.latents, group[0].latents, atol=1e-5, rtol=0)
     halves = sample(policy, conditioning, [7, 8, 9], replace(window, max_rows=2)).trajectories
     torch.testing.assert_close(halves[2].latents, group[2].latents, atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="pass one conditioning for all"):
-        sample(policy, policy.encode(TEXTS), SEEDS, window)
+        sample(policy, policy.encode(TEXTS) + conditioning[:1], [7, 8, 9], window)
+    with pytest.raises(ValueError, match="in multiples of that, got 2"):
+        sample(policy, conditioning[:2], SEEDS, window)
     with pytest.raises(ValueError, match="without a noisy step"):
-        SamplingPlan(steps=4, shared_noise=True)
+        SamplingPlan(steps=4, noise_shared_by=2)
+
+
+def test_groups_that_are_sampled_together(policy: FluxPolicy) -> None:
+    """Two groups of two in one forward, or in forwards across their border: each begins with a noise of its own, and
+    draws what it draws alone. Two groups of one prompt are two groups."""
+    one, other = policy.encode(TEXTS)
+    window = SamplingPlan(steps=4, noise_level=0.7, noisy=(1, 2), trained=(1, 2), noise_shared_by=2)
+    for prompts in ([one, one, other, other], [one, one, one, one]):
+        together = sample(policy, prompts, [5, 6, 7, 8], window).trajectories
+        across = sample(policy, prompts, [5, 6, 7, 8], replace(window, max_rows=3)).trajectories
+        second = sample(policy, prompts[2:], [7, 8], window).trajectories
+        assert [row.shared for row in together] == [2] * 4 and [row.batch_rows for row in across] == [3, 3, 3, 1]
+        assert not torch.equal(together[0].latents[0], together[2].latents[0])
+        assert torch.equal(together[2].latents[0], together[3].latents[0])
+        for alone, row, cut in zip(second, together[2:], across[2:], strict=True):
+            torch.testing.assert_close(row.latents, alone.latents, atol=1e-5, rtol=0)
+            torch.testing.assert_close(cut.log_probs, alone.log_probs, atol=1e-5, rtol=1e-4)
 
 
 def test_trajectories_record_what_was_drawn(policy: FluxPolicy) -> None:
