@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,9 +16,11 @@ def node_selector(nodes: str) -> dict[str, str]:
     return {NODE_GROUP: nodes} if nodes else {}
 
 
-def actor_options(threads: int, cpus: float, gpus: float, nodes: str = "") -> dict[str, Any]:
-    """Options for `Actor.options(...)`: what to reserve, on nodes of which group (empty: any), and OpenMP threads that
-    sleep, not spin, when idle.
+def actor_options(
+    threads: int, cpus: float, gpus: float, nodes: str = "", runtime_env: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Options for `Actor.options(...)`: what to reserve, on nodes of which group (empty: any), a runtime environment
+    of Ray's (None: the job's), and OpenMP threads that sleep, not spin, when idle.
 
     An idle actor that spins takes the core away from the actor that has work: with gloo, MKL and OpenMP defaults a
     second process on two cores would halve the first.
@@ -29,8 +32,10 @@ def actor_options(threads: int, cpus: float, gpus: float, nodes: str = "") -> di
         "KMP_BLOCKTIME": "0",
         "TOKENIZERS_PARALLELISM": "false",
     }
+    own = dict(runtime_env or {})
+    own["env_vars"] = environment | dict(own.get("env_vars", {}))
     place = {"label_selector": node_selector(nodes)} if nodes else {}
-    return {"num_cpus": cpus, "num_gpus": gpus, "runtime_env": {"env_vars": environment}} | place
+    return {"num_cpus": cpus, "num_gpus": gpus, "runtime_env": own} | place
 
 
 def set_up_process(threads: int, gpus: float) -> torch.device:

@@ -127,9 +127,10 @@ class RewardPool:
                 await asyncio.sleep(wait * random.uniform(0.5, 1.5))
 
     def replicas(self) -> int:
-        """Number of replicas that are running now."""
-        status = serve.status().applications[self._name].deployments[self._deployment]
-        return status.replica_states.get(ReplicaState.RUNNING, 0)
+        """Number of replicas that are running now; 0 where somebody has removed the application."""
+        application = serve.status().applications.get(self._name)
+        status = application and application.deployments.get(self._deployment)
+        return status.replica_states.get(ReplicaState.RUNNING, 0) if status else 0
 
     def stop(self) -> None:
         """Removes the pool from the cluster. Other Serve applications stay."""
@@ -138,19 +139,12 @@ class RewardPool:
 
 def deployment(model_dir: str, settings: RewardPoolSettings) -> serve.Application:
     """The pool's Serve application, not yet started: also what `serve build` and a KubeRay RayService can use."""
-    options = actor_options(settings.threads, settings.cpus, settings.gpus, settings.nodes)
-    autoscaling = AutoscalingConfig(
-        min_replicas=settings.min_replicas,
-        max_replicas=settings.max_replicas,
-        target_ongoing_requests=settings.target_ongoing_requests,
-        upscale_delay_s=settings.upscale_delay_s,
-        downscale_delay_s=settings.downscale_delay_s,
-    )
+    options = actor_options(settings.threads, settings.cpus, settings.gpus, settings.nodes, settings.runtime_env)
     replica = serve.deployment(
         ScoreReplica,
         name=ScoreReplica.__name__,
         ray_actor_options=options,
-        autoscaling_config=autoscaling,
+        autoscaling_config=between(settings.min_replicas, settings.max_replicas, settings),
         max_ongoing_requests=settings.max_ongoing_requests,
         max_queued_requests=settings.max_queued_requests if settings.http else -1,  # -1: no limit
         max_replicas_per_node=cast(Any, settings.replicas_per_node or None),  # None: no limit
@@ -160,14 +154,32 @@ def deployment(model_dir: str, settings: RewardPoolSettings) -> serve.Applicatio
     return replica.bind(model_dir, settings)
 
 
-def start_pool(settings: RewardPoolSettings, model_dir: str) -> RewardPool:
+def between(least: int, most: int, settings: RewardPoolSettings) -> AutoscalingConfig:
+    """So many replicas, by the queue: a reward's own numbers, at the pace of `settings`."""
+    return AutoscalingConfig(
+        min_replicas=least,
+        max_replicas=most,
+        target_ongoing_requests=settings.target_ongoing_requests,
+        upscale_delay_s=settings.upscale_delay_s,
+        downscale_delay_s=settings.downscale_delay_s,
+    )
+
+
+def application_name(reward: str, owner: str) -> str:
+    """A reward's name in Serve. `owner`, a run's folder, tells the rewards of two runs on one cluster apart."""
+    return f"{reward}-{hashlib.sha256(owner.encode()).hexdigest()[:8]}"
+
+
+def start_pool(settings: RewardPoolSettings, model_dir: str, owner: str) -> RewardPool:
     """Starts the pool on the cluster that Ray is connected to, and waits until its first replicas answer.
+
+    One that `owner`, a run's folder, left behind is taken over.
 
     With `settings.http` the same replicas also answer POST /score on `settings.host`:`settings.port`. Raises
     RuntimeError where this Ray's Serve runs without HTTP already: only its first start decides that; ValueError where
     `settings.token_variable` is not set in the environment.
     """
-    name = f"spatialscore-{hashlib.sha256(model_dir.encode()).hexdigest()[:8]}"
+    name = application_name("spatialscore", owner)
     application = deployment(model_dir, settings)
     if not settings.http:
         return serve_replicas(application, name, ScoreReplica.__name__, settings.retries)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import ray
@@ -16,7 +15,7 @@ from actors.endpoint import key_of
 from actors.judge import JudgeReplica
 from actors.process import actor_options
 from actors.records import Prompt, Relation, Scores
-from actors.reward import RewardPool, serve_replicas, start_pool
+from actors.reward import RewardPool, application_name, between, serve_replicas, start_pool
 from conf.flux import EMBEDDED
 from conf.policy import JudgeSettings
 from conf.reward import RewardPoolSettings
@@ -88,29 +87,36 @@ def start_rewards(settings: Settings) -> RewardMix:
     if mix.rules and settings.flux.model != EMBEDDED:
         raise ValueError(f"mix.rules reads pictures of the scenes world only, not of flux.model={settings.flux.model}")
     # what can be refused comes first, so that nothing is left running
-    judge = _judge(settings.judge, actor_options(1, pool.cpus, 0)) if mix.judge else None
+    judge = _judge(settings.judge, pool) if mix.judge else None
     detector = _detector(settings) if mix.detector else None
     terms: list[Term] = []
     if mix.spatialscore:
-        terms.append(Term(mix.spatialscore, start_pool(pool, served_model(settings)), spatialscore_demand(pool)))
+        scorers = start_pool(pool, served_model(settings), settings.run_dir)
+        terms.append(Term(mix.spatialscore, scorers, spatialscore_demand(pool)))
     if mix.rules:
-        terms.append(rules_term(pool, mix.rules))
+        terms.append(rules_term(settings, mix.rules))
     if judge:
-        replicas = serve_replicas(judge, "judge", JudgeReplica.__name__, pool.retries)
+        replicas = _serve(judge, "judge", JudgeReplica.__name__, settings)
         terms.append(Term(mix.judge, replicas, judge_demand(pool)))
     if detector:
-        replicas = serve_replicas(detector, "detector", DetectorReplica.__name__, pool.retries)
+        replicas = _serve(detector, "detector", DetectorReplica.__name__, settings)
         terms.append(Term(mix.detector, replicas, detector_demand(settings.detector)))
     return RewardMix(terms)
 
 
-def rules_term(pool: RewardPoolSettings, weight: float, relations: bool = True) -> Term:
+def rules_term(settings: Settings, weight: float, relations: bool = True) -> Term:
     """Starts the exact checker as a reward and waits until it answers. Without `relations` it sees objects only."""
+    pool = settings.pool
     rules = serve.deployment(RulesReplica, ray_actor_options=actor_options(1, pool.cpus, 0)).bind(relations)
-    return Term(weight, serve_replicas(rules, "rules", RulesReplica.__name__, pool.retries), rules_demand(pool))
+    return Term(weight, _serve(rules, "rules", RulesReplica.__name__, settings), rules_demand(pool))
 
 
-def _judge(settings: JudgeSettings, options: dict[str, Any]) -> serve.Application:
+def _serve(application: serve.Application, reward: str, deployment: str, settings: Settings) -> RewardPool:
+    return serve_replicas(application, application_name(reward, settings.run_dir), deployment, settings.pool.retries)
+
+
+def _judge(settings: JudgeSettings, pool: RewardPoolSettings) -> serve.Application:
+    options = actor_options(1, pool.cpus, 0, runtime_env=settings.runtime_env)
     return serve.deployment(JudgeReplica, ray_actor_options=options, max_ongoing_requests=64).bind(
         settings, key_of(settings)
     )
@@ -121,8 +127,11 @@ def _detector(settings: Settings) -> serve.Application:
     prompts = draw_training_prompts(settings.policy, settings.flux)
     held_out = draw_held_out_prompts(settings.policy, settings.flux, settings.evaluation.seed)
     relations = readable_relations([*prompts, *held_out.short, *held_out.long])
-    options = actor_options(own.threads, own.cpus, own.gpus, own.nodes)
-    return serve.deployment(DetectorReplica, num_replicas=own.replicas, ray_actor_options=options).bind(own, relations)
+    options = actor_options(own.threads, own.cpus, own.gpus, own.nodes, own.runtime_env)
+    replicas = between(own.min_replicas, own.max_replicas, settings.pool)
+    return serve.deployment(DetectorReplica, autoscaling_config=replicas, ray_actor_options=options).bind(
+        own, relations
+    )
 
 
 def readable_relations(prompts: Iterable[Prompt]) -> dict[str, tuple[Relation, ...]]:

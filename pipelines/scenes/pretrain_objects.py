@@ -45,7 +45,7 @@ def train_on_objects(
         policy=policy,
         export=ExportSettings(merged=True),
     )
-    rewards = RewardMix([rules_term(settings.pool, 1.0, relations=False)])
+    rewards = RewardMix([rules_term(settings, 1.0, relations=False)])
     try:
         train_policy(settings, rewards, say)
     finally:

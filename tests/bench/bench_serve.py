@@ -33,7 +33,7 @@ def main() -> None:
         settings = RewardPoolSettings(
             min_replicas=1, max_replicas=MOST, target_ongoing_requests=2, upscale_delay_s=2, downscale_delay_s=5
         )
-        pool = start_pool(settings, model)
+        pool = start_pool(settings, model, "bench")
         try:
             asyncio.run(_wave(pool))
         finally:

@@ -69,7 +69,7 @@ if __name__ == "__main__":
         })  # fmt: skip
         assert nodes() == 1
         began = time.monotonic()
-        pool = start_pool(RewardPoolSettings(cpus=1, max_replicas=1), str(path / "model"))
+        pool = start_pool(RewardPoolSettings(cpus=1, max_replicas=1), str(path / "model"), str(path))
         scores = asyncio.run(pool.score(ray.put(np.zeros((1, 64, 64, 3), np.uint8)), ("a red circle",)))
         added, scored = nodes(), time.monotonic() - began
         pool.stop()

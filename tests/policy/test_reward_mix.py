@@ -64,6 +64,21 @@ def test_rewards_are_weighed_and_a_failed_grade_fails_its_image_only(
 
 
 @pytest.mark.ray
+def test_two_runs_on_one_cluster_keep_their_own_rewards(ray_cluster: None, tmp_path: Path) -> None:
+    """The end of one is not the end of the other's."""
+    mix = ["mix.spatialscore=0", "mix.rules=1"]
+    mine, theirs = (start_rewards(load("scenes", [f"run_dir={tmp_path / name}", *mix])) for name in ("mine", "theirs"))
+    text, rng = "a red circle left of a blue square", np.random.default_rng(0)
+    picture = ray.put(render(lay_out(parse(text), rng), rng)[None])
+    theirs.stop()
+    try:
+        assert asyncio.run(mine.score(picture, [text])).mu.tolist() == [1.0]
+        assert [each.running for each in asyncio.run(mine.replicas())] == [1]
+    finally:
+        mine.stop()
+
+
+@pytest.mark.ray
 def test_a_detector_is_told_the_relations_of_all_the_runs_prompts(ray_cluster: None, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text(

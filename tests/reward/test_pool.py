@@ -47,7 +47,7 @@ def served(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
     serve.shutdown()  # tests before may have started it without HTTP, and so it would stay
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPATIALT2I_TEST_TOKEN", TOKEN)
-        pool = start_pool(settings, str(folder / "model"))
+        pool = start_pool(settings, str(folder / "model"), "a run")
     yield pool, folder / "model", port
     pool.stop()
 
@@ -81,6 +81,43 @@ def test_no_score_is_lost_when_a_replica_is_killed(served: tuple[RewardPool, Pat
 
     got = asyncio.run(under_load())
     np.testing.assert_allclose(np.stack(got), np.stack(wanted), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_pool_grows_with_the_queue_and_shrinks_when_idle(
+    served: tuple[RewardPool, Path, int], images: np.ndarray
+) -> None:
+    """Eight callers on one replica, then none. What they got while it grew and shrank are the same scores."""
+    settings = RewardPoolSettings(
+        min_replicas=1, max_replicas=2, target_ongoing_requests=1, upscale_delay_s=1, downscale_delay_s=3
+    )
+    pool = start_pool(settings, str(served[1]), "an elastic run")
+    reference, ended = ray.put(np.tile(images, (8, 1, 1, 1))), asyncio.Event()
+    answers: list[np.ndarray] = []
+
+    async def caller() -> None:
+        while not ended.is_set():
+            answers.append((await pool.score(reference, TEXTS * 8)).mu)
+
+    async def until(replicas: int) -> None:
+        while await asyncio.to_thread(pool.replicas) != replicas:
+            await asyncio.sleep(0.2)
+
+    async def wave() -> None:
+        callers = [asyncio.create_task(caller()) for _ in range(8)]
+        await asyncio.wait_for(until(2), 120)
+        ended.set()
+        await asyncio.gather(*callers)
+        await asyncio.wait_for(until(1), 120)
+
+    try:
+        assert pool.replicas() == 1
+        asyncio.run(wave())
+    finally:
+        pool.stop()
+    assert len(answers) >= 8
+    for answer in answers:
+        np.testing.assert_allclose(answer, answers[0], rtol=1e-3, atol=1e-5)
 
 
 def test_http_scores_json_and_multipart_alike(served: tuple[RewardPool, Path, int], images: np.ndarray) -> None:
@@ -146,7 +183,7 @@ def test_overload_is_answered_503_and_who_comes_again_is_served(
         min_replicas=1, max_replicas=1, max_ongoing_requests=1, max_queued_requests=1, http=True, port=port,
         token_variable="SPATIALT2I_TEST_TOKEN",
     )  # fmt: skip
-    start_pool(narrow, str(model))
+    start_pool(narrow, str(model), "a run")
     many = [base64.b64encode(_png(image)).decode() for image in images] * 16
     body = json.dumps({"images": many, "prompts": list(TEXTS) * 16}).encode()
     waits: list[int] = []
