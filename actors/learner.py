@@ -59,7 +59,9 @@ class LearnerRank:
     def start(self, address: str) -> int:
         """Builds policy and optimizer, joined with the other ranks where there are any. Returns the version, 0."""
         settings = self.job.settings
-        policy = load_policy(self.job.model, self.job.flux, self.device, transformer_only=True, seed=settings.seed)
+        # a base that is to be sharded comes to the GPU a block at a time
+        device = torch.device("cpu") if settings.zero_stage == 3 else self.device
+        policy = load_policy(self.job.model, self.job.flux, device, transformer_only=True, seed=settings.seed)
         self.learner = GrpoLearner(policy, self._engine(policy, address), settings)
         return self.learner.version
 
@@ -76,7 +78,7 @@ class LearnerRank:
             world_size=settings.learner_ranks,
         )
         if settings.zero_stage == 3:
-            shard_frozen(policy.transformer, parameters)
+            shard_frozen(policy.transformer, parameters, self.device)
         from actors.deepspeed_engine import DeepSpeedEngine  # slow to import; one rank does without it
 
         return DeepSpeedEngine(parameters, constants, min(settings.zero_stage, 2))
@@ -127,7 +129,7 @@ class LearnerGroup:
     """The driver's side of all ranks. Its methods raise LearnerLostError if a rank died."""
 
     def __init__(self, job: LearnerJob) -> None:
-        """Asks Ray for the ranks, all or none, placed as the settings say; await `start` before anything else."""
+        """Asks Ray for the ranks, all or none, placed as the settings say; await `placed`, then `start`."""
         settings = job.settings
         options = actor_options(settings.learner_threads, settings.learner_cpus, settings.learner_gpus)
         bundle = {"CPU": settings.learner_cpus} | ({"GPU": settings.learner_gpus} if settings.learner_gpus else {})
@@ -144,8 +146,12 @@ class LearnerGroup:
             for rank in range(settings.learner_ranks)
         ]
 
+    async def placed(self) -> None:
+        """Returns once all ranks have their places."""
+        await self._results([rank.address.remote() for rank in self.ranks])
+
     async def start(self) -> int:
-        """Builds all ranks, once they have their places. Returns the policy version, 0."""
+        """Builds all ranks. Returns the policy version, 0."""
         (address,) = await self._results([self.ranks[0].address.remote()])
         return (await self._results([rank.start.remote(address) for rank in self.ranks]))[0]
 

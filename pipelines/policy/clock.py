@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,13 +20,15 @@ class Clock:
     learn_seconds: float = 0.0
     images_wait_seconds: float = 0.0  # the learner waited for images
     scores_wait_seconds: float = 0.0  # the learner waited for scores, the images being there
+    ranks_wait_seconds: float = 0.0  # ranks that were through waited for the others
     publish_seconds: float = 0.0
     _started: float = 0.0
     _stopped: float = 0.0
 
     def start(self) -> None:
         """Begins an iteration."""
-        self.learn_seconds = self.images_wait_seconds = self.scores_wait_seconds = self.publish_seconds = 0.0
+        self.learn_seconds = self.publish_seconds = 0.0
+        self.images_wait_seconds = self.scores_wait_seconds = self.ranks_wait_seconds = 0.0
         self._started = time.perf_counter()
         self.between_seconds = self._started - self._stopped if self._stopped else 0.0
 
@@ -60,42 +63,58 @@ class Clock:
         self.images_wait_seconds += for_images / self.ranks
         self.scores_wait_seconds += (now - since - for_images) / self.ranks
 
+    def ranks_waited(self, through: Sequence[float]) -> None:
+        """Counts what ranks that were through with an update's groups at these times have waited until now."""
+        now = time.perf_counter()
+        self.ranks_wait_seconds += sum(now - since for since in through) / self.ranks
+
 
 @dataclass(frozen=True)
 class Reading:
     """What a Level did since the reading before."""
 
-    seconds: float
-    area: float  # level x seconds
-    zero_seconds: float  # in which the level was 0
+    at: Mapping[int, float]  # level -> seconds
+
+    @property
+    def seconds(self) -> float:
+        """All of them."""
+        return sum(self.at.values())
+
+    @property
+    def area(self) -> float:
+        """Level x seconds."""
+        return sum(level * seconds for level, seconds in self.at.items())
 
     @property
     def mean(self) -> float:
         """The level's mean over time."""
         return self.area / self.seconds if self.seconds else 0.0
 
+    def short_of(self, count: int) -> float:
+        """What the level lacked to `count`, x seconds: with a call for each, the idle time of so many servers."""
+        return sum(max(count - level, 0) * seconds for level, seconds in self.at.items())
+
 
 class Level:
-    """A number that goes up and down, integrated over time: actors at work, calls under way."""
+    """A number that goes up and down, and how long it stood where: actors at work, calls under way."""
 
     def __init__(self) -> None:
-        self.value, self._area, self._zero = 0, 0.0, 0.0
-        self._began = self._since = time.perf_counter()
+        self.value = 0
+        self._at: defaultdict[int, float] = defaultdict(float)
+        self._since = time.perf_counter()
 
     def add(self, change: int) -> None:
         """Changes the level."""
-        self._integrate()
+        self._note()
         self.value += change
 
     def read(self) -> Reading:
         """What happened since the last reading. Begins the next one."""
-        self._integrate()
-        reading = Reading(self._since - self._began, self._area, self._zero)
-        self._began, self._area, self._zero = self._since, 0.0, 0.0
+        self._note()
+        reading, self._at = Reading(dict(self._at)), defaultdict(float)
         return reading
 
-    def _integrate(self) -> None:
+    def _note(self) -> None:
         now = time.perf_counter()
-        self._area += self.value * (now - self._since)
-        self._zero += 0.0 if self.value else now - self._since
+        self._at[self.value] += now - self._since
         self._since = now

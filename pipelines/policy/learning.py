@@ -13,8 +13,9 @@ from actors.grpo.advantages import batch_divisor
 from actors.grpo.update import UpdateMetrics
 from actors.learner import LearnerGroup
 from actors.rollout import WeightsHandle
+from actors.storage import DamagedFileError
 from conf.policy import PolicySettings
-from pipelines.policy.capacity import learner_demand
+from pipelines.policy.capacity import learner_demand, rollout_demand
 from pipelines.policy.checkpoint import Checkpoints, Manifest
 from pipelines.policy.clock import Clock
 from pipelines.policy.groups import GroupMaker, ScoredGroup, advantages_of
@@ -58,19 +59,29 @@ class Learning:
     async def restore(self, checkpoints: Checkpoints) -> Manifest | None:
         """Builds the ranks, from the newest checkpoint that is whole. None: there is none, they are as new.
 
-        While they wait for their places, rollout actors beyond the least number give way, one after the other.
+        Raises RuntimeError where there are checkpoints, and none is whole: a run of days must not begin anew unasked.
+
+        The rollout actors load meanwhile, and are waited for as well. While the ranks wait for their places, rollout
+        actors beyond the least number give way, one after the other.
         """
-        starting = self.group.start()
-        await patiently(starting, [learner_demand(self.settings)], self._say, self.groups.rollouts.give_way)
-        self.groups.rollouts.grow()
+        rollouts, placing = self.groups.rollouts, self.group.placed()
+        await patiently(placing, [learner_demand(self.settings)], self._say, rollouts.give_way)
+        rollouts.grow()
+        ready = patiently(rollouts.ready(), [rollout_demand(self.settings)], self._say)
+        await asyncio.gather(self.group.start(), ready)
         for manifest in checkpoints.manifests():
             try:
                 await self.group.load(checkpoints.folder(manifest.version), manifest.files)
-            except (OSError, ValueError) as error:
+            except (FileNotFoundError, DamagedFileError) as error:
                 checkpoints.pass_over(manifest.version, error)
             else:
                 self.clock.training_seconds = manifest.training_seconds
                 return manifest
+        if damaged := checkpoints.complete():
+            raise RuntimeError(
+                f"none of the {len(damaged)} checkpoints in {checkpoints.location} is whole: put one of them back, or "
+                "start anew with policy.resume=never"
+            )
         self.clock.training_seconds = 0.0
         return None
 
@@ -82,9 +93,10 @@ class Learning:
         divisor = asyncio.ensure_future(self._divisor(groups))
         feeds = (self._feed(groups[rank::ranks], divisor, rank, weights) for rank in range(ranks))
         try:
-            shares = await asyncio.gather(*feeds)
+            shares, through = zip(*await asyncio.gather(*feeds), strict=True)
         finally:
             divisor.cancel()
+        self.clock.ranks_waited(through)
         return [group for share in shares for group in share]
 
     async def _divisor(self, groups: Sequence[Awaitable[ScoredGroup]]) -> float | None:
@@ -104,8 +116,11 @@ class Learning:
         divisor: Awaitable[float | None],
         rank: int,
         weights: Callable[[], WeightsHandle],
-    ) -> list[ScoredGroup]:
-        """Gives one rank its groups. A group whose trajectories were lost with their node is sampled again."""
+    ) -> tuple[list[ScoredGroup], float]:
+        """Gives one rank its groups, and says when it was through.
+
+        A group whose trajectories were lost with their node is sampled again.
+        """
         learned = []
         for group in groups:
             since = time.perf_counter()
@@ -119,9 +134,9 @@ class Learning:
                     break
                 except ObjectLostError:
                     self.groups.lost += 1
-                    scored = await self.groups.make(scored.group, weights)
+                    scored = await self.groups.remake(scored.seat, weights)
             learned.append(scored)
-        return learned
+        return learned, time.perf_counter()
 
     async def step(self, learned: Sequence[ScoredGroup]) -> UpdateMetrics:
         """One optimizer update of what `learn` gave. Raises RuntimeError once `max_idle_updates` changed nothing."""

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 
 from conf import Settings
 from pipelines.policy.capacity import reward_demands
+from pipelines.policy.gauges import RunGauges
 from pipelines.policy.patience import patiently
+from pipelines.policy.prompts import evaluation_notice
 from pipelines.policy.reward_mix import start_rewards
 from pipelines.policy.train import PolicyResult, check_start, train_policy
 from pipelines.reward.examination import require_passed
@@ -23,8 +27,12 @@ def run_policy(settings: Settings, say: Callable[[str], None] = print) -> Policy
         served_model(settings)
         require_passed(settings)
     check_start(settings)
+    if notice := evaluation_notice(settings):
+        say(notice)
     starting = patiently(asyncio.to_thread(start_rewards, settings), reward_demands(settings), say)
-    rewards = asyncio.run(starting)
+    with closing(RunGauges(Path(settings.run_dir))) as gauges:
+        gauges.progress()  # so that a wait for the rewards' places can raise an alert
+        rewards = asyncio.run(starting)
     try:
         return train_policy(settings, rewards, say)
     finally:

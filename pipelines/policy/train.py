@@ -17,17 +17,17 @@ from actors.rollout import start_rollout
 from conf import dump
 from conf.flux import EMBEDDED
 from conf.settings import Settings
-from pipelines.policy.capacity import check_capacity, rollout_demand
+from pipelines.policy.capacity import check_capacity
 from pipelines.policy.checkpoint import Checkpoints, check_resumable, run_checkpoints
-from pipelines.policy.export import export_lora, flux_location
+from pipelines.policy.export import export_lora
 from pipelines.policy.groups import GroupMaker, RewardPool
 from pipelines.policy.held_out import HeldOutEvaluation
 from pipelines.policy.learning import Learning
 from pipelines.policy.loop import PolicyLoop
 from pipelines.policy.metrics import EvaluationRow, RunLog, read_evaluations
-from pipelines.policy.patience import patiently
-from pipelines.policy.prompts import draw_held_out_prompts, draw_training_prompts
+from pipelines.policy.prompts import check_prompts, draw_held_out_prompts, draw_training_prompts
 from pipelines.policy.rollouts import RolloutPool
+from pipelines.policy.sources import flux_location
 from pipelines.policy.summary import Progress
 
 
@@ -60,10 +60,11 @@ def train_policy(settings: Settings, rewards: RewardPool, say: Callable[[str], N
 
 
 def check_start(settings: Settings) -> None:
-    """Raises ValueError, naming the mend, where a run cannot start: no room for it, or other settings than it had.
+    """Raises ValueError, naming the mend, where a run cannot start: no prompts, no room, or other settings than it had.
 
     What batch, group and rank counts must divide was checked when the settings were made.
     """
+    check_prompts(settings)
     check_capacity(settings)
     newest = next(run_checkpoints(settings).manifests(), None)
     if newest and settings.policy.resume != "never":
@@ -79,21 +80,19 @@ async def _train(
     held_out = draw_held_out_prompts(policy, flux, settings.evaluation.seed)
     start_learner = partial(LearnerGroup, LearnerJob(model, flux, policy))
     learner = start_learner()  # before the rollout actors, which may take what is left
-    demand = rollout_demand(policy)
     number = count()
     rollouts = RolloutPool(
-        lambda: start_rollout(model, flux, policy, next(number)), policy.rollout_actors, demand.count
+        lambda: start_rollout(model, flux, policy, next(number)), policy.rollout_actors, policy.min_rollout_actors
     )
+    plan = SamplingPlan.for_evaluation(settings.evaluation, policy.sampling_rows)
     evaluation = HeldOutEvaluation(
-        rollouts, rewards, held_out, SamplingPlan.for_evaluation(settings.evaluation), settings.evaluation.seed,
-        exact=flux.model == EMBEDDED,
-    )  # fmt: skip
+        rollouts, rewards, held_out, plan, settings.evaluation.seed, exact=flux.model == EMBEDDED
+    )
     log = RunLog(folder)
     groups = GroupMaker(rollouts, rewards, prompts, policy)
     learning = Learning(policy, learner, start_learner, groups, say)
-    loop = PolicyLoop(settings, prompts, groups, learning, evaluation, checkpoints, log, Progress(policy, say))
+    loop = PolicyLoop(settings, prompts, groups, learning, evaluation, checkpoints, log, Progress(settings, say))
     try:
-        await patiently(rollouts.ready(), [demand], say)
         weights = await loop.run()
         export = export_lora(weights, settings)
         return PolicyResult(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ray.exceptions import RayError
 
 from conf.settings import Settings
-from pipelines.policy.capacity import Demand, Replicas, rollout_demand
+from pipelines.policy.capacity import Demand, Replicas, rollout_demand, without_place
 from pipelines.policy.groups import GroupMaker
 from pipelines.policy.patience import REMIND_AFTER, waiting_for
 
@@ -22,8 +22,8 @@ class Loads:
     rollout_actors: float  # that were ready
     rollout_idle_seconds: float  # summed over them: no group may start before the next weights are there
     reward_queue: float  # groups whose scores were awaited
-    reward_idle_seconds: float  # no group was there to be scored
-    reward_replicas: float  # at the iteration's end; NaN while Serve's controller does not answer
+    reward_idle_seconds: float  # summed over replicas, at a group for each: there were fewer
+    reward_replicas: float  # at the iteration's end; NaN, as the idle time, while Serve's controller does not answer
     gpus: float  # that the run held
 
 
@@ -50,8 +50,8 @@ class Watch:
             rollout_actors=ready.mean,
             rollout_idle_seconds=max(ready.area - busy.area, 0.0),
             reward_queue=scoring.mean,
-            reward_idle_seconds=scoring.zero_seconds,
-            reward_replicas=math.nan if replicas is None else sum(each.running for each in replicas),
+            reward_idle_seconds=_sum(replicas, lambda each: scoring.short_of(each.running)),
+            reward_replicas=_sum(replicas, lambda each: each.running),
             gpus=ready.mean * policy.rollout_gpus
             + policy.learner_ranks * policy.learner_gpus
             + sum(each.running * each.demand.gpus for each in replicas or ()),
@@ -75,10 +75,10 @@ class Watch:
             missing = await self._missing()
             for demand in missing:
                 self._say(waiting_for(demand))
-            if missing:
+            if any(map(without_place, missing)):
                 rollouts.give_way()
                 lent = True
-            elif lent:
+            elif lent and not missing:
                 rollouts.grow()
                 lent = False
 
@@ -90,3 +90,8 @@ class Watch:
             return [each.demand for each in await self._groups.rewards.replicas() if not each.running]
         except RayError:  # Serve's controller is away; it will be back
             return []
+
+
+def _sum(replicas: Sequence[Replicas] | None, value: Callable[[Replicas], float]) -> float:
+    """Over all rewards; NaN where their replicas are not known."""
+    return math.nan if replicas is None else sum(map(value, replicas))

@@ -15,7 +15,7 @@ from actors.engine import OptimizerSettings, TorchEngine
 from actors.flux.model import FluxPolicy
 from actors.grpo.advantages import Advantages
 from actors.grpo.update import GrpoLearner, UpdateMetrics
-from actors.learner import LearnerJob, LearnerRank
+from actors.learner import LearnerJob, LearnerRank, merge_metrics
 from actors.records import Conditioning, Trajectory
 from conf.flux import FluxSettings
 from conf.policy import PolicySettings
@@ -87,9 +87,10 @@ def test_a_sharded_base_learns_what_a_whole_one_learns(
     torch.save(updates, tmp_path / "updates.pt")
     measured = learn(plain, updates, slice(None))
     multiprocessing.spawn(run_rank, args=(free_port(), str(flux_directory), flux, str(tmp_path)), nprocs=2)
-    halves = []
+    halves, parts = [], []
     for rank in (0, 1):
         theirs, lora, held, adapter_is_whole = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
+        parts.append(theirs)
         assert [update.applied for update in theirs] == [update.applied for update in measured] == [True, True, False]
         for one, other in zip(measured[:2], theirs, strict=False):
             assert other.grad_norm == pytest.approx(one.grad_norm, rel=1e-4)
@@ -97,5 +98,10 @@ def test_a_sharded_base_learns_what_a_whole_one_learns(
             torch.testing.assert_close(lora[key], value, atol=1e-5, rtol=1e-3)
         assert adapter_is_whole and held[0] == held[1]
         halves.append(held[0])
+    for one, *both in zip(measured[:2], *parts, strict=False):
+        other = merge_metrics(both)
+        for measure in ("loss", "kl", "anchor", "ratio_mean"):
+            assert getattr(other, measure) == pytest.approx(getattr(one, measure), rel=1e-2, abs=1e-7), measure
+    assert measured[1].kl > 1e-6  # from the second update on there is a distance to the base
     base = frozen_elements(plain)
     assert sum(halves) == base and max(halves) < 0.6 * base

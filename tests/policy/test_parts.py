@@ -6,21 +6,27 @@ import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import ray
+from PIL import Image
 
 from actors.grpo.advantages import Advantages
 from actors.grpo.update import UpdateMetrics
+from actors.process import actor_options
 from actors.storage import exists, list_folder, read_file, write_file
 from conf import load
 from conf.policy import PolicySettings
+from pipelines.policy import clock, patience
 from pipelines.policy.capacity import Demand, Room, shortage
 from pipelines.policy.checkpoint import BackgroundWrites, Checkpoints, Manifest, arithmetic_of, check_resumable
+from pipelines.policy.clock import Clock, Level
 from pipelines.policy.groups import ScoredGroup, advantages_of
 from pipelines.policy.learning import Learning
+from pipelines.policy.metrics import EvaluationRow, RunLog, read_rows
 from pipelines.policy.prompts import draw_held_out_prompts, draw_training_prompts, read_prompts
 from pipelines.policy.seeds import group_seeds, sample_seed
 
@@ -77,10 +83,10 @@ def test_a_checkpoint_is_complete_or_not_there(ray_cluster: None, tmp_path: Path
         check_resumable(newest, replace(settings, policy=replace(settings.policy, group_size=12)))
     with pytest.raises(ValueError, match=r"detector\.margin was 0\.1 and is 0\.2"):
         check_resumable(newest, replace(settings, detector=replace(settings.detector, margin=0.2)))
-    older = replace(newest, settings={key: value for key, value in newest.settings.items() if key != "flux.compile"})
+    older = replace(newest, settings={key: value for key, value in newest.settings.items() if key != "flux.lora_rank"})
     check_resumable(older, settings)  # from before that setting was there
-    with pytest.raises(ValueError, match=r"flux\.compile was False and is True"):
-        check_resumable(older, replace(settings, flux=replace(settings.flux, compile=True)))
+    with pytest.raises(ValueError, match=r"flux\.lora_rank was 16 and is 8"):
+        check_resumable(older, replace(settings, flux=replace(settings.flux, lora_rank=8)))
     write_file(f"{checkpoints.folder(15)}/rank-0.pt", b"stale")
     newest = checkpoints.newest()
     assert newest is not None and newest.version == 10  # the damaged one is passed over
@@ -178,3 +184,100 @@ def test_a_role_bound_to_a_node_group_is_placed_first() -> None:
     rooms = [Room(1.0, 0.0, "head"), Room(1.0, 0.0)]
     assert shortage((bound, large), rooms) == ""
     assert "1 of the rollout actors have no place" in shortage((bound, large), rooms[:1])
+
+
+class SlowLearner:
+    """Has its place at once, or never; and loads for a while."""
+
+    def __init__(self, placed: bool) -> None:
+        self._placed, self.loading = placed, False
+
+    async def placed(self) -> None:
+        await asyncio.sleep(0 if self._placed else 0.5)
+
+    async def start(self) -> None:
+        self.loading = True
+        await asyncio.sleep(0.5)
+
+
+class Lenders:
+    """Rollout actors that note what is asked of them, and are ready once the learner loads."""
+
+    def __init__(self, learner: SlowLearner) -> None:
+        self.learner, self.asked = learner, []
+
+    def give_way(self) -> None:
+        self.asked.append("give way")
+
+    def grow(self) -> None:
+        self.asked.append("grow")
+
+    async def ready(self) -> None:
+        assert self.learner.loading, "both are to load at the same time"
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("placed", [True, False])
+def test_rollouts_give_way_to_a_learner_without_a_place_not_to_one_that_loads(
+    ray_cluster: None, placed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "REMIND_AFTER", 0.05)
+    learner: Any = SlowLearner(placed)
+    groups, unused = SimpleNamespace(rollouts=Lenders(learner)), None
+    learning = Learning(load("scenes").policy, learner, cast(Any, unused), cast(Any, groups), lambda line: None)
+    assert asyncio.run(learning.restore(Checkpoints(str(tmp_path), keep=1))) is None
+    assert groups.rollouts.asked[-1] == "grow"
+    assert ("give way" in groups.rollouts.asked) is not placed
+
+
+def test_a_level_knows_how_long_it_stood_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 s at 0, 3 s at 1, 1 s at 4. Of three servers three idle, then two, then none."""
+    now = [10.0]
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])
+    level = Level()
+    for seconds, change in ((2, +1), (3, +3), (1, 0)):
+        now[0] += seconds
+        level.add(change)
+    reading = level.read()
+    assert (reading.seconds, reading.area, reading.mean) == (6, 7, 7 / 6)
+    assert (reading.short_of(3), reading.short_of(1), reading.short_of(0)) == (3 * 2 + 2 * 3, 2, 0)
+    assert level.read().at == {4: 0.0}
+    ranks = Clock(ranks=2)
+    now[0] += 4
+    ranks.ranks_waited([now[0] - 3, now[0]])
+    assert ranks.ranks_wait_seconds == 1.5
+
+
+def test_a_row_that_was_cut_off_does_not_stop_a_run_from_going_on(tmp_path: Path) -> None:
+    rows = [json.dumps({"iteration": version}) for version in (1, 2, 3)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*rows, rows[0][:7]]))
+    log = RunLog(tmp_path)
+    log.rewind(2)
+    log.close()
+    assert [row["iteration"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
+def test_a_full_disk_does_not_end_a_run_whose_numbers_it_holds(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A folder stands where the file should be, as a disk that refuses; then there is room again."""
+    log = RunLog(tmp_path)
+    log.evaluations.mkdir()
+    row = EvaluationRow(7, *[1.0] * 12)
+    log.evaluation(row, Image.new("RGB", (4, 4)))
+    assert "what version 7 measured is not recorded" in caplog.text
+    log.evaluations.rmdir()
+    log.evaluation(row, Image.new("RGB", (4, 4)))
+    log.close()
+    assert log.has_evaluation(7)
+
+
+def test_a_runtime_environment_is_added_to_what_every_actor_needs() -> None:
+    own = {"pip": ["transformers==4.51"], "env_vars": {"HF_HOME": "/models", "MKL_NUM_THREADS": "2"}}
+    made = actor_options(4, 1.0, 0.5, runtime_env=own)["runtime_env"]
+    assert made["pip"] == own["pip"]
+    assert (made["env_vars"]["HF_HOME"], made["env_vars"]["OMP_NUM_THREADS"]) == ("/models", "4")
+    assert made["env_vars"]["MKL_NUM_THREADS"] == "2", "what the user says goes"
+    given = load("scenes", ["pool.runtime_env.env_vars.HF_HOME=/models", "detector.runtime_env={pip: [a, b]}"])
+    assert given.pool.runtime_env == {"env_vars": {"HF_HOME": "/models"}}
+    assert given.detector.runtime_env == {"pip": ["a", "b"]} and given.judge.runtime_env == {}

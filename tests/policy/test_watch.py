@@ -58,7 +58,10 @@ def watched(rewards: Rewards, said: list[str]) -> tuple[Watch, Any]:
 
 
 def test_the_reward_that_is_missing_is_the_one_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It loads first, and then, lost again, it finds no room: to that alone a rollout actor gives way."""
     monkeypatch.setattr(watch, "REMIND_AFTER", 0.01)
+    unplaced: list[int] = []
+    monkeypatch.setattr(watch, "without_place", lambda demand: len(unplaced))
     monkeypatch.setattr(watch, "waiting_for", lambda demand: f"waiting for {demand}")
     said: list[str] = []
     rewards = Rewards(2, 0)
@@ -66,6 +69,10 @@ def test_the_reward_that_is_missing_is_the_one_that_is_named(monkeypatch: pytest
 
     async def watch_for_a_while() -> None:
         standing_by = asyncio.create_task(one.stand_by())
+        while len(said) < 3:
+            await asyncio.sleep(0.01)
+        assert not groups.rollouts.calls
+        unplaced.append(1)
         while not groups.rollouts.calls:
             await asyncio.sleep(0.01)
         rewards.running = (2, 1)
