@@ -24,9 +24,9 @@ from actors.flux.sampler import sample
 from actors.grpo.advantages import batch_divisor, group_advantages
 from actors.grpo.update import GrpoLearner
 from conf import Settings, load
-from pipelines.policy.export import flux_location
 from pipelines.policy.prompts import draw_training_prompts
 from pipelines.policy.seeds import group_seeds
+from pipelines.policy.sources import flux_location
 from pipelines.policy.train import train_policy
 from tests.bench.table import Line, seconds, show
 from tests.policy.rewards import Redness, RednessPool
@@ -170,7 +170,8 @@ def busy(rows: Sequence[dict[str, float]], staleness: int, alone: float) -> list
              f"({total / alone:.2f} x)"),
         Line("    learner busy", share(lambda row: row["learn_seconds"])),
         Line("    rollout actors busy", share(lambda row: row["sample_actor_seconds"] / row["rollout_actors"])),
-        Line("    rewards busy", share(lambda row: row["iteration_seconds"] - row["reward_idle_seconds"])),
+        Line("    rewards busy",
+             share(lambda row: row["iteration_seconds"] - row["reward_idle_seconds"] / row["reward_replicas"])),
         Line("    publishing the weights", f"{median(lambda row: row['publish_seconds']) * 1000:.0f} ms"),
         Line("    a group's scores", f"{median(lambda row: row['score_seconds']) * 1000:.0f} ms"),
     ]  # fmt: skip

@@ -133,29 +133,43 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * n**3 / seconds(multiply, REPEATS)
 
 
-def draw(bench: Bench) -> tuple[torch.Tensor, tuple[Trajectory, ...]]:
-    """One group's latents and trajectories, as a rollout actor draws them."""
+def draw(bench: Bench, groups: int = 1, rows: int | None = None) -> tuple[torch.Tensor, tuple[Trajectory, ...]]:
+    """Latents and trajectories of groups that a rollout actor draws in one call, by `rows` images in a forward."""
     settings = bench.settings.policy
-    plan = SamplingPlan.for_training(settings)
-    drawn = sample(bench.policy, [bench.conditioning] * settings.group_size, range(settings.group_size), plan)
+    rows = settings.sampling_rows if rows is None else rows
+    wanted = replace(settings, prompts_per_step=groups, sampling_groups=groups, sampling_rows=rows)
+    count = groups * settings.group_size
+    drawn = sample(bench.policy, [bench.conditioning] * count, range(count), SamplingPlan.for_training(wanted))
     return drawn.latents, drawn.trajectories
 
 
+def bench_sampling(bench: Bench, groups: int, rows: int) -> Line:
+    """Denoising alone."""
+    peak_memory()  # from here on
+    duration = bench.seconds(lambda: draw(bench, groups, rows))
+    told = peak_memory()
+    count, steps = groups * bench.settings.policy.group_size, bench.settings.policy.steps
+    alike = draw(bench, groups, rows)[1][0].shared  # forwards of one row, where all of a group are still the same
+    forwards = groups * alike + count * (steps - alike)
+    return Line(
+        f"sampling {count} images, {steps} steps, {rows} rows a forward",
+        f"{duration:.3f} s, {count / duration:.2f} images/s, {bench.utilisation(forwards, duration)}, {told}",
+    )
+
+
 def bench_group(bench: Bench) -> list[Line]:
-    """Sampling and decoding."""
-    settings = bench.settings.policy
-    count, steps = settings.group_size, settings.steps
-    sampling = bench.seconds(lambda: draw(bench))
-    sampling_memory = peak_memory()
-    latents, trajectories = draw(bench)
-    alike = trajectories[0].shared  # forwards of one row, where all images are still the same
-    forwards = alike + count * (steps - alike)
-    decoding = bench.seconds(lambda: bench.policy.decode(latents))
-    return [
-        Line(f"sampling {count} images, {steps} steps", f"{sampling:.3f} s, {count / sampling:.2f} images/s, "
-             f"{bench.utilisation(forwards, sampling)}, {sampling_memory}"),
-        Line(f"decoding {count} images", f"{decoding:.3f} s, {peak_memory()}"),
-    ]  # fmt: skip
+    """Sampling a group by ever more rows, and two groups in one forward; and decoding one."""
+    settings, policy = bench.settings.policy, bench.policy
+    size = settings.group_size
+    shapes = [(1, settings.sampling_rows // 2), (1, settings.sampling_rows), (1, size), (2, 2 * size)]
+    lines = [bench_sampling(bench, groups, rows) for groups, rows in shapes]
+    latents, _ = draw(bench)
+    with FlopCounterMode(display=False) as counter:
+        policy.decode(latents[:1])
+    peak_memory()  # from here on
+    decoding = bench.seconds(lambda: policy.decode(latents))
+    share = size * counter.get_total_flops() / decoding / bench.peak_flops
+    return [*lines, Line(f"decoding {size} images", f"{decoding:.3f} s, MFU {share:.1%}, {peak_memory()}")]
 
 
 def bench_update(bench: Bench, rows: int) -> list[Line]:
@@ -165,6 +179,7 @@ def bench_update(bench: Bench, rows: int) -> list[Line]:
     advantages = group_advantages(np.arange(settings.group_size, dtype=np.float32), settings.top_k, "selected", 5.0)
     kept = [trajectories[i] for i in advantages.kept]
     metrics: list[UpdateMetrics] = []
+    peak_memory()  # from here on
 
     def update() -> None:
         learner.accumulate(advantages, bench.conditioning, kept)

@@ -26,7 +26,13 @@ def test_it_runs_on_a_tiny_model_without_ray() -> None:
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2]
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    for what in ("sampling 24 images, 6 steps", "decoding 24 images", "update on 12 x 6, 12 rows", "12 x 6, 4 rows"):
+    for what in (
+        "sampling 24 images, 6 steps, 6 rows",
+        "sampling 48 images, 6 steps, 48 rows",
+        "decoding 24 images",
+        "update on 12 x 6, 12 rows",
+        "12 x 6, 4 rows",
+    ):
         assert what in result.stdout
     drift = re.search(r"\|ratio - 1\| before learning \(the sampler's shape\) +(\S+)", result.stdout)
     assert drift is not None and float(drift[1]) == 0.0
