@@ -53,6 +53,12 @@ class Demand:
         cpus, gpus = together * round(self.cpus, DECIMALS), together * round(self.gpus, DECIMALS)
         return replace(self, count=self.count // together, cpus=round(cpus, DECIMALS), gpus=round(gpus, DECIMALS))
 
+    def shares(self) -> list[float]:
+        """What a piece takes of single GPUs: Ray places a share on one, and more than one as whole ones."""
+        together, own = self.count // self.piece().count, round(self.gpus, DECIMALS)
+        each = [own] if own < 1 else [1.0] * int(own)
+        return each * together if own else []
+
 
 @dataclass(frozen=True)
 class Replicas:
@@ -62,22 +68,41 @@ class Replicas:
     running: int
 
 
-@dataclass
 class Room:
-    """One node, or one that an autoscaler may add."""
+    """One node, or one that an autoscaler may add: its CPUs, and what is free of each of its GPUs."""
 
-    cpus: float
-    gpus: float
-    group: str | None = ""  # None: a node of whichever group is asked for
+    def __init__(self, cpus: float, gpus: float, group: str | None = "") -> None:
+        """`group` None: a node of whichever group is asked for. A broken number of GPUs is so many whole ones and a
+        part of one: how free shares lie on a node's GPUs, Ray does not tell."""
+        whole, part = divmod(round(gpus, DECIMALS), 1.0)
+        self.cpus, self.group = cpus, group
+        self._free = [1.0] * int(whole) + ([round(part, DECIMALS)] if part else [])
+
+    @property
+    def gpus(self) -> float:
+        """The sum of what is free."""
+        return round(sum(self._free), DECIMALS)
+
+    def copy(self) -> Room:
+        """Another one with as much room."""
+        other = Room(self.cpus, 0.0, self.group)
+        other._free = list(self._free)
+        return other
 
     def take(self, demand: Demand) -> bool:
         """Places one piece of `demand` here, if it fits."""
         piece = demand.piece()
-        cpus, gpus = round(self.cpus - piece.cpus, DECIMALS), round(self.gpus - piece.gpus, DECIMALS)
-        fits = cpus >= 0 and gpus >= 0 and demand.may_use(self.group)
-        if fits:
-            self.cpus, self.gpus = cpus, gpus
-        return fits
+        cpus, free = round(self.cpus - piece.cpus, DECIMALS), list(self._free)
+        if cpus < 0 or not demand.may_use(self.group):
+            return False
+        for share in demand.shares():
+            fitting = [free_share for free_share in free if free_share >= share]
+            if not fitting:
+                return False
+            fullest = free.index(min(fitting))
+            free[fullest] = round(free[fullest] - share, DECIMALS)
+        self.cpus, self._free = cpus, free
+        return True
 
 
 def rollout_demand(policy: PolicySettings) -> Demand:
@@ -168,7 +193,7 @@ def shortage(demands: Sequence[Demand], rooms: Sequence[Room]) -> str:
         return demand.nodes != "", demand.placement == "strict_spread", piece.gpus, piece.cpus
 
     have = f"{sum(room.cpus for room in rooms):g} CPUs and {sum(room.gpus for room in rooms):g} GPUs"
-    left = [replace(room) for room in rooms]
+    left = [room.copy() for room in rooms]
     for demand in sorted(demands, key=order, reverse=True):
         placed = place(demand, left)
         if placed < demand.count:

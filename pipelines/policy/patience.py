@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 from pipelines.policy.capacity import DECIMALS, Demand, Room, place, registered, unreserved, without_place
@@ -59,7 +58,7 @@ def missing(demand: Demand, nodes: Sequence[Room], free: Sequence[Room]) -> str:
 def _scattered(demand: Demand, rooms: Sequence[Room], when: str) -> str:
     """What keeps `demand` from `rooms` that hold enough of all in sum; "" where they do not, or it finds its places."""
     enough = all(have >= wanted for have, wanted in zip(_sums(rooms), _wanted(demand), strict=True))
-    placed = place(demand, [replace(room) for room in rooms])
+    placed = place(demand, [room.copy() for room in rooms])
     if not enough or placed == demand.count:
         return ""
     if demand.placement == "strict_pack":

@@ -21,7 +21,8 @@ TOKEN_VARIABLE = "SPATIALSCORE_TOKEN"
 def serve_reward(settings: Settings) -> None:
     """Answers POST /score on `pool.host`:`pool.port`, and returns after SIGINT or SIGTERM. Ray must be initialised."""
     pool_settings = replace(settings.pool, http=True)
-    pool = start_pool(pool_settings, served_model(settings), settings.run_dir)
+    # not the pool of a policy run in that folder, which ends with it
+    pool = start_pool(pool_settings, served_model(settings), f"serve {settings.run_dir}")
     print(f"SpatialScore answers POST http://{pool_settings.host}:{pool_settings.port}/score", flush=True)
     stop = threading.Event()
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}

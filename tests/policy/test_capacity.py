@@ -35,7 +35,18 @@ def test_shares_of_a_gpu_are_summed_as_ray_does() -> None:
     assert shortage(shares(1 / 3, 1 / 3, 1 / 3, 0.0001), one) == ""
     assert "1 of the role 3 have no place" in shortage(shares(0.4, 0.4, 0.2, 0.0001), one)
     assert shortage(shares(*[0.1] * 10), one) == ""
-    assert one == [Room(8.0, 1.0)], "what is only asked about is not taken"
+    assert (one[0].cpus, one[0].gpus) == (8.0, 1.0), "what is only asked about is not taken"
+
+
+def test_a_share_is_of_one_gpu() -> None:
+    """Three of 0.6 do not share two GPUs, though these have 2. Small ones fill what large ones leave."""
+    two = [Room(8.0, 2.0)]
+    assert "1 of the role 2 have no place" in shortage(shares(0.6, 0.6, 0.6), two)
+    assert shortage(shares(0.6, 0.6, 0.4, 0.4), two) == ""
+    assert shortage(shares(1.0, 0.5, 0.5), two) == ""
+    assert "have no place" in shortage(shares(0.5, 2.0), two)
+    packed = Demand("ranks", 2, 1.0, 0.6, "", "", "strict_pack")
+    assert shortage([packed], two) == "" and "2 of the ranks" in shortage([packed], [Room(8.0, 1.0)])
 
 
 def test_a_rank_on_each_node_needs_as_many_nodes() -> None:
