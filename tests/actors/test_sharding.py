@@ -100,8 +100,8 @@ def test_a_sharded_base_learns_what_a_whole_one_learns(
         halves.append(held[0])
     for one, *both in zip(measured[:2], *parts, strict=False):
         other = merge_metrics(both)
-        for measure in ("loss", "kl", "anchor", "ratio_mean"):
-            assert getattr(other, measure) == pytest.approx(getattr(one, measure), rel=1e-2, abs=1e-7), measure
-    assert measured[1].kl > 1e-6  # from the second update on there is a distance to the base
+        for measure, least in (("loss", 1e-7), ("ratio_mean", 1e-7), ("kl", 1e-10)):
+            assert getattr(other, measure) == pytest.approx(getattr(one, measure), rel=1e-2, abs=least), measure
+    assert measured[1].kl > 1e-8  # from the second update on there is a distance to the base
     base = frozen_elements(plain)
     assert sum(halves) == base and max(halves) < 0.6 * base
