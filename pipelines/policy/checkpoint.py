@@ -131,7 +131,7 @@ class Checkpoints:
             logging.warning("old checkpoints in %s cannot be removed: %s", self.location, error)
 
     def _prune(self, newest: int) -> None:
-        """Leaves the `keep` last versions up to `newest`. Later ones were passed over, or the run were not here."""
+        """Leaves the `keep` last versions up to `newest`. Later ones are damaged: the run would have begun there."""
         kept = {self.folder(version) for version in [v for v in self.complete() if v <= newest][-self.keep :]}
         for name in list_folder(self.location):
             if name.isdigit() and child(self.location, name) not in kept:
