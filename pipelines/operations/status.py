@@ -86,7 +86,8 @@ def _questions(rows: Sequence[Row], evaluations: Sequence[Row], settings: Settin
     """One row a question: its name, what was measured last, and whether that is well."""
     last, policy = rows[-1], settings.policy
     pace, drift, score = last["iteration_seconds"], last["ratio_drift"], last["score_seconds"]
-    late = idle > 10 * pace + 60 and last["iteration"] < policy.iterations
+    over = last["iteration"] >= policy.iterations or 0 < policy.minutes * 60 <= last["training_seconds"]
+    late = idle > 10 * pace + 60 and not over
     trend = sparkline([row["reward_mean"] for row in rows])
     iteration = read_iteration(last)
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))

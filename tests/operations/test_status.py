@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import time
 from dataclasses import asdict, fields
 from pathlib import Path
 
+import pytest
 from ray.util.state.common import ActorState, NodeState
 from rich.console import Console
 
@@ -106,3 +109,16 @@ def test_a_run_without_a_policy_says_so(tmp_path: Path) -> None:
 def test_a_sparkline_spans_its_values_and_leaves_gaps() -> None:
     assert sparkline([0.0, None, 0.5, 1.0]) == "▁ ▄█"
     assert sparkline([2.0, 2.0]) == "▁▁" and sparkline([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("iteration", "spent", "stands_still"), [(3, 200.0, True), (3, 300.0, False), (64, 9.0, False)]
+)
+def test_a_run_whose_time_is_up_is_not_one_that_stands_still(
+    tmp_path: Path, iteration: int, spent: float, stands_still: bool
+) -> None:
+    """Five minutes and 64 versions are asked for; the last row is an hour old."""
+    shown(tmp_path, row(iteration, training_seconds=spent))
+    hour_ago = time.time() - 3600
+    os.utime(tmp_path / "policy" / "metrics.jsonl", (hour_ago, hour_ago))
+    assert ("no progress" in told(tmp_path)) is stands_still
