@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray._private.state import state
 
 from actors.flux.plan import SamplingPlan
 from conf import load, presets
@@ -184,7 +185,7 @@ def test_an_actor_that_loads_is_told_from_one_that_has_no_place(ray_cluster: Non
     demand = Demand("loaders", 1, 3.0, 0.0, "", "", actors="Loading")
     start = ray.remote(Loading).options(num_cpus=3.0).remote
     first = start([closed])
-    while without_place(demand):
+    while not any(actor["ActorClassName"] == "Loading" and actor["Pid"] for actor in state.actor_table(None).values()):
         time.sleep(0.05)
     assert waiting_for(demand) == "waiting for 1 loaders to load: they have their places"
     second = start([closed])
