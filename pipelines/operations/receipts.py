@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -41,15 +41,7 @@ def digest_of(parts: Mapping[str, object]) -> str:
 
 def digest_of_files(folder: Path) -> str:
     """SHA-256 of the names and contents of a folder's files, hidden and `_` ones left out; "absent" without folder."""
-    if not folder.is_dir():
-        return "absent"
-    total = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith((".", "_")):
-            with path.open("rb") as stream:
-                content = hashlib.file_digest(stream, "sha256").hexdigest()
-            total.update(f"{path.relative_to(folder)} {content}\n".encode())
-    return total.hexdigest()
+    return _digest_over(folder, _whole) if folder.is_dir() else "absent"
 
 
 def digest_of_model(folder: Path) -> str:
@@ -57,16 +49,30 @@ def digest_of_model(folder: Path) -> str:
 
     Enough to tell models apart, and taken in a moment where reading all of one takes minutes.
     """
+    return _digest_over(folder, _size_and_ends)
+
+
+def _digest_over(folder: Path, told: Callable[[Path], str]) -> str:
+    """Of every file's name and what is told of it."""
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not path.name.startswith((".", "_")):
-            size = path.stat().st_size
-            with path.open("rb") as stream:
-                content = stream.read(2**20)
-                stream.seek(max(size - 2**20, len(content)))
-                content += stream.read()
-            total.update(f"{path.relative_to(folder)} {size} {hashlib.sha256(content).hexdigest()}\n".encode())
+            total.update(f"{path.relative_to(folder)} {told(path)}\n".encode())
     return total.hexdigest()
+
+
+def _whole(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _size_and_ends(path: Path) -> str:
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        content = stream.read(2**20)
+        stream.seek(max(size - 2**20, len(content)))
+        content += stream.read()
+    return f"{size} {hashlib.sha256(content).hexdigest()}"
 
 
 def digest_of_names(folder: Path, pattern: str) -> str:
