@@ -1,0 +1,309 @@
+"""The gradient that the optimizer sees is that of the loss in docs/mathematics.md, in size as well as in direction.
+
+AdamW does not see the size of a gradient, so no other test would notice a factor. The reference is written from the
+document alone: one (sample, step) pair at a time, plain torch, and nothing of actors/grpo or actors/flux but the model.
+Axes: N kept samples of a group, K trained steps, S image tokens, C packed latent channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+
+from actors.engine import OptimizerSettings, StepResult, TorchEngine, average_gradients
+from actors.flux.model import FluxPolicy
+from actors.flux.plan import SamplingPlan
+from actors.flux.sampler import sample
+from actors.grpo.advantages import Advantages
+from actors.grpo.update import GrpoLearner
+from actors.records import Conditioning, Trajectory
+from conf.flux import FluxSettings
+from conf.policy import PolicySettings
+from tests.actors.test_engine import free_port
+
+Group = tuple[Advantages, Conditioning, list[Trajectory]]
+
+FLUX = FluxSettings(
+    height=32, width=32, max_sequence_length=4, lora_rank=4, lora_alpha=8,
+    lora_targets=("x_embedder", "attn.to_q", "attn.to_v", "ff.net.2", "ff_context.net.2"),
+)  # fmt: skip
+"""4 image tokens; layers by which a small LoRA moves the velocity far enough for ratios that are not near 1."""
+
+GROUPS = 3  # of an update; the third is skipped
+SETTINGS = PolicySettings(
+    iterations=4, group_size=4, top_k=0, steps=4, window=0, noise_level=0.3, replay_rows=5, anchor_weight=0.0, lr=1e-3,
+    warmup_iterations=1,
+)  # fmt: skip
+CLIP_RANGES = {"plain": 5e-3, "guard": 3e-3}
+KL_WEIGHTS = {"": 0.0, "flow_grpo": 20.0, "gaussian": 3.0, "velocity": 0.05}
+"""Large enough for a KL term that no tolerance hides."""
+
+TOLERANCE = 1e-4
+"""Of the gradient's norm. The learner computes in float32, the reference's formulas in float64."""
+
+
+class RecordingEngine(TorchEngine):
+    """Keeps the gradient of each step, averaged over ranks and before it is clipped: [elements of the LoRA]."""
+
+    def __init__(self, policy: FluxPolicy, settings: PolicySettings) -> None:
+        constants = OptimizerSettings(settings.betas, settings.weight_decay, settings.max_grad_norm)
+        super().__init__(list(policy.trainable().values()), constants)
+        self.seen: list[torch.Tensor] = []
+
+    def step(self, lr: float) -> StepResult:
+        average_gradients(self.parameters)
+        self.seen.append(torch.cat([p.grad.flatten() for p in self.parameters if p.grad is not None]))
+        return super().step(lr)
+
+
+def settings_of(trained_steps: int, kl_form: str, ratio: str, updates: int, noise: str) -> PolicySettings:
+    """Settings of one iteration; `kl_form` "" is an update without a KL term."""
+    return replace(
+        SETTINGS, trained_steps=trained_steps, kl_form=kl_form or "flow_grpo", kl_weight=KL_WEIGHTS[kl_form],
+        ratio=ratio, clip_range=CLIP_RANGES[ratio], updates_per_iteration=updates, prompts_per_step=GROUPS * updates,
+        initial_noise=noise,
+    )  # fmt: skip
+
+
+def policy_of(directory: Path | str) -> FluxPolicy:
+    """The policy that samples: its LoRA's B is not 0."""
+    policy = FluxPolicy.from_pretrained(str(directory), FLUX, transformer_only=True)
+    disturb(policy, seed=1, scale=0.1)
+    return policy
+
+
+def disturb(policy: FluxPolicy, seed: int, scale: float) -> None:
+    """Moves the LoRA, as optimizer steps between sampling and learning would."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in policy.trainable().values():
+        parameter.data += scale * torch.randn(parameter.shape, generator=generator)
+
+
+def groups_of(policy: FluxPolicy, settings: PolicySettings) -> list[Group]:
+    """Groups of two updates. In each, one with four kept samples, one with two, and one that is skipped."""
+    generator = torch.Generator().manual_seed(2)
+    plan = SamplingPlan.for_training(replace(settings, ratio="guard"))  # the plain ratio does not read the means
+    groups: list[Group] = []
+    for number in range(2 * GROUPS):
+        kept = ((0, 1, 2, 3), (1, 3), ())[number % GROUPS]
+        conditioning = Conditioning(torch.randn(4, 64, generator=generator), torch.randn(64, generator=generator))
+        drawn = sample(policy, [conditioning] * 4, range(10 * number, 10 * number + 4), plan, policy_version=-1)
+        values = (1.5 * torch.randn(len(kept), generator=generator)).tolist()
+        advantages = Advantages(kept, tuple(values), 4, 0, 0, 0.0, 1.0, "" if kept else "zero spread")
+        groups.append((advantages, conditioning, [drawn.trajectories[i] for i in kept]))
+    return groups
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One kept sample at one trained step, and what the model says there."""
+
+    trajectory: Trajectory
+    step: int
+    advantage: float
+    velocity: torch.Tensor  # [S, C] float64, with a gradient
+    base: torch.Tensor  # [S, C] float64, of the model without its LoRA
+
+    @property
+    def times(self) -> tuple[float, float]:
+        """s and s'."""
+        return float(self.trajectory.sigmas[self.step]), float(self.trajectory.sigmas[self.step + 1])
+
+    def transition(self, velocity: torch.Tensor, a: float) -> tuple[torch.Tensor, float, float]:
+        """Flow-SDE ("Steps"): mean [S, C], std and sigma_t."""
+        s, s_next = self.times
+        dt, x = s_next - s, self.trajectory.latents[self.step].double()
+        sigma = a * math.sqrt(s / (1 - (s_next if s == 1 else s)))
+        mean = x * (1 + sigma**2 * dt / (2 * s)) + velocity * (1 + sigma**2 * (1 - s) / (2 * s)) * dt
+        return mean, sigma * math.sqrt(-dt), sigma
+
+    def surrogate(self, settings: PolicySettings) -> tuple[torch.Tensor, bool]:
+        """max(-A r, -A clip(r)) ("Loss", "Log-probability", "GRPO-Guard"), and whether the clip decides it."""
+        mean, std, _ = self.transition(self.velocity, settings.noise_level)
+        drawn = self.trajectory.latents[self.step + 1].double()
+        log_p = (-((drawn - mean) ** 2) / (2 * std**2) - math.log(std) - math.log(math.sqrt(2 * math.pi))).mean()
+        log_r = log_p - self.trajectory.log_probs[self.step].double()
+        if settings.ratio == "guard":
+            assert self.trajectory.means is not None
+            old = self.trajectory.means[self.trajectory.trained.index(self.step)].double()
+            log_r = std * (log_r + ((mean - old) ** 2 / (2 * std**2)).mean())
+        r = log_r.exp()
+        bounded = r.clamp(1 - settings.clip_range, 1 + settings.clip_range)
+        free, held = -self.advantage * r, -self.advantage * bounded
+        s, s_next = self.times
+        divisor = abs(s_next - s) if settings.ratio == "guard" else 1.0
+        return torch.maximum(free, held) / divisor, bool(held > free)
+
+    def kl(self, settings: PolicySettings) -> torch.Tensor:
+        """The table of "KL"."""
+        mean, std, sigma = self.transition(self.velocity, settings.noise_level)
+        reference, _, _ = self.transition(self.base, settings.noise_level)
+        match settings.kl_form:
+            case "flow_grpo":
+                return ((mean - reference) ** 2).mean() / (2 * sigma**2)
+            case "gaussian":
+                return ((mean - reference) ** 2).mean() / (2 * std**2)
+        return ((self.velocity - self.base) ** 2).mean()
+
+
+def pairs_of(policy: FluxPolicy, group: Group) -> list[Pair]:
+    """All N K pairs of a group, of one forward with the LoRA and one without."""
+    advantages, conditioning, trajectories = group
+    places = [(n, step) for n in range(len(trajectories)) for step in trajectories[n].trained]
+    if not places:
+        return []
+    x = torch.stack([trajectories[n].latents[step] for n, step in places])
+    s = torch.stack([trajectories[n].sigmas[step] for n, step in places])
+    rows = policy.rows([conditioning] * len(places))
+    velocity = policy.velocity(x, s, rows).double()
+    with policy.base(), torch.no_grad():
+        base = policy.velocity(x, s, rows).double()
+    return [
+        Pair(trajectories[n], step, advantages.values[n], velocity[i], base[i]) for i, (n, step) in enumerate(places)
+    ]
+
+
+def reference(
+    policy: FluxPolicy, groups: Sequence[Group], settings: PolicySettings
+) -> tuple[torch.Tensor, list[bool], float]:
+    """The document's gradient of one update, which pairs the clip decides, and the KL term's share of the norm."""
+    surrogates, kls, clipped = [], [], []
+    for group in groups:
+        pairs = pairs_of(policy, group)
+        outcomes = [pair.surrogate(settings) for pair in pairs]
+        clipped += [decided for _, decided in outcomes]
+        if pairs:  # a skipped group counts as zero
+            surrogates.append(torch.stack([loss for loss, _ in outcomes]).mean())
+            kls.append(torch.stack([pair.kl(settings) for pair in pairs]).mean())
+    parameters = list(policy.trainable().values())
+    flat = [
+        torch.cat([part.flatten() for part in torch.autograd.grad(loss, parameters, retain_graph=True)])
+        for loss in (torch.stack(surrogates).sum() / len(groups), torch.stack(kls).sum() / len(groups))
+    ]
+    gradient = flat[0] + settings.kl_weight * flat[1]
+    return gradient, clipped, float(settings.kl_weight * flat[1].norm() / gradient.norm())
+
+
+def assert_close(seen: torch.Tensor, wanted: torch.Tensor) -> None:
+    assert float((seen - wanted).norm()) <= TOLERANCE * float(wanted.norm())
+
+
+Sampled = dict[tuple[int, str], list[Group]]
+
+
+@pytest.fixture(scope="module")
+def sampled(flux_directory: Path) -> Sampled:
+    """(K, initial noise) -> groups of two updates, all by the same weights."""
+    policy = policy_of(flux_directory)
+    return {
+        (k, noise): groups_of(policy, settings_of(k, "", "plain", 1, noise))
+        for k in (1, 2)
+        for noise in ("own", "shared")
+    }
+
+
+@pytest.fixture(scope="module")
+def shared_policy(flux_directory: Path) -> FluxPolicy:
+    """Built once, as that takes longer than a test."""
+    return policy_of(flux_directory)
+
+
+@pytest.fixture
+def policy(shared_policy: FluxPolicy) -> Iterator[FluxPolicy]:
+    """The weights that sampled; what a test does to them is undone."""
+    before = {key: value.clone() for key, value in shared_policy.lora_state().items()}
+    yield shared_policy
+    shared_policy.load_lora(before)
+
+
+@pytest.mark.parametrize("noise", ["own", "shared"])
+@pytest.mark.parametrize("updates", [1, 2])
+@pytest.mark.parametrize("ratio", ["plain", "guard"])
+@pytest.mark.parametrize("kl_form", ["", "flow_grpo", "gaussian", "velocity"])
+@pytest.mark.parametrize("trained_steps", [1, 2])
+def test_the_gradient_is_that_of_the_documents_loss(
+    policy: FluxPolicy, sampled: Sampled, trained_steps: int, kl_form: str, ratio: str, updates: int, noise: str
+) -> None:
+    """Off-policy: the LoRA has moved since the samples were drawn, so some ratios are clipped and some are not."""
+    settings = settings_of(trained_steps, kl_form, ratio, updates, noise)
+    disturb(policy, seed=3, scale=0.1)
+    engine = RecordingEngine(policy, settings)
+    learner, clipped = GrpoLearner(policy, engine, settings), []
+    for update in range(updates):
+        groups = sampled[trained_steps, noise][update * GROUPS : (update + 1) * GROUPS]
+        wanted, decided, kl_share = reference(policy, groups, settings)
+        for group in groups:
+            learner.accumulate(*group)
+        metrics = learner.step()
+        assert metrics.applied and metrics.clip_fraction == pytest.approx(sum(decided) / len(decided))
+        assert_close(engine.seen[update], wanted)
+        assert kl_share > 0.05 if kl_form else kl_share == 0
+        clipped += decided
+    assert {True, False} == set(clipped)
+
+
+@pytest.mark.parametrize("ratio", ["plain", "guard"])
+@pytest.mark.parametrize("trained_steps", [1, 2])
+def test_the_gradient_of_the_weights_that_sampled(
+    policy: FluxPolicy, sampled: Sampled, trained_steps: int, ratio: str
+) -> None:
+    """On-policy: every ratio is 1, and what is left is the policy gradient."""
+    settings = settings_of(trained_steps, "", ratio, 1, "shared")
+    engine = RecordingEngine(policy, settings)
+    learner = GrpoLearner(policy, engine, settings)
+    groups = sampled[trained_steps, "shared"][:GROUPS]
+    wanted, decided, _ = reference(policy, groups, settings)
+    for group in groups:
+        learner.accumulate(*group)
+    assert learner.step().ratio_mean == pytest.approx(1.0, abs=1e-5) and not any(decided)
+    assert_close(engine.seen[0], wanted)
+
+
+def run_rank(rank: int, port: int, model: str, folder: str) -> torch.Tensor:
+    """One of two learner ranks, with every second group. Returns the gradient that its optimizer sees."""
+    torch.distributed.init_process_group(
+        "gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=timedelta(seconds=200)
+    )
+    try:
+        settings, groups = torch.load(f"{folder}/groups.pt", weights_only=False)
+        policy = policy_of(model)
+        disturb(policy, seed=3, scale=0.1)
+        engine = RecordingEngine(policy, settings)
+        learner = GrpoLearner(policy, engine, settings)
+        for group in groups[rank::2]:
+            learner.accumulate(*group)
+        learner.step()
+    finally:
+        torch.distributed.destroy_process_group()
+    return engine.seen[0]
+
+
+def run_second_rank(_: int, *arguments: Any) -> None:
+    """In a process of its own; the first rank is the test's process, as a start costs more than the test."""
+    torch.set_num_threads(1)
+    run_rank(1, *arguments)
+
+
+def test_two_ranks_see_the_gradient_of_all_their_groups(
+    policy: FluxPolicy, sampled: Sampled, flux_directory: Path, tmp_path: Path
+) -> None:
+    """The size of an update does not depend on the number of ranks, nor on how unequal their work is."""
+    settings = replace(settings_of(2, "flow_grpo", "plain", 1, "shared"), prompts_per_step=2 * GROUPS)
+    groups = sampled[2, "shared"]
+    torch.save((settings, groups), tmp_path / "groups.pt")
+    arguments = (free_port(), str(flux_directory), str(tmp_path))
+    second = multiprocessing.spawn(run_second_rank, args=arguments, nprocs=1, join=False)
+    assert second is not None
+    seen = run_rank(0, *arguments)
+    assert second.join(timeout=60)
+    disturb(policy, seed=3, scale=0.1)
+    wanted, _, _ = reference(policy, groups, settings)
+    assert_close(seen, wanted)
