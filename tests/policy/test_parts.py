@@ -54,6 +54,26 @@ def test_prompts_from_a_file(tmp_path: Path) -> None:
         draw_training_prompts(load("scenes").policy, settings.flux)
 
 
+def test_a_file_of_prompts_is_shuffled_anew_each_time_around(tmp_path: Path) -> None:
+    """Three times through sixteen prompts and half of a fourth: each time all of them, in an order of its own."""
+    path, texts = tmp_path / "prompts.jsonl", [f"a cat and {number} dogs" for number in range(16)]
+    path.write_text("\n".join(json.dumps({"text": text}) for text in texts))
+
+    def drawn(seed: int) -> list[str]:
+        settings = load("scenes", [
+            f"policy.prompts={path}", "policy.iterations=7", "policy.prompts_per_step=8",
+            "policy.updates_per_iteration=1", f"policy.seed={seed}",
+        ])  # fmt: skip
+        return [prompt.text for prompt in draw_training_prompts(settings.policy, settings.flux)]
+
+    order = drawn(seed=0)
+    rounds = [order[first : first + 16] for first in (0, 16, 32)]
+    assert len(order) == 56 and len(set(order[48:])) == 8
+    assert all(sorted(one) == sorted(texts) for one in rounds)
+    assert len({tuple(one) for one in [*rounds, texts]}) == 4, "no two orders are the same, and none is the file's"
+    assert drawn(seed=0) == order != drawn(seed=1)
+
+
 def test_embedded_prompts_are_not_those_of_evaluation() -> None:
     settings = load("scenes")
     training = {prompt.text for prompt in draw_training_prompts(settings.policy, settings.flux)}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,10 +14,10 @@ import ray
 
 from actors.detector import DetectorReplica
 from actors.judge import grade_in
-from actors.records import Prompt, Relation
+from actors.records import Prompt, Relation, Scores
 from conf import SettingsError, load
 from pipelines.policy.prompts import draw_held_out_prompts, read_prompts
-from pipelines.policy.reward_mix import readable_relations, start_rewards
+from pipelines.policy.reward_mix import RewardMix, Term, readable_relations, start_rewards
 from pipelines.scenes.grammar import parse
 from pipelines.scenes.render import lay_out, render
 from tests.actors.tiny_owlv2 import save_tiny_owlv2
@@ -61,6 +62,27 @@ def test_rewards_are_weighed_and_a_failed_grade_fails_its_image_only(
     assert behaviour.keys == {f"Bearer {KEY}"} and {body["model"] for body in behaviour.bodies} == {"judge"}
     (picture, _) = behaviour.bodies[0]["messages"][0]["content"]
     assert picture["image_url"]["url"].startswith("data:image/png;base64,")
+
+
+class FixedPool:
+    """A reward that gives every call the same scores."""
+
+    def __init__(self, mu: list[float], sigma: list[float]) -> None:
+        self.scores = Scores(np.array(mu, np.float32), np.array(sigma, np.float32))
+
+    async def score(self, images: object, texts: Sequence[str]) -> Scores:
+        return self.scores
+
+
+def test_each_reward_counts_with_its_own_weight() -> None:
+    """mu = sum of w mu, sigma^2 = sum of (w sigma)^2: a negative weight turns a reward round, not its uncertainty."""
+    pools = FixedPool([1.0, 2.0, 3.0], [0.1, 0.3, 0.0]), FixedPool([10.0, -4.0, np.nan], [0.4, 1.6, 0.0])
+    unused: Any = None
+    mix = RewardMix([Term(weight, cast(Any, pool), unused) for weight, pool in zip((2.0, -0.5), pools, strict=True)])
+    scores = asyncio.run(mix.score(unused, ["a", "b", "c"]))
+    assert scores.mu[:2].tolist() == pytest.approx([2.0 - 5.0, 4.0 + 2.0])
+    assert np.isnan(scores.mu[2]), "an image that one reward cannot score has no score"
+    assert scores.sigma[:2].tolist() == pytest.approx([(0.2**2 + 0.2**2) ** 0.5, (0.6**2 + 0.8**2) ** 0.5])
 
 
 @pytest.mark.ray
