@@ -83,8 +83,17 @@ class LearnerRank:
 
         return DeepSpeedEngine(parameters, constants, min(settings.zero_stage, 2))
 
-    def accumulate(self, advantages: Advantages, conditioning: Conditioning, *trajectories: Trajectory) -> None:
-        """Adds one group's gradient; see GrpoLearner.accumulate."""
+    def accumulate(
+        self, version: int, advantages: Advantages, conditioning: Conditioning, *trajectories: Trajectory
+    ) -> None:
+        """Adds one group's gradient to that of policy version `version`; see GrpoLearner.accumulate.
+
+        Raises ValueError if the rank is at another version: the group belongs to an iteration that is over or lost.
+        """
+        if version != self.learner.version:
+            raise ValueError(
+                f"a group for policy version {version} reached a learner at version {self.learner.version}"
+            )
         self.learner.accumulate(advantages, conditioning, trajectories)
 
     def step(self, divisor: float) -> UpdateMetrics:
@@ -163,10 +172,15 @@ class LearnerGroup:
         return (await self._results([rank.load.remote(folder, digests) for rank in self.ranks]))[0]
 
     async def accumulate(
-        self, rank: int, advantages: Advantages, conditioning: ray.ObjectRef, trajectories: Sequence[ray.ObjectRef]
-    ) -> None:
-        """Has a rank learn one group. The trajectories travel from actor to actor; ObjectLostError if one is lost."""
-        await self._results([self.ranks[rank].accumulate.remote(advantages, conditioning, *trajectories)])
+        self, rank: int, version: int, advantages: Advantages, conditioning: ray.ObjectRef,
+        trajectories: Sequence[ray.ObjectRef],
+    ) -> None:  # fmt: skip
+        """Has a rank at policy version `version` learn one group.
+
+        The trajectories travel from actor to actor. Raises ObjectLostError if one is lost, ValueError if the rank is
+        at another version.
+        """
+        await self._results([self.ranks[rank].accumulate.remote(version, advantages, conditioning, *trajectories)])
 
     async def step(self, divisor: float) -> UpdateMetrics:
         """Steps all ranks, their gradients divided by `divisor`, and merges what they measured."""

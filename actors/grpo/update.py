@@ -259,5 +259,7 @@ class GrpoLearner:
         self.policy.load_lora(state["lora"])
         self.ema = {key: value.to(self.policy.device).clone() for key, value in state["ema"].items()}
         self.engine.load_state_dict(state["engine"])
+        for parameter in self.engine.parameters:
+            parameter.grad = None  # what was accumulated before belongs to other weights
         self._untouched = True
         self._clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 import ray
 from ray.exceptions import ObjectLostError
@@ -86,16 +87,27 @@ class Learning:
         return None
 
     async def learn(
-        self, groups: Sequence[Awaitable[ScoredGroup]], weights: Callable[[], WeightsHandle]
+        self, groups: Sequence[Awaitable[ScoredGroup]], version: int, weights: Callable[[], WeightsHandle]
     ) -> list[ScoredGroup]:
-        """Has every rank accumulate its share of one update's groups, in order, each as soon as it is scored."""
-        ranks = self.settings.learner_ranks
+        """Has every rank accumulate its share of one update's groups, in order, each as soon as it is scored.
+
+        `version` is the policy version that learns them; a learner of another one refuses them with ValueError.
+        When `learn` raises, nothing of it is still running.
+        """
+        learner, ranks = self.group, self.settings.learner_ranks
         divisor = asyncio.ensure_future(self._divisor(groups))
-        feeds = (self._feed(groups[rank::ranks], divisor, rank, weights) for rank in range(ranks))
+        feeds = [
+            asyncio.create_task(self._feed(learner, groups[rank::ranks], divisor, rank, version, weights))
+            for rank in range(ranks)
+        ]
         try:
             shares, through = zip(*await asyncio.gather(*feeds), strict=True)
         finally:
-            divisor.cancel()
+            # when one feed fails, the others must not go on: they would feed the next learner, or sample for nobody
+            tasks: list[asyncio.Future[Any]] = [*feeds, divisor]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         self.clock.ranks_waited(through)
         return [group for share in shares for group in share]
 
@@ -112,12 +124,14 @@ class Learning:
 
     async def _feed(
         self,
+        learner: LearnerGroup,
         groups: Sequence[Awaitable[ScoredGroup]],
         divisor: Awaitable[float | None],
         rank: int,
+        version: int,
         weights: Callable[[], WeightsHandle],
     ) -> tuple[list[ScoredGroup], float]:
-        """Gives one rank its groups, and says when it was through.
+        """Gives one rank of `learner` its groups, and says when it was through.
 
         A group whose trajectories were lost with their node is sampled again.
         """
@@ -130,7 +144,7 @@ class Learning:
                 advantages = advantages_of(scored.scores, self.settings, common)
                 try:
                     with self.clock.learning(ranks=1):
-                        await self.group.accumulate(rank, advantages, scored.conditioning, scored.trajectories)
+                        await learner.accumulate(rank, version, advantages, scored.conditioning, scored.trajectories)
                     break
                 except ObjectLostError:
                     self.groups.lost += 1

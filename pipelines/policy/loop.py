@@ -117,7 +117,7 @@ class PolicyLoop:
         """Learns the groups of one update as they come in."""
         size = self.policy.prompts_per_step // self.policy.updates_per_iteration
         names = [(self.version, update * size + index) for index in range(size)]
-        learned = await self.learning.learn([self.tasks[name] for name in names], self.current_weights)
+        learned = await self.learning.learn([self.tasks[name] for name in names], self.version, self.current_weights)
         for name in names:
             del self.tasks[name]
         return learned

@@ -148,7 +148,7 @@ class Ranks:
         self.first = asyncio.Event()
         self.divisor = 0.0
 
-    async def accumulate(self, rank: int, advantages: Advantages, *rest: object) -> None:
+    async def accumulate(self, rank: int, version: int, advantages: Advantages, *rest: object) -> None:
         self.given[rank] = max(advantages.values, default=0.0)
         self.first.set()
 
@@ -173,7 +173,7 @@ async def update_of(settings: PolicySettings, wait: bool) -> Ranks:
         return ScoredGroup(nothing, scores, advantages, nothing, (), nothing, 0.0, 0.0)
 
     groups = [asyncio.ensure_future(group(rank)) for rank in (0, 1)]
-    await learning.step(await asyncio.wait_for(learning.learn(groups, unused), 10))
+    await learning.step(await asyncio.wait_for(learning.learn(groups, 0, unused), 10))
     return ranks
 
 

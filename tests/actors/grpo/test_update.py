@@ -213,6 +213,18 @@ def test_a_resumed_learner_goes_on_bit_for_bit(policy: FluxPolicy, flux_director
         assert all(np.array_equal(value, other.lora[key]) for key, value in one.lora.items())
 
 
+def test_a_loaded_state_begins_without_a_gradient(policy: FluxPolicy, flux_directory: Path) -> None:
+    """What was accumulated before belongs to other weights."""
+    learner = learner_of(flux_directory)
+    state = learner.state_dict()
+    for group in groups_of(policy, learner):
+        learner.accumulate(*group)
+    learner.load_state_dict(state)
+    assert all(parameter.grad is None for parameter in learner.engine.parameters)
+    metrics = learner.step()
+    assert not metrics.applied and metrics.rows == 0
+
+
 def test_learning_rate_and_moving_average(flux_directory: Path) -> None:
     learner = learner_of(flux_directory, replace(SETTINGS, lr=1.0 - 1e-9, final_lr_fraction=0.2, warmup_iterations=1))
     rates = []
