@@ -22,8 +22,9 @@ demo: setup  ## preferences, SpatialScore, GRPO and evaluation on this machine; 
 ablation: setup  ## variants of GRPO against the SpatialScore of `make demo`, three seeds each; goes on where it was stopped
 	$(BIN)/spatialt2i ablation
 
-check: setup  ## lint and types
+check: setup  ## lint, import directions and types
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 

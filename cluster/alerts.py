@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.panels import policy
 from conf import Settings
-from pipelines.policy.capacity import reward_demands
+from pipelines.policy.resources import reward_demands
 
 PROGRESS = "ray_spatialt2i_run_progress_time_seconds"
 FIRST_VERSION = 1800  # seconds that a driver may take to it: loading models, the base's evaluation, an iteration

@@ -36,13 +36,13 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "TRANSFORMERS_VERBOSITY": "error", "DIF
 
 _PREFERENCES, _REWARD = "pipelines.preferences.commands", "pipelines.reward.commands"
 _REVIEW = "pipelines.preferences.review.commands"
-_POLICY, _SCENES = "pipelines.policy.commands", "pipelines.scenes.commands"
+_POLICY, _SCENES = "pipelines.policy.commands", "pipelines.pretrain.commands"
 _OPERATIONS = "pipelines.operations.commands"
 
 VERBS: dict[str, dict[str, Action]] = {
     "preferences": {
         "build": Action(f"{_PREFERENCES}:build", "write, perturb, paint, review and save preference pairs"),
-        "triage": Action(f"{_REVIEW}:triage", "a model says which pairs it doubts, for people to see those first"),
+        "triage": Action(f"{_REWARD}:triage", "a model says which pairs it doubts, for people to see those first"),
         "review": Action(f"{_REVIEW}:review", "serve a page where people check the pairs, until interrupted"),
         "to_label_studio": Action(f"{_REVIEW}:to_label_studio", "write the pairs that lack reviews as its tasks"),
         "from_label_studio": Action(f"{_REVIEW}:from_label_studio", "read its annotations back as votes"),
@@ -73,10 +73,13 @@ VERBS: dict[str, dict[str, Action]] = {
     "status": {"run": Action(f"{_OPERATIONS}:status", "a run, live: learning, on-policy, waiting, rewards, failures")},
     "ablation": {
         "run": Action(
-            "pipelines.ablation.commands:run", "the paper's findings in small: variants of stage 3, one table"
+            "pipelines.operations.ablation.commands:run",
+            "the paper's findings in small: variants of stage 3, one table",
         )
     },
-    "doctor": {"run": Action("pipelines.doctor:command", "is this machine ready? what is missing, and its mend")},
+    "doctor": {
+        "run": Action("pipelines.operations.doctor:command", "is this machine ready? what is missing, and its mend")
+    },
     "scenes": {
         "pretrain": Action(f"{_SCENES}:pretrain", "make the tiny checkpoints of the embedded world"),
         "check": Action(f"{_SCENES}:check", "measure the exact checker's own error rate"),

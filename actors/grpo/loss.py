@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from actors.flux.transition import Step
+from actors.policy.transition import Step
 
 
 @dataclass(frozen=True)

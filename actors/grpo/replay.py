@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
-from actors.records import Trajectory
+from actors.types import Trajectory
 
 
 @dataclass(frozen=True)

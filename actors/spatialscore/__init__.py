@@ -2,7 +2,7 @@
 
 from actors.spatialscore.losses import pair_loss
 from actors.spatialscore.model import SpatialScore, SpatialScoreConfig, build, load
-from actors.spatialscore.processing import ScoreBatch, ScoreProcessor
+from actors.spatialscore.processor import ScoreBatch, ScoreProcessor
 from actors.spatialscore.prompt import REWARD_TOKEN, PromptTemplate
 from actors.spatialscore.scorer import SpatialScorer
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 
 from actors.spatialscore.model import SpatialScore
-from actors.spatialscore.processing import ScoreBatch
+from actors.spatialscore.processor import ScoreBatch
 
 BACKWARD = 1.0  # of the forward pass: frozen weights need no gradient of their own, only their inputs do
 

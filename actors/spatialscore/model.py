@@ -20,7 +20,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from actors.spatialscore.card import CARD_FILE, NO_FACTS, Facts, model_card
-from actors.spatialscore.processing import ScoreBatch, ScoreProcessor
+from actors.spatialscore.processor import ScoreBatch, ScoreProcessor
 from actors.spatialscore.prompt import PromptTemplate, add_reward_token
 
 CONFIG_FILE = "spatialscore.json"

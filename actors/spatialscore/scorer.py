@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from actors.records import Scores
 from actors.spatialscore.model import SpatialScore, load
-from actors.spatialscore.processing import Images
+from actors.spatialscore.processor import Images
+from actors.types import Scores
 
 
 class SpatialScorer:

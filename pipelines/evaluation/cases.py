@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from actors.records import Prompt, objects_of
+from actors.types import Prompt, objects_of
 from conf.flux import EMBEDDED
 from conf.settings import Settings
-from pipelines.policy.prompts import read_prompts
-from pipelines.policy.seeds import sample_seed
+from pipelines.common.prompts import read_prompts
+from pipelines.common.seeds import sample_seed
 from pipelines.scenes.grammar import COLORS, SceneObject, held_out_prompts
 
 SIDES = ("base", "policy")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conf import Settings
-from pipelines.cluster import cluster
+from pipelines.common.ray_session import cluster
 from pipelines.evaluation.run import evaluate
 
 

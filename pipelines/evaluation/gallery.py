@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
+from pipelines.common.images import data_uri
 from pipelines.evaluation.cases import SIDES, Case, Result, Sight
-
-LARGEST = 384  # pixels a side of an embedded picture; larger ones are reduced
 
 
 @dataclass(frozen=True)
@@ -90,18 +85,6 @@ def hang(results: Sequence[Result], folder: Path) -> tuple[Wall, ...]:
     if not any(result.base.outcomes for result in results):
         return (_wall(Fate("Before and after", "", 9, tuple(results)), results, folder),)
     return tuple(_wall(fate, results, folder) for fate in fates(results) if fate.results)
-
-
-def data_uri(encoded: bytes) -> str:
-    """An image file's bytes as a data URI, reduced if it is large."""
-    with Image.open(io.BytesIO(encoded)) as image:
-        kind = (image.format or "PNG").lower()
-        if max(image.size) > LARGEST:
-            image.thumbnail((LARGEST, LARGEST))
-            buffer = io.BytesIO()
-            image.convert("RGB").save(buffer, "JPEG", quality=85)
-            encoded, kind = buffer.getvalue(), "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(encoded).decode()}"
 
 
 def _merit(sight: Sight) -> tuple[int, int]:

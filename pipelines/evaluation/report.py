@@ -17,9 +17,10 @@ from markupsafe import Markup
 from omegaconf import OmegaConf
 
 from conf.settings import Settings
+from pipelines.common.charts import Series, line_chart
+from pipelines.common.images import data_uri
 from pipelines.evaluation.cases import Result
-from pipelines.evaluation.charts import Series, line_chart
-from pipelines.evaluation.gallery import data_uri, hang
+from pipelines.evaluation.gallery import hang
 from pipelines.evaluation.tables import Row, Tables
 
 SAMPLE_PAIRS = 2  # of each kind

@@ -12,17 +12,17 @@ from typing import Any
 
 import ray
 
-from actors.process import actor_options
-from actors.storage import write_file
+from actors.files import write_file
+from actors.worker_setup import actor_options
 from conf.flux import EMBEDDED
 from conf.settings import Settings
+from pipelines.common.paths import score_folder
+from pipelines.evaluation.before_after import draw_strip
 from pipelines.evaluation.cases import Case, Result, draw_cases, prompt_row
-from pipelines.evaluation.draw import Artist, Judge
+from pipelines.evaluation.images import Artist, Judge
 from pipelines.evaluation.report import render_report
-from pipelines.evaluation.strip import draw_strip
 from pipelines.evaluation.tables import Row, Tables, tabulate
-from pipelines.policy.sources import flux_location
-from pipelines.reward.locations import score_folder
+from pipelines.policy.fingerprint import flux_location
 
 
 @dataclass(frozen=True)

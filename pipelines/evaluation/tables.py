@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipelines.common.intervals import wilson
 from pipelines.evaluation.cases import Result, Sight
-from pipelines.reward.significance import wilson
 from pipelines.scenes.grammar import RELATIONS
 
 OUTCOMES = ("right", "reversed", "other", "missing")

@@ -7,7 +7,7 @@ from conf import Settings
 
 def run(settings: Settings) -> None:
     """The whole pipeline as one job."""
-    from pipelines.cluster import cluster
+    from pipelines.common.ray_session import cluster
     from pipelines.operations.run import run_pipeline
 
     with cluster(settings):

@@ -12,9 +12,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from actors.storage import write_file
+from actors.files import write_file
 from conf import Settings, dump
-from pipelines.operations.receipts import Receipt, read_receipt, write_receipt
+from pipelines.operations.stage_cache import Receipt, read_receipt, write_receipt
 from pipelines.operations.stages import STEPS, Step
 
 

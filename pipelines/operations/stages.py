@@ -8,16 +8,16 @@ from pathlib import Path
 
 from conf import Settings
 from conf.flux import EMBEDDED
+from pipelines.common.fingerprints import digest_of, digest_of_files, digest_of_names
+from pipelines.common.paths import preferences_folder, score_folder
 from pipelines.evaluation.run import evaluate
-from pipelines.operations.receipts import digest_of, digest_of_files, digest_of_names
 from pipelines.policy.checkpoint import arithmetic_of
 from pipelines.policy.stage import run_policy
 from pipelines.preferences.build import build_preferences, fingerprint
-from pipelines.reward.doctor import run_doctor
-from pipelines.reward.doctor import table as checks_table
 from pipelines.reward.evaluate import evaluate_reward
-from pipelines.reward.locations import preferences_folder, score_folder
 from pipelines.reward.report import table as accuracy_table
+from pipelines.reward.sanity_checks import run_doctor
+from pipelines.reward.sanity_checks import table as checks_table
 from pipelines.reward.train import train_reward
 from pipelines.scenes import CHECKPOINTS
 

@@ -14,10 +14,10 @@ from rich.text import Text
 
 from conf import Settings
 from pipelines.operations.cluster_state import cluster_state
-from pipelines.operations.receipts import read_receipt
+from pipelines.operations.stage_cache import read_receipt
 from pipelines.operations.stages import STEPS
 from pipelines.policy.metrics import IterationRow, read_iteration, read_rows
-from pipelines.policy.summary import waits
+from pipelines.policy.progress import waits
 
 Row = dict[str, Any]
 BARS = "▁▂▃▄▅▆▇█"

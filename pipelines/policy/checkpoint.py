@@ -16,7 +16,7 @@ from pathlib import Path
 import ray
 from ray.exceptions import ObjectLostError, RayActorError
 
-from actors.storage import (
+from actors.files import (
     DamagedFileError,
     child,
     delete_folder,
@@ -28,7 +28,7 @@ from actors.storage import (
     write_file,
 )
 from conf.settings import Settings
-from pipelines.policy.sources import sources_of
+from pipelines.policy.fingerprint import sources_of
 
 MANIFEST = "manifest.json"
 MAX_MISSED = 3  # checkpoints in a row that may fail to be written

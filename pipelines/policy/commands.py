@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conf import Settings
-from pipelines.cluster import cluster
+from pipelines.common.ray_session import cluster
 from pipelines.policy.export import export_newest
 from pipelines.policy.sample import sample_sheet
 from pipelines.policy.stage import run_policy

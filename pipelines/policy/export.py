@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import io
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from actors.families import family_of
-from actors.flux.adapter import save_lora
-from actors.learner import rank_file
-from actors.policy import DTYPES
-from actors.records import PolicyWeights
-from actors.storage import child, read_file, write_file
+from actors.files import child, read_file, write_file, write_folder
+from actors.policy.base import DTYPES
+from actors.policy.lora import save_lora
+from actors.policy.registry import family_of
+from actors.types import PolicyWeights
+from actors.workers.learner import rank_file
 from conf.settings import Settings
-from pipelines.policy.card import model_card
 from pipelines.policy.checkpoint import run_checkpoints
-from pipelines.policy.sources import flux_location
+from pipelines.policy.fingerprint import flux_location
+from pipelines.policy.model_card import model_card
 
 
 def export_newest(settings: Settings) -> Path:
@@ -64,11 +63,4 @@ def merge_lora(base: str, lora: Path, target: Path, dtype: str) -> None:
     pipeline.load_lora_weights(lora)
     pipeline.fuse_lora(components=["transformer"])
     pipeline.unload_lora_weights()
-    partial, old = target.with_name(f"{target.name}.partial"), target.with_name(f"{target.name}.old")
-    for folder in (partial, old):
-        shutil.rmtree(folder, ignore_errors=True)
-    pipeline.save_pretrained(partial)
-    if target.exists():
-        target.rename(old)
-    partial.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+    write_folder(target, pipeline.save_pretrained)

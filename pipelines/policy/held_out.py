@@ -12,16 +12,16 @@ import ray
 from PIL import Image
 from ray.exceptions import ObjectLostError
 
-from actors.flux.plan import SamplingPlan
-from actors.records import Prompt
-from actors.rollout import WeightsHandle
-from pipelines.policy.counts import Counts, count_remotely
-from pipelines.policy.groups import RewardPool
+from actors.policy.plan import SamplingPlan
+from actors.types import Prompt
+from actors.workers.rollout import WeightsHandle
+from pipelines.common.prompts import HeldOut
+from pipelines.common.seeds import sample_seed
+from pipelines.policy.checker_metrics import Counts, count_remotely
+from pipelines.policy.collector import RewardPool
+from pipelines.policy.image_grid import sheet
 from pipelines.policy.metrics import EvaluationRow, mean_of_numbers
-from pipelines.policy.prompts import HeldOut
-from pipelines.policy.rollouts import RolloutPool
-from pipelines.policy.seeds import sample_seed
-from pipelines.policy.sheet import sheet
+from pipelines.policy.rollout_pool import RolloutPool
 
 BATCH = 24
 """Images of one call, as in a training group."""

@@ -12,18 +12,18 @@ from collections.abc import Sequence
 
 from ray.exceptions import ObjectLostError
 
-from actors.grpo.update import UpdateMetrics
-from actors.learner import LearnerLostError
-from actors.records import PolicyWeights, Prompt
-from actors.rollout import WeightsHandle
+from actors.grpo.learner import UpdateMetrics
+from actors.types import PolicyWeights, Prompt
+from actors.workers.learner import LearnerLostError
+from actors.workers.rollout import WeightsHandle
 from conf.settings import Settings
 from pipelines.policy.checkpoint import BackgroundWrites, Checkpoints, Manifest, lineage_of
-from pipelines.policy.groups import GroupMaker, ScoredGroup, planned_group
+from pipelines.policy.collector import GroupMaker, ScoredGroup, planned_group
 from pipelines.policy.held_out import HeldOutEvaluation
-from pipelines.policy.learning import Learning
+from pipelines.policy.learner_client import Learning
 from pipelines.policy.metrics import RunLog
-from pipelines.policy.summary import Counters, Progress, iteration_row
-from pipelines.policy.watch import Watch
+from pipelines.policy.progress import Counters, Progress, iteration_row
+from pipelines.policy.utilization import Watch
 
 
 class PolicyLoop:

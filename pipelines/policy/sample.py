@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from actors.families import load_policy
-from actors.flux.adapter import read_lora
-from actors.flux.plan import SamplingPlan
-from actors.flux.sampler import draw_before_and_after
-from actors.process import set_up_process
+from actors.policy.lora import read_lora
+from actors.policy.plan import SamplingPlan
+from actors.policy.registry import load_policy
+from actors.policy.sampler import draw_before_and_after
 from actors.spatialscore.scorer import SpatialScorer
+from actors.worker_setup import set_up_process
 from conf.settings import Settings
-from pipelines.policy.seeds import group_seeds
-from pipelines.policy.sheet import sheet
-from pipelines.policy.sources import flux_location
-from pipelines.reward.locations import score_folder
+from pipelines.common.paths import score_folder
+from pipelines.common.seeds import group_seeds
+from pipelines.policy.fingerprint import flux_location
+from pipelines.policy.image_grid import sheet
 
 
 def sample_sheet(settings: Settings) -> Path:

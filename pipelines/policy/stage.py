@@ -8,14 +8,14 @@ from contextlib import closing
 from pathlib import Path
 
 from conf import Settings
-from pipelines.policy.capacity import reward_demands
+from pipelines.common.paths import served_model
+from pipelines.common.prompts import evaluation_notice
 from pipelines.policy.gauges import RunGauges
-from pipelines.policy.patience import patiently
-from pipelines.policy.prompts import evaluation_notice
-from pipelines.policy.reward_mix import start_rewards
+from pipelines.policy.resource_wait import patiently
+from pipelines.policy.resources import reward_demands
+from pipelines.policy.rewards import start_rewards
 from pipelines.policy.train import PolicyResult, check_start, train_policy
-from pipelines.reward.examination import require_passed
-from pipelines.reward.locations import served_model
+from pipelines.reward.sanity_report import require_passed
 
 
 def run_policy(settings: Settings, say: Callable[[str], None] = print) -> PolicyResult:

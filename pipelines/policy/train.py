@@ -11,24 +11,24 @@ from pathlib import Path
 
 import ray
 
-from actors.flux.plan import SamplingPlan
-from actors.learner import LearnerGroup, LearnerJob
-from actors.rollout import start_rollout
+from actors.policy.plan import SamplingPlan
+from actors.workers.learner import LearnerGroup, LearnerJob
+from actors.workers.rollout import start_rollout
 from conf import dump
 from conf.flux import EMBEDDED
 from conf.settings import Settings
-from pipelines.policy.capacity import check_capacity
+from pipelines.common.prompts import check_prompts, draw_held_out_prompts, draw_training_prompts
 from pipelines.policy.checkpoint import Checkpoints, check_resumable, run_checkpoints
+from pipelines.policy.collector import GroupMaker, RewardPool
 from pipelines.policy.export import export_lora
-from pipelines.policy.groups import GroupMaker, RewardPool
+from pipelines.policy.fingerprint import flux_location
 from pipelines.policy.held_out import HeldOutEvaluation
-from pipelines.policy.learning import Learning
+from pipelines.policy.learner_client import Learning
 from pipelines.policy.loop import PolicyLoop
 from pipelines.policy.metrics import EvaluationRow, RunLog, read_evaluations
-from pipelines.policy.prompts import check_prompts, draw_held_out_prompts, draw_training_prompts
-from pipelines.policy.rollouts import RolloutPool
-from pipelines.policy.sources import flux_location
-from pipelines.policy.summary import Progress
+from pipelines.policy.progress import Progress
+from pipelines.policy.resources import check_capacity
+from pipelines.policy.rollout_pool import RolloutPool
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import ray
 
-from actors.meter import BudgetReached
+from actors.services.budget import BudgetReached
 from conf.flux import EMBEDDED
 from conf.settings import Settings
-from pipelines.preferences.finish import finish
-from pipelines.preferences.plan import plan, sampling_plans
+from pipelines.preferences.dataset.shards import Folder, fingerprint_of, plan_shards
+from pipelines.preferences.finalize import finish
+from pipelines.preferences.pipeline import plan, sampling_plans
 from pipelines.preferences.services import Line
-from pipelines.preferences.shards import Folder, fingerprint_of, plan_shards
 from pipelines.scenes import checkpoints_dir
 
 

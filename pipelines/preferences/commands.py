@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from actors.meter import BudgetReached
+from actors.services.budget import BudgetReached
 from conf import Settings
-from pipelines.cluster import cluster
+from pipelines.common.ray_session import cluster
 from pipelines.preferences.build import RowsLeft, build_preferences
 
 

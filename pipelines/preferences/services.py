@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayTaskError
 
-from actors.endpoint import Endpoint, Key, key_of
-from actors.meter import Meter, Spent
-from actors.process import actor_options
+from actors.services.budget import Meter, Spent
+from actors.services.endpoint import Endpoint, Key, key_of
+from actors.worker_setup import actor_options
 from conf.endpoints import EndpointSettings
 from conf.settings import Settings
-from pipelines.preferences.chat import ChatPerturber, ChatWriter
-from pipelines.preferences.seedream import SeedreamPainter
-from pipelines.preferences.stages import Batch, alive_async, records_of, with_records
+from pipelines.preferences.ops import Batch, alive_async, records_of, with_records
+from pipelines.preferences.roles.chat import ChatPerturber, ChatWriter
+from pipelines.preferences.roles.seedream import SeedreamPainter
 
 E = TypeVar("E", bound=EndpointSettings)
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from actors.meter import BudgetReached
+from actors.services.budget import BudgetReached
 from conf import Settings
-from pipelines.cluster import cluster
-from pipelines.reward.doctor import run_doctor
-from pipelines.reward.doctor import table as checks_table
+from pipelines.common.ray_session import cluster
 from pipelines.reward.evaluate import evaluate_reward
 from pipelines.reward.merge import write_merged
 from pipelines.reward.report import table as accuracy_table
+from pipelines.reward.sanity_checks import run_doctor
+from pipelines.reward.sanity_checks import table as checks_table
 from pipelines.reward.score import WrongPrompts, score_images
 from pipelines.reward.serve import serve_reward
 from pipelines.reward.train import train_reward
+from pipelines.reward.triage import triage as triage_pairs
 
 
 def train(settings: Settings) -> None:
@@ -56,6 +57,15 @@ def serve(settings: Settings) -> None:
     """Serves the run's SpatialScore over HTTP until interrupted."""
     with cluster(settings):
         serve_reward(settings)
+
+
+def triage(settings: Settings) -> None:
+    """Has a model say which pairs it doubts: `review` then shows people those first."""
+    doubts = triage_pairs(settings)
+    doubted = sum(doubts.about(pair_id) for pair_id in doubts.margins)
+    print(
+        f"{doubts.by} doubts {doubted} of {len(doubts.margins)} pairs: the review shows those first, and decides itself"
+    )
 
 
 def _measure(settings: Settings) -> None:

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset
 from PIL import Image
 
-from actors.storage import file_system
-from pipelines.preferences.picture import decode
+from actors.files import file_system
+from pipelines.common.images import decode
 
 COLUMNS = (
     "pair_id", "group_id", "prompt", "perturbed_prompt", "image_w", "image_l", "kind", "n_perturb", "relations",

@@ -10,21 +10,21 @@ from dataclasses import asdict
 import numpy as np
 import ray
 
-from actors.process import actor_options, set_up_process
-from actors.records import Scores
+from actors.files import write_file
 from actors.spatialscore import SpatialScorer
 from actors.spatialscore.card import CARD_FILE, with_accuracy
-from actors.storage import write_file
+from actors.types import Scores
+from actors.worker_setup import actor_options, set_up_process
 from conf.reward import RewardPoolSettings
 from conf.settings import Settings
+from pipelines.common.intervals import mcnemar
+from pipelines.common.paths import model_folder, preferences_folder, reward_folder, score_folder
+from pipelines.reward.accuracy import Evaluation, ModelReport, summarise
+from pipelines.reward.baselines.run import judge_by_rival
 from pipelines.reward.calibration import Calibration, calibrate, gaussian_logits, mean_logits
 from pipelines.reward.data import Pair, read_pairs
-from pipelines.reward.judgements import Judgements
-from pipelines.reward.locations import model_folder, preferences_folder, reward_folder, score_folder
-from pipelines.reward.measures import Evaluation, ModelReport, summarise
+from pipelines.reward.predictions import Judgements
 from pipelines.reward.report import accuracy_rows, render_report
-from pipelines.reward.rivals.run import judge_by_rival
-from pipelines.reward.significance import mcnemar
 
 NAME = "SpatialScore"
 

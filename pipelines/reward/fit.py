@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import torch
 
-from actors.engine import ModelEngine, OptimizerSettings, TorchModel
+from actors.optim.torch_engine import ModelEngine, OptimizerSettings, TorchModel
 from actors.spatialscore import SpatialScore, pair_loss
 from actors.spatialscore.flops import Arithmetic
 from conf.reward import RewardSettings
 from pipelines.reward.data import Comparisons, Pair, compare, mirrored
-from pipelines.reward.order import Rank
-from pipelines.reward.tally import Tally
+from pipelines.reward.sampler import Rank
+from pipelines.reward.train_metrics import Tally
 
 BETAS = (0.9, 0.98)
 ALONE = Rank(0, 1)
@@ -109,6 +109,6 @@ def _engine(model: SpatialScore, settings: RewardSettings) -> ModelEngine:
     optimizer = OptimizerSettings(BETAS, settings.weight_decay, settings.max_grad_norm)
     if settings.engine == "torch":
         return TorchModel(model, optimizer)
-    from actors.deepspeed_engine import DeepSpeedModel  # kept out of the path that does not ask for it
+    from actors.optim.deepspeed_engine import DeepSpeedModel  # kept out of the path that does not ask for it
 
     return DeepSpeedModel(model, optimizer, settings.zero_stage, settings.zero_keep_whole)

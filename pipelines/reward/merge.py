@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
+from actors.files import write_folder
 from actors.spatialscore import load
 from conf.settings import Settings
-from pipelines.reward.locations import replace_folder, reward_folder, served_model
+from pipelines.common.paths import reward_folder, served_model
 
 
 def write_merged(settings: Settings) -> Path:
@@ -16,9 +16,5 @@ def write_merged(settings: Settings) -> Path:
     Raises FileNotFoundError where the run has no SpatialScore.
     """
     model, target = load(served_model(settings)).merge(), reward_folder(settings) / "merged"
-    made = target.with_name("merged.new")
-    shutil.rmtree(made, ignore_errors=True)
-    model.save_pretrained(made)
-    replace_folder(made, target)
-    shutil.rmtree(made)
+    write_folder(target, model.save_pretrained)
     return target

@@ -7,11 +7,11 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipelines.evaluation.charts import Series, line_chart
+from pipelines.common.charts import Series, line_chart
+from pipelines.common.intervals import Accuracy
+from pipelines.reward.accuracy import Evaluation, ModelReport
 from pipelines.reward.calibration import Bin, Calibration
-from pipelines.reward.measures import Evaluation, ModelReport
 from pipelines.reward.paper import TABLE_1, PaperRow
-from pipelines.reward.significance import Accuracy
 
 SUBSETS = {
     "1 changed relation": "one_change",

@@ -18,15 +18,15 @@ import pyarrow.parquet as pq
 import ray
 from PIL import Image
 
-from actors.process import actor_options
+from actors.files import child, delete_folder, exists, is_folder, read_file, write_file
 from actors.spatialscore import SpatialScorer
-from actors.storage import child, delete_folder, exists, is_folder, read_file, write_file
+from actors.worker_setup import actor_options
 from conf.reward import RewardPoolSettings
 from conf.settings import Settings
-from pipelines.preferences.picture import decode
+from pipelines.common.images import decode
+from pipelines.common.paths import score_folder, served_model
 from pipelines.reward.evaluate import open_scorer
-from pipelines.reward.examination import weights_digest
-from pipelines.reward.locations import score_folder, served_model
+from pipelines.reward.sanity_report import weights_digest
 
 SCHEMA = pa.schema(
     [

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from ray import serve
 
-from actors.endpoint import key_in
-from actors.reward import deployment, start_pool
+from actors.services.endpoint import key_in
+from actors.workers.reward import deployment, start_pool
 from conf import load
 from conf.settings import Settings
-from pipelines.reward.locations import served_model
+from pipelines.common.paths import served_model
 
 TOKEN_VARIABLE = "SPATIALSCORE_TOKEN"
 """Environment variable with the token that callers of `application` must bear."""
@@ -40,7 +40,9 @@ def application(arguments: dict[str, str]) -> serve.Application:
     It answers other machines, so callers must always bear the token in SPATIALSCORE_TOKEN. Raises as `key_in` does
     where that is not set, SettingsError for an unknown preset, and FileNotFoundError where the run has no SpatialScore.
     """
-    from actors.reward_http import ScoreHttp  # a deployment, made when it is imported: only where HTTP is asked for
+    from actors.workers.reward_http import (
+        ScoreHttp,  # a deployment, made when it is imported: only where HTTP is asked for
+    )
 
     settings = load(arguments["preset"], [f"run_dir={arguments['run_dir']}"])
     token = key_in(TOKEN_VARIABLE, "the token that callers of SpatialScore must bear")

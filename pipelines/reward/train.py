@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -13,13 +14,14 @@ from ray.actor import ActorHandle
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from actors.process import actor_options
+from actors.files import write_folder
+from actors.worker_setup import actor_options
 from conf.flux import EMBEDDED
 from conf.settings import Settings
-from pipelines.preferences.verify import verify
-from pipelines.progress import relayed
-from pipelines.reward.locations import model_config, model_folder, preferences_folder, replace_folder, reward_folder
-from pipelines.reward.order import make_order
+from pipelines.common.paths import model_config, model_folder, preferences_folder, reward_folder
+from pipelines.common.worker_log import relayed
+from pipelines.preferences.dataset.verify import verify
+from pipelines.reward.sampler import make_order
 from pipelines.reward.worker import WorkerJob, work
 
 
@@ -56,7 +58,9 @@ def train_reward(settings: Settings, say: Callable[[str], None] = print) -> Rewa
         result = _trainer(job, lines, folder).fit()
     assert result.checkpoint is not None and result.metrics is not None
     with result.checkpoint.as_directory() as saved:
-        replace_folder(Path(saved) / "model", model_folder(settings))
+        write_folder(
+            model_folder(settings), lambda folder: shutil.copytree(Path(saved) / "model", folder, dirs_exist_ok=True)
+        )
     loss, accuracy, unreadable = (result.metrics[name] for name in ("loss", "accuracy", "unreadable"))
     seconds = time.monotonic() - start
     return RewardResult(model_folder(settings), order.pairs, order.steps, loss, accuracy, int(unreadable), seconds)

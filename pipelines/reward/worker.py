@@ -15,15 +15,15 @@ from ray.actor import ActorHandle
 from ray.train import Checkpoint
 from torch.utils.tensorboard import SummaryWriter
 
-from actors.process import set_up_process
 from actors.spatialscore import SpatialScoreConfig, build
 from actors.spatialscore.card import Facts
 from actors.spatialscore.flops import measured_peak
+from actors.worker_setup import set_up_process
 from conf.reward import RewardSettings
 from pipelines.reward.data import read_rows
 from pipelines.reward.fit import RewardFitter, restore
-from pipelines.reward.order import Order, Rank, rows_of_steps
-from pipelines.reward.tally import Tally, over_workers
+from pipelines.reward.sampler import Order, Rank, rows_of_steps
+from pipelines.reward.train_metrics import Tally, over_workers
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from actors.records import Relation, objects_of
+from actors.types import Relation, objects_of
 from pipelines.scenes.grammar import COLORS, OPPOSITE, SHAPES, SceneObject
 from pipelines.scenes.render import RADIUS, around, distance, holds
 

@@ -18,7 +18,7 @@ from functools import cached_property
 
 import numpy as np
 
-from actors.records import Prompt, Relation
+from actors.types import Prompt, Relation
 
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (214, 48, 49),

@@ -14,9 +14,9 @@ class NoRay:
             raise ImportError(f"{name} was imported")
 
 sys.meta_path.insert(0, NoRay())
-import actors.engine, actors.process, actors.records
-import actors.families, actors.flux.model, actors.flux.sampler, actors.policy, actors.qwen_image.model
-import actors.grpo.advantages, actors.grpo.update
+import actors.optim.torch_engine, actors.worker_setup, actors.types
+import actors.policy.registry, actors.policy.flux, actors.policy.sampler, actors.policy.base, actors.policy.qwen_image
+import actors.grpo.advantages, actors.grpo.learner
 import actors.spatialscore.model, actors.spatialscore.scorer, actors.spatialscore.losses
 assert "ray" not in sys.modules
 """

@@ -17,19 +17,19 @@ import numpy as np
 import ray
 import torch
 
-from actors.engine import OptimizerSettings, TorchEngine
-from actors.flux.model import FluxPolicy
-from actors.flux.plan import SamplingPlan
-from actors.flux.sampler import sample
 from actors.grpo.advantages import batch_divisor, group_advantages
-from actors.grpo.update import GrpoLearner
+from actors.grpo.learner import GrpoLearner
+from actors.optim.torch_engine import OptimizerSettings, TorchEngine
+from actors.policy.flux import FluxPolicy
+from actors.policy.plan import SamplingPlan
+from actors.policy.sampler import sample
 from conf import Settings, load
-from pipelines.policy.prompts import draw_training_prompts
-from pipelines.policy.seeds import group_seeds
-from pipelines.policy.sources import flux_location
+from pipelines.common.prompts import draw_training_prompts
+from pipelines.common.seeds import group_seeds
+from pipelines.policy.fingerprint import flux_location
 from pipelines.policy.train import train_policy
 from tests.bench.table import Line, seconds, show
-from tests.policy.rewards import Redness, RednessPool
+from tests.support.rewards import Redness, RednessPool
 
 ITERATIONS = 5  # the first is a warm-up
 TOP_K = (4, 6, 0)

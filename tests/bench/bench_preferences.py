@@ -13,13 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from conf import Settings, load
-from pipelines.cluster import cluster
+from pipelines.common.ray_session import cluster
 from pipelines.preferences.build import build_preferences, fingerprint
-from pipelines.preferences.finish import finish
-from pipelines.preferences.schema import to_table
-from pipelines.preferences.shards import Folder, plan_shards, tasks_of
-from pipelines.preferences.splits import split_of
-from pipelines.scenes.roles import ScenePainter, ScenePerturber, SceneReviewer, SceneWriter
+from pipelines.preferences.dataset.schema import to_table
+from pipelines.preferences.dataset.shards import Folder, plan_shards, tasks_of
+from pipelines.preferences.dataset.splits import split_of
+from pipelines.preferences.finalize import finish
+from pipelines.preferences.roles.scenes import ScenePainter, ScenePerturber, SceneReviewer, SceneWriter
 from tests.bench.table import Line, show
 
 SMALL, LARGE = 500, 2000  # pairs

@@ -18,13 +18,13 @@ from PIL import Image
 
 from actors.spatialscore import SpatialScore, SpatialScoreConfig, SpatialScorer, build
 from conf.reward import RewardSettings
-from pipelines.preferences.roles import Painted, Task
+from pipelines.preferences.roles.base import Painted, Task
+from pipelines.preferences.roles.scenes import ScenePainter, ScenePerturber, SceneWriter
+from pipelines.reward.accuracy import ModelReport
 from pipelines.reward.data import Pair
 from pipelines.reward.evaluate import measure
 from pipelines.reward.fit import RewardFitter
-from pipelines.reward.measures import ModelReport
 from pipelines.scenes import checkpoints_dir
-from pipelines.scenes.roles import ScenePainter, ScenePerturber, SceneWriter
 
 SCORED = 96
 SIDES = (64, 128, 192, 256)  # pixels

@@ -14,8 +14,8 @@ import numpy as np
 import ray
 import torch
 
-from actors.reward import RewardPool, start_pool
 from actors.spatialscore import SpatialScoreConfig, build
+from actors.workers.reward import RewardPool, start_pool
 from conf.reward import RewardPoolSettings
 from pipelines.scenes import checkpoints_dir
 

@@ -18,18 +18,18 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from actors.engine import OptimizerSettings, TorchEngine
-from actors.flux.model import FluxPolicy
-from actors.flux.plan import SamplingPlan
-from actors.flux.sampler import sample
 from actors.grpo.advantages import group_advantages
+from actors.grpo.learner import GrpoLearner, UpdateMetrics
 from actors.grpo.replay import replay_rows
-from actors.grpo.update import GrpoLearner, UpdateMetrics
-from actors.records import Conditioning, Trajectory
+from actors.optim.torch_engine import OptimizerSettings, TorchEngine
+from actors.policy.flux import FluxPolicy
+from actors.policy.plan import SamplingPlan
+from actors.policy.sampler import sample
+from actors.types import Conditioning, Trajectory
 from conf import Settings, load
 from conf.policy import PolicySettings
-from tests.actors.flux.tiny import random_flux_pipeline
 from tests.bench.table import Line, seconds, show
+from tests.support.tiny_flux import random_flux_pipeline
 
 ONE_GROUP = ["policy.prompts_per_step=1", "policy.updates_per_iteration=1", "policy.learner_ranks=1",
              "policy.engine=torch", "policy.window=0", "policy.trained_steps=0",

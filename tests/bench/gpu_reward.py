@@ -21,10 +21,10 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from actors.spatialscore import SpatialScore, SpatialScoreConfig, SpatialScorer, build
 from actors.spatialscore.flops import Arithmetic, measured_peak
 from conf.reward import RewardSettings
+from pipelines.pretrain.vlm_model import SPECIAL, build_model, build_tokenizer, save
 from pipelines.reward.data import Pair
 from pipelines.reward.fit import RewardFitter
-from pipelines.reward.tally import Tally
-from pipelines.scenes.vlm import SPECIAL, build_model, build_tokenizer, save
+from pipelines.reward.train_metrics import Tally
 
 TEXT_7B = {
     "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,

@@ -23,8 +23,8 @@ import psutil
 import pyarrow.parquet as pq
 
 from conf import load
-from pipelines.preferences.shards import plan_shards
-from tests.kill import titled
+from pipelines.preferences.dataset.shards import plan_shards
+from tests.support.kill import titled
 
 ACTOR = "BasePainter"  # in the title of the processes that hold the base FLUX
 NEVER = 2.0  # as a share of the shards

@@ -26,7 +26,7 @@ from pipelines.policy import gauges as gauges_module
 from pipelines.policy.gauges import RunGauges
 from pipelines.policy.metrics import EvaluationRow, IterationRow, RunLog
 from pipelines.policy.stage import run_policy
-from tests.tiny_reward import save_tiny_vlm, tiny_spatialscore
+from tests.support.tiny_reward import save_tiny_vlm, tiny_spatialscore
 
 FLUX_DEV = load("flux_dev")
 QUERIES = {

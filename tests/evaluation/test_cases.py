@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from actors.flux.adapter import read_lora, save_lora
-from actors.records import Relation
+from actors.policy.lora import read_lora, save_lora
+from actors.types import Relation
 from conf import load
 from conf.flux import FluxSettings
 from pipelines.evaluation.cases import draw_cases, prompt_row
-from pipelines.evaluation.draw import look, seen_instead
+from pipelines.evaluation.images import look, seen_instead
 from pipelines.scenes import grammar, render
 
 

@@ -11,20 +11,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.storage import write_file
+from actors.files import write_file
 from conf import Settings, load
+from pipelines.common.images import encode_png
+from pipelines.evaluation.before_after import (
+    COLUMNS,
+    FOOTER,
+    GAP,
+    HEADER,
+    NAMES,
+    RIGHT,
+    TILE,
+    WRONG,
+    choose,
+    draw_strip,
+)
 from pipelines.evaluation.cases import SIDES, Result, draw_cases
-from pipelines.evaluation.draw import look
 from pipelines.evaluation.gallery import fates, hang
+from pipelines.evaluation.images import look
 from pipelines.evaluation.report import render_report
-from pipelines.evaluation.strip import COLUMNS, FOOTER, GAP, HEADER, NAMES, RIGHT, TILE, WRONG, choose, draw_strip
 from pipelines.evaluation.tables import tabulate
-from pipelines.preferences.picture import encode_png
-from pipelines.preferences.roles import Task
-from pipelines.preferences.schema import to_table
-from pipelines.preferences.shards import Folder, plan_shards
+from pipelines.preferences.dataset.schema import to_table
+from pipelines.preferences.dataset.shards import Folder, plan_shards
+from pipelines.preferences.roles.base import Task
+from pipelines.preferences.roles.scenes import ScenePainter, ScenePerturber, SceneReviewer, SceneWriter
 from pipelines.scenes import grammar, render
-from pipelines.scenes.roles import ScenePainter, ScenePerturber, SceneReviewer, SceneWriter
 
 VOID = {"meta", "img", "br", "link", "line", "circle", "path", "polyline"}
 

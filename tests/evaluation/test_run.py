@@ -9,18 +9,18 @@ import pytest
 import torch
 from PIL import Image
 
-from actors.flux.adapter import save_lora
-from actors.flux.model import FluxPolicy
-from actors.flux.plan import SamplingPlan
-from actors.flux.sampler import sample
+from actors.policy.flux import FluxPolicy
+from actors.policy.lora import save_lora
+from actors.policy.plan import SamplingPlan
+from actors.policy.sampler import sample
 from actors.spatialscore import SpatialScorer
 from conf import Settings, load
+from pipelines.common.images import decode
 from pipelines.evaluation.cases import draw_cases
 from pipelines.evaluation.run import evaluate
 from pipelines.policy.sample import sample_sheet
-from pipelines.preferences.picture import decode
-from tests.actors.flux.tiny import save_random_flux
-from tests.tiny_reward import save_tiny_vlm, tiny_spatialscore
+from tests.support.tiny_flux import save_random_flux
+from tests.support.tiny_reward import save_tiny_vlm, tiny_spatialscore
 
 pytestmark = pytest.mark.ray
 LORA_NOISE = 0.3

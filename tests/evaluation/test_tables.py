@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from actors.records import Prompt, Relation
+from actors.types import Prompt, Relation
 from pipelines.evaluation.cases import Case, Result, Sight
 from pipelines.evaluation.tables import bootstrap, share, tabulate
 

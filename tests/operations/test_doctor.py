@@ -15,8 +15,8 @@ import pytest
 
 from conf import load
 from pipelines.cli import main
-from pipelines.doctor import access, gpus, machine, models, ray_address, storage
-from pipelines.doctor.finding import Finding
+from pipelines.operations.doctor import access, gpus, machine, models, ray_address, storage
+from pipelines.operations.doctor.finding import Finding
 
 ROOT = Path(__file__).parents[2]
 

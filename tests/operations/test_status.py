@@ -15,11 +15,11 @@ from rich.console import Console
 
 from conf import load
 from pipelines.operations.cluster_state import describe
-from pipelines.operations.receipts import Receipt, write_receipt
+from pipelines.operations.stage_cache import Receipt, write_receipt
 from pipelines.operations.stages import STEPS
 from pipelines.operations.status import sparkline, watch
 from pipelines.policy.metrics import IterationRow, RunLog
-from pipelines.policy.summary import waits
+from pipelines.policy.progress import waits
 
 NOWHERE = "status.address=http://127.0.0.1:9"
 

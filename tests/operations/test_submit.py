@@ -15,8 +15,8 @@ import pytest
 from conf import SettingsError
 from pipelines.cli import VERBS, understand
 from pipelines.policy.metrics import read_rows
-from tests.operations.head import Head, running_head
-from tests.preferences.review.browser import Browser, wait_for
+from tests.support.browser import Browser, wait_for
+from tests.support.head import Head, running_head
 
 ROOT = Path(__file__).parents[2]
 RUN = [

@@ -20,15 +20,15 @@ from ray import serve
 from ray._private.services import get_node_ip_address
 from ray.cluster_utils import Cluster
 
-from actors.reward import start_pool
+from actors.workers.reward import start_pool
 from conf.reward import RewardPoolSettings
-from tests.policy.local_nodes import HEAD
-from tests.tiny_reward import save_tiny_vlm, tiny_spatialscore
+from tests.support.local_nodes import HEAD
+from tests.support.tiny_reward import save_tiny_vlm, tiny_spatialscore
 
 
 def configuration(address: str) -> dict:
     """One type of node with one CPU, up to two of them, freed when idle for six seconds."""
-    provider = {"type": "external", "module": "tests.policy.local_nodes.LocalNodes", "gcs_address": address,
+    provider = {"type": "external", "module": "tests.support.local_nodes.LocalNodes", "gcs_address": address,
                 "use_node_id_as_ip": True, "disable_node_updaters": True,
                 "disable_launch_config_check": True}  # fmt: skip
     types = {

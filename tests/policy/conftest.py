@@ -8,8 +8,8 @@ import pytest
 
 from conf import Settings, load
 from pipelines.scenes.grammar import training_prompts
-from tests.actors.flux.conftest import flux_directory, policy
-from tests.policy.rewards import RednessPool
+from tests.actors.policy.conftest import flux_directory, policy
+from tests.support.rewards import RednessPool
 
 __all__ = ["flux_directory", "policy"]
 

@@ -28,14 +28,14 @@ import torch
 from ray._private.node import Node
 from ray.cluster_utils import Cluster
 
-from actors.flux.adapter import read_lora
-from actors.learner import rank_file
-from actors.storage import child, read_file
+from actors.files import child, read_file
+from actors.policy.lora import read_lora
+from actors.workers.learner import rank_file
 from conf import Settings, dump, load
 from conf.flux import FluxSettings
 from pipelines.policy.checkpoint import Checkpoints, Manifest
-from tests.kill import titled
-from tests.tiny_reward import save_tiny_vlm, tiny_spatialscore
+from tests.support.kill import titled
+from tests.support.tiny_reward import save_tiny_vlm, tiny_spatialscore
 
 TITLES = {
     "rollout actor": "ray::Rollout",

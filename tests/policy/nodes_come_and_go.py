@@ -11,13 +11,13 @@ from ray._private.node import Node
 from ray._private.state import actors
 from ray.cluster_utils import Cluster
 
-from actors.process import NODE_GROUP
+from actors.worker_setup import NODE_GROUP
 from conf import load
 from pipelines.policy import train as train_module
-from pipelines.policy.groups import ScoredGroup
+from pipelines.policy.collector import ScoredGroup
 from pipelines.policy.loop import PolicyLoop
 from pipelines.policy.train import train_policy
-from tests.policy.rewards import RednessPool
+from tests.support.rewards import RednessPool
 
 if __name__ == "__main__":
     # The head keeps the reward and the learner; a rollout actor wants nearly all of a node.

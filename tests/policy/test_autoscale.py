@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.policy.alone import run_alone
+from tests.support.alone import run_alone
 
 
 @pytest.mark.ray

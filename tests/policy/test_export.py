@@ -14,15 +14,15 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 
-from actors.flux.model import FluxPolicy
-from actors.records import PolicyWeights
+from actors.policy.flux import FluxPolicy
+from actors.types import PolicyWeights
 from conf import Settings
 from conf.flux import FluxSettings
-from pipelines.policy.card import model_card
 from pipelines.policy.export import export_lora
 from pipelines.policy.metrics import EVALUATIONS, EvaluationRow
-from pipelines.policy.summary import Progress
-from tests.actors.qwen_image.conftest import qwen_image_directory, qwen_image_flux
+from pipelines.policy.model_card import model_card
+from pipelines.policy.progress import Progress
+from tests.actors.policy.qwen_image.conftest import qwen_image_directory, qwen_image_flux
 
 __all__ = ["qwen_image_directory", "qwen_image_flux"]
 

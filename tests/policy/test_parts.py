@@ -14,21 +14,22 @@ import pytest
 import ray
 from PIL import Image
 
+from actors.files import exists, list_folder, read_file, write_file
 from actors.grpo.advantages import Advantages
-from actors.grpo.update import UpdateMetrics
-from actors.process import actor_options
-from actors.storage import exists, list_folder, read_file, write_file
+from actors.grpo.learner import UpdateMetrics
+from actors.worker_setup import actor_options
 from conf import load
 from conf.policy import PolicySettings
-from pipelines.policy import clock, patience
-from pipelines.policy.capacity import Demand, Room, shortage
+from pipelines.common.prompts import draw_held_out_prompts, draw_training_prompts, read_prompts
+from pipelines.common.seeds import group_seeds, sample_seed
+from pipelines.policy import resource_wait as patience
+from pipelines.policy import timing as clock
 from pipelines.policy.checkpoint import BackgroundWrites, Checkpoints, Manifest, arithmetic_of, check_resumable
-from pipelines.policy.clock import Clock, Level
-from pipelines.policy.groups import ScoredGroup, advantages_of
-from pipelines.policy.learning import Learning
+from pipelines.policy.collector import ScoredGroup, advantages_of
+from pipelines.policy.learner_client import Learning
 from pipelines.policy.metrics import EvaluationRow, RunLog, read_rows
-from pipelines.policy.prompts import draw_held_out_prompts, draw_training_prompts, read_prompts
-from pipelines.policy.seeds import group_seeds, sample_seed
+from pipelines.policy.resources import Demand, Room, shortage
+from pipelines.policy.timing import Clock, Level
 
 
 def test_seeds_are_functions_of_their_purpose() -> None:

@@ -15,8 +15,8 @@ from conf.evaluation import SampleSettings
 from conf.flux import FluxSettings
 from pipelines.policy.sample import sample_sheet
 from pipelines.policy.train import train_policy
-from tests.actors.qwen_image.conftest import qwen_image_directory, qwen_image_flux
-from tests.policy.rewards import RednessPool
+from tests.actors.policy.qwen_image.conftest import qwen_image_directory, qwen_image_flux
+from tests.support.rewards import RednessPool
 
 __all__ = ["qwen_image_directory", "qwen_image_flux"]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from actors.storage import child, list_folder, write_file
+from actors.files import child, list_folder, write_file
 from conf import load
 from pipelines.policy.checkpoint import Checkpoints, Manifest, arithmetic_of, check_resumable, lineage_of
 from pipelines.policy.train import check_start
@@ -25,7 +25,7 @@ def test_a_full_disk_leaves_nothing_behind_and_the_old_file_whole(tmp_path: Path
     """In a process whose files may not grow beyond 64 KiB: the write that breaks off is an OSError."""
     write_file(str(tmp_path / "state"), b"old")
     code = (
-        "import resource, signal, sys; from actors.storage import write_file\n"
+        "import resource, signal, sys; from actors.files import write_file\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, (65536, {resource.RLIM_INFINITY}))\n"
         "try: write_file(sys.argv[1], bytes(2**20))\n"

@@ -14,15 +14,15 @@ import torch
 from ray.exceptions import ObjectLostError
 from safetensors.numpy import load_file
 
-from actors.records import Scores
+from actors.types import Scores
 from conf import Settings, dump
 from pipelines.policy import train as train_module
+from pipelines.policy.collector import Group, GroupMaker
 from pipelines.policy.export import export_newest
-from pipelines.policy.groups import Group, GroupMaker
 from pipelines.policy.loop import PolicyLoop
 from pipelines.policy.train import PolicyResult, train_policy
-from tests.policy.alone import run_alone
-from tests.policy.rewards import IndifferentPool, RednessPool
+from tests.support.alone import run_alone
+from tests.support.rewards import IndifferentPool, RednessPool
 
 pytestmark = pytest.mark.ray
 
@@ -231,9 +231,9 @@ def test_an_actor_that_cannot_start_says_why(rewards: RednessPool, settings_of: 
 def test_two_actors_draw_what_one_draws(
     undisturbed: PolicyResult, ray_cluster: None, settings_of: SettingsOf, tmp_path: Path
 ) -> None:
-    from actors.flux.plan import SamplingPlan
-    from actors.learner import LearnerGroup, LearnerJob
-    from actors.rollout import start_rollout
+    from actors.policy.plan import SamplingPlan
+    from actors.workers.learner import LearnerGroup, LearnerJob
+    from actors.workers.rollout import start_rollout
 
     settings = settings_of(tmp_path)
     plan = SamplingPlan.for_training(settings.policy)

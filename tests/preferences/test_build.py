@@ -10,20 +10,20 @@ import pyarrow.dataset as ds
 import pytest
 
 from conf import Settings, load
+from pipelines.common.images import Picture, decode, hamming
+from pipelines.common.relations import group_of
 from pipelines.preferences.build import build_preferences, fingerprint
-from pipelines.preferences.finish import finish
-from pipelines.preferences.picture import Picture, decode, hamming
-from pipelines.preferences.plan import plan, sampling_plans
-from pipelines.preferences.relations import group_of
-from pipelines.preferences.roles import Draft, Painted, Review, Task
-from pipelines.preferences.schema import SCHEMA, to_table
+from pipelines.preferences.dataset.schema import SCHEMA, to_table
+from pipelines.preferences.dataset.shards import Folder, plan_shards, tasks_of
+from pipelines.preferences.dataset.splits import split_of
+from pipelines.preferences.finalize import finish
+from pipelines.preferences.pipeline import plan, sampling_plans
+from pipelines.preferences.roles.base import Draft, Painted, Review, Task
+from pipelines.preferences.roles.scenes import SceneWriter, merit
 from pipelines.preferences.services import Line
-from pipelines.preferences.shards import Folder, plan_shards, tasks_of
-from pipelines.preferences.splits import split_of
 from pipelines.scenes import grammar
 from pipelines.scenes.checker import check
-from pipelines.scenes.roles import SceneWriter, merit
-from tests.kill import killing
+from tests.support.kill import killing
 
 PAIRS, SHARD = 48, 12
 

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from conf import load
-from pipelines.preferences.export import export_hpdv3, export_pickapic
-from pipelines.preferences.picture import decode
-from pipelines.preferences.roles import Task
-from pipelines.preferences.schema import to_table
-from pipelines.preferences.shards import Folder, plan_shards
-from pipelines.scenes.roles import ScenePainter, ScenePerturber, SceneReviewer, SceneWriter
+from pipelines.common.images import decode
+from pipelines.preferences.dataset.export import export_hpdv3, export_pickapic
+from pipelines.preferences.dataset.schema import to_table
+from pipelines.preferences.dataset.shards import Folder, plan_shards
+from pipelines.preferences.roles.base import Task
+from pipelines.preferences.roles.scenes import ScenePainter, ScenePerturber, SceneReviewer, SceneWriter
 
 
 @pytest.fixture(scope="module")

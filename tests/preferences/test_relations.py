@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from actors.records import Relation
-from pipelines.preferences.relations import contradicts, fact_of, impossible, kind_of
-from pipelines.preferences.wording import Unfit, check_perturbation, check_statements
+from actors.types import Relation
+from pipelines.common.relations import contradicts, fact_of, impossible, kind_of
+from pipelines.preferences.checks.prompt_checks import Unfit, check_perturbation, check_statements
 
 TEXT = (
     "From the viewer's perspective, a brass kettle stands to the left of the cutting board, a knife lies in "

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipelines.preferences.picture import Picture, hamming, perceptual_hash
-from pipelines.preferences.relations import group_of
-from pipelines.preferences.roles import Draft, Task
+from pipelines.common.images import Picture, hamming, perceptual_hash
+from pipelines.common.relations import group_of
+from pipelines.preferences.roles.base import Draft, Task
+from pipelines.preferences.roles.scenes import ScenePainter, ScenePerturber, SceneReviewer, SceneWriter, merit
 from pipelines.scenes import grammar
 from pipelines.scenes.checker import Verdict, check
-from pipelines.scenes.roles import ScenePainter, ScenePerturber, SceneReviewer, SceneWriter, merit
 
 CHANGED_WORD = {"left of": "x", "right of": "x", "above": "y", "below": "y"}
 

@@ -16,12 +16,12 @@ from pathlib import Path
 import pyarrow.dataset as ds
 import pytest
 
-from actors.meter import BudgetReached
+from actors.services.budget import BudgetReached
 from conf import Settings, load
 from pipelines.preferences.build import RowsLeft, build_preferences
 from pipelines.scenes import grammar
-from tests.kill import killing
-from tests.openai_server import ANSWERS, FRAME, ONCE, Behaviour, serving
+from tests.support.kill import killing
+from tests.support.openai_server import ANSWERS, FRAME, ONCE, Behaviour, serving
 
 PAIRS = 48
 KEY = "sk-secret-of-the-test"

@@ -11,9 +11,9 @@ import pytest
 from actors.spatialscore import SpatialScorer, load
 from actors.spatialscore.card import CARD_FILE, Facts, with_accuracy
 from conf import load as load_settings
-from pipelines.reward.examination import weights_digest
 from pipelines.reward.merge import write_merged
-from tests.tiny_reward import save_tiny_vlm, tiny_spatialscore
+from pipelines.reward.sanity_report import weights_digest
+from tests.support.tiny_reward import save_tiny_vlm, tiny_spatialscore
 
 TEXTS = ("a red circle left of a blue square", "a green triangle above a red circle") * 2
 

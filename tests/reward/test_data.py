@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipelines.preferences.picture import Picture
+from pipelines.common.images import Picture
 from pipelines.reward.data import Pair, compare, mirror_text, mirrored, read_rows
 from pipelines.scenes.grammar import mirror, parse
 

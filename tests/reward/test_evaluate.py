@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from actors.records import Scores
-from pipelines.preferences.splits import split_of
+from actors.types import Scores
+from pipelines.common.intervals import mcnemar, wilson
+from pipelines.preferences.dataset.splits import split_of
+from pipelines.reward.accuracy import Evaluation, summarise
+from pipelines.reward.baselines.position_bias import joined_orders
 from pipelines.reward.calibration import calibrate, expected_error, fit_temperature, gaussian_logits, reliability
 from pipelines.reward.data import Pair
 from pipelines.reward.evaluate import fit_half, measure
-from pipelines.reward.judgements import Judgements
-from pipelines.reward.measures import Evaluation, summarise
+from pipelines.reward.predictions import Judgements
 from pipelines.reward.report import render_report, table
-from pipelines.reward.rivals.orders import joined_orders
-from pipelines.reward.significance import mcnemar, wilson
 
 
 class Brightness:

@@ -17,9 +17,9 @@ from PIL import Image
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError
 
-from actors.endpoint import Key
-from actors.records import Scores
-from actors.reward_http import answer
+from actors.services.endpoint import Key
+from actors.types import Scores
+from actors.workers.reward_http import answer
 from conf import SettingsError, load
 
 

@@ -22,10 +22,10 @@ import torch
 from PIL import Image
 from ray import serve
 
-from actors.reward import RewardPool, ScoreReplica, start_pool
 from actors.spatialscore import SpatialScorer
+from actors.workers.reward import RewardPool, ScoreReplica, start_pool
 from conf.reward import RewardPoolSettings
-from tests.tiny_reward import save_tiny_vlm, tiny_spatialscore
+from tests.support.tiny_reward import save_tiny_vlm, tiny_spatialscore
 
 pytestmark = pytest.mark.ray
 TOKEN = "token-of-the-test"

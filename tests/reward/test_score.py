@@ -14,7 +14,7 @@ from actors.spatialscore import SpatialScorer
 from conf import Settings, SettingsError
 from pipelines.cli import understand
 from pipelines.reward.score import WrongPrompts, image_folder, read_prompts, score_images
-from tests.tiny_reward import save_tiny_vlm, tiny_spatialscore
+from tests.support.tiny_reward import save_tiny_vlm, tiny_spatialscore
 
 TEXT = "a red circle left of a blue square"
 

@@ -16,17 +16,17 @@ import torch
 from conf.load import load
 from conf.reward import RewardSettings, SpatialScoreSettings
 from conf.settings import Settings
-from pipelines.preferences.roles import Painted, Task
-from pipelines.preferences.schema import to_table
+from pipelines.preferences.dataset.schema import to_table
+from pipelines.preferences.roles.base import Painted, Task
+from pipelines.preferences.roles.scenes import ScenePainter, ScenePerturber, SceneReviewer, SceneWriter
 from pipelines.reward.data import Pair
-from pipelines.reward.doctor import run_doctor
 from pipelines.reward.evaluate import evaluate_reward
 from pipelines.reward.fit import RewardFitter, learning_rate, restore
-from pipelines.reward.order import Rank
+from pipelines.reward.sampler import Rank
+from pipelines.reward.sanity_checks import run_doctor
 from pipelines.reward.train import train_reward
-from pipelines.scenes.roles import ScenePainter, ScenePerturber, SceneReviewer, SceneWriter
-from tests.kill import titled
-from tests.tiny_reward import save_tiny_vlm, tiny_spatialscore
+from tests.support.kill import titled
+from tests.support.tiny_reward import save_tiny_vlm, tiny_spatialscore
 
 ROWS, TEST_ROWS = 64, 16
 TINY = (

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from actors.records import Relation
+from actors.types import Relation
+from pipelines.pretrain.checker_error import error_rate, truth_scenes
 from pipelines.scenes.checker import check, inspect
-from pipelines.scenes.error_rate import error_rate, truth_scenes
 from pipelines.scenes.grammar import (
     COLORS,
     RELATIONS,

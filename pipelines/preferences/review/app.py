@@ -10,11 +10,11 @@ from fastapi.responses import FileResponse, HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
 
-from pipelines.preferences.review.ballots import Ballot
-from pipelines.preferences.review.desk import Desk, Sheet
-from pipelines.preferences.review.login import COOKIE, Doors, Session
+from pipelines.preferences.review.annotation import Ballot
+from pipelines.preferences.review.auth import COOKIE, Doors, Session
 from pipelines.preferences.review.overview import render_overview
 from pipelines.preferences.review.pairs import PRESENCE
+from pipelines.preferences.review.queue import Desk, Sheet
 from pipelines.preferences.review.store import AlreadyVotedError, NotDisputedError, NothingToUndoError, Store
 
 PAGE = Path(__file__).parent / "page"

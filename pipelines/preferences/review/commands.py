@@ -14,27 +14,16 @@ def review(settings: Settings) -> None:
 
 def publish(settings: Settings) -> None:
     """Writes the run's pairs, with their reviews, as a versioned dataset folder."""
-    from pipelines.preferences.publish import publish as publish_pairs
+    from pipelines.preferences.dataset.publish import publish as publish_pairs
 
     print(publish_pairs(settings))
 
 
 def report(settings: Settings) -> None:
     """Draws what the run's pairs consist of."""
-    from pipelines.preferences.report import report as draw_report
+    from pipelines.preferences.dataset.report import report as draw_report
 
     print(draw_report(settings))
-
-
-def triage(settings: Settings) -> None:
-    """Has a model say which pairs it doubts: `review` then shows people those first."""
-    from pipelines.preferences.review.triage import triage as ask
-
-    doubts = ask(settings)
-    doubted = sum(doubts.about(pair_id) for pair_id in doubts.margins)
-    print(
-        f"{doubts.by} doubts {doubted} of {len(doubts.margins)} pairs: the review shows those first, and decides itself"
-    )
 
 
 def to_label_studio(settings: Settings) -> None:

@@ -18,9 +18,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from actors.storage import write_file
+from actors.files import write_file
 from conf.settings import Settings
-from pipelines.preferences.review.ballots import Ballot, verdict
+from pipelines.preferences.review.annotation import Ballot, verdict
 from pipelines.preferences.review.database import Database
 from pipelines.preferences.review.pairs import PRESENCE, SIDES, PairSet, pairs_folder
 from pipelines.preferences.review.serve import open_database, open_desk, open_store

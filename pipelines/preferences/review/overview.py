@@ -12,10 +12,10 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipelines.preferences.review.agreement import cohens_kappa, krippendorffs_alpha
-from pipelines.preferences.review.ballots import Ballot, truth
-from pipelines.preferences.review.doubts import Check
+from pipelines.preferences.review.annotation import Ballot, truth
 from pipelines.preferences.review.pairs import ReviewPair
 from pipelines.preferences.review.store import REVIEW, Vote
+from pipelines.preferences.review.triage_scores import Check
 
 
 @dataclass(frozen=True)

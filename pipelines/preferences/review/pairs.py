@@ -16,7 +16,7 @@ from conf.settings import Settings
 
 SIDES = ("w", "l")
 Relation = tuple[str, str, str]
-"""(subject, relation, object); `actors.records.Relation` would make the page wait for torch."""
+"""(subject, relation, object); `actors.types.Relation` would make the page wait for torch."""
 
 PRESENCE = "Everything named is there, once each"
 """The first claim about every picture; the others are its relations."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from pipelines.preferences.review.ballots import vote
+from pipelines.preferences.review.annotation import vote
 from pipelines.preferences.review.pairs import PairSet
 from pipelines.preferences.review.store import Vote
-from pipelines.preferences.roles import Review
+from pipelines.preferences.roles.base import Review
 
 
 def reviewed(pairs: PairSet, votes: Sequence[Vote], statuses: Mapping[str, str]) -> dict[str, Review]:

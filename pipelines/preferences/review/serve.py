@@ -9,12 +9,12 @@ import uvicorn
 
 from conf.settings import Settings
 from pipelines.preferences.review.app import create_app
+from pipelines.preferences.review.auth import Doors, invite
 from pipelines.preferences.review.database import Database
-from pipelines.preferences.review.desk import Desk
-from pipelines.preferences.review.doubts import Doubts
-from pipelines.preferences.review.login import Doors, invite
 from pipelines.preferences.review.pairs import PairSet, pairs_folder
+from pipelines.preferences.review.queue import Desk
 from pipelines.preferences.review.store import Store
+from pipelines.preferences.review.triage_scores import Doubts
 
 
 def review_folder(settings: Settings) -> Path:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pipelines.preferences.review.ballots import Ballot, settle
+from pipelines.preferences.review.annotation import Ballot, settle
 from pipelines.preferences.review.database import Database
 
 REVIEW, ADJUDICATION = "review", "adjudication"

@@ -1,5 +1,5 @@
 from __future__ import annotations
 
-from tests.actors.flux.conftest import flux_directory, policy
+from tests.actors.policy.conftest import flux_directory, policy
 
 __all__ = ["flux_directory", "policy"]

@@ -18,16 +18,16 @@ import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 
-from actors.engine import OptimizerSettings, StepResult, TorchEngine, average_gradients
-from actors.flux.model import FluxPolicy
-from actors.flux.plan import SamplingPlan
-from actors.flux.sampler import sample
 from actors.grpo.advantages import Advantages
-from actors.grpo.update import GrpoLearner
-from actors.records import Conditioning, Trajectory
+from actors.grpo.learner import GrpoLearner
+from actors.optim.torch_engine import OptimizerSettings, StepResult, TorchEngine, average_gradients
+from actors.policy.flux import FluxPolicy
+from actors.policy.plan import SamplingPlan
+from actors.policy.sampler import sample
+from actors.types import Conditioning, Trajectory
 from conf.flux import FluxSettings
 from conf.policy import PolicySettings
-from tests.actors.test_engine import free_port
+from tests.actors.optim.test_engines import free_port
 
 Group = tuple[Advantages, Conditioning, list[Trajectory]]
 

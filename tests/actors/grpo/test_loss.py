@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from actors.flux.transition import Step, flow_sde, flow_sde_log_prob, transition_of
 from actors.grpo.loss import Proposal, clipped_ratio_loss, divergence_of, guarded_log_ratio
+from actors.policy.transition import Step, flow_sde, flow_sde_log_prob, transition_of
 
 
 def tensor(*values: float) -> torch.Tensor:

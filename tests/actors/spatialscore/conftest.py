@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from actors.spatialscore import SpatialScore
-from tests.tiny_reward import save_tiny_vlm, tiny_spatialscore
+from tests.support.tiny_reward import save_tiny_vlm, tiny_spatialscore
 
 PROMPTS = (
     "a red circle left of a blue square",

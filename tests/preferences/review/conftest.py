@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 import requests
 
-from pipelines.preferences.roles import Task
-from pipelines.preferences.schema import to_table
-from pipelines.scenes.roles import ScenePainter, ScenePerturber, SceneReviewer, SceneWriter
-from tests.preferences.review.browser import wait_for
+from pipelines.preferences.dataset.schema import to_table
+from pipelines.preferences.roles.base import Task
+from pipelines.preferences.roles.scenes import ScenePainter, ScenePerturber, SceneReviewer, SceneWriter
+from tests.support.browser import wait_for
 
 ROOT = Path(__file__).parents[3]
 

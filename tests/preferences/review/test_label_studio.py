@@ -5,7 +5,7 @@ import json
 import pytest
 
 from conf import load
-from pipelines.preferences.review.ballots import truth
+from pipelines.preferences.review.annotation import truth
 from pipelines.preferences.review.label_studio import export_tasks, import_annotations
 from pipelines.preferences.review.pairs import PairSet
 from pipelines.preferences.review.serve import open_database, open_store

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.preferences.review.browser import Browser, wait_for
 from tests.preferences.review.conftest import serving
 from tests.preferences.review.test_server import _votes
+from tests.support.browser import Browser, wait_for
 
 pytestmark = pytest.mark.browser
 

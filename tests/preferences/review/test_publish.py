@@ -11,16 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from conf import Settings, load
-from pipelines.preferences.picture import decode
-from pipelines.preferences.publish import publish
-from pipelines.preferences.review.ballots import Ballot, truth, verdict
-from pipelines.preferences.review.login import Session
+from pipelines.common.images import decode
+from pipelines.common.paths import preferences_folder
+from pipelines.preferences.dataset.publish import publish
+from pipelines.preferences.dataset.verify import verify
+from pipelines.preferences.review.annotation import Ballot, truth, verdict
+from pipelines.preferences.review.auth import Session
 from pipelines.preferences.review.serve import open_database, open_desk, open_store
 from pipelines.preferences.review.store import ADJUDICATION, REVIEW, Vote
-from pipelines.preferences.verify import verify
 from pipelines.reward.data import read_pairs, read_rows
-from pipelines.reward.locations import preferences_folder
-from pipelines.reward.order import Rank, _read_window, make_order
+from pipelines.reward.sampler import Rank, _read_window, make_order
 
 
 def _settings(run_dir, *overrides: str) -> Settings:

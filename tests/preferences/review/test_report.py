@@ -1,7 +1,7 @@
 """The plots of a run's pairs."""
 
 from conf import load
-from pipelines.preferences.report import report
+from pipelines.preferences.dataset.report import report
 from tests.evaluation.test_report import Page
 from tests.preferences.review.conftest import write_pairs
 

@@ -1,0 +1,1 @@
+"""Optimizers: what turns accumulated gradients into an optimizer step. Imports no Ray."""

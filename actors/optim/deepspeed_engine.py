@@ -1,0 +1,181 @@
+"""AdamW over several ranks with DeepSpeed ZeRO. The only module that imports DeepSpeed.
+
+`DeepSpeedEngine` takes gradients that were accumulated elsewhere and shards the optimizer; `DeepSpeedModel` wraps a
+whole model, whose frozen weights ZeRO-3 shards too.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_optimizer_state,
+    safe_set_local_optimizer_state,
+)
+from torch import nn
+
+from actors.optim.torch_engine import OptimizerSettings, StepResult, adamw
+
+
+class _Adapter(nn.Module):
+    """Copies of the trained parameters. DeepSpeed sees these alone, never the frozen base."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        super().__init__()
+        self.copies = nn.ParameterList([nn.Parameter(parameter.detach().clone()) for parameter in parameters])
+
+    def forward(self, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+        """sum <parameter, gradient>: the linear loss whose gradient is exactly what was accumulated."""
+        return torch.stack([(copy * grad).sum() for copy, grad in zip(self.copies, gradients, strict=True)]).sum()
+
+
+class DeepSpeedEngine:
+    """ZeRO stage 1 or 2 over the ranks of the process group, which must have been initialised (gloo or nccl).
+
+    Each rank accumulates with plain backward passes, as many as it likes; `step` hands DeepSpeed one linear loss with
+    that gradient. Ranks therefore need not agree on the number of backward passes, only on the number of steps.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], settings: OptimizerSettings, zero_stage: int) -> None:
+        if not dist.is_initialized():
+            raise RuntimeError("DeepSpeedEngine needs torch.distributed.init_process_group first")
+        if zero_stage not in (1, 2):
+            raise ValueError(f"zero_stage must be 1 or 2, got {zero_stage}: it holds the adapter alone")
+        self.ranks = dist.get_world_size()
+        self.parameters = list(parameters)
+        self.adapter = _Adapter(self.parameters)
+        optimizer = adamw(list(self.adapter.parameters()), settings)
+        # the ZeRO optimizer's own `.optimizer` is the AdamW over this rank's shard
+        self.engine, self.zero = _initialize(self.adapter, optimizer, settings, {"stage": zero_stage})
+
+    def step(self, lr: float) -> StepResult:
+        """See Engine. If any rank's gradient is not finite, or none has one, no rank steps."""
+        device = self.parameters[0].device
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        finite = all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+        present = any(p.grad is not None for p in self.parameters)
+        verdict = torch.tensor([float(not finite), float(present)], device=device)
+        dist.all_reduce(verdict)
+        for parameter in self.parameters:
+            parameter.grad = None
+        if verdict[0] > 0 or verdict[1] == 0:
+            return StepResult(math.inf if verdict[0] > 0 else math.nan, applied=False)
+        for group in self.zero.param_groups:
+            group["lr"] = lr
+        self.engine.backward(self.engine(gradients))
+        self.engine.step()
+        with torch.no_grad():
+            for parameter, copy in zip(self.parameters, self.adapter.copies, strict=True):
+                parameter.copy_(copy)
+        return StepResult(float(self.engine.get_global_grad_norm() or 0.0), applied=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """This rank's shard of AdamW's moments."""
+        return self.zero.optimizer.state_dict()
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for parameter, copy in zip(self.parameters, self.adapter.copies, strict=True):
+            copy.copy_(parameter)
+        self.zero.refresh_fp32_params()
+        self.zero.optimizer.load_state_dict(state)
+
+
+class DeepSpeedModel:
+    """A ModelEngine under ZeRO 1, 2 or 3: its weights and state fit any number of ranks, and any stage."""
+
+    def __init__(self, model: nn.Module, settings: OptimizerSettings, zero_stage: int, keep_whole: int) -> None:
+        """`keep_whole`: ZeRO-3 does not shard parameters of fewer elements. Raises RuntimeError without a group."""
+        if not dist.is_initialized():
+            raise RuntimeError("DeepSpeedModel needs torch.distributed.init_process_group first")
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        zero = {"stage": zero_stage, "stage3_param_persistence_threshold": keep_whole}
+        self.engine, self.zero = _initialize(model, adamw(self.parameters, settings), settings, zero)
+
+    def __call__(self, *inputs: Any) -> Any:
+        return self.engine(*inputs)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """See ModelEngine."""
+        self.engine.backward(loss)
+
+    def step(self, lr: float) -> StepResult:
+        """See ModelEngine. If any rank's gradient is not finite, no rank steps."""
+        for group in self.zero.param_groups:
+            group["lr"] = lr
+        self.engine.step()
+        norm = float(self.engine.get_global_grad_norm() or 0.0)
+        return StepResult(norm, applied=math.isfinite(norm))
+
+    def weights(self) -> list[torch.Tensor]:
+        """The trained parameters, whole, on the CPU."""
+        return [_whole(safe_get_full_fp32_param(parameter)) for parameter in self.parameters]
+
+    def state_dict(self) -> dict[str, Any]:
+        """AdamW's moments, whole, and its number of steps."""
+        step = int(next(iter(self.zero.optimizer.state.values()))["step"])
+        moments = [
+            [_whole(safe_get_full_optimizer_state(parameter, key)) for key in _MOMENTS] for parameter in self.parameters
+        ]
+        return {"step": step, "moments": moments}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See ModelEngine."""
+        sharded = self.engine.zero_optimization_stage() == 3
+        flat = self.zero.fp32_partitioned_groups_flat if sharded else self.zero.single_partition_of_fp32_groups
+        for part in flat:  # DeepSpeed itself makes their state at the first step
+            moments = {key: torch.zeros_like(part) for key in _MOMENTS}
+            self.zero.optimizer.state[part] = {"step": torch.tensor(float(state["step"])), **moments}
+        if not sharded:
+            self.zero._lazy_init_hp_params_optimizer_state()  # else it does not find them by parameter
+        for parameter, moments in zip(self.parameters, state["moments"], strict=True):
+            for key, moment in zip(_MOMENTS, moments, strict=True):
+                if sharded:
+                    safe_set_local_optimizer_state(parameter, _shard(moment, parameter), key)
+                else:
+                    safe_set_full_optimizer_state(parameter, moment.to(parameter.device), key)
+
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def _initialize(
+    model: nn.Module, optimizer: torch.optim.Optimizer, settings: OptimizerSettings, zero: dict[str, Any]
+) -> tuple[Any, Any]:
+    """DeepSpeed's engine and ZeRO optimizer, one backward pass a step, in the dtypes that the parameters have."""
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists; Ray shows an actor only its own GPU
+    engine, made, _, _ = deepspeed.initialize(
+        model=model,
+        optimizer=optimizer,
+        dist_init_required=False,
+        config={
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,
+            "gradient_clipping": settings.max_grad_norm,
+            "zero_optimization": {"overlap_comm": False, **zero},
+            "zero_allow_untested_optimizer": True,
+            "steps_per_print": 2**31,
+        },
+    )
+    return engine, made
+
+
+def _whole(value: torch.Tensor | None) -> torch.Tensor:
+    assert value is not None, "DeepSpeed holds no such state for a trained parameter"
+    return value.detach().cpu().clone()
+
+
+def _shard(whole: torch.Tensor, parameter: Any) -> torch.Tensor:
+    """This rank's part of a tensor that ZeRO-3 cuts into equal parts, the last one padded."""
+    size = parameter.ds_tensor.numel()
+    padded = whole.new_zeros(size * dist.get_world_size())
+    padded[: whole.numel()] = whole.flatten()
+    return padded[size * dist.get_rank() :][:size].to(parameter.ds_tensor.device)

@@ -1,0 +1,144 @@
+"""What turns accumulated gradients into an optimizer step: plain torch, or `actors.optim.deepspeed_engine`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW's constants and the gradient clip."""
+
+    betas: tuple[float, float]
+    weight_decay: float
+    max_grad_norm: float
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One optimizer step. `applied` is False where the gradient was not finite or there was none."""
+
+    grad_norm: float  # before clipping, over all ranks; NaN without a gradient
+    applied: bool
+
+
+class Engine(Protocol):
+    """Consumes the `.grad` of the parameters it was made with; every rank must call `step` equally often."""
+
+    ranks: int
+    parameters: list[nn.Parameter]
+
+    def step(self, lr: float) -> StepResult:
+        """Averages gradients over ranks, clips, steps with `lr`, and clears them."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """This rank's optimizer state: tensors and numbers only."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` gave; the parameters themselves must have been restored before."""
+        ...
+
+
+def adamw(parameters: Sequence[nn.Parameter], settings: OptimizerSettings) -> torch.optim.AdamW:
+    """The optimizer of every engine; its learning rate is set at each step."""
+    return torch.optim.AdamW(parameters, lr=0.0, betas=settings.betas, weight_decay=settings.weight_decay)
+
+
+def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Makes every `.grad` its mean over the process group's ranks, a missing one counting as zero.
+
+    Does nothing on one rank.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+    dist.all_reduce(flat)
+    parts = (flat / dist.get_world_size()).split([parameter.numel() for parameter in parameters])
+    for parameter, mean in zip(parameters, parts, strict=True):
+        parameter.grad = mean.view_as(parameter)
+
+
+class TorchEngine:
+    """AdamW on every rank of the process group, or on one rank where there is none. State is equal on all ranks."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], settings: OptimizerSettings) -> None:
+        self.ranks = dist.get_world_size() if dist.is_initialized() else 1
+        self.parameters = list(parameters)
+        self.settings = settings
+        self.optimizer = adamw(self.parameters, settings)
+
+    def step(self, lr: float) -> StepResult:
+        """See Engine. A gradient that is not finite, or missing altogether, changes nothing."""
+        average_gradients(self.parameters)
+        if all(parameter.grad is None for parameter in self.parameters):
+            return StepResult(math.nan, applied=False)
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm))
+        applied = math.isfinite(norm)
+        if applied:
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return StepResult(norm, applied)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state)
+
+
+class ModelEngine(Protocol):
+    """A model with its optimizer on every rank, one backward pass a step. Called, it is the model.
+
+    A run goes on from a checkpoint with an engine that is made of the restored model, and then takes `state_dict`.
+    Weights and state are given whole, so they fit any number of ranks; every rank must take part in that.
+    """
+
+    def __call__(self, *inputs: Any) -> Any: ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of this rank's loss; the step takes their mean over ranks."""
+        ...
+
+    def step(self, lr: float) -> StepResult:
+        """Clips, steps with `lr`, and clears the gradients. A gradient that is not finite changes nothing."""
+        ...
+
+    def weights(self) -> list[Tensor]:
+        """The trained parameters, on the CPU."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's state after at least one step: tensors and numbers only."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` gave, in an engine that has not stepped."""
+        ...
+
+
+class TorchModel(TorchEngine):
+    """The plain ModelEngine: every rank holds the whole model."""
+
+    def __init__(self, model: nn.Module, settings: OptimizerSettings) -> None:
+        super().__init__([parameter for parameter in model.parameters() if parameter.requires_grad], settings)
+        self.model = model
+
+    def __call__(self, *inputs: Any) -> Any:
+        return self.model(*inputs)
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def weights(self) -> list[Tensor]:
+        return [parameter.detach().cpu().clone() for parameter in self.parameters]

@@ -1,0 +1,113 @@
+"""FLUX as a policy: text to conditioning, latents to velocity, latents to pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
+from torch import nn
+
+from actors.policy.base import Policy
+from actors.types import Conditioning
+from conf.flux import FluxSettings
+
+
+@dataclass(frozen=True)
+class ConditioningRows:
+    """The conditioning of every row of a batch, stacked once and used at all steps."""
+
+    prompt_embeds: torch.Tensor  # [B, L, D]
+    pooled_embeds: torch.Tensor  # [B, D']
+    guidance: torch.Tensor | None  # [B]; None where the model has no guidance embedding
+
+
+class _FixedRotary(nn.Module):
+    """FLUX's rotary tables for one (text length, image size), computed once instead of in each forward."""
+
+    cos: torch.Tensor  # [L+S, head_dim]
+    sin: torch.Tensor
+
+    def __init__(self, cos: torch.Tensor, sin: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)  # buffers, as they must go where the model goes
+
+    def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if len(ids) != len(self.cos):
+            raise ValueError(f"this policy was made for {len(self.cos)} tokens, got {len(ids)}")
+        return self.cos, self.sin
+
+
+class FluxPolicy(Policy):
+    """FLUX.1. Its guidance is an embedding, so one forward a step is enough."""
+
+    pipeline_class = FluxPipeline
+    encoders = ("text_encoder", "text_encoder_2")
+    learner_leaves_out = (*encoders, "tokenizer", "tokenizer_2", "vae")
+
+    def __init__(self, pipeline: FluxPipeline, settings: FluxSettings, seed: int = 0) -> None:
+        """See Policy."""
+        super().__init__(pipeline, settings, seed)
+        self.channels = self.transformer.x_embedder.in_features
+        self._fix_positions()
+        if pipeline.vae is not None:
+            pipeline.vae.to(memory_format=torch.channels_last)  # its convolutions take half the time
+
+    def _fix_positions(self) -> None:
+        rows, columns = self.settings.height // 16, self.settings.width // 16
+        self._image_ids = self.pipeline._prepare_latent_image_ids(1, rows, columns, self.device, self.dtype)  # [S, 3]
+        self._text_ids = torch.zeros(self.settings.max_sequence_length, 3, device=self.device, dtype=self.dtype)
+        tables = self.transformer.pos_embed(torch.cat((self._text_ids, self._image_ids)))
+        self.transformer.register_module("pos_embed", _FixedRotary(*tables))
+
+    @staticmethod
+    def plain_arguments(settings: FluxSettings) -> dict[str, float]:
+        """See Policy."""
+        return {"guidance_scale": settings.guidance}
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str]) -> list[Conditioning]:
+        """See Policy: T5's hidden states and CLIP's pooled output."""
+        encoded = []
+        for text in texts:
+            embeds, pooled, _ = self.pipeline.encode_prompt(
+                prompt=text, prompt_2=text, max_sequence_length=self.settings.max_sequence_length,
+                device=self.pipeline.text_encoder_2.device,
+            )  # fmt: skip
+            encoded.append(Conditioning(cast(torch.Tensor, embeds)[0].cpu(), cast(torch.Tensor, pooled)[0].cpu()))
+        return encoded
+
+    def rows(self, conditioning: Sequence[Conditioning]) -> ConditioningRows:
+        """See Policy."""
+        guidance = None
+        if self.transformer.config["guidance_embeds"]:
+            guidance = torch.full((len(conditioning),), self.settings.guidance, device=self.device)
+        pooled = [cast(torch.Tensor, row.pooled_embeds) for row in conditioning]
+        return ConditioningRows(
+            torch.stack([row.prompt_embeds for row in conditioning]).to(self.device),
+            torch.stack(pooled).to(self.device),
+            guidance,
+        )
+
+    def velocity(self, latents: torch.Tensor, s: torch.Tensor, rows: ConditioningRows) -> torch.Tensor:
+        """See Policy."""
+        return self.transformer(
+            hidden_states=latents.to(self.dtype),
+            encoder_hidden_states=rows.prompt_embeds,
+            pooled_projections=rows.pooled_embeds,
+            timestep=self.timestep(s),
+            guidance=rows.guidance,
+            img_ids=self._image_ids,
+            txt_ids=self._text_ids,
+            return_dict=False,
+        )[0].float()
+
+    def pixels(self, latents: torch.Tensor) -> torch.Tensor:
+        """See Policy."""
+        vae = self.pipeline.vae
+        unpacked = self.unpack(latents)
+        scaled = unpacked / vae.config.scaling_factor + vae.config.shift_factor
+        return vae.decode(scaled, return_dict=False)[0]

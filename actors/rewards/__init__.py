@@ -1,0 +1,1 @@
+"""Rewards other than SpatialScore, behind the same interface. Imports no Ray."""

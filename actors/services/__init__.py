@@ -1,0 +1,1 @@
+"""Clients of remote services: endpoint, responses, budget. Imports no Ray."""

@@ -1,0 +1,1 @@
+"""The Ray side of the actors: thin classes around the plain ones."""

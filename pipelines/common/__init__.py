@@ -1,0 +1,1 @@
+"""What several stages share: paths, fingerprints, images, charts, intervals, seeds, prompts, the Ray session."""

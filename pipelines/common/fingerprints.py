@@ -1,0 +1,67 @@
+"""Digests of settings, files and folders: what decides whether finished work is still valid."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from actors.files import digest, read_file
+
+SHORT_DIGITS = 12
+"""Digits of a shortened SHA-256: enough to tell files apart, and short enough for an error message."""
+
+
+def digest_of(parts: Mapping[str, object]) -> str:
+    """SHA-256 of JSON-like values. The order of the keys does not matter."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=asdict).encode()).hexdigest()
+
+
+def digest_of_text(path: str) -> str:
+    """First digits of the SHA-256 of a text file; "" if `path` is empty. Raises FileNotFoundError if it is absent."""
+    return digest(read_file(path))[:SHORT_DIGITS] if path else ""
+
+
+def digest_of_files(folder: Path) -> str:
+    """SHA-256 of the names and contents of a folder's files, without hidden and `_` files; "absent" without folder."""
+    return _digest_over(folder, digest_of_file) if folder.is_dir() else "absent"
+
+
+def digest_of_model(folder: Path) -> str:
+    """SHA-256 of a folder's names, sizes and contents; of a large file only the first and the last MiB are read.
+
+    That is enough to tell models apart, and takes a moment instead of the minutes that reading a whole model takes.
+    """
+    return _digest_over(folder, _size_and_ends)
+
+
+def digest_of_names(folder: Path, pattern: str) -> str:
+    """SHA-256 of names and sizes of a folder's files, for folders that are too large to be read again."""
+    listing = sorted((str(path.relative_to(folder)), path.stat().st_size) for path in folder.rglob(pattern))
+    return digest_of({"files": listing})
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256 of one local file, read in blocks."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _digest_over(folder: Path, describe: Callable[[Path], str]) -> str:
+    """SHA-256 of every file's name and description."""
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.name.startswith((".", "_")):
+            total.update(f"{path.relative_to(folder)} {describe(path)}\n".encode())
+    return total.hexdigest()
+
+
+def _size_and_ends(path: Path) -> str:
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        content = stream.read(2**20)
+        stream.seek(max(size - 2**20, len(content)))
+        content += stream.read()
+    return f"{size} {hashlib.sha256(content).hexdigest()}"

@@ -1,0 +1,1 @@
+"""The preference dataset on disk: schema, shards, splits, publishing and export."""

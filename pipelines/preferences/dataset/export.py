@@ -1,0 +1,134 @@
+"""Preference pairs in the forms that other preference code reads: Pick-a-Pic v2 and HPDv3."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from actors.files import write_file
+
+_ROW_GROUP = 32  # rows in memory at a time
+
+_PICKAPIC = pa.schema(
+    [
+        ("are_different", pa.bool_()),
+        ("best_image_uid", pa.string()),
+        ("caption", pa.string()),
+        ("created_at", pa.timestamp("ms")),
+        ("has_label", pa.bool_()),
+        ("image_0_uid", pa.string()),
+        ("image_0_url", pa.string()),
+        ("image_1_uid", pa.string()),
+        ("image_1_url", pa.string()),
+        ("jpg_0", pa.binary()),
+        ("jpg_1", pa.binary()),
+        ("label_0", pa.float64()),  # 1: preferred, 0: not
+        ("label_1", pa.float64()),
+        ("model_0", pa.string()),
+        ("model_1", pa.string()),
+        ("ranking_id", pa.int64()),
+        ("user_id", pa.int64()),
+        ("num_example_per_prompt", pa.int64()),
+    ]
+)
+
+
+def export_pickapic(preferences: Path, split: str, out: Path) -> Path:
+    """Writes a split as `<split>.parquet` in the columns of Pick-a-Pic v2, and returns the file.
+
+    Which picture comes first is drawn from the pair's id. Raises ValueError if the split is empty.
+    """
+    counts = Counter(row["prompt"] for row in _rows(preferences, split, columns=["prompt"]))
+    path, partial = out / f"{split}.parquet", out / f"{split}.parquet.partial"
+    out.mkdir(parents=True, exist_ok=True)
+    with pq.ParquetWriter(partial, _PICKAPIC) as file:
+        for start, rows in enumerate(_grouped(_rows(preferences, split))):
+            made = [_pickapic(start * _ROW_GROUP + i, row, counts) for i, row in enumerate(rows)]
+            file.write_table(pa.Table.from_pylist(made, schema=_PICKAPIC))
+    partial.replace(path)
+    return path
+
+
+def export_hpdv3(preferences: Path, split: str, out: Path) -> Path:
+    """Writes a split as `<split>.json` in HPDv3's form, beside a folder of images, and returns the file.
+
+    `path1` is always the preferred picture; paths are relative to the file. Raises ValueError if the split is empty.
+    """
+    entries = []
+    for row in _rows(preferences, split):
+        paths = {}
+        for side in ("w", "l"):
+            image = row[f"image_{side}"]
+            paths[side] = f"images/{_digest(image)[:24]}.png"
+            write_file(str(out / paths[side]), image["bytes"])
+        votes = row["review"]["votes"]
+        entries.append(
+            {
+                "prompt": row["prompt"],
+                "path1": paths["w"],
+                "path2": paths["l"],
+                "confidence": row["review"]["agreement"],
+                "choice_dist": [votes.count("w"), votes.count("l")],
+                "model1": row["generator"],
+                "model2": row["generator"],
+            }
+        )
+    path = out / f"{split}.json"
+    write_file(str(path), json.dumps(entries, indent=1).encode())
+    return path
+
+
+def _rows(preferences: Path, split: str, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    files = sorted(preferences.glob(f"{split}-*.parquet"))
+    if not files:
+        raise ValueError(f"{preferences} holds no pairs of split {split!r}: run `spatialt2i preferences` first")
+    for path in files:
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=_ROW_GROUP, columns=columns):
+            yield from batch.to_pylist()
+
+
+def _grouped(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    while group := list(islice(rows, _ROW_GROUP)):
+        yield group
+
+
+def _pickapic(index: int, row: dict[str, Any], counts: Mapping[str, int]) -> dict[str, Any]:
+    turned = hashlib.blake2b(row["pair_id"].encode(), digest_size=1).digest()[0] % 2
+    images = [row["image_l"], row["image_w"]] if turned else [row["image_w"], row["image_l"]]
+    sides: dict[str, Any] = {}
+    for i, image in enumerate(images):
+        preferred = float(i == turned)
+        sides |= {f"image_{i}_uid": _digest(image), f"image_{i}_url": "", f"jpg_{i}": _jpeg(image["bytes"])}
+        sides |= {f"label_{i}": preferred, f"model_{i}": row["generator"]}
+    return {
+        **sides,
+        "are_different": True,
+        "best_image_uid": _digest(row["image_w"]),
+        "caption": row["prompt"],
+        "created_at": None,
+        "has_label": True,
+        "ranking_id": index,
+        "user_id": 0,
+        "num_example_per_prompt": counts[row["prompt"]],
+    }
+
+
+def _digest(image: Mapping[str, Any]) -> str:
+    return hashlib.sha256(image["bytes"]).hexdigest()
+
+
+def _jpeg(encoded: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(encoded)) as image:
+        image.convert("RGB").save(buffer, "JPEG", quality=95, subsampling=0)
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""The four roles of stage 1 (writer, perturber, generator, reviewer) and their implementations."""

@@ -1,0 +1,83 @@
+"""What the chat roles ask, and the form that an answer must have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from pipelines.common.relations import WORDINGS
+
+WRITE = """\
+You write prompts for text-to-image models that test their understanding of space.
+Write one prompt of about 60 words ({fewest} to {most}) about this scene: {scene}.
+It states exactly {relations} spatial relations between distinct, concrete objects.
+It says that the scene is described {viewpoint}: left, right, front and behind are the viewer's. Return those words as \
+`frame`, exactly as the prompt has them.
+Return the relations as data, in the order of the prompt:
+- subject and object are the objects' names as the prompt has them, without article. Each object keeps one name, which \
+tells it apart from all others and holds no word of place (not "left lamp"). For "{between}", object is "X and Y".
+- relation is one of the allowed wordings, used in the prompt in exactly these words.
+- phrase is the part of the prompt that states this relation and no other one, word for word.
+No two relations may contradict each other, follow from each other or be about the same two objects.
+Variation {variation}."""
+
+PERTURB = """\
+This prompt describes an image:
+
+{prompt}
+
+Its spatial relations:
+{relations}
+
+Change exactly {count} of these relations so that the new prompt contradicts the old one, by position only: turn a \
+relation into its opposite ("to the left of" into "to the right of") or another direction, or exchange its objects. \
+Do not restate the same fact in other words. The relations together must still be possible. Every other word of the \
+prompt, all objects and all other relations stay exactly as they are.
+Return the whole new prompt, and for each changed relation its number and what it says now."""
+
+
+def _known(wording: str) -> str:
+    if wording not in WORDINGS:
+        raise ValueError(f"relation must be one of the allowed wordings, got {wording!r}")
+    return wording
+
+
+Wording = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": list(WORDINGS)})]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class StatedRelation(_Strict):
+    """One relation as a writer returns it."""
+
+    subject: str
+    relation: Wording
+    object: str
+    phrase: str
+
+
+class WrittenPrompt(_Strict):
+    """A writer's answer."""
+
+    prompt: str
+    frame: str
+    relations: list[StatedRelation]
+
+
+class ChangedRelation(_Strict):
+    """One changed relation as a perturber returns it."""
+
+    number: int
+    subject: str
+    relation: Wording
+    object: str
+
+
+class PerturbedPrompt(_Strict):
+    """A perturber's answer."""
+
+    prompt: str
+    changes: list[ChangedRelation]

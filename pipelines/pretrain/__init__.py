@@ -1,0 +1,1 @@
+"""How the tiny checkpoints of the embedded world are made."""

@@ -1,0 +1,19 @@
+"""`spatialt2i scenes …`."""
+
+from __future__ import annotations
+
+from conf import Settings
+from pipelines.common.ray_session import cluster
+from pipelines.pretrain.checker_error import print_error_rates
+from pipelines.pretrain.run import pretrain as make_checkpoints
+
+
+def pretrain(settings: Settings) -> None:
+    """Makes the tiny checkpoints."""
+    with cluster(settings):
+        make_checkpoints(settings.pretrain)
+
+
+def check(settings: Settings) -> None:
+    """Measures the exact checker."""
+    print_error_rates()

@@ -1,0 +1,143 @@
+"""HPSv3: Qwen2-VL-7B read at `<|Reward|>` by an MLP that gives (mu, log sigma). Its score is mu.
+
+Kept as its weights were trained: the token stands near the end, not last, and image tokens get 1-D positions, because
+its forward hands the language model embeddings without ids. The rubric is read from the published package's source.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from huggingface_hub import hf_hub_download
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoTokenizer, Qwen2VLConfig, Qwen2VLImageProcessorPil, Qwen2VLModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from pipelines.reward.baselines.registry import ScorerPlace
+from pipelines.reward.predictions import ImageScores, PairJudge, ScoringJudge
+
+BASE = "Qwen/Qwen2-VL-7B-Instruct"
+FILE = "HPSv3.safetensors"
+TOKEN = "<|Reward|>"
+PIXELS = 256 * 28 * 28
+RUBRIC_FILE = "hpsv3/dataset/data_collator_qwen.py"  # of the package hpsv3
+_START = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
+_END = "<|im_end|>\n<|im_start|>assistant\n"
+
+
+class Hpsv3(nn.Module):
+    """The backbone without its output layer, and the head."""
+
+    def __init__(self, config: Qwen2VLConfig, widths: tuple[int, int]) -> None:
+        super().__init__()
+        hidden = config.get_text_config().hidden_size
+        self.backbone = Qwen2VLModel(config)
+        self.rm_head = nn.Sequential(
+            nn.Linear(hidden, widths[0]), nn.ReLU(), nn.Dropout(0.05),
+            nn.Linear(widths[0], widths[1]), nn.ReLU(), nn.Linear(widths[1], 2),
+        )  # fmt: skip
+
+    @classmethod
+    def from_state(cls, config: Qwen2VLConfig, state: Mapping[str, Tensor]) -> Hpsv3:
+        """From published weights, in the old or the new naming of transformers.
+
+        Raises RuntimeError where weights are missing or of another shape.
+        """
+        named = {new: value for name, value in state.items() if (new := _renamed(name))}
+        text = config.get_text_config()
+        text.vocab_size = len(named["backbone.language_model.embed_tokens.weight"])  # HPSv3 cut the padding rows off
+        model = cls(config, (len(named["rm_head.0.bias"]), len(named["rm_head.3.bias"])))
+        cast(nn.Module, model.backbone).to(named["backbone.language_model.embed_tokens.weight"].dtype)
+        model.load_state_dict(named)
+        return model
+
+    def forward(self, ids: Tensor, mask: Tensor, pixels: Tensor, grid: Tensor, image_id: int, reward_id: int) -> Tensor:
+        """mu of each row  # [B]. ids, mask [B, L], padded on the right."""
+        made = self.backbone.get_image_features(pixels, cast(torch.LongTensor, grid))
+        features = torch.cat(cast(tuple[Tensor, ...], cast(BaseModelOutputWithPooling, made).pooler_output))
+        embeddings = self.backbone.get_input_embeddings()(ids)
+        embeddings = embeddings.masked_scatter((ids == image_id).unsqueeze(-1), features.to(embeddings.dtype))
+        flat = torch.arange(ids.shape[1], device=ids.device).expand(3, *ids.shape)
+        hidden = self.backbone.language_model(
+            inputs_embeds=embeddings, attention_mask=mask, position_ids=flat, use_cache=False
+        ).last_hidden_state
+        return self.rm_head(hidden[ids == reward_id].float())[:, 0]
+
+
+class Hpsv3Scorer:
+    """HPSv3 on images and prompts. It reads a prompt to its end."""
+
+    def __init__(self, model: Hpsv3, base: str, template: str, device: str, pixels: int = PIXELS) -> None:
+        """`base`: directory or hub id of tokenizer and image processor. `template`: the rubric with {text_prompt}."""
+        self._model, self._device = model.to(device).eval(), device
+        self._model.rm_head.float()
+        self._tokenizer = AutoTokenizer.from_pretrained(base)
+        self._tokenizer.add_special_tokens({"additional_special_tokens": [TOKEN]})
+        size = {"shortest_edge": pixels, "longest_edge": pixels}
+        self._images = Qwen2VLImageProcessorPil.from_pretrained(base, size=size)
+        self._template = template
+        self._image_id, self._reward_id = self._tokenizer.convert_tokens_to_ids(["<|image_pad|>", TOKEN])
+
+    @torch.inference_mode()
+    def score(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> ImageScores:
+        """Scores image i under prompt i. What looks like a special token in a prompt is taken apart."""
+        made = self._images([Image.fromarray(image) for image in images], return_tensors="pt").to(self._device)
+        tokens = made["image_grid_thw"].prod(1) // self._images.merge_size**2
+        texts = [
+            f"{_START}{'<|image_pad|>' * int(count)}<|vision_end|>"
+            f"{self._template.format(text_prompt=prompt.replace('<|', '< |'))}{_END}"
+            for prompt, count in zip(prompts, tokens, strict=True)
+        ]
+        rows = self._tokenizer(texts, padding=True, padding_side="right", return_tensors="pt").to(self._device)
+        mu = self._model(
+            rows["input_ids"], rows["attention_mask"], made["pixel_values"], made["image_grid_thw"],
+            self._image_id, self._reward_id,
+        )  # fmt: skip
+        return ImageScores(mu.float().cpu().numpy(), np.zeros(len(prompts), bool))
+
+
+def open_hpsv3(place: ScorerPlace) -> PairJudge:
+    """HPSv3 from a directory that also holds its base's configuration, or from the hub."""
+    local = Path(place.model).is_dir()
+    base = place.model if local else BASE
+    file = str(Path(place.model) / FILE) if local else hf_hub_download(place.model, FILE)
+    model = Hpsv3.from_state(Qwen2VLConfig.from_pretrained(base), load_file(file))
+    return ScoringJudge(Hpsv3Scorer(model, base, published_template(), place.device), place.batch_images)
+
+
+def published_template() -> str:
+    """The rubric and the closing words with the token, read from the package's source without running it.
+
+    Raises FileNotFoundError where the package hpsv3 is not installed.
+    """
+    try:
+        files = importlib.metadata.files("hpsv3") or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise FileNotFoundError("the package hpsv3 is not installed: set rivals.isolated=true") from error
+    source = next(file for file in files if str(file) == RUBRIC_FILE).read_text()
+    texts = {
+        statement.targets[0].id: statement.value.value
+        for statement in ast.parse(source).body
+        if isinstance(statement, ast.Assign)
+        and isinstance(statement.targets[0], ast.Name)
+        and isinstance(statement.value, ast.Constant)
+    }
+    return str(texts["INSTRUCTION"]) + str(texts["prompt_with_special_token"])
+
+
+def _renamed(name: str) -> str:
+    """A published weight's name in `Hpsv3`; empty for the output layer, which a score does not need."""
+    if name.startswith("rm_head."):
+        return name
+    name = name.removeprefix("model.")
+    if name.startswith(("visual.", "language_model.")):
+        return f"backbone.{name}"
+    return "" if name.startswith("lm_head.") else f"backbone.language_model.{name}"

@@ -1,0 +1,108 @@
+"""ImageReward: BLIP (ViT-L/16 and a BERT that looks at it) read at `[CLS]` by an MLP. Its text ends after 35 tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from huggingface_hub import hf_hub_download
+from PIL import Image
+from torch import Tensor, nn
+from transformers import AutoTokenizer, BlipConfig, BlipVisionModel, CLIPImageProcessorPil
+from transformers.models.blip.modeling_blip_text import BlipTextModel
+
+from pipelines.reward.baselines.registry import ScorerPlace
+from pipelines.reward.predictions import ImageScores, PairJudge, ScoringJudge
+
+FILE = "ImageReward.pt"
+TOKENIZER = "google-bert/bert-base-uncased"
+TOKENS = 35
+MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of its raw values; the published score is normalised with them
+_VISION = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+           "image_size": 224, "patch_size": 16, "layer_norm_eps": 1e-6}  # fmt: skip
+_TEXT = {"vocab_size": 30524, "encoder_hidden_size": 1024, "num_attention_heads": 12, "hidden_act": "gelu"}
+
+
+class ImageReward(nn.Module):
+    """The published model's parts, as classes of transformers."""
+
+    def __init__(self, config: BlipConfig) -> None:
+        super().__init__()
+        vision, text = cast(Any, config.vision_config), cast(Any, config.text_config)
+        self.vision = BlipVisionModel(vision)
+        self.text = BlipTextModel(text, add_pooling_layer=False)
+        widths = (text.hidden_size, 1024, 128, 64, 16, 1)
+        self.mlp = nn.ModuleList([nn.Linear(*pair) for pair in pairwise(widths)])
+
+    def forward(self, ids: Tensor, mask: Tensor, pixels: Tensor) -> Tensor:
+        """The normalised score of each row  # [B]. ids, mask [B, L]; pixels [B, 3, H, W]."""
+        seen = self.vision(pixel_values=pixels).last_hidden_state
+        read = self.text(input_ids=ids, attention_mask=mask, encoder_hidden_states=seen, is_decoder=False)
+        value = read.last_hidden_state[:, 0].float()
+        for layer in self.mlp:  # without activations between them, as published
+            value = layer(value)
+        return (value[:, 0] - MEAN) / STD
+
+
+class ImageRewardScorer:
+    """ImageReward on images and prompts."""
+
+    def __init__(self, model: ImageReward, tokenizer: str, device: str) -> None:
+        self._model, self._device = model.to(device).eval(), device
+        self._tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+        side = cast(int, model.vision.config.image_size)
+        self._images = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+
+    @torch.inference_mode()
+    def score(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> ImageScores:
+        """Scores image i under prompt i; a prompt beyond 35 tokens is cut, and said to be."""
+        whole = [len(ids) for ids in self._tokenizer(list(prompts))["input_ids"]]
+        rows = self._tokenizer(list(prompts), padding=True, truncation=True, max_length=TOKENS, return_tensors="pt").to(
+            self._device
+        )
+        pixels = self._images([Image.fromarray(image) for image in images], return_tensors="pt").to(self._device)
+        values = self._model(rows["input_ids"], rows["attention_mask"], pixels["pixel_values"])
+        return ImageScores(values.cpu().numpy(), np.array(whole) > TOKENS)
+
+
+def open_image_reward(place: ScorerPlace) -> PairJudge:
+    """ImageReward from a directory that also holds a BlipConfig and the tokenizer, or from the hub."""
+    local = Path(place.model).is_dir()
+    file = str(Path(place.model) / FILE) if local else hf_hub_download(place.model, FILE)
+    config = BlipConfig.from_pretrained(place.model) if local else BlipConfig(text_config=_TEXT, vision_config=_VISION)
+    model = ImageReward(config)
+    model.load_state_dict(from_published(torch.load(file, map_location="cpu", weights_only=True)))
+    scorer = ImageRewardScorer(model, place.model if local else TOKENIZER, place.device)
+    return ScoringJudge(scorer, place.batch_images)
+
+
+_RENAMED = (
+    (r"^blip\.visual_encoder\.cls_token$", "vision.embeddings.class_embedding"),
+    (r"^blip\.visual_encoder\.pos_embed$", "vision.embeddings.position_embedding"),
+    (r"^blip\.visual_encoder\.patch_embed\.proj\.", "vision.embeddings.patch_embedding."),
+    (r"^blip\.visual_encoder\.norm\.", "vision.post_layernorm."),
+    (r"^blip\.visual_encoder\.blocks\.", "vision.encoder.layers."),
+    (r"^blip\.text_encoder\.", "text."),
+    (r"\.norm([12])\.", r".layer_norm\1."),
+    (r"\.attn\.qkv\.", ".self_attn.qkv."),
+    (r"\.attn\.proj\.", ".self_attn.projection."),
+    (r"^mlp\.layers\.(\d+)\.", lambda found: f"mlp.{(0, 2, 4, 6, 7).index(int(found[1]))}."),
+)
+_UNUSED = ("blip.vision_proj.", "blip.text_proj.", "blip.text_encoder.embeddings.position_ids")
+
+
+def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The published names -> those of `ImageReward`; what a score does not need is left out."""
+    found = {}
+    for name, value in state.items():
+        if name.startswith(_UNUSED):
+            continue
+        for pattern, replacement in _RENAMED:
+            name = re.sub(pattern, replacement, name)
+        found[name] = value
+    return found

@@ -1,0 +1,61 @@
+"""Which rivals there are: what opens them, where their weights are, and what their process must have installed.
+
+Every adapter is written over classes of transformers, pinned here, so that a rival stays what it was when the project
+moves on, and cannot clash with the pins of another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_TRANSFORMERS = "transformers==5.23.0"
+_OPENAI_API = "https://api.openai.com/v1"
+_GEMINI_API = "https://generativelanguage.googleapis.com/v1beta/openai/"
+_LOCAL_API = "http://127.0.0.1:8000/v1"  # where `vllm serve` answers
+
+
+@dataclass(frozen=True)
+class ScorerEntry:
+    """A rival whose weights run here."""
+
+    opener: str  # "module:function" of pipelines.reward.baselines; takes a ScorerPlace, gives a PairJudge
+    model: str  # hub id
+    requirements: tuple[str, ...]  # pip requirements of its runtime environment
+
+
+@dataclass(frozen=True)
+class JudgeEntry:
+    """A vision-language model behind an OpenAI-compatible endpoint."""
+
+    url: str
+    model: str
+    key_variable: str  # name of the driver's environment variable that holds the key
+
+
+@dataclass(frozen=True)
+class ScorerPlace:
+    """Where a rival's opener finds its weights, and how it runs."""
+
+    model: str  # directory or hub id
+    device: str
+    batch_images: int
+
+
+SCORERS: dict[str, ScorerEntry] = {
+    "PickScore": ScorerEntry("clip:open_pickscore", "yuvalkirstain/PickScore_v1", (_TRANSFORMERS,)),
+    "HPSv2.1": ScorerEntry("clip:open_hpsv2", "xswu/HPSv2", (_TRANSFORMERS,)),
+    "HPSv3": ScorerEntry("hpsv3:open_hpsv3", "MizzenAI/HPSv3", (_TRANSFORMERS, "hpsv3==1.0.0")),
+    "ImageReward": ScorerEntry("image_reward:open_image_reward", "THUDM/ImageReward", (_TRANSFORMERS,)),
+    "VQAScore": ScorerEntry("vqascore:open_vqascore", "zhiqiulin/clip-flant5-xxl", (_TRANSFORMERS,)),
+    "UnifiedReward": ScorerEntry(
+        "unified_reward:open_unified_reward", "CodeGoat24/UnifiedReward-qwen-7b", (_TRANSFORMERS,)
+    ),
+}
+
+JUDGES: dict[str, JudgeEntry] = {
+    "GPT-5": JudgeEntry(_OPENAI_API, "gpt-5", "OPENAI_API_KEY"),
+    "Gemini-2.5-Pro": JudgeEntry(_GEMINI_API, "gemini-2.5-pro", "GEMINI_API_KEY"),
+    "Qwen2.5-VL-7B": JudgeEntry(_LOCAL_API, "Qwen/Qwen2.5-VL-7B-Instruct", "VLLM_API_KEY"),
+    "Qwen2.5-VL-32B": JudgeEntry(_LOCAL_API, "Qwen/Qwen2.5-VL-32B-Instruct", "VLLM_API_KEY"),
+    "Qwen2.5-VL-72B": JudgeEntry(_LOCAL_API, "Qwen/Qwen2.5-VL-72B-Instruct", "VLLM_API_KEY"),
+}

@@ -1,0 +1,94 @@
+"""UnifiedReward: Qwen2.5-VL-7B that is shown two images and says which is better. Both orders are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
+
+from pipelines.reward.baselines.position_bias import joined_orders
+from pipelines.reward.baselines.registry import ScorerPlace
+from pipelines.reward.data import Pair
+from pipelines.reward.predictions import Judgements, PairJudge
+
+# The words it was trained with, as its authors publish them for evaluation.
+QUESTION = (
+    "You are given a text caption and two generated images based on that caption. Your task is to evaluate and compare "
+    "these images based on two key criteria:\n1. Alignment with the Caption: Assess how well each image aligns with "
+    "the provided caption. Consider the accuracy of depicted objects, their relationships, and attributes as described "
+    "in the caption.\n2. Overall Image Quality: Examine the visual quality of each image, including clarity, detail "
+    "preservation, color accuracy, and overall aesthetic appeal.\nCompare both images using the above criteria and "
+    "select the one that better aligns with the caption while exhibiting superior visual quality.\nProvide a clear "
+    'conclusion such as "Image 1 is better.", "Image 2 is better." and "Both images are equally good."\nYour task is '
+    "provided as follows:\nText Caption: [{prompt}]"
+)
+ANSWERS = {"Image 1 is better": 1.0, "Image 2 is better": -1.0, "Both images are equally good": 0.0}
+MAX_NEW_TOKENS = 512
+_START = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+_END = "<|im_end|>\n<|im_start|>assistant\n"
+
+
+class UnifiedReward:
+    """Generates an answer to each pair, greedily."""
+
+    def __init__(
+        self, model: Qwen2_5_VLForConditionalGeneration, source: str, device: str, pairs: int, new_tokens: int
+    ) -> None:
+        """`source`: directory or hub id of tokenizer and image processor; `pairs`: of one forward."""
+        self._model: Any = cast(nn.Module, model).to(device).eval()
+        self._device = device
+        self._tokenizer = AutoTokenizer.from_pretrained(source)
+        self._images = Qwen2VLImageProcessorPil.from_pretrained(source)
+        self._image_id = self._tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        self._pairs, self._new_tokens = pairs, new_tokens
+
+    def judge(self, pairs: Sequence[Pair]) -> Judgements:
+        """Asks with the winner first and with the loser first; answers that contradict each other are a tie."""
+        winner_first = [(pair.image_w, pair.image_l, pair.prompt) for pair in pairs]
+        loser_first = [(pair.image_l, pair.image_w, pair.prompt) for pair in pairs]
+        answers = self._answers([*winner_first, *loser_first])
+        return joined_orders(answers[: len(pairs)], answers[len(pairs) :])
+
+    def _answers(self, asked: Sequence[tuple[np.ndarray, np.ndarray, str]]) -> list[float]:
+        found: list[float] = []
+        for start in range(0, len(asked), self._pairs):
+            found += [answer_in(text) for text in self._generate(asked[start : start + self._pairs])]
+        return found
+
+    @torch.inference_mode()
+    def _generate(self, asked: Sequence[tuple[np.ndarray, np.ndarray, str]]) -> list[str]:
+        images = [Image.fromarray(image) for first, second, _ in asked for image in (first, second)]
+        made = self._images(images, return_tensors="pt").to(self._device)
+        counts = (made["image_grid_thw"].prod(1) // self._images.merge_size**2).view(-1, 2).tolist()
+        texts = [
+            _START
+            + "".join(f"<|vision_start|>{'<|image_pad|>' * count}<|vision_end|>" for count in pair_counts)
+            + QUESTION.format(prompt=prompt.replace("<|", "< |"))
+            + _END
+            for (_, _, prompt), pair_counts in zip(asked, counts, strict=True)
+        ]
+        rows = self._tokenizer(texts, padding=True, padding_side="left", return_tensors="pt").to(self._device)
+        made_ids = self._model.generate(
+            input_ids=rows["input_ids"], attention_mask=rows["attention_mask"],
+            pixel_values=made["pixel_values"], image_grid_thw=made["image_grid_thw"],
+            mm_token_type_ids=(rows["input_ids"] == self._image_id).int(),
+            do_sample=False, max_new_tokens=self._new_tokens,
+        )  # fmt: skip
+        return self._tokenizer.batch_decode(made_ids[:, rows["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def answer_in(text: str) -> float:
+    """1 for the first image, -1 for the second, 0 for neither; NaN unless the text gives exactly one of the answers."""
+    said = [value for words, value in ANSWERS.items() if words in text]
+    return said[0] if len(said) == 1 else float("nan")
+
+
+def open_unified_reward(place: ScorerPlace) -> PairJudge:
+    """UnifiedReward from a directory or hub id in transformers form."""
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(place.model, dtype="auto")
+    return UnifiedReward(model, place.model, place.device, max(1, place.batch_images // 2), MAX_NEW_TOKENS)

@@ -1,0 +1,158 @@
+"""DeepSpeed on two ranks makes the same update as plain torch on one, and resumes."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+from torch import nn
+
+from actors.optim.torch_engine import OptimizerSettings, TorchEngine, TorchModel
+
+SETTINGS = OptimizerSettings(betas=(0.9, 0.99), weight_decay=1e-2, max_grad_norm=0.5)
+STEPS = 4
+
+
+def parameters() -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((3, 5), (7,), (2, 2))]
+
+
+def backward(weights: list[nn.Parameter], step: int, part: int, scale: float) -> None:
+    """One group's gradient: of four groups a step, each with its own data."""
+    generator = torch.Generator().manual_seed(10 * step + part)
+    loss = sum(((w - torch.randn(w.shape, generator=generator)) ** 2).sum() for w in weights)
+    (loss * scale).backward()
+
+
+def run_rank(rank: int, port: int, zero_stage: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    from actors.optim.deepspeed_engine import DeepSpeedEngine
+
+    weights = parameters()
+    engine = DeepSpeedEngine(weights, SETTINGS, zero_stage)
+    norms = []
+    for step in range(STEPS):
+        if step == 2:  # a new engine goes on from what the first one saved
+            saved = engine.state_dict()
+            engine = DeepSpeedEngine(weights, SETTINGS, zero_stage)
+            engine.load_state_dict(saved)
+        # rank 0 learns three of the four groups, rank 1 one: their numbers of backward passes differ
+        for part in (0, 1, 2) if rank == 0 else (3,):
+            backward(weights, step, part, scale=2 / 4)
+        norms.append(engine.step(lr=0.1).grad_norm)
+    weights[0].grad = torch.full_like(weights[0], float("nan")) if rank == 1 else None
+    refused = engine.step(lr=0.1)
+    assert not refused.applied and engine.ranks == 2
+    assert not engine.step(lr=0.1).applied  # nobody has a gradient
+    torch.save(([w.detach() for w in weights], norms), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero_stage", [1, 2])
+def test_two_ranks_are_one(zero_stage: int, tmp_path: Path) -> None:
+    """Up to floating-point order: DeepSpeed sums gradients over ranks before it averages them."""
+    weights = parameters()
+    engine = TorchEngine(weights, SETTINGS)
+    norms = []
+    for step in range(STEPS):
+        for part in range(4):
+            backward(weights, step, part, scale=1 / 4)
+        norms.append(engine.step(lr=0.1).grad_norm)
+    multiprocessing.spawn(run_rank, args=(free_port(), zero_stage, str(tmp_path)), nprocs=2)
+    for rank in (0, 1):
+        theirs, their_norms = torch.load(tmp_path / f"{rank}.pt")
+        for one, other in zip(weights, theirs, strict=True):
+            torch.testing.assert_close(one.detach(), other, atol=1e-6, rtol=1e-5)
+        assert their_norms == pytest.approx(norms, rel=1e-5)
+
+
+class HalfFrozen(nn.Module):
+    """A frozen bfloat16 layer, as SpatialScore's backbone, between trained float32 ones of odd sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(6, 9), nn.Linear(9, 1)
+        self.frozen = nn.Linear(9, 9).bfloat16().requires_grad_(False)
+
+    def forward(self, data: torch.Tensor) -> torch.Tensor:
+        hidden = self.first(data).tanh()
+        return self.last(hidden + self.frozen(hidden.bfloat16()).float())
+
+
+def restored(weights: list[torch.Tensor]) -> HalfFrozen:
+    made = HalfFrozen()
+    with torch.no_grad():
+        for parameter, weight in zip((p for p in made.parameters() if p.requires_grad), weights, strict=True):
+            parameter.copy_(weight)
+    return made
+
+
+def run_model(engine: Any, step: int, rows: slice, ranks: int) -> float:
+    """One step on some rows of eight; returns the norm of the whole gradient."""
+    data = torch.randn(8, 7, generator=torch.Generator().manual_seed(step))[rows]
+    engine.backward((engine(data[:, :6]) - data[:, 6:]).square().sum() * ranks / 8)
+    return engine.step(lr=0.05).grad_norm
+
+
+def run_model_rank(rank: int, port: int, zero_stage: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    from actors.optim.deepspeed_engine import DeepSpeedModel
+
+    rows, norms = slice(4 * rank, 4 * rank + 4), []
+    engine = DeepSpeedModel(HalfFrozen(), SETTINGS, zero_stage, keep_whole=0)
+    for step in range(STEPS):
+        if step == 2:  # a new engine goes on from what the first one saved
+            weights, state = engine.weights(), engine.state_dict()
+            engine = DeepSpeedModel(restored(weights), SETTINGS, zero_stage, keep_whole=8)
+            engine.load_state_dict(state)
+        norms.append(run_model(engine, step, rows, ranks=2))
+    torch.save((engine.weights(), engine.state_dict(), norms), f"{folder}/{rank}.pt")
+    nothing = torch.full((1, 6), float("nan") if rank else 1.0)
+    engine.backward(engine(nothing).sum())
+    assert not engine.step(lr=0.05).applied
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(engine.weights(), torch.load(f"{folder}/{rank}.pt")[0], strict=True)
+    )
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_a_model_under_zero_is_the_plain_one_and_resumes(zero_stage: int, tmp_path: Path) -> None:
+    """A run on two ranks ends with the plain run's weights, and the same moments."""
+    plain = TorchModel(HalfFrozen(), SETTINGS)
+    norms = [run_model(plain, step, slice(0, 8), ranks=1) for step in range(STEPS)]
+    multiprocessing.spawn(run_model_rank, args=(free_port(), zero_stage, str(tmp_path)), nprocs=2)
+    for rank in (0, 1):
+        weights, state, their_norms = torch.load(tmp_path / f"{rank}.pt")
+        torch.testing.assert_close(weights, plain.weights(), atol=1e-6, rtol=1e-5)
+        assert their_norms == pytest.approx(norms, rel=1e-5)
+        moments = [[own["exp_avg"], own["exp_avg_sq"]] for own in plain.optimizer.state.values()]
+        torch.testing.assert_close(state, {"step": STEPS, "moments": moments}, atol=1e-7, rtol=1e-4)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+def test_torch_engine_skips_what_is_not_finite() -> None:
+    weights = parameters()
+    engine = TorchEngine(weights, SETTINGS)
+    assert not engine.step(lr=0.1).applied
+    weights[0].grad = torch.full_like(weights[0], float("inf"))
+    assert not engine.step(lr=0.1).applied
+    assert all(torch.equal(one, other) for one, other in zip(weights, parameters(), strict=True))
+    assert weights[0].grad is None

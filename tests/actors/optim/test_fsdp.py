@@ -1,0 +1,107 @@
+"""A sharded base on two ranks learns what a whole one learns on one, however unequal the ranks' work."""
+
+from __future__ import annotations
+
+import faulthandler
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+from torch.distributed.tensor import DTensor
+
+from actors.grpo.advantages import Advantages
+from actors.grpo.learner import GrpoLearner, UpdateMetrics
+from actors.optim.torch_engine import OptimizerSettings, TorchEngine
+from actors.policy.flux import FluxPolicy
+from actors.types import Conditioning, Trajectory
+from actors.workers.learner import LearnerJob, LearnerRank, merge_metrics
+from conf.flux import FluxSettings
+from conf.policy import PolicySettings
+from tests.actors.grpo.test_learner import groups_of
+from tests.actors.optim.test_engines import free_port
+from tests.actors.policy.conftest import flux_directory
+
+__all__ = ["flux_directory"]
+
+SETTINGS = PolicySettings(
+    iterations=4, prompts_per_step=2, group_size=4, top_k=2, steps=4, window=2, replay_rows=3, kl_weight=0.1,
+    updates_per_iteration=1, warmup_iterations=1, ratio_tolerance=0.1, learner_threads=1,
+)  # fmt: skip
+CONSTANTS = OptimizerSettings(SETTINGS.betas, SETTINGS.weight_decay, SETTINGS.max_grad_norm)
+SHARDED = replace(SETTINGS, engine="deepspeed", zero_stage=3, learner_ranks=2)
+
+HANGS_AFTER = 300
+"""Seconds after which a rank counts as stuck: it then fails."""
+
+Group = tuple[Advantages, Conditioning, list[Trajectory]]
+
+
+def updates_of(groups: list[Group]) -> list[list[Group]]:
+    """Three updates of two groups: both learned, with unequal numbers of passes; the second skipped; both skipped."""
+    first, second = groups
+    skipped = [(replace(first[0], kept=(), values=()), first[1], []) for _ in range(2)]
+    short = (replace(second[0], kept=second[0].kept[:1], values=second[0].values[:1]), second[1], second[2][:1])
+    return [[first, short], [first, skipped[1]], skipped]
+
+
+def learn(learner: GrpoLearner, updates: list[list[Group]], share: slice) -> list[UpdateMetrics]:
+    measured = []
+    for groups in updates:
+        for group in groups[share]:
+            learner.accumulate(*group)
+        measured.append(learner.step())
+    return measured
+
+
+def frozen_elements(learner: GrpoLearner) -> int:
+    """Elements of the frozen weights that this rank holds at rest."""
+    frozen = (p for p in learner.policy.transformer.parameters() if not p.requires_grad)
+    return sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in frozen)
+
+
+def run_rank(number: int, port: int, model: str, flux: FluxSettings, folder: str) -> None:
+    """A learner rank as its actor has it, without Ray around it."""
+    faulthandler.dump_traceback_later(HANGS_AFTER, exit=True)
+    rank = LearnerRank(LearnerJob(model, flux, SHARDED), number)
+    rank.start(f"127.0.0.1:{port}")
+    held = [frozen_elements(rank.learner)]
+    updates = torch.load(f"{folder}/updates.pt", weights_only=False)
+    measured = learn(rank.learner, updates, slice(number, None, 2))
+    held.append(frozen_elements(rank.learner))
+    adapter_is_whole = all(type(p) is torch.nn.Parameter for p in rank.learner.policy.trainable().values())
+    torch.save((measured, rank.learner.state_dict()["lora"], held, adapter_is_whole), f"{folder}/{number}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flux", [FluxSettings(), FluxSettings(dtype="bfloat16", gradient_checkpointing=True)])
+def test_a_sharded_base_learns_what_a_whole_one_learns(
+    flux: FluxSettings, flux_directory: Path, tmp_path: Path
+) -> None:
+    """Also: each rank holds half of the base, and none waits for ever in a gather."""
+    whole = FluxPolicy.from_pretrained(str(flux_directory), flux, transformer_only=True, seed=SETTINGS.seed)
+    plain = GrpoLearner(whole, TorchEngine(list(whole.trainable().values()), CONSTANTS), SETTINGS)
+    updates = updates_of(groups_of(FluxPolicy.from_pretrained(str(flux_directory), flux), plain))
+    torch.save(updates, tmp_path / "updates.pt")
+    measured = learn(plain, updates, slice(None))
+    multiprocessing.spawn(run_rank, args=(free_port(), str(flux_directory), flux, str(tmp_path)), nprocs=2)
+    halves, parts = [], []
+    for rank in (0, 1):
+        theirs, lora, held, adapter_is_whole = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
+        parts.append(theirs)
+        assert [update.applied for update in theirs] == [update.applied for update in measured] == [True, True, False]
+        for one, other in zip(measured[:2], theirs, strict=False):
+            assert other.grad_norm == pytest.approx(one.grad_norm, rel=1e-4)
+        for key, value in plain.state_dict()["lora"].items():
+            torch.testing.assert_close(lora[key], value, atol=1e-5, rtol=1e-3)
+        assert adapter_is_whole and held[0] == held[1]
+        halves.append(held[0])
+    for one, *both in zip(measured[:2], *parts, strict=False):
+        other = merge_metrics(both)
+        for measure, least in (("loss", 1e-7), ("ratio_mean", 1e-7), ("kl", 1e-10)):
+            assert getattr(other, measure) == pytest.approx(getattr(one, measure), rel=1e-2, abs=least), measure
+    assert measured[1].kl > 1e-8  # from the second update on there is a distance to the base
+    base = frozen_elements(plain)
+    assert sum(halves) == base and max(halves) < 0.6 * base

@@ -1,0 +1,142 @@
+"""Feeding the learner when one of its ranks is lost. Without Ray: ranks and group maker are plain async objects."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from ray.exceptions import ObjectLostError
+
+from actors.grpo.advantages import Advantages
+from actors.types import Conditioning
+from actors.workers.learner import LearnerJob, LearnerLostError, LearnerRank
+from conf import load
+from conf.flux import FluxSettings
+from pipelines.policy.collector import Group, ScoredGroup, Seat, advantages_of
+from pipelines.policy.learner_client import Learning
+
+SETTINGS = replace(
+    load("scenes").policy, group_size=2, top_k=0, stats_scope="group", learner_ranks=2, engine="deepspeed"
+)
+UNUSED: Any = None
+
+
+def scored_group(name: str, spread: float) -> ScoredGroup:
+    """A group of two images, one trajectory reference a string of its name."""
+    scores = np.array([-spread, spread], np.float32)
+    seat = Seat((Group(0, 0, UNUSED, (), UNUSED),), 0)
+    references = cast(Any, (f"{name}: best", f"{name}: worst"))
+    return ScoredGroup(seat, scores, advantages_of(scores, SETTINGS), UNUSED, references, UNUSED, 0.0, 0.0)
+
+
+class TwoRanks:
+    """A learner group: rank 0 notes what it is given, rank 1 dies once `dies` is set."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[int, int, object]] = []  # rank, version, trajectories
+        self.lost = {"first: best"}  # trajectories that went with their node
+        self.dies = asyncio.Event()
+        self.stopped = False
+
+    async def accumulate(
+        self, rank: int, version: int, advantages: Advantages, conditioning: object, trajectories: tuple[str, ...]
+    ) -> None:
+        if rank == 1 and not self.stopped:
+            await self.dies.wait()
+            raise LearnerLostError("rank 1 died")
+        if self.lost & set(trajectories):
+            raise ObjectLostError("0" * 56, UNUSED, "")
+        self.given.append((rank, version, trajectories))
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+class SlowRemake:
+    """A group maker whose remade group comes only when the test says so."""
+
+    def __init__(self) -> None:
+        self.lost = 0
+        self.asked, self.there = asyncio.Event(), asyncio.Event()
+
+    async def remake(self, seat: Seat, weights: object) -> ScoredGroup:
+        self.asked.set()
+        try:
+            await self.there.wait()
+        finally:
+            await asyncio.sleep(0.05)  # a cancelled call takes a while to let go
+        return scored_group("remade", 1.0)
+
+
+async def lose_a_rank() -> tuple[TwoRanks, TwoRanks, set[asyncio.Task[Any]]]:
+    """Rank 1 dies while rank 0's feed waits for a group to be made again. Returns both learners and what still runs."""
+    learners, groups = [TwoRanks(), TwoRanks()], SlowRemake()
+    learning = Learning(SETTINGS, cast(Any, learners[0]), lambda: cast(Any, learners[1]), cast(Any, groups), print)
+
+    async def group(name: str) -> ScoredGroup:
+        return scored_group(name, 1.0)
+
+    before = asyncio.all_tasks()
+    update = [asyncio.ensure_future(group(name)) for name in ("first", "second", "third", "fourth")]
+    learned = asyncio.ensure_future(learning.learn(update, 7, UNUSED))
+    await asyncio.wait_for(groups.asked.wait(), 10)
+    learners[0].dies.set()
+    with pytest.raises(LearnerLostError) as lost:
+        await asyncio.wait_for(learned, 10)
+    running = asyncio.all_tasks() - before
+    learning.restart(lost.value)
+    groups.there.set()  # the nodes are back: whoever still waits goes on now
+    for _ in range(20):
+        await asyncio.sleep(0)
+    return learners[0], learners[1], running
+
+
+def test_nothing_of_a_lost_iteration_reaches_the_next_learner() -> None:
+    lost, following, running = asyncio.run(lose_a_rank())
+    assert lost.stopped and lost.given == []
+    assert following.given == []
+    assert running == set(), "a feed that nobody waits for"
+
+
+def test_groups_are_given_to_their_rank_in_order_with_their_version() -> None:
+    async def learn() -> TwoRanks:
+        ranks, groups = TwoRanks(), SlowRemake()
+        ranks.stopped = True  # no rank dies
+        groups.there.set()
+        learning = Learning(SETTINGS, cast(Any, ranks), UNUSED, cast(Any, groups), print)
+
+        async def group(name: str) -> ScoredGroup:
+            return scored_group(name, 1.0)
+
+        update = [asyncio.ensure_future(group(name)) for name in ("first", "second", "third", "fourth")]
+        await asyncio.wait_for(learning.learn(update, 7, UNUSED), 10)
+        return ranks
+
+    given = asyncio.run(learn()).given
+    names = {rank: [str(cast(Any, row[2])[0]) for row in given if row[0] == rank] for rank in (0, 1)}
+    assert names == {0: ["remade: best", "third: best"], 1: ["second: best", "fourth: best"]}
+    assert {version for _, version, _ in given} == {7}
+
+
+class Versioned:
+    """A GrpoLearner at policy version 3 that counts groups."""
+
+    version, groups = 3, 0
+
+    def accumulate(self, *group: object) -> None:
+        self.groups += 1
+
+
+def test_a_rank_refuses_groups_of_another_version() -> None:
+    rank = LearnerRank(LearnerJob("", FluxSettings(), replace(SETTINGS, learner_threads=1)), 0)
+    learner = Versioned()
+    rank.learner = cast(Any, learner)
+    group = (scored_group("any", 1.0).advantages, cast(Conditioning, UNUSED))
+    rank.accumulate(3, *group)
+    for version in (2, 4):
+        with pytest.raises(ValueError, match=f"policy version {version} reached a learner at version 3"):
+            rank.accumulate(version, *group)
+    assert learner.groups == 1

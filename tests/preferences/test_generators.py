@@ -1,0 +1,91 @@
+"""Painters of photographs: the real pipeline classes in tiny random configurations, on their way through the plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.dataset as ds
+import pytest
+import torch
+
+from conf import SettingsError, load
+from conf.preferences import DiffusersSettings
+from pipelines.common.images import decode
+from pipelines.preferences.build import build_preferences
+from pipelines.preferences.dataset.shards import plan_shards
+from pipelines.preferences.roles.base import Draft, Task
+from pipelines.preferences.roles.generators import DiffusersPainter
+from pipelines.preferences.roles.scenes import ScenePerturber, SceneWriter
+from tests.support.tiny_generators import save_random_hunyuan, save_random_qwen
+
+SMALL = {"height": 64, "width": 64, "steps": 2, "dtype": "float32", "batch": 4, "threads": 1, "gpus": 0.0}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        "qwen_image": save_random_qwen(folder / "qwen"),
+        "hunyuan_image": save_random_hunyuan(folder / "hunyuan"),
+    }
+
+
+def drafts(count: int) -> list[Draft]:
+    return ScenePerturber().perturb(SceneWriter().write([Task(i, "perturbed", 2**40 + i) for i in range(count)]))
+
+
+@pytest.mark.parametrize("generator", ["qwen_image", "hunyuan_image"])
+def test_both_pictures_of_a_pair_are_drawn_from_its_seed_whatever_the_batch(
+    generator: str, models: dict[str, Path]
+) -> None:
+    painter = DiffusersPainter(generator, DiffusersSettings(str(models[generator]), **SMALL), torch.device("cpu"))
+    pairs = painter.draw(drafts(3))
+    for pair in pairs:
+        assert pair.winner.pixels.shape == (64, 64, 3) and pair.winner.pixels.dtype == np.uint8
+        assert pair.winner.seed == pair.loser.seed == pair.draft.picture_seed < 2**31
+        assert pair.winner.generator == pair.loser.generator == generator
+        assert (pair.winner.pixels != pair.loser.pixels).any(), "the other prompt must show"
+    (alone,) = painter.draw(drafts(3)[2:])
+    difference = np.abs(alone.winner.pixels.astype(int) - pairs[2].winner.pixels)
+    assert difference.max() <= 2, "another batch may move the last bits only"
+
+
+@pytest.mark.ray
+def test_a_mix_of_painters_makes_one_set_that_waits_for_people(
+    ray_cluster: None, models: dict[str, Path], tmp_path: Path
+) -> None:
+    sizes = [f"{name}.{key}={value}" for name in models for key, value in {**SMALL, "cpus": 0.1}.items()]
+    settings = load("scenes", [
+        f"run_dir={tmp_path}", "preferences.pairs=12", "preferences.shard_rows=4", "preferences.exploit_fraction=0",
+        "preferences.generated_fraction=0", "preferences.reviewer=people", "preferences.mix.qwen_image=1",
+        "preferences.mix.hunyuan_image=1", *(f"{name}.model={path}" for name, path in models.items()), *sizes,
+    ])  # fmt: skip
+    result = build_preferences(settings)
+    rows = ds.dataset(result.directory, format="parquet").to_table().sort_by("pair_id").to_pylist()
+    assert [row["generator"] for row in rows] == ["scenes-renderer"] * 4 + ["qwen_image"] * 4 + ["hunyuan_image"] * 4
+    assert all(row["review"]["status"] == "pending" for row in rows)
+    assert all(decode(row["image_l"]["bytes"]).shape == (64, 64, 3) for row in rows)
+
+
+def test_a_mix_is_cut_into_shards_of_one_painter_each() -> None:
+    settings = load("flux_dev").preferences
+    shards = plan_shards(settings)
+    assert [shard.start for shard in shards[1:]] == [shard.stop for shard in shards[:-1]] and shards[-1].stop == 80000
+    rows = {name: sum(s.stop - s.start for s in shards if s.painter == name) for name in {s.painter for s in shards}}
+    assert rows == {"qwen_image": 26667, "hunyuan_image": 26666, "seedream": 26667}
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("preferences.mix.renderer=0", "one of them above"),
+        ("preferences.mix.seedream=1", "set both to 0"),
+        ("qwen_image.offload=modell", "did you mean model?"),
+        ("preferences.writer=chatt", "did you mean chat?"),
+    ],
+)
+def test_roles_that_cannot_be_are_refused(override: str, told: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load("scenes", [override])
+    assert told in str(refused.value)
