@@ -23,7 +23,7 @@ def file_system(location: str) -> tuple[fs.FileSystem, str]:
     return fs.LocalFileSystem(), str(Path(location).absolute())
 
 
-def child(location: str, name: str) -> str:
+def join(location: str, name: str) -> str:
     """The entry `name` of a folder. A URI keeps its query: s3://bucket/folder/name?endpoint_override=…"""
     folder, mark, query = location.partition("?") if "://" in location else (location, "", "")
     return f"{folder.rstrip('/')}/{name}{mark}{query}"

@@ -53,10 +53,12 @@ class Trajectory:
     log_probs: torch.Tensor  # [T] float32, mean over elements; 0 where a step drew no noise
     sigmas: torch.Tensor  # [T+1] float32, falling from 1 to 0
     seed: int
-    batch_rows: int  # rows of the forward passes that made it, so that a replay can use the same shape
-    shared: int  # latents[:shared] are those of all of its group; 0 where each image began with a noise of its own
+    batch_size: int  # rows of the forward passes that made it, so that a replay can use the same shape
+    shared_prefix: (
+        int  # latents[:shared] are those of all of its group; 0 where each image began with a noise of its own
+    )
     policy_version: int
-    trained: tuple[int, ...]  # the K denoise steps that are learned from
+    train_steps: tuple[int, ...]  # the K denoise steps that are learned from
     means: torch.Tensor | None  # [K, S, C] float32, of the Gaussians they were drawn from; only if the ratio needs it
 
 
@@ -68,7 +70,7 @@ class Scores:
     sigma: np.ndarray  # [B] float32
 
     @classmethod
-    def certain(cls, mu: Sequence[float]) -> Self:
+    def deterministic(cls, mu: Sequence[float]) -> Self:
         """Of a reward that knows no uncertainty: sigma is 0."""
         return cls(np.array(mu, dtype=np.float32), np.zeros(len(mu), dtype=np.float32))
 

@@ -38,7 +38,7 @@ def actor_options(
     return {"num_cpus": cpus, "num_gpus": gpus, "runtime_env": own} | place
 
 
-def set_up_process(threads: int, gpus: float) -> torch.device:
+def init_worker(threads: int, gpus: float) -> torch.device:
     """Call first in an actor: fixes torch's threads, quietens the libraries, and returns its device.
 
     Raises RuntimeError where a GPU is reserved but torch sees none.

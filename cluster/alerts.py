@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.panels import policy
 from conf import Settings
-from pipelines.policy.resources import reward_demands
+from pipelines.policy.resources import reward_requests
 
 PROGRESS = "ray_spatialt2i_run_progress_time_seconds"
 FIRST_VERSION = 1800  # seconds that a driver may take to it: loading models, the base's evaluation, an iteration
@@ -97,7 +97,7 @@ def most_replicas(settings: Settings) -> int:
         pool=replace(pool, min_replicas=pool.max_replicas),
         detector=replace(detector, min_replicas=detector.max_replicas),
     )
-    return sum(demand.count for demand in reward_demands(grown))
+    return sum(demand.count for demand in reward_requests(grown))
 
 
 def _sooner(settings: Settings) -> str:

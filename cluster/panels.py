@@ -141,11 +141,11 @@ def _failures() -> Question:
     return Question("What failed?", (
         Panel("Mended", "Since the driver started: a new driver counts from 0, and is counted itself since the run "
               "began. Each was mended; many of them cost time.",
-              _of_runs("actors_replaced", "groups_reissued", "groups_replaced", "learner_restarts", "score_retries",
+              _of_runs("actors_replaced", "groups_reissued", "groups_resampled", "learner_restarts", "score_retries",
                        "driver_starts")),
         Panel("Without effect", "In an iteration: groups without spread, scores that are no number or equal "
               "another's, updates that were skipped.",
-              _of_runs("groups_skipped", "scores_failed", "scores_tied", "updates_skipped")),
+              _of_runs("groups_skipped", "scores_failed", "scores_tied", "optimizer_steps_skipped")),
         Panel("Actors", "ALIVE is well. PENDING_CREATION that stays: the cluster has no room for it.",
               (Query('sum(ray_actors{Source="gcs"}) by (State)', "{{State}}"),)),
         Panel("Disks in use", "Every node's own, and that of the run's folder.",

@@ -16,7 +16,7 @@ from actors.types import Conditioning, Trajectory
 
 
 @dataclass(frozen=True)
-class AnchorRow:
+class RegularizerRow:
     """A latent on one sample's way from the last trained step to its image."""
 
     x: torch.Tensor  # [S, C]
@@ -25,9 +25,9 @@ class AnchorRow:
     weight: float  # 1 / number of the group's rows
 
 
-def anchor_rows(
+def regularizer_rows(
     trajectories: Sequence[Trajectory], conditioning: Conditioning, tail: int, samples: int
-) -> list[AnchorRow]:
+) -> list[RegularizerRow]:
     """One row for `samples` of a group's kept trajectories, spread evenly over them, at steps `tail` .. T-1.
 
     Each stands at a random place of a random step: x + u (x_next - x) at s + u (s_next - s), which an ODE step passes
@@ -44,5 +44,5 @@ def anchor_rows(
         step = int(torch.randint(tail, len(trajectory.log_probs), (), generator=generator))
         u = torch.rand((), generator=generator)
         x, s = trajectory.latents, trajectory.sigmas
-        rows.append(AnchorRow(x[step].lerp(x[step + 1], u), s[step].lerp(s[step + 1], u), conditioning, 1 / count))
+        rows.append(RegularizerRow(x[step].lerp(x[step + 1], u), s[step].lerp(s[step + 1], u), conditioning, 1 / count))
     return rows

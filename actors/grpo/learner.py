@@ -14,13 +14,13 @@ from typing import Any
 import torch
 
 from actors.grpo.advantages import Advantages
-from actors.grpo.base_regularizer import AnchorRow, anchor_rows
-from actors.grpo.loss import Proposal, clipped_ratio_loss, divergence_of, guarded_log_ratio, velocity_distance
-from actors.grpo.replay import ReplayRows, replay_rows
+from actors.grpo.base_regularizer import RegularizerRow, regularizer_rows
+from actors.grpo.loss import Prediction, clipped_ratio_loss, divergence_of, ratio_norm, velocity_distance
+from actors.grpo.replay import ReplayBatch, replay_batches
 from actors.optim.fsdp import most_of_ranks
 from actors.optim.torch_engine import Engine
 from actors.policy.base import Policy
-from actors.policy.plan import untrained_from
+from actors.policy.plan import first_untrained_step
 from actors.policy.transition import transition_of
 from actors.types import Conditioning, PolicyWeights, Trajectory
 from conf.policy import PolicySettings
@@ -31,12 +31,12 @@ class OffPolicyError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class UpdateMetrics:
+class OptimizerStepMetrics:
     """One optimizer update, on this rank. Means are over the rows replayed for it."""
 
     loss: float
     kl: float
-    anchor: float  # mean (v - v_base)^2 at the steps that are never trained; 0 without `policy.anchor_weight`
+    base_distance: float  # mean (v - v_base)^2 at the steps that are never trained; 0 without `policy.anchor_weight`
     ratio_mean: float
     ratio_drift: float  # max |ratio - 1| over rows sampled by the very weights that replay them; NaN without any
     clip_fraction: float
@@ -57,10 +57,10 @@ class GrpoLearner:
     def __init__(self, policy: Policy, engine: Engine, settings: PolicySettings) -> None:
         self.policy, self.engine, self.settings = policy, engine, settings
         self.version = 0
-        self.updates = 0  # optimizer steps that were applied
+        self.optimizer_steps = 0  # optimizer steps that were applied
         self.ema = {key: value.clone() for key, value in policy.lora_state().items()}
         self._gate_passed = False
-        self._untouched = True  # no update yet since the last `advance`
+        self._no_step_yet = True  # no update yet since the last `advance`
         self._clear()
 
     def _clear(self) -> None:
@@ -68,9 +68,9 @@ class GrpoLearner:
         self._sums = torch.zeros(4, device=self.policy.device)
         self._drift = torch.zeros(self.settings.steps, device=self.policy.device)  # [T]
         self._rows, self._samples, self._on_policy_rows = 0, 0, 0
-        self._waiting: list[Callable[[], None]] = []  # passes that `step` is to make
-        self._anchors: list[AnchorRow] = []
-        self._anchor_sum = torch.zeros((), device=self.policy.device)
+        self._deferred_passes: list[Callable[[], None]] = []  # passes that `step` is to make
+        self._regularizer_rows: list[RegularizerRow] = []
+        self._base_distance_sum = torch.zeros((), device=self.policy.device)
         self._conditioning: Conditioning | None = None  # any, for a pass that only keeps step
 
     def accumulate(
@@ -83,35 +83,35 @@ class GrpoLearner:
         """
         if len(trajectories) != len(advantages.kept):
             raise ValueError(f"one trajectory a kept sample, got {len(trajectories)} and {len(advantages.kept)}")
-        on_policy = self._untouched and all(row.policy_version == self.version for row in trajectories)
-        for rows in replay_rows(trajectories, advantages.values, self.settings.replay_rows):
+        on_policy = self._no_step_yet and all(row.policy_version == self.version for row in trajectories)
+        for rows in replay_batches(trajectories, advantages.values, self.settings.replay_rows):
             replay = partial(self._replay, rows, conditioning, on_policy)
             if self.settings.zero_stage == 3:
-                self._waiting.append(replay)
+                self._deferred_passes.append(replay)
             else:
                 replay()
         if self.settings.anchor_weight > 0:
-            tail, samples = untrained_from(self.settings), self.settings.anchor_samples
-            self._anchors += anchor_rows(trajectories, conditioning, tail, samples)
+            tail, samples = first_untrained_step(self.settings), self.settings.anchor_samples
+            self._regularizer_rows += regularizer_rows(trajectories, conditioning, tail, samples)
         self._conditioning = conditioning
-        count = sum(len(row.trained) for row in trajectories)
+        count = sum(len(row.train_steps) for row in trajectories)
         self._samples += len(trajectories)
         self._rows += count
         self._on_policy_rows += count if on_policy else 0
 
-    def _make(self, passes: Sequence[Callable[[], None]], with_base: bool) -> None:
+    def _run_passes(self, passes: Sequence[Callable[[], None]], with_base: bool) -> None:
         """Makes the passes; beside a sharded base idle ones, too: no rank may leave the others alone in a gather."""
         sharded = self.settings.zero_stage == 3
         most = most_of_ranks(len(passes), self.policy.device) if sharded else len(passes)
         for one in passes:
             one()
         for _ in range(most - len(passes)):
-            self._idle(with_base)
+            self._dummy_pass(with_base)
 
-    def _idle(self, with_base: bool) -> None:
+    def _dummy_pass(self, with_base: bool) -> None:
         """The forwards and the backward of a pass, in its order, for a gradient of 0."""
         assert self._conditioning is not None, "every rank has a group in every update"
-        rows = self.policy.rows([self._conditioning])
+        rows = self.policy.batch_conditioning([self._conditioning])
         x = torch.zeros(1, self.policy.image_tokens, self.policy.channels, device=self.policy.device)
         s = torch.ones(1, device=self.policy.device)
         velocity = self.policy.velocity(x, s, rows)
@@ -125,18 +125,18 @@ class GrpoLearner:
         """This rank's groups in an update."""
         return self.settings.prompts_per_step / self.settings.updates_per_iteration / self.engine.ranks
 
-    def _replay(self, rows: ReplayRows, conditioning: Conditioning, on_policy: bool) -> None:
+    def _replay(self, rows: ReplayBatch, conditioning: Conditioning, on_policy: bool) -> None:
         rows = rows.to(self.policy.device)
-        new = self._propose(rows, conditioning)
-        log_ratio = transition_of(self.settings.transition)[1](rows.x_next, new.step) - rows.log_prob
+        new = self._predict(rows, conditioning)
+        log_ratio = transition_of(self.settings.transition)[1](rows.x_next, new.gaussian) - rows.log_prob
         guard = self.settings.ratio == "guard"
         if guard:
-            log_ratio = guarded_log_ratio(log_ratio, new.step.mean, rows.mean, new.step.std)
+            log_ratio = ratio_norm(log_ratio, new.gaussian.mean, rows.mean, new.gaussian.std)
         terms = clipped_ratio_loss(log_ratio, rows.advantage, self.settings.clip_range)
-        loss, kl = terms.loss / (rows.spread(rows.s) - rows.s_next if guard else 1.0), torch.zeros_like(terms.loss)
+        loss, kl = terms.loss / (rows.repeat_rows(rows.s) - rows.s_next if guard else 1.0), torch.zeros_like(terms.loss)
         if self.settings.kl_weight > 0:
             with torch.no_grad(), self.policy.base():
-                reference = self._propose(rows, conditioning)
+                reference = self._predict(rows, conditioning)
             kl = divergence_of(self.settings.kl_form)(new, reference)
             loss = loss + self.settings.kl_weight * kl
         ((loss * rows.weight).sum() / self._groups).backward()
@@ -144,41 +144,41 @@ class GrpoLearner:
             columns = torch.stack((loss, kl, terms.ratio, terms.clipped.float()))  # [4, R]
             self._sums += columns.sum(dim=1)
             if on_policy:
-                self._drift.scatter_reduce_(0, rows.step, (terms.ratio - 1).abs(), "amax")
+                self._drift.scatter_reduce_(0, rows.denoise_step, (terms.ratio - 1).abs(), "amax")
 
-    def _hold_to_base(self) -> None:
+    def _regularize_to_base(self) -> None:
         """Makes the update's anchor passes, in forwards of the replay's size."""
         size = self.settings.replay_rows or self.settings.sampling_rows or self.settings.group_size
-        chunks = [self._anchors[first : first + size] for first in range(0, len(self._anchors), size)]
-        self._make([partial(self._anchor, chunk) for chunk in chunks], with_base=True)
+        chunks = [self._regularizer_rows[first : first + size] for first in range(0, len(self._regularizer_rows), size)]
+        self._run_passes([partial(self._regularizer_pass, chunk) for chunk in chunks], with_base=True)
 
-    def _anchor(self, rows: Sequence[AnchorRow]) -> None:
+    def _regularizer_pass(self, rows: Sequence[RegularizerRow]) -> None:
         """Adds the gradient of weight * mean (v - v_base)^2 over some of the update's anchor rows."""
         device = self.policy.device
         x, s = torch.stack([row.x for row in rows]).to(device), torch.stack([row.s for row in rows]).to(device)
-        stacked = self.policy.rows([row.conditioning for row in rows])
+        stacked = self.policy.batch_conditioning([row.conditioning for row in rows])
         velocity = self.policy.velocity(x, s, stacked)
         with torch.no_grad(), self.policy.base():
             base = self.policy.velocity(x, s, stacked)
         distance = velocity_distance(velocity, base)
         share = torch.tensor([row.weight for row in rows], device=device) / self._groups
         (self.settings.anchor_weight * distance * share).sum().backward()
-        self._anchor_sum += distance.detach().sum()
+        self._base_distance_sum += distance.detach().sum()
 
-    def _propose(self, rows: ReplayRows, conditioning: Conditioning) -> Proposal:
+    def _predict(self, rows: ReplayBatch, conditioning: Conditioning) -> Prediction:
         transition = transition_of(self.settings.transition)[0]
-        velocity = self.policy.velocity(rows.x, rows.s, self.policy.rows([conditioning] * len(rows.s)))
-        x, s, velocity = rows.spread(rows.x), rows.spread(rows.s), rows.spread(velocity)
-        return Proposal(velocity, transition(x, velocity, s, rows.s_next, self.settings.noise_level))
+        velocity = self.policy.velocity(rows.x, rows.s, self.policy.batch_conditioning([conditioning] * len(rows.s)))
+        x, s, velocity = rows.repeat_rows(rows.x), rows.repeat_rows(rows.s), rows.repeat_rows(velocity)
+        return Prediction(velocity, transition(x, velocity, s, rows.s_next, self.settings.noise_level))
 
-    def step(self, divisor: float = 1.0) -> UpdateMetrics:
+    def step(self, divisor: float = 1.0) -> OptimizerStepMetrics:
         """One optimizer update from what was accumulated, divided by `divisor`.
 
         Without a KL term the loss is proportional to the advantages, so what all of them are divided by may come last.
         Raises OffPolicyError, naming the step, if this is the first update and trajectories of these very weights do
         not replay to ratio 1 within `policy.ratio_tolerance`.
         """
-        self._make(self._waiting, with_base=self.settings.kl_weight > 0)
+        self._run_passes(self._deferred_passes, with_base=self.settings.kl_weight > 0)
         drift = float(self._drift.max()) if self._on_policy_rows else math.nan
         if not self._gate_passed and self._on_policy_rows:
             self._check_gate()
@@ -186,13 +186,13 @@ class GrpoLearner:
         for parameter in self.engine.parameters:
             if parameter.grad is not None:
                 parameter.grad /= divisor
-        self._hold_to_base()
+        self._regularize_to_base()
         result = self.engine.step(lr)
-        self.updates += result.applied
-        self._untouched = self._untouched and not result.applied
+        self.optimizer_steps += result.applied
+        self._no_step_yet = self._no_step_yet and not result.applied
         loss, kl, ratio, clipped = (self._sums / max(self._rows, 1)).tolist()
-        anchor = float(self._anchor_sum) / max(len(self._anchors), 1)
-        metrics = UpdateMetrics(
+        anchor = float(self._base_distance_sum) / max(len(self._regularizer_rows), 1)
+        metrics = OptimizerStepMetrics(
             loss / divisor, kl, anchor, ratio, drift, clipped, result.grad_norm, lr, self._rows, self._samples,
             result.applied,
         )  # fmt: skip
@@ -231,7 +231,7 @@ class GrpoLearner:
         decay = min(self.settings.ema_decay, (1 + self.version) / (10 + self.version))
         for key, value in self.policy.lora_state().items():
             self.ema[key].lerp_(value, 1 - decay)
-        self._untouched = True
+        self._no_step_yet = True
         return self.version
 
     def weights(self) -> PolicyWeights:
@@ -247,7 +247,7 @@ class GrpoLearner:
         """All that a resumed learner needs, on the CPU; valid between iterations."""
         return {
             "version": self.version,
-            "updates": self.updates,
+            "updates": self.optimizer_steps,
             "lora": {key: value.cpu().clone() for key, value in self.policy.lora_state().items()},
             "ema": {key: value.cpu().clone() for key, value in self.ema.items()},
             "engine": self.engine.state_dict(),
@@ -255,11 +255,11 @@ class GrpoLearner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues where `state_dict` was taken, bit for bit."""
-        self.version, self.updates = state["version"], state["updates"]
+        self.version, self.optimizer_steps = state["version"], state["updates"]
         self.policy.load_lora(state["lora"])
         self.ema = {key: value.to(self.policy.device).clone() for key, value in state["ema"].items()}
         self.engine.load_state_dict(state["engine"])
         for parameter in self.engine.parameters:
             parameter.grad = None  # what was accumulated before belongs to other weights
-        self._untouched = True
+        self._no_step_yet = True
         self._clear()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from actors.policy.transition import Step
+from actors.policy.transition import GaussianStep
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,7 @@ def clipped_ratio_loss(log_ratio: torch.Tensor, advantage: torch.Tensor, clip_ra
     return PolicyLoss(torch.maximum(plain, bounded), ratio.detach(), (bounded > plain).detach())
 
 
-def guarded_log_ratio(
-    log_ratio: torch.Tensor, mean: torch.Tensor, old_mean: torch.Tensor, std: torch.Tensor
-) -> torch.Tensor:
+def ratio_norm(log_ratio: torch.Tensor, mean: torch.Tensor, old_mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
     """std * (log r + mean (mu - mu_old)^2 / (2 std^2)): GRPO-Guard's RatioNorm (arXiv 2510.22319).
 
     Under the old policy log r has the mean that is added here with its sign turned, and a deviation in proportion to
@@ -47,30 +45,30 @@ def guarded_log_ratio(
 
 
 @dataclass(frozen=True)
-class Proposal:
+class Prediction:
     """One model's prediction at a replayed latent."""
 
     velocity: torch.Tensor  # [R, S, C]
-    step: Step
+    gaussian: GaussianStep
 
 
-Divergence = Callable[[Proposal, Proposal], torch.Tensor]
+Divergence = Callable[[Prediction, Prediction], torch.Tensor]
 
 
-def kl_flow_grpo(new: Proposal, base: Proposal) -> torch.Tensor:
+def kl_flow_grpo(new: Prediction, base: Prediction) -> torch.Tensor:
     """mean (mu - mu_ref)^2 / (2 sigma_t^2): Flow-GRPO's form, which leaves |dt| out. Returns [R]."""
-    return ((new.step.mean - base.step.mean) ** 2 / (2 * new.step.diffusion**2)).mean(dim=(1, 2))
+    return ((new.gaussian.mean - base.gaussian.mean) ** 2 / (2 * new.gaussian.diffusion**2)).mean(dim=(1, 2))
 
 
-def kl_gaussian(new: Proposal, base: Proposal) -> torch.Tensor:
+def kl_gaussian(new: Prediction, base: Prediction) -> torch.Tensor:
     """mean (mu - mu_ref)^2 / (2 std^2): the KL divergence between the two steps, per element. Returns [R].
 
     For Flow-SDE it is `kl_flow_grpo` / |dt|: four to ten times larger at six steps.
     """
-    return ((new.step.mean - base.step.mean) ** 2 / (2 * new.step.std**2)).mean(dim=(1, 2))
+    return ((new.gaussian.mean - base.gaussian.mean) ** 2 / (2 * new.gaussian.std**2)).mean(dim=(1, 2))
 
 
-def kl_velocity(new: Proposal, base: Proposal) -> torch.Tensor:
+def kl_velocity(new: Prediction, base: Prediction) -> torch.Tensor:
     """`velocity_distance`: the same weight at every noise level. Returns [R]."""
     return velocity_distance(new.velocity, base.velocity)
 

@@ -24,7 +24,7 @@ from conf.flux import FluxSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
-Rows = Any
+ConditioningBatch = Any
 """The conditioning of every row of a batch, as the family stacks it: made by `rows`, read by `velocity` alone."""
 
 
@@ -33,7 +33,7 @@ class Policy(ABC):
 
     pipeline_class: ClassVar[type[DiffusionPipeline]]
     encoders: ClassVar[tuple[str, ...]]  # components that `flux.text_encoders_on_cpu` keeps off the GPU
-    learner_leaves_out: ClassVar[tuple[str, ...]]  # components that only `encode` and `decode` need
+    inference_only_components: ClassVar[tuple[str, ...]]  # components that only `encode` and `decode` need
     channels: int  # C
 
     def __init__(self, pipeline: Any, settings: FluxSettings, seed: int = 0) -> None:
@@ -64,7 +64,7 @@ class Policy(ABC):
         seed: int = 0,
     ) -> Self:
         """Loads a directory in diffusers format or a hub id. `transformer_only` leaves text encoders and VAE out."""
-        left_out = cls.learner_leaves_out if transformer_only else ()
+        left_out = cls.inference_only_components if transformer_only else ()
         pipeline: Any = cls.pipeline_class.from_pretrained(
             model, torch_dtype=DTYPES[settings.dtype], **dict.fromkeys(left_out)
         )
@@ -88,7 +88,7 @@ class Policy(ABC):
 
     @staticmethod
     @abstractmethod
-    def plain_arguments(settings: FluxSettings) -> dict[str, float]:
+    def pipeline_kwargs(settings: FluxSettings) -> dict[str, float]:
         """What the plain pipeline must be told about guidance to draw as this policy does."""
 
     @abstractmethod
@@ -96,15 +96,15 @@ class Policy(ABC):
         """One Conditioning a text, on the CPU. Each text is encoded alone, so its company cannot change its bits."""
 
     @abstractmethod
-    def rows(self, conditioning: Sequence[Conditioning]) -> Rows:
+    def batch_conditioning(self, conditioning: Sequence[Conditioning]) -> ConditioningBatch:
         """Stacks one Conditioning a row onto the policy's device."""
 
     @abstractmethod
-    def velocity(self, latents: torch.Tensor, s: torch.Tensor, rows: Rows) -> torch.Tensor:
+    def velocity(self, latents: torch.Tensor, s: torch.Tensor, rows: ConditioningBatch) -> torch.Tensor:
         """v(x_s, s) = eps - x0 as the model predicts it: latents [B, S, C] float32, s [B] -> [B, S, C] float32."""
 
     @abstractmethod
-    def pixels(self, latents: torch.Tensor) -> torch.Tensor:
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """Packed latents [B, S, C] through the VAE to [B, 3, H, W] in -1..1."""
 
     # --- the flow ---------------------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ class Policy(ABC):
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         """Packed latents [B, S, C] to images, uint8 [B, H, W, 3], rounded as the pipeline's image processor does."""
-        pixels = self.pixels(latents.to(self.device, self.dtype)).float()
+        pixels = self.decode_latents(latents.to(self.device, self.dtype)).float()
         pixels = ((pixels * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 

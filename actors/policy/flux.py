@@ -16,7 +16,7 @@ from conf.flux import FluxSettings
 
 
 @dataclass(frozen=True)
-class ConditioningRows:
+class FluxConditioning:
     """The conditioning of every row of a batch, stacked once and used at all steps."""
 
     prompt_embeds: torch.Tensor  # [B, L, D]
@@ -46,7 +46,7 @@ class FluxPolicy(Policy):
 
     pipeline_class = FluxPipeline
     encoders = ("text_encoder", "text_encoder_2")
-    learner_leaves_out = (*encoders, "tokenizer", "tokenizer_2", "vae")
+    inference_only_components = (*encoders, "tokenizer", "tokenizer_2", "vae")
 
     def __init__(self, pipeline: FluxPipeline, settings: FluxSettings, seed: int = 0) -> None:
         """See Policy."""
@@ -64,7 +64,7 @@ class FluxPolicy(Policy):
         self.transformer.register_module("pos_embed", _FixedRotary(*tables))
 
     @staticmethod
-    def plain_arguments(settings: FluxSettings) -> dict[str, float]:
+    def pipeline_kwargs(settings: FluxSettings) -> dict[str, float]:
         """See Policy."""
         return {"guidance_scale": settings.guidance}
 
@@ -80,19 +80,19 @@ class FluxPolicy(Policy):
             encoded.append(Conditioning(cast(torch.Tensor, embeds)[0].cpu(), cast(torch.Tensor, pooled)[0].cpu()))
         return encoded
 
-    def rows(self, conditioning: Sequence[Conditioning]) -> ConditioningRows:
+    def batch_conditioning(self, conditioning: Sequence[Conditioning]) -> FluxConditioning:
         """See Policy."""
         guidance = None
         if self.transformer.config["guidance_embeds"]:
             guidance = torch.full((len(conditioning),), self.settings.guidance, device=self.device)
         pooled = [cast(torch.Tensor, row.pooled_embeds) for row in conditioning]
-        return ConditioningRows(
+        return FluxConditioning(
             torch.stack([row.prompt_embeds for row in conditioning]).to(self.device),
             torch.stack(pooled).to(self.device),
             guidance,
         )
 
-    def velocity(self, latents: torch.Tensor, s: torch.Tensor, rows: ConditioningRows) -> torch.Tensor:
+    def velocity(self, latents: torch.Tensor, s: torch.Tensor, rows: FluxConditioning) -> torch.Tensor:
         """See Policy."""
         return self.transformer(
             hidden_states=latents.to(self.dtype),
@@ -105,7 +105,7 @@ class FluxPolicy(Policy):
             return_dict=False,
         )[0].float()
 
-    def pixels(self, latents: torch.Tensor) -> torch.Tensor:
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """See Policy."""
         vae = self.pipeline.vae
         unpacked = self.unpack(latents)

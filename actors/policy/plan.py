@@ -14,27 +14,29 @@ from conf.policy import PolicySettings
 class SamplingPlan:
     """Which steps draw noise and which of those are trained. Made once, shared by sampler and learner."""
 
-    steps: int  # T
+    denoise_steps: int  # T
     transition: str = "flow_sde"
     noise_level: float = 0.0  # a
-    noisy: tuple[int, ...] = ()  # steps that draw noise; the others are ODE steps
-    trained: tuple[int, ...] = ()  # steps whose log-probability the learner replays; a subset of `noisy`
-    max_rows: int = 0  # images in one forward; 0: all at once
+    noise_steps: tuple[int, ...] = ()  # steps that draw noise; the others are ODE steps
+    train_steps: tuple[int, ...] = ()  # steps whose log-probability the learner replays; a subset of `noisy`
+    max_batch: int = 0  # images in one forward; 0: all at once
     keep_means: bool = False  # trajectories carry the means of their trained steps
-    noise_shared_by: int = 1  # neighbouring images that begin with one noise, and differ by what noisy steps draw
+    images_per_noise: int = 1  # neighbouring images that begin with one noise, and differ by what noisy steps draw
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
-        if self.noisy and self.noise_level <= 0:
-            raise ValueError(f"steps {self.noisy} draw noise, but noise_level is {self.noise_level}: make it positive")
-        if self.noise_shared_by > 1 and not self.noisy:
+        if self.denoise_steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.denoise_steps}")
+        if self.noise_steps and self.noise_level <= 0:
+            raise ValueError(
+                f"steps {self.noise_steps} draw noise, but noise_level is {self.noise_level}: make it positive"
+            )
+        if self.images_per_noise > 1 and not self.noise_steps:
             raise ValueError("without a noisy step, images that share their initial noise are all the same")
-        if not set(self.trained) <= set(self.noisy):
-            raise ValueError(f"trained steps must draw noise: trained {self.trained}, noisy {self.noisy}")
-        if any(not 0 <= step < self.steps for step in self.noisy):
-            raise ValueError(f"noisy steps must lie in 0..{self.steps - 1}, got {self.noisy}")
-        if self.transition == "cps" and self.steps - 1 in self.trained:
+        if not set(self.train_steps) <= set(self.noise_steps):
+            raise ValueError(f"trained steps must draw noise: trained {self.train_steps}, noisy {self.noise_steps}")
+        if any(not 0 <= step < self.denoise_steps for step in self.noise_steps):
+            raise ValueError(f"noisy steps must lie in 0..{self.denoise_steps - 1}, got {self.noise_steps}")
+        if self.transition == "cps" and self.denoise_steps - 1 in self.train_steps:
             raise ValueError("the last CPS step draws no noise (std = 0) and cannot be trained: leave it out")
 
     @classmethod
@@ -50,23 +52,23 @@ class SamplingPlan:
             first = _window_start(settings, iteration, len(noisy) - settings.window + 1)
             noisy = trained = noisy[first : first + settings.window]
         return cls(
-            steps=settings.steps,
+            denoise_steps=settings.steps,
             transition=settings.transition,
             noise_level=settings.noise_level,
-            noisy=noisy,
-            trained=trained,
-            max_rows=settings.sampling_rows,
+            noise_steps=noisy,
+            train_steps=trained,
+            max_batch=settings.sampling_rows,
             keep_means=settings.ratio == "guard",
-            noise_shared_by=settings.group_size if settings.initial_noise == "shared" else 1,
+            images_per_noise=settings.group_size if settings.initial_noise == "shared" else 1,
         )
 
     @classmethod
-    def for_evaluation(cls, settings: EvaluationSettings, max_rows: int = 0) -> SamplingPlan:
+    def for_evaluation(cls, settings: EvaluationSettings, max_batch: int = 0) -> SamplingPlan:
         """Noise-free, as the plain pipeline samples, in forwards of at most so many rows (0: all at once)."""
-        return cls(steps=settings.steps, max_rows=max_rows)
+        return cls(denoise_steps=settings.steps, max_batch=max_batch)
 
 
-def untrained_from(settings: PolicySettings) -> int:
+def first_untrained_step(settings: PolicySettings) -> int:
     """The first of the last steps that no iteration's plan trains; T where the last step is trained."""
     if not settings.window:
         return settings.trained_steps or _noisy_steps(settings)

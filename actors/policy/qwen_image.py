@@ -19,7 +19,7 @@ from conf.flux import FluxSettings
 
 
 @dataclass(frozen=True)
-class ConditioningRows:
+class QwenConditioning:
     """The conditioning of every row of a batch, padded to the longest."""
 
     prompt_embeds: torch.Tensor  # [B, L, D]
@@ -31,7 +31,7 @@ class QwenImagePolicy(Policy):
 
     pipeline_class = QwenImagePipeline
     encoders = ("text_encoder",)
-    learner_leaves_out = (*encoders, "tokenizer", "vae")
+    inference_only_components = (*encoders, "tokenizer", "vae")
 
     def __init__(self, pipeline: QwenImagePipeline, settings: FluxSettings, seed: int = 0) -> None:
         """See Policy."""
@@ -40,7 +40,7 @@ class QwenImagePolicy(Policy):
         self._image_shape = [(1, settings.height // 16, settings.width // 16)]
 
     @staticmethod
-    def plain_arguments(settings: FluxSettings) -> dict[str, float]:
+    def pipeline_kwargs(settings: FluxSettings) -> dict[str, float]:
         """See Policy."""
         return {"true_cfg_scale": 1.0}
 
@@ -56,15 +56,15 @@ class QwenImagePolicy(Policy):
             encoded.append(Conditioning(embeds[0].cpu(), None))
         return encoded
 
-    def rows(self, conditioning: Sequence[Conditioning]) -> ConditioningRows:
+    def batch_conditioning(self, conditioning: Sequence[Conditioning]) -> QwenConditioning:
         """See Policy."""
         texts = [row.prompt_embeds for row in conditioning]
         embeds = pad_sequence(texts, batch_first=True).to(self.device)
         lengths = torch.tensor([len(text) for text in texts], device=self.device)
         mask = torch.arange(embeds.shape[1], device=self.device) < lengths[:, None]
-        return ConditioningRows(embeds, None if bool(mask.all()) else mask.long())
+        return QwenConditioning(embeds, None if bool(mask.all()) else mask.long())
 
-    def velocity(self, latents: torch.Tensor, s: torch.Tensor, rows: ConditioningRows) -> torch.Tensor:
+    def velocity(self, latents: torch.Tensor, s: torch.Tensor, rows: QwenConditioning) -> torch.Tensor:
         """See Policy."""
         return self.transformer(
             hidden_states=latents.to(self.dtype),
@@ -75,7 +75,7 @@ class QwenImagePolicy(Policy):
             return_dict=False,
         )[0].float()
 
-    def pixels(self, latents: torch.Tensor) -> torch.Tensor:
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """See Policy. The VAE is one of videos: a picture is a video of one frame."""
         vae = self.pipeline.vae
         unpacked = self.unpack(latents)  # [B, C/4, 1, H/8, W/8]

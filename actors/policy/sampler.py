@@ -41,10 +41,12 @@ def sample(
     """
     if len(conditioning) != len(seeds):
         raise ValueError(f"one conditioning a seed, got {len(conditioning)} and {len(seeds)} seeds")
-    begun = _beginnings(policy, conditioning, seeds, plan)
-    rows = plan.max_rows or len(seeds)
+    begun = _shared_prefixes(policy, conditioning, seeds, plan)
+    rows = plan.max_batch or len(seeds)
     chunks = [
-        _sample_rows(policy, conditioning[i : i + rows], seeds[i : i + rows], plan, policy_version, begun[i : i + rows])
+        _sample_batch(
+            policy, conditioning[i : i + rows], seeds[i : i + rows], plan, policy_version, begun[i : i + rows]
+        )
         for i in range(0, len(seeds), rows)
     ]
     return Samples(
@@ -53,7 +55,7 @@ def sample(
     )
 
 
-def draw_before_and_after(
+def sample_before_and_after(
     policy: Policy, conditioning: Sequence[Conditioning], seeds: Sequence[int], plan: SamplingPlan
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [B, H, W, 3] by the frozen base, and by the policy from the same noise."""
@@ -63,18 +65,18 @@ def draw_before_and_after(
 
 
 @dataclass(frozen=True)
-class _Beginning:
+class SharedPrefix:
     """What images of one initial noise have in common: they part with what the first noisy step draws."""
 
     path: tuple[torch.Tensor, ...]  # [1, S, C] each, the latents up to that step
     velocity: torch.Tensor  # [1, S, C] there
 
 
-def _beginnings(
+def _shared_prefixes(
     policy: Policy, conditioning: Sequence[Conditioning], seeds: Sequence[int], plan: SamplingPlan
-) -> list[_Beginning]:
+) -> list[SharedPrefix]:
     """One an image, made once for all that share it; none where each begins with a noise of its own."""
-    size = plan.noise_shared_by
+    size = plan.images_per_noise
     if size == 1:
         return []
     if len(seeds) % size:
@@ -84,25 +86,28 @@ def _beginnings(
         common = conditioning[first]
         if any(other is not common for other in conditioning[first : first + size]):
             raise ValueError("images that share their initial noise are of one prompt: pass one conditioning for all")
-        begun += [_begin(policy, common, seeds[first], plan)] * size
+        begun += [_sample_prefix(policy, common, seeds[first], plan)] * size
     return begun
 
 
 @torch.inference_mode()
-def _begin(policy: Policy, conditioning: Conditioning, seed: int, plan: SamplingPlan) -> _Beginning:
+def _sample_prefix(policy: Policy, conditioning: Conditioning, seed: int, plan: SamplingPlan) -> SharedPrefix:
     """Takes the common way from one seed's noise once, whatever the number of images."""
     path = [policy.initial_noise([torch.Generator().manual_seed(seed)])]
-    rows, schedule = policy.rows([conditioning]), policy.sigmas(plan.steps).to(path[0].device)[:, None]  # [T+1, 1]
-    for step in range(min(plan.noisy)):
+    rows, schedule = (
+        policy.batch_conditioning([conditioning]),
+        policy.sigmas(plan.denoise_steps).to(path[0].device)[:, None],
+    )  # [T+1, 1]
+    for step in range(min(plan.noise_steps)):
         s, s_next = schedule[step], schedule[step + 1]
         path.append(euler(path[-1], policy.velocity(path[-1], s, rows), s, s_next))
-    return _Beginning(tuple(path), policy.velocity(path[-1], schedule[min(plan.noisy)], rows))
+    return SharedPrefix(tuple(path), policy.velocity(path[-1], schedule[min(plan.noise_steps)], rows))
 
 
 @torch.inference_mode()
-def _sample_rows(
+def _sample_batch(
     policy: Policy, conditioning: Sequence[Conditioning], seeds: Sequence[int], plan: SamplingPlan, version: int,
-    begun: Sequence[_Beginning],
+    begun: Sequence[SharedPrefix],
 ) -> Samples:  # fmt: skip
     """`begun`: how each image begins; empty where each does so with its own noise."""
     transition, log_prob = transition_of(plan.transition)
@@ -111,25 +116,25 @@ def _sample_rows(
     noise = _step_noise(generators, plan, x)  # [noisy, B, S, C]
     path = [torch.cat(step) for step in zip(*(one.path for one in begun), strict=True)] if begun else [x]
     first, x = len(path) - 1, path[-1]
-    rows = policy.rows(conditioning)
-    sigmas = policy.sigmas(plan.steps)  # [T+1]
+    rows = policy.batch_conditioning(conditioning)
+    sigmas = policy.sigmas(plan.denoise_steps)  # [T+1]
     schedule = sigmas.to(x.device)[:, None].expand(-1, len(seeds))  # [T+1, B]
-    log_probs = torch.zeros(plan.steps, len(seeds), device=x.device)  # [T, B]
+    log_probs = torch.zeros(plan.denoise_steps, len(seeds), device=x.device)  # [T, B]
     means = []  # K of [B, S, C]
-    for step in range(first, plan.steps):
+    for step in range(first, plan.denoise_steps):
         s, s_next = schedule[step], schedule[step + 1]
         v = torch.cat([one.velocity for one in begun]) if begun and step == first else policy.velocity(x, s, rows)
-        if step in plan.noisy:
+        if step in plan.noise_steps:
             drawn = transition(x, v, s, s_next, plan.noise_level)
-            x = drawn.mean + drawn.std * noise[plan.noisy.index(step)]
+            x = drawn.mean + drawn.std * noise[plan.noise_steps.index(step)]
             log_probs[step] = log_prob(x, drawn)
-            if plan.keep_means and step in plan.trained:
+            if plan.keep_means and step in plan.train_steps:
                 means.append(drawn.mean)
         else:
             x = euler(x, v, s, s_next)
-        if plan.noisy:
+        if plan.noise_steps:
             path.append(x)
-    if not plan.noisy:
+    if not plan.noise_steps:
         return Samples(x.cpu(), ())
     latents = torch.stack(path, dim=1).cpu()  # [B, T+1, S, C]
     log_probs = log_probs.T.cpu()  # [B, T]
@@ -137,7 +142,7 @@ def _sample_rows(
     shared = first + 1 if begun else 0
     trajectories = tuple(
         Trajectory(
-            latents[i].clone(), log_probs[i].clone(), sigmas, seed, len(seeds), shared, version, plan.trained,
+            latents[i].clone(), log_probs[i].clone(), sigmas, seed, len(seeds), shared, version, plan.train_steps,
             None if kept is None else kept[i].clone(),
         )
         for i, seed in enumerate(seeds)
@@ -147,5 +152,5 @@ def _sample_rows(
 
 def _step_noise(generators: Sequence[torch.Generator], plan: SamplingPlan, x: torch.Tensor) -> torch.Tensor:
     """All noise of all noisy steps, drawn and moved to the device at once: [noisy, B, S, C]."""
-    shape = (len(plan.noisy), *x.shape[1:])
+    shape = (len(plan.noise_steps), *x.shape[1:])
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators], dim=1).to(x.device)

@@ -20,7 +20,7 @@ _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
 @dataclass(frozen=True)
-class Step:
+class GaussianStep:
     """The Gaussian of the next latent. `diffusion` is what Flow-GRPO's KL divides by."""
 
     mean: torch.Tensor  # [B, S, C]
@@ -28,15 +28,15 @@ class Step:
     diffusion: torch.Tensor  # [B, 1, 1] sigma_t of the SDE (std without sqrt(-dt)); for CPS std itself
 
 
-Transition = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float], Step]
-LogProb = Callable[[torch.Tensor, Step], torch.Tensor]
+Transition = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float], GaussianStep]
+LogProb = Callable[[torch.Tensor, GaussianStep], torch.Tensor]
 
 
-def _column(s: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def _broadcast(s: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return s.to(device=like.device, dtype=like.dtype).view(-1, 1, 1)
 
 
-def _wide(x: torch.Tensor) -> torch.Tensor:
+def _to_float32(x: torch.Tensor) -> torch.Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -45,8 +45,8 @@ def euler(x: torch.Tensor, v: torch.Tensor, s: torch.Tensor, s_next: torch.Tenso
 
     x, v [B, S, C]; s, s_next [B]. Returns [B, S, C].
     """
-    x, v = _wide(x), _wide(v)
-    return x + (_column(s_next, x) - _column(s, x)) * v
+    x, v = _to_float32(x), _to_float32(v)
+    return x + (_broadcast(s_next, x) - _broadcast(s, x)) * v
 
 
 def flow_sde_diffusion(s: torch.Tensor, s_next: torch.Tensor, noise_level: float) -> torch.Tensor:
@@ -57,32 +57,34 @@ def flow_sde_diffusion(s: torch.Tensor, s_next: torch.Tensor, noise_level: float
     return noise_level * torch.sqrt(s / (1 - torch.where(s == 1, s_next, s)))
 
 
-def flow_sde(x: torch.Tensor, v: torch.Tensor, s: torch.Tensor, s_next: torch.Tensor, noise_level: float) -> Step:
+def flow_sde(
+    x: torch.Tensor, v: torch.Tensor, s: torch.Tensor, s_next: torch.Tensor, noise_level: float
+) -> GaussianStep:
     """Euler-Maruyama step of the SDE that has the flow's marginals.
 
     mean = x (1 + sigma_t^2 dt / (2 s)) + v (1 + sigma_t^2 (1 - s) / (2 s)) dt,   std = sigma_t sqrt(-dt)
 
     x, v [B, S, C]; s, s_next [B] with s > s_next; noise_level a > 0.
     """
-    x, v = _wide(x), _wide(v)
-    s, s_next = _column(s, x), _column(s_next, x)
+    x, v = _to_float32(x), _to_float32(v)
+    s, s_next = _broadcast(s, x), _broadcast(s_next, x)
     dt = s_next - s
     diffusion = flow_sde_diffusion(s, s_next, noise_level)
     half = diffusion**2 / (2 * s)
     mean = x * (1 + half * dt) + v * (1 + half * (1 - s)) * dt
-    return Step(mean, diffusion * torch.sqrt(-dt), diffusion)
+    return GaussianStep(mean, diffusion * torch.sqrt(-dt), diffusion)
 
 
-def flow_sde_log_prob(x_next: torch.Tensor, step: Step) -> torch.Tensor:
+def flow_sde_log_prob(x_next: torch.Tensor, step: GaussianStep) -> torch.Tensor:
     """log N(x_next; mean, std^2), **averaged** over the S C elements; clip ranges are stated for this mean.
 
     x_next [B, S, C] is data: no gradient flows through it. Returns [B].
     """
-    distance = (_wide(x_next).detach() - step.mean) ** 2 / (2 * step.std**2)
+    distance = (_to_float32(x_next).detach() - step.mean) ** 2 / (2 * step.std**2)
     return (-distance - torch.log(step.std) - _LOG_SQRT_2PI).mean(dim=(1, 2))
 
 
-def cps(x: torch.Tensor, v: torch.Tensor, s: torch.Tensor, s_next: torch.Tensor, noise_level: float) -> Step:
+def cps(x: torch.Tensor, v: torch.Tensor, s: torch.Tensor, s_next: torch.Tensor, noise_level: float) -> GaussianStep:
     """Coefficients-preserving step: x_next always holds exactly the noise that level s_next asks for.
 
     x0 = x - s v,  eps = x + (1 - s) v,  std = s_next sin(a pi / 2)
@@ -90,20 +92,20 @@ def cps(x: torch.Tensor, v: torch.Tensor, s: torch.Tensor, s_next: torch.Tensor,
 
     At s_next = 0 the std is 0: that step cannot be trained.
     """
-    x, v = _wide(x), _wide(v)
-    s, s_next = _column(s, x), _column(s_next, x)
+    x, v = _to_float32(x), _to_float32(v)
+    s, s_next = _broadcast(s, x), _broadcast(s_next, x)
     std = s_next * math.sin(noise_level * math.pi / 2)
     kept = s_next * math.cos(noise_level * math.pi / 2)  # sqrt(s_next^2 - std^2)
     mean = (1 - s_next) * (x - s * v) + kept * (x + (1 - s) * v)
-    return Step(mean, std, std)
+    return GaussianStep(mean, std, std)
 
 
-def cps_log_prob(x_next: torch.Tensor, step: Step) -> torch.Tensor:
+def cps_log_prob(x_next: torch.Tensor, step: GaussianStep) -> torch.Tensor:
     """-(x_next - mean)^2 averaged over elements: as published, **without** dividing by the variance.
 
     A clip range therefore means something else here than with Flow-SDE. Returns [B].
     """
-    return -((_wide(x_next).detach() - step.mean) ** 2).mean(dim=(1, 2))
+    return -((_to_float32(x_next).detach() - step.mean) ** 2).mean(dim=(1, 2))
 
 
 def transition_of(name: str) -> tuple[Transition, LogProb]:

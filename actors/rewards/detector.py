@@ -15,7 +15,7 @@ from transformers import Owlv2ForObjectDetection, Owlv2Processor
 
 from actors.policy.base import DTYPES
 from actors.types import Relation, Scores, objects_of, require_texts
-from actors.worker_setup import set_up_process
+from actors.worker_setup import init_worker
 from conf.detector import DetectorSettings
 
 Box = tuple[float, float, float, float]
@@ -43,7 +43,7 @@ def directions(a: Box, b: Box, margin: float) -> set[str]:
     return found
 
 
-def share_kept(relations: Sequence[Relation], found: Mapping[str, Box], margin: float) -> float:
+def satisfied_fraction(relations: Sequence[Relation], found: Mapping[str, Box], margin: float) -> float:
     """The share of a prompt's objects that were found and of its relations that hold, each counting one."""
     objects = objects_of(relations)
     held = [
@@ -61,7 +61,7 @@ class DetectorReplica:
     def __init__(self, settings: DetectorSettings, relations: Mapping[str, tuple[Relation, ...]]) -> None:
         """`relations`: of every prompt that will be asked about, by its text, in the words of DIRECTIONS."""
         self._settings, self._relations = settings, relations
-        self._device = set_up_process(settings.threads, settings.gpus)
+        self._device = init_worker(settings.threads, settings.gpus)
         self._processor: Any = Owlv2Processor.from_pretrained(settings.model)  # its call is typed as keywords unpacked
         model = Owlv2ForObjectDetection.from_pretrained(settings.model, dtype=DTYPES[settings.dtype])
         self._model = model.to(self._device).eval()  # type: ignore[arg-type]
@@ -80,8 +80,8 @@ class DetectorReplica:
         for start in range(0, len(texts), rows):
             relations = [self._relations[text] for text in texts[start : start + rows]]
             found = self.find(images[start : start + rows], [objects_of(each) for each in relations])
-            shares += [share_kept(*pair, self._settings.margin) for pair in zip(relations, found, strict=True)]
-        return Scores.certain(shares)
+            shares += [satisfied_fraction(*pair, self._settings.margin) for pair in zip(relations, found, strict=True)]
+        return Scores.deterministic(shares)
 
     @torch.inference_mode()
     def find(self, images: np.ndarray | Sequence[np.ndarray], names: Sequence[Sequence[str]]) -> list[dict[str, Box]]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from actors.services.endpoint import Endpoint, Key, OwnAccount, Refused, Unanswered
+from actors.services.endpoint import ContentRefused, Endpoint, Key, LocalBudget, RetriesExhausted
 from actors.types import Scores, require_texts
 from conf.policy import JudgeSettings
 
@@ -26,13 +26,13 @@ class JudgeReplica:
     """Asks one question an image. A grade that cannot be had is NaN, which the group's statistics leave out."""
 
     def __init__(self, settings: JudgeSettings, key: Key) -> None:
-        self._endpoint = Endpoint(settings, key, OwnAccount())
+        self._endpoint = Endpoint(settings, key, LocalBudget())
 
     async def score(self, images: np.ndarray | Sequence[np.ndarray], texts: Sequence[str]) -> Scores:
         """Grades image i against text i. `images`: uint8 [B, H, W, 3]. Sigma is 0: a grade has none."""
         require_texts(images, texts)
         grades = await asyncio.gather(*(self._grade(image, text) for image, text in zip(images, texts, strict=True)))
-        return Scores.certain(grades)
+        return Scores.deterministic(grades)
 
     async def _grade(self, image: np.ndarray, text: str) -> float:
         content = [
@@ -41,7 +41,7 @@ class JudgeReplica:
         ]
         try:
             return grade_in(await self._endpoint.chat([{"role": "user", "content": content}]))
-        except (Refused, Unanswered):
+        except (ContentRefused, RetriesExhausted):
             return float("nan")
 
 

@@ -15,24 +15,24 @@ class BudgetReached(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Spent:
+class Usage:
     """Calls and what they cost. Adds up."""
 
     calls: int = 0  # requests sent
     retries: int = 0  # of these, sent again
     tokens: int = 0  # read and written
     images: int = 0
-    money: float = 0.0
+    cost: float = 0.0
 
-    def __add__(self, other: Spent) -> Spent:
-        return Spent(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(Spent)))
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(Usage)))
 
     def __str__(self) -> str:
         parts = [f"{self.calls} calls ({self.retries} repeated)", f"{self.tokens} tokens", f"{self.images} images"]
-        return ", ".join([*parts, f"{self.money:.2f} money"])
+        return ", ".join([*parts, f"{self.cost:.2f} money"])
 
 
-class Meter:
+class BudgetTracker:
     """One account and one pace for all who call. On a cluster it is an actor that all of them share.
 
     The account is a file to which every call adds a line, so that a limit holds over restarts.
@@ -45,7 +45,7 @@ class Meter:
         self._spent = self._read()
         self._next: dict[str, float] = {}  # caller -> when its next call may be sent
 
-    def admit(self, caller: str, calls_per_minute: int) -> float:
+    def acquire(self, caller: str, calls_per_minute: int) -> float:
         """Seconds that `caller` must wait before it sends a call. Raises BudgetReached if it may send none."""
         for name in ("calls", "tokens", "money"):
             limit, spent = getattr(self._budget, name), getattr(self._spent, name)
@@ -58,25 +58,25 @@ class Meter:
         self._next[caller] = turn + 60.0 / calls_per_minute
         return turn - now
 
-    def record(self, spent: Spent) -> None:
+    def record(self, spent: Usage) -> None:
         """Adds to the account."""
         self._spent += spent
         if self._account:
             with self._account.open("a") as file:
                 file.write(json.dumps(asdict(spent)) + "\n")
 
-    def spent(self) -> Spent:
+    def usage(self) -> Usage:
         """All that was recorded, by earlier processes too."""
         return self._spent
 
-    def _read(self) -> Spent:
+    def _read(self) -> Usage:
         if self._account is None:
-            return Spent()
+            return Usage()
         self._account.parent.mkdir(parents=True, exist_ok=True)
         if not self._account.exists():
-            return Spent()
+            return Usage()
         lines = self._account.read_text().splitlines(keepends=True)
         whole = [line for line in lines if line.endswith("}\n")]  # a killed process may leave half a line
         if len(whole) < len(lines):
             self._account.write_text("".join(whole))
-        return sum((Spent(**json.loads(line)) for line in whole), Spent())
+        return sum((Usage(**json.loads(line)) for line in whole), Usage())

@@ -18,8 +18,17 @@ from typing import Any, Protocol
 from openai import APIConnectionError, APIResponseValidationError, APIStatusError, AsyncOpenAI
 
 from actors.files import exists, read_file, write_file
-from actors.services.budget import Meter, Spent
-from actors.services.responses import Answer, message_of, pack, read_chat, read_images, refuses, unpack, wait_asked
+from actors.services.budget import BudgetTracker, Usage
+from actors.services.responses import (
+    Response,
+    deserialize,
+    is_content_refusal,
+    message_of,
+    read_chat,
+    read_images,
+    retry_after_seconds,
+    serialize,
+)
 from conf.endpoints import EndpointSettings
 
 _AGAIN = (408, 409, 429)  # and all from 500 on
@@ -27,11 +36,11 @@ _MALFORMED = (400, 413, 415, 422)
 _FIRST_WAIT = 0.5  # seconds, doubled from retry to retry
 
 
-class Refused(RuntimeError):
+class ContentRefused(RuntimeError):
     """The service answered that it will not do this."""
 
 
-class Unanswered(RuntimeError):
+class RetriesExhausted(RuntimeError):
     """All retries failed; another time the same call may succeed."""
 
 
@@ -62,25 +71,25 @@ def key_in(variable: str, what: str) -> Key:
     return Key(value)
 
 
-class Account(Protocol):
+class Budget(Protocol):
     """A Meter, here or in another process."""
 
-    async def admit(self, caller: str, calls_per_minute: int) -> float: ...
+    async def acquire(self, caller: str, calls_per_minute: int) -> float: ...
 
-    async def record(self, spent: Spent) -> None: ...
+    async def record(self, spent: Usage) -> None: ...
 
 
-class OwnAccount:
+class LocalBudget:
     """A Meter of this process alone, by default without a budget."""
 
-    def __init__(self, meter: Meter | None = None) -> None:
-        self._meter = meter or Meter()
+    def __init__(self, meter: BudgetTracker | None = None) -> None:
+        self._meter = meter or BudgetTracker()
 
-    async def admit(self, caller: str, calls_per_minute: int) -> float:
+    async def acquire(self, caller: str, calls_per_minute: int) -> float:
         """See Meter.admit."""
-        return self._meter.admit(caller, calls_per_minute)
+        return self._meter.acquire(caller, calls_per_minute)
 
-    async def record(self, spent: Spent) -> None:
+    async def record(self, spent: Usage) -> None:
         """See Meter.record."""
         self._meter.record(spent)
 
@@ -88,7 +97,7 @@ class OwnAccount:
 class Endpoint:
     """One service. Safe to share between the coroutines of one event loop."""
 
-    def __init__(self, settings: EndpointSettings, key: Key, account: Account, cache: str = "") -> None:
+    def __init__(self, settings: EndpointSettings, key: Key, account: Budget, cache: str = "") -> None:
         """`cache`: folder or URI in which answers are kept by the content of their question; empty: they are not."""
         self._settings, self._key, self._account, self._cache = settings, key, account, cache
         self._client = AsyncOpenAI(base_url=settings.url, api_key=key.value, max_retries=0, timeout=settings.timeout)
@@ -103,7 +112,7 @@ class Endpoint:
         if schema:
             body["response_format"] = {"type": "json_schema", "json_schema": dict(schema)}
 
-        async def send() -> Answer:
+        async def send() -> Response:
             return read_chat(await self._client.chat.completions.create(**body))
 
         return (await self._ask("chat", body, send)).content.decode()
@@ -114,37 +123,37 @@ class Endpoint:
         extra = {"seed": seed, "watermark": False, "sequential_image_generation": "disabled"}
         body: dict[str, Any] = {"model": self._settings.model, "prompt": prompt, "size": size}
 
-        async def send() -> Answer:
+        async def send() -> Response:
             response = await self._client.images.generate(**body, response_format="b64_json", extra_body=extra)
             return read_images(response)
 
         return (await self._ask("images", body | extra, send)).content
 
-    async def _ask(self, what: str, body: Mapping[str, Any], send: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def _ask(self, what: str, body: Mapping[str, Any], send: Callable[[], Awaitable[Response]]) -> Response:
         # Not the address: one model at two addresses gives one answer.
         digest = hashlib.sha256(json.dumps([what, body], sort_keys=True).encode()).hexdigest()
         place = f"{self._cache}/{digest[:2]}/{digest}"
         async with self._places:
             if self._cache and exists(place):
-                answer = unpack(await asyncio.to_thread(read_file, place))
+                answer = deserialize(await asyncio.to_thread(read_file, place))
             else:
                 answer = await self._send(send)
                 if self._cache:
-                    await asyncio.to_thread(write_file, place, pack(answer))
+                    await asyncio.to_thread(write_file, place, serialize(answer))
         if answer.refused:
-            raise Refused(answer.refused)
+            raise ContentRefused(answer.refused)
         return answer
 
-    async def _send(self, send: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def _send(self, send: Callable[[], Awaitable[Response]]) -> Response:
         own = self._settings
         for attempt in range(own.retries + 1):
-            await asyncio.sleep(await self._account.admit(own.section, own.calls_per_minute))
-            answer, trouble, asked = Answer(b""), "", 0.0
+            await asyncio.sleep(await self._account.acquire(own.section, own.calls_per_minute))
+            answer, trouble, asked = Response(b""), "", 0.0
             try:
                 answer = await send()
             except APIStatusError as error:
-                trouble, asked = self._judge(error), wait_asked(error)
-                answer = Answer(b"", refused=self._without_key(message_of(error)))
+                trouble, asked = self._judge(error), retry_after_seconds(error)
+                answer = Response(b"", refused=self._without_key(message_of(error)))
             except APIConnectionError as error:  # dropped, or too late
                 trouble = type(error).__name__
             except (APIResponseValidationError, ValueError, TypeError, AttributeError) as error:
@@ -155,14 +164,14 @@ class Endpoint:
             if attempt < own.retries:
                 backoff = min(own.longest_wait, _FIRST_WAIT * 2**attempt)
                 await asyncio.sleep(asked + backoff * random.uniform(0.5, 1.0))
-        raise Unanswered(f"{own.section} at {own.url} gave no answer in {own.retries + 1} calls: {trouble}")
+        raise RetriesExhausted(f"{own.section} at {own.url} gave no answer in {own.retries + 1} calls: {trouble}")
 
     def _judge(self, error: APIStatusError) -> str:
         """What is wrong for now; "" if this question is refused. Raises EndpointError for what only you can mend."""
         status, exhausted = error.status_code, error.code == "insufficient_quota"
         if not exhausted and (status in _AGAIN or status >= 500):
             return f"status {status}"
-        if refuses(error):
+        if is_content_refusal(error):
             return ""
         own, told = self._settings, self._without_key(message_of(error))
         whose = f"the key in ${own.key_variable} and the account it belongs to"
@@ -175,8 +184,8 @@ class Endpoint:
     def _without_key(self, text: str) -> str:
         return text.replace(self._key.value, "***")
 
-    def _cost(self, answer: Answer, attempt: int) -> Spent:
+    def _cost(self, answer: Response, attempt: int) -> Usage:
         own = self._settings
         tokens = (answer.tokens_in * own.price_in + answer.tokens_out * own.price_out) / 1e6
         money = tokens + answer.images * own.price_image
-        return Spent(1, int(attempt > 0), answer.tokens_in + answer.tokens_out, answer.images, money)
+        return Usage(1, int(attempt > 0), answer.tokens_in + answer.tokens_out, answer.images, money)

@@ -24,7 +24,7 @@ _PHRASES = ("content policy", "usage policy", "content management policy", "safe
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """What came back, and what it cost."""
 
     content: bytes  # text as UTF-8, or an image file
@@ -34,13 +34,13 @@ class Answer:
     images: int = 0
 
 
-def read_chat(response: object) -> Answer:
+def read_chat(response: object) -> Response:
     """Raises ValueError for a body that is no chat completion."""
     if not isinstance(response, ChatCompletion) or not response.choices:
         raise ValueError("no chat completion")
     message, usage = response.choices[0].message, response.usage
     filtered = "content filter" if response.choices[0].finish_reason == "content_filter" else ""
-    return Answer(
+    return Response(
         (message.content or "").encode(),
         refused=message.refusal or filtered,
         tokens_in=usage.prompt_tokens if usage else 0,
@@ -48,14 +48,14 @@ def read_chat(response: object) -> Answer:
     )
 
 
-def read_images(response: object) -> Answer:
+def read_images(response: object) -> Response:
     """Raises ValueError for a body that holds no picture."""
     if not isinstance(response, ImagesResponse) or not response.data or not response.data[0].b64_json:
         raise ValueError("no image")
-    return Answer(base64.b64decode(response.data[0].b64_json, validate=True), images=1)
+    return Response(base64.b64decode(response.data[0].b64_json, validate=True), images=1)
 
 
-def refuses(error: APIStatusError) -> bool:
+def is_content_refusal(error: APIStatusError) -> bool:
     """Whether the service says that the question breaks its policy, and not that it is malformed."""
     body = error.body if isinstance(error.body, Mapping) else {}
     code, text = f"{body.get('code')} {body.get('type')}".lower(), str(body.get("message")).lower()
@@ -70,7 +70,7 @@ def message_of(error: APIStatusError) -> str:
     return str(told or f"status {error.status_code}")[:300]
 
 
-def wait_asked(error: APIStatusError) -> float:
+def retry_after_seconds(error: APIStatusError) -> float:
     """Seconds that the service asks to wait: a number or a date (RFC 9110, 10.2.3); 0 if it does not say."""
     told = error.response.headers.get("retry-after", "")
     try:
@@ -83,13 +83,13 @@ def wait_asked(error: APIStatusError) -> float:
         return 0.0
 
 
-def pack(answer: Answer) -> bytes:
+def serialize(answer: Response) -> bytes:
     """As it is kept: a line of JSON, and the content after it."""
     head = {name: value for name, value in asdict(answer).items() if name != "content"}
     return json.dumps(head).encode() + b"\n" + answer.content
 
 
-def unpack(packed: bytes) -> Answer:
+def deserialize(packed: bytes) -> Response:
     """What `pack` packed."""
     head, _, content = packed.partition(b"\n")
-    return Answer(content, **json.loads(head))
+    return Response(content, **json.loads(head))

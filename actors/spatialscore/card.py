@@ -46,7 +46,7 @@ The adapter and head are under Apache-2.0. The backbone keeps the licence of its
 """
 
 
-class Described(Protocol):
+class CardConfig(Protocol):
     """What the card tells of a model's make."""
 
     @property
@@ -66,7 +66,7 @@ class Described(Protocol):
 
 
 @dataclass(frozen=True)
-class Facts:
+class TrainingInfo:
     """What is known of a training. Empty: not known."""
 
     loss: str = ""  # bt | sampled | marginal | probit
@@ -74,10 +74,10 @@ class Facts:
     steps: int = 0
 
 
-NO_FACTS = Facts()
+NO_TRAINING_INFO = TrainingInfo()
 
 
-def model_card(config: Described, facts: Facts) -> str:
+def model_card(config: CardConfig, facts: TrainingInfo) -> str:
     """The card's text. Of a backbone in a local folder it tells the folder's name alone, not where it lies."""
     local = Path(config.model).is_dir()
     base = Path(config.model).name if local else config.model

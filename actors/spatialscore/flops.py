@@ -15,7 +15,7 @@ BACKWARD = 1.0  # of the forward pass: frozen weights need no gradient of their 
 
 
 @dataclass(frozen=True)
-class Arithmetic:
+class FlopsCounter:
     """The sizes that a SpatialScore's arithmetic follows from. Count them before its weights are sharded."""
 
     language: int  # weights that every token is multiplied with
@@ -26,7 +26,7 @@ class Arithmetic:
     patches_per_token: int
 
     @classmethod
-    def of(cls, model: SpatialScore) -> Arithmetic:
+    def of(cls, model: SpatialScore) -> FlopsCounter:
         """Counts frozen weights: what a LoRA adds is left out."""
         backbone = model.vlm
         text, vision = backbone.config.get_text_config(), cast(Any, backbone.config.vision_config)

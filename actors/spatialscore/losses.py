@@ -17,7 +17,7 @@ def bt(mu_w: Tensor, mu_l: Tensor) -> Tensor:
     return -F.logsigmoid(mu_w.float() - mu_l.float())
 
 
-def sampled(mu_w: Tensor, sigma_w: Tensor, mu_l: Tensor, sigma_l: Tensor, *, noise: Tensor) -> Tensor:
+def sampled_bt(mu_w: Tensor, sigma_w: Tensor, mu_l: Tensor, sigma_l: Tensor, *, noise: Tensor) -> Tensor:
     """The paper's loss: E[-log sigmoid(s_w - s_l)] with s ~ N(mu, sigma^2), by N reparametrised draws  # [B].
 
     noise: standard normal [N, B]. -log sigmoid is convex, so this always rises with sigma: under it sigma shrinks, and
@@ -27,7 +27,7 @@ def sampled(mu_w: Tensor, sigma_w: Tensor, mu_l: Tensor, sigma_l: Tensor, *, noi
     return -F.logsigmoid(mean + spread * noise).mean(dim=0)
 
 
-def marginal(mu_w: Tensor, sigma_w: Tensor, mu_l: Tensor, sigma_l: Tensor) -> Tensor:
+def marginal_bt(mu_w: Tensor, sigma_w: Tensor, mu_l: Tensor, sigma_l: Tensor) -> Tensor:
     """-log E[sigmoid(s_w - s_l)] by MacKay's approximation: -log sigmoid(d / sqrt(1 + pi v / 8))  # [B].
 
     d = mu_w - mu_l and v = sigma_w^2 + sigma_l^2. Here an honest sigma lowers the loss of a pair that is wrong.
@@ -61,9 +61,9 @@ def pair_loss(
         case "sampled":
             if noise is None:
                 raise ValueError("the loss sampled needs noise [N, B], got none")
-            return sampled(mu_w, sigma_w, mu_l, sigma_l, noise=noise)
+            return sampled_bt(mu_w, sigma_w, mu_l, sigma_l, noise=noise)
         case "marginal":
-            return marginal(mu_w, sigma_w, mu_l, sigma_l)
+            return marginal_bt(mu_w, sigma_w, mu_l, sigma_l)
         case "probit":
             return probit(mu_w, sigma_w, mu_l, sigma_l)
     raise ValueError(f"the loss must be one of bt, sampled, marginal, probit, got {name!r}")

@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from actors.spatialscore.card import CARD_FILE, NO_FACTS, Facts, model_card
+from actors.spatialscore.card import CARD_FILE, NO_TRAINING_INFO, TrainingInfo, model_card
 from actors.spatialscore.processor import ScoreBatch, ScoreProcessor
 from actors.spatialscore.prompt import PromptTemplate, add_reward_token
 
@@ -119,7 +119,9 @@ class SpatialScore(nn.Module):
         """Name -> parameter, of those that are trained."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
-    def save_pretrained(self, path: Path | str, *, include_backbone: bool = False, facts: Facts = NO_FACTS) -> None:
+    def save_pretrained(
+        self, path: Path | str, *, include_backbone: bool = False, facts: TrainingInfo = NO_TRAINING_INFO
+    ) -> None:
         """Writes adapter, head, tokenizer, image processor, settings and a model card; with the frozen backbone where
         asked. Without it the directory refers to `config.model`, as PEFT adapters do. A merged model writes its own
         backbone and no adapter. `facts`: what the card tells of the training.

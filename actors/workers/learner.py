@@ -16,15 +16,15 @@ from ray.exceptions import RayActorError
 from ray.util import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.files import child, read_checked
+from actors.files import join, read_checked
 from actors.grpo.advantages import Advantages
-from actors.grpo.learner import GrpoLearner, UpdateMetrics
+from actors.grpo.learner import GrpoLearner, OptimizerStepMetrics
 from actors.optim.fsdp import shard_frozen
 from actors.optim.torch_engine import Engine, OptimizerSettings, TorchEngine
 from actors.policy.base import Policy
 from actors.policy.registry import load_policy
 from actors.types import Conditioning, PolicyWeights, Trajectory
-from actors.worker_setup import actor_options, node_selector, set_up_process
+from actors.worker_setup import actor_options, init_worker, node_selector
 from actors.workers.rollout import WeightsHandle
 from conf.flux import FluxSettings
 from conf.policy import PolicySettings
@@ -44,7 +44,7 @@ class LearnerRank:
 
     def __init__(self, job: LearnerJob, rank: int) -> None:
         self.job, self.rank = job, rank
-        self.device = set_up_process(job.settings.learner_threads, job.settings.learner_gpus)
+        self.device = init_worker(job.settings.learner_threads, job.settings.learner_gpus)
 
     def __repr__(self) -> str:
         """How Ray's dashboard and logs name it."""
@@ -96,7 +96,7 @@ class LearnerRank:
             )
         self.learner.accumulate(advantages, conditioning, trajectories)
 
-    def step(self, divisor: float) -> UpdateMetrics:
+    def step(self, divisor: float) -> OptimizerStepMetrics:
         """One optimizer update, together with the other ranks; see GrpoLearner.step."""
         return self.learner.step(divisor)
 
@@ -117,7 +117,7 @@ class LearnerRank:
     def load(self, folder: str, digests: Mapping[str, str]) -> int:
         """Restores this rank's state, if its file has the digest that was noted, and returns the version."""
         name = rank_file(self.rank)
-        content = io.BytesIO(read_checked(child(folder, name), digests[name]))
+        content = io.BytesIO(read_checked(join(folder, name), digests[name]))
         self.learner.load_state_dict(torch.load(content, map_location=self.device, weights_only=True))
         return self.learner.version
 
@@ -182,7 +182,7 @@ class LearnerGroup:
         """
         await self._results([self.ranks[rank].accumulate.remote(version, advantages, conditioning, *trajectories)])
 
-    async def step(self, divisor: float) -> UpdateMetrics:
+    async def step(self, divisor: float) -> OptimizerStepMetrics:
         """Steps all ranks, their gradients divided by `divisor`, and merges what they measured."""
         return merge_metrics(await self._results([rank.step.remote(divisor) for rank in self.ranks]))
 
@@ -225,7 +225,7 @@ def _init_failed(error: Exception) -> bool:
     return isinstance(error, RayActorError) and error.actor_init_failed
 
 
-def merge_metrics(parts: Sequence[UpdateMetrics]) -> UpdateMetrics:
+def merge_metrics(parts: Sequence[OptimizerStepMetrics]) -> OptimizerStepMetrics:
     """Means over ranks weighted by their rows; the greatest drift; sums of rows and samples."""
     rows = sum(part.rows for part in parts)
 
@@ -233,10 +233,10 @@ def merge_metrics(parts: Sequence[UpdateMetrics]) -> UpdateMetrics:
         return sum(value * part.rows for value, part in zip(values, parts, strict=True)) / max(rows, 1)
 
     drifts = [part.ratio_drift for part in parts if not math.isnan(part.ratio_drift)]
-    return UpdateMetrics(
+    return OptimizerStepMetrics(
         loss=mean([part.loss for part in parts]),
         kl=mean([part.kl for part in parts]),
-        anchor=mean([part.anchor for part in parts]),
+        base_distance=mean([part.base_distance for part in parts]),
         ratio_mean=mean([part.ratio_mean for part in parts]),
         ratio_drift=max(drifts, default=math.nan),
         clip_fraction=mean([part.clip_fraction for part in parts]),

@@ -22,11 +22,11 @@ from ray.serve.schema import ReplicaState
 from actors.services.endpoint import key_in
 from actors.spatialscore.scorer import SpatialScorer
 from actors.types import Scores, require_texts
-from actors.worker_setup import actor_options, set_up_process
+from actors.worker_setup import actor_options, init_worker
 from conf.reward import RewardPoolSettings
 
 HEALTH_TOLERANCE = 1e-2
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 8.0  # before a scoring call is made again
+FIRST_WAIT_S, MAX_BACKOFF_S = 0.2, 8.0  # before a scoring call is made again
 
 
 @dataclass(frozen=True)
@@ -41,24 +41,24 @@ class ScoreReplica:
     """One replica: a SpatialScorer whose forward passes gather several calls."""
 
     def __init__(self, model_dir: str, settings: RewardPoolSettings) -> None:
-        device = set_up_process(settings.threads, settings.gpus)
+        device = init_worker(settings.threads, settings.gpus)
         self._scorer = SpatialScorer.from_pretrained(
             model_dir, device=str(device), threads=settings.threads, batch_images=settings.batch_images
         )
-        batching = cast(Any, self._gather)  # serve.batch gives the method these two
+        batching = cast(Any, self._score_batch)  # serve.batch gives the method these two
         batching.set_max_batch_size(settings.max_ongoing_requests)
         batching.set_batch_wait_timeout_s(settings.batch_wait_s)
         self._probe = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
-        self._known = self._probed()
+        self._known = self._health_score()
         self.check_health()
 
     async def score(self, images: np.ndarray | Sequence[np.ndarray], texts: Sequence[str]) -> Scores:
         """Scores image i against text i. `images`: uint8 [B, H, W, 3], which Ray fetches if it was a reference."""
         require_texts(images, texts)
-        return await self._gather(ScoreCall(list(images), texts))
+        return await self._score_batch(ScoreCall(list(images), texts))
 
     @serve.batch
-    async def _gather(self, calls: list[ScoreCall]) -> list[Scores]:
+    async def _score_batch(self, calls: list[ScoreCall]) -> list[Scores]:
         """Waiting calls that fill less than half a forward pass, as one: forward passes then are full, whoever asks.
 
         A larger call, such as a group of the policy, goes alone: the last bits of its scores then are its own, and do
@@ -87,14 +87,14 @@ class ScoreReplica:
         """Scores a known image. Serve replaces a replica for which this raises: one whose forward pass fails, gives no
         number, or another than when it was loaded.
         """
-        found = self._probed()
+        found = self._health_score()
         if not abs(found - self._known) <= HEALTH_TOLERANCE * max(1.0, abs(self._known)):  # false for NaN too
             raise RuntimeError(
                 f"SpatialScore gives {found} for an image that it gave {self._known} when it was loaded: its weights "
                 "hold no finite numbers, or have changed"
             )
 
-    def _probed(self) -> float:
+    def _health_score(self) -> float:
         return float(self._scorer.score(images=self._probe, prompts=["health check"]).mu[0])
 
 
@@ -121,7 +121,7 @@ class RewardPool:
             except (BackPressureError, RayActorError, ReplicaUnavailableError):
                 if attempt == self._most:
                     raise
-                wait = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**attempt)
+                wait = min(MAX_BACKOFF_S, FIRST_WAIT_S * 2**attempt)
                 attempt += 1
                 self.retries += 1
                 await asyncio.sleep(wait * random.uniform(0.5, 1.5))
@@ -144,7 +144,7 @@ def deployment(model_dir: str, settings: RewardPoolSettings) -> serve.Applicatio
         ScoreReplica,
         name=ScoreReplica.__name__,
         ray_actor_options=options,
-        autoscaling_config=between(settings.min_replicas, settings.max_replicas, settings),
+        autoscaling_config=autoscaling_config(settings.min_replicas, settings.max_replicas, settings),
         max_ongoing_requests=settings.max_ongoing_requests,
         max_queued_requests=settings.max_queued_requests if settings.http else -1,  # -1: no limit
         max_replicas_per_node=cast(Any, settings.replicas_per_node or None),  # None: no limit
@@ -154,7 +154,7 @@ def deployment(model_dir: str, settings: RewardPoolSettings) -> serve.Applicatio
     return replica.bind(model_dir, settings)
 
 
-def between(least: int, most: int, settings: RewardPoolSettings) -> AutoscalingConfig:
+def autoscaling_config(least: int, most: int, settings: RewardPoolSettings) -> AutoscalingConfig:
     """So many replicas, by the queue: a reward's own numbers, at the pace of `settings`."""
     return AutoscalingConfig(
         min_replicas=least,
@@ -210,7 +210,7 @@ def _start_serve(settings: RewardPoolSettings) -> None:
         except (RayActorError, TimeoutError):
             if attempt == settings.retries:
                 raise
-            time.sleep(min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**attempt))
+            time.sleep(min(MAX_BACKOFF_S, FIRST_WAIT_S * 2**attempt))
 
 
 def serve_replicas(application: serve.Application, name: str, deployment: str, retries: int) -> RewardPool:

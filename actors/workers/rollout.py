@@ -16,7 +16,7 @@ from actors.policy.plan import SamplingPlan
 from actors.policy.registry import load_policy
 from actors.policy.sampler import Samples, sample
 from actors.types import Conditioning, Trajectory
-from actors.worker_setup import actor_options, set_up_process
+from actors.worker_setup import actor_options, init_worker
 from conf.flux import FluxSettings
 from conf.policy import PolicySettings
 
@@ -58,7 +58,7 @@ class Rollout:
 
     def __init__(self, model: str, flux: FluxSettings, threads: int, gpus: float, number: int) -> None:
         self.number = number
-        device = set_up_process(threads, gpus)
+        device = init_worker(threads, gpus)
         self.policy = load_policy(model, flux, device)
         self._encoding = threading.Lock()  # guards the text encoders and what they gave
         self._denoising = threading.Lock()  # guards transformer and LoRA, and what is loaded

@@ -18,7 +18,7 @@ _COSINES = np.cos(np.pi / _GREY * np.outer(np.arange(8), np.arange(_GREY) + 0.5)
 
 
 @dataclass(frozen=True)
-class Picture:
+class StoredImage:
     """One image of a pair."""
 
     png: bytes
@@ -27,7 +27,7 @@ class Picture:
     seed: int
 
     @classmethod
-    def of(cls, pixels: np.ndarray, generator: str, seed: int) -> Picture:
+    def of(cls, pixels: np.ndarray, generator: str, seed: int) -> StoredImage:
         """From uint8 [H, W, 3] pixels."""
         return cls(encode_png(pixels), perceptual_hash(pixels), generator, seed)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from actors.files import child
+from actors.files import join
 from actors.spatialscore import SpatialScoreConfig
 from actors.spatialscore.model import CONFIG_FILE
 from conf.flux import EMBEDDED
@@ -17,7 +17,7 @@ DATA = "data"
 
 def data_of(version: str) -> str:
     """The parquet folder of a published version, a path or URI."""
-    return child(version, DATA)
+    return join(version, DATA)
 
 
 def preferences_folder(settings: Settings) -> str:

@@ -16,7 +16,7 @@ IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 @contextmanager
-def cluster(settings: Settings) -> Iterator[None]:
+def ray_session(settings: Settings) -> Iterator[None]:
     """Inside, Ray is connected: a private local cluster, or the one at `settings.ray_address`.
 
     A private cluster ends with the block. On a shared one only what this job started is stopped. Does nothing where

@@ -60,7 +60,7 @@ Fact = tuple[str, str, str]
 """(sense, first, second): equal for two statements that say the same."""
 
 
-def fact_of(relation: Relation) -> Fact:
+def canonical(relation: Relation) -> Fact:
     """Raises KeyError for words that are not among WORDINGS."""
     sense, turned = _SENSES[relation.relation]
     first, second = (relation.object, relation.subject) if turned else (relation.subject, relation.object)
@@ -73,7 +73,7 @@ def fact_of(relation: Relation) -> Fact:
 
 def contradicts(before: Relation, after: Relation) -> bool:
     """Whether both, of the same two objects, cannot be true."""
-    one, other = fact_of(before), fact_of(after)
+    one, other = canonical(before), canonical(after)
     if one == other or {before.subject, before.object} != {after.subject, after.object}:
         return False
     kinds = {one[0], other[0]}
@@ -83,7 +83,7 @@ def contradicts(before: Relation, after: Relation) -> bool:
 
 def implied(relations: Iterable[Relation]) -> set[Fact]:
     """All facts that the relations state or that follow from them by transitivity."""
-    facts = {fact_of(relation) for relation in relations}
+    facts = {canonical(relation) for relation in relations}
     while True:
         chained = {
             (sense, a, d)
@@ -97,9 +97,9 @@ def implied(relations: Iterable[Relation]) -> set[Fact]:
         facts |= chained
 
 
-def impossible(relations: Sequence[Relation]) -> str:
+def find_contradiction(relations: Sequence[Relation]) -> str:
     """Why the relations cannot all be true, or say a thing twice; "" if they can and do not."""
-    if len({fact_of(relation) for relation in relations}) < len(relations):
+    if len({canonical(relation) for relation in relations}) < len(relations):
         return "a relation is stated twice"
     facts = implied(relations)
     for sense, first, second in facts:
@@ -112,7 +112,7 @@ def impossible(relations: Sequence[Relation]) -> str:
     return ""
 
 
-def kind_of(before: Relation, after: Relation) -> str:
+def edit_kind(before: Relation, after: Relation) -> str:
     """flip (to the opposite), swap (objects exchanged, same words) or turn (to another direction)."""
     if (after.subject, after.object) == (before.object, before.subject):
         return "swap"
@@ -120,7 +120,7 @@ def kind_of(before: Relation, after: Relation) -> str:
     return "flip" if sense == other and turned != other_turned else "turn"
 
 
-def group_of(relations: Iterable[Relation]) -> str:
+def split_group(relations: Iterable[Relation]) -> str:
     """Equal for prompts about the same objects tied in the same way, whatever the relations: a prompt, its equivalents
     and its perturbations are one group, so none of them can be on both sides of a split."""
     ties = sorted("|".join(sorted((relation.subject, relation.object))) for relation in relations)

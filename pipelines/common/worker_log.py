@@ -28,7 +28,7 @@ class Lines:
 
 
 @contextmanager
-def relayed(say: Callable[[str], None]) -> Iterator[ActorHandle]:
+def relay_lines(say: Callable[[str], None]) -> Iterator[ActorHandle]:
     """Inside, every line put into the yielded actor is given to `say` in this process."""
     lines = cast(ActorHandle, ray.remote(Lines).options(num_cpus=0).remote())
     thread = threading.Thread(target=_relay, args=(lines, say), daemon=True)

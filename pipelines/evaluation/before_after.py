@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from pipelines.evaluation.cases import SIDES, Result, Sight
-from pipelines.evaluation.gallery import fates, pick
+from pipelines.evaluation.cases import SIDES, Assessment, Result
+from pipelines.evaluation.gallery import outcomes_of, sample_evenly
 
 COLUMNS = 8  # shared out among the fates in proportion to their sizes
 TILE, GAP, FRAME = 168, 14, 3  # pixels
@@ -19,16 +19,16 @@ RIGHT, WRONG = (34, 160, 70), (214, 40, 40)
 
 def choose(results: Sequence[Result]) -> list[Result]:
     """COLUMNS cases, as many of each fate as its share of all cases asks for (largest remainders), none by hand."""
-    groups = [fate.results for fate in fates(results)]
+    groups = [fate.results for fate in outcomes_of(results)]
     exact = [COLUMNS * len(group) / len(results) for group in groups]
     places = [int(share) for share in exact]
     by_remainder = sorted(range(len(groups)), key=lambda i: places[i] - exact[i])
     for i in by_remainder[: COLUMNS - sum(places)]:
         places[i] += 1
-    return [result for group, count in zip(groups, places, strict=True) for result in pick(group, count)]
+    return [result for group, count in zip(groups, places, strict=True) for result in sample_evenly(group, count)]
 
 
-def draw_strip(results: Sequence[Result], folder: Path) -> Image.Image:
+def before_after_figure(results: Sequence[Result], folder: Path) -> Image.Image:
     """The chosen cases from the pictures in `folder`/{base,policy}, framed green where the whole prompt is right."""
     chosen = choose(results)
     height = HEADER + len(SIDES) * (TILE + FOOTER)
@@ -45,7 +45,7 @@ def draw_strip(results: Sequence[Result], folder: Path) -> Image.Image:
     return canvas
 
 
-def _tile(canvas: Image.Image, image: Image.Image, left: int, top: int, sight: Sight) -> None:
+def _tile(canvas: Image.Image, image: Image.Image, left: int, top: int, sight: Assessment) -> None:
     color, write = RIGHT if sight.perfect else WRONG, ImageDraw.Draw(canvas)
     write.rectangle((left, top, left + TILE - 1, top + TILE - 1), fill=color)
     inner = TILE - 2 * FRAME

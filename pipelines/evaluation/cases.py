@@ -36,7 +36,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Sight:
+class Assessment:
     """What one picture shows of its prompt. Without an exact checker only the score is known."""
 
     score: float  # SpatialScore's mu
@@ -60,8 +60,8 @@ class Result:
     """A case with both its pictures judged."""
 
     case: Case
-    base: Sight
-    policy: Sight
+    base: Assessment
+    policy: Assessment
 
 
 def draw_cases(settings: Settings) -> list[Case]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from conf import Settings
-from pipelines.common.ray_session import cluster
+from pipelines.common.ray_session import ray_session
 from pipelines.evaluation.run import evaluate
 
 
 def run(settings: Settings) -> None:
     """Draws, judges and reports the held-out prompts before and after."""
-    with cluster(settings):
+    with ray_session(settings):
         print(evaluate(settings))

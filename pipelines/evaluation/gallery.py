@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.common.images import data_uri
-from pipelines.evaluation.cases import SIDES, Case, Result, Sight
+from pipelines.evaluation.cases import SIDES, Assessment, Case, Result
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Shown:
+class Tile:
     """One picture of an exhibit."""
 
     side: str
@@ -31,26 +31,26 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Exhibit:
+class Comparison:
     """One prompt with the base's and the policy's picture from the same noise."""
 
     prompt: str
-    pictures: tuple[Shown, ...]
+    tiles: tuple[Tile, ...]
 
 
 @dataclass(frozen=True)
-class Wall:
+class Panel:
     """Cases with the same fate: how many there are, and some of them."""
 
     title: str
     note: str
     count: int
     share: float
-    exhibits: tuple[Exhibit, ...]
+    comparisons: tuple[Comparison, ...]
 
 
 @dataclass(frozen=True)
-class Fate:
+class Outcome:
     """Cases to which training did the same."""
 
     title: str
@@ -59,54 +59,64 @@ class Fate:
     results: tuple[Result, ...]
 
 
-def fates(results: Sequence[Result]) -> tuple[Fate, ...]:
+def outcomes_of(results: Sequence[Result]) -> tuple[Outcome, ...]:
     """All cases by what became of them; every case has one fate. Needs the exact checker's outcomes."""
     named: tuple[tuple[str, str, int, Callable[[Result], bool]], ...] = (
-        ("Improved", "More of the prompt is right after training.", 6, lambda r: _merit(r.policy) > _merit(r.base)),
+        (
+            "Improved",
+            "More of the prompt is right after training.",
+            6,
+            lambda r: _num_satisfied(r.policy) > _num_satisfied(r.base),
+        ),
         ("Right before and after", "Nothing was left to improve.", 3, lambda r: r.base.perfect and r.policy.perfect),
         ("Still wrong", "As much is right as before, and not all of it.", 3, _still_wrong),
-        ("Made worse", "Less of the prompt is right after training.", 3, lambda r: _merit(r.policy) < _merit(r.base)),
+        (
+            "Made worse",
+            "Less of the prompt is right after training.",
+            3,
+            lambda r: _num_satisfied(r.policy) < _num_satisfied(r.base),
+        ),
     )
     return tuple(
-        Fate(title, note, places, tuple(result for result in results if fate(result)))
+        Outcome(title, note, places, tuple(result for result in results if fate(result)))
         for title, note, places, fate in named
     )
 
 
-def pick(chosen: Sequence[Result], places: int) -> list[Result]:
+def sample_evenly(chosen: Sequence[Result], places: int) -> list[Result]:
     """At most `places` cases, one a prompt, each from the middle of an equal part: none by hand."""
     first = list({result.case.prompt.text: result for result in reversed(chosen)}.values())[::-1]
     step = max(len(first) / max(places, 1), 1.0)
     return [first[int((i + 0.5) * step)] for i in range(min(places, len(first)))]
 
 
-def hang(results: Sequence[Result], folder: Path) -> tuple[Wall, ...]:
+def build_gallery(results: Sequence[Result], folder: Path) -> tuple[Panel, ...]:
     """Sorts all cases by their fate and takes a few of each."""
     if not any(result.base.outcomes for result in results):
-        return (_wall(Fate("Before and after", "", 9, tuple(results)), results, folder),)
-    return tuple(_wall(fate, results, folder) for fate in fates(results) if fate.results)
+        return (_panel(Outcome("Before and after", "", 9, tuple(results)), results, folder),)
+    return tuple(_panel(fate, results, folder) for fate in outcomes_of(results) if fate.results)
 
 
-def _merit(sight: Sight) -> tuple[int, int]:
+def _num_satisfied(sight: Assessment) -> tuple[int, int]:
     return sight.right, sum(sight.present.values())
 
 
 def _still_wrong(result: Result) -> bool:
-    return _merit(result.base) == _merit(result.policy) and not result.policy.perfect
+    return _num_satisfied(result.base) == _num_satisfied(result.policy) and not result.policy.perfect
 
 
-def _wall(fate: Fate, results: Sequence[Result], folder: Path) -> Wall:
-    exhibits = tuple(_exhibit(result, folder) for result in pick(fate.results, fate.places))
-    return Wall(fate.title, fate.note, len(fate.results), len(fate.results) / len(results), exhibits)
+def _panel(fate: Outcome, results: Sequence[Result], folder: Path) -> Panel:
+    exhibits = tuple(_comparison(result, folder) for result in sample_evenly(fate.results, fate.places))
+    return Panel(fate.title, fate.note, len(fate.results), len(fate.results) / len(results), exhibits)
 
 
-def _exhibit(result: Result, folder: Path) -> Exhibit:
+def _comparison(result: Result, folder: Path) -> Comparison:
     sights = (result.base, result.policy)
-    shown = tuple(_show(side, result.case, sight, folder) for side, sight in zip(SIDES, sights, strict=True))
-    return Exhibit(result.case.prompt.text, shown)
+    shown = tuple(_tile(side, result.case, sight, folder) for side, sight in zip(SIDES, sights, strict=True))
+    return Comparison(result.case.prompt.text, shown)
 
 
-def _show(side: str, case: Case, sight: Sight, folder: Path) -> Shown:
+def _tile(side: str, case: Case, sight: Assessment, folder: Path) -> Tile:
     checks = tuple(
         Check(f"{r.subject} {r.relation} {r.object}", outcome == "right", instead)
         for r, outcome, instead in zip(case.prompt.relations, sight.outcomes, sight.instead, strict=False)
@@ -114,4 +124,4 @@ def _show(side: str, case: Case, sight: Sight, folder: Path) -> Shown:
     who = "Before training" if side == "base" else "After training"
     told = f": {sight.right} of {len(checks)} relations right" if checks else ""
     alt = f"{who}, “{case.prompt.text}”{told}"
-    return Shown(side, data_uri((folder / side / f"{case.name}.png").read_bytes()), alt, sight.score, checks)
+    return Tile(side, data_uri((folder / side / f"{case.name}.png").read_bytes()), alt, sight.score, checks)

@@ -20,7 +20,7 @@ from conf.settings import Settings
 from pipelines.common.charts import Series, line_chart
 from pipelines.common.images import data_uri
 from pipelines.evaluation.cases import Result
-from pipelines.evaluation.gallery import hang
+from pipelines.evaluation.gallery import build_gallery
 from pipelines.evaluation.tables import Row, Tables
 
 SAMPLE_PAIRS = 2  # of each kind
@@ -72,7 +72,7 @@ def render_report(run_dir: Path, settings: Settings, results: Sequence[Result], 
         tables=tables,
         headlines=_headlines(tables),
         figures=_figures(run_dir / "policy"),
-        walls=hang(results, run_dir / "evaluation"),
+        walls=build_gallery(results, run_dir / "evaluation"),
         accuracies=_accuracies(_read_json(run_dir / "reward" / "evaluation.json")),
         preferences=_read_json(run_dir / "preferences" / "_manifest.json"),
         pairs=_sample_pairs(run_dir / "preferences"),

@@ -17,9 +17,9 @@ from actors.worker_setup import actor_options
 from conf.flux import EMBEDDED
 from conf.settings import Settings
 from pipelines.common.paths import score_folder
-from pipelines.evaluation.before_after import draw_strip
+from pipelines.evaluation.before_after import before_after_figure
 from pipelines.evaluation.cases import Case, Result, draw_cases, prompt_row
-from pipelines.evaluation.images import Artist, Judge
+from pipelines.evaluation.images import GenerateImages, ScoreImages
 from pipelines.evaluation.report import render_report
 from pipelines.evaluation.tables import Row, Tables, tabulate
 from pipelines.policy.fingerprint import flux_location
@@ -30,12 +30,12 @@ class EvaluationResult:
     """What was measured, and where it is told in full."""
 
     report: Path  # report.html
-    pictures: int  # of each side
+    images: int  # of each side
     tables: Tables
     seconds: float
 
     def __str__(self) -> str:
-        return f"{self.pictures} pictures before and after, in {self.seconds:.0f} s\n{_told(self.tables)}"
+        return f"{self.images} pictures before and after, in {self.seconds:.0f} s\n{_told(self.tables)}"
 
 
 def evaluate(settings: Settings) -> EvaluationResult:
@@ -54,7 +54,7 @@ def evaluate(settings: Settings) -> EvaluationResult:
     _write_lines(folder / "prompts.jsonl", (prompt_row(case) for case in cases))
     _write_lines(folder / "results.jsonl", (_result_row(result) for result in results))
     if any(result.base.outcomes for result in results):
-        draw_strip(results, folder).save(folder / "before_after.png")
+        before_after_figure(results, folder).save(folder / "before_after.png")
     seconds = time.perf_counter() - started
     content = {"pictures": len(results), "seconds": seconds, "tables": asdict(tables)}
     write_file(str(folder / "report.json"), json.dumps(content, indent=1).encode())
@@ -74,14 +74,14 @@ def _judge(cases: Sequence[Case], folder: Path, run_dir: Path, settings: Setting
     blocks = -(-len(cases) // rows)
     source: Any = ray.data.from_items([{"case": pickle.dumps(case)} for case in cases], override_num_blocks=blocks)
     drawn = source.map_batches(
-        Artist,
+        GenerateImages,
         fn_constructor_args=(flux_location(settings), lora, folder, settings),
         batch_size=rows,
         compute=ray.data.ActorPoolStrategy(size=min(policy.rollout_actors, blocks)),
         **actor_options(policy.rollout_threads, policy.rollout_cpus, policy.rollout_gpus),
     )
     judged = drawn.map_batches(
-        Judge,
+        ScoreImages,
         fn_constructor_args=(str(score), folder, settings.flux.model == EMBEDDED, settings),
         batch_size=rows,
         compute=ray.data.ActorPoolStrategy(size=1),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.common.intervals import wilson
-from pipelines.evaluation.cases import Result, Sight
+from pipelines.evaluation.cases import Assessment, Result
 from pipelines.scenes.grammar import RELATIONS
 
 OUTCOMES = ("right", "reversed", "other", "missing")
@@ -51,7 +51,7 @@ class Tables:
         return next((row for row in getattr(self, table) if row.name == name), None)
 
 
-Measure = Callable[[Result, Sight], tuple[float, int]]
+Measure = Callable[[Result, Assessment], tuple[float, int]]
 """Of one picture: how much it adds to the numerator and to the denominator."""
 
 
@@ -121,14 +121,14 @@ def _row(name: str, results: Sequence[Result], measure: Measure, seed: int) -> R
     return Row(name, count, bootstrap(base, counts, seed), bootstrap(policy, counts, seed), difference)
 
 
-def _score(result: Result, sight: Sight) -> tuple[float, int]:
+def _score(result: Result, sight: Assessment) -> tuple[float, int]:
     return sight.score, 1
 
 
 def _outcome(outcome: str, word: str | None = None) -> Measure:
     """Counts relations with `outcome` among those that read `word`."""
 
-    def measure(result: Result, sight: Sight) -> tuple[float, int]:
+    def measure(result: Result, sight: Assessment) -> tuple[float, int]:
         asked = result.case.prompt.relations
         seen = [
             found for relation, found in zip(asked, sight.outcomes, strict=False) if word in (None, relation.relation)

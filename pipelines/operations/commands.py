@@ -7,10 +7,10 @@ from conf import Settings
 
 def run(settings: Settings) -> None:
     """The whole pipeline as one job."""
-    from pipelines.common.ray_session import cluster
+    from pipelines.common.ray_session import ray_session
     from pipelines.operations.run import run_pipeline
 
-    with cluster(settings):
+    with ray_session(settings):
         run_pipeline(settings)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from actors.files import write_file
 from conf import Settings, dump
-from pipelines.operations.stage_cache import Receipt, read_receipt, write_receipt
+from pipelines.operations.stage_cache import StageRecord, read_record, write_record
 from pipelines.operations.stages import STEPS, Step
 
 
@@ -33,24 +33,24 @@ def run_pipeline(settings: Settings, steps: Sequence[Step] = STEPS) -> None:
         if receipt:
             print("complete for these settings, not done again")
         else:
-            receipt = _do(step, settings)
-        print(receipt.told, flush=True)
+            receipt = run_step(step, settings)
+        print(receipt.summary, flush=True)
         seconds[step.title] = receipt.seconds
         _write_timings(run_dir / "timings.json", seconds)
 
 
-def complete(step: Step, settings: Settings) -> Receipt | None:
+def complete(step: Step, settings: Settings) -> StageRecord | None:
     """The step's receipt, if its output is there and was made from these settings and inputs."""
-    receipt = read_receipt(step.receipt(settings))
+    receipt = read_record(step.record_path(settings))
     there = Path(settings.run_dir, step.output).exists()
     return receipt if receipt and there and receipt.digest == step.digest(settings) else None
 
 
-def _do(step: Step, settings: Settings) -> Receipt:
+def run_step(step: Step, settings: Settings) -> StageRecord:
     digest, start = step.digest(settings), time.monotonic()
     told = step.work(settings)
-    receipt = Receipt(digest, told, round(time.monotonic() - start, 1))
-    write_receipt(step.receipt(settings), receipt)
+    receipt = StageRecord(digest, told, round(time.monotonic() - start, 1))
+    write_record(step.record_path(settings), receipt)
     return receipt
 
 

@@ -14,19 +14,19 @@ from actors.files import exists, read_file, write_file
 
 
 @dataclass(frozen=True)
-class Receipt:
+class StageRecord:
     """One finished stage."""
 
     digest: str  # of everything that decides the output
-    told: str  # the summary that the stage printed at its end
+    summary: str  # the summary that the stage printed at its end
     seconds: float  # that the stage took
 
 
-def read_receipt(path: Path) -> Receipt | None:
+def read_record(path: Path) -> StageRecord | None:
     """The record at `path`; None if there is none."""
-    return Receipt(**json.loads(read_file(str(path)))) if exists(str(path)) else None
+    return StageRecord(**json.loads(read_file(str(path)))) if exists(str(path)) else None
 
 
-def write_receipt(path: Path, receipt: Receipt) -> None:
+def write_record(path: Path, receipt: StageRecord) -> None:
     """Writes a record atomically."""
     write_file(str(path), json.dumps(asdict(receipt), indent=1).encode())

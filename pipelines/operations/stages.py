@@ -11,12 +11,12 @@ from conf.flux import EMBEDDED
 from pipelines.common.fingerprints import digest_of, digest_of_files, digest_of_names
 from pipelines.common.paths import preferences_folder, score_folder
 from pipelines.evaluation.run import evaluate
-from pipelines.policy.checkpoint import arithmetic_of
+from pipelines.policy.checkpoint import training_settings
 from pipelines.policy.stage import run_policy
 from pipelines.preferences.build import build_preferences, fingerprint
 from pipelines.reward.evaluate import evaluate_reward
 from pipelines.reward.report import table as accuracy_table
-from pipelines.reward.sanity_checks import run_doctor
+from pipelines.reward.sanity_checks import run_sanity_checks
 from pipelines.reward.sanity_checks import table as checks_table
 from pipelines.reward.train import train_reward
 from pipelines.scenes import CHECKPOINTS
@@ -35,7 +35,7 @@ class Step:
     work: Callable[[Settings], str]
     inputs: Callable[[Settings], dict[str, object]]
 
-    def receipt(self, settings: Settings) -> Path:
+    def record_path(self, settings: Settings) -> Path:
         """Where this step's receipt lies: in its stage's folder, under a name that Arrow passes over."""
         return Path(settings.run_dir).absolute() / self.output.partition("/")[0] / f"_{self.name}.receipt.json"
 
@@ -59,7 +59,7 @@ def _measure(settings: Settings) -> str:
 
 
 def _examine(settings: Settings) -> str:
-    checks = run_doctor(settings)
+    checks = run_sanity_checks(settings)
     if not all(check.passed for check in checks):
         print(checks_table(checks))
         raise SystemExit("SpatialScore did not pass its examination and will not steer a policy")
@@ -113,7 +113,7 @@ def _policy_inputs(settings: Settings) -> dict[str, object]:
         for name, path in (("train", settings.policy.prompts), ("held out", settings.policy.held_out_prompts))
     }
     return {
-        "policy": arithmetic_of(settings),
+        "policy": training_settings(settings),
         "minutes": settings.policy.minutes,
         "prompts": prompts,
         "flux": _flux(settings),

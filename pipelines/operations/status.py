@@ -14,15 +14,15 @@ from rich.text import Text
 
 from conf import Settings
 from pipelines.operations.cluster_state import cluster_state
-from pipelines.operations.stage_cache import read_receipt
+from pipelines.operations.stage_cache import read_record
 from pipelines.operations.stages import STEPS
 from pipelines.policy.metrics import IterationRow, read_iteration, read_rows
-from pipelines.policy.progress import waits
+from pipelines.policy.progress import wait_breakdown
 
 Row = dict[str, Any]
 BARS = "▁▂▃▄▅▆▇█"
-FAILURES = ("scores_failed", "updates_skipped", "groups_skipped")  # of the iteration
-MENDED = ("groups_reissued", "groups_replaced", "actors_replaced", "learner_restarts")  # since the driver started
+FAILURES = ("scores_failed", "optimizer_steps_skipped", "groups_skipped")  # of the iteration
+RECOVERED = ("groups_reissued", "groups_resampled", "actors_replaced", "learner_restarts")  # since the driver started
 RECENT = 40  # iterations that a sparkline shows
 
 
@@ -76,7 +76,7 @@ def _stages(settings: Settings) -> Text:
     """Which steps of `run` have left a receipt."""
     told = Text()
     for step in STEPS:
-        receipt = read_receipt(step.receipt(settings))
+        receipt = read_record(step.record_path(settings))
         told.append(f"{'✓' if receipt else '·'} {step.name}", style="green" if receipt else "dim")
         told.append(f" {receipt.seconds:.0f} s   " if receipt else "   ")
     return told
@@ -103,7 +103,7 @@ def _questions(rows: Sequence[Row], evaluations: Sequence[Row], settings: Settin
         f"drift {_number(drift, '.1e')}, kl {_number(last['kl'], '.2e')}, clip {_number(last['clip_fraction'], '.0%')}",
         _verdict(drift is None or drift <= policy.ratio_tolerance, "above policy.ratio_tolerance"),
     )
-    table.add_row("who waits?", waits(iteration), f"{last['images_per_second']:.0f} images/s")
+    table.add_row("who waits?", wait_breakdown(iteration), f"{last['images_per_second']:.0f} images/s")
     table.add_row(
         "rewards?",
         f"a group's scores take {score:.2f} s, {last['score_retries']} calls made again since the driver started",
@@ -112,7 +112,7 @@ def _questions(rows: Sequence[Row], evaluations: Sequence[Row], settings: Settin
     table.add_row(
         "failed?",
         _counted(iteration, FAILURES) or "nothing",
-        f"since driver {iteration.driver_starts} started: {_counted(iteration, MENDED) or 'nothing mended'}",
+        f"since driver {iteration.driver_starts} started: {_counted(iteration, RECOVERED) or 'nothing mended'}",
     )
     return table
 

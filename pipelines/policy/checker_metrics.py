@@ -13,7 +13,7 @@ from pipelines.scenes.checker import check
 
 
 @dataclass(frozen=True)
-class Counts:
+class CheckerCounts:
     """What the exact checker saw in some pictures."""
 
     relations: int = 0
@@ -22,19 +22,19 @@ class Counts:
     objects: int = 0
     present: int = 0
 
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(
+    def __add__(self, other: CheckerCounts) -> CheckerCounts:
+        return CheckerCounts(
             self.relations + other.relations, self.right + other.right, self.reversed + other.reversed,
             self.objects + other.objects, self.present + other.present,
         )  # fmt: skip
 
 
-def count(images: np.ndarray, prompts: Sequence[Prompt]) -> Counts:
+def count(images: np.ndarray, prompts: Sequence[Prompt]) -> CheckerCounts:
     """Checks uint8 [B, H, W, 3] pictures against their prompts' relations."""
-    total = Counts()
+    total = CheckerCounts()
     for image, prompt in zip(images, prompts, strict=True):
         verdict = check(image, prompt.relations)
-        total += Counts(
+        total += CheckerCounts(
             len(verdict.outcomes), verdict.right, verdict.outcomes.count("reversed"),
             len(verdict.present), sum(verdict.present.values()),
         )  # fmt: skip

@@ -18,22 +18,22 @@ from ray.exceptions import ObjectLostError, RayActorError
 
 from actors.files import (
     DamagedFileError,
-    child,
     delete_folder,
     digest,
     exists,
+    join,
     list_folder,
     read_checked,
     read_file,
     write_file,
 )
 from conf.settings import Settings
-from pipelines.policy.fingerprint import sources_of
+from pipelines.policy.fingerprint import input_fingerprints
 
 MANIFEST = "manifest.json"
 MAX_MISSED = 3  # checkpoints in a row that may fail to be written
 
-FREE_TO_CHANGE = frozenset({
+RESUME_MAY_CHANGE = frozenset({
     "minutes", "rollout_actors", "min_rollout_actors", "rollout_threads", "rollout_cpus", "rollout_gpus",
     "rollout_nodes", "learner_threads", "learner_cpus", "learner_gpus", "learner_nodes", "learner_placement",
     "evaluate_every", "evaluate_prompts", "held_out_prompts", "checkpoint_every", "checkpoint_dir",
@@ -43,7 +43,9 @@ FREE_TO_CHANGE = frozenset({
 """Policy settings that a resumed run may change: none of them touches the mathematics. The last line's decide how
 forwards round: what mends a full memory, or a gate that is shut, must be open to a run that stopped for it."""
 
-FLUX_FREE_TO_CHANGE = frozenset({"model", "text_encoders_on_cpu", "gradient_checkpointing", "vae_decoding", "compile"})
+RESUME_MAY_CHANGE_FLUX = frozenset(
+    {"model", "text_encoders_on_cpu", "gradient_checkpointing", "vae_decoding", "compile"}
+)
 """The same of section `flux`; what the model holds is compared by its content."""
 
 
@@ -53,22 +55,22 @@ class Manifest:
 
     version: int
     training_seconds: float
-    settings: dict[str, object]  # and what the run read: see `lineage_of`
+    settings: dict[str, object]  # and what the run read: see `run_identity`
     files: dict[str, str] = field(default_factory=dict)  # name -> SHA-256
 
 
-def arithmetic_of(settings: Settings) -> dict[str, object]:
+def training_settings(settings: Settings) -> dict[str, object]:
     """The settings that decide what is learned, as JSON gives them back."""
-    policy = {key: value for key, value in asdict(settings.policy).items() if key not in FREE_TO_CHANGE}
-    flux = {f"flux.{key}": value for key, value in asdict(settings.flux).items() if key not in FLUX_FREE_TO_CHANGE}
+    policy = {key: value for key, value in asdict(settings.policy).items() if key not in RESUME_MAY_CHANGE}
+    flux = {f"flux.{key}": value for key, value in asdict(settings.flux).items() if key not in RESUME_MAY_CHANGE_FLUX}
     mix = {f"mix.{key}": value for key, value in asdict(settings.mix).items()}
     detector = {f"detector.{key}": getattr(settings.detector, key) for key in ("threshold", "margin")}
     return json.loads(json.dumps(policy | flux | mix | detector))
 
 
-def lineage_of(settings: Settings) -> dict[str, object]:
+def run_identity(settings: Settings) -> dict[str, object]:
     """All that decides what is learned: the arithmetic, and the content of what the run reads."""
-    return arithmetic_of(settings) | sources_of(settings)
+    return training_settings(settings) | input_fingerprints(settings)
 
 
 class Checkpoints:
@@ -79,20 +81,20 @@ class Checkpoints:
 
     def folder(self, version: int) -> str:
         """Where the checkpoint of a version lies."""
-        return child(self.location, f"{version:06d}")
+        return join(self.location, f"{version:06d}")
 
     def complete(self) -> list[int]:
         """The versions whose checkpoints have a manifest, oldest first."""
         names = [name for name in list_folder(self.location) if name.isdigit()]
-        return [int(name) for name in names if exists(child(self.folder(int(name)), MANIFEST))]
+        return [int(name) for name in names if exists(join(self.folder(int(name)), MANIFEST))]
 
     def manifests(self) -> Iterator[Manifest]:
         """The complete checkpoints, newest first. One whose manifest cannot be read is passed over with a warning."""
         for version in reversed(self.complete()):
             try:
-                yield Manifest(**json.loads(read_file(child(self.folder(version), MANIFEST))))
+                yield Manifest(**json.loads(read_file(join(self.folder(version), MANIFEST))))
             except (FileNotFoundError, ValueError, TypeError) as error:
-                self.pass_over(version, error)
+                self.skip_damaged(version, error)
 
     def newest(self) -> Manifest | None:
         """The newest checkpoint whose files are what was written, or None."""
@@ -100,13 +102,13 @@ class Checkpoints:
             folder = self.folder(manifest.version)
             try:
                 for name, wanted in manifest.files.items():
-                    read_checked(child(folder, name), wanted)
+                    read_checked(join(folder, name), wanted)
                 return manifest
             except (FileNotFoundError, DamagedFileError) as error:
-                self.pass_over(manifest.version, error)
+                self.skip_damaged(manifest.version, error)
         return None
 
-    def pass_over(self, version: int, error: Exception) -> None:
+    def skip_damaged(self, version: int, error: Exception) -> None:
         """Warns that a checkpoint is damaged and an older one will be taken."""
         logging.warning("checkpoint %s is damaged and passed over: %s", self.folder(version), error)
 
@@ -119,9 +121,9 @@ class Checkpoints:
         folder = self.folder(manifest.version)
         delete_folder(folder)
         try:
-            stored = (store.remote(child(folder, name), state) for name, state in states.items())
+            stored = (store.remote(join(folder, name), state) for name, state in states.items())
             complete = replace(manifest, files=dict(zip(states, await asyncio.gather(*stored), strict=True)))
-            write_file(child(folder, MANIFEST), json.dumps(asdict(complete), indent=1).encode())
+            write_file(join(folder, MANIFEST), json.dumps(asdict(complete), indent=1).encode())
         except (OSError, RayActorError, ObjectLostError):
             delete_folder(folder)
             raise
@@ -134,15 +136,15 @@ class Checkpoints:
         """Leaves the `keep` last versions up to `newest`. Later ones are damaged: the run would have begun there."""
         kept = {self.folder(version) for version in [v for v in self.complete() if v <= newest][-self.keep :]}
         for name in list_folder(self.location):
-            if name.isdigit() and child(self.location, name) not in kept:
-                delete_folder(child(self.location, name))
+            if name.isdigit() and join(self.location, name) not in kept:
+                delete_folder(join(self.location, name))
 
     def clear(self) -> None:
         """Removes all of the run's checkpoints."""
         delete_folder(self.location)
 
 
-class BackgroundWrites:
+class AsyncCheckpointWriter:
     """Writes checkpoints while training goes on, one at a time. Some may fail: the next one mends it."""
 
     def __init__(self, checkpoints: Checkpoints, say: Callable[[str], None]) -> None:
@@ -193,7 +195,7 @@ def check_resumable(manifest: Manifest, settings: Settings) -> None:
 
     A setting that is younger than the checkpoint had its default then.
     """
-    now, then = lineage_of(settings), arithmetic_of(Settings()) | manifest.settings
+    now, then = run_identity(settings), training_settings(Settings()) | manifest.settings
     changed = [
         f"{key} was {then[key]!r} and is {now[key]!r}"
         for key in sorted(now.keys() & then.keys())

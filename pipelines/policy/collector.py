@@ -20,7 +20,7 @@ from conf.policy import PolicySettings
 from pipelines.common.seeds import group_seeds
 from pipelines.policy.resources import Replicas
 from pipelines.policy.rollout_pool import RolloutPool
-from pipelines.policy.timing import Level
+from pipelines.policy.timing import TimeWeightedGauge
 
 
 class RewardPool(Protocol):
@@ -44,15 +44,15 @@ class RewardPool(Protocol):
 class Group:
     """One prompt's group at one step of the run: all that is needed to sample it, and to sample it again."""
 
-    step: int
+    iteration: int
     index: int  # of the prompt within the step
     prompt: Prompt
     seeds: tuple[int, ...]
     plan: SamplingPlan
-    redraws: int = 0  # times it was replaced for want of spread
+    resamples: int = 0  # times it was replaced for want of spread
 
 
-def planned_group(number: int, prompts: Sequence[Prompt], settings: PolicySettings) -> Group:
+def plan_group(number: int, prompts: Sequence[Prompt], settings: PolicySettings) -> Group:
     """A run's group of this number: its prompt, seeds and plan follow from the settings alone."""
     step, index = divmod(number, settings.prompts_per_step)
     seeds = group_seeds(settings.seed, step, index, settings.group_size)
@@ -102,7 +102,7 @@ def advantages_of(scores: np.ndarray, settings: PolicySettings, divisor: float |
     return group_advantages(scores, settings.top_k, settings.stats_over, settings.advantage_clip, divisor)
 
 
-class GroupMaker:
+class GroupCollector:
     """Draws groups through a rollout pool and a reward pool."""
 
     def __init__(
@@ -110,7 +110,7 @@ class GroupMaker:
     ) -> None:
         """`prompts` are those that replace the prompts of groups without spread."""
         self.rollouts, self.rewards, self.prompts, self.settings = rollouts, rewards, prompts, settings
-        self.scoring = Level()  # groups whose scores are awaited
+        self.scoring = TimeWeightedGauge()  # groups whose scores are awaited
         self.lost = 0  # groups sampled again because a node took their images or trajectories with it
         self.replaced = 0  # groups without spread
 
@@ -120,13 +120,13 @@ class GroupMaker:
         sampled = asyncio.create_task(self._sample(call, weights))
         return [asyncio.create_task(self._make(Seat(call, number), weights, sampled)) for number in range(len(call))]
 
-    async def remake(self, seat: Seat, weights: Callable[[], WeightsHandle]) -> ScoredGroup:
+    async def resample(self, seat: Seat, weights: Callable[[], WeightsHandle]) -> ScoredGroup:
         """The same group once more, from sampling on."""
         return await self._make(seat, weights, self._sample(seat.call, weights))
 
     async def _sample(self, call: Sequence[Group], weights: Callable[[], WeightsHandle]) -> list[SampledGroup]:
         texts, seeds = [group.prompt.text for group in call], [group.seeds for group in call]
-        urgency = (call[0].step, call[0].index)
+        urgency = (call[0].iteration, call[0].index)
         report, sampled = await self.rollouts.sample_groups(urgency, texts, seeds, weights, call[0].plan)
         share, now = report.of_each(len(call)), time.perf_counter()
         return [
@@ -152,7 +152,7 @@ class GroupMaker:
                 continue
             score_seconds = time.perf_counter() - sampled.at
             advantages = advantages_of(scores.mu, self.settings)
-            if advantages.skipped and seat.group.redraws < self.settings.redraws:
+            if advantages.skipped and seat.group.resamples < self.settings.redraws:
                 self.replaced += 1
                 seat = Seat((self._replacement(seat.group),), 0)
                 sampling = self._sample(seat.call, weights)
@@ -174,4 +174,4 @@ class GroupMaker:
         rng = np.random.default_rng(group.seeds)
         prompt = self.prompts[int(rng.integers(len(self.prompts)))]
         seeds = tuple(rng.integers(2**62, size=len(group.seeds)).tolist())
-        return replace(group, prompt=prompt, seeds=seeds, redraws=group.redraws + 1)
+        return replace(group, prompt=prompt, seeds=seeds, redraws=group.resamples + 1)

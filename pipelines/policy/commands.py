@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conf import Settings
-from pipelines.common.ray_session import cluster
+from pipelines.common.ray_session import ray_session
 from pipelines.policy.export import export_newest
 from pipelines.policy.sample import sample_sheet
 from pipelines.policy.stage import run_policy
@@ -11,7 +11,7 @@ from pipelines.policy.stage import run_policy
 
 def train(settings: Settings) -> None:
     """Trains, resumes or finishes the run's policy."""
-    with cluster(settings):
+    with ray_session(settings):
         result = run_policy(settings)
     print(f"version {result.version} after {result.training_seconds:.0f} s of training: {result.export}")
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from actors.files import child, read_file, write_file, write_folder
+from actors.files import join, read_file, write_file, write_folder
 from actors.policy.base import DTYPES
 from actors.policy.lora import save_lora
 from actors.policy.registry import family_of
@@ -29,7 +29,7 @@ def export_newest(settings: Settings) -> Path:
         raise FileNotFoundError(
             f"no complete checkpoint at {checkpoints.location}: run `spatialt2i policy train` first"
         )
-    content = io.BytesIO(read_file(child(checkpoints.folder(newest.version), rank_file(0))))
+    content = io.BytesIO(read_file(join(checkpoints.folder(newest.version), rank_file(0))))
     state = torch.load(content, map_location="cpu", weights_only=True)
     lora = state["ema"] if settings.evaluation.use_ema else state["lora"]
     weights = PolicyWeights(newest.version, {key: value.numpy() for key, value in lora.items()})

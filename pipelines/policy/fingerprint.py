@@ -16,7 +16,7 @@ def flux_location(settings: Settings) -> str:
     return str(checkpoints_dir("flux")) if settings.flux.model == EMBEDDED else settings.flux.model
 
 
-def sources_of(settings: Settings) -> dict[str, str]:
+def input_fingerprints(settings: Settings) -> dict[str, str]:
     """What the policy begins from, is rewarded by and trained on: digests of what lies here, names of what does not.
 
     Raises FileNotFoundError where the file of prompts is absent.

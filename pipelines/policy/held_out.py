@@ -17,9 +17,9 @@ from actors.types import Prompt
 from actors.workers.rollout import WeightsHandle
 from pipelines.common.prompts import HeldOut
 from pipelines.common.seeds import sample_seed
-from pipelines.policy.checker_metrics import Counts, count_remotely
+from pipelines.policy.checker_metrics import CheckerCounts, count_remotely
 from pipelines.policy.collector import RewardPool
-from pipelines.policy.image_grid import sheet
+from pipelines.policy.image_grid import image_grid
 from pipelines.policy.metrics import EvaluationRow, mean_of_numbers
 from pipelines.policy.rollout_pool import RolloutPool
 
@@ -32,7 +32,7 @@ NO_PICTURES = np.zeros((0, 0, 0, 3), np.uint8)
 
 @dataclass(frozen=True)
 class _Judged:
-    counts: Counts
+    counts: CheckerCounts
     scores: np.ndarray  # [B]
     pictures: np.ndarray  # uint8 [SHOWN, H, W, 3], the first ones
 
@@ -80,7 +80,7 @@ class HeldOutEvaluation:
     def _sheet(self, short: _Judged, long: _Judged) -> Image.Image:
         named = [("short", short, self.prompts.short), ("long", long, self.prompts.long)]
         drawn = [(name, judged, prompts) for name, judged, prompts in named if len(judged.pictures)]
-        return sheet(
+        return image_grid(
             [judged.pictures for _, judged, _ in drawn],
             [
                 [f"{mu:+.2f}  {prompt.text}" for mu, prompt in zip(judged.scores[:SHOWN], prompts, strict=False)]
@@ -94,7 +94,7 @@ class HeldOutEvaluation:
         judged = await asyncio.gather(
             *(self._judge_batch(batch, weights, kind, i * BATCH) for i, batch in enumerate(batches))
         )
-        counts = sum((part.counts for part in judged), Counts())
+        counts = sum((part.counts for part in judged), CheckerCounts())
         pictures = judged[0].pictures if judged else NO_PICTURES
         return _Judged(counts, np.concatenate([np.zeros(0), *(part.scores for part in judged)]), pictures)
 
@@ -107,7 +107,7 @@ class HeldOutEvaluation:
             try:
                 scores = await self.rewards.score(images, texts)
                 shown = await first_of.remote(images, SHOWN) if first == 0 else NO_PICTURES
-                return _Judged(await counting if counting else Counts(), scores.mu, shown)
+                return _Judged(await counting if counting else CheckerCounts(), scores.mu, shown)
             except ObjectLostError:  # their node took the images with it: the same ones are drawn again
                 continue
 

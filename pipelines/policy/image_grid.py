@@ -15,7 +15,7 @@ MARGIN = 8
 NAMES = 64  # pixels for the rows' names
 
 
-def sheet(rows: Sequence[np.ndarray], captions: Sequence[Sequence[str]], names: Sequence[str]) -> Image.Image:
+def image_grid(rows: Sequence[np.ndarray], captions: Sequence[Sequence[str]], names: Sequence[str]) -> Image.Image:
     """Rows of pictures, uint8 [B, H, W, 3] each, with a caption under every picture and a name before every row."""
     scale = max(1, -(-TILE // rows[0].shape[2]))
     height, width = rows[0].shape[1] * scale, rows[0].shape[2] * scale

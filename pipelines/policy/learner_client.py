@@ -12,17 +12,17 @@ from ray.exceptions import ObjectLostError
 
 from actors.files import DamagedFileError
 from actors.grpo.advantages import batch_divisor
-from actors.grpo.learner import UpdateMetrics
+from actors.grpo.learner import OptimizerStepMetrics
 from actors.workers.learner import LearnerGroup
 from actors.workers.rollout import WeightsHandle
 from conf.policy import PolicySettings
 from pipelines.policy.checkpoint import Checkpoints, Manifest
-from pipelines.policy.collector import GroupMaker, ScoredGroup, advantages_of
-from pipelines.policy.resource_wait import patiently
-from pipelines.policy.resources import learner_demand, rollout_demand
-from pipelines.policy.timing import Clock
+from pipelines.policy.collector import GroupCollector, ScoredGroup, advantages_of
+from pipelines.policy.resource_wait import wait_with_status
+from pipelines.policy.resources import learner_request, rollout_request
+from pipelines.policy.timing import IterationTimer
 
-MAX_FRUITLESS_RESTARTS = 5
+MAX_RESTARTS_WITHOUT_PROGRESS = 5
 """Learners in a row that may die without having published a version."""
 
 
@@ -35,24 +35,24 @@ def divides_last(settings: PolicySettings) -> bool:
     return settings.stats_scope == "batch" and not settings.kl_weight and not settings.advantage_clip
 
 
-class Learning:
+class LearnerClient:
     """Feeds the learner's ranks. Methods raise LearnerLostError when one of them died: `restart`, then `restore`."""
 
     def __init__(
-        self, settings: PolicySettings, group: LearnerGroup, start: Callable[[], LearnerGroup], groups: GroupMaker,
+        self, settings: PolicySettings, group: LearnerGroup, start: Callable[[], LearnerGroup], groups: GroupCollector,
         say: Callable[[str], None],
     ) -> None:  # fmt: skip
         """`group` is the first learner, `start` asks Ray for another one; both return at once."""
         self.settings, self.groups, self._start, self._say = settings, groups, start, say
-        self.clock = Clock(settings.learner_ranks)
+        self.clock = IterationTimer(settings.learner_ranks)
         self.group = group
-        self.restarts, self._fruitless, self._idle = 0, 0, 0
+        self.restarts, self._restarts_without_progress, self._idle = 0, 0, 0
 
     def restart(self, error: Exception) -> None:
         """Replaces a learner that is lost. Raises `error` where replacing it has not helped before."""
         self.restarts += 1
-        self._fruitless += 1
-        if self._fruitless > MAX_FRUITLESS_RESTARTS:
+        self._restarts_without_progress += 1
+        if self._restarts_without_progress > MAX_RESTARTS_WITHOUT_PROGRESS:
             raise error
         self.stop()
         self.group = self._start()
@@ -66,15 +66,15 @@ class Learning:
         actors beyond the least number give way, one after the other.
         """
         rollouts, placing = self.groups.rollouts, self.group.placed()
-        await patiently(placing, [learner_demand(self.settings)], self._say, rollouts.give_way)
-        rollouts.grow()
-        ready = patiently(rollouts.ready(), [rollout_demand(self.settings)], self._say)
+        await wait_with_status(placing, [learner_request(self.settings)], self._say, rollouts.scale_down)
+        rollouts.scale_up()
+        ready = wait_with_status(rollouts.ready(), [rollout_request(self.settings)], self._say)
         await asyncio.gather(self.group.start(), ready)
         for manifest in checkpoints.manifests():
             try:
                 await self.group.load(checkpoints.folder(manifest.version), manifest.files)
             except (FileNotFoundError, DamagedFileError) as error:
-                checkpoints.pass_over(manifest.version, error)
+                checkpoints.skip_damaged(manifest.version, error)
             else:
                 self.clock.training_seconds = manifest.training_seconds
                 return manifest
@@ -97,7 +97,7 @@ class Learning:
         learner, ranks = self.group, self.settings.learner_ranks
         divisor = asyncio.ensure_future(self._divisor(groups))
         feeds = [
-            asyncio.create_task(self._feed(learner, groups[rank::ranks], divisor, rank, version, weights))
+            asyncio.create_task(self._accumulate_on(learner, groups[rank::ranks], divisor, rank, version, weights))
             for rank in range(ranks)
         ]
         try:
@@ -122,7 +122,7 @@ class Learning:
             [group.scores for group in groups], [group.advantages for group in groups], self.settings.stats_over
         )
 
-    async def _feed(
+    async def _accumulate_on(
         self,
         learner: LearnerGroup,
         groups: Sequence[Awaitable[ScoredGroup]],
@@ -148,11 +148,11 @@ class Learning:
                     break
                 except ObjectLostError:
                     self.groups.lost += 1
-                    scored = await self.groups.remake(scored.seat, weights)
+                    scored = await self.groups.resample(scored.seat, weights)
             learned.append(scored)
         return learned, time.perf_counter()
 
-    async def step(self, learned: Sequence[ScoredGroup]) -> UpdateMetrics:
+    async def step(self, learned: Sequence[ScoredGroup]) -> OptimizerStepMetrics:
         """One optimizer update of what `learn` gave. Raises RuntimeError once `max_idle_updates` changed nothing."""
         divisor = self._batch_divisor(learned) if divides_last(self.settings) else 1.0
         with self.clock.learning(self.settings.learner_ranks):
@@ -171,7 +171,7 @@ class Learning:
         """Ends the iteration: the next version's weights."""
         with self.clock.publishing():
             weights = await self.group.advance()
-        self._fruitless = 0
+        self._restarts_without_progress = 0
         return weights
 
     async def publish(self, averaged: bool = False) -> WeightsHandle:

@@ -12,33 +12,33 @@ from collections.abc import Sequence
 
 from ray.exceptions import ObjectLostError
 
-from actors.grpo.learner import UpdateMetrics
+from actors.grpo.learner import OptimizerStepMetrics
 from actors.types import PolicyWeights, Prompt
 from actors.workers.learner import LearnerLostError
 from actors.workers.rollout import WeightsHandle
 from conf.settings import Settings
-from pipelines.policy.checkpoint import BackgroundWrites, Checkpoints, Manifest, lineage_of
-from pipelines.policy.collector import GroupMaker, ScoredGroup, planned_group
+from pipelines.policy.checkpoint import AsyncCheckpointWriter, Checkpoints, Manifest, run_identity
+from pipelines.policy.collector import GroupCollector, ScoredGroup, plan_group
 from pipelines.policy.held_out import HeldOutEvaluation
-from pipelines.policy.learner_client import Learning
+from pipelines.policy.learner_client import LearnerClient
 from pipelines.policy.metrics import RunLog
-from pipelines.policy.progress import Counters, Progress, iteration_row
-from pipelines.policy.utilization import Watch
+from pipelines.policy.progress import Counters, ProgressPrinter, iteration_row
+from pipelines.policy.utilization import UtilizationMonitor
 
 
 class PolicyLoop:
     """One run of stage 3, from its newest checkpoint to its last iteration."""
 
     def __init__(
-        self, settings: Settings, prompts: Sequence[Prompt], groups: GroupMaker, learning: Learning,
-        held_out: HeldOutEvaluation, checkpoints: Checkpoints, log: RunLog, progress: Progress,
+        self, settings: Settings, prompts: Sequence[Prompt], groups: GroupCollector, learning: LearnerClient,
+        held_out: HeldOutEvaluation, checkpoints: Checkpoints, log: RunLog, progress: ProgressPrinter,
     ) -> None:  # fmt: skip
         self.settings, self.policy, self.prompts = settings, settings.policy, prompts
         self.groups, self.learning, self.held_out, self.log, self.progress = groups, learning, held_out, log, progress
-        self.lineage = lineage_of(settings)
-        self.checkpoints, self.writes = checkpoints, BackgroundWrites(checkpoints, progress.say)
-        self.clock, self.watch = learning.clock, Watch(settings, groups, progress.say)
-        self.standing_by = asyncio.create_task(self.watch.stand_by())
+        self.lineage = run_identity(settings)
+        self.checkpoints, self.writes = checkpoints, AsyncCheckpointWriter(checkpoints, progress.say)
+        self.clock, self.watch = learning.clock, UtilizationMonitor(settings, groups, progress.say)
+        self.standing_by = asyncio.create_task(self.watch.report_stalls())
         self.tasks: dict[tuple[int, int], asyncio.Task[ScoredGroup]] = {}
 
     async def run(self) -> PolicyWeights:
@@ -71,14 +71,14 @@ class PolicyLoop:
         self.weights = await self.learning.publish()
         self.version = self.weights.version
         self.started = self.version * self.policy.prompts_per_step
-        self.log.rewind(self.version if newest else -1)
-        if self.due(self.policy.evaluate_every) and not self.log.has_evaluation(self.version):
+        self.log.truncate_after(self.version if newest else -1)
+        if self.is_due(self.policy.evaluate_every) and not self.log.has_evaluation(self.version):
             await self.evaluate()
 
     async def iterate(self) -> None:
         """One policy version."""
         self.clock.start()
-        self.watch.start()
+        self.watch.begin()
         self.start_groups()
         learned, updates = [], []
         for update in range(self.policy.updates_per_iteration):
@@ -89,13 +89,13 @@ class PolicyLoop:
         self.clock.stop()
         self.version = self.weights.version
         self.report(learned, updates)
-        if self.due(self.policy.checkpoint_every):
+        if self.is_due(self.policy.checkpoint_every):
             manifest = Manifest(self.version, self.clock.training_seconds, self.lineage)
             await self.writes.start(manifest, self.learning.states())
-        if self.due(self.policy.evaluate_every):
+        if self.is_due(self.policy.evaluate_every):
             await self.evaluate()
 
-    def due(self, every: int) -> bool:
+    def is_due(self, every: int) -> bool:
         """Whether the present version is one of every so many, or the last; never with 0."""
         return every > 0 and (self.version % every == 0 or self.finished())
 
@@ -104,9 +104,9 @@ class PolicyLoop:
         allowed = (self.version + 1 + self.policy.max_staleness) * self.policy.prompts_per_step
         while self.started < min(allowed, len(self.prompts)):
             numbers = range(self.started, self.started + self.policy.sampling_groups)
-            together = [planned_group(number, self.prompts, self.policy) for number in numbers]
+            together = [plan_group(number, self.prompts, self.policy) for number in numbers]
             for group, task in zip(together, self.groups.start(together, self.current_weights), strict=True):
-                self.tasks[group.step, group.index] = task
+                self.tasks[group.iteration, group.index] = task
             self.started += len(together)
 
     def current_weights(self) -> WeightsHandle:
@@ -122,10 +122,10 @@ class PolicyLoop:
             del self.tasks[name]
         return learned
 
-    def report(self, learned: Sequence[ScoredGroup], updates: Sequence[UpdateMetrics]) -> None:
+    def report(self, learned: Sequence[ScoredGroup], updates: Sequence[OptimizerStepMetrics]) -> None:
         """Writes the iteration's row and its line."""
         counters = Counters.of(self.groups, self.learning.restarts)
-        row = iteration_row(self.version, self.clock, learned, updates, self.watch.read(), counters)
+        row = iteration_row(self.version, self.clock, learned, updates, self.watch.end(), counters)
         self.log.iteration(row)
         self.progress.iteration(row)
 

@@ -58,21 +58,21 @@ class IterationRow:
     samples_trained: int
     loss: float
     kl: float
-    anchor: float  # mean (v - v_base)^2 at the steps that are never trained
+    base_distance: float  # mean (v - v_base)^2 at the steps that are never trained
     ratio_mean: float
     ratio_drift: float  # on-policy gate: max |ratio - 1| before the iteration's first update; NaN if all were stale
     clip_fraction: float
     grad_norm: float
     lr: float
-    updates_applied: int
-    updates_skipped: int  # gradient not finite, or none
+    optimizer_steps_applied: int
+    optimizer_steps_skipped: int  # gradient not finite, or none
     staleness_max: int  # policy age: versions between sampling and learning
     staleness_mean: float
     groups_reissued: int  # since the driver started, as the next four: calls of dead actors, groups lost with a node
     actors_replaced: int
     learner_restarts: int
     score_retries: int
-    groups_replaced: int  # groups whose scores did not differ
+    groups_resampled: int  # groups whose scores did not differ
     driver_starts: int = 0  # drivers of the run so far, the row's own included; RunLog fills it in
 
 
@@ -109,7 +109,7 @@ class RunLog:
         self._board_folder, self._pictures = folder / "tensorboard", folder / "pictures"
         self._board = SummaryWriter(str(self._board_folder))
 
-    def rewind(self, version: int) -> None:
+    def truncate_after(self, version: int) -> None:
         """Drops rows and pictures after `version`, which the run is about to make again."""
         for path in (self.metrics, self.evaluations):
             if path.exists():
@@ -125,7 +125,7 @@ class RunLog:
 
     def iteration(self, row: IterationRow) -> None:
         """Records one iteration, by which driver and when it was, and how much of the run's disk is left."""
-        with self._announced(row.iteration):
+        with self._warn_on_full_disk(row.iteration):
             self._write(self.metrics, "policy", replace(row, driver_starts=self._driver))
         disk = shutil.disk_usage(self._folder)
         self._gauges.progress()
@@ -133,7 +133,7 @@ class RunLog:
 
     def evaluation(self, row: EvaluationRow, pictures: Image.Image) -> None:
         """Records one held-out evaluation, with a sheet of its pictures (also pictures/<iteration>.png)."""
-        with self._announced(row.iteration):
+        with self._warn_on_full_disk(row.iteration):
             self._write(self.evaluations, "evaluation", row)
             self._pictures.mkdir(exist_ok=True)
             pictures.save(self._pictures / f"{row.iteration:06d}.png")
@@ -144,7 +144,7 @@ class RunLog:
         return any(row.iteration == version for row in read_evaluations(self.evaluations.parent))
 
     @contextlib.contextmanager
-    def _announced(self, version: int) -> Iterator[None]:
+    def _warn_on_full_disk(self, version: int) -> Iterator[None]:
         """Warns where a record cannot be written: a full disk must not end the run whose numbers it holds."""
         try:
             yield

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from actors.policy.registry import family_of
 from conf.settings import Settings
-from pipelines.policy.checkpoint import arithmetic_of
+from pipelines.policy.checkpoint import training_settings
 from pipelines.policy.metrics import EvaluationRow, read_evaluations
 
 CARD = """---
@@ -89,9 +89,9 @@ def model_card(settings: Settings, base: str, version: int, directory: Path, mer
         kept=f"the best and worst {policy.top_k} of a group trained on" if policy.top_k else "all of them trained on",
         load=(LOAD_MERGED if merged else LOAD).format(**place),
         height=flux.height, width=flux.width, steps=settings.evaluation.steps,
-        arguments=", ".join(f"{name}={value}" for name, value in family.plain_arguments(flux).items()),
+        arguments=", ".join(f"{name}={value}" for name, value in family.pipeline_kwargs(flux).items()),
         length=flux.max_sequence_length, results=results_table(rows, settings.evaluation.use_ema),
-        settings=OmegaConf.to_yaml(OmegaConf.create(arithmetic_of(settings))),
+        settings=OmegaConf.to_yaml(OmegaConf.create(training_settings(settings))),
     )  # fmt: skip
 
 

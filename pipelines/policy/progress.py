@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from actors.grpo.learner import UpdateMetrics
+from actors.grpo.learner import OptimizerStepMetrics
 from conf.settings import Settings
-from pipelines.policy.collector import GroupMaker, ScoredGroup
+from pipelines.policy.collector import GroupCollector, ScoredGroup
 from pipelines.policy.metrics import EvaluationRow, IterationRow, mean_of_numbers
-from pipelines.policy.timing import Clock
-from pipelines.policy.utilization import Loads
+from pipelines.policy.timing import IterationTimer
+from pipelines.policy.utilization import Utilization
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Counters:
     actors_replaced: int
     learner_restarts: int
     score_retries: int
-    groups_replaced: int  # for want of spread
+    groups_resampled: int  # for want of spread
 
     @classmethod
-    def of(cls, groups: GroupMaker, learner_restarts: int) -> Counters:
+    def of(cls, groups: GroupCollector, learner_restarts: int) -> Counters:
         """Reads what the pools counted."""
         rollouts = groups.rollouts
         return cls(
@@ -40,7 +40,7 @@ class Counters:
 
 
 def iteration_row(
-    version: int, clock: Clock, groups: Sequence[ScoredGroup], updates: Sequence[UpdateMetrics], loads: Loads,
+    version: int, clock: IterationTimer, groups: Sequence[ScoredGroup], updates: Sequence[OptimizerStepMetrics], loads: Utilization,
     counters: Counters,
 ) -> IterationRow:  # fmt: skip
     """Measures the iteration that published `version`."""
@@ -86,21 +86,21 @@ def iteration_row(
         samples_trained=sum(update.samples for update in updates),
         loss=per_row([update.loss for update in updates]),
         kl=per_row([update.kl for update in updates]),
-        anchor=per_row([update.anchor for update in updates]),
+        base_distance=per_row([update.base_distance for update in updates]),
         ratio_mean=per_row([update.ratio_mean for update in updates]),
         ratio_drift=updates[0].ratio_drift,
         clip_fraction=per_row([update.clip_fraction for update in updates]),
         grad_norm=updates[-1].grad_norm,
         lr=updates[-1].lr,
-        updates_applied=sum(update.applied for update in updates),
-        updates_skipped=sum(not update.applied for update in updates),
+        optimizer_steps_applied=sum(update.applied for update in updates),
+        optimizer_steps_skipped=sum(not update.applied for update in updates),
         staleness_max=max(ages),
         staleness_mean=float(np.mean(ages)),
         groups_reissued=counters.groups_reissued,
         actors_replaced=counters.actors_replaced,
         learner_restarts=counters.learner_restarts,
         score_retries=counters.score_retries,
-        groups_replaced=counters.groups_replaced,
+        groups_resampled=counters.groups_resampled,
     )
 
 
@@ -114,7 +114,7 @@ def _kept_std(group: ScoredGroup) -> float:
     return float(kept.std()) if len(kept) else math.nan
 
 
-class Progress:
+class ProgressPrinter:
     """One tidy line an iteration: what, how many, rate, time left."""
 
     def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
@@ -135,7 +135,7 @@ class Progress:
             f"policy {row.iteration:>4}/{self.policy.iterations}"
             f"  reward {row.reward_mean:+.3f} ± {row.reward_std:.3f}"
             f"  {row.images_per_second:.0f} img/s  clip {row.clip_fraction:.0%}  drift {row.ratio_drift:.0e}"
-            f"  {minutes(left)} left | {row.iteration_seconds:.1f} s: {waits(row)}"
+            f"  {minutes(left)} left | {row.iteration_seconds:.1f} s: {wait_breakdown(row)}"
         )
 
     def evaluation(self, row: EvaluationRow) -> None:
@@ -152,7 +152,7 @@ class Progress:
         )
 
 
-def waits(row: IterationRow) -> str:
+def wait_breakdown(row: IterationRow) -> str:
     """Who waited for what, in a few words: the learner's seconds, and the others' idle share of the iteration."""
     sampled = row.rollout_actors * row.iteration_seconds
     idle = row.rollout_idle_seconds / sampled if sampled else 0.0

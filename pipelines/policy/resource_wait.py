@@ -6,15 +6,23 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from pipelines.policy.resources import DECIMALS, Demand, Room, place, registered, unreserved, without_place
+from pipelines.policy.resources import (
+    DECIMALS,
+    NodeResources,
+    ResourceRequest,
+    free_resources,
+    nodes,
+    pending_actors,
+    place,
+)
 
 Result = TypeVar("Result")
 REMIND_AFTER = 30.0  # seconds
 
 
-async def patiently(
+async def wait_with_status(
     work: Awaitable[Result],
-    demands: Sequence[Demand],
+    demands: Sequence[ResourceRequest],
     say: Callable[[str], None],
     remedy: Callable[[], object] = lambda: None,
 ) -> Result:
@@ -23,21 +31,21 @@ async def patiently(
     try:
         while not (await asyncio.wait({task}, timeout=REMIND_AFTER))[0]:
             for demand in demands:
-                say(waiting_for(demand))
+                say(describe_wait(demand))
             remedy()
     finally:
         task.cancel()
     return task.result()
 
 
-def waiting_for(demand: Demand) -> str:
+def describe_wait(demand: ResourceRequest) -> str:
     """What is wanted and what of it the cluster has, in one line; see `missing`."""
-    if demand.actors and not without_place(demand):
+    if demand.actors and not pending_actors(demand):
         return f"waiting for {demand.count} {demand.role} to load: they have their places"
-    return f"waiting for {demand}: {missing(demand, registered(), unreserved())}"
+    return f"waiting for {demand}: {describe_shortage(demand, nodes(), free_resources())}"
 
 
-def missing(demand: Demand, nodes: Sequence[Room], free: Sequence[Room]) -> str:
+def describe_shortage(demand: ResourceRequest, nodes: Sequence[NodeResources], free: Sequence[NodeResources]) -> str:
     """What is wanted, registered and free on the nodes that may be used, given all nodes and what of each is free.
 
     "8 GPUs wanted, 5 registered, 1 free; 32 CPUs wanted, …". Where the sums would do but the single nodes do not, it
@@ -55,7 +63,7 @@ def missing(demand: Demand, nodes: Sequence[Room], free: Sequence[Room]) -> str:
     return f"{numbers} on {len(nodes)} nodes{group}{scattered}"
 
 
-def _scattered(demand: Demand, rooms: Sequence[Room], when: str) -> str:
+def _scattered(demand: ResourceRequest, rooms: Sequence[NodeResources], when: str) -> str:
     """What keeps `demand` from `rooms` that hold enough of all in sum; "" where they do not, or it finds its places."""
     enough = all(have >= wanted for have, wanted in zip(_sums(rooms), _wanted(demand), strict=True))
     placed = place(demand, [room.copy() for room in rooms])
@@ -69,16 +77,16 @@ def _scattered(demand: Demand, rooms: Sequence[Room], when: str) -> str:
     return f", but node by node only {placed} of {demand.count} fit {when}"
 
 
-def _usable(demand: Demand, rooms: Sequence[Room]) -> list[Room]:
+def _usable(demand: ResourceRequest, rooms: Sequence[NodeResources]) -> list[NodeResources]:
     """Those in the node group that `demand` names."""
     return [room for room in rooms if demand.may_use(room.group)]
 
 
-def _wanted(demand: Demand) -> tuple[float, float]:
+def _wanted(demand: ResourceRequest) -> tuple[float, float]:
     """GPUs and CPUs of all its processes."""
     return round(demand.count * demand.gpus, DECIMALS), round(demand.count * demand.cpus, DECIMALS)
 
 
-def _sums(rooms: Sequence[Room]) -> tuple[float, float]:
+def _sums(rooms: Sequence[NodeResources]) -> tuple[float, float]:
     """GPUs and CPUs of all rooms."""
     return round(sum(room.gpus for room in rooms), DECIMALS), round(sum(room.cpus for room in rooms), DECIMALS)

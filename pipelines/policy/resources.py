@@ -23,7 +23,7 @@ _WHERE = {"strict_pack": ", all on one node", "strict_spread": ", each on a node
 
 
 @dataclass(frozen=True)
-class Demand:
+class ResourceRequest:
     """So many processes of one role, each of which must fit on one node."""
 
     role: str
@@ -31,7 +31,7 @@ class Demand:
     cpus: float
     gpus: float
     nodes: str  # the node group that must hold them; "": any
-    mend: str  # which settings make it smaller
+    hint: str  # which settings make it smaller
     placement: str = "pack"  # policy.learner_placement; the other roles have none
     actors: str = ""  # what the class names of its actors begin with, as Ray tells them
 
@@ -46,7 +46,7 @@ class Demand:
         """Whether a node of that group (None: of whichever is asked for) is one to run on."""
         return group is None or self.nodes in ("", group)
 
-    def piece(self) -> Demand:
+    def piece(self) -> ResourceRequest:
         """What must fit on one node: one process, or all of them where they are packed strictly."""
         together = self.count if self.placement == "strict_pack" else 1
         # each is rounded before they are summed, as by Ray
@@ -64,11 +64,11 @@ class Demand:
 class Replicas:
     """One reward's replicas at one moment."""
 
-    demand: Demand
+    request: ResourceRequest
     running: int
 
 
-class Room:
+class NodeResources:
     """One node, or one that an autoscaler may add: its CPUs, and what is free of each of its GPUs."""
 
     def __init__(self, cpus: float, gpus: float, group: str | None = "") -> None:
@@ -83,13 +83,13 @@ class Room:
         """The sum of what is free."""
         return round(sum(self._free), DECIMALS)
 
-    def copy(self) -> Room:
+    def copy(self) -> NodeResources:
         """Another one with as much room."""
-        other = Room(self.cpus, 0.0, self.group)
+        other = NodeResources(self.cpus, 0.0, self.group)
         other._free = list(self._free)
         return other
 
-    def take(self, demand: Demand) -> bool:
+    def take(self, demand: ResourceRequest) -> bool:
         """Places one piece of `demand` here, if it fits."""
         piece = demand.piece()
         cpus, free = round(self.cpus - piece.cpus, DECIMALS), list(self._free)
@@ -105,68 +105,68 @@ class Room:
         return True
 
 
-def rollout_demand(policy: PolicySettings) -> Demand:
+def rollout_request(policy: PolicySettings) -> ResourceRequest:
     """The rollout actors that a run cannot do without."""
-    return Demand(
+    return ResourceRequest(
         "rollout actors", policy.min_rollout_actors, policy.rollout_cpus, policy.rollout_gpus, policy.rollout_nodes,
         "policy.min_rollout_actors, policy.rollout_cpus or policy.rollout_gpus", actors="Rollout",
     )  # fmt: skip
 
 
-def learner_demand(policy: PolicySettings) -> Demand:
+def learner_request(policy: PolicySettings) -> ResourceRequest:
     """The learner's ranks."""
-    return Demand(
+    return ResourceRequest(
         "learner ranks", policy.learner_ranks, policy.learner_cpus, policy.learner_gpus, policy.learner_nodes,
         "policy.learner_ranks, policy.learner_cpus or policy.learner_gpus", policy.learner_placement,
         "LearnerRank",
     )  # fmt: skip
 
 
-def spatialscore_demand(pool: RewardPoolSettings) -> Demand:
+def spatialscore_request(pool: RewardPoolSettings) -> ResourceRequest:
     """The replicas of SpatialScore that a run cannot do without."""
-    return Demand(
+    return ResourceRequest(
         "SpatialScore replicas", pool.min_replicas, pool.cpus, pool.gpus, pool.nodes,
         "pool.min_replicas, pool.cpus or pool.gpus", actors=f"{_REPLICA}spatialscore",
     )  # fmt: skip
 
 
-def rules_demand(pool: RewardPoolSettings) -> Demand:
+def rules_request(pool: RewardPoolSettings) -> ResourceRequest:
     """The replica of the exact checker."""
-    return Demand("exact checker", 1, pool.cpus, 0.0, "", "pool.cpus", actors=f"{_REPLICA}rules")
+    return ResourceRequest("exact checker", 1, pool.cpus, 0.0, "", "pool.cpus", actors=f"{_REPLICA}rules")
 
 
-def judge_demand(pool: RewardPoolSettings) -> Demand:
+def judge_request(pool: RewardPoolSettings) -> ResourceRequest:
     """The replica that asks the judge behind an endpoint."""
-    return Demand("judge's client", 1, pool.cpus, 0.0, "", "pool.cpus", actors=f"{_REPLICA}judge")
+    return ResourceRequest("judge's client", 1, pool.cpus, 0.0, "", "pool.cpus", actors=f"{_REPLICA}judge")
 
 
-def detector_demand(own: DetectorSettings) -> Demand:
+def detector_request(own: DetectorSettings) -> ResourceRequest:
     """The replicas of the detector that gives rule rewards."""
-    return Demand(
+    return ResourceRequest(
         "detector replicas", own.min_replicas, own.cpus, own.gpus, own.nodes,
         "detector.min_replicas, detector.cpus or detector.gpus", actors=f"{_REPLICA}detector",
     )  # fmt: skip
 
 
-def reward_demands(settings: Settings) -> tuple[Demand, ...]:
+def reward_requests(settings: Settings) -> tuple[ResourceRequest, ...]:
     """Those of the rewards that have a weight."""
     mix, pool = settings.mix, settings.pool
     weighed = (
-        (mix.spatialscore, spatialscore_demand(pool)), (mix.rules, rules_demand(pool)),
-        (mix.judge, judge_demand(pool)), (mix.detector, detector_demand(settings.detector)),
+        (mix.spatialscore, spatialscore_request(pool)), (mix.rules, rules_request(pool)),
+        (mix.judge, judge_request(pool)), (mix.detector, detector_request(settings.detector)),
     )  # fmt: skip
     return tuple(demand for weight, demand in weighed if weight)
 
 
-def demands(settings: Settings) -> tuple[Demand, ...]:
+def resource_requests(settings: Settings) -> tuple[ResourceRequest, ...]:
     """All roles of a run."""
-    return (learner_demand(settings.policy), *reward_demands(settings), rollout_demand(settings.policy))
+    return (learner_request(settings.policy), *reward_requests(settings), rollout_request(settings.policy))
 
 
-def rooms() -> list[Room]:
+def cluster_nodes() -> list[NodeResources]:
     """The nodes that are there; where an autoscaler may add others, its limit as one node of any group."""
     limits = autoscaler_limits()
-    return registered() if limits is None else [Room(*limits, group=None)]
+    return nodes() if limits is None else [NodeResources(*limits, group=None)]
 
 
 def check_capacity(settings: Settings) -> None:
@@ -178,17 +178,17 @@ def check_capacity(settings: Settings) -> None:
     private = settings.ray_address == "local"
     if autoscaler_limits() is None and not private:
         return
-    if missing := shortage(demands(settings), rooms()):
+    if missing := unschedulable(resource_requests(settings), cluster_nodes()):
         raise ValueError(missing)
 
 
-def shortage(demands: Sequence[Demand], rooms: Sequence[Room]) -> str:
+def unschedulable(demands: Sequence[ResourceRequest], rooms: Sequence[NodeResources]) -> str:
     """Finds every role its places: those bound to a node group first, then one process a node, then the largest.
 
     Returns what has no place, or "".
     """
 
-    def order(demand: Demand) -> tuple[bool, bool, float, float]:
+    def order(demand: ResourceRequest) -> tuple[bool, bool, float, float]:
         piece = demand.piece()
         return demand.nodes != "", demand.placement == "strict_spread", piece.gpus, piece.cpus
 
@@ -201,12 +201,12 @@ def shortage(demands: Sequence[Demand], rooms: Sequence[Room]) -> str:
             looser = ", set policy.learner_placement=pack" if demand.placement in _WHERE else ""
             return (
                 f"a run must find room for all of: {wanted}. The cluster has {have} on {len(rooms)} nodes, where "
-                f"{demand.count - placed} of the {demand.role} have no place: lower {demand.mend}{looser}, or add nodes"
+                f"{demand.count - placed} of the {demand.role} have no place: lower {demand.hint}{looser}, or add nodes"
             )
     return ""
 
 
-def place(demand: Demand, rooms: Sequence[Room]) -> int:
+def place(demand: ResourceRequest, rooms: Sequence[NodeResources]) -> int:
     """Takes room for as many processes of `demand` as find it, each on the first node that has it. Returns how many.
 
     What an autoscaler may add is one room, of which nobody can say how many nodes it will be: there, processes that
@@ -220,19 +220,19 @@ def place(demand: Demand, rooms: Sequence[Room]) -> int:
     return placed * (demand.count // piece.count)
 
 
-def registered() -> list[Room]:
+def nodes() -> list[NodeResources]:
     """The nodes that are alive."""
     return [_room(node, node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
-def unreserved() -> list[Room]:
+def free_resources() -> list[NodeResources]:
     """The nodes that are alive, with what of each nobody has reserved."""
     # private: Ray's public call knows the sum over all nodes only (2.60)
     free = state.available_resources_per_node()
     return [_room(node, free.get(node["NodeID"], {})) for node in ray.nodes() if node["Alive"]]
 
 
-def without_place(demand: Demand) -> int:
+def pending_actors(demand: ResourceRequest) -> int:
     """How many actors of that role Ray has found no node for. Those that have one, and load, do not count."""
     # private: Ray's public list of actors needs the dashboard, and does not tell these apart (2.60)
     return sum(
@@ -243,8 +243,8 @@ def without_place(demand: Demand) -> int:
     )
 
 
-def _room(node: Mapping[str, Any], resources: Mapping[str, float]) -> Room:
-    return Room(resources.get("CPU", 0.0), resources.get("GPU", 0.0), node["Labels"].get(NODE_GROUP, ""))
+def _room(node: Mapping[str, Any], resources: Mapping[str, float]) -> NodeResources:
+    return NodeResources(resources.get("CPU", 0.0), resources.get("GPU", 0.0), node["Labels"].get(NODE_GROUP, ""))
 
 
 def autoscaler_limits() -> tuple[float, float] | None:

@@ -15,21 +15,21 @@ from actors.rewards.vlm_judge import JudgeReplica
 from actors.services.endpoint import key_of
 from actors.types import Prompt, Relation, Scores
 from actors.worker_setup import actor_options
-from actors.workers.reward import RewardPool, application_name, between, serve_replicas, start_pool
+from actors.workers.reward import RewardPool, application_name, autoscaling_config, serve_replicas, start_pool
 from conf.flux import EMBEDDED
 from conf.policy import JudgeSettings
 from conf.reward import RewardPoolSettings
 from conf.settings import Settings
 from pipelines.common.paths import served_model
 from pipelines.common.prompts import draw_held_out_prompts, draw_training_prompts
-from pipelines.common.relations import fact_of
+from pipelines.common.relations import canonical
 from pipelines.policy.resources import (
-    Demand,
     Replicas,
-    detector_demand,
-    judge_demand,
-    rules_demand,
-    spatialscore_demand,
+    ResourceRequest,
+    detector_request,
+    judge_request,
+    rules_request,
+    spatialscore_request,
 )
 from pipelines.policy.rule_reward import RulesReplica
 
@@ -37,18 +37,18 @@ _DIRECTION_OF = {"left": "left of", "above": "above"}  # a sense of the algebra 
 
 
 @dataclass(frozen=True)
-class Term:
+class WeightedReward:
     """One reward of the sum."""
 
     weight: float
     pool: RewardPool
-    demand: Demand  # its replicas'
+    request: ResourceRequest  # its replicas'
 
 
 class RewardMix:
     """Scores through several pools at once. An image that one of them cannot score is not a number for all."""
 
-    def __init__(self, terms: Sequence[Term]) -> None:
+    def __init__(self, terms: Sequence[WeightedReward]) -> None:
         self._terms = tuple(terms)
 
     @property
@@ -67,7 +67,7 @@ class RewardMix:
     async def replicas(self) -> list[Replicas]:
         """Every reward's replicas that are running now."""
         running = await asyncio.gather(*(asyncio.to_thread(term.pool.replicas) for term in self._terms))
-        return [Replicas(term.demand, count) for term, count in zip(self._terms, running, strict=True)]
+        return [Replicas(term.request, count) for term, count in zip(self._terms, running, strict=True)]
 
     def stop(self) -> None:
         """Removes all pools from the cluster."""
@@ -89,26 +89,26 @@ def start_rewards(settings: Settings) -> RewardMix:
     # what can be refused comes first, so that nothing is left running
     judge = _judge(settings.judge, pool) if mix.judge else None
     detector = _detector(settings) if mix.detector else None
-    terms: list[Term] = []
+    terms: list[WeightedReward] = []
     if mix.spatialscore:
         scorers = start_pool(pool, served_model(settings), settings.run_dir)
-        terms.append(Term(mix.spatialscore, scorers, spatialscore_demand(pool)))
+        terms.append(WeightedReward(mix.spatialscore, scorers, spatialscore_request(pool)))
     if mix.rules:
         terms.append(rules_term(settings, mix.rules))
     if judge:
         replicas = _serve(judge, "judge", JudgeReplica.__name__, settings)
-        terms.append(Term(mix.judge, replicas, judge_demand(pool)))
+        terms.append(WeightedReward(mix.judge, replicas, judge_request(pool)))
     if detector:
         replicas = _serve(detector, "detector", DetectorReplica.__name__, settings)
-        terms.append(Term(mix.detector, replicas, detector_demand(settings.detector)))
+        terms.append(WeightedReward(mix.detector, replicas, detector_request(settings.detector)))
     return RewardMix(terms)
 
 
-def rules_term(settings: Settings, weight: float, relations: bool = True) -> Term:
+def rules_term(settings: Settings, weight: float, relations: bool = True) -> WeightedReward:
     """Starts the exact checker as a reward and waits until it answers. Without `relations` it sees objects only."""
     pool = settings.pool
     rules = serve.deployment(RulesReplica, ray_actor_options=actor_options(1, pool.cpus, 0)).bind(relations)
-    return Term(weight, _serve(rules, "rules", RulesReplica.__name__, settings), rules_demand(pool))
+    return WeightedReward(weight, _serve(rules, "rules", RulesReplica.__name__, settings), rules_request(pool))
 
 
 def _serve(application: serve.Application, reward: str, deployment: str, settings: Settings) -> RewardPool:
@@ -128,7 +128,7 @@ def _detector(settings: Settings) -> serve.Application:
     held_out = draw_held_out_prompts(settings.policy, settings.flux, settings.evaluation.seed)
     relations = readable_relations([*prompts, *held_out.short, *held_out.long])
     options = actor_options(own.threads, own.cpus, own.gpus, own.nodes, own.runtime_env)
-    replicas = between(own.min_replicas, own.max_replicas, settings.pool)
+    replicas = autoscaling_config(own.min_replicas, own.max_replicas, settings.pool)
     return serve.deployment(DetectorReplica, autoscaling_config=replicas, ray_actor_options=options).bind(
         own, relations
     )
@@ -153,7 +153,7 @@ def readable_relations(prompts: Iterable[Prompt]) -> dict[str, tuple[Relation, .
 def _readable(prompt: Prompt, relation: Relation) -> Relation:
     """`relation` as one of DIRECTIONS: "B to the right of A" is "A left of B"."""
     try:
-        sense, first, second = fact_of(relation)
+        sense, first, second = canonical(relation)
         return Relation(first, _DIRECTION_OF[sense], second)
     except KeyError:
         raise ValueError(

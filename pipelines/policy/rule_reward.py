@@ -27,4 +27,4 @@ class RulesReplica:
             if self._relations:
                 parts += [outcome == "right" for outcome in verdict.outcomes]
             shares.append(sum(parts) / len(parts))
-        return Scores.certain(shares)
+        return Scores.deterministic(shares)

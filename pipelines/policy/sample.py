@@ -11,14 +11,14 @@ import torch
 from actors.policy.lora import read_lora
 from actors.policy.plan import SamplingPlan
 from actors.policy.registry import load_policy
-from actors.policy.sampler import draw_before_and_after
+from actors.policy.sampler import sample_before_and_after
 from actors.spatialscore.scorer import SpatialScorer
-from actors.worker_setup import set_up_process
+from actors.worker_setup import init_worker
 from conf.settings import Settings
 from pipelines.common.paths import score_folder
 from pipelines.common.seeds import group_seeds
 from pipelines.policy.fingerprint import flux_location
-from pipelines.policy.image_grid import sheet
+from pipelines.policy.image_grid import image_grid
 
 
 def sample_sheet(settings: Settings) -> Path:
@@ -42,16 +42,16 @@ def sample_sheet(settings: Settings) -> Path:
         captions = [[f"SpatialScore {mu:+.2f}" for mu in row] for row in scores]
     path = Path(own.out or run_dir / "samples" / f"{re.sub(r'[^a-z0-9]+', '-', own.text.lower()).strip('-')[:80]}.png")
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet(rows, captions, ("base", "tuned")).save(path)
+    image_grid(rows, captions, ("base", "tuned")).save(path)
     return path
 
 
 def _draw(settings: Settings, export: Path) -> tuple[np.ndarray, np.ndarray]:
     """Pictures uint8 [B, H, W, 3] by the base and by the policy."""
     own = settings.sample
-    device = set_up_process(settings.policy.learner_threads, 1.0 if torch.cuda.is_available() else 0.0)
+    device = init_worker(settings.policy.learner_threads, 1.0 if torch.cuda.is_available() else 0.0)
     policy = load_policy(flux_location(settings), settings.flux, device)
     policy.load_lora(read_lora(export, settings.flux))
     conditioning = policy.encode([own.text]) * own.images
     seeds = group_seeds(own.seed, 0, 0, own.images)
-    return draw_before_and_after(policy, conditioning, seeds, SamplingPlan.for_evaluation(settings.evaluation))
+    return sample_before_and_after(policy, conditioning, seeds, SamplingPlan.for_evaluation(settings.evaluation))

@@ -8,20 +8,20 @@ from collections import deque
 from itertools import count
 from typing import Any
 
-Urgency = tuple[int, int]
+Priority = tuple[int, int]
 """A group's iteration and its number there: the least goes first, whenever it was asked for."""
 
 
-class Places:
+class SlotQueue:
     """Actors' free places, handed to the most urgent of those that wait. Use inside one event loop."""
 
     def __init__(self) -> None:
         self._free: deque[Any] = deque()
-        self._waiting: list[tuple[Urgency, int, asyncio.Future[Any]]] = []  # a heap
+        self._waiting: list[tuple[Priority, int, asyncio.Future[Any]]] = []  # a heap
         self._number = count()
         self._error: Exception | None = None
 
-    def offer(self, actor: Any) -> None:
+    def release(self, actor: Any) -> None:
         """One more free place."""
         while self._waiting:
             waiter = heapq.heappop(self._waiting)[2]
@@ -30,7 +30,7 @@ class Places:
                 return
         self._free.append(actor)
 
-    async def take(self, urgency: Urgency) -> Any:
+    async def acquire(self, urgency: Priority) -> Any:
         """Waits for a free place and returns its actor. Raises what `fail` was given."""
         if self._error:
             raise self._error
@@ -42,7 +42,7 @@ class Places:
             return await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled():
-                self.offer(waiter.result())  # it came too late for this one
+                self.release(waiter.result())  # it came too late for this one
             raise
 
     def fail(self, error: Exception) -> None:

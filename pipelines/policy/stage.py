@@ -11,8 +11,8 @@ from conf import Settings
 from pipelines.common.paths import served_model
 from pipelines.common.prompts import evaluation_notice
 from pipelines.policy.gauges import RunGauges
-from pipelines.policy.resource_wait import patiently
-from pipelines.policy.resources import reward_demands
+from pipelines.policy.resource_wait import wait_with_status
+from pipelines.policy.resources import reward_requests
 from pipelines.policy.rewards import start_rewards
 from pipelines.policy.train import PolicyResult, check_start, train_policy
 from pipelines.reward.sanity_report import require_passed
@@ -29,7 +29,7 @@ def run_policy(settings: Settings, say: Callable[[str], None] = print) -> Policy
     check_start(settings)
     if notice := evaluation_notice(settings):
         say(notice)
-    starting = patiently(asyncio.to_thread(start_rewards, settings), reward_demands(settings), say)
+    starting = wait_with_status(asyncio.to_thread(start_rewards, settings), reward_requests(settings), say)
     with closing(RunGauges(Path(settings.run_dir))) as gauges:
         gauges.progress()  # so that a wait for the rewards' places can raise an alert
         rewards = asyncio.run(starting)

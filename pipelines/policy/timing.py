@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 
 @dataclass
-class Clock:
+class IterationTimer:
     """Seconds of the present iteration, and of all iterations. The learner's are means over its ranks."""
 
     ranks: int = 1
@@ -70,7 +70,7 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Reading:
+class GaugeWindow:
     """What a Level did since the reading before."""
 
     at: Mapping[int, float]  # level -> seconds
@@ -81,21 +81,21 @@ class Reading:
         return sum(self.at.values())
 
     @property
-    def area(self) -> float:
+    def integral(self) -> float:
         """Level x seconds."""
         return sum(level * seconds for level, seconds in self.at.items())
 
     @property
     def mean(self) -> float:
         """The level's mean over time."""
-        return self.area / self.seconds if self.seconds else 0.0
+        return self.integral / self.seconds if self.seconds else 0.0
 
-    def short_of(self, count: int) -> float:
+    def idle_seconds(self, count: int) -> float:
         """What the level lacked to `count`, x seconds: with a call for each, the idle time of so many servers."""
         return sum(max(count - level, 0) * seconds for level, seconds in self.at.items())
 
 
-class Level:
+class TimeWeightedGauge:
     """A number that goes up and down, and how long it stood where: actors at work, calls under way."""
 
     def __init__(self) -> None:
@@ -108,10 +108,10 @@ class Level:
         self._note()
         self.value += change
 
-    def read(self) -> Reading:
+    def read(self) -> GaugeWindow:
         """What happened since the last reading. Begins the next one."""
         self._note()
-        reading, self._at = Reading(dict(self._at)), defaultdict(float)
+        reading, self._at = GaugeWindow(dict(self._at)), defaultdict(float)
         return reading
 
     def _note(self) -> None:

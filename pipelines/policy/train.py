@@ -19,14 +19,14 @@ from conf.flux import EMBEDDED
 from conf.settings import Settings
 from pipelines.common.prompts import check_prompts, draw_held_out_prompts, draw_training_prompts
 from pipelines.policy.checkpoint import Checkpoints, check_resumable, run_checkpoints
-from pipelines.policy.collector import GroupMaker, RewardPool
+from pipelines.policy.collector import GroupCollector, RewardPool
 from pipelines.policy.export import export_lora
 from pipelines.policy.fingerprint import flux_location
 from pipelines.policy.held_out import HeldOutEvaluation
-from pipelines.policy.learner_client import Learning
+from pipelines.policy.learner_client import LearnerClient
 from pipelines.policy.loop import PolicyLoop
 from pipelines.policy.metrics import EvaluationRow, RunLog, read_evaluations
-from pipelines.policy.progress import Progress
+from pipelines.policy.progress import ProgressPrinter
 from pipelines.policy.resources import check_capacity
 from pipelines.policy.rollout_pool import RolloutPool
 
@@ -89,9 +89,9 @@ async def _train(
         rollouts, rewards, held_out, plan, settings.evaluation.seed, exact=flux.model == EMBEDDED
     )
     log = RunLog(folder)
-    groups = GroupMaker(rollouts, rewards, prompts, policy)
-    learning = Learning(policy, learner, start_learner, groups, say)
-    loop = PolicyLoop(settings, prompts, groups, learning, evaluation, checkpoints, log, Progress(settings, say))
+    groups = GroupCollector(rollouts, rewards, prompts, policy)
+    learning = LearnerClient(policy, learner, start_learner, groups, say)
+    loop = PolicyLoop(settings, prompts, groups, learning, evaluation, checkpoints, log, ProgressPrinter(settings, say))
     try:
         weights = await loop.run()
         export = export_lora(weights, settings)

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from ray.exceptions import RayError
 
 from conf.settings import Settings
-from pipelines.policy.collector import GroupMaker
-from pipelines.policy.resource_wait import REMIND_AFTER, waiting_for
-from pipelines.policy.resources import Demand, Replicas, rollout_demand, without_place
+from pipelines.policy.collector import GroupCollector
+from pipelines.policy.resource_wait import REMIND_AFTER, describe_wait
+from pipelines.policy.resources import Replicas, ResourceRequest, pending_actors, rollout_request
 
 
 @dataclass(frozen=True)
-class Loads:
+class Utilization:
     """Means over one iteration."""
 
     rollout_actors: float  # that were ready
@@ -27,34 +27,34 @@ class Loads:
     gpus: float  # that the run held
 
 
-class Watch:
+class UtilizationMonitor:
     """Reads the levels that the pools keep, and speaks up while one of them is empty."""
 
-    def __init__(self, settings: Settings, groups: GroupMaker, say: Callable[[str], None]) -> None:
+    def __init__(self, settings: Settings, groups: GroupCollector, say: Callable[[str], None]) -> None:
         self._settings, self._groups, self._say = settings, groups, say
         self._asking: asyncio.Task[Sequence[Replicas]] | None = None
 
-    def start(self) -> None:
+    def begin(self) -> None:
         """Begins an iteration."""
         for level in (self._groups.rollouts.ready_actors, self._groups.rollouts.busy_actors, self._groups.scoring):
             level.read()
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._groups.rewards.replicas())
 
-    def read(self) -> Loads:
+    def end(self) -> Utilization:
         """Ends it."""
         rollouts, policy = self._groups.rollouts, self._settings.policy
         ready, busy, scoring = rollouts.ready_actors.read(), rollouts.busy_actors.read(), self._groups.scoring.read()
         replicas = self._replicas()
-        return Loads(
+        return Utilization(
             rollout_actors=ready.mean,
-            rollout_idle_seconds=max(ready.area - busy.area, 0.0),
+            rollout_idle_seconds=max(ready.integral - busy.integral, 0.0),
             reward_queue=scoring.mean,
-            reward_idle_seconds=_sum(replicas, lambda each: scoring.short_of(each.running)),
+            reward_idle_seconds=_sum(replicas, lambda each: scoring.idle_seconds(each.running)),
             reward_replicas=_sum(replicas, lambda each: each.running),
             gpus=ready.mean * policy.rollout_gpus
             + policy.learner_ranks * policy.learner_gpus
-            + sum(each.running * each.demand.gpus for each in replicas or ()),
+            + sum(each.running * each.request.gpus for each in replicas or ()),
         )
 
     def _replicas(self) -> Sequence[Replicas] | None:
@@ -62,7 +62,7 @@ class Watch:
             return None
         return self._asking.result()
 
-    async def stand_by(self) -> None:
+    async def report_stalls(self) -> None:
         """For ever: says what is waited for where no actor can sample or no replica can score.
 
         A rollout actor beyond the least number gives way to a reward that finds no room, and is asked for again later.
@@ -71,23 +71,23 @@ class Watch:
         while True:
             await asyncio.sleep(REMIND_AFTER)
             if not rollouts.any_ready():
-                self._say(waiting_for(rollout_demand(self._settings.policy)))
+                self._say(describe_wait(rollout_request(self._settings.policy)))
             missing = await self._missing()
             for demand in missing:
-                self._say(waiting_for(demand))
-            if any(map(without_place, missing)):
-                rollouts.give_way()
+                self._say(describe_wait(demand))
+            if any(map(pending_actors, missing)):
+                rollouts.scale_down()
                 lent = True
             elif lent and not missing:
-                rollouts.grow()
+                rollouts.scale_up()
                 lent = False
 
-    async def _missing(self) -> list[Demand]:
+    async def _missing(self) -> list[ResourceRequest]:
         """Of the rewards that groups wait for and that no replica gives."""
         if not self._groups.scoring.value:
             return []
         try:
-            return [each.demand for each in await self._groups.rewards.replicas() if not each.running]
+            return [each.request for each in await self._groups.rewards.replicas() if not each.running]
         except RayError:  # Serve's controller is away; it will be back
             return []
 

@@ -15,7 +15,7 @@ from conf.settings import Settings
 from pipelines.preferences.dataset.shards import Folder, fingerprint_of, plan_shards
 from pipelines.preferences.finalize import finish
 from pipelines.preferences.pipeline import plan, sampling_plans
-from pipelines.preferences.services import Line
+from pipelines.preferences.services import ServiceContext
 from pipelines.scenes import checkpoints_dir
 
 
@@ -59,7 +59,7 @@ def build_preferences(settings: Settings) -> PreferencesResult:
     if manifest is None:
         waiting = [shard for shard in plan_shards(own) if not folder.finished(shard)]
         if waiting:
-            line = Line.open(settings, len({shard.painter for shard in waiting}))
+            line = ServiceContext.open(settings, len({shard.generator for shard in waiting}))
             _follow(plan(waiting, settings, folder, line), own.pairs, sum(s.stop - s.start for s in waiting), line)
         manifest = finish(folder, own, {"settings": asdict(own), "seconds": time.perf_counter() - started})
     splits = manifest["by_split"]
@@ -68,7 +68,7 @@ def build_preferences(settings: Settings) -> PreferencesResult:
     )
 
 
-def _follow(plan: ray.data.Dataset, total: int, waiting: int, line: Line) -> None:
+def _follow(plan: ray.data.Dataset, total: int, waiting: int, line: ServiceContext) -> None:
     """Runs the plan and says how many rows are done, how fast, how long the rest will take, and what calls cost.
 
     Raises BudgetReached or RowsLeft if rows are left.
@@ -83,7 +83,7 @@ def _follow(plan: ray.data.Dataset, total: int, waiting: int, line: Line) -> Non
             continue
         rate = done / (time.perf_counter() - started)
         told = f"{total - waiting + done}/{total} pairs  {rate:.0f} pairs/s  {(waiting - done) / rate:.0f} s left"
-        spent = line.account.spent()
+        spent = line.account.usage()
         print(f"preferences  {told}" + (f"  {spent}" if spent.calls else ""), flush=True)
     if "budget" in left:
         raise BudgetReached(f"{waiting - done} pairs are not made: {left['budget']}")

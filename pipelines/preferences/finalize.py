@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from conf.preferences import PreferencesSettings
-from pipelines.preferences.checks.duplicates import alike_pictures, alike_prompts
+from pipelines.preferences.checks.duplicates import near_duplicate_images, near_duplicate_prompts
 from pipelines.preferences.dataset.shards import Folder
 from pipelines.preferences.dataset.splits import Member, choose_benchmark, split_of
 
@@ -22,10 +22,10 @@ def finish(folder: Folder, settings: PreferencesSettings, told: dict[str, Any]) 
     rows = _without(files, [i for i in range(1, len(ids)) if ids[i] == ids[i - 1]])
     total = len(rows)
     if settings.near_duplicate_words:
-        rows = _without(rows, alike_prompts(rows["prompt"].to_pylist(), settings.near_duplicate_words))
+        rows = _without(rows, near_duplicate_prompts(rows["prompt"].to_pylist(), settings.near_duplicate_words))
     prompts = total - len(rows)
     winners, losers = ([image["phash"] for image in rows[side].to_pylist()] for side in ("image_w", "image_l"))
-    rows = _without(rows, alike_pictures(list(zip(winners, losers, strict=True))))
+    rows = _without(rows, near_duplicate_images(list(zip(winners, losers, strict=True))))
     splits = _splits(rows, settings)
     for shard in _changed(files, splits):
         folder.assign(shard, splits)

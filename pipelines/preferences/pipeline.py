@@ -21,9 +21,9 @@ from pipelines.preferences import ops as stages
 from pipelines.preferences.dataset.schema import to_table
 from pipelines.preferences.dataset.shards import BASE, Folder, Shard
 from pipelines.preferences.dataset.splits import split_of
-from pipelines.preferences.roles.base import Dropped, LaterReviewer, Reviewed
-from pipelines.preferences.roles.scenes import ScenePainter, ScenePerturber, SceneReviewer, SceneWriter
-from pipelines.preferences.services import ChatPerturbing, ChatWriting, Line, SeedreamDrawing
+from pipelines.preferences.roles.base import Dropped, PendingReviewer, Reviewed
+from pipelines.preferences.roles.scenes import SceneGenerator, ScenePerturber, SceneReviewer, SceneWriter
+from pipelines.preferences.services import ChatPerturbing, ChatWriting, SeedreamGenerating, ServiceContext
 
 TASK_CPUS = 0.8
 """Ray CPUs of a task: beside a few painters there is room for one on each core, and for one where there is one core."""
@@ -32,44 +32,44 @@ WHOLE: dict[str, Any] = {"batch_size": None, "num_cpus": TASK_CPUS}
 """A batch is a block, and a block a shard from end to end: no block is ever cut."""
 
 
-def plan(shards: Sequence[Shard], settings: Settings, folder: Folder, line: Line) -> ray.data.Dataset:
+def plan(shards: Sequence[Shard], settings: Settings, folder: Folder, line: ServiceContext) -> ray.data.Dataset:
     """One row a shard, saying how many of its rows are done and, where some are not, why."""
-    painters = sorted({shard.painter for shard in shards})
-    branches = [_branch(painter, [s for s in shards if s.painter == painter], settings, line) for painter in painters]
+    painters = sorted({shard.generator for shard in shards})
+    branches = [_branch(painter, [s for s in shards if s.generator == painter], settings, line) for painter in painters]
     reviewed: Any = branches[0].union(*branches[1:]) if len(branches) > 1 else branches[0]
     reviewed.context.target_max_block_size = None  # not cut, whatever its pictures weigh
     reviewed.context.enable_progress_bars = False  # _follow counts pairs, not blocks
     return reviewed.map_batches(_save, fn_args=(folder, settings.preferences.test_fraction), **WHOLE)
 
 
-def _branch(painter: str, shards: Sequence[Shard], settings: Settings, line: Line) -> ray.data.Dataset:
+def _branch(painter: str, shards: Sequence[Shard], settings: Settings, line: ServiceContext) -> ray.data.Dataset:
     """The rows of one painter, up to their review."""
     own = settings.preferences
     chosen = [{"shard": pickle.dumps(shard)} for shard in shards]
     rows: Any = ray.data.from_items(chosen, override_num_blocks=len(chosen))  # Any: Ray types no fn_args
-    rows = rows.flat_map(stages.list_tasks, fn_args=(settings,), num_cpus=TASK_CPUS)
+    rows = rows.flat_map(stages.list_row_specs, fn_args=(settings,), num_cpus=TASK_CPUS)
     if own.writer == "chat":
-        rows = line.through(rows, ChatWriting, settings.writer)
+        rows = line.map(rows, ChatWriting, settings.writer)
     else:
         rows = rows.map_batches(stages.write, fn_args=(SceneWriter(),), **WHOLE)
     if own.perturber == "chat":
-        rows = line.through(rows, ChatPerturbing, settings.perturber)
+        rows = line.map(rows, ChatPerturbing, settings.perturber)
     else:
         rows = rows.map_batches(stages.perturb, fn_args=(ScenePerturber(own.perturb_one),), **WHOLE)
-    rows = _painted(rows, painter, settings, line).map_batches(stages.encode, **WHOLE)
-    reviewer = SceneReviewer() if own.reviewer == "scenes" else LaterReviewer()
+    rows = _generated(rows, painter, settings, line).map_batches(stages.encode, **WHOLE)
+    reviewer = SceneReviewer() if own.reviewer == "scenes" else PendingReviewer()
     return rows.map_batches(stages.review, fn_args=(reviewer,), **WHOLE)
 
 
-def _painted(rows: Any, painter: str, settings: Settings, line: Line) -> Any:
+def _generated(rows: Any, painter: str, settings: Settings, line: ServiceContext) -> Any:
     own = settings.preferences
     if painter == "renderer":
-        return rows.map_batches(stages.paint, fn_args=(ScenePainter(),), **WHOLE)
+        return rows.map_batches(stages.generate, fn_args=(SceneGenerator(),), **WHOLE)
     if painter == "seedream":
-        return line.through(rows, SeedreamDrawing, settings.seedream)
+        return line.map(rows, SeedreamGenerating, settings.seedream)
     if painter == BASE:
         return rows.map_batches(
-            stages.BasePainter,
+            stages.BaseGenerator,
             fn_constructor_args=(settings, sampling_plans(settings)),
             batch_size=None,
             compute=ray.data.ActorPoolStrategy(size=own.painters),
@@ -113,5 +113,5 @@ def _report(rows: int, reason: str, message: str) -> stages.Batch:
 
 def sampling_plans(settings: Settings) -> tuple[SamplingPlan, ...]:
     """In training's steps, without its noise and with it: a reward model meets both."""
-    training = replace(SamplingPlan.for_training(settings.policy), trained=(), max_rows=0, noise_shared_by=1)
+    training = replace(SamplingPlan.for_training(settings.policy), trained=(), max_batch=0, images_per_noise=1)
     return SamplingPlan(settings.policy.steps), training

@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayTaskError
 
-from actors.services.budget import Meter, Spent
+from actors.services.budget import BudgetTracker, Usage
 from actors.services.endpoint import Endpoint, Key, key_of
 from actors.worker_setup import actor_options
 from conf.endpoints import EndpointSettings
 from conf.settings import Settings
-from pipelines.preferences.ops import Batch, alive_async, records_of, with_records
+from pipelines.preferences.ops import Batch, map_live_async, records_of, with_records
 from pipelines.preferences.roles.chat import ChatPerturber, ChatWriter
-from pipelines.preferences.roles.seedream import SeedreamPainter
+from pipelines.preferences.roles.seedream import SeedreamGenerator
 
 E = TypeVar("E", bound=EndpointSettings)
 
@@ -24,48 +24,48 @@ API_CPUS = 0.05
 """Ray CPUs of an actor that waits for answers."""
 
 
-class SharedAccount:
+class RemoteBudget:
     """A Meter that is an actor."""
 
     def __init__(self, meter: Any) -> None:  # Any: a handle of a Meter, whose methods Ray does not type
         self.meter = meter
 
-    async def admit(self, caller: str, calls_per_minute: int) -> float:
+    async def acquire(self, caller: str, calls_per_minute: int) -> float:
         """See Meter.admit."""
         try:
             return await self.meter.admit.remote(caller, calls_per_minute)
         except RayTaskError as error:
             raise error.cause from None
 
-    async def record(self, spent: Spent) -> None:
+    async def record(self, spent: Usage) -> None:
         """See Meter.record."""
         await self.meter.record.remote(spent)
 
-    def spent(self) -> Spent:
+    def usage(self) -> Usage:
         """What all calls cost so far."""
         return ray.get(self.meter.spent.remote())
 
 
 @dataclass(frozen=True)
-class Line:
+class ServiceContext:
     """What an actor needs to call a service: the account that all share, and where answers are kept."""
 
     settings: Settings
-    account: SharedAccount
+    account: RemoteBudget
     branches: int  # of the plan, each with actors of its own, that share the services' places
 
     @classmethod
-    def open(cls, settings: Settings, branches: int) -> Line:
+    def open(cls, settings: Settings, branches: int) -> ServiceContext:
         """Starts the account's actor."""
-        meter: Any = ray.remote(Meter).options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+        meter: Any = ray.remote(BudgetTracker).options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
         account = f"{settings.run_dir}/account.jsonl"
-        return cls(settings, SharedAccount(meter.remote(settings.budget, account)), branches)
+        return cls(settings, RemoteBudget(meter.remote(settings.budget, account)), branches)
 
     def share(self, endpoint: E) -> E:
         """One branch's share of the calls that may be under way."""
         return replace(endpoint, concurrency=max(1, endpoint.concurrency // self.branches))
 
-    def through(self, rows: Any, stage: type, endpoint: EndpointSettings) -> Any:
+    def map(self, rows: Any, stage: type, endpoint: EndpointSettings) -> Any:
         """Rows (a Dataset) after a stage of this module. Raises ValueError if the service's key is not set."""
         places = self.share(endpoint).concurrency
         shards = math.ceil(places / self.settings.preferences.shard_rows) + 1  # at once, so that no place stays free
@@ -88,31 +88,31 @@ class Line:
 class ChatWriting:
     """Task -> Draft, by a service."""
 
-    def __init__(self, line: Line, key: Key) -> None:
+    def __init__(self, line: ServiceContext, key: Key) -> None:
         own = line.settings.writer
         self._writer = ChatWriter(line.endpoint(own, key), own)
 
     async def __call__(self, batch: Batch) -> Batch:
-        return with_records(batch, await alive_async(records_of(batch), self._writer.write))
+        return with_records(batch, await map_live_async(records_of(batch), self._writer.write))
 
 
 class ChatPerturbing:
     """Draft -> Draft, by a service."""
 
-    def __init__(self, line: Line, key: Key) -> None:
+    def __init__(self, line: ServiceContext, key: Key) -> None:
         own = line.settings.perturber
         self._perturber = ChatPerturber(line.endpoint(own, key), own, line.settings.preferences.perturb_one)
 
     async def __call__(self, batch: Batch) -> Batch:
-        return with_records(batch, await alive_async(records_of(batch), self._perturber.perturb))
+        return with_records(batch, await map_live_async(records_of(batch), self._perturber.perturb))
 
 
-class SeedreamDrawing:
+class SeedreamGenerating:
     """Draft -> Drawn, by a service."""
 
-    def __init__(self, line: Line, key: Key) -> None:
+    def __init__(self, line: ServiceContext, key: Key) -> None:
         own = line.settings.seedream
-        self._painter = SeedreamPainter(line.endpoint(own, key), own)
+        self._painter = SeedreamGenerator(line.endpoint(own, key), own)
 
     async def __call__(self, batch: Batch) -> Batch:
-        return with_records(batch, await alive_async(records_of(batch), self._painter.draw))
+        return with_records(batch, await map_live_async(records_of(batch), self._painter.generate))

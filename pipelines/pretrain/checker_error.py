@@ -65,9 +65,9 @@ def print_error_rates(count: int = 3000, seed: int = 11) -> None:
 
 
 def _agrees(placed: Sequence[Placement], image: np.ndarray) -> bool:
-    seen = {found.thing.name: found for found in inspect(image)}
-    names = [placement.thing.name for placement in placed]
-    once = [placement for placement in placed if names.count(placement.thing.name) == 1]
-    if {placement.thing.name for placement in once} != set(seen):
+    seen = {found.obj.name: found for found in inspect(image)}
+    names = [placement.obj.name for placement in placed]
+    once = [placement for placement in placed if names.count(placement.obj.name) == 1]
+    if {placement.obj.name for placement in once} != set(seen):
         return False
-    return all(np.hypot(seen[p.thing.name].x - p.x, seen[p.thing.name].y - p.y) < 2.0 for p in once)
+    return all(np.hypot(seen[p.obj.name].x - p.x, seen[p.obj.name].y - p.y) < 2.0 for p in once)

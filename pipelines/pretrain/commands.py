@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from conf import Settings
-from pipelines.common.ray_session import cluster
+from pipelines.common.ray_session import ray_session
 from pipelines.pretrain.checker_error import print_error_rates
 from pipelines.pretrain.run import pretrain as make_checkpoints
 
 
 def pretrain(settings: Settings) -> None:
     """Makes the tiny checkpoints."""
-    with cluster(settings):
+    with ray_session(settings):
         make_checkpoints(settings.pretrain)
 
 

@@ -27,8 +27,8 @@ from torch.nn import functional as F
 from actors.optim.torch_engine import average_gradients
 from actors.types import Prompt
 from pipelines.pretrain.architecture import TEXT_TOKENS, transformer
-from pipelines.pretrain.flux_batches import GUIDANCE, DrawnScenes, Encoders, RenderedScenes, Rows
-from pipelines.pretrain.workers import Report, agreed, set_up_worker
+from pipelines.pretrain.flux_batches import GUIDANCE, Encoders, FluxBatch, RenderedScenes, SampledScenes
+from pipelines.pretrain.workers import Report, broadcast_progress, set_up_worker
 from pipelines.scenes.checker import Verdict, check
 from pipelines.scenes.render import SIZE
 
@@ -40,7 +40,7 @@ WARMUP = 200  # steps
 class RowSource(Protocol):
     """Where a phase takes its rows from."""
 
-    def batch(self, count: int) -> Rows:
+    def batch(self, count: int) -> FluxBatch:
         """Draws rows."""
         ...
 
@@ -96,11 +96,11 @@ def fit(
     velocity = torch.compile(_velocity) if compiled else _velocity
     model.train()
     start, step, running, progress = time.monotonic(), 0, 0.0, 0.0
-    while (progress := agreed((time.monotonic() - start) / seconds)) < 1.0:
+    while (progress := broadcast_progress((time.monotonic() - start) / seconds)) < 1.0:
         for group in optimizer.param_groups:
             cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
             group["lr"] = min(1.0, step / WARMUP) * (lr[1] + (lr[0] - lr[1]) * cosine)
-        rows = Rows.joined([source.batch(BATCH // len(sources)) for source in sources])
+        rows = FluxBatch.joined([source.batch(BATCH // len(sources)) for source in sources])
         s = torch.sigmoid(torch.randn(len(rows)) * 1.15 + 1.0)
         mixed = torch.lerp(rows.latents, rows.noise, s[:, None, None])
         loss = F.mse_loss(velocity(model, mixed, s, rows.prompt_embeds, rows.pooled_embeds), rows.noise - rows.latents)
@@ -162,10 +162,10 @@ def _velocity(
     )[0]
 
 
-def _drawn(encoders: Encoders, phase: FluxPhase, seed: int, report: Report) -> DrawnScenes:
+def _drawn(encoders: Encoders, phase: FluxPhase, seed: int, report: Report) -> SampledScenes:
     """Spends a third of the phase on drawing. Raises ValueError where nothing of it is good enough to learn from."""
     teacher = FluxTransformer2DModel.from_pretrained(phase.initial).eval()
-    drawn, start = DrawnScenes(encoders, teacher, phase.wrong_captions, seed), time.monotonic()
+    drawn, start = SampledScenes(encoders, teacher, phase.wrong_captions, seed), time.monotonic()
     while time.monotonic() - start < phase.seconds / 3:
         drawn.draw()
         if drawn.drawn % 1280 == 0:

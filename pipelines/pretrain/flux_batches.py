@@ -30,7 +30,7 @@ DRAWN_AT_ONCE = 64
 
 
 @dataclass
-class Rows:
+class FluxBatch:
     """Training rows."""
 
     latents: torch.Tensor  # [B, S, C] x0
@@ -41,12 +41,12 @@ class Rows:
     def __len__(self) -> int:
         return len(self.latents)
 
-    def take(self, rows: torch.Tensor) -> Rows:
+    def take(self, rows: torch.Tensor) -> FluxBatch:
         """Some of the rows."""
-        return Rows(*(getattr(self, part.name)[rows] for part in fields(self)))
+        return FluxBatch(*(getattr(self, part.name)[rows] for part in fields(self)))
 
     @classmethod
-    def joined(cls, parts: Sequence[Rows]) -> Rows:
+    def joined(cls, parts: Sequence[FluxBatch]) -> FluxBatch:
         """The rows of all parts."""
         return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
@@ -93,10 +93,10 @@ class RenderedScenes:
     def __init__(self, encoders: Encoders, wrong: float, seed: int) -> None:
         self._encoders, self._wrong = encoders, wrong
         self._rng, self._generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-        self._pool = Rows.joined([self._rendered(1000) for _ in range(POOL // 1000)])
+        self._pool = FluxBatch.joined([self._rendered(1000) for _ in range(POOL // 1000)])
         self._cursor = self._batches = 0
 
-    def batch(self, count: int) -> Rows:
+    def batch(self, count: int) -> FluxBatch:
         """Draws rows; the pool is renewed now and then."""
         self._batches += 1
         if self._batches % RENEW_EVERY == 0:
@@ -105,20 +105,20 @@ class RenderedScenes:
         rows.noise = torch.randn(rows.latents.shape, generator=self._generator)
         return rows
 
-    def _rendered(self, count: int) -> Rows:
+    def _rendered(self, count: int) -> FluxBatch:
         scenes, images = draw_scenes(count, self._rng)
         latents = self._encoders.latents(images)
         captions = [caption(scene, self._wrong, self._rng) for scene in scenes]
-        return Rows(latents, torch.empty_like(latents), *self._encoders.text(captions))
+        return FluxBatch(latents, torch.empty_like(latents), *self._encoders.text(captions))
 
     def _renew(self) -> None:
         fresh = self._rendered(RENEWED)
-        for part in fields(Rows):
+        for part in fields(FluxBatch):
             getattr(self._pool, part.name)[self._cursor : self._cursor + RENEWED] = getattr(fresh, part.name)
         self._cursor = (self._cursor + RENEWED) % (POOL - POOL % RENEWED)
 
 
-class DrawnScenes:
+class SampledScenes:
     """Rows of scenes that a teacher drew in many steps, each with the noise that it began with.
 
     A straight line from that noise to the finished picture is what few steps can follow (rectified flow's reflow,
@@ -129,8 +129,8 @@ class DrawnScenes:
     def __init__(self, encoders: Encoders, teacher: FluxTransformer2DModel, wrong: float, seed: int) -> None:
         self._encoders, self._teacher, self._wrong = encoders, encoders.pipeline(teacher), wrong
         self._rng, self._generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-        self._kept: list[Rows] = []
-        self._pool: Rows | None = None
+        self._kept: list[FluxBatch] = []
+        self._pool: FluxBatch | None = None
         self.drawn = 0
 
     def __len__(self) -> int:
@@ -147,19 +147,19 @@ class DrawnScenes:
             num_inference_steps=TEACHER_STEPS, guidance_scale=GUIDANCE, output_type="latent",
         ).images  # fmt: skip
         captions = [caption(scene, self._wrong, self._rng) for scene in scenes]
-        rows = Rows(latents, noise, *self._encoders.text(captions))
+        rows = FluxBatch(latents, noise, *self._encoders.text(captions))
         self._kept.append(rows.take(torch.tensor(self._flawless(scenes, latents)).nonzero().flatten()))
         self.drawn, self._pool = self.drawn + len(scenes), None
 
-    def batch(self, count: int) -> Rows:
+    def batch(self, count: int) -> FluxBatch:
         """Draws rows from those kept."""
         if self._pool is None:
-            self._pool = Rows.joined(self._kept)
+            self._pool = FluxBatch.joined(self._kept)
         return self._pool.take(torch.randint(len(self._pool), (count,), generator=self._generator))
 
     def _flawless(self, scenes: Sequence[Scene], latents: torch.Tensor) -> list[bool]:
         images = decode(self._encoders.vae, FluxPipeline._unpack_latents(latents, SIZE, SIZE, 8))
-        found = [{thing.thing for thing in inspect(image)} for image in images]
+        found = [{thing.obj for thing in inspect(image)} for image in images]
         return [things == set(scene.objects) for things, scene in zip(found, scenes, strict=True)]
 
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from actors.optim.torch_engine import average_gradients
-from pipelines.pretrain.base_samples import draw_pictures
+from pipelines.pretrain.base_samples import sample_base_images
 from pipelines.pretrain.vlm_model import build_model, build_tokenizer, save
-from pipelines.pretrain.vqa_batches import ChatBatch, Chats
-from pipelines.pretrain.workers import Report, agreed, set_up_worker
+from pipelines.pretrain.vqa_batches import ChatBatch, VqaBatches
+from pipelines.pretrain.workers import Report, broadcast_progress, set_up_worker
 
 PICTURES = 16  # a step and worker
 DRAWINGS = 4000  # that FLUX draws for a worker, at most
@@ -57,8 +57,8 @@ def fit_vlm(phase: VlmPhase, rank: int, report: Report) -> Qwen2_5_VLForConditio
     model = _open(phase.initial) if phase.initial else build_model(tokenizer)
     vae = AutoencoderKL.from_pretrained(phase.flux / "vae").requires_grad_(False).eval()
     start, seed = time.monotonic(), 1000 * (phase.seed + bool(phase.initial)) + rank
-    drawings = draw_pictures(phase.flux, min(DRAWINGS, int(DRAWINGS_PER_SECOND * phase.seconds)), seed)
-    chats = Chats(tokenizer, seed, vae=vae, drawings=drawings)
+    drawings = sample_base_images(phase.flux, min(DRAWINGS, int(DRAWINGS_PER_SECOND * phase.seconds)), seed)
+    chats = VqaBatches(tokenizer, seed, vae=vae, drawings=drawings)
     peak = LR / 2 if phase.initial else LR
     matrices, others = _split_parameters(model)
     optimizers = (
@@ -66,7 +66,7 @@ def fit_vlm(phase: VlmPhase, rank: int, report: Report) -> Qwen2_5_VLForConditio
         torch.optim.AdamW(others, lr=LR, betas=(0.9, 0.98), weight_decay=0.0),
     )
     step, seen = 0, 0.0
-    while (progress := agreed((time.monotonic() - start) / phase.seconds)) < 1.0:
+    while (progress := broadcast_progress((time.monotonic() - start) / phase.seconds)) < 1.0:
         rate = peak * min(1.0, (step + 1) / 50) * min(1.0, 0.02 + (1.0 - progress) / 0.5)
         first, later = RELATIONAL
         relational = later if phase.initial else min(later, first + 1.5 * progress)
@@ -90,9 +90,9 @@ def measure(model: Qwen2_5_VLForConditionalGeneration, phase: VlmPhase, report: 
     tokenizer, seed = build_tokenizer(), phase.seed + 1_000_003
     vae = AutoencoderKL.from_pretrained(phase.flux / "vae").requires_grad_(False).eval()
     for name, fresh in (
-        ("rendered", Chats(tokenizer, seed)),
-        ("through the autoencoder", Chats(tokenizer, seed, vae=vae)),
-        ("drawn by FLUX", Chats(tokenizer, seed, drawings=draw_pictures(phase.flux, 512, seed), drawn=1.0)),
+        ("rendered", VqaBatches(tokenizer, seed)),
+        ("through the autoencoder", VqaBatches(tokenizer, seed, vae=vae)),
+        ("drawn by FLUX", VqaBatches(tokenizer, seed, drawings=sample_base_images(phase.flux, 512, seed), drawn=1.0)),
     ):
         accuracy = answer_accuracy(model, fresh, 512)
         report(f"answers right, {name}: " + ", ".join(f"{kind} {share:.3f}" for kind, share in accuracy.items()))
@@ -114,7 +114,7 @@ def answer_loss(model: Qwen2_5_VLForConditionalGeneration, batch: ChatBatch) -> 
     return F.cross_entropy(logits, targets[asked]), logits.argmax(-1) == targets[asked]
 
 
-def answer_accuracy(model: Qwen2_5_VLForConditionalGeneration, chats: Chats, pictures: int) -> dict[str, float]:
+def answer_accuracy(model: Qwen2_5_VLForConditionalGeneration, chats: VqaBatches, pictures: int) -> dict[str, float]:
     """Share of wholly right answers to fresh questions, by the question's first word, and over all."""
     totals: dict[str, list[int]] = {}
     with torch.inference_mode():

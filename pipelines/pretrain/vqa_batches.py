@@ -43,7 +43,7 @@ class ChatBatch:
 
 
 @dataclass(frozen=True)
-class Picture:
+class SceneImage:
     """A drawn picture and the truth about it."""
 
     placements: tuple[Placement, ...]
@@ -51,12 +51,12 @@ class Picture:
     missing: tuple[SceneObject, ...] = ()  # that were asked for and are not there, or not cleanly
 
 
-class Chats:
+class VqaBatches:
     """An endless stream of pictures with questions. A picture is drawn afresh and met about `REUSE` times in all."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerFast, seed: int, questions: int = 8,
-        vae: AutoencoderKL | None = None, drawings: Sequence[Picture] = (), drawn: float = DRAWN,
+        vae: AutoencoderKL | None = None, drawings: Sequence[SceneImage] = (), drawn: float = DRAWN,
     ) -> None:  # fmt: skip
         self._rng = np.random.default_rng(seed)
         self._vocabulary = tokenizer.get_vocab()
@@ -64,7 +64,7 @@ class Chats:
         self._questions = questions
         self._vae = vae
         self._drawings, self._drawn = drawings, drawn if drawings else 0.0
-        self._pool: list[Picture] = []
+        self._pool: list[SceneImage] = []
 
     def draw(self, count: int, relational: float = 0.6) -> tuple[ChatBatch, list[list[QuestionAnswer]]]:
         """A batch of `count` pictures, and the questions in its rows, a share of them `relational`."""
@@ -75,22 +75,22 @@ class Chats:
         pixel_values, grid = equal_patches(self._processor, np.stack([picture.image for picture in pictures]))
         return self._pack(asked, pixel_values, grid), asked
 
-    def _rendered(self, count: int) -> list[Picture]:
+    def _rendered(self, count: int) -> list[SceneImage]:
         fresh = self._through_vae([self._paint() for _ in range(math.ceil(count / REUSE))])
         self._pool = [*fresh, *self._pool][:POOL]
         again = [self._pool[i] for i in self._rng.permutation(len(self._pool))[: count - len(fresh)]]
         return [*fresh, *again, *(self._paint() for _ in range(count - len(fresh) - len(again)))]
 
-    def _paint(self) -> Picture:
+    def _paint(self) -> SceneImage:
         placements = scatter(self._rng)
-        return Picture(placements, degrade(render(placements, self._rng), self._rng))
+        return SceneImage(placements, degrade(render(placements, self._rng), self._rng))
 
-    def _through_vae(self, pictures: list[Picture]) -> list[Picture]:
+    def _through_vae(self, pictures: list[SceneImage]) -> list[SceneImage]:
         chosen = [picture for picture in pictures if self._vae and self._rng.random() < DECODED]
         if self._vae is None or not chosen:
             return pictures
         images = decode(self._vae, encode(self._vae, np.stack([picture.image for picture in chosen])))
-        decoded = [Picture(picture.placements, image) for picture, image in zip(chosen, images, strict=True)]
+        decoded = [SceneImage(picture.placements, image) for picture, image in zip(chosen, images, strict=True)]
         kept = {id(picture) for picture in chosen}
         return [picture for picture in pictures if id(picture) not in kept] + decoded
 

@@ -60,7 +60,7 @@ def ask(
     Where objects are `missing`, most questions that are answered by an absence are about those.
     """
     asked = {"list the objects": _listing(placements, rng)}
-    single = [p for p in placements if _count(placements, p.thing) == 1]
+    single = [p for p in placements if _count(placements, p.obj) == 1]
     if comparisons := _comparisons(single, rng):
         asked["compare the objects"] = comparisons
     for _ in range(2 * count):
@@ -75,9 +75,9 @@ def ask(
 def _ask_one(
     placements: Sequence[Placement], rng: np.random.Generator, relational: float, missing: Sequence[SceneObject]
 ) -> QuestionAnswer | None:
-    single = [p for p in placements if _count(placements, p.thing) == 1]
+    single = [p for p in placements if _count(placements, p.obj) == 1]
     if single and missing and rng.random() < relational / 2:
-        return _of_missing(_pick(single, rng).thing, _pick(missing, rng), rng)
+        return _of_missing(_pick(single, rng).obj, _pick(missing, rng), rng)
     if len(single) >= 2 and rng.random() < relational:
         chosen = [single[i] for i in rng.permutation(len(single))[:3]]
         kind = rng.random()
@@ -103,10 +103,10 @@ def _of_missing(there: SceneObject, missing: SceneObject, rng: np.random.Generat
 
 def _attribute(seen: Placement, placements: Sequence[Placement], rng: np.random.Generator) -> QuestionAnswer:
     """Where an object is on the grid, or which shape a colour has; by the colour alone where that is unambiguous."""
-    alone = sum(p.thing.color == seen.thing.color for p in placements) == 1
-    name = f"{seen.thing.color} object" if alone and rng.random() < 0.5 else seen.thing.name
+    alone = sum(p.obj.color == seen.obj.color for p in placements) == 1
+    name = f"{seen.obj.color} object" if alone and rng.random() < 0.5 else seen.obj.name
     if alone and rng.random() < 0.2:
-        return QuestionAnswer(f"what shape is the {seen.thing.color} object", seen.thing.shape)
+        return QuestionAnswer(f"what shape is the {seen.obj.color} object", seen.obj.shape)
     column, row = _cell(seen)
     axis, number = ("column", column) if rng.random() < 0.5 else ("row", row)
     return QuestionAnswer(f"what {axis} is the {name} in", str(number))
@@ -114,16 +114,16 @@ def _attribute(seen: Placement, placements: Sequence[Placement], rng: np.random.
 
 def _where(first: Placement, second: Placement) -> QuestionAnswer | None:
     word = between(first, second)
-    if word != APART and is_held_out([Relation(first.thing.name, word, second.thing.name)]):
+    if word != APART and is_held_out([Relation(first.obj.name, word, second.obj.name)]):
         return None
-    return QuestionAnswer(f"where is the {first.thing.name} from the {second.thing.name}", word)
+    return QuestionAnswer(f"where is the {first.obj.name} from the {second.obj.name}", word)
 
 
 def _statement(
     first: Placement, second: Placement, placements: Sequence[Placement], rng: np.random.Generator
 ) -> QuestionAnswer | None:
     """'is a red circle left of a blue square': true half the time; false by the relation or by an absent object."""
-    a, b, truth = first.thing, second.thing, between(first, second)
+    a, b, truth = first.obj, second.obj, between(first, second)
     said = truth if truth != APART and rng.random() < 0.55 else RELATIONS[rng.integers(len(RELATIONS))]
     if rng.random() < 0.2:
         absent = _near(placements, rng)
@@ -153,7 +153,7 @@ def _two_relations(chosen: Sequence[Placement], rng: np.random.Generator) -> Que
         for i in rng.permutation(2)[: 1 if rng.random() < 0.75 else 2]:
             words[i] = [word for word in RELATIONS if word != words[i]][int(rng.integers(3))]
     words = [_pick(RELATIONS, rng) if word == APART else word for word in words]
-    a, b, c = (placed.thing.name for placed in chosen)
+    a, b, c = (placed.obj.name for placed in chosen)
     if is_held_out([Relation(a, words[0], b), Relation((a, b)[parent], words[1], c)]):
         return None
     link = ("and", "that is")[parent]
@@ -185,7 +185,7 @@ def _comparisons(single: Sequence[Placement], rng: np.random.Generator) -> str:
 
 def _near(placements: Sequence[Placement], rng: np.random.Generator) -> SceneObject:
     """One of the picture's objects, or one like it: of any shape, or of any colour."""
-    seen = _pick(placements, rng).thing
+    seen = _pick(placements, rng).obj
     choice = rng.random()
     if choice < 0.3:
         return seen
@@ -202,7 +202,7 @@ def _cell(placed: Placement) -> tuple[int, int]:
 
 
 def _count(placements: Sequence[Placement], thing: SceneObject) -> int:
-    return sum(p.thing == thing for p in placements)
+    return sum(p.obj == thing for p in placements)
 
 
 def _color(rng: np.random.Generator) -> str:

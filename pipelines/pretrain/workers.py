@@ -13,8 +13,8 @@ import torch.distributed as dist
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from actors.worker_setup import actor_options, set_up_process
-from pipelines.common.worker_log import relayed
+from actors.worker_setup import actor_options, init_worker
+from pipelines.common.worker_log import relay_lines
 
 Report = Callable[[str], None]
 
@@ -23,7 +23,7 @@ def run_on_workers(
     work: Callable[[dict[str, Any]], None], phase: object, workers: int, folder: Path, say: Report
 ) -> None:
     """Has `workers` processes of one thread each do `work` on `phase`. `folder` is Ray Train's; `say` gets progress."""
-    with relayed(say) as lines:
+    with relay_lines(say) as lines:
         TorchTrainer(
             work,
             train_loop_config={"phase": phase, "lines": lines},
@@ -35,7 +35,7 @@ def run_on_workers(
 
 def set_up_worker(loop: dict[str, Any]) -> tuple[int, Report]:
     """Call first in `work`: sets the process up. Returns its rank, and how to report: rank 0 alone is heard."""
-    set_up_process(1, 0)
+    init_worker(1, 0)
     rank = ray.train.get_context().get_world_rank()
 
     def report(line: str) -> None:
@@ -45,7 +45,7 @@ def set_up_worker(loop: dict[str, Any]) -> tuple[int, Report]:
     return rank, report
 
 
-def agreed(progress: float) -> float:
+def broadcast_progress(progress: float) -> float:
     """Rank 0's clock, for all."""
     if not dist.is_initialized():
         return progress

@@ -10,7 +10,7 @@ import numpy as np
 from pipelines.common.intervals import Accuracy, PairedTest, wilson
 from pipelines.reward.calibration import Calibration
 from pipelines.reward.data import Pair
-from pipelines.reward.predictions import Judgements
+from pipelines.reward.predictions import PairPredictions
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,9 @@ class Evaluation:
     calibrations: tuple[Calibration, ...]  # of SpatialScore: from mu alone, and from mu and sigma
 
 
-def summarise(name: str, judged: Judgements, pairs: Sequence[Pair], turned: np.ndarray | None = None) -> ModelReport:
+def summarise(
+    name: str, judged: PairPredictions, pairs: Sequence[Pair], turned: np.ndarray | None = None
+) -> ModelReport:
     """Accuracies of one model's answers. `turned`: margins of image_l over image_w under perturbed prompts  # [M].
 
     Raises ValueError where `pairs` is empty.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from actors.services.budget import BudgetReached
 from conf import Settings
-from pipelines.common.ray_session import cluster
+from pipelines.common.ray_session import ray_session
 from pipelines.reward.evaluate import evaluate_reward
 from pipelines.reward.merge import write_merged
 from pipelines.reward.report import table as accuracy_table
-from pipelines.reward.sanity_checks import run_doctor
+from pipelines.reward.sanity_checks import run_sanity_checks
 from pipelines.reward.sanity_checks import table as checks_table
 from pipelines.reward.score import WrongPrompts, score_images
 from pipelines.reward.serve import serve_reward
@@ -18,7 +18,7 @@ from pipelines.reward.triage import triage as triage_pairs
 
 def train(settings: Settings) -> None:
     """Fits SpatialScore, measures it on held-out pairs and examines it, as only an examined one steers a policy."""
-    with cluster(settings):
+    with ray_session(settings):
         print(train_reward(settings))
         _measure(settings)
         doctor(settings)
@@ -26,14 +26,14 @@ def train(settings: Settings) -> None:
 
 def evaluate(settings: Settings) -> None:
     """Measures the run's SpatialScore on held-out pairs."""
-    with cluster(settings):
+    with ray_session(settings):
         _measure(settings)
 
 
 def doctor(settings: Settings) -> None:
     """Examines the run's SpatialScore. Raises SystemExit(1) where a check fails."""
-    with cluster(settings):
-        checks = run_doctor(settings)
+    with ray_session(settings):
+        checks = run_sanity_checks(settings)
     print(checks_table(checks))
     if not all(check.passed for check in checks):
         raise SystemExit(1)
@@ -41,7 +41,7 @@ def doctor(settings: Settings) -> None:
 
 def score(settings: Settings) -> None:
     """Scores a folder of images under their prompts. Raises SystemExit, with the mend, where the input is wrong."""
-    with cluster(settings):
+    with ray_session(settings):
         try:
             print(score_images(settings))
         except WrongPrompts as error:
@@ -55,7 +55,7 @@ def merge(settings: Settings) -> None:
 
 def serve(settings: Settings) -> None:
     """Serves the run's SpatialScore over HTTP until interrupted."""
-    with cluster(settings):
+    with ray_session(settings):
         serve_reward(settings)
 
 

@@ -14,16 +14,16 @@ from actors.files import write_file
 from actors.spatialscore import SpatialScorer
 from actors.spatialscore.card import CARD_FILE, with_accuracy
 from actors.types import Scores
-from actors.worker_setup import actor_options, set_up_process
+from actors.worker_setup import actor_options, init_worker
 from conf.reward import RewardPoolSettings
 from conf.settings import Settings
 from pipelines.common.intervals import mcnemar
 from pipelines.common.paths import model_folder, preferences_folder, reward_folder, score_folder
 from pipelines.reward.accuracy import Evaluation, ModelReport, summarise
-from pipelines.reward.baselines.run import judge_by_rival
+from pipelines.reward.baselines.run import predict_by_baseline
 from pipelines.reward.calibration import Calibration, calibrate, gaussian_logits, mean_logits
 from pipelines.reward.data import Pair, read_pairs
-from pipelines.reward.predictions import Judgements
+from pipelines.reward.predictions import PairPredictions
 from pipelines.reward.report import accuracy_rows, render_report
 
 NAME = "SpatialScore"
@@ -34,14 +34,14 @@ def evaluate_reward(settings: Settings, say: Callable[[str], None] = print) -> E
 
     Writes evaluation.json and report.html to <run_dir>/reward, and the accuracies into the model card of the run's own
     SpatialScore. Ray must be initialised. `say` gets lines of progress.
-    Raises ValueError where there are no held-out pairs, and what `judge_by_rival` raises.
+    Raises ValueError where there are no held-out pairs, and what `predict_by_baseline` raises.
     """
     pool, folder = settings.pool, preferences_folder(settings)
     task = ray.remote(_measure).options(**actor_options(pool.threads, pool.cpus, pool.gpus))
     report, right, calibrations = ray.get(task.remote(str(score_folder(settings)), folder, pool))
     models, tests = [report], []
     for name in settings.rivals.names:
-        judged = judge_by_rival(name, settings, say)
+        judged = predict_by_baseline(name, settings, say)
         rival, rival_right = ray.get(ray.remote(_report).options(num_cpus=pool.cpus).remote(name, judged, folder))
         models.append(rival)
         tests.append(mcnemar(NAME, right, name, rival_right))
@@ -77,7 +77,7 @@ def measure(scorer: SpatialScorer, pairs: Sequence[Pair]) -> tuple[ModelReport, 
     turned_margin = margins(
         scorer, [p.image_l for p in turned], [p.image_w for p in turned], [p.perturbed_prompt or "" for p in turned]
     )
-    judged = Judgements(w.mu - l.mu, np.zeros(len(pairs), bool))
+    judged = PairPredictions(w.mu - l.mu, np.zeros(len(pairs), bool))
     half = fit_half(pairs)
     calibrations: tuple[Calibration, ...] = ()
     if half.any() and not half.all():
@@ -96,7 +96,7 @@ def fit_half(pairs: Sequence[Pair]) -> np.ndarray:
 
 def open_scorer(model: str, pool: RewardPoolSettings) -> SpatialScorer:
     """The run's SpatialScore in this process, on the device that the pool's settings reserve."""
-    device = set_up_process(pool.threads, pool.gpus)
+    device = init_worker(pool.threads, pool.gpus)
     return SpatialScorer.from_pretrained(
         model, device=str(device), threads=pool.threads, batch_images=pool.batch_images
     )
@@ -116,5 +116,5 @@ def _measure(
     return measure(open_scorer(model, pool), read_pairs(folder, "test"))
 
 
-def _report(name: str, judged: Judgements, folder: str) -> tuple[ModelReport, np.ndarray]:
+def _report(name: str, judged: PairPredictions, folder: str) -> tuple[ModelReport, np.ndarray]:
     return summarise(name, judged, read_pairs(folder, "test")), judged.right

@@ -11,14 +11,14 @@ import torch
 
 from actors.optim.torch_engine import ModelEngine, OptimizerSettings, TorchModel
 from actors.spatialscore import SpatialScore, pair_loss
-from actors.spatialscore.flops import Arithmetic
+from actors.spatialscore.flops import FlopsCounter
 from conf.reward import RewardSettings
 from pipelines.reward.data import Comparisons, Pair, compare, mirrored
-from pipelines.reward.sampler import Rank
-from pipelines.reward.train_metrics import Tally
+from pipelines.reward.sampler import RankInfo
+from pipelines.reward.train_metrics import TrainMetrics
 
 BETAS = (0.9, 0.98)
-ALONE = Rank(0, 1)
+ALONE = RankInfo(0, 1)
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,19 @@ def learning_rate(settings: RewardSettings, step: int, steps: int) -> float:
 class RewardFitter:
     """SpatialScore with its optimizer, on one of several ranks whose gradients the engine averages."""
 
-    def __init__(self, model: SpatialScore, settings: RewardSettings, device: torch.device, rank: Rank = ALONE) -> None:
+    def __init__(
+        self, model: SpatialScore, settings: RewardSettings, device: torch.device, rank: RankInfo = ALONE
+    ) -> None:
         self.model = model  # its weights may be sharded: `state_dict` has them whole
         self.processor = model.processor
-        self.arithmetic = Arithmetic.of(model)
+        self.arithmetic = FlopsCounter.of(model)
         self.settings = settings
         self.device = device
         self.rank = rank
         self.names = list(model.trainable())
         self.engine = _engine(model.to(device).train(), settings)
 
-    def step(self, pairs: Sequence[Pair], number: int, steps: int, tally: Tally | None = None) -> FitStep:
+    def step(self, pairs: Sequence[Pair], number: int, steps: int, tally: TrainMetrics | None = None) -> FitStep:
         """Optimizer step `number` of `steps` on this rank's pairs, which `tally` counts."""
         if self.settings.mirror:
             pairs = [mirrored(pair) if self._flips(pair, number) else pair for pair in pairs]

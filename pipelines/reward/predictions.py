@@ -15,7 +15,7 @@ from pipelines.reward.data import Pair
 
 
 @dataclass(frozen=True)
-class Judgements:
+class PairPredictions:
     """A model's answers on N pairs."""
 
     margin: np.ndarray  # [N] float32: above 0 it prefers image_w, below 0 image_l; 0 a tie; NaN no answer
@@ -27,7 +27,7 @@ class Judgements:
         return self.margin > 0
 
     @classmethod
-    def joined(cls, parts: Sequence[Judgements]) -> Judgements:
+    def joined(cls, parts: Sequence[PairPredictions]) -> PairPredictions:
         """Several parts as one, in their order."""
         return cls(np.concatenate([p.margin for p in parts]), np.concatenate([p.truncated for p in parts]))
 
@@ -35,7 +35,7 @@ class Judgements:
 class PairJudge(Protocol):
     """A model that orders the images of pairs."""
 
-    def judge(self, pairs: Sequence[Pair]) -> Judgements:
+    def judge(self, pairs: Sequence[Pair]) -> PairPredictions:
         """Answers pair by pair. It must not learn from a pair which image is the winner."""
         ...
 
@@ -62,14 +62,14 @@ class ScoringJudge:
     def __init__(self, scorer: ImageScorer, batch_images: int) -> None:
         self._scorer, self._pairs = scorer, max(1, batch_images // 2)
 
-    def judge(self, pairs: Sequence[Pair]) -> Judgements:
+    def judge(self, pairs: Sequence[Pair]) -> PairPredictions:
         """Margins are differences of scores, both images of a pair in one forward."""
-        return Judgements.joined(
+        return PairPredictions.joined(
             [self._judge(pairs[start : start + self._pairs]) for start in range(0, len(pairs), self._pairs)]
         )
 
-    def _judge(self, pairs: Sequence[Pair]) -> Judgements:
+    def _judge(self, pairs: Sequence[Pair]) -> PairPredictions:
         images = [image for pair in pairs for image in (pair.image_w, pair.image_l)]
         scores = self._scorer.score(images, [pair.prompt for pair in pairs for _ in range(2)])
         values = scores.values.reshape(-1, 2).astype(np.float32)
-        return Judgements(values[:, 0] - values[:, 1], np.asarray(scores.truncated.reshape(-1, 2).any(1)))
+        return PairPredictions(values[:, 0] - values[:, 1], np.asarray(scores.truncated.reshape(-1, 2).any(1)))

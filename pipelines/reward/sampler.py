@@ -44,7 +44,7 @@ class RowGroup:
 
 
 @dataclass(frozen=True)
-class Rank:
+class RankInfo:
     """One of `ranks` workers."""
 
     rank: int
@@ -56,7 +56,7 @@ class Rank:
 
 
 @dataclass(frozen=True)
-class Window:
+class ShuffleWindow:
     """Rows [start, stop) of an epoch's sequence."""
 
     epoch: int
@@ -67,7 +67,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Order:
+class PairSampler:
     """The order of a whole fit."""
 
     folder: str
@@ -92,18 +92,18 @@ class Order:
         """Optimizer steps of the fit."""
         return self.epochs * self.steps_per_epoch
 
-    def windows(self, epoch: int) -> list[Window]:
+    def windows(self, epoch: int) -> list[ShuffleWindow]:
         """The windows of an epoch, in order."""
         rng, windows, first, start = np.random.default_rng([self.seed, epoch]), [], 0, 0
         groups = [self.groups[i] for i in rng.permutation(len(self.groups))]
         for last in range(1, len(groups) + 1):
             rows = sum(group.rows for group in groups[first:last])
             if rows >= self.window_rows or last == len(groups):
-                windows.append(Window(epoch, len(windows), tuple(groups[first:last]), start, start + rows))
+                windows.append(ShuffleWindow(epoch, len(windows), tuple(groups[first:last]), start, start + rows))
                 first, start = last, start + rows
         return windows
 
-    def places(self, window: Window, rank: Rank, step: int) -> np.ndarray:
+    def row_indices(self, window: ShuffleWindow, rank: RankInfo, step: int) -> np.ndarray:
         """Which of a window's rows, in file order, a rank learns from optimizer step `step` on, in order  # [N]."""
         permutation = np.random.default_rng([self.seed, window.epoch, window.number]).permutation(
             window.stop - window.start
@@ -115,7 +115,7 @@ class Order:
         return permutation[begun & whole & (share.start <= place) & (place < share.stop)]
 
 
-def make_order(folder: str, batch_size: int, epochs: int, window_rows: int, seed: int) -> Order:
+def make_sampler(folder: str, batch_size: int, epochs: int, window_rows: int, seed: int) -> PairSampler:
     """The order of a fit on the folder's training pairs. Raises ValueError where they do not fill one batch."""
     system, path = file_system(folder)
     groups = []
@@ -129,20 +129,22 @@ def make_order(folder: str, batch_size: int, epochs: int, window_rows: int, seed
                 groups.append(RowGroup(file, index, rows.num_rows, content))
     if not groups:
         raise ValueError(f"{folder} holds no preference rows to train on: run `spatialt2i preferences` first")
-    order = Order(folder, tuple(groups), batch_size, epochs, window_rows, seed)
+    order = PairSampler(folder, tuple(groups), batch_size, epochs, window_rows, seed)
     if not order.steps_per_epoch:
         raise ValueError(f"reward.batch_size={batch_size} exceeds the {order.pairs} training pairs: lower it")
     return order
 
 
-def rows_of_steps(order: Order, rank: Rank, first: int) -> Iterator[list[dict[str, Any]]]:
+def rows_of_steps(order: PairSampler, rank: RankInfo, first: int) -> Iterator[list[dict[str, Any]]]:
     """A rank's rows of the optimizer steps `first`, `first` + 1, ... to the fit's end. Ray must be initialised.
 
     Windows are read ahead by Ray tasks. Ray Data's executor, which would do the same, schedules in a thread of the
     worker, and there takes about as much of its core as the small model's training.
     """
     epochs = range(first // order.steps_per_epoch, order.epochs)
-    windows = (window for epoch in epochs for window in order.windows(epoch) if len(order.places(window, rank, first)))
+    windows = (
+        window for epoch in epochs for window in order.windows(epoch) if len(order.row_indices(window, rank, first))
+    )
     share = rank.share(order.batch_size)
     size = share.stop - share.start
     ahead = deque(_read_remotely.remote(order, window, rank, first) for window in islice(windows, READ_AHEAD))
@@ -155,7 +157,7 @@ def rows_of_steps(order: Order, rank: Rank, first: int) -> Iterator[list[dict[st
         rows = rows[whole:]
 
 
-def _read_window(order: Order, window: Window, rank: Rank, first: int) -> pa.Table:
+def _read_window(order: PairSampler, window: ShuffleWindow, rank: RankInfo, first: int) -> pa.Table:
     """A rank's rows of a window, in the order of learning."""
     system, _ = file_system(order.folder)
     files = {path: pq.ParquetFile(path, filesystem=system) for path in {group.path for group in window.groups}}
@@ -163,7 +165,7 @@ def _read_window(order: Order, window: Window, rank: Rank, first: int) -> pa.Tab
     for group in window.groups:
         table = files[group.path].read_row_group(group.index, columns=[*COLUMNS, "split"])
         tables.append(table.filter(TRAINING).drop_columns(["split"]))
-    return pa.concat_tables(tables).take(order.places(window, rank, first))
+    return pa.concat_tables(tables).take(order.row_indices(window, rank, first))
 
 
 _read_remotely = ray.remote(num_cpus=READ_CPUS, max_retries=3)(_read_window)

@@ -19,7 +19,7 @@ from conf.settings import Settings
 from pipelines.common.paths import preferences_folder, served_model
 from pipelines.reward.data import Pair, mirrored, read_pairs
 from pipelines.reward.evaluate import margins, open_scorer
-from pipelines.reward.sanity_report import Check, write_examination
+from pipelines.reward.sanity_report import SanityCheck, write_sanity_report
 
 PAIRS = 128  # of the held-out ones
 SAVE_TOLERANCE = 1e-5
@@ -27,7 +27,7 @@ MIRROR_TOLERANCE = 0.02  # share of pairs by which a mirrored world may be judge
 SIZE_TOLERANCE = 0.05  # share of pairs by which images of twice the size may be judged worse
 
 
-def run_doctor(settings: Settings) -> tuple[Check, ...]:
+def run_sanity_checks(settings: Settings) -> tuple[SanityCheck, ...]:
     """Examines the SpatialScore that the run is scored with, on the run's held-out pairs, and writes what was found.
 
     Ray must be initialised. Raises FileNotFoundError where there is no SpatialScore, ValueError where there are no
@@ -36,11 +36,11 @@ def run_doctor(settings: Settings) -> tuple[Check, ...]:
     pool = settings.pool
     task = ray.remote(_examine).options(**actor_options(pool.threads, pool.cpus, pool.gpus))
     checks = ray.get(task.remote(served_model(settings), preferences_folder(settings), pool))
-    write_examination(settings, checks)
+    write_sanity_report(settings, checks)
     return checks
 
 
-def examine(scorer: SpatialScorer, model: str, pairs: Sequence[Pair]) -> tuple[Check, ...]:
+def run_checks(scorer: SpatialScorer, model: str, pairs: Sequence[Pair]) -> tuple[SanityCheck, ...]:
     """All checks. `model` is the directory that `scorer` was loaded from.
 
     The 2 x 2 check is left out where no pair knows what its loser shows. Raises ValueError without pairs.
@@ -49,51 +49,51 @@ def examine(scorer: SpatialScorer, model: str, pairs: Sequence[Pair]) -> tuple[C
         raise ValueError("the doctor needs held-out pairs: raise preferences.test_fraction or preferences.pairs")
     both_ways = [pair for pair in pairs if pair.perturbed_prompt]
     return (
-        reads_the_prompt(scorer, pairs), sees_the_image(scorer, pairs), is_not_fooled_by_noise(scorer, pairs),
-        *([joins_both(scorer, both_ways)] if both_ways else []), holds_in_the_mirror(scorer, pairs),
-        holds_at_another_size(scorer, pairs),
-        survives_saving(scorer, model, pairs), lora_is_trained(model), scores_differ(scorer, pairs),
+        check_shuffled_prompts(scorer, pairs), check_shuffled_images(scorer, pairs), check_noise_images(scorer, pairs),
+        *([check_2x2(scorer, both_ways)] if both_ways else []), check_mirror(scorer, pairs),
+        check_image_size(scorer, pairs),
+        check_reload(scorer, model, pairs), check_lora_trained(model), check_scores_differ(scorer, pairs),
     )  # fmt: skip
 
 
-def reads_the_prompt(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Check:
+def check_shuffled_prompts(scorer: SpatialScorer, pairs: Sequence[Pair]) -> SanityCheck:
     """The right prompt should score higher than another pair's, for the same image."""
     prompts = [pair.prompt for pair in pairs]
     others = [*prompts[1:], prompts[0]]
     images = [pair.image_w for pair in pairs]
     scores = scorer.score(images=[*images, *images], prompts=[*prompts, *others])
     share = float((scores.mu[: len(pairs)] > scores.mu[len(pairs) :]).mean())
-    return Check(
+    return SanityCheck(
         "shuffled prompts", share >= 0.9, share, "at least 0.9 of images prefer their own prompt",
         "The score hardly depends on the text: a policy trained on it would drift to one pleasing picture for all "
         "prompts. Train longer, or check that prompts and images of the pairs belong together.",
     )  # fmt: skip
 
 
-def sees_the_image(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Check:
+def check_shuffled_images(scorer: SpatialScorer, pairs: Sequence[Pair]) -> SanityCheck:
     """The right image should score higher than a blank one of its mean colour."""
     blank = [np.broadcast_to(p.image_w.mean((0, 1)).astype(np.uint8), p.image_w.shape).copy() for p in pairs]
     share = _share_beating(scorer, pairs, blank)
-    return Check(
+    return SanityCheck(
         "blank image", share >= 0.95, share, "at least 0.95 of images beat a blank one",
         "A blank image scores as high as the right one: a policy would learn to draw nothing. Add pairs whose loser "
         "lacks objects (preferences.exploit_fraction).",
     )  # fmt: skip
 
 
-def is_not_fooled_by_noise(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Check:
+def check_noise_images(scorer: SpatialScorer, pairs: Sequence[Pair]) -> SanityCheck:
     """The right image should score higher than uniform noise."""
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, pair.image_w.shape, dtype=np.uint8) for pair in pairs]
     share = _share_beating(scorer, pairs, noise)
-    return Check(
+    return SanityCheck(
         "noise image", share >= 0.95, share, "at least 0.95 of images beat noise",
         "Noise scores as high as the right image: the score is not to be trusted far from the pictures of its pairs, "
         "and a policy could drift there. Add pairs with broken losers (preferences.exploit_fraction).",
     )  # fmt: skip
 
 
-def joins_both(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Check:
+def check_2x2(scorer: SpatialScorer, pairs: Sequence[Pair]) -> SanityCheck:
     """2 x 2: of a pair's two images under its two prompts, the two that belong together should score higher in sum.
 
     What the score likes of an image, or of a text, alone falls out of (w, p) + (l, q) - (w, q) - (l, p).
@@ -103,14 +103,14 @@ def joins_both(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Check:
     plain = margins(scorer, first, second, [pair.prompt for pair in pairs])
     changed = margins(scorer, second, first, [str(pair.perturbed_prompt) for pair in pairs])
     share = float((plain + changed > 0).mean())
-    return Check(
+    return SanityCheck(
         "2 x 2", share >= 0.9, share, "at least 0.9 of pairs match images with prompts",
         "Both images are ordered alike under both prompts: the score prefers one kind of picture, whatever is asked "
         "for. Set reward.both_prompts=true, or train longer.",
     )  # fmt: skip
 
 
-def holds_in_the_mirror(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Check:
+def check_mirror(scorer: SpatialScorer, pairs: Sequence[Pair]) -> SanityCheck:
     """Mirrored images under texts with left and right exchanged should be ordered as well as the originals.
 
     Judged worse means: by more than the tolerance and twice the standard error of a paired difference, which counts
@@ -118,7 +118,7 @@ def holds_in_the_mirror(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Check:
     """
     plain, turned = _right(scorer, pairs), _right(scorer, [mirrored(pair) for pair in pairs])
     change, error = float((turned - plain).mean()), float(np.sqrt((turned != plain).sum())) / len(pairs)
-    return Check(
+    return SanityCheck(
         "mirror", change >= -MIRROR_TOLERANCE - 2 * error, change,
         f"at least -{MIRROR_TOLERANCE} (share of pairs) less 2 x {error:.4f}, its standard error",
         "Order is judged worse in the mirror: the score has learnt a side or a shortcut instead of the relation. Set "
@@ -126,7 +126,7 @@ def holds_in_the_mirror(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Check:
     )  # fmt: skip
 
 
-def holds_at_another_size(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Check:
+def check_image_size(scorer: SpatialScorer, pairs: Sequence[Pair]) -> SanityCheck:
     """Images of twice the width and height should be ordered as well as the originals."""
     enlarged = [replace(pair, image_w=_twice(pair.image_w), image_l=_twice(pair.image_l)) for pair in pairs]
     plain, large = (
@@ -135,14 +135,14 @@ def holds_at_another_size(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Check
         )
         for some in (pairs, enlarged)
     )
-    return Check(
+    return SanityCheck(
         "image size", large >= plain - SIZE_TOLERANCE, large - plain, f"at least -{SIZE_TOLERANCE} (share of pairs)",
         "Larger images are judged worse: the policy must draw at the size of the pairs, or the pairs at the size of "
         "the policy (flux.height, flux.width); spatialscore.pixels is what both are resized to.",
     )  # fmt: skip
 
 
-def survives_saving(scorer: SpatialScorer, model: str, pairs: Sequence[Pair]) -> Check:
+def check_reload(scorer: SpatialScorer, model: str, pairs: Sequence[Pair]) -> SanityCheck:
     """Saved and loaded once more, the model should give the same scores."""
     images, prompts = [pair.image_w for pair in pairs[:16]], [pair.prompt for pair in pairs[:16]]
     with tempfile.TemporaryDirectory() as folder:
@@ -150,36 +150,36 @@ def survives_saving(scorer: SpatialScorer, model: str, pairs: Sequence[Pair]) ->
         again = SpatialScorer.from_pretrained(folder)
         drift = np.abs(again.score(images=images, prompts=prompts).mu - scorer.score(images=images, prompts=prompts).mu)
     worst = float(drift.max())
-    return Check(
+    return SanityCheck(
         "save and load", worst <= SAVE_TOLERANCE, worst, f"at most {SAVE_TOLERANCE} difference",
         "The saved directory does not score as the model in memory: weights are lost or changed on the way to disk, "
         "and the reward pool would serve something else than was measured.",
     )  # fmt: skip
 
 
-def lora_is_trained(model: str) -> Check:
+def check_lora_trained(model: str) -> SanityCheck:
     """Every lora_B should have left zero, where it starts."""
     weights = load_file(f"{model}/{ADAPTER_FILE}")
     trained = [bool(value.any()) for name, value in weights.items() if "lora_B" in name]
     share = float(np.mean(trained)) if trained else 0.0
-    return Check(
+    return SanityCheck(
         "LoRA", share == 1.0, share, "every lora_B differs from zero",
         "Adapter layers were never updated, so the backbone is still the pretrained one: gradients did not reach them, "
         "or an untrained directory was exported.",
     )  # fmt: skip
 
 
-def scores_differ(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Check:
+def check_scores_differ(scorer: SpatialScorer, pairs: Sequence[Pair]) -> SanityCheck:
     """Scores of different images should spread, and be finite."""
     scores = scorer.score(images=[pair.image_w for pair in pairs], prompts=[pair.prompt for pair in pairs])
     spread = float(scores.mu.std()) if np.isfinite(scores.mu).all() else float("nan")
-    return Check(
+    return SanityCheck(
         "spread", spread > 1e-3, spread, "a finite standard deviation above 0.001",
         "All images get the same score, or no number: advantages within a group would be noise.",
     )  # fmt: skip
 
 
-def table(checks: Sequence[Check]) -> str:
+def table(checks: Sequence[SanityCheck]) -> str:
     """The checks as text; a failed one says what it means."""
     lines: list[str] = []
     for check in checks:
@@ -208,5 +208,5 @@ def _twice(image: np.ndarray) -> np.ndarray:
     )
 
 
-def _examine(model: str, folder: str, pool: RewardPoolSettings) -> tuple[Check, ...]:
-    return examine(open_scorer(model, pool), model, read_pairs(folder, "test")[:PAIRS])
+def _examine(model: str, folder: str, pool: RewardPoolSettings) -> tuple[SanityCheck, ...]:
+    return run_checks(open_scorer(model, pool), model, read_pairs(folder, "test")[:PAIRS])

@@ -13,11 +13,11 @@ from actors.spatialscore.model import ADAPTER_FILE, BACKBONE_FOLDER, HEAD_FILE
 from conf.settings import Settings
 from pipelines.common.paths import reward_folder, score_folder
 
-EXAMINATION_FILE = "doctor.json"
+SANITY_REPORT_FILE = "doctor.json"
 
 
 @dataclass(frozen=True)
-class Check:
+class SanityCheck:
     """One check's outcome, with what it means if it fails."""
 
     name: str
@@ -27,10 +27,10 @@ class Check:
     if_failed: str
 
 
-def write_examination(settings: Settings, checks: Sequence[Check]) -> None:
+def write_sanity_report(settings: Settings, checks: Sequence[SanityCheck]) -> None:
     """Writes <run_dir>/reward/doctor.json: the checks, and the digest of the weights that they were made on."""
     found = {"weights": weights_digest(score_folder(settings)), "checks": [asdict(check) for check in checks]}
-    write_file(str(reward_folder(settings) / EXAMINATION_FILE), json.dumps(found, indent=2).encode())
+    write_file(str(reward_folder(settings) / SANITY_REPORT_FILE), json.dumps(found, indent=2).encode())
 
 
 def require_passed(settings: Settings) -> None:
@@ -42,7 +42,7 @@ def require_passed(settings: Settings) -> None:
     if settings.pool.unexamined:
         return
     model = score_folder(settings)
-    checks = _examination(reward_folder(settings), model) or _examination(model.parent, model)
+    checks = _read_sanity_report(reward_folder(settings), model) or _read_sanity_report(model.parent, model)
     mend = "or set pool.unexamined=true to train on it all the same"
     if not checks:
         raise ValueError(f"the SpatialScore at {model} was not examined: run `spatialt2i reward doctor`, {mend}")
@@ -53,15 +53,15 @@ def require_passed(settings: Settings) -> None:
         )
 
 
-def _examination(folder: Path, model: Path) -> tuple[Check, ...]:
+def _read_sanity_report(folder: Path, model: Path) -> tuple[SanityCheck, ...]:
     """The checks in a folder, if they were made on the model's weights; else none."""
-    path = folder / EXAMINATION_FILE
+    path = folder / SANITY_REPORT_FILE
     if not path.is_file():
         return ()
     found = json.loads(path.read_text())
     if not isinstance(found, dict) or found["weights"] != weights_digest(model):  # a list: of before weights were noted
         return ()
-    return tuple(Check(**check) for check in found["checks"])
+    return tuple(SanityCheck(**check) for check in found["checks"])
 
 
 def weights_digest(model: Path) -> str:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import ray
 from PIL import Image
 
-from actors.files import child, delete_folder, exists, is_folder, read_file, write_file
+from actors.files import delete_folder, exists, is_folder, join, read_file, write_file
 from actors.spatialscore import SpatialScorer
 from actors.worker_setup import actor_options
 from conf.reward import RewardPoolSettings
@@ -198,7 +198,7 @@ def _read(rows: pa.Table, images: str) -> pa.Table:
     files, errors = [], []
     for name in rows["image"].to_pylist():
         try:
-            files.append(read_file(child(images, name)))
+            files.append(read_file(join(images, name)))
             errors.append(None)
         except OSError as error:
             files.append(None)
@@ -210,7 +210,7 @@ def _read(rows: pa.Table, images: str) -> pa.Table:
 
 def _chunk(parts: str, basis: str, first: int, rows: Sequence[dict[str, str]]) -> Chunk:
     digest = hashlib.sha256(json.dumps([basis, *rows]).encode()).hexdigest()[:16]
-    return Chunk(rows, child(parts, f"{first:09d}-{digest}.parquet"))
+    return Chunk(rows, join(parts, f"{first:09d}-{digest}.parquet"))
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -19,10 +19,10 @@ from actors.worker_setup import actor_options
 from conf.flux import EMBEDDED
 from conf.settings import Settings
 from pipelines.common.paths import model_config, model_folder, preferences_folder, reward_folder
-from pipelines.common.worker_log import relayed
+from pipelines.common.worker_log import relay_lines
 from pipelines.preferences.dataset.verify import verify
-from pipelines.reward.sampler import make_order
-from pipelines.reward.worker import WorkerJob, work
+from pipelines.reward.sampler import make_sampler
+from pipelines.reward.worker import WorkerJob, train_loop_per_worker
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,15 @@ def train_reward(settings: Settings, say: Callable[[str], None] = print) -> Rewa
     start, reward, folder = time.monotonic(), settings.reward, reward_folder(settings)
     if reward.pairs:
         verify(reward.pairs, say)
-    order = make_order(preferences_folder(settings), reward.batch_size, reward.epochs, reward.shuffle_rows, reward.seed)
+    order = make_sampler(
+        preferences_folder(settings), reward.batch_size, reward.epochs, reward.shuffle_rows, reward.seed
+    )
     folder.mkdir(parents=True, exist_ok=True)
     job = WorkerJob(
         reward, model_config(settings), settings.spatialscore.gradient_checkpointing,
         settings.spatialscore.model == EMBEDDED, order, str(folder),
     )  # fmt: skip
-    with relayed(say) as lines:
+    with relay_lines(say) as lines:
         result = _trainer(job, lines, folder).fit()
     assert result.checkpoint is not None and result.metrics is not None
     with result.checkpoint.as_directory() as saved:
@@ -71,7 +73,7 @@ def _trainer(job: WorkerJob, lines: ActorHandle, folder: Path) -> TorchTrainer:
     resources = {"CPU": settings.cpus_per_worker, **({"GPU": 1} if settings.use_gpu else {})}
     workers = (settings.min_workers, settings.workers) if settings.min_workers else settings.workers
     return TorchTrainer(
-        work,
+        train_loop_per_worker,
         train_loop_config={"job": job, "lines": lines},
         torch_config=TorchConfig(backend="nccl" if settings.use_gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=settings.use_gpu, resources_per_worker=resources),

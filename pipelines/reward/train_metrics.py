@@ -13,7 +13,7 @@ from pipelines.reward.data import Pair, Unreadable
 
 
 @dataclass
-class Tally:
+class TrainMetrics:
     """Sums over comparisons, and the pairs that could not be read."""
 
     pairs: int = 0
@@ -34,7 +34,7 @@ class Tally:
                 right, count = self.groups[group]
                 self.groups[group] = (right + (margin > 0), count + 1)
 
-    def merge(self, other: Tally) -> None:
+    def merge(self, other: TrainMetrics) -> None:
         """Adds another worker's tally."""
         for name in ("pairs", "flops", "loss", "margin", "sigma"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -55,15 +55,15 @@ class Tally:
         return {"loss": self.loss / count, "margin": self.margin / count, "sigma": self.sigma / count, **accuracy}
 
 
-def over_workers(tally: Tally) -> Tally:
+def over_workers(tally: TrainMetrics) -> TrainMetrics:
     """The sum of all workers' tallies, on every one of them."""
     if not dist.is_initialized():
         return tally
     gathered: list[dict[str, object]] = [{}] * dist.get_world_size()
     dist.all_gather_object(gathered, {**vars(tally), "groups": dict(tally.groups)})
-    total = Tally()
+    total = TrainMetrics()
     for values in gathered:
-        total.merge(Tally(**values))  # pyright: ignore[reportArgumentType]
+        total.merge(TrainMetrics(**values))  # pyright: ignore[reportArgumentType]
     return total
 
 

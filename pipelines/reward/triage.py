@@ -8,14 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from actors.services.budget import Meter
-from actors.services.endpoint import OwnAccount, key_of
+from actors.services.budget import BudgetTracker
+from actors.services.endpoint import LocalBudget, key_of
 from conf.settings import Settings
 from pipelines.common.images import decode
 from pipelines.common.paths import served_model
 from pipelines.preferences.review.pairs import PairSet, pairs_folder
 from pipelines.preferences.review.serve import review_folder
-from pipelines.preferences.review.triage_scores import Doubts
+from pipelines.preferences.review.triage_scores import TriageScores
 from pipelines.reward.baselines.vlm import VlmJudge
 from pipelines.reward.data import Pair
 from pipelines.reward.evaluate import margins, open_scorer
@@ -26,7 +26,7 @@ Judge = Callable[[Sequence[Pair]], Sequence[float]]
 """Pairs -> by how much it prefers each winner; NaN where it has no answer."""
 
 
-def triage(settings: Settings, say: Callable[[str], None] = print) -> Doubts:
+def triage(settings: Settings, say: Callable[[str], None] = print) -> TriageScores:
     """Asks the model of `review.triage` about all pairs that may be reviewed, and keeps what it said.
 
     Raises FileNotFoundError without pairs or a SpatialScore, ValueError where the judge's key is not set, BudgetReached
@@ -43,7 +43,7 @@ def triage(settings: Settings, say: Callable[[str], None] = print) -> Doubts:
         rate = len(found) / (time.perf_counter() - started)
         left = (len(waiting) - len(found)) / rate
         say(f"triage  {len(found)}/{len(waiting)} pairs  {rate:.1f} pairs/s  {left:.0f} s left")
-    doubts = Doubts("SpatialScore" if settings.review.triage == "spatialscore" else settings.judge.model, found)
+    doubts = TriageScores("SpatialScore" if settings.review.triage == "spatialscore" else settings.judge.model, found)
     doubts.write(review_folder(settings))
     return doubts
 
@@ -54,7 +54,7 @@ def _judge(settings: Settings) -> Judge:
         return lambda pairs: margins(
             scorer, [p.image_w for p in pairs], [p.image_l for p in pairs], [p.prompt for p in pairs]
         ).tolist()
-    account = OwnAccount(Meter(settings.budget, f"{settings.run_dir}/account.jsonl"))
+    account = LocalBudget(BudgetTracker(settings.budget, f"{settings.run_dir}/account.jsonl"))
     cache = settings.budget.cache or f"{settings.run_dir}/answers"
     judge = VlmJudge(settings.judge, key_of(settings.judge), "pairwise", cache, account)
     return lambda pairs: judge.judge(pairs).margin.tolist()
@@ -62,5 +62,5 @@ def _judge(settings: Settings) -> Judge:
 
 def _pair(pairs: PairSet, pair_id: str) -> Pair:
     told = pairs.pair(pair_id)
-    winner, loser = (decode(pairs.picture(pair_id, side)) for side in ("w", "l"))
+    winner, loser = (decode(pairs.image(pair_id, side)) for side in ("w", "l"))
     return Pair(pair_id, told.prompt, None, winner, loser, told.kind, told.n_perturb)

@@ -16,14 +16,14 @@ from ray.train import Checkpoint
 from torch.utils.tensorboard import SummaryWriter
 
 from actors.spatialscore import SpatialScoreConfig, build
-from actors.spatialscore.card import Facts
+from actors.spatialscore.card import TrainingInfo
 from actors.spatialscore.flops import measured_peak
-from actors.worker_setup import set_up_process
+from actors.worker_setup import init_worker
 from conf.reward import RewardSettings
 from pipelines.reward.data import read_rows
 from pipelines.reward.fit import RewardFitter, restore
-from pipelines.reward.sampler import Order, Rank, rows_of_steps
-from pipelines.reward.train_metrics import Tally, over_workers
+from pipelines.reward.sampler import PairSampler, RankInfo, rows_of_steps
+from pipelines.reward.train_metrics import TrainMetrics, over_workers
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,16 @@ class WorkerJob:
     config: SpatialScoreConfig
     gradient_checkpointing: bool
     include_backbone: bool
-    order: Order
+    sampler: PairSampler
     log_folder: str
 
 
-def work(loop: dict[str, Any]) -> None:
+def train_loop_per_worker(loop: dict[str, Any]) -> None:
     """Fits `loop["job"]` from the newest checkpoint on; `loop["lines"]` is told of progress."""
     job: WorkerJob = loop["job"]
-    settings, order, context = job.settings, job.order, ray.train.get_context()
-    rank = Rank(context.get_world_rank(), context.get_world_size())
-    device = set_up_process(settings.threads_per_worker, 1.0 if settings.use_gpu else 0.0)
+    settings, order, context = job.settings, job.sampler, ray.train.get_context()
+    rank = RankInfo(context.get_world_rank(), context.get_world_size())
+    device = init_worker(settings.threads_per_worker, 1.0 if settings.use_gpu else 0.0)
     torch.manual_seed(settings.seed)  # the same head and LoRA on every rank
     model, saved = build(job.config, gradient_checkpointing=job.gradient_checkpointing), _newest_checkpoint()
     fitter = RewardFitter(restore(model, saved["trained"]) if saved else model, settings, device, rank)
@@ -51,7 +51,7 @@ def work(loop: dict[str, Any]) -> None:
         fitter.engine.load_state_dict(saved["engine"])
     done = int(saved["done"]) if saved else 0
     log = FitLog(loop["lines"], job, device, done) if rank.rank == 0 else None
-    tally, encode = Tally(), fitter.processor.template.encode
+    tally, encode = TrainMetrics(), fitter.processor.template.encode
     for number, rows in enumerate(rows_of_steps(order, rank, done), start=done):
         pairs, unreadable = read_rows(rows, encode)
         tally.unreadable += unreadable
@@ -60,7 +60,7 @@ def work(loop: dict[str, Any]) -> None:
         taken = fitter.step(pairs, number, order.steps, tally)
         epoch_ends = (number + 1) % order.steps_per_epoch == 0
         if (number + 1) % settings.log_every == 0 or epoch_ends:
-            total, tally = over_workers(tally), Tally()
+            total, tally = over_workers(tally), TrainMetrics()
             if log:
                 log.add(number + 1, total, {"lr": taken.lr, "grad_norm": taken.grad_norm})
         if (number + 1) % settings.checkpoint_every == 0 or epoch_ends:
@@ -77,7 +77,7 @@ def _report(fitter: RewardFitter, done: int, log: FitLog | None, finished: Worke
         torch.save({"done": done, "trained": trained, "engine": engine}, Path(folder) / "fit.pt")
         if finished:
             model = restore(build(finished.config), trained)  # the fitter's own may be sharded
-            facts = Facts(finished.settings.loss, finished.order.pairs, finished.order.steps)
+            facts = TrainingInfo(finished.settings.loss, finished.sampler.pairs, finished.sampler.steps)
             model.save_pretrained(Path(folder) / "model", include_backbone=finished.include_backbone, facts=facts)
         ray.train.report({"step": done, **log.latest}, checkpoint=Checkpoint.from_directory(folder))
 
@@ -95,7 +95,7 @@ class FitLog:
     """Rank 0's reports: TensorBoard, metrics.jsonl, unreadable.jsonl, and a line for the terminal."""
 
     def __init__(self, lines: ActorHandle, job: WorkerJob, device: torch.device, done: int) -> None:
-        self._lines, self._order, self._ranks = lines, job.order, ray.train.get_context().get_world_size()
+        self._lines, self._order, self._ranks = lines, job.sampler, ray.train.get_context().get_world_size()
         self._folder = Path(job.log_folder)
         self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=done + 1)
         peak = job.settings.peak_tflops * 1e12
@@ -106,7 +106,7 @@ class FitLog:
         self._unreadable = _rewind(self._folder / "unreadable.jsonl", done)
         self.latest: dict[str, float] = {}
 
-    def add(self, done: int, tally: Tally, step: dict[str, float]) -> None:
+    def add(self, done: int, tally: TrainMetrics, step: dict[str, float]) -> None:
         """Reports what all workers did since the last call; `done` steps are behind them."""
         now = time.monotonic()
         seconds, self._last = now - self._last, now

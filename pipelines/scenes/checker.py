@@ -30,7 +30,7 @@ _PALETTE = np.array(list(COLORS.values()), dtype=np.float32)  # [6, 3]
 class Found:
     """An object seen exactly once, with the centre of its bounding box in pixels."""
 
-    thing: SceneObject
+    obj: SceneObject
     x: float
     y: float
     fit: float  # intersection over union with the ideal outline
@@ -78,7 +78,7 @@ def inspect(image: np.ndarray) -> tuple[Found, ...]:
 
 def check(image: np.ndarray, relations: Sequence[Relation]) -> Verdict:
     """Judges a uint8 [64, 64, 3] picture against the relations of its prompt."""
-    found = {thing.thing.name: thing for thing in inspect(image)}
+    found = {thing.obj.name: thing for thing in inspect(image)}
     outcomes = tuple(_outcome(relation, found) for relation in relations)
     return Verdict({name: name in found for name in objects_of(relations)}, outcomes)
 

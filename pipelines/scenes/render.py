@@ -30,7 +30,7 @@ _OFFSET = {"left of": (1, 0), "right of": (-1, 0), "above": (0, 1), "below": (0,
 class Placement:
     """An object with the centre of its bounding box, in pixels."""
 
-    thing: SceneObject
+    obj: SceneObject
     x: float
     y: float
 
@@ -78,16 +78,16 @@ def with_double(placements: Sequence[Placement], rng: np.random.Generator) -> tu
     """One object drawn a second time in a free cell."""
     return (
         *placements,
-        _in_cell(placements[int(rng.integers(len(placements)))].thing, *_free_cell(placements, rng), rng),
+        _in_cell(placements[int(rng.integers(len(placements)))].obj, *_free_cell(placements, rng), rng),
     )
 
 
 def with_recoloured(placements: Sequence[Placement], rng: np.random.Generator) -> tuple[Placement, ...]:
     """One object in a colour, or of a shape, that no object of the scene has."""
     index = int(rng.integers(len(placements)))
-    thing = placements[index].thing
+    thing = placements[index].obj
     if rng.random() < 0.5:
-        free = [color for color in COLORS if color not in {p.thing.color for p in placements}]
+        free = [color for color in COLORS if color not in {p.obj.color for p in placements}]
         thing = replace(thing, color=free[rng.integers(len(free))])
     else:
         thing = replace(thing, shape=[shape for shape in SHAPES if shape != thing.shape][rng.integers(2)])
@@ -100,13 +100,13 @@ def render(placements: Sequence[Placement], rng: np.random.Generator) -> np.ndar
     size = rng.uniform(0.95, 1.05, len(placements))
     for placed, scale in zip(placements, size, strict=True):
         part, dx, dy = around(placed.x, placed.y)
-        shade = distance(placed.thing.shape, dx - 0.8, dy - 1.4, scale)
+        shade = distance(placed.obj.shape, dx - 0.8, dy - 1.4, scale)
         canvas[part] *= 1.0 - 0.16 * np.clip(0.5 - shade / 3.0, 0.0, 1.0)[..., None]
     for placed, scale in zip(placements, size, strict=True):
         part, dx, dy = around(placed.x, placed.y)
-        cover = np.clip(0.5 - distance(placed.thing.shape, dx, dy, scale), 0.0, 1.0)[..., None]
+        cover = np.clip(0.5 - distance(placed.obj.shape, dx, dy, scale), 0.0, 1.0)[..., None]
         light = 1.0 - 0.012 * dy[..., None]  # a little lighter at the top
-        canvas[part] += cover * (np.array(COLORS[placed.thing.color], dtype=np.float64) * light - canvas[part])
+        canvas[part] += cover * (np.array(COLORS[placed.obj.color], dtype=np.float64) * light - canvas[part])
     return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
 
 

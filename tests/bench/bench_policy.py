@@ -124,7 +124,7 @@ def bench_updates(policy: FluxPolicy, settings: Settings) -> list[Line]:
 
     def learn(top_k: int, window: int, shared: int) -> float:
         advantages = group_advantages(scores, top_k, "selected", 5.0)
-        trained = plan.trained[:window]
+        trained = plan.train_steps[:window]
         kept = [replace(drawn.trajectories[i], trained=trained, shared=shared) for i in advantages.kept]
         return seconds(lambda: learner.accumulate(advantages, conditioning, kept), 3)
 

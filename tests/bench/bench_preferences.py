@@ -13,13 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from conf import Settings, load
-from pipelines.common.ray_session import cluster
+from pipelines.common.ray_session import ray_session
 from pipelines.preferences.build import build_preferences, fingerprint
 from pipelines.preferences.dataset.schema import to_table
-from pipelines.preferences.dataset.shards import Folder, plan_shards, tasks_of
+from pipelines.preferences.dataset.shards import Folder, plan_shards, row_specs
 from pipelines.preferences.dataset.splits import split_of
 from pipelines.preferences.finalize import finish
-from pipelines.preferences.roles.scenes import ScenePainter, ScenePerturber, SceneReviewer, SceneWriter
+from pipelines.preferences.roles.scenes import SceneGenerator, ScenePerturber, SceneReviewer, SceneWriter
 from tests.bench.table import Line, show
 
 SMALL, LARGE = 500, 2000  # pairs
@@ -37,8 +37,8 @@ def one_process(settings: Settings) -> float:
     own = settings.preferences
     folder = Folder(Path(settings.run_dir) / "preferences", fingerprint(settings))
     for shard in plan_shards(own):
-        drafts = ScenePerturber(own.perturb_one).perturb(SceneWriter().write(tasks_of(shard, own)))
-        pairs = ScenePainter().paint(drafts)
+        drafts = ScenePerturber(own.perturb_one).perturb(SceneWriter().write(row_specs(shard, own)))
+        pairs = SceneGenerator().generate(drafts)
         reviews = SceneReviewer().review(pairs)
         kept = [(pair, review) for pair, review in zip(pairs, reviews, strict=True) if review.kept]
         splits = [split_of(pair.draft.group_id, own.test_fraction) for pair, _ in kept]
@@ -63,7 +63,7 @@ def measured(work: Callable[[Settings], float], folder: Path, pairs: int) -> flo
 
 def on_ray(folder: Path, cpus: int, *sizes: int) -> list[float]:
     """Seconds of jobs of these sizes on a Ray of its own whose workers have started. `cpus`: 0 is all."""
-    with cluster(load("scenes", [f"num_cpus={cpus}"])):
+    with ray_session(load("scenes", [f"num_cpus={cpus}"])):
         job(settings_of(folder / "warm-up", SMALL))
         return [measured(job, folder, size) for size in sizes]
 

@@ -18,8 +18,8 @@ from PIL import Image
 
 from actors.spatialscore import SpatialScore, SpatialScoreConfig, SpatialScorer, build
 from conf.reward import RewardSettings
-from pipelines.preferences.roles.base import Painted, Task
-from pipelines.preferences.roles.scenes import ScenePainter, ScenePerturber, SceneWriter
+from pipelines.preferences.roles.base import ImagePair, RowSpec
+from pipelines.preferences.roles.scenes import SceneGenerator, ScenePerturber, SceneWriter
 from pipelines.reward.accuracy import ModelReport
 from pipelines.reward.data import Pair
 from pipelines.reward.evaluate import measure
@@ -127,11 +127,13 @@ def _fitter(settings: RewardSettings, pixels: int) -> RewardFitter:
 
 
 def _drawn(first: int, last: int) -> list[Pair]:
-    tasks = [Task(index, "exploit" if index % 3 == 0 else "perturbed", index) for index in range(first, last)]
-    return [_pair(painted) for painted in ScenePainter().paint(ScenePerturber().perturb(SceneWriter().write(tasks)))]
+    tasks = [RowSpec(index, "exploit" if index % 3 == 0 else "perturbed", index) for index in range(first, last)]
+    return [
+        _pair(painted) for painted in SceneGenerator().generate(ScenePerturber().perturb(SceneWriter().write(tasks)))
+    ]
 
 
-def _pair(painted: Painted) -> Pair:
+def _pair(painted: ImagePair) -> Pair:
     draft = painted.draft
     changed = draft.perturbed.text if draft.perturbed else None
     return Pair(

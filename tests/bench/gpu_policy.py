@@ -19,8 +19,8 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeli
 from torch.utils.flop_counter import FlopCounterMode
 
 from actors.grpo.advantages import group_advantages
-from actors.grpo.learner import GrpoLearner, UpdateMetrics
-from actors.grpo.replay import replay_rows
+from actors.grpo.learner import GrpoLearner, OptimizerStepMetrics
+from actors.grpo.replay import replay_batches
 from actors.optim.torch_engine import OptimizerSettings, TorchEngine
 from actors.policy.flux import FluxPolicy
 from actors.policy.plan import SamplingPlan
@@ -115,7 +115,7 @@ def prepare(tiny: bool, peak_tflops: float) -> Bench:
     )
     with FlopCounterMode(display=False) as counter, torch.no_grad(), policy.base():
         latents = torch.zeros(1, policy.image_tokens, policy.channels, device=device)
-        policy.velocity(latents, torch.ones(1, device=device), policy.rows([conditioning]))
+        policy.velocity(latents, torch.ones(1, device=device), policy.batch_conditioning([conditioning]))
     peak = peak_tflops * 1e12 or matmul_rate(device, policy.dtype)
     return Bench(policy, conditioning, settings, counter.get_total_flops(), peak)
 
@@ -149,7 +149,9 @@ def bench_sampling(bench: Bench, groups: int, rows: int) -> Line:
     duration = bench.seconds(lambda: draw(bench, groups, rows))
     told = peak_memory()
     count, steps = groups * bench.settings.policy.group_size, bench.settings.policy.steps
-    alike = draw(bench, groups, rows)[1][0].shared  # forwards of one row, where all of a group are still the same
+    alike = draw(bench, groups, rows)[1][
+        0
+    ].shared_prefix  # forwards of one row, where all of a group are still the same
     forwards = groups * alike + count * (steps - alike)
     return Line(
         f"sampling {count} images, {steps} steps, {rows} rows a forward",
@@ -178,7 +180,7 @@ def bench_update(bench: Bench, rows: int) -> list[Line]:
     learner, (_, trajectories) = learner_of(bench, settings), draw(bench)
     advantages = group_advantages(np.arange(settings.group_size, dtype=np.float32), settings.top_k, "selected", 5.0)
     kept = [trajectories[i] for i in advantages.kept]
-    metrics: list[UpdateMetrics] = []
+    metrics: list[OptimizerStepMetrics] = []
     peak_memory()  # from here on
 
     def update() -> None:
@@ -186,7 +188,7 @@ def bench_update(bench: Bench, rows: int) -> list[Line]:
         metrics.append(learner.step())
 
     duration, pairs = bench.seconds(update), metrics[0].rows
-    latents = sum(len(each.s) for each in replay_rows(kept, advantages.values, rows))
+    latents = sum(len(each.s) for each in replay_batches(kept, advantages.values, rows))
     forwards = latents * (3 if settings.kl_weight else 2)  # forward, backward to activations, the reference
     shape = "the sampler's shape" if rows == settings.sampling_rows else "not the sampler's shape"
     return [

@@ -19,12 +19,12 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from actors.spatialscore import SpatialScore, SpatialScoreConfig, SpatialScorer, build
-from actors.spatialscore.flops import Arithmetic, measured_peak
+from actors.spatialscore.flops import FlopsCounter, measured_peak
 from conf.reward import RewardSettings
 from pipelines.pretrain.vlm_model import SPECIAL, build_model, build_tokenizer, save
 from pipelines.reward.data import Pair
 from pipelines.reward.fit import RewardFitter
-from pipelines.reward.train_metrics import Tally
+from pipelines.reward.train_metrics import TrainMetrics
 
 TEXT_7B = {
     "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
@@ -72,7 +72,7 @@ def _train(model: SpatialScore, pairs: list[Pair], steps: int, device: torch.dev
     fitter = RewardFitter(model, settings, device)
     for number in range(2):
         fitter.step(pairs, number, steps)
-    tally, start = Tally(), time.perf_counter()
+    tally, start = TrainMetrics(), time.perf_counter()
     for number in range(steps):
         fitter.step(pairs, number, steps, tally)
     seconds = time.perf_counter() - start
@@ -90,7 +90,7 @@ def _score(model: SpatialScore, side: int, prompts: list[str], steps: int, devic
     for _ in range(steps):
         scorer.score(images=images, prompts=prompts)
     seconds = (time.perf_counter() - start) / steps
-    flops = sum(Arithmetic.of(model).forward(model.processor(images, prompts)))
+    flops = sum(FlopsCounter.of(model).forward(model.processor(images, prompts)))
     print(f"scoring   {count / seconds:8.2f} images/s  MFU {flops / seconds / peak:.1%} of that")
 
 

@@ -26,7 +26,7 @@ from conf import load
 from pipelines.preferences.dataset.shards import plan_shards
 from tests.support.kill import titled
 
-ACTOR = "BasePainter"  # in the title of the processes that hold the base FLUX
+ACTOR = "BaseGenerator"  # in the title of the processes that hold the base FLUX
 NEVER = 2.0  # as a share of the shards
 MIB = 1 << 20
 

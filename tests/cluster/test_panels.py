@@ -131,7 +131,7 @@ UNSHOWN = {
         "sample_actor_seconds",  # the idle share of rollouts says it
         "images",  # as many as the settings say, as the next
         "samples_trained",
-        "updates_applied",  # those that were skipped are shown
+        "optimizer_steps_applied",  # those that were skipped are shown
         "lr",  # a function of the version and the settings
     },
     "evaluation": {"iteration", "training_seconds", "evaluation_seconds", "images"},

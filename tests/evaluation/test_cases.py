@@ -10,7 +10,7 @@ from actors.types import Relation
 from conf import load
 from conf.flux import FluxSettings
 from pipelines.evaluation.cases import draw_cases, prompt_row
-from pipelines.evaluation.images import look, seen_instead
+from pipelines.evaluation.images import inspect_image, seen_instead
 from pipelines.scenes import grammar, render
 
 
@@ -53,10 +53,10 @@ def test_a_look_tells_right_from_wrong_relations():
     rng = np.random.default_rng(0)
     for _ in range(40):
         scene = grammar.write_scene(rng, 4)
-        shown = look(render.render(render.lay_out(scene, rng), rng), scene.prompt(), 1.5)
+        shown = inspect_image(render.render(render.lay_out(scene, rng), rng), scene.prompt(), 1.5)
         assert shown.perfect and shown.score == 1.5 and shown.instead == ("", "", "")
         changed, _ = grammar.perturb(scene, 1, rng)
-        wrong = look(render.render(render.lay_out(changed, rng), rng), scene.prompt(), 0.0)
+        wrong = inspect_image(render.render(render.lay_out(changed, rng), rng), scene.prompt(), 0.0)
         for was, now, outcome, instead in zip(scene.words, changed.words, wrong.outcomes, wrong.instead, strict=True):
             assert (outcome, instead) == (("right", "") if was == now else (outcome, f"seen {now}"))
             assert (outcome == "reversed") == (now == grammar.OPPOSITE[was])

@@ -23,18 +23,18 @@ from pipelines.evaluation.before_after import (
     RIGHT,
     TILE,
     WRONG,
+    before_after_figure,
     choose,
-    draw_strip,
 )
 from pipelines.evaluation.cases import SIDES, Result, draw_cases
-from pipelines.evaluation.gallery import fates, hang
-from pipelines.evaluation.images import look
+from pipelines.evaluation.gallery import build_gallery, outcomes_of
+from pipelines.evaluation.images import inspect_image
 from pipelines.evaluation.report import render_report
 from pipelines.evaluation.tables import tabulate
 from pipelines.preferences.dataset.schema import to_table
 from pipelines.preferences.dataset.shards import Folder, plan_shards
-from pipelines.preferences.roles.base import Task
-from pipelines.preferences.roles.scenes import ScenePainter, ScenePerturber, SceneReviewer, SceneWriter
+from pipelines.preferences.roles.base import RowSpec
+from pipelines.preferences.roles.scenes import SceneGenerator, ScenePerturber, SceneReviewer, SceneWriter
 from pipelines.scenes import grammar, render
 
 VOID = {"meta", "img", "br", "link", "line", "circle", "path", "polyline"}
@@ -89,7 +89,7 @@ def _evaluated(run_dir: Path) -> tuple[Settings, list[Result]]:
                 scene, _ = grammar.perturb(scene, 1, rng)
             image = render.render(render.lay_out(scene, rng), rng)
             write_file(str(run_dir / "evaluation" / side / f"{case.name}.png"), encode_png(image))
-            sights.append(look(image, case.prompt, float(rng.normal())))
+            sights.append(inspect_image(image, case.prompt, float(rng.normal())))
         results.append(Result(case, *sights))
     return settings, results
 
@@ -112,8 +112,8 @@ def _leave_logs(run_dir: Path) -> None:
     write_file(str(run_dir / "reward/evaluation.json"), json.dumps(report).encode())
     seconds = {"Preference pairs (Ray Data)": 71.4}
     write_file(str(run_dir / "timings.json"), json.dumps({"machine": "m", "seconds": seconds}).encode())
-    drafts = ScenePerturber().perturb(SceneWriter().write([Task(i, "perturbed", i) for i in range(6)]))
-    pairs = ScenePainter().paint(drafts)
+    drafts = ScenePerturber().perturb(SceneWriter().write([RowSpec(i, "perturbed", i) for i in range(6)]))
+    pairs = SceneGenerator().generate(drafts)
     folder = Folder(run_dir / "preferences", "x")
     table = to_table(pairs, SceneReviewer().review(pairs), ["train"] * 6, "x")
     folder.write(plan_shards(load().preferences)[0], table, rejected=0, dropped=[])
@@ -165,8 +165,8 @@ def test_the_page_tells_what_was_measured(run, html):
 
 def test_every_relation_of_a_shown_prompt_is_marked(run, html):
     page = Page(html)
-    walls = hang(run[2], run[0] / "evaluation")
-    shown = [picture for wall in walls for exhibit in wall.exhibits for picture in exhibit.pictures]
+    walls = build_gallery(run[2], run[0] / "evaluation")
+    shown = [picture for wall in walls for exhibit in wall.comparisons for picture in exhibit.tiles]
     checks = [check for picture in shown for check in picture.checks]
     assert page.classes.count("yes") == sum(check.right for check in checks) > 0
     assert page.classes.count("no") == sum(not check.right for check in checks) > 0
@@ -176,13 +176,13 @@ def test_every_relation_of_a_shown_prompt_is_marked(run, html):
 
 def test_the_gallery_counts_all_cases_and_hides_no_failure(run):
     folder, results = run[0] / "evaluation", run[2]
-    walls = {wall.title: wall for wall in hang(results, folder)}
+    walls = {wall.title: wall for wall in build_gallery(results, folder)}
     assert sum(wall.count for wall in walls.values()) == len(results)
     turned = [replace(result, base=result.policy, policy=result.base) for result in results]
-    back = {wall.title: wall for wall in hang(turned, folder)}
-    assert back["Made worse"].count == walls["Improved"].count and back["Made worse"].exhibits
+    back = {wall.title: wall for wall in build_gallery(turned, folder)}
+    assert back["Made worse"].count == walls["Improved"].count and back["Made worse"].comparisons
     for wall in walls.values():
-        prompts = [exhibit.prompt for exhibit in wall.exhibits]
+        prompts = [exhibit.prompt for exhibit in wall.comparisons]
         assert len(set(prompts)) == len(prompts) >= min(3, wall.count, len(prompts) or 1)
 
 
@@ -190,10 +190,10 @@ def test_the_strip_shows_each_fate_by_its_share_and_frames_what_is_right(run):
     folder, results = run[0] / "evaluation", run[2]
     chosen = choose(results)
     assert len(chosen) == COLUMNS
-    for fate in fates(results):
+    for fate in outcomes_of(results):
         shown = sum(result in fate.results for result in chosen)
         assert abs(shown - COLUMNS * len(fate.results) / len(results)) < 1, fate.title
-    strip = np.asarray(draw_strip(results, folder))
+    strip = np.asarray(before_after_figure(results, folder))
     for column, result in enumerate(chosen):
         left = NAMES + column * (TILE + GAP)
         for row, sight in enumerate((result.base, result.policy)):

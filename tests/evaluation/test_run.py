@@ -60,7 +60,7 @@ def _policy(settings: Settings) -> FluxPolicy:
 def test_pictures_scores_and_page_are_those_of_base_and_policy(settings):
     result = evaluate(settings)
     folder, cases = Path(settings.run_dir) / "evaluation", draw_cases(settings)
-    assert result.pictures == len(cases) == 4 and result.report == folder.absolute() / "report.html"
+    assert result.images == len(cases) == 4 and result.report == folder.absolute() / "report.html"
     drawn = {
         side: np.stack([decode((folder / side / f"{case.name}.png").read_bytes()) for case in cases])
         for side in ("base", "policy")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from actors.types import Prompt, Relation
-from pipelines.evaluation.cases import Case, Result, Sight
+from pipelines.evaluation.cases import Assessment, Case, Result
 from pipelines.evaluation.tables import bootstrap, share, tabulate
 
 LEFT = Relation("red circle", "left of", "blue square")
@@ -12,12 +12,12 @@ ABOVE = Relation("blue square", "above", "green circle")
 
 
 def _result(name: str, relations: tuple[Relation, ...], before: tuple[str, ...], after: tuple[str, ...]) -> Result:
-    def sight(outcomes: tuple[str, ...], score: float) -> Sight:
+    def sight(outcomes: tuple[str, ...], score: float) -> Assessment:
         things = {thing for relation in relations for thing in (relation.subject, relation.object)}
         present = dict.fromkeys(sorted(things), True)
         if "missing" in outcomes:
             present[sorted(things)[0]] = False
-        return Sight(score, present, outcomes, tuple("" for _ in outcomes))
+        return Assessment(score, present, outcomes, tuple("" for _ in outcomes))
 
     text = " and ".join(f"{r.subject} {r.relation} {r.object}" for r in relations) + name[0]
     return Result(Case(name, Prompt(name, text, relations), 0), sight(before, -1.0), sight(after, 2.0))
@@ -81,7 +81,7 @@ def test_a_sure_gain_has_an_interval_above_zero_and_no_change_holds_zero():
 
 
 def test_without_a_checker_only_scores_are_told():
-    blind = [Result(r.case, Sight(0.5, {}, (), ()), Sight(1.0, {}, (), ())) for r in RESULTS]
+    blind = [Result(r.case, Assessment(0.5, {}, (), ()), Assessment(1.0, {}, (), ())) for r in RESULTS]
     tables = tabulate(blind)
     assert not (tables.relations or tables.objects or tables.perfect or tables.outcomes or tables.by_relation)
     assert [row.name for row in tables.scores] == ["all", "short prompts", "long prompts"]

@@ -17,7 +17,7 @@ from pipelines.operations.ablation import run as run_module
 from pipelines.operations.ablation.report import compare, seconds_to, write_report
 from pipelines.operations.ablation.run import Run, planned, run_ablation
 from pipelines.policy import fingerprint as sources
-from pipelines.policy.checkpoint import arithmetic_of
+from pipelines.policy.checkpoint import training_settings
 from pipelines.policy.metrics import EvaluationRow
 from pipelines.policy.train import PolicyResult
 
@@ -57,7 +57,7 @@ def test_the_report_tables_what_is_there(tmp_path: Path) -> None:
 def test_every_variant_is_one_that_settings_allow_and_that_is_asked_for(tmp_path: Path) -> None:
     runs = list(planned(load("scenes", [f"run_dir={tmp_path}", "ablation.seeds=1"])))
     assert [run.variant for run in runs] == list(VARIANTS)
-    assert len({json.dumps(arithmetic_of(run.settings), sort_keys=True) for run in runs}) == len(VARIANTS)
+    assert len({json.dumps(training_settings(run.settings), sort_keys=True) for run in runs}) == len(VARIANTS)
     assert {variant for question in QUESTIONS.values() for variant in question} == set(VARIANTS)
     with pytest.raises(SettingsError, match="did you mean top-4"):
         load("scenes", ["ablation.variants=[top4]"])
@@ -141,7 +141,7 @@ def test_an_outcome_that_does_not_tell_how_it_was_judged_counts_as_judged_otherw
 ) -> None:
     run = planned_with()[0]
     rows = [asdict(row) for row in curve((0, 0.4), (20, 0.8))]
-    stored = {"settings": arithmetic_of(run.settings), "evaluations": rows}
+    stored = {"settings": training_settings(run.settings), "evaluations": rows}
     write_file(str(run.outcome), json.dumps(stored).encode())
     with pytest.raises(ValueError, match=r"evaluation.steps was not noted and is 28.* Remove .*, or choose another"):
         run.curve()

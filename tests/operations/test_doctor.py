@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 def assert_fails(findings: Iterable[Finding], what: str, mend: str) -> None:
     """One of the findings is a failure that reads like `what` and whose mend reads like `mend`."""
     failed = [finding for finding in findings if not finding.ok]
-    assert any(re.search(what, each.what) and re.search(mend, each.mend) for each in failed), failed
+    assert any(re.search(what, each.what) and re.search(mend, each.fix) for each in failed), failed
 
 
 def test_an_old_python_and_missing_or_old_packages_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,22 +149,24 @@ def test_a_cached_model_needs_no_hub_but_must_be_whole(tmp_path: Path, monkeypat
 
 def test_gpus_that_are_missing_or_too_small_are_told() -> None:
     settings = load("flux_dev")
-    assert_fails(gpus.judge("here", gpus.Seen("", []), settings), "torch here has no CUDA", "install a CUDA build")
-    assert_fails(gpus.judge("here", gpus.Seen("12.8", []), settings), "sees no GPU", "nvidia-smi")
-    small = gpus.Seen("12.8", [("NVIDIA L4", 24.0), ("NVIDIA H100", 85.0)])
-    assert [finding.ok for finding in gpus.judge("here", small, settings)] == [False, True]
-    assert_fails(gpus.judge("here", small, settings), "24 GB; the fullest holds 34 GB", "docs/cluster.md")
+    assert_fails(
+        gpus.check_memory("here", gpus.GpuInfo("", []), settings), "torch here has no CUDA", "install a CUDA build"
+    )
+    assert_fails(gpus.check_memory("here", gpus.GpuInfo("12.8", []), settings), "sees no GPU", "nvidia-smi")
+    small = gpus.GpuInfo("12.8", [("NVIDIA L4", 24.0), ("NVIDIA H100", 85.0)])
+    assert [finding.ok for finding in gpus.check_memory("here", small, settings)] == [False, True]
+    assert_fails(gpus.check_memory("here", small, settings), "24 GB; the fullest holds 34 GB", "docs/cluster.md")
     beside = gpus.roles(load("flux_dev", ["mix.detector=1", "detector.gpus=0.2"]))[-1]
     assert beside == gpus.Role("detector replica", 0.2, pytest.approx(0.62))
     assert "detector replica" not in {role.name for role in gpus.roles(load("flux_dev", ["detector.gpus=0.2"]))}
     unknown = load("flux_dev", ["flux.model=mine/own"])
-    assert all("not known" in finding.what and finding.ok for finding in gpus.judge("here", small, unknown))
+    assert all("not known" in finding.what and finding.ok for finding in gpus.check_memory("here", small, unknown))
     assert next(gpus.check_gpus(load("scenes"))).ok
 
 
 @pytest.mark.parametrize("preset", ["flux_dev", "flux_dev_1gpu", "qwen_image"])
 def test_the_guide_s_table_holds_the_doctor_s_figures(preset: str) -> None:
-    assert f"{gpus.fullest(load(preset)):.1f} GB" in (ROOT / "docs" / "cluster.md").read_text()
+    assert f"{gpus.peak_gb(load(preset)):.1f} GB" in (ROOT / "docs" / "cluster.md").read_text()
 
 
 def test_a_cluster_that_does_not_answer_is_told() -> None:

@@ -15,11 +15,11 @@ from rich.console import Console
 
 from conf import load
 from pipelines.operations.cluster_state import describe
-from pipelines.operations.stage_cache import Receipt, write_receipt
+from pipelines.operations.stage_cache import StageRecord, write_record
 from pipelines.operations.stages import STEPS
 from pipelines.operations.status import sparkline, watch
 from pipelines.policy.metrics import IterationRow, RunLog
-from pipelines.policy.progress import waits
+from pipelines.policy.progress import wait_breakdown
 
 NOWHERE = "status.address=http://127.0.0.1:9"
 
@@ -45,7 +45,7 @@ def told(run_dir: Path, *more: str) -> str:
 
 def test_a_healthy_run_and_a_sick_one_are_told_apart(tmp_path: Path) -> None:
     settings = load("scenes", [f"run_dir={tmp_path}"])
-    write_receipt(STEPS[0].receipt(settings), Receipt("digest", "told", 66.0))
+    write_record(STEPS[0].record_path(settings), StageRecord("digest", "told", 66.0))
     well = shown(tmp_path, row(1, reward_mean=1.0), row(2, reward_mean=3.0, ratio_drift=1e-6, score_seconds=0.1))
     assert "2/64 versions" in well and "✓ preferences 66 s" in well and "· fit" in well
     assert "▁█" in well and "nothing" in well and "policy.ratio_tolerance" not in well
@@ -60,7 +60,7 @@ def test_who_waits_for_whom_is_told_as_in_the_log(tmp_path: Path) -> None:
     line = next(line for line in shown(tmp_path, waiting).splitlines() if "who waits?" in line)
     assert "learn 3.0, wait for images 0.7, scores 0.2, other ranks 0.5, publish 0.1; idle" in line
     assert "idle: 2 rollouts 25%, 3 rewards 25%" in line
-    assert waits(waiting) in line
+    assert wait_breakdown(waiting) in line
 
 
 def test_late_scores_name_the_settings_of_the_rewards_that_there_are(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_late_scores_name_the_settings_of_the_rewards_that_there_are(tmp_path: P
 def test_what_was_mended_is_counted_by_driver_and_drivers_outlive_a_rewind(tmp_path: Path) -> None:
     for driver, replaced in enumerate((3, 0), start=1):
         log = RunLog(tmp_path / "policy")
-        log.rewind(-1)
+        log.truncate_after(-1)
         log.iteration(row(1, actors_replaced=replaced))
         log.close()
         assert f"since driver {driver} started: " in told(tmp_path)

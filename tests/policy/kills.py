@@ -28,7 +28,7 @@ import torch
 from ray._private.node import Node
 from ray.cluster_utils import Cluster
 
-from actors.files import child, read_file
+from actors.files import join, read_file
 from actors.policy.lora import read_lora
 from actors.workers.learner import rank_file
 from conf import Settings, dump, load
@@ -121,7 +121,7 @@ class Operator:
 
     def state(self, version: int) -> dict[str, Any]:
         """What the learner saved of a version."""
-        content = read_file(child(self.checkpoints().folder(version), rank_file(0)))
+        content = read_file(join(self.checkpoints().folder(version), rank_file(0)))
         return torch.load(io.BytesIO(content), weights_only=True)
 
     def processes(self, kind: str) -> list[psutil.Process]:

@@ -44,7 +44,7 @@ if __name__ == "__main__":
         def start_groups(self) -> None:
             super().start_groups()
             if self.version == 1 and len(workers) == 2:
-                places: Any = self.groups.rollouts._places
+                places: Any = self.groups.rollouts._slots
                 place = actors(places._free[0]._actor_id.hex())["Address"]["NodeID"]
                 cluster.remove_node(next(node for node in workers if node.node_id == place), allow_graceful=False)
                 workers.clear()

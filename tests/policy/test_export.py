@@ -21,7 +21,7 @@ from conf.flux import FluxSettings
 from pipelines.policy.export import export_lora
 from pipelines.policy.metrics import EVALUATIONS, EvaluationRow
 from pipelines.policy.model_card import model_card
-from pipelines.policy.progress import Progress
+from pipelines.policy.progress import ProgressPrinter
 from tests.actors.policy.qwen_image.conftest import qwen_image_directory, qwen_image_flux
 
 __all__ = ["qwen_image_directory", "qwen_image_flux"]
@@ -104,7 +104,7 @@ def test_card_and_terminal_name_what_the_policy_is_rewarded_for(
     said: list[str] = []
     nan = math.nan
     row = EvaluationRow(3, 60.0, 2.0, 8, nan, nan, nan, nan, nan, nan, 1.5, 1.0, 2.0)
-    Progress(settings, said.append).evaluation(row)
+    ProgressPrinter(settings, said.append).evaluation(row)
     assert said == [f"held out at 3: {score} +1.500  (8 images in 2.0 s, after 1:00 min of training)"]
 
 

@@ -16,7 +16,7 @@ from actors.workers.learner import LearnerJob, LearnerLostError, LearnerRank
 from conf import load
 from conf.flux import FluxSettings
 from pipelines.policy.collector import Group, ScoredGroup, Seat, advantages_of
-from pipelines.policy.learner_client import Learning
+from pipelines.policy.learner_client import LearnerClient
 
 SETTINGS = replace(
     load("scenes").policy, group_size=2, top_k=0, stats_scope="group", learner_ranks=2, engine="deepspeed"
@@ -74,7 +74,7 @@ class SlowRemake:
 async def lose_a_rank() -> tuple[TwoRanks, TwoRanks, set[asyncio.Task[Any]]]:
     """Rank 1 dies while rank 0's feed waits for a group to be made again. Returns both learners and what still runs."""
     learners, groups = [TwoRanks(), TwoRanks()], SlowRemake()
-    learning = Learning(SETTINGS, cast(Any, learners[0]), lambda: cast(Any, learners[1]), cast(Any, groups), print)
+    learning = LearnerClient(SETTINGS, cast(Any, learners[0]), lambda: cast(Any, learners[1]), cast(Any, groups), print)
 
     async def group(name: str) -> ScoredGroup:
         return scored_group(name, 1.0)
@@ -106,7 +106,7 @@ def test_groups_are_given_to_their_rank_in_order_with_their_version() -> None:
         ranks, groups = TwoRanks(), SlowRemake()
         ranks.stopped = True  # no rank dies
         groups.there.set()
-        learning = Learning(SETTINGS, cast(Any, ranks), UNUSED, cast(Any, groups), print)
+        learning = LearnerClient(SETTINGS, cast(Any, ranks), UNUSED, cast(Any, groups), print)
 
         async def group(name: str) -> ScoredGroup:
             return scored_group(name, 1.0)

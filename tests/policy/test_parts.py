@@ -16,7 +16,7 @@ from PIL import Image
 
 from actors.files import exists, list_folder, read_file, write_file
 from actors.grpo.advantages import Advantages
-from actors.grpo.learner import UpdateMetrics
+from actors.grpo.learner import OptimizerStepMetrics
 from actors.worker_setup import actor_options
 from conf import load
 from conf.policy import PolicySettings
@@ -24,12 +24,12 @@ from pipelines.common.prompts import draw_held_out_prompts, draw_training_prompt
 from pipelines.common.seeds import group_seeds, sample_seed
 from pipelines.policy import resource_wait as patience
 from pipelines.policy import timing as clock
-from pipelines.policy.checkpoint import BackgroundWrites, Checkpoints, Manifest, arithmetic_of, check_resumable
+from pipelines.policy.checkpoint import AsyncCheckpointWriter, Checkpoints, Manifest, check_resumable, training_settings
 from pipelines.policy.collector import ScoredGroup, advantages_of
-from pipelines.policy.learner_client import Learning
+from pipelines.policy.learner_client import LearnerClient
 from pipelines.policy.metrics import EvaluationRow, RunLog, read_rows
-from pipelines.policy.resources import Demand, Room, shortage
-from pipelines.policy.timing import Clock, Level
+from pipelines.policy.resources import NodeResources, ResourceRequest, unschedulable
+from pipelines.policy.timing import IterationTimer, TimeWeightedGauge
 
 
 def test_seeds_are_functions_of_their_purpose() -> None:
@@ -91,7 +91,7 @@ def test_a_checkpoint_is_complete_or_not_there(ray_cluster: None, tmp_path: Path
     settings = load("scenes")
     for version in (5, 10, 15):
         asyncio.run(
-            checkpoints.write(Manifest(version, 1.5, arithmetic_of(settings)), {"rank-0.pt": ray.put(b"state")})
+            checkpoints.write(Manifest(version, 1.5, training_settings(settings)), {"rank-0.pt": ray.put(b"state")})
         )
     assert list_folder(checkpoints.location) == ["000010", "000015"]
     write_file(f"{checkpoints.folder(20)}/rank-0.pt", b"half")
@@ -122,7 +122,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_older_ones(ray_cluster: 
     (tmp_path / "000003").write_text("in the way")
     (tmp_path / "000004").write_text("in the way")
     checkpoints, said = Checkpoints(str(tmp_path), keep=1), []
-    writes = BackgroundWrites(checkpoints, said.append)
+    writes = AsyncCheckpointWriter(checkpoints, said.append)
 
     async def run() -> None:
         for version in (1, 2, 3, 4):
@@ -137,7 +137,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_older_ones(ray_cluster: 
 
 
 def test_a_manifest_reads_back(tmp_path: Path) -> None:
-    manifest = Manifest(3, 2.0, arithmetic_of(load("flux_dev")))
+    manifest = Manifest(3, 2.0, training_settings(load("flux_dev")))
     assert Manifest(**json.loads(json.dumps(manifest.__dict__))) == manifest
 
 
@@ -153,9 +153,9 @@ class Ranks:
         self.given[rank] = max(advantages.values, default=0.0)
         self.first.set()
 
-    async def step(self, divisor: float) -> UpdateMetrics:
+    async def step(self, divisor: float) -> OptimizerStepMetrics:
         self.divisor = divisor
-        return UpdateMetrics(0, 0, 0, 1, 0, 0, 1, 0, 2, 2, applied=True)
+        return OptimizerStepMetrics(0, 0, 0, 1, 0, 0, 1, 0, 2, 2, applied=True)
 
 
 async def update_of(settings: PolicySettings, wait: bool) -> Ranks:
@@ -163,7 +163,7 @@ async def update_of(settings: PolicySettings, wait: bool) -> Ranks:
     unused: Any = None
     ranks: Any = Ranks()
     settings = replace(settings, top_k=0, learner_ranks=2, engine="deepspeed")
-    learning = Learning(settings, ranks, unused, unused, print)
+    learning = LearnerClient(settings, ranks, unused, unused, print)
 
     async def group(rank: int) -> ScoredGroup:
         if rank:
@@ -200,11 +200,11 @@ def test_a_groups_own_std_divides_its_advantages() -> None:
 
 def test_a_role_bound_to_a_node_group_is_placed_first() -> None:
     """A larger role that may go anywhere must not take its place."""
-    bound = Demand("learner ranks", 1, 0.1, 0.0, "head", "policy.learner_cpus")
-    large = Demand("rollout actors", 1, 0.95, 0.0, "", "policy.rollout_cpus")
-    rooms = [Room(1.0, 0.0, "head"), Room(1.0, 0.0)]
-    assert shortage((bound, large), rooms) == ""
-    assert "1 of the rollout actors have no place" in shortage((bound, large), rooms[:1])
+    bound = ResourceRequest("learner ranks", 1, 0.1, 0.0, "head", "policy.learner_cpus")
+    large = ResourceRequest("rollout actors", 1, 0.95, 0.0, "", "policy.rollout_cpus")
+    rooms = [NodeResources(1.0, 0.0, "head"), NodeResources(1.0, 0.0)]
+    assert unschedulable((bound, large), rooms) == ""
+    assert "1 of the rollout actors have no place" in unschedulable((bound, large), rooms[:1])
 
 
 class SlowLearner:
@@ -227,7 +227,7 @@ class Lenders:
     def __init__(self, learner: SlowLearner) -> None:
         self.learner, self.asked = learner, []
 
-    def give_way(self) -> None:
+    def scale_down(self) -> None:
         self.asked.append("give way")
 
     def grow(self) -> None:
@@ -245,7 +245,7 @@ def test_rollouts_give_way_to_a_learner_without_a_place_not_to_one_that_loads(
     monkeypatch.setattr(patience, "REMIND_AFTER", 0.05)
     learner: Any = SlowLearner(placed)
     groups, unused = SimpleNamespace(rollouts=Lenders(learner)), None
-    learning = Learning(load("scenes").policy, learner, cast(Any, unused), cast(Any, groups), lambda line: None)
+    learning = LearnerClient(load("scenes").policy, learner, cast(Any, unused), cast(Any, groups), lambda line: None)
     assert asyncio.run(learning.restore(Checkpoints(str(tmp_path), keep=1))) is None
     assert groups.rollouts.asked[-1] == "grow"
     assert ("give way" in groups.rollouts.asked) is not placed
@@ -255,15 +255,15 @@ def test_a_level_knows_how_long_it_stood_where(monkeypatch: pytest.MonkeyPatch) 
     """2 s at 0, 3 s at 1, 1 s at 4. Of three servers three idle, then two, then none."""
     now = [10.0]
     monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])
-    level = Level()
+    level = TimeWeightedGauge()
     for seconds, change in ((2, +1), (3, +3), (1, 0)):
         now[0] += seconds
         level.add(change)
     reading = level.read()
-    assert (reading.seconds, reading.area, reading.mean) == (6, 7, 7 / 6)
-    assert (reading.short_of(3), reading.short_of(1), reading.short_of(0)) == (3 * 2 + 2 * 3, 2, 0)
+    assert (reading.seconds, reading.integral, reading.mean) == (6, 7, 7 / 6)
+    assert (reading.idle_seconds(3), reading.idle_seconds(1), reading.idle_seconds(0)) == (3 * 2 + 2 * 3, 2, 0)
     assert level.read().at == {4: 0.0}
-    ranks = Clock(ranks=2)
+    ranks = IterationTimer(ranks=2)
     now[0] += 4
     ranks.ranks_waited([now[0] - 3, now[0]])
     assert ranks.ranks_wait_seconds == 1.5
@@ -273,7 +273,7 @@ def test_a_row_that_was_cut_off_does_not_stop_a_run_from_going_on(tmp_path: Path
     rows = [json.dumps({"iteration": version}) for version in (1, 2, 3)]
     (tmp_path / "metrics.jsonl").write_text("\n".join([*rows, rows[0][:7]]))
     log = RunLog(tmp_path)
-    log.rewind(2)
+    log.truncate_after(2)
     log.close()
     assert [row["iteration"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 2]
 

@@ -17,7 +17,7 @@ from actors.rewards.vlm_judge import grade_in
 from actors.types import Prompt, Relation, Scores
 from conf import SettingsError, load
 from pipelines.common.prompts import draw_held_out_prompts, read_prompts
-from pipelines.policy.rewards import RewardMix, Term, readable_relations, start_rewards
+from pipelines.policy.rewards import RewardMix, WeightedReward, readable_relations, start_rewards
 from pipelines.scenes.grammar import parse
 from pipelines.scenes.render import lay_out, render
 from tests.support.openai_server import Behaviour, Refusing, serving
@@ -78,7 +78,9 @@ def test_each_reward_counts_with_its_own_weight() -> None:
     """mu = sum of w mu, sigma^2 = sum of (w sigma)^2: a negative weight turns a reward round, not its uncertainty."""
     pools = FixedPool([1.0, 2.0, 3.0], [0.1, 0.3, 0.0]), FixedPool([10.0, -4.0, np.nan], [0.4, 1.6, 0.0])
     unused: Any = None
-    mix = RewardMix([Term(weight, cast(Any, pool), unused) for weight, pool in zip((2.0, -0.5), pools, strict=True)])
+    mix = RewardMix(
+        [WeightedReward(weight, cast(Any, pool), unused) for weight, pool in zip((2.0, -0.5), pools, strict=True)]
+    )
     scores = asyncio.run(mix.score(unused, ["a", "b", "c"]))
     assert scores.mu[:2].tolist() == pytest.approx([2.0 - 5.0, 4.0 + 2.0])
     assert np.isnan(scores.mu[2]), "an image that one reward cannot score has no score"

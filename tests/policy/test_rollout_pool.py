@@ -13,7 +13,7 @@ import pytest
 import ray
 import torch
 
-from actors.policy.base import Rows
+from actors.policy.base import ConditioningBatch
 from actors.policy.flux import FluxPolicy
 from actors.policy.plan import SamplingPlan
 from actors.types import PolicyWeights, Trajectory
@@ -21,7 +21,7 @@ from actors.workers.rollout import Rollout, SampleReport, WeightsHandle
 from conf.flux import FluxSettings
 from conf.policy import PolicySettings
 from pipelines.policy.rollout_pool import EVALUATION, RolloutPool
-from pipelines.policy.slot_queue import Places, Urgency
+from pipelines.policy.slot_queue import Priority, SlotQueue
 
 pytestmark = pytest.mark.ray
 
@@ -54,13 +54,13 @@ def test_actors_without_room_join_later_and_leave_without_losing_work(ray_cluste
         assert len(pool.actors) == 3
         work = asyncio.create_task(draw(pool, 12))
         await asyncio.sleep(1.0)
-        pool.give_way()  # the pending one
-        pool.give_way()  # one at work
-        pool.give_way()  # refused: the last one
+        pool.scale_down()  # the pending one
+        pool.scale_down()  # one at work
+        pool.scale_down()  # refused: the last one
         assert len(pool.actors) == 1
         assert sorted(await work) == [[seed] for seed in range(12)]
         assert pool.reissued == 0 and pool.replaced == 0
-        pool.grow()
+        pool.scale_up()
         while pool.ready_actors.value < 2:
             await asyncio.sleep(0.05)
         assert len(pool.actors) == 3
@@ -78,7 +78,7 @@ def test_a_killed_actor_is_replaced_and_its_calls_are_made_again(ray_cluster: No
         ray.kill(pool.actors[0])
         assert sorted(await work) == [[seed] for seed in range(12)]
         assert pool.replaced == 1 and pool.reissued >= 1
-        assert pool.ready_actors.read().seconds > 0 and pool.busy_actors.read().area > 0
+        assert pool.ready_actors.read().seconds > 0 and pool.busy_actors.read().integral > 0
         pool.stop()
 
     asyncio.run(run())
@@ -127,21 +127,21 @@ def test_the_most_urgent_is_next_and_no_place_is_lost() -> None:
     """A group made again is of an earlier iteration than those that wait. One is cancelled as its place comes."""
 
     async def run() -> list[str]:
-        places, order = Places(), []
+        places, order = SlotQueue(), []
 
-        async def wait(name: str, urgency: Urgency) -> None:
-            await places.take(urgency)
+        async def wait(name: str, urgency: Priority) -> None:
+            await places.acquire(urgency)
             order.append(name)
 
         late = [asyncio.create_task(wait(f"later {index}", (8, index))) for index in (1, 0)]
         again = asyncio.create_task(wait("again", (7, 3)))
         evaluation = asyncio.create_task(wait("evaluation", EVALUATION))
         await asyncio.sleep(0)
-        places.offer("actor")
+        places.release("actor")
         evaluation.cancel()
         await asyncio.sleep(0.01)
         for _ in range(2):
-            places.offer("actor")
+            places.release("actor")
             await asyncio.sleep(0.01)
         await asyncio.gather(again, *late)
         return order
@@ -158,7 +158,7 @@ class Watched(Rollout):
         self.threads: list[int] = []
         velocity = self.policy.velocity
 
-        def slowly(latents: torch.Tensor, s: torch.Tensor, rows: Rows) -> torch.Tensor:
+        def slowly(latents: torch.Tensor, s: torch.Tensor, rows: ConditioningBatch) -> torch.Tensor:
             time.sleep(0.05)
             return velocity(latents, s, rows)
 

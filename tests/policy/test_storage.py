@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import ray
 
-from actors.files import child, list_folder, write_file
+from actors.files import join, list_folder, write_file
 from conf import load
-from pipelines.policy.checkpoint import Checkpoints, Manifest, arithmetic_of, check_resumable, lineage_of
+from pipelines.policy.checkpoint import Checkpoints, Manifest, check_resumable, run_identity, training_settings
 from pipelines.policy.train import check_start
 
 
@@ -40,20 +40,20 @@ def test_a_full_disk_leaves_nothing_behind_and_the_old_file_whole(tmp_path: Path
 
 
 def test_a_uri_keeps_its_query() -> None:
-    assert child("s3://bucket/run?endpoint_override=host:1&scheme=http", "7") == (
+    assert join("s3://bucket/run?endpoint_override=host:1&scheme=http", "7") == (
         "s3://bucket/run/7?endpoint_override=host:1&scheme=http"
     )
-    assert child("/runs/a", "7") == "/runs/a/7"
+    assert join("/runs/a", "7") == "/runs/a/7"
 
 
 def keep_three(location: str, caplog: pytest.LogCaptureFixture) -> None:
     """Four checkpoints of which two are kept; the newest is damaged, so the one before it counts, with a warning."""
     checkpoints = Checkpoints(location, keep=2)
     for version in (1, 2, 3, 4):
-        manifest = Manifest(version, 0.0, arithmetic_of(load("scenes")))
+        manifest = Manifest(version, 0.0, training_settings(load("scenes")))
         asyncio.run(checkpoints.write(manifest, {"rank-0.pt": ray.put(b"state of %d" % version)}))
     assert list_folder(location) == ["000003", "000004"]
-    write_file(child(checkpoints.folder(4), "rank-0.pt"), b"damaged")
+    write_file(join(checkpoints.folder(4), "rank-0.pt"), b"damaged")
     with caplog.at_level(logging.WARNING):
         newest = checkpoints.newest()
     assert newest is not None and newest.version == 3
@@ -131,7 +131,7 @@ def test_a_run_goes_on_only_from_what_it_began_with(tmp_path: Path) -> None:
     (tmp_path / "prompts.jsonl").write_text('{"text": "a dog"}')
     given = [f"run_dir={tmp_path}", f"pool.model={tmp_path / 'score'}", f"policy.prompts={tmp_path / 'prompts.jsonl'}"]
     settings = load("flux_dev", given)
-    manifest = Manifest(7, 1.0, lineage_of(settings))
+    manifest = Manifest(7, 1.0, run_identity(settings))
     free = ["policy.replay_rows=0", "policy.sampling_rows=24", "policy.ratio_tolerance=1e-3", "flux.compile=true",
             "flux.gradient_checkpointing=false", "policy.learner_gpus=0.5", "policy.learner_ranks=1"]  # fmt: skip
     with pytest.raises(ValueError, match="learner_ranks was 8 and is 1"):

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from actors.types import Scores
 from conf import Settings, dump
 from pipelines.policy import train as train_module
-from pipelines.policy.collector import Group, GroupMaker
+from pipelines.policy.collector import Group, GroupCollector
 from pipelines.policy.export import export_newest
 from pipelines.policy.loop import PolicyLoop
 from pipelines.policy.train import PolicyResult, train_policy
@@ -61,7 +61,7 @@ def test_a_run_leaves_what_it_promises(undisturbed: PolicyResult) -> None:
     assert undisturbed.version == 4
     measured = rows(undisturbed)
     assert [row["iteration"] for row in measured] == [1, 2, 3, 4]
-    assert all(row["updates_applied"] == 2 and row["staleness_max"] == 0 for row in measured)
+    assert all(row["optimizer_steps_applied"] == 2 and row["staleness_max"] == 0 for row in measured)
     assert all(row["ratio_drift"] < 2e-5 for row in measured)
     assert sorted(path.name for path in Path(undisturbed.checkpoints).iterdir()) == ["000002", "000004"]
     assert any(value.any() for key, value in adapter(undisturbed).items() if "lora_B" in key)
@@ -134,13 +134,13 @@ def test_groups_sampled_together_learn_what_they_learn_alone(
     differences = np.concatenate([(mine[key] - theirs[key]).ravel() for key in mine])
     assert np.abs(differences).mean() < 0.02 * np.abs(moved).mean()
 
-    class Forgetful(GroupMaker):
+    class Forgetful(GroupCollector):
         async def _score(self, group: Group, images: ray.ObjectRef) -> Scores:
-            if (group.step, group.index) in ((1, 0), (2, 1)) and self.lost < group.step:
+            if (group.iteration, group.index) in ((1, 0), (2, 1)) and self.lost < group.iteration:
                 raise ObjectLostError("of this group", "", "")
             return await super()._score(group, images)
 
-    monkeypatch.setattr(train_module, "GroupMaker", Forgetful)
+    monkeypatch.setattr(train_module, "GroupCollector", Forgetful)
     disturbed = train_policy(settings_of(tmp_path / "two", "policy.sampling_groups=2"), rewards, lambda line: None)
     assert_same_adapter(disturbed, together)
     assert rows(disturbed)[-1]["groups_reissued"] == 2

@@ -11,9 +11,9 @@ import pytest
 
 from conf import load
 from pipelines.policy import utilization as watch
-from pipelines.policy.resources import Replicas, reward_demands
-from pipelines.policy.timing import Level
-from pipelines.policy.utilization import Watch
+from pipelines.policy.resources import Replicas, reward_requests
+from pipelines.policy.timing import TimeWeightedGauge
+from pipelines.policy.utilization import UtilizationMonitor
 
 MIX = load("flux_dev", ["mix.detector=1", "detector.gpus=0.2", "detector.nodes=rules", "policy.learner_gpus=0",
                         "policy.learner_cpus=1", "policy.rollout_gpus=0", "pool.gpus=0.5"])  # fmt: skip
@@ -23,14 +23,14 @@ class Rollouts:
     """As many actors as are asked for, and what was asked of them."""
 
     def __init__(self) -> None:
-        self.ready_actors, self.busy_actors = Level(), Level()
+        self.ready_actors, self.busy_actors = TimeWeightedGauge(), TimeWeightedGauge()
         self.calls: list[str] = []
 
     def any_ready(self) -> bool:
         """There are."""
         return True
 
-    def give_way(self) -> None:
+    def scale_down(self) -> None:
         """Notes it."""
         self.calls.append("give way")
 
@@ -47,28 +47,28 @@ class Rewards:
 
     async def replicas(self) -> list[Replicas]:
         """See RewardPool in pipelines.policy.collector."""
-        return [Replicas(*pair) for pair in zip(reward_demands(MIX), self.running, strict=True)]
+        return [Replicas(*pair) for pair in zip(reward_requests(MIX), self.running, strict=True)]
 
 
-def watched(rewards: Rewards, said: list[str]) -> tuple[Watch, Any]:
+def watched(rewards: Rewards, said: list[str]) -> tuple[UtilizationMonitor, Any]:
     """A watch on `rewards`, for which one group waits, and what it watches."""
-    groups = SimpleNamespace(rollouts=Rollouts(), rewards=rewards, scoring=Level())
+    groups = SimpleNamespace(rollouts=Rollouts(), rewards=rewards, scoring=TimeWeightedGauge())
     groups.scoring.add(+1)
-    return Watch(MIX, cast(Any, groups), said.append), groups
+    return UtilizationMonitor(MIX, cast(Any, groups), said.append), groups
 
 
 def test_the_reward_that_is_missing_is_the_one_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """It loads first, and then, lost again, it finds no room: to that alone a rollout actor gives way."""
     monkeypatch.setattr(watch, "REMIND_AFTER", 0.01)
     unplaced: list[int] = []
-    monkeypatch.setattr(watch, "without_place", lambda demand: len(unplaced))
-    monkeypatch.setattr(watch, "waiting_for", lambda demand: f"waiting for {demand}")
+    monkeypatch.setattr(watch, "pending_actors", lambda demand: len(unplaced))
+    monkeypatch.setattr(watch, "describe_wait", lambda demand: f"waiting for {demand}")
     said: list[str] = []
     rewards = Rewards(2, 0)
     one, groups = watched(rewards, said)
 
     async def watch_for_a_while() -> None:
-        standing_by = asyncio.create_task(one.stand_by())
+        standing_by = asyncio.create_task(one.report_stalls())
         while len(said) < 3:
             await asyncio.sleep(0.01)
         assert not groups.rollouts.calls
@@ -84,13 +84,13 @@ def test_the_reward_that_is_missing_is_the_one_that_is_named(monkeypatch: pytest
     assert set(said) == {"waiting for 1 detector replicas of 0.1 CPUs and 0.2 GPUs on nodes of group rules"}
 
 
-async def loads_under(rewards: Rewards) -> watch.Loads:
+async def loads_under(rewards: Rewards) -> watch.Utilization:
     """What one iteration under `rewards` reads, their number having been asked for."""
     one, _ = watched(rewards, [])
-    one.start()
+    one.begin()
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    return one.read()
+    return one.end()
 
 
 def test_gpus_are_counted_reward_by_reward() -> None:

@@ -10,17 +10,17 @@ import pyarrow.dataset as ds
 import pytest
 
 from conf import Settings, load
-from pipelines.common.images import Picture, decode, hamming
-from pipelines.common.relations import group_of
+from pipelines.common.images import StoredImage, decode, hamming
+from pipelines.common.relations import split_group
 from pipelines.preferences.build import build_preferences, fingerprint
 from pipelines.preferences.dataset.schema import SCHEMA, to_table
-from pipelines.preferences.dataset.shards import Folder, plan_shards, tasks_of
+from pipelines.preferences.dataset.shards import Folder, plan_shards, row_specs
 from pipelines.preferences.dataset.splits import split_of
 from pipelines.preferences.finalize import finish
 from pipelines.preferences.pipeline import plan, sampling_plans
-from pipelines.preferences.roles.base import Draft, Painted, Review, Task
-from pipelines.preferences.roles.scenes import SceneWriter, merit
-from pipelines.preferences.services import Line
+from pipelines.preferences.roles.base import ImagePair, PromptPair, Review, RowSpec
+from pipelines.preferences.roles.scenes import SceneWriter, num_satisfied
+from pipelines.preferences.services import ServiceContext
 from pipelines.scenes import grammar
 from pipelines.scenes.checker import check
 from tests.support.kill import killing
@@ -55,14 +55,14 @@ def test_rows_round_trip_and_hold_what_they_say(built):
     for row in rows:
         scene = grammar.parse(row["prompt"])
         assert [vars(relation) for relation in scene.relations] == row["relations"]
-        assert row["group_id"] == group_of(scene.relations) and row["split"] == split_of(row["group_id"], 0.25)
+        assert row["group_id"] == split_group(scene.relations) and row["split"] == split_of(row["group_id"], 0.25)
         assert (row["perturbed_prompt"] is None) == (row["kind"] == "exploit") == (row["n_perturb"] == 0)
         assert row["review"] == {"status": "accepted", "votes": ["w"], "agreement": 1.0, "gold": True}
         for side in ("image_w", "image_l"):
             image = row[side]
-            picture = Picture.of(decode(image["bytes"]), "", 0)
+            picture = StoredImage.of(decode(image["bytes"]), "", 0)
             assert picture.pixels().shape == (64, 64, 3)
-            assert Picture(image["bytes"], "", "", 0).sha256 == image["sha256"] and picture.phash == image["phash"]
+            assert StoredImage(image["bytes"], "", "", 0).sha256 == image["sha256"] and picture.phash == image["phash"]
 
 
 @pytest.mark.ray
@@ -101,7 +101,7 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_pairs(built, ray_cluster,
     folder = Folder(tmp_path / "preferences", fingerprint(settings))
     shards = plan_shards(settings.preferences)
     list(
-        plan(shards[1:3], settings, folder, Line.open(settings, 1)).iter_rows()
+        plan(shards[1:3], settings, folder, ServiceContext.open(settings, 1)).iter_rows()
     )  # finished before the kill: shards 1 and 2
     half = tmp_path / "preferences" / "train-00000.parquet"  # shard 0: a file, but no report that it is complete
     half.write_bytes(b"torn")
@@ -138,7 +138,7 @@ def test_the_base_policys_pairs_differ_in_merit_and_come_again_alike(ray_cluster
         assert row["kind"] == "generated" and row["n_perturb"] == 0 and row["perturbed_prompt"] is None
         asked = grammar.parse(row["prompt"]).relations
         assert not grammar.is_held_out(asked)
-        winner, loser = (merit(check(decode(row[side]["bytes"]), asked)) for side in ("image_w", "image_l"))
+        winner, loser = (num_satisfied(check(decode(row[side]["bytes"]), asked)) for side in ("image_w", "image_l"))
         assert winner > loser
     (tmp_path / "preferences" / ".shards" / "00001.json").unlink()
     (tmp_path / "preferences" / "_manifest.json").unlink()
@@ -147,13 +147,13 @@ def test_the_base_policys_pairs_differ_in_merit_and_come_again_alike(ray_cluster
 
 def test_the_base_draws_many_prompts_at_once_whatever_noise_a_group_shares():
     plain, training = sampling_plans(load("scenes", ["policy.initial_noise=shared"]))
-    assert not plain.noisy and training.noisy and training.noise_shared_by == 1
-    assert plain.steps == training.steps
+    assert not plain.noise_steps and training.noise_steps and training.images_per_noise == 1
+    assert plain.denoise_steps == training.denoise_steps
 
 
 def test_kinds_come_in_the_asked_shares_and_shards_cover_every_row():
     settings = load("scenes", ["preferences.pairs=1000", "preferences.shard_rows=130"]).preferences
-    tasks = [task for shard in plan_shards(settings) for task in tasks_of(shard, settings)]
+    tasks = [task for shard in plan_shards(settings) for task in row_specs(shard, settings)]
     assert [task.index for task in tasks] == list(range(1000))
     assert Counter(task.kind for task in tasks) == {"perturbed": 400, "exploit": 200, "generated": 400}
     assert len({task.seed for task in tasks}) == 1000
@@ -164,10 +164,14 @@ def test_near_duplicates_are_dropped_once(tmp_path):
     first, other, third = (rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(3))
     nearly = first.copy()
     nearly[0, 0] = 255 - nearly[0, 0]
-    assert hamming(Picture.of(first, "", 0).phash, Picture.of(nearly, "", 0).phash) <= 4
-    draft: Draft = SceneWriter().write([Task(0, "perturbed", 1)])[0]
+    assert hamming(StoredImage.of(first, "", 0).phash, StoredImage.of(nearly, "", 0).phash) <= 4
+    draft: PromptPair = SceneWriter().write([RowSpec(0, "perturbed", 1)])[0]
     pairs = [
-        Painted(Draft(Task(i, "exploit", 1), draft.prompt, "pair", "g"), Picture.of(w, "", 0), Picture.of(other, "", 0))
+        ImagePair(
+            PromptPair(RowSpec(i, "exploit", 1), draft.prompt, "pair", "g"),
+            StoredImage.of(w, "", 0),
+            StoredImage.of(other, "", 0),
+        )
         for i, w in enumerate((first, nearly, third))
     ]
     review = Review("accepted", ("w",), 1.0, True)

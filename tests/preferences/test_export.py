@@ -14,15 +14,15 @@ from pipelines.common.images import decode
 from pipelines.preferences.dataset.export import export_hpdv3, export_pickapic
 from pipelines.preferences.dataset.schema import to_table
 from pipelines.preferences.dataset.shards import Folder, plan_shards
-from pipelines.preferences.roles.base import Task
-from pipelines.preferences.roles.scenes import ScenePainter, ScenePerturber, SceneReviewer, SceneWriter
+from pipelines.preferences.roles.base import RowSpec
+from pipelines.preferences.roles.scenes import SceneGenerator, ScenePerturber, SceneReviewer, SceneWriter
 
 
 @pytest.fixture(scope="module")
 def preferences(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("preferences")
-    drafts = ScenePerturber().perturb(SceneWriter().write([Task(i, "perturbed", 5 + i) for i in range(20)]))
-    pairs = ScenePainter().paint(drafts)
+    drafts = ScenePerturber().perturb(SceneWriter().write([RowSpec(i, "perturbed", 5 + i) for i in range(20)]))
+    pairs = SceneGenerator().generate(drafts)
     table = to_table(pairs, SceneReviewer().review(pairs), ["train"] * 20, "test")
     Folder(directory, "x").write(plan_shards(load().preferences)[0], table, rejected=0, dropped=[])
     return directory

@@ -14,8 +14,8 @@ from conf.preferences import DiffusersSettings
 from pipelines.common.images import decode
 from pipelines.preferences.build import build_preferences
 from pipelines.preferences.dataset.shards import plan_shards
-from pipelines.preferences.roles.base import Draft, Task
-from pipelines.preferences.roles.generators import DiffusersPainter
+from pipelines.preferences.roles.base import PromptPair, RowSpec
+from pipelines.preferences.roles.generators import DiffusersGenerator
 from pipelines.preferences.roles.scenes import ScenePerturber, SceneWriter
 from tests.support.tiny_generators import save_random_hunyuan, save_random_qwen
 
@@ -31,22 +31,22 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-def drafts(count: int) -> list[Draft]:
-    return ScenePerturber().perturb(SceneWriter().write([Task(i, "perturbed", 2**40 + i) for i in range(count)]))
+def drafts(count: int) -> list[PromptPair]:
+    return ScenePerturber().perturb(SceneWriter().write([RowSpec(i, "perturbed", 2**40 + i) for i in range(count)]))
 
 
 @pytest.mark.parametrize("generator", ["qwen_image", "hunyuan_image"])
 def test_both_pictures_of_a_pair_are_drawn_from_its_seed_whatever_the_batch(
     generator: str, models: dict[str, Path]
 ) -> None:
-    painter = DiffusersPainter(generator, DiffusersSettings(str(models[generator]), **SMALL), torch.device("cpu"))
-    pairs = painter.draw(drafts(3))
+    painter = DiffusersGenerator(generator, DiffusersSettings(str(models[generator]), **SMALL), torch.device("cpu"))
+    pairs = painter.generate(drafts(3))
     for pair in pairs:
         assert pair.winner.pixels.shape == (64, 64, 3) and pair.winner.pixels.dtype == np.uint8
-        assert pair.winner.seed == pair.loser.seed == pair.draft.picture_seed < 2**31
+        assert pair.winner.seed == pair.loser.seed == pair.draft.image_seed < 2**31
         assert pair.winner.generator == pair.loser.generator == generator
         assert (pair.winner.pixels != pair.loser.pixels).any(), "the other prompt must show"
-    (alone,) = painter.draw(drafts(3)[2:])
+    (alone,) = painter.generate(drafts(3)[2:])
     difference = np.abs(alone.winner.pixels.astype(int) - pairs[2].winner.pixels)
     assert difference.max() <= 2, "another batch may move the last bits only"
 
@@ -72,7 +72,9 @@ def test_a_mix_is_cut_into_shards_of_one_painter_each() -> None:
     settings = load("flux_dev").preferences
     shards = plan_shards(settings)
     assert [shard.start for shard in shards[1:]] == [shard.stop for shard in shards[:-1]] and shards[-1].stop == 80000
-    rows = {name: sum(s.stop - s.start for s in shards if s.painter == name) for name in {s.painter for s in shards}}
+    rows = {
+        name: sum(s.stop - s.start for s in shards if s.generator == name) for name in {s.generator for s in shards}
+    }
     assert rows == {"qwen_image": 26667, "hunyuan_image": 26666, "seedream": 26667}
 
 

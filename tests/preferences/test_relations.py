@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from actors.types import Relation
-from pipelines.common.relations import contradicts, fact_of, impossible, kind_of
-from pipelines.preferences.checks.prompt_checks import Unfit, check_perturbation, check_statements
+from pipelines.common.relations import canonical, contradicts, edit_kind, find_contradiction
+from pipelines.preferences.checks.prompt_checks import InvalidAnswer, check_perturbation, check_statements
 
 TEXT = (
     "From the viewer's perspective, a brass kettle stands to the left of the cutting board, a knife lies in "
@@ -38,7 +38,7 @@ def relation(text: str) -> Relation:
     ],
 )  # fmt: skip
 def test_inverse_and_symmetric_statements_say_the_same_and_do_not_contradict(one: str, other: str) -> None:
-    assert fact_of(relation(one)) == fact_of(relation(other))
+    assert canonical(relation(one)) == canonical(relation(other))
     assert not contradicts(relation(one), relation(other))
 
 
@@ -62,10 +62,10 @@ def test_contradiction(one: str, other: str, answer: bool | None) -> None:
 
 def test_transitivity_finds_what_cannot_all_be_true() -> None:
     chain = [relation("A left of B"), relation("C right of B")]
-    assert impossible([*chain, relation("A left of C")]) == ""
-    assert "would each be left of the other" in impossible([*chain, relation("C left of A")])
-    assert impossible([relation("A left of B"), relation("B right of A")]) == "a relation is stated twice"
-    assert "cannot be both" in impossible([relation("A left of B"), relation("A above B")])
+    assert find_contradiction([*chain, relation("A left of C")]) == ""
+    assert "would each be left of the other" in find_contradiction([*chain, relation("C left of A")])
+    assert find_contradiction([relation("A left of B"), relation("B right of A")]) == "a relation is stated twice"
+    assert "cannot be both" in find_contradiction([relation("A left of B"), relation("A above B")])
 
 
 def test_statements_are_found_where_their_phrases_say() -> None:
@@ -74,10 +74,10 @@ def test_statements_are_found_where_their_phrases_say() -> None:
         ((PHRASES[0], "a knife lies beside the cutting board", PHRASES[2]), "phrase"),
         ((TEXT[31:101] + " the cutting board", *PHRASES[1:]), "phrase"),
     ):
-        with pytest.raises(Unfit) as trouble:
+        with pytest.raises(InvalidAnswer) as trouble:
             check_statements(TEXT, RELATIONS, phrases)
         assert trouble.value.reason == reason
-    with pytest.raises(Unfit, match="word of place"):
+    with pytest.raises(InvalidAnswer, match="word of place"):
         check_statements(
             "the left lamp is above a mug", [Relation("left lamp", "above", "mug")], ["the left lamp is above a mug"]
         )
@@ -120,7 +120,7 @@ def test_flips_turns_and_swaps_are_accepted() -> None:
     ],
 )  # fmt: skip
 def test_what_else_changes_is_refused_with_its_reason(text: str, after: dict[str, str], reason: str) -> None:
-    with pytest.raises(Unfit) as trouble:
+    with pytest.raises(InvalidAnswer) as trouble:
         changed(text, **after)
     assert trouble.value.reason == reason
 
@@ -131,12 +131,12 @@ def test_a_change_that_the_other_relations_forbid_is_refused() -> None:
     phrases = ("A stands left of B", "B stands left of C", "A stands left of C")
     for word in ("right of", "behind"):
         after = text.removesuffix("left of C.") + f"{word} C."
-        with pytest.raises(Unfit) as trouble:
+        with pytest.raises(InvalidAnswer) as trouble:
             check_perturbation(text, relations, phrases, after, {2: Relation("A", word, "C")})
         assert trouble.value.reason in ("relations", "paraphrase")
 
 
 def test_kinds_are_told_apart() -> None:
-    assert kind_of(relation("A left of B"), relation("A to the right of B")) == "flip"
-    assert kind_of(relation("A left of B"), relation("A above B")) == "turn"
-    assert kind_of(relation("A left of B"), relation("B left of A")) == "swap"
+    assert edit_kind(relation("A left of B"), relation("A to the right of B")) == "flip"
+    assert edit_kind(relation("A left of B"), relation("A above B")) == "turn"
+    assert edit_kind(relation("A left of B"), relation("B left of A")) == "swap"

@@ -4,18 +4,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipelines.common.images import Picture, hamming, perceptual_hash
-from pipelines.common.relations import group_of
-from pipelines.preferences.roles.base import Draft, Task
-from pipelines.preferences.roles.scenes import ScenePainter, ScenePerturber, SceneReviewer, SceneWriter, merit
+from pipelines.common.images import StoredImage, hamming, perceptual_hash
+from pipelines.common.relations import split_group
+from pipelines.preferences.roles.base import PromptPair, RowSpec
+from pipelines.preferences.roles.scenes import SceneGenerator, ScenePerturber, SceneReviewer, SceneWriter, num_satisfied
 from pipelines.scenes import grammar
 from pipelines.scenes.checker import Verdict, check
 
 CHANGED_WORD = {"left of": "x", "right of": "x", "above": "y", "below": "y"}
 
 
-def _drafts(kind: str, count: int, one: float = 0.5) -> list[Draft]:
-    tasks = [Task(index, kind, 1000 + index) for index in range(count)]
+def _drafts(kind: str, count: int, one: float = 0.5) -> list[PromptPair]:
+    tasks = [RowSpec(index, kind, 1000 + index) for index in range(count)]
     return ScenePerturber(one).perturb(SceneWriter().write(tasks))
 
 
@@ -39,7 +39,7 @@ def test_a_perturbed_prompt_contradicts_is_never_equivalent_and_shares_the_group
         assert not grammar.equivalent(scene, changed)
         said, now = (set(map(grammar.canonical, s.relations)) for s in (scene, changed))
         assert said - now and now - said, "one of two relations between the same objects must be denied"
-        assert group_of(scene.relations) == group_of(changed.relations) == draft.group_id
+        assert split_group(scene.relations) == split_group(changed.relations) == draft.group_id
 
 
 def test_every_prompt_is_on_the_training_side():
@@ -60,13 +60,13 @@ def test_equivalent_prompts_share_a_group():
     first = grammar.parse("a red circle left of a blue square and above a green triangle")
     second = grammar.parse("a blue square right of a red circle that is above a green triangle")
     assert grammar.equivalent(first, second)
-    assert group_of(first.relations) == group_of(second.relations)
+    assert split_group(first.relations) == split_group(second.relations)
 
 
 def test_the_checker_accepts_winners_and_rejects_losers_but_for_rare_errors():
     errors = {}
     for kind, count in (("perturbed", 300), ("exploit", 300)):
-        pairs = ScenePainter().paint(_drafts(kind, count))
+        pairs = SceneGenerator().generate(_drafts(kind, count))
         reviews = SceneReviewer().review(pairs)
         errors[kind] = sum(not review.accepted for review in reviews) / count
         for pair, review in zip(pairs, reviews, strict=True):
@@ -80,7 +80,7 @@ def test_the_checker_accepts_winners_and_rejects_losers_but_for_rare_errors():
 
 def test_an_exploit_says_what_was_spoiled():
     seen = {}
-    for pair in ScenePainter().paint(_drafts("exploit", 200)):
+    for pair in SceneGenerator().generate(_drafts("exploit", 200)):
         (change,) = pair.draft.changes
         present = check(pair.loser.pixels(), pair.draft.prompt.relations).present
         assert not present[change.before], f"{change} but {change.before} is there, once"
@@ -91,7 +91,7 @@ def test_an_exploit_says_what_was_spoiled():
 
 def test_a_swapped_pair_is_rejected():
     reviewer = SceneReviewer()
-    for pair in ScenePainter().paint(_drafts("perturbed", 40)):
+    for pair in SceneGenerator().generate(_drafts("perturbed", 40)):
         swapped = replace(pair, winner=pair.loser, loser=pair.winner)
         (review,) = reviewer.review([swapped])
         assert not review.accepted and review.votes == ("l",)
@@ -100,25 +100,25 @@ def test_a_swapped_pair_is_rejected():
 
 
 def test_a_row_depends_on_its_task_alone():
-    tasks = [Task(index, "perturbed", 77 + index) for index in range(8)]
-    together = ScenePainter().paint(ScenePerturber().perturb(SceneWriter().write(tasks)))
-    alone = ScenePainter().paint(ScenePerturber().perturb(SceneWriter().write(tasks[5:6])))
+    tasks = [RowSpec(index, "perturbed", 77 + index) for index in range(8)]
+    together = SceneGenerator().generate(ScenePerturber().perturb(SceneWriter().write(tasks)))
+    alone = SceneGenerator().generate(ScenePerturber().perturb(SceneWriter().write(tasks[5:6])))
     assert alone == together[5:6]
 
 
 def test_a_perceptual_hash_is_near_for_alike_pictures_and_far_for_others():
-    pairs = ScenePainter().paint(_drafts("perturbed", 20))
+    pairs = SceneGenerator().generate(_drafts("perturbed", 20))
     rng = np.random.default_rng(0)
     for pair in pairs:
         pixels = pair.winner.pixels()
         noisy = np.clip(pixels + rng.normal(0, 2, pixels.shape), 0, 255).astype(np.uint8)
         assert hamming(pair.winner.phash, perceptual_hash(noisy)) <= 4
         assert hamming(pair.winner.phash, pair.loser.phash) > 4
-    assert np.array_equal(Picture.of(pixels, "x", 0).pixels(), pixels), "PNG is lossless"
+    assert np.array_equal(StoredImage.of(pixels, "x", 0).pixels(), pixels), "PNG is lossless"
 
 
 def test_a_picture_does_not_gain_by_leaving_an_object_out() -> None:
     whole = {"red circle": True, "blue square": True, "green circle": True}
     lacking = whole | {"green circle": False}
-    assert merit(Verdict(whole, ("other", "other"))) == merit(Verdict(lacking, ("right", "missing")))
-    assert merit(Verdict(whole, ("right", "other"))) > merit(Verdict(lacking, ("right", "missing")))
+    assert num_satisfied(Verdict(whole, ("other", "other"))) == num_satisfied(Verdict(lacking, ("right", "missing")))
+    assert num_satisfied(Verdict(whole, ("right", "other"))) > num_satisfied(Verdict(lacking, ("right", "missing")))

@@ -135,7 +135,7 @@ def test_a_budget_and_a_silent_service_end_the_job_and_the_next_start_goes_on(ca
 def test_a_killed_actor_is_replaced(calm: Path, tmp_path: Path) -> None:
     behaviour = Behaviour(seconds=0.1)
     begun = lambda: sum(behaviour.answered.values()) >= 40  # noqa: E731
-    with serving(behaviour) as url, killing("SeedreamDrawing", begun) as killed:
+    with serving(behaviour) as url, killing("SeedreamGenerating", begun) as killed:
         build_preferences(settings_of(tmp_path, url))
     assert killed and rows(tmp_path) == rows(calm)
 

@@ -14,7 +14,7 @@ from diffusers import FluxPipeline
 from conf.scenes import PretrainSettings
 from pipelines.policy.rule_reward import RulesReplica
 from pipelines.pretrain.flux import FluxPhase, _drawn
-from pipelines.pretrain.flux_batches import DrawnScenes, Encoders, caption
+from pipelines.pretrain.flux_batches import Encoders, SampledScenes, caption
 from pipelines.pretrain.objects import train_on_objects
 from pipelines.pretrain.run import SHARES, Pretraining, take_shipped
 from pipelines.scenes import checkpoints_dir
@@ -33,7 +33,7 @@ def encoders(pipeline: FluxPipeline) -> Encoders:
 
 
 def test_drawn_rows_are_where_the_teacher_gets_from_their_noise(pipeline: FluxPipeline, encoders: Encoders) -> None:
-    drawn = DrawnScenes(encoders, pipeline.transformer, wrong=0.0, seed=3)
+    drawn = SampledScenes(encoders, pipeline.transformer, wrong=0.0, seed=3)
     drawn.draw()
     assert 0 < len(drawn) <= drawn.drawn == 64
     rows = drawn.batch(8)

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from actors.types import Relation
-from pipelines.pretrain.base_samples import draw_pictures
+from pipelines.pretrain.base_samples import sample_base_images
 from pipelines.pretrain.vlm import answer_loss
 from pipelines.pretrain.vlm_model import build_model, build_tokenizer
-from pipelines.pretrain.vqa_batches import Chats
+from pipelines.pretrain.vqa_batches import VqaBatches
 from pipelines.pretrain.vqa_questions import APART, NUMBERS, QuestionAnswer, ask, scatter
 from pipelines.scenes import checkpoints_dir
 from pipelines.scenes.checker import check, inspect
@@ -23,7 +23,7 @@ def _asked(count: int) -> list[tuple[np.ndarray, QuestionAnswer]]:
     """Questions about pictures in which no colour occurs twice, as the checker counts neither of two such objects."""
     rng = np.random.default_rng(0)
     scattered = [scatter(rng) for _ in range(count)]
-    distinct = [placed for placed in scattered if len({one.thing.color for one in placed}) == len(placed)]
+    distinct = [placed for placed in scattered if len({one.obj.color for one in placed}) == len(placed)]
     pictures = [(placed, render(placed, rng)) for placed in distinct]
     return [(image, one) for placed, image in pictures for one in ask(placed, 8, rng, 0.7)]
 
@@ -39,7 +39,7 @@ def test_the_checker_agrees_with_every_judged_sentence() -> None:
             if one.answer != APART:
                 assert check(image, [Relation(found[1], one.answer, found[2])]).right == 1, one
         elif found := re.fullmatch(r"how many (.*)s", one.question):
-            clean = sum(thing.thing.name == found[1] for thing in inspect(image))
+            clean = sum(thing.obj.name == found[1] for thing in inspect(image))
             assert clean == NUMBERS.index(one.answer), one
     assert min(seen.values()) > 20
 
@@ -62,14 +62,14 @@ def test_what_is_missing_is_asked_for_and_denied() -> None:
 
 
 def test_flux_drawings_come_with_what_the_checker_sees_in_them() -> None:
-    drawings = draw_pictures(checkpoints_dir("flux"), 96, seed=0)
+    drawings = sample_base_images(checkpoints_dir("flux"), 96, seed=0)
     assert 80 < len(drawings) <= 96
     for picture in drawings:
-        seen = {found.thing for found in inspect(picture.image)}
-        assert seen == {placed.thing for placed in picture.placements}
+        seen = {found.obj for found in inspect(picture.image)}
+        assert seen == {placed.obj for placed in picture.placements}
         assert not seen & set(picture.missing)
     assert any(picture.missing for picture in drawings)
-    batch, asked = Chats(build_tokenizer(), 0, drawings=drawings, drawn=1.0).draw(8)
+    batch, asked = VqaBatches(build_tokenizer(), 0, drawings=drawings, drawn=1.0).draw(8)
     assert len(asked) == 8 == len(batch.input_ids)
 
 
@@ -77,7 +77,7 @@ def test_a_packed_question_is_answered_as_if_it_were_alone() -> None:
     """Questions of one picture share its tokens and nothing else."""
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
-    model, chats = build_model(tokenizer).eval(), Chats(tokenizer, 0)
+    model, chats = build_model(tokenizer).eval(), VqaBatches(tokenizer, 0)
     batch, _ = chats.draw(1)
     block = batch.mask[0, 0]
     last = batch.input_ids.shape[1] - 1

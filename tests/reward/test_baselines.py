@@ -30,14 +30,14 @@ from transformers import (
 from actors.services.budget import BudgetReached
 from conf import SettingsError, load
 from pipelines.preferences.dataset.schema import to_table
-from pipelines.preferences.roles.base import Task
-from pipelines.preferences.roles.scenes import ScenePainter, ScenePerturber, SceneReviewer, SceneWriter
+from pipelines.preferences.roles.base import RowSpec
+from pipelines.preferences.roles.scenes import SceneGenerator, ScenePerturber, SceneReviewer, SceneWriter
 from pipelines.pretrain.vlm_model import build_tokenizer
 from pipelines.reward.baselines import hpsv3, image_reward, unified_reward, vqascore
 from pipelines.reward.baselines.clip import HPSV2_FILE, ClipScorer, from_open_clip, open_hpsv2, open_pickscore
 from pipelines.reward.baselines.hpsv3 import Hpsv3, Hpsv3Scorer
-from pipelines.reward.baselines.registry import ScorerPlace
-from pipelines.reward.baselines.run import content_digest, judge_by_rival
+from pipelines.reward.baselines.registry import ScorerContext
+from pipelines.reward.baselines.run import content_digest, predict_by_baseline
 from pipelines.reward.baselines.vlm import choice_in
 from pipelines.reward.data import Pair
 from pipelines.reward.predictions import ScoringJudge
@@ -78,12 +78,12 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_clip_scores_do_not_depend_on_the_batch_and_say_what_they_cut(clip: Path, images: np.ndarray) -> None:
     pairs = [_pair(images), _pair(images[2:], LONG)]
-    judged = open_pickscore(ScorerPlace(str(clip), "cpu", 4)).judge(pairs)
-    alone = open_pickscore(ScorerPlace(str(clip), "cpu", 1)).judge(pairs)
+    judged = open_pickscore(ScorerContext(str(clip), "cpu", 4)).judge(pairs)
+    alone = open_pickscore(ScorerContext(str(clip), "cpu", 1)).judge(pairs)
     np.testing.assert_allclose(judged.margin, alone.margin, atol=1e-4)
     assert np.abs(judged.margin).min() > 1e-4
     assert judged.truncated.tolist() == [False, True]
-    longer = open_pickscore(ScorerPlace(str(clip), "cpu", 4)).judge([_pair(images[2:], LONG + " and so on")])
+    longer = open_pickscore(ScorerContext(str(clip), "cpu", 4)).judge([_pair(images[2:], LONG + " and so on")])
     assert longer.margin[0] == pytest.approx(judged.margin[1], abs=1e-5)  # what was cut is indeed not read
 
 
@@ -92,12 +92,12 @@ def test_hpsv2_is_the_clip_whose_open_clip_names_it_translates(clip: Path, image
     for file in clip.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     torch.save({"state_dict": _as_open_clip(model)}, tmp_path / HPSV2_FILE)
-    judged = open_hpsv2(ScorerPlace(str(tmp_path), "cpu", 4)).judge([_pair(images)])
+    judged = open_hpsv2(ScorerContext(str(tmp_path), "cpu", 4)).judge([_pair(images)])
     wanted = ScoringJudge(ClipScorer(model, str(clip), "cpu"), 4).judge([_pair(images)])
     np.testing.assert_allclose(judged.margin, wanted.margin, atol=1e-5)
     torch.save({"state_dict": {**_as_open_clip(model), "extra": torch.ones(1)}}, tmp_path / HPSV2_FILE)
     with pytest.raises(ValueError, match="unknown"):
-        open_hpsv2(ScorerPlace(str(tmp_path), "cpu", 4))
+        open_hpsv2(ScorerContext(str(tmp_path), "cpu", 4))
 
 
 def _as_open_clip(model: CLIPModel) -> dict[str, torch.Tensor]:
@@ -200,7 +200,7 @@ def test_image_reward_is_read_by_its_published_names(clip: Path, images: np.ndar
     torch.save({**published, "blip.vision_proj.weight": torch.zeros(1)}, tmp_path / image_reward.FILE)
     long = " ".join([TEXT] * 6)
     pairs = [_pair(images), _pair(images[2:], long)]
-    judged = image_reward.open_image_reward(ScorerPlace(str(tmp_path), "cpu", 4)).judge(pairs)
+    judged = image_reward.open_image_reward(ScorerContext(str(tmp_path), "cpu", 4)).judge(pairs)
     alone = ScoringJudge(image_reward.ImageRewardScorer(model, str(tmp_path), "cpu"), 1).judge(pairs)
     np.testing.assert_allclose(judged.margin, alone.margin, rtol=1e-3, atol=1e-4)
     assert np.abs(judged.margin).min() > 1e-2
@@ -238,13 +238,13 @@ def test_vqascore_is_the_probability_of_yes(clip: Path, images: np.ndarray, tmp_
         tmp_path / "tower"
     )
     pairs = [_pair(images), _pair(images[2:, :32], LONG)]  # the second's images are not square
-    judged = vqascore.open_vqascore(ScorerPlace(str(tmp_path), "cpu", 4)).judge(pairs)
-    alone = vqascore.open_vqascore(ScorerPlace(str(tmp_path), "cpu", 2)).judge(pairs)
+    judged = vqascore.open_vqascore(ScorerContext(str(tmp_path), "cpu", 4)).judge(pairs)
+    alone = vqascore.open_vqascore(ScorerContext(str(tmp_path), "cpu", 2)).judge(pairs)
     np.testing.assert_allclose(judged.margin, alone.margin, atol=1e-6)
     assert (np.abs(judged.margin) > 1e-7).all() and (np.abs(judged.margin) < 1).all()
     T5ForConditionalGeneration(config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="mm_projector"):
-        vqascore.open_vqascore(ScorerPlace(str(tmp_path), "cpu", 4))
+        vqascore.open_vqascore(ScorerContext(str(tmp_path), "cpu", 4))
 
 
 def judge(body: dict[str, Any], untrue: bool) -> str:
@@ -266,8 +266,8 @@ def test_a_judge_is_asked_in_both_orders_and_never_twice(
     ray_cluster: None, endpoint: tuple[str, Behaviour], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, behaviour = endpoint
-    tasks = [Task(index, "perturbed", index) for index in range(6)]
-    painted = ScenePainter().paint(ScenePerturber().perturb(SceneWriter().write(tasks)))
+    tasks = [RowSpec(index, "perturbed", index) for index in range(6)]
+    painted = SceneGenerator().generate(ScenePerturber().perturb(SceneWriter().write(tasks)))
     (tmp_path / "preferences").mkdir()
     pq.write_table(
         to_table(painted, SceneReviewer().review(painted), ["test"] * 6, "test"), tmp_path / "preferences/0.parquet"
@@ -279,22 +279,24 @@ def test_a_judge_is_asked_in_both_orders_and_never_twice(
     lines: list[str] = []
     with pytest.raises(ValueError, match="OPENAI_API_KEY, which is not set"):
         monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-        judge_by_rival("GPT-5", settings, lines.append)
+        predict_by_baseline("GPT-5", settings, lines.append)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
-    judged = judge_by_rival("GPT-5", settings, lines.append)
+    judged = predict_by_baseline("GPT-5", settings, lines.append)
     assert set(judged.margin.tolist()) <= {1.0, -1.0}  # consistent in both orders, so never a tie
     assert [body["model"] for body in behaviour.bodies] == ["gpt-5"] * 12
-    again = judge_by_rival("GPT-5", settings, lines.append)
+    again = predict_by_baseline("GPT-5", settings, lines.append)
     assert len(behaviour.bodies) == 12 and again.margin.tolist() == judged.margin.tolist()
     assert "6/6 pairs" in lines[-1] and len(lines) == 2
     graded = replace(settings, rivals=replace(settings.rivals, judge_form="pointwise"))
-    assert len(judge_by_rival("GPT-5", graded, lines.append).margin) == 6
+    assert len(predict_by_baseline("GPT-5", graded, lines.append).margin) == 6
     assert len(behaviour.bodies) == 24
     assert "sk-secret" not in "".join(lines)
     limited = replace(settings, run_dir=str(tmp_path / "poor"), budget=replace(settings.budget, calls=5))
     shutil.copytree(tmp_path / "preferences", tmp_path / "poor/preferences")
     with pytest.raises(BudgetReached, match=r"budget\.calls=5 is reached"):
-        judge_by_rival("GPT-5", replace(limited, rivals=replace(limited.rivals, judge_concurrency=1)), lines.append)
+        predict_by_baseline(
+            "GPT-5", replace(limited, rivals=replace(limited.rivals, judge_concurrency=1)), lines.append
+        )
     assert len(behaviour.bodies) == 29
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipelines.common.images import Picture
+from pipelines.common.images import StoredImage
 from pipelines.reward.data import Pair, compare, mirror_text, mirrored, read_rows
 from pipelines.scenes.grammar import mirror, parse
 
@@ -42,7 +42,7 @@ def test_each_image_wins_under_its_own_prompt() -> None:
 
 
 def test_a_row_that_cannot_be_read_is_named_and_not_replaced() -> None:
-    good = {"bytes": Picture.of(np.zeros((64, 64, 3), np.uint8), "test", 0).png}
+    good = {"bytes": StoredImage.of(np.zeros((64, 64, 3), np.uint8), "test", 0).png}
     row = {
         "pair_id": "a", "group_id": "g", "prompt": "a red circle", "perturbed_prompt": None,
         "image_w": good, "image_l": good, "kind": "perturbed", "n_perturb": 1, "relations": [], "perturbations": [],

@@ -12,11 +12,11 @@ from actors.types import Scores
 from pipelines.common.intervals import mcnemar, wilson
 from pipelines.preferences.dataset.splits import split_of
 from pipelines.reward.accuracy import Evaluation, summarise
-from pipelines.reward.baselines.position_bias import joined_orders
+from pipelines.reward.baselines.position_bias import combine_orders
 from pipelines.reward.calibration import calibrate, expected_error, fit_temperature, gaussian_logits, reliability
 from pipelines.reward.data import Pair
 from pipelines.reward.evaluate import fit_half, measure
-from pipelines.reward.predictions import Judgements
+from pipelines.reward.predictions import PairPredictions
 from pipelines.reward.report import render_report, table
 
 
@@ -54,7 +54,7 @@ def test_ties_are_wrong_and_kinds_are_kept_apart() -> None:
     assert right.tolist() == [True, False, True, False, True]
     with pytest.raises(ValueError, match="no held-out pairs"):
         measure(Brightness(), [])  # pyright: ignore[reportArgumentType]
-    rival = summarise("HPSv3", Judgements(np.array([1, np.nan, -1, 0, 1]), np.array([1, 0, 0, 0, 1], bool)), PAIRS)
+    rival = summarise("HPSv3", PairPredictions(np.array([1, np.nan, -1, 0, 1]), np.array([1, 0, 0, 0, 1], bool)), PAIRS)
     assert (rival.truncated, rival.unanswered) == (2, 1)
     assert rival.accuracies.overall and rival.accuracies.overall.right == 2
     test = mcnemar("SpatialScore", right, "HPSv3", np.array([True, False, False, False, True]))
@@ -120,6 +120,6 @@ def test_reliability_counts_by_hand_and_sigma_lowers_confidence() -> None:
 
 def test_both_orders_must_agree() -> None:
     """1 names the first image shown: the winner in the first order, the loser in the second."""
-    judged = joined_orders([1, 1, -1, 0, float("nan")], [-1, 1, 1, -1, -1])
+    judged = combine_orders([1, 1, -1, 0, float("nan")], [-1, 1, 1, -1, -1])
     np.testing.assert_array_equal(judged.margin, [1, 0, -1, 0.5, np.nan])
     assert judged.right.tolist() == [True, False, False, True, False]

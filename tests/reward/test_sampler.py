@@ -10,21 +10,21 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.preferences.dataset.schema import SCHEMA
-from pipelines.reward.sampler import Order, Rank, RowGroup, make_order, rows_of_steps
+from pipelines.reward.sampler import PairSampler, RankInfo, RowGroup, make_sampler, rows_of_steps
 
 GROUPS = tuple(RowGroup(f"{i}.parquet", 0, 10 + i, "") for i in range(6))  # 75 rows
 
 
-def _steps(order: Order, ranks: int, first: int = 0) -> list[list[tuple[RowGroup, ...]]]:
+def _steps(order: PairSampler, ranks: int, first: int = 0) -> list[list[tuple[RowGroup, ...]]]:
     """What each step learns from, as (window, row) in the order of the ranks."""
     seen: list[list] = [[] for _ in range(order.steps)]
-    for rank in (Rank(r, ranks) for r in range(ranks)):
+    for rank in (RankInfo(r, ranks) for r in range(ranks)):
         share = rank.share(order.batch_size)
         mine = [
             (window.epoch, window.number, int(place))
             for epoch in range(order.epochs)
             for window in order.windows(epoch)
-            for place in order.places(window, rank, first)
+            for place in order.row_indices(window, rank, first)
         ]
         size = share.stop - share.start
         assert len(mine) == size * (order.steps - first)
@@ -35,7 +35,7 @@ def _steps(order: Order, ranks: int, first: int = 0) -> list[list[tuple[RowGroup
 
 @pytest.mark.parametrize("window_rows", [1, 25, 1000])
 def test_every_number_of_workers_learns_the_same_batches(window_rows: int) -> None:
-    order = Order("", GROUPS, batch_size=8, epochs=3, window_rows=window_rows, seed=5)
+    order = PairSampler("", GROUPS, batch_size=8, epochs=3, window_rows=window_rows, seed=5)
     alone = _steps(order, 1)
     assert (order.steps, len(alone[0])) == (27, 8)
     for ranks in (2, 3, 8):
@@ -48,11 +48,11 @@ def test_every_number_of_workers_learns_the_same_batches(window_rows: int) -> No
 
 
 def test_a_window_mixes_the_rows_of_several_files() -> None:
-    order = Order("", GROUPS, batch_size=8, epochs=1, window_rows=25, seed=0)
+    order = PairSampler("", GROUPS, batch_size=8, epochs=1, window_rows=25, seed=0)
     windows = order.windows(0)
     assert [w.stop - w.start >= 25 for w in windows[:-1]] == [True] * (len(windows) - 1)
     assert sorted(g.path for w in windows for g in w.groups) == [g.path for g in GROUPS]
-    assert not np.array_equal(order.places(windows[0], Rank(0, 1), 0), np.arange(24))
+    assert not np.array_equal(order.row_indices(windows[0], RankInfo(0, 1), 0), np.arange(24))
 
 
 @pytest.mark.ray
@@ -61,18 +61,18 @@ def test_ray_tasks_stream_a_ranks_rows_in_that_order(ray_cluster: None, tmp_path
     for part in range(4):
         table = pa.Table.from_pylist(rows[part::4], schema=SCHEMA)
         pq.write_table(table, tmp_path / f"{part}.parquet", row_group_size=6)
-    order = make_order(str(tmp_path), batch_size=8, epochs=2, window_rows=10, seed=1)
+    order = make_sampler(str(tmp_path), batch_size=8, epochs=2, window_rows=10, seed=1)
     assert (order.pairs, order.steps) == (48, 12)
-    whole = [list(rows_of_steps(order, Rank(rank, 2), 0)) for rank in (0, 1)]
+    whole = [list(rows_of_steps(order, RankInfo(rank, 2), 0)) for rank in (0, 1)]
     ids = [[[row["pair_id"] for row in step] for step in one] for one in whole]
     assert [len(one) for one in ids] == [12, 12]
     first_epoch = [i for one in ids for step in one[:6] for i in step]
     assert sorted(first_epoch) == [row["pair_id"] for row in rows if row["split"] == "train"]
-    later = [[row["pair_id"] for row in step] for step in rows_of_steps(order, Rank(1, 2), 7)]
+    later = [[row["pair_id"] for row in step] for step in rows_of_steps(order, RankInfo(1, 2), 7)]
     assert later == ids[1][7:]
 
 
 def test_too_few_pairs_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([{"split": "train"}] * 3, schema=SCHEMA), tmp_path / "0.parquet")
     with pytest.raises(ValueError, match=r"batch_size=8 exceeds the 3 training pairs"):
-        make_order(str(tmp_path), 8, 1, 10, 0)
+        make_sampler(str(tmp_path), 8, 1, 10, 0)

@@ -13,11 +13,11 @@ from actors.types import Scores
 from conf import Settings, load
 from pipelines.policy.stage import run_policy
 from pipelines.reward.data import Pair
-from pipelines.reward.sanity_checks import holds_at_another_size, is_not_fooled_by_noise, joins_both
-from pipelines.reward.sanity_report import Check, require_passed, write_examination
+from pipelines.reward.sanity_checks import check_2x2, check_image_size, check_noise_images
+from pipelines.reward.sanity_report import SanityCheck, require_passed, write_sanity_report
 from tests.support.tiny_reward import save_tiny_vlm, tiny_spatialscore
 
-PASSED = Check("mirror", True, 0.0, "at least 0", "")
+PASSED = SanityCheck("mirror", True, 0.0, "at least 0", "")
 
 
 @pytest.fixture
@@ -32,10 +32,10 @@ def test_only_an_examined_model_steers_a_policy(settings: Settings, tmp_path: Pa
     with pytest.raises(ValueError, match=r"was not examined: run `spatialt2i reward doctor`, or set pool\.unexamined"):
         run_policy(settings)
     require_passed(replace(settings, pool=replace(settings.pool, unexamined=True)))
-    write_examination(settings, [PASSED, replace(PASSED, name="2 x 2", passed=False)])
+    write_sanity_report(settings, [PASSED, replace(PASSED, name="2 x 2", passed=False)])
     with pytest.raises(ValueError, match=r"failed at the doctor's: 2 x 2\."):
         run_policy(settings)
-    write_examination(settings, [PASSED])
+    write_sanity_report(settings, [PASSED])
     require_passed(settings)
     other = load("scenes", [f"run_dir={tmp_path / 'other'}", f"pool.model={tmp_path / 'reward' / 'model'}"])
     require_passed(other)  # another run may use it too
@@ -63,6 +63,6 @@ def test_the_doctor_s_checks_tell_good_from_bad() -> None:
     dark, bright = (np.full((8, 8, 3), level, np.uint8) for level in (10, 200))
     pairs = [Pair("", "10", "200", dark, bright, "perturbed", 1), Pair("", "200", "10", bright, dark, "perturbed", 1)]
     reader, taste, small = Brightness(True), Brightness(False), Brightness(True, largest=8)
-    for check, bad in ((joins_both, taste), (is_not_fooled_by_noise, taste), (holds_at_another_size, small)):
+    for check, bad in ((check_2x2, taste), (check_noise_images, taste), (check_image_size, small)):
         assert check(reader, pairs).passed, check  # pyright: ignore[reportArgumentType]
         assert not check(bad, pairs).passed, check  # pyright: ignore[reportArgumentType]

@@ -17,13 +17,13 @@ from conf.load import load
 from conf.reward import RewardSettings, SpatialScoreSettings
 from conf.settings import Settings
 from pipelines.preferences.dataset.schema import to_table
-from pipelines.preferences.roles.base import Painted, Task
-from pipelines.preferences.roles.scenes import ScenePainter, ScenePerturber, SceneReviewer, SceneWriter
+from pipelines.preferences.roles.base import ImagePair, RowSpec
+from pipelines.preferences.roles.scenes import SceneGenerator, ScenePerturber, SceneReviewer, SceneWriter
 from pipelines.reward.data import Pair
 from pipelines.reward.evaluate import evaluate_reward
 from pipelines.reward.fit import RewardFitter, learning_rate, restore
-from pipelines.reward.sampler import Rank
-from pipelines.reward.sanity_checks import run_doctor
+from pipelines.reward.sampler import RankInfo
+from pipelines.reward.sanity_checks import run_sanity_checks
 from pipelines.reward.train import train_reward
 from tests.support.kill import titled
 from tests.support.tiny_reward import save_tiny_vlm, tiny_spatialscore
@@ -36,9 +36,9 @@ TINY = (
 )  # fmt: skip
 
 
-def _painted(count: int) -> list[Painted]:
-    tasks = [Task(index, "exploit" if index % 4 == 0 else "perturbed", index) for index in range(count)]
-    return ScenePainter().paint(ScenePerturber().perturb(SceneWriter().write(tasks)))
+def _painted(count: int) -> list[ImagePair]:
+    tasks = [RowSpec(index, "exploit" if index % 4 == 0 else "perturbed", index) for index in range(count)]
+    return SceneGenerator().generate(ScenePerturber().perturb(SceneWriter().write(tasks)))
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_stage_two_trains_survives_a_killed_worker_measures_and_examines(ray_clu
     assert saved["models"][0]["accuracies"]["overall"]["pairs"] == TEST_ROWS
     card = (Path(settings.run_dir) / "reward/model/README.md").read_text()
     assert "| all pairs |" in card and "48 pairs, 12 optimizer steps" in card
-    checks = {check.name: check for check in run_doctor(settings)}
+    checks = {check.name: check for check in run_sanity_checks(settings)}
     assert checks["save and load"].passed and checks["LoRA"].passed and checks["spread"].passed
     assert {"noise image", "2 x 2", "image size"} <= set(checks)
     again = train_reward(settings, lines.append)  # finished already: nothing is trained anew
@@ -115,7 +115,7 @@ def test_zero_two_zero_three_and_one_plain_process_agree_on_the_loss_curve(
         train_reward(run, print if name == "plain" else wound)
         assert wound.killed or name == "plain"
         curves[name] = [(row["loss"], row["grad_norm"]) for row in _metrics(run)]
-        checks = {check.name: check for check in run_doctor(run)}
+        checks = {check.name: check for check in run_sanity_checks(run)}
         assert checks["LoRA"].passed and checks["save and load"].passed
     assert len(curves["plain"]) == 6
     np.testing.assert_allclose(curves["zero-2"], curves["plain"], rtol=1e-4)
@@ -150,7 +150,7 @@ def test_the_noise_of_the_sampled_loss_does_not_depend_on_the_ranks(tmp_path: Pa
     settings = RewardSettings(batch_size=6, workers=1, mirror=False, loss="sampled", sigma_draws=20)
     whole, *parts = (
         RewardFitter(tiny_spatialscore(tmp_path), settings, torch.device("cpu"), rank).step(share, 3, 40).loss
-        for rank, share in ((Rank(0, 1), pairs), (Rank(0, 2), pairs[:3]), (Rank(1, 2), pairs[3:]))
+        for rank, share in ((RankInfo(0, 1), pairs), (RankInfo(0, 2), pairs[:3]), (RankInfo(1, 2), pairs[3:]))
     )
     counts = [sum(2 if pair.perturbed_prompt else 1 for pair in share) for share in (pairs[:3], pairs[3:])]
     assert whole == pytest.approx(np.average(parts, weights=counts), rel=1e-4)
@@ -191,7 +191,7 @@ class _Wound:
         self.killed = worker.pid
 
 
-def _pair(painted: Painted) -> Pair:
+def _pair(painted: ImagePair) -> Pair:
     draft = painted.draft
     return Pair(
         "", draft.prompt.text, draft.perturbed.text if draft.perturbed else None, painted.winner.pixels(),

@@ -13,7 +13,7 @@ from pipelines.common.images import decode
 from pipelines.preferences.review.auth import Session
 from pipelines.preferences.review.overview import render_overview
 from pipelines.preferences.review.pairs import PairSet
-from pipelines.preferences.review.serve import open_database, open_desk, open_store
+from pipelines.preferences.review.serve import open_database, open_queue, open_store
 from pipelines.preferences.review.store import ADJUDICATION, REVIEW
 from pipelines.reward.triage import triage
 from tests.support.openai_server import Behaviour, Refusing, serving
@@ -27,7 +27,7 @@ def settings_of(run_dir: Path, *more: str) -> Settings:
 def queue_of(settings: Settings) -> list[str]:
     """The pairs as one reviewer gets them."""
     database = open_database(settings)
-    open_desk(settings, database, open_store(settings, database))
+    open_queue(settings, database, open_store(settings, database))
     rows = database.all("SELECT pair_id FROM pairs WHERE listed ORDER BY position")
     database.close()
     return [row["pair_id"] for row in rows]
@@ -38,7 +38,7 @@ def test_a_judge_behind_an_endpoint_orders_the_queue_and_casts_no_vote(
 ) -> None:
     monkeypatch.setenv("JUDGE_KEY", "sk-secret")
     pairs = PairSet(run_dir / "preferences")
-    winners = {decode(pairs.picture(name, "w")).tobytes(): name for name in pairs.ids}
+    winners = {decode(pairs.image(name, "w")).tobytes(): name for name in pairs.ids}
     doubted, refused = pairs.ids[7], pairs.ids[11]
 
     def prefer(body: dict[str, Any], untrue: bool) -> str:
@@ -63,7 +63,7 @@ def test_a_judge_behind_an_endpoint_orders_the_queue_and_casts_no_vote(
 
     database = open_database(settings)
     store = open_store(settings, database)
-    desk = open_desk(settings, database, store)
+    desk = open_queue(settings, database, store)
     assert not store.votes() and set(store.statuses().values()) == {"pending"}
     pages = {stage: render_overview(desk.overview(Session("x", stage, ""))) for stage in (REVIEW, ADJUDICATION)}
     database.close()

@@ -96,7 +96,7 @@ def test_smeared_doubled_and_merged_objects_do_not_count() -> None:
     red = np.array(COLORS["red"], dtype=np.uint8)
     stripe = image.copy()
     stripe[2:6, 4:60] = red  # a smear of the object's colour elsewhere
-    assert "red circle" not in {found.thing.name for found in inspect(stripe)}
+    assert "red circle" not in {found.obj.name for found in inspect(stripe)}
     blob = np.full((64, 64, 3), 240, dtype=np.uint8)
     blob[20:32, 8:44] = red  # two squares grown together
     assert not inspect(blob)

@@ -6,7 +6,7 @@ import numpy as np
 import ray
 
 from actors.types import Scores
-from pipelines.policy.resources import Demand, Replicas
+from pipelines.policy.resources import Replicas, ResourceRequest
 
 
 class Redness:
@@ -32,7 +32,7 @@ class RednessPool:
 
     async def replicas(self) -> list[Replicas]:
         """See RewardPool in pipelines.policy.collector."""
-        return [Replicas(Demand("redness", 1, 0.1, 0.0, "", ""), running=1)]
+        return [Replicas(ResourceRequest("redness", 1, 0.1, 0.0, "", ""), running=1)]
 
     def stop(self) -> None:
         """Kills the actor."""

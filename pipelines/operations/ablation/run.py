@@ -15,8 +15,8 @@ from conf.flux import EMBEDDED
 from pipelines.common.fingerprints import digest_of_text
 from pipelines.common.paths import score_folder
 from pipelines.operations.ablation.report import write_report
-from pipelines.policy.checkpoint import arithmetic_of
-from pipelines.policy.fingerprint import sources_of
+from pipelines.policy.checkpoint import training_settings
+from pipelines.policy.fingerprint import input_fingerprints
 from pipelines.policy.metrics import EvaluationRow
 from pipelines.policy.stage import run_policy
 
@@ -41,7 +41,7 @@ class Run:
         """All that decides the curve: what is learned, what it begins from and is rewarded by, and how it is judged."""
         own = self.settings
         return {
-            **arithmetic_of(own),
+            **training_settings(own),
             **self.sources,
             "the file policy.held_out_prompts": digest_of_text(own.policy.held_out_prompts),
             **{f"policy.{name}": getattr(own.policy, name) for name in FORWARDS},  # they decide an update's seconds
@@ -101,7 +101,7 @@ def planned(settings: Settings) -> Iterator[Run]:
                 f"policy.evaluate_prompts={own.evaluate_prompts}", "policy.checkpoint_dir=''",
             ]  # fmt: skip
             varied = load(str(folder / "settings.yaml"), [*overrides, *VARIANTS[variant]])
-            yield Run(variant, seed, varied, sources_of(varied))
+            yield Run(variant, seed, varied, input_fingerprints(varied))
 
 
 def run_ablation(settings: Settings, say: Callable[[str], None] = print) -> Path:

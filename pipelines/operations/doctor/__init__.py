@@ -27,7 +27,7 @@ def examine(settings: Settings) -> bool:
         print(f"{'ok  ' if finding.ok else 'FAIL'} {finding.what}", flush=True)
         if not finding.ok:
             failed += 1
-            print(f"     {finding.mend}", flush=True)
+            print(f"     {finding.fix}", flush=True)
     print(f"{failed} checks failed" if failed else f"ready for {settings.preset}")
     return not failed
 

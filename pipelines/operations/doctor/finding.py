@@ -11,4 +11,4 @@ class Finding:
 
     ok: bool
     what: str
-    mend: str = ""
+    fix: str = ""

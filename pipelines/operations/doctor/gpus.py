@@ -57,7 +57,7 @@ def roles(settings: Settings) -> tuple[Role, ...]:
     return tuple(role for role in every if role.gpus)
 
 
-def fullest(settings: Settings) -> float | None:
+def peak_gb(settings: Settings) -> float | None:
     """GB of weights on the fullest GPU: roles that reserve shares of one lie together. None where that is unknown."""
     parts = roles(settings)
     if any(role.memory is None for role in parts):
@@ -67,20 +67,20 @@ def fullest(settings: Settings) -> float | None:
 
 
 @dataclass(frozen=True)
-class Seen:
+class GpuInfo:
     """What torch sees on a machine."""
 
     built: str  # version of CUDA (or ROCm) that torch was built for; "": none
     devices: list[tuple[str, float]]  # name and GB
 
 
-def see() -> Seen:
+def probe_gpus() -> GpuInfo:
     """Asks torch in this process."""
     import torch
 
     properties = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
     devices = [(each.name, each.total_memory / GB) for each in properties]
-    return Seen(torch.version.cuda or torch.version.hip or "", devices)
+    return GpuInfo(torch.version.cuda or torch.version.hip or "", devices)
 
 
 def check_gpus(settings: Settings) -> Iterator[Finding]:
@@ -88,7 +88,7 @@ def check_gpus(settings: Settings) -> Iterator[Finding]:
     if not roles(settings):
         yield Finding(True, "this preset reserves no GPU")
     elif settings.ray_address == "local":
-        yield from judge("here", see(), settings)
+        yield from check_memory("here", probe_gpus(), settings)
 
 
 def check_node_gpus(settings: Settings) -> Iterator[Finding]:
@@ -99,7 +99,7 @@ def check_node_gpus(settings: Settings) -> Iterator[Finding]:
 
     if not roles(settings):
         return
-    look = ray.remote(see).options(num_cpus=0, num_gpus=0.01)
+    look = ray.remote(probe_gpus).options(num_cpus=0, num_gpus=0.01)
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
     seen = {
         f"on {node['NodeManagerAddress']}": look.options(
@@ -109,13 +109,13 @@ def check_node_gpus(settings: Settings) -> Iterator[Finding]:
     }
     for where, answer in seen.items():
         try:
-            yield from judge(where, ray.get(answer, timeout=SECONDS), settings)
+            yield from check_memory(where, ray.get(answer, timeout=SECONDS), settings)
         except GetTimeoutError:
             ray.cancel(answer)
             yield Finding(True, f"GPUs {where} are all at work, and were not looked at")
 
 
-def judge(where: str, seen: Seen, settings: Settings) -> Iterator[Finding]:
+def check_memory(where: str, seen: GpuInfo, settings: Settings) -> Iterator[Finding]:
     """Whether a machine's GPUs can be used, and hold what the preset places on one of them."""
     if not seen.built:
         yield Finding(False, f"torch {where} has no CUDA", "install a CUDA build of torch there")
@@ -124,7 +124,7 @@ def judge(where: str, seen: Seen, settings: Settings) -> Iterator[Finding]:
         mend = "look at nvidia-smi there: driver, container runtime, CUDA_VISIBLE_DEVICES"
         yield Finding(False, f"torch {where} sees no GPU", mend)
         return
-    needed = fullest(settings)
+    needed = peak_gb(settings)
     for number, (name, memory) in enumerate(seen.devices):
         told = f"GPU {number} {where}, {name}: CUDA {seen.built}, {memory:.0f} GB"
         if needed is None:

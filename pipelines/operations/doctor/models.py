@@ -11,7 +11,7 @@ from conf import Settings
 from conf.flux import EMBEDDED
 from pipelines.operations.doctor.finding import Finding
 
-TOKEN_MEND = "accept the licence on the model's page at Hugging Face, and set HF_TOKEN to a token of that account"
+TOKEN_FIX = "accept the licence on the model's page at Hugging Face, and set HF_TOKEN to a token of that account"
 
 
 def check_models(settings: Settings) -> Iterator[Finding]:
@@ -68,9 +68,9 @@ def _fetchable(named: str, repository: str) -> Finding:
     try:
         HfApi(endpoint=os.environ.get("HF_ENDPOINT")).auth_check(repository)
     except GatedRepoError:
-        return Finding(False, f"{missing}, and its licence is not accepted by this account", TOKEN_MEND)
+        return Finding(False, f"{missing}, and its licence is not accepted by this account", TOKEN_FIX)
     except RepositoryNotFoundError:
-        return Finding(False, f"{missing}, and the hub has none of that name for this account", TOKEN_MEND)
+        return Finding(False, f"{missing}, and the hub has none of that name for this account", TOKEN_FIX)
     except HTTPError as error:
         return Finding(False, f"{missing}, and the hub does not answer: {type(error).__name__}", fetch)
     return Finding(True, f"{missing}, and may be fetched at first use")

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 
 from conf import Settings
-from pipelines.common.ray_session import IN_A_JOB, cluster
+from pipelines.common.ray_session import IN_A_JOB, ray_session
 from pipelines.operations.doctor.finding import Finding
 from pipelines.operations.doctor.gpus import check_node_gpus
 from pipelines.operations.submit import has_token
@@ -30,7 +30,7 @@ def check_ray(settings: Settings) -> Iterator[Finding]:
         yield Finding(False, f"Ray: nothing answers at {address}", NO_CLUSTER)
         return
     try:
-        with cluster(settings):
+        with ray_session(settings):
             yield Finding(True, f"Ray: joined {ray.get_runtime_context().gcs_address}")
             yield _room(settings)
             yield from check_node_gpus(settings)
@@ -57,10 +57,10 @@ def _answers(address: str) -> bool:
 
 def _room(settings: Settings) -> Finding:
     """Whether the nodes that are there, or what the autoscaler may add, hold the policy stage's least."""
-    from pipelines.policy.resources import demands, rooms, shortage
+    from pipelines.policy.resources import cluster_nodes, resource_requests, unschedulable
 
-    there = rooms()
+    there = cluster_nodes()
     cpus, gpus = sum(room.cpus for room in there), sum(room.gpus for room in there)
-    missing = shortage(demands(settings), there)
+    missing = unschedulable(resource_requests(settings), there)
     told = f"Ray: {cpus:g} CPUs and {gpus:g} GPUs"
     return Finding(not missing, told if not missing else f"{told}: too few", missing)

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from actors.files import child, file_system, read_file, write_file
+from actors.files import file_system, join, read_file, write_file
 from conf import Settings
 from pipelines.operations.doctor.finding import Finding
 
@@ -31,7 +31,7 @@ def check_storage(settings: Settings) -> Iterator[Finding]:
 
 
 def _writable(setting: str, location: str) -> Finding:
-    probe = child(location, PROBE)
+    probe = join(location, PROBE)
     try:
         write_file(probe, b"whole")
         whole = read_file(probe) == b"whole"

@@ -10,14 +10,14 @@ import numpy as np
 
 from pipelines.preferences.checks.prompt_checks import words_of
 
-PICTURE_BITS = 4  # largest difference of perceptual hashes that counts as alike
-_BITS, _PICTURE_BANDS = 64, PICTURE_BITS + 1  # with one band more than differing bits, one band is equal
+IMAGE_BITS = 4  # largest difference of perceptual hashes that counts as alike
+_BITS, _PICTURE_BANDS = 64, IMAGE_BITS + 1  # with one band more than differing bits, one band is equal
 _SEQUENCE = 3  # words
 _HASHES, _BAND = 64, 4  # MinHash: 16 bands of 4 find 99 % of what shares 0.7 of its sequences
 _PRIME = (1 << 31) - 1
 
 
-def alike_prompts(prompts: Sequence[str], share: float) -> list[int]:
+def near_duplicate_prompts(prompts: Sequence[str], share: float) -> list[int]:
     """Numbers of the prompts that share at least `share` of their 3-word sequences (Jaccard) with an earlier one.
 
     Candidates by MinHash in bands (Broder 1997), each then compared exactly.
@@ -40,7 +40,7 @@ def alike_prompts(prompts: Sequence[str], share: float) -> list[int]:
     return dropped
 
 
-def alike_pictures(looks: Sequence[tuple[str, str]]) -> list[int]:
+def near_duplicate_images(looks: Sequence[tuple[str, str]]) -> list[int]:
     """Numbers of the pairs of which both pictures look like those of an earlier pair. `looks`: perceptual hashes."""
     kept: dict[tuple[int, int], list[int]] = {}
     hashes = np.array([[int(look, 16) for look in pair] for pair in looks], np.uint64).reshape(-1, 2)  # [N, 2]
@@ -49,7 +49,7 @@ def alike_pictures(looks: Sequence[tuple[str, str]]) -> list[int]:
         bands = _bands(int(winner, 16))
         candidates = [j for band in bands for j in kept.get(band, ())]
         differing = np.bitwise_count(hashes[candidates] ^ hashes[i])  # [candidates, 2] bits
-        if (differing <= PICTURE_BITS).all(1).any():
+        if (differing <= IMAGE_BITS).all(1).any():
             dropped.append(i)
         else:
             for band in bands:

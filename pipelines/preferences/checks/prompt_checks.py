@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from actors.types import Relation
-from pipelines.common.relations import BETWEEN, WORDINGS, contradicts, fact_of, implied, impossible, kind_of
-from pipelines.preferences.roles.base import Change
+from pipelines.common.relations import BETWEEN, WORDINGS, canonical, contradicts, edit_kind, find_contradiction, implied
+from pipelines.preferences.roles.base import Edit
 
 _GLUE = {"a", "an", "the", "to", "of", "on", "in", "at", "is", "are", "sits", "stands", "lies", "rests", "side"}
 _RELATING = {word for wording in WORDINGS for word in re.findall(r"[\w'-]+", wording)}
@@ -17,7 +17,7 @@ SIDES = _RELATING - _GLUE
 Span = tuple[int, int]
 
 
-class Unfit(ValueError):
+class InvalidAnswer(ValueError):
     """An answer that breaks a rule. `reason` is one of few, to be counted."""
 
     def __init__(self, reason: str, message: str) -> None:
@@ -41,25 +41,25 @@ def check_statements(text: str, relations: Sequence[Relation], phrases: Sequence
             # "between" names two objects, which the text may hold apart
             parts = name.split(" and ") if relation.relation == BETWEEN else [name]
             if not all(_places(words, words_of(part)) for part in parts):
-                raise Unfit("object", f"the prompt must name {name!r} in these words")
+                raise InvalidAnswer("object", f"the prompt must name {name!r} in these words")
             if SIDES & set(words_of(name)):
-                raise Unfit("object", f"a name must not hold a word of place, as {name!r} does")
+                raise InvalidAnswer("object", f"a name must not hold a word of place, as {name!r} does")
         if not _places(words_of(phrase), words_of(relation.subject)) | _places(
             words_of(phrase), words_of(relation.object)
         ):
-            raise Unfit("phrase", f"{phrase!r} must name {relation.subject!r} or {relation.object!r}")
+            raise InvalidAnswer("phrase", f"{phrase!r} must name {relation.subject!r} or {relation.object!r}")
     stated = [_stated(words, relation, phrase) for relation, phrase in zip(relations, phrases, strict=True)]
     for i, relating in enumerate(stated):
         for j, phrase in enumerate(phrases):
             if i != j and _overlap(relating, _only(words, words_of(phrase), phrase)):
-                raise Unfit("phrase", f"{phrase!r} must state one relation, not also {relations[i].relation!r}")
-    if why := impossible(relations):
-        raise Unfit("relations", why)
+                raise InvalidAnswer("phrase", f"{phrase!r} must state one relation, not also {relations[i].relation!r}")
+    if why := find_contradiction(relations):
+        raise InvalidAnswer("relations", why)
 
 
 def check_perturbation(
     text: str, relations: Sequence[Relation], phrases: Sequence[str], perturbed: str, changed: Mapping[int, Relation]
-) -> tuple[Change, ...]:
+) -> tuple[Edit, ...]:
     """What `perturbed` changes in `text`: the relations in `changed` (by number), and not another word.
 
     Raises Unfit if another word changes, an object does, or a changed relation is not denied.
@@ -67,20 +67,22 @@ def check_perturbation(
     for i, after in changed.items():
         before = relations[i]
         if {before.subject, before.object} != {after.subject, after.object}:
-            raise Unfit("object", f"relation {i + 1} must keep its objects {before.subject!r} and {before.object!r}")
-        if fact_of(before) == fact_of(after):
-            raise Unfit("paraphrase", f"{_told(after)!r} says the same as {_told(before)!r}")
+            raise InvalidAnswer(
+                "object", f"relation {i + 1} must keep its objects {before.subject!r} and {before.object!r}"
+            )
+        if canonical(before) == canonical(after):
+            raise InvalidAnswer("paraphrase", f"{_told(after)!r} says the same as {_told(before)!r}")
         if not contradicts(before, after):
-            raise Unfit("no contradiction", f"{_told(after)!r} can be true together with {_told(before)!r}")
+            raise InvalidAnswer("no contradiction", f"{_told(after)!r} can be true together with {_told(before)!r}")
     rewritten = [changed.get(i, relation) for i, relation in enumerate(relations)]
-    if why := impossible(rewritten):
-        raise Unfit("relations", f"with the other relations, {why}")
+    if why := find_contradiction(rewritten):
+        raise InvalidAnswer("relations", f"with the other relations, {why}")
     facts = implied(rewritten)
-    if kept := [_told(relations[i]) for i in changed if fact_of(relations[i]) in facts]:
-        raise Unfit("paraphrase", f"the other relations still imply {kept[0]!r}")
+    if kept := [_told(relations[i]) for i in changed if canonical(relations[i]) in facts]:
+        raise InvalidAnswer("paraphrase", f"the other relations still imply {kept[0]!r}")
     _compare(text, relations, phrases, perturbed, changed)
     return tuple(
-        Change(kind_of(relations[i], changed[i]), _told(relations[i]), _told(changed[i])) for i in sorted(changed)
+        Edit(edit_kind(relations[i], changed[i]), _told(relations[i]), _told(changed[i])) for i in sorted(changed)
     )
 
 
@@ -92,8 +94,8 @@ def _compare(
     spans = [_only(old, words_of(phrase), phrase) for phrase in phrases]
     for i in changed:
         others = [j for j in range(len(spans)) if j != i and _overlap(spans[i], spans[j])]
-        if kind_of(relations[i], changed[i]) == "swap" and others:
-            raise Unfit(
+        if edit_kind(relations[i], changed[i]) == "swap" and others:
+            raise InvalidAnswer(
                 "other words", f"exchanging the objects of relation {i + 1} also changes relation {others[0] + 1}"
             )
     regions = _merged([spans[i] for i in changed])
@@ -101,24 +103,24 @@ def _compare(
         inside = [i for i in changed if region[0] <= spans[i][0] and spans[i][1] <= region[1]]
         kept = old[region[0] : region[1]]
         for i in inside:
-            if kind_of(relations[i], changed[i]) == "swap":
+            if edit_kind(relations[i], changed[i]) == "swap":
                 kept = _exchange(kept, words_of(relations[i].subject), words_of(relations[i].object))
             if not _places(replaced, words_of(changed[i].relation)):
-                raise Unfit("relations", f"the prompt must say {changed[i].relation!r} for relation {i + 1}")
+                raise InvalidAnswer("relations", f"the prompt must say {changed[i].relation!r} for relation {i + 1}")
         if _names(kept) != _names(replaced):
-            raise Unfit("object", f"only words of place may change in {' '.join(old[region[0] : region[1]])!r}")
+            raise InvalidAnswer("object", f"only words of place may change in {' '.join(old[region[0] : region[1]])!r}")
 
 
 def _replacements(old: list[str], new: list[str], regions: Sequence[Span]) -> list[list[str]]:
     """The words that stand in `new` for each region of `old`. Raises Unfit if anything else differs."""
     stays = [old[end:start] for (_, end), (start, _) in zip([(0, 0), *regions], [*regions, (len(old), 0)], strict=True)]
     if new[: len(stays[0])] != stays[0] or (stays[-1] and new[-len(stays[-1]) :] != stays[-1]):
-        raise Unfit("other words", "only the changed relations' phrases may differ from the prompt")
+        raise InvalidAnswer("other words", "only the changed relations' phrases may differ from the prompt")
     found, position, end = [], len(stays[0]), len(new) - len(stays[-1])
     for between in stays[1:-1]:
         place = next((at for at in range(position, end) if new[at : at + len(between)] == between), None)
         if place is None:
-            raise Unfit("other words", f"{' '.join(between)!r} must stay as it is")
+            raise InvalidAnswer("other words", f"{' '.join(between)!r} must stay as it is")
         found.append(new[position:place])
         position = place + len(between)
     return [*found, new[position:end]]
@@ -135,7 +137,7 @@ def _only(words: list[str], part: list[str], told: str) -> Span:
     """Raises Unfit unless `part` is there exactly once."""
     places = _places(words, part)
     if len(places) != 1:
-        raise Unfit("phrase", f"{told!r} must stand in {' '.join(words)!r} once, word for word")
+        raise InvalidAnswer("phrase", f"{told!r} must stand in {' '.join(words)!r} once, word for word")
     start = places.pop()
     return start, start + len(part)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.preferences.dataset.statistics import PAPER_RELATIONS, PAPER_SCENES
-from pipelines.preferences.roles.base import Task
+from pipelines.preferences.roles.base import RowSpec
 
 TOTAL = sum(PAPER_RELATIONS.values())
 
@@ -46,7 +46,7 @@ class Assignment:
     variation: int  # tells two questions for the same scene apart
 
 
-def assign(task: Task, fewest: int, most: int) -> Assignment:
+def assign(task: RowSpec, fewest: int, most: int) -> Assignment:
     """Draws from the paper's distribution, cut to `fewest` to `most` relations, by the task's seed."""
     rng = np.random.default_rng([task.seed, 0])
     tail = (TOTAL - sum(PAPER_SCENES.values())) / len(TAIL_SCENES)
@@ -61,7 +61,7 @@ def assign(task: Task, fewest: int, most: int) -> Assignment:
     )
 
 
-def count_of_changes(task: Task, relations: int, share_of_one: float) -> int:
+def count_of_changes(task: RowSpec, relations: int, share_of_one: float) -> int:
     """Relations that the perturbed prompt of a task changes: one, or two to three."""
     rng = np.random.default_rng([task.seed, 1])
     return min(relations, 1 if rng.random() < share_of_one else int(rng.integers(2, 4)))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from pipelines.common.images import Picture
-from pipelines.preferences.roles.base import Painted, Review
+from pipelines.common.images import StoredImage
+from pipelines.preferences.roles.base import ImagePair, Review
 
 SCHEMA_VERSION = "1"
 
@@ -44,7 +44,7 @@ SCHEMA = pa.schema(
 )
 
 
-def to_table(pairs: Sequence[Painted], reviews: Sequence[Review], splits: Sequence[str], provenance: str) -> pa.Table:
+def to_table(pairs: Sequence[ImagePair], reviews: Sequence[Review], splits: Sequence[str], provenance: str) -> pa.Table:
     """Reviewed pairs as rows of SCHEMA, in their order."""
     rows = [_row(*parts, provenance) for parts in zip(pairs, reviews, splits, strict=True)]
     return pa.Table.from_pylist(rows, schema=SCHEMA)
@@ -55,7 +55,7 @@ def pair_id(index: int) -> str:
     return f"pair-{index:08d}"
 
 
-def _row(pair: Painted, review: Review, split: str, provenance: str) -> dict[str, object]:
+def _row(pair: ImagePair, review: Review, split: str, provenance: str) -> dict[str, object]:
     draft = pair.draft
     return {
         "pair_id": pair_id(draft.task.index),
@@ -78,5 +78,5 @@ def _row(pair: Painted, review: Review, split: str, provenance: str) -> dict[str
     }
 
 
-def _image(picture: Picture) -> dict[str, object]:
+def _image(picture: StoredImage) -> dict[str, object]:
     return {"bytes": picture.png, "path": None, "sha256": picture.sha256, "phash": picture.phash}

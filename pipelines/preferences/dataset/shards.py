@@ -27,7 +27,7 @@ from actors.files import write_file
 from conf.preferences import PreferencesSettings
 from pipelines.preferences.dataset.schema import SCHEMA_VERSION, pair_id
 from pipelines.preferences.dataset.splits import SPLITS
-from pipelines.preferences.roles.base import Dropped, Task
+from pipelines.preferences.roles.base import Dropped, RowSpec
 
 BASE = "base"
 """The painter of generated pairs: the base policy."""
@@ -48,7 +48,7 @@ class Shard:
     index: int
     start: int
     stop: int
-    painter: str  # BASE, or a field of GeneratorMixSettings
+    generator: str  # BASE, or a field of GeneratorMixSettings
 
 
 def plan_shards(settings: PreferencesSettings) -> list[Shard]:
@@ -65,14 +65,14 @@ def plan_shards(settings: PreferencesSettings) -> list[Shard]:
     return shards
 
 
-def tasks_of(shard: Shard, settings: PreferencesSettings) -> list[Task]:
+def row_specs(shard: Shard, settings: PreferencesSettings) -> list[RowSpec]:
     """The rows of a shard. Exploits are spread evenly over the drawn rows."""
     share = settings.exploit_fraction / (1 - settings.generated_fraction) if settings.generated_fraction < 1 else 0.0
     tasks = []
     for index in range(shard.start, shard.stop):
         exploit = int((index + 1) * share + 1e-9) > int(index * share + 1e-9)
-        kind = "generated" if shard.painter == BASE else "exploit" if exploit else "perturbed"
-        tasks.append(Task(index, kind, _row_seed(settings.seed, index)))
+        kind = "generated" if shard.generator == BASE else "exploit" if exploit else "perturbed"
+        tasks.append(RowSpec(index, kind, _row_seed(settings.seed, index)))
     return tasks
 
 

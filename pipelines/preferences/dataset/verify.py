@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pyarrow.parquet as pq
 
-from actors.files import child, exists, file_system, list_folder, read_file
+from actors.files import exists, file_system, join, list_folder, read_file
 from pipelines.common.paths import DATA, data_of
 from pipelines.preferences.dataset.schema import SCHEMA_VERSION
 
@@ -21,7 +21,7 @@ def verify(version: str, say: Callable[[str], None]) -> None:
     Raises FileNotFoundError where there is no published version, ValueError where a file is missing, added, damaged or
     of another schema version.
     """
-    sums = child(version, CHECKSUMS)
+    sums = join(version, CHECKSUMS)
     if not exists(sums):
         raise FileNotFoundError(
             f"reward.pairs must be a published version, with {CHECKSUMS} beside {DATA}/, got {version}: name the "
@@ -34,7 +34,7 @@ def verify(version: str, say: Callable[[str], None]) -> None:
         differing = sorted(there ^ wanted.keys())
         raise ValueError(f"{version} must hold the files that its {CHECKSUMS} names, and no others, got {differing}")
     for number, name in enumerate(sorted(wanted), start=1):
-        location = child(data_of(version), name)
+        location = join(data_of(version), name)
         if _digest(location) != wanted[name]:
             raise ValueError(f"{location} is not what was published: fetch it again")
         told = _schema_version(location)

@@ -16,7 +16,7 @@ VERDICTS = ("accept", "reject", "unsure")
 
 
 @dataclass(frozen=True)
-class Ballot:
+class Annotation:
     """One answer a claim, for each picture."""
 
     winner: tuple[str, ...]
@@ -32,7 +32,7 @@ class Ballot:
                     raise ValueError(f"an answer must be one of {', '.join(ANSWERS)}, got {answer!r}")
 
 
-def verdict(pair: ReviewPair, ballot: Ballot) -> str:
+def verdict(pair: ReviewPair, ballot: Annotation) -> str:
     """Whether the pair is what it should be: accept, reject, or unsure where an unsure answer decides.
 
     perturbed: the winner keeps every claim; the loser violates the changed ones and keeps the rest.
@@ -40,31 +40,37 @@ def verdict(pair: ReviewPair, ballot: Ballot) -> str:
     generated: the winner keeps more than the loser.
     """
     if pair.kind == "generated":
-        least, most = _merit(ballot.winner, unsure_counts=False), _merit(ballot.loser, unsure_counts=True)
+        least, most = (
+            _num_satisfied(ballot.winner, unsure_counts=False),
+            _num_satisfied(ballot.loser, unsure_counts=True),
+        )
         if least > most:
             return "accept"
-        best, worst = _merit(ballot.winner, unsure_counts=True), _merit(ballot.loser, unsure_counts=False)
+        best, worst = (
+            _num_satisfied(ballot.winner, unsure_counts=True),
+            _num_satisfied(ballot.loser, unsure_counts=False),
+        )
         return "unsure" if best > worst else "reject"
-    return _all_of([_kept(ballot.winner), _spoiled(pair, ballot.loser)])
+    return _all_of([_kept(ballot.winner), _violated(pair, ballot.loser)])
 
 
-def vote(pair: ReviewPair, ballot: Ballot) -> str:
+def vote(pair: ReviewPair, ballot: Annotation) -> str:
     """For which picture a ballot speaks: "w", "l", "tie" or "unsure", as it stands in the row's `review.votes`."""
     if verdict(pair, ballot) == "unsure":
         return "unsure"
-    winner, loser = (_merit(answers, unsure_counts=False) for answers in (ballot.winner, ballot.loser))
+    winner, loser = (_num_satisfied(answers, unsure_counts=False) for answers in (ballot.winner, ballot.loser))
     return "w" if winner > loser else "l" if loser > winner else "tie"
 
 
-def truth(pair: ReviewPair) -> Ballot | None:
+def truth(pair: ReviewPair) -> Annotation | None:
     """The right answers about a pair whose truth is known and whose changed claims are named, else None."""
     if not (pair.gold and pair.changed):
         return None
     loser = tuple("no" if claim in pair.changed else "yes" for claim in range(pair.claims))
-    return Ballot(("yes",) * pair.claims, loser)
+    return Annotation(("yes",) * pair.claims, loser)
 
 
-def settle(verdicts: Sequence[str], adjudication: str | None, per_pair: int) -> str:
+def resolve(verdicts: Sequence[str], adjudication: str | None, per_pair: int) -> str:
     """What becomes of a pair: pending | accepted | rejected | disputed. An adjudicator who is unsure rejects it."""
     if adjudication:
         return "accepted" if adjudication == "accept" else "rejected"
@@ -79,7 +85,7 @@ def _kept(answers: Sequence[str]) -> str:
     return "reject" if "no" in answers else "unsure" if "unsure" in answers else "accept"
 
 
-def _spoiled(pair: ReviewPair, answers: Sequence[str]) -> str:
+def _violated(pair: ReviewPair, answers: Sequence[str]) -> str:
     if pair.changed:
         wanted = ["no" if claim in pair.changed else "yes" for claim in range(pair.claims)]
         return _all_of(
@@ -98,7 +104,7 @@ def _all_of(parts: Sequence[str]) -> str:
     return "reject" if "reject" in parts else "unsure" if "unsure" in parts else "accept"
 
 
-def _merit(answers: Sequence[str], unsure_counts: bool) -> tuple[int, int]:
+def _num_satisfied(answers: Sequence[str], unsure_counts: bool) -> tuple[int, int]:
     """Relations that hold, then presence: how the scenes world orders two pictures of one prompt."""
     kept = [answer == "yes" or (unsure_counts and answer == "unsure") for answer in answers]
     return sum(kept[1:]), int(kept[0])

@@ -10,11 +10,11 @@ from fastapi.responses import FileResponse, HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
 
-from pipelines.preferences.review.annotation import Ballot
-from pipelines.preferences.review.auth import COOKIE, Doors, Session
+from pipelines.preferences.review.annotation import Annotation
+from pipelines.preferences.review.auth import COOKIE, Auth, Session
 from pipelines.preferences.review.overview import render_overview
 from pipelines.preferences.review.pairs import PRESENCE
-from pipelines.preferences.review.queue import Desk, Sheet
+from pipelines.preferences.review.queue import ReviewItem, ReviewQueue
 from pipelines.preferences.review.store import AlreadyVotedError, NotDisputedError, NothingToUndoError, Store
 
 PAGE = Path(__file__).parent / "page"
@@ -66,14 +66,14 @@ def own_request(session: Reader, x_csrf_token: Annotated[str, Header()] = "") ->
 Changer = Annotated[Session, Depends(own_request)]
 
 
-def create_app(desk: Desk, store: Store, doors: Doors, https: bool) -> FastAPI:
+def create_app(desk: ReviewQueue, store: Store, doors: Auth, https: bool) -> FastAPI:
     """The application. `https`: the session cookie is sent over TLS only."""
     app = FastAPI(title="SpatialT2I review", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.doors = doors
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
 
-    def told(session: Session, sheet: Sheet | None) -> dict[str, object]:
-        progress = asdict(store.progress(session.reviewer, session.stage))
+    def told(session: Session, sheet: ReviewItem | None) -> dict[str, object]:
+        progress = asdict(store.progress(session.annotator, session.stage))
         return {"progress": progress, "sheet": _for_page(sheet) if sheet else None}
 
     @app.middleware("http")
@@ -107,18 +107,18 @@ def create_app(desk: Desk, store: Store, doors: Doors, https: bool) -> FastAPI:
 
     @app.post("/api/next")
     def next_pair(session: Changer) -> dict[str, object]:
-        return told(session, desk.next_sheet(session))
+        return told(session, desk.next_item(session))
 
     @app.post("/api/vote")
     def vote(answers: Answers, session: Changer) -> dict[str, object]:
-        ballot = Ballot(tuple(answers.first), tuple(answers.second))
+        ballot = Annotation(tuple(answers.first), tuple(answers.second))
         try:
             desk.cast(session, answers.vote_id, answers.pair_id, ballot, answers.seconds)
         except (AlreadyVotedError, NotDisputedError) as error:
             raise HTTPException(409, str(error)) from error
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
-        return told(session, desk.next_sheet(session))
+        return told(session, desk.next_item(session))
 
     @app.post("/api/undo")
     def undo(session: Changer) -> dict[str, object]:
@@ -134,7 +134,7 @@ def create_app(desk: Desk, store: Store, doors: Doors, https: bool) -> FastAPI:
     @app.get("/picture/{pair_id}/{key}")
     def picture(pair_id: str, key: str, session: Reader) -> Response:
         try:
-            content = desk.picture(session, pair_id, key)
+            content = desk.image(session, pair_id, key)
         except KeyError as error:
             raise HTTPException(404, "no such picture") from error
         kind = next((kind for start, kind in _KINDS.items() if content.startswith(start)), "application/octet-stream")
@@ -143,7 +143,7 @@ def create_app(desk: Desk, store: Store, doors: Doors, https: bool) -> FastAPI:
     return app
 
 
-def _for_page(sheet: Sheet) -> dict[str, object]:
+def _for_page(sheet: ReviewItem) -> dict[str, object]:
     """What the browser is told about a pair."""
     claims = [[PRESENCE], *map(list, sheet.pair.relations)]
     pair_id = sheet.pair.pair_id
@@ -151,7 +151,7 @@ def _for_page(sheet: Sheet) -> dict[str, object]:
         "pair_id": pair_id,
         "prompt": sheet.pair.prompt,
         "claims": claims,
-        "pictures": [f"/picture/{pair_id}/{key}" for key in sheet.pictures],
+        "pictures": [f"/picture/{pair_id}/{key}" for key in sheet.images],
         "answers": sheet.answers,
         "disputed": sheet.disputed,
     }

@@ -21,13 +21,13 @@ COOKIE = "spatialt2i_review"
 class Session:
     """A reviewer who is logged in."""
 
-    reviewer: str
+    annotator: str
     stage: str  # what they do: REVIEW | ADJUDICATION
     csrf: str  # must come with every request that changes something
 
 
 @dataclass(frozen=True)
-class Doors:
+class Auth:
     """Logs reviewers in and out. Only digests of session cookies are stored; tokens are in the invitations alone."""
 
     database: Database

@@ -20,10 +20,10 @@ from typing import Any
 
 from actors.files import write_file
 from conf.settings import Settings
-from pipelines.preferences.review.annotation import Ballot, verdict
+from pipelines.preferences.review.annotation import Annotation, verdict
 from pipelines.preferences.review.database import Database
 from pipelines.preferences.review.pairs import PRESENCE, SIDES, PairSet, pairs_folder
-from pipelines.preferences.review.serve import open_database, open_desk, open_store
+from pipelines.preferences.review.serve import open_database, open_queue, open_store
 from pipelines.preferences.review.store import REVIEW, AlreadyVotedError, Vote
 
 CONFIG = """<View>
@@ -61,7 +61,7 @@ def export_tasks(settings: Settings) -> Path:
     folder, pairs = label_studio_folder(settings), PairSet(pairs_folder(settings))
     database = open_database(settings)
     store = open_store(settings, database)
-    open_desk(settings, database, store)  # fills the queue
+    open_queue(settings, database, store)  # fills the queue
     tasks = []
     for pair_id, status in store.statuses().items():
         if status != "pending":
@@ -70,7 +70,7 @@ def export_tasks(settings: Settings) -> Path:
         claims = [{"text": text} for text in (PRESENCE, *map(" ".join, pair.relations))]
         for side in SIDES:
             key = _key(database, pair_id, side)
-            write_file(str(folder / "images" / f"{key}.png"), pairs.picture(pair_id, side))
+            write_file(str(folder / "images" / f"{key}.png"), pairs.image(pair_id, side))
             image = f"/data/local-files/?d=images/{key}.png"
             data = {"pair_id": pair_id, "key": key, "image": image, "prompt": pair.prompt, "claims": claims}
             tasks.append({"data": data})
@@ -105,7 +105,7 @@ def import_annotations(settings: Settings) -> Imported:
         if len(answers) < len(SIDES) or not all(map(all, answers.values())):
             incomplete += 1
             continue
-        ballot = Ballot(answers["w"], answers["l"])
+        ballot = Annotation(answers["w"], answers["l"])
         ballot.check(pair)
         seconds = sum(float(annotation.get("lead_time") or 0.0) for annotation in sides.values())
         name = f"{annotator}|{pair_id}"

@@ -12,14 +12,14 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipelines.preferences.review.agreement import cohens_kappa, krippendorffs_alpha
-from pipelines.preferences.review.annotation import Ballot, truth
+from pipelines.preferences.review.annotation import Annotation, truth
 from pipelines.preferences.review.pairs import ReviewPair
 from pipelines.preferences.review.store import REVIEW, Vote
-from pipelines.preferences.review.triage_scores import Check
+from pipelines.preferences.review.triage_scores import TriageCheck
 
 
 @dataclass(frozen=True)
-class Person:
+class AnnotatorStats:
     """One reviewer's row. Shares are None where there is nothing to count."""
 
     name: str
@@ -35,7 +35,7 @@ class Person:
 
 
 @dataclass(frozen=True)
-class Couple:
+class AnnotatorPair:
     """Two reviewers and how far their verdicts on the same pairs agree."""
 
     names: tuple[str, str]
@@ -52,9 +52,9 @@ class Overview:
     votes: int
     alpha_verdicts: float | None  # Krippendorff's, on verdicts
     alpha_answers: float | None  # Krippendorff's, on single answers
-    people: tuple[Person, ...]
-    couples: tuple[Couple, ...]
-    triage: Check | None = None  # None where no model was asked, or for who may not know
+    annotators: tuple[AnnotatorStats, ...]
+    annotator_pairs: tuple[AnnotatorPair, ...]
+    triage: TriageCheck | None = None  # None where no model was asked, or for who may not know
 
     @property
     def pairs(self) -> int:
@@ -69,7 +69,9 @@ def summarise(votes: Sequence[Vote], statuses: Mapping[str, str], gold: Mapping[
     for vote in first_round:
         by_pair[vote.pair_id][vote.reviewer] = vote
     units = [list(given.values()) for given in by_pair.values()]
-    answers = [list(given) for unit in units for given in zip(*(_answers(vote.ballot) for vote in unit), strict=True)]
+    answers = [
+        list(given) for unit in units for given in zip(*(_answers(vote.annotation) for vote in unit), strict=True)
+    ]
     names = sorted({vote.reviewer for vote in votes})
     truths = {name: known for name, pair in gold.items() if (known := truth(pair))}
     couples = (_couple(names, by_pair) for names in combinations(sorted({vote.reviewer for vote in first_round}), 2))
@@ -78,8 +80,8 @@ def summarise(votes: Sequence[Vote], statuses: Mapping[str, str], gold: Mapping[
         votes=len(votes),
         alpha_verdicts=krippendorffs_alpha([[vote.verdict for vote in unit] for unit in units]),
         alpha_answers=krippendorffs_alpha(answers),
-        people=tuple(_person(name, votes, by_pair, truths) for name in names),
-        couples=tuple(couple for couple in couples if couple),
+        annotators=tuple(_person(name, votes, by_pair, truths) for name in names),
+        annotator_pairs=tuple(couple for couple in couples if couple),
     )
 
 
@@ -93,23 +95,24 @@ def render_overview(overview: Overview) -> str:
 
 
 def _person(
-    name: str, votes: Sequence[Vote], by_pair: Mapping[str, Mapping[str, Vote]], truths: Mapping[str, Ballot]
-) -> Person:
+    name: str, votes: Sequence[Vote], by_pair: Mapping[str, Mapping[str, Vote]], truths: Mapping[str, Annotation]
+) -> AnnotatorStats:
     own = [vote for vote in votes if vote.reviewer == name]
     others = [
         other.verdict for vote in own for other in by_pair.get(vote.pair_id, {}).values() if other.reviewer != name
     ]
-    given = [answer for vote in own for answer in _answers(vote.ballot)]
+    given = [answer for vote in own for answer in _answers(vote.annotation)]
     shown = [
-        (v.ballot.winner, v.ballot.loser) if v.first_side == "w" else (v.ballot.loser, v.ballot.winner) for v in own
+        (v.annotation.winner, v.annotation.loser) if v.first_side == "w" else (v.annotation.loser, v.annotation.winner)
+        for v in own
     ]
     checked = [
         answer == right
         for vote in own
         if vote.pair_id in truths
-        for answer, right in zip(_answers(vote.ballot), _answers(truths[vote.pair_id]), strict=True)
+        for answer, right in zip(_answers(vote.annotation), _answers(truths[vote.pair_id]), strict=True)
     ]
-    return Person(
+    return AnnotatorStats(
         name=name,
         pairs=len(own),
         accepts=_share([vote.verdict == "accept" for vote in own]) or 0.0,
@@ -123,7 +126,7 @@ def _person(
     )
 
 
-def _couple(names: tuple[str, str], by_pair: Mapping[str, Mapping[str, Vote]]) -> Couple | None:
+def _couple(names: tuple[str, str], by_pair: Mapping[str, Mapping[str, Vote]]) -> AnnotatorPair | None:
     """None for two who have no pair in common."""
     first, second = names
     shared = [
@@ -132,10 +135,10 @@ def _couple(names: tuple[str, str], by_pair: Mapping[str, Mapping[str, Vote]]) -
         if first in given and second in given
     ]
     agree = _share([one == other for one, other in shared])
-    return None if agree is None else Couple(names, len(shared), agree, cohens_kappa(shared))
+    return None if agree is None else AnnotatorPair(names, len(shared), agree, cohens_kappa(shared))
 
 
-def _answers(ballot: Ballot) -> tuple[str, ...]:
+def _answers(ballot: Annotation) -> tuple[str, ...]:
     return ballot.winner + ballot.loser
 
 

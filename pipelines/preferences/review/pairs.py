@@ -82,7 +82,7 @@ class PairSet:
         """All pairs, in the order of the files."""
         return [_pair(row) for row in self._texts.to_pylist()]
 
-    def picture(self, pair_id: str, side: str) -> bytes:
+    def image(self, pair_id: str, side: str) -> bytes:
         """The image file of one side, "w" or "l". Raises KeyError for a pair that the set has not."""
         row = self._rows[pair_id]
         number = max(i for i, group in enumerate(self._groups) if group.start <= row)

@@ -8,27 +8,27 @@ import time
 from dataclasses import dataclass, replace
 
 from conf.review import ReviewSettings
-from pipelines.preferences.review.annotation import Ballot, truth, verdict
+from pipelines.preferences.review.annotation import Annotation, truth, verdict
 from pipelines.preferences.review.auth import Session
 from pipelines.preferences.review.overview import Overview, summarise
 from pipelines.preferences.review.pairs import SIDES, PairSet, ReviewPair
 from pipelines.preferences.review.store import ADJUDICATION, Entry, Store, Vote
-from pipelines.preferences.review.triage_scores import Doubts, check
+from pipelines.preferences.review.triage_scores import TriageScores, check
 
 LONGEST = 24 * 3600.0  # seconds; a tab left open over night says nothing about pace
 
 
 @dataclass(frozen=True)
-class Sheet:
+class ReviewItem:
     """A pair as a reviewer sees it. Nothing in it tells which picture is the winner or what was changed."""
 
     pair: ReviewPair
-    pictures: tuple[str, str]  # keys of the first and the second picture
+    images: tuple[str, str]  # keys of the first and the second picture
     answers: tuple[tuple[str, ...], tuple[str, ...]] | None  # of an undone vote, to start from
     disputed: tuple[tuple[int, ...], tuple[int, ...]] | None  # for adjudicators: claims on which reviewers differ
 
 
-class Desk:
+class ReviewQueue:
     """The set, its gold pairs and the votes, for any reviewer."""
 
     def __init__(
@@ -38,7 +38,7 @@ class Desk:
         store: Store,
         secret: bytes,
         settings: ReviewSettings,
-        doubts: Doubts | None = None,
+        doubts: TriageScores | None = None,
     ) -> None:
         """`gold`: another set of pairs whose truth is known; None: such pairs of the set itself are taken.
 
@@ -52,38 +52,38 @@ class Desk:
         self._known = {entry.pair_id: entry.gold for entry in entries}
         store.fill(sorted(entries, key=lambda entry: self._place(entry.pair_id)))
 
-    def next_sheet(self, session: Session) -> Sheet | None:
+    def next_item(self, session: Session) -> ReviewItem | None:
         """The reviewer's next pair, or None when nothing waits for them."""
-        due = self._gold_is_due(session.reviewer)
-        pair_id = self._store.lease(session.reviewer, session.stage, due)
-        return self._sheet(session, pair_id) if pair_id else None
+        due = self._gold_is_due(session.annotator)
+        pair_id = self._store.lease(session.annotator, session.stage, due)
+        return self._item(session, pair_id) if pair_id else None
 
-    def cast(self, session: Session, vote_id: str, pair_id: str, first: Ballot, seconds: float) -> None:
+    def cast(self, session: Session, vote_id: str, pair_id: str, first: Annotation, seconds: float) -> None:
         """Saves answers. `first.winner` and `first.loser` are those about the first and the second picture.
 
         Raises ValueError for a pair that is not in the queue or answers that do not fit it; see also Store.cast.
         """
         pair = self.find(pair_id)
-        side = self._first_side(session.reviewer, pair_id)
-        ballot = first if side == "w" else Ballot(first.loser, first.winner)
+        side = self._first_side(session.annotator, pair_id)
+        ballot = first if side == "w" else Annotation(first.loser, first.winner)
         ballot.check(pair)
         self._store.cast(
             Vote(
-                vote_id, pair_id, session.reviewer, session.stage, ballot, verdict(pair, ballot), side,
+                vote_id, pair_id, session.annotator, session.stage, ballot, verdict(pair, ballot), side,
                 min(max(seconds, 0.0), LONGEST), time.time(),
             )
         )  # fmt: skip
 
-    def undo(self, session: Session) -> Sheet:
+    def undo(self, session: Session) -> ReviewItem:
         """The reviewer's last pair again, with the answers they gave. Raises NothingToUndoError."""
-        vote = self._store.withdraw(session.reviewer)
-        return self._sheet(session, vote.pair_id, vote.as_shown)
+        vote = self._store.withdraw(session.annotator)
+        return self._item(session, vote.pair_id, vote.as_shown)
 
-    def picture(self, session: Session, pair_id: str, key: str) -> bytes:
+    def image(self, session: Session, pair_id: str, key: str) -> bytes:
         """The image file behind a key that this reviewer was given. Raises KeyError for any other."""
         for side in SIDES:
             if pair_id in self._known and hmac.compare_digest(key.encode(), self._key(session, pair_id, side).encode()):
-                return self._set_of(pair_id).picture(pair_id, side)
+                return self._set_of(pair_id).image(pair_id, side)
         raise KeyError(key)
 
     def overview(self, session: Session) -> Overview:
@@ -93,7 +93,7 @@ class Desk:
         seen = replace(seen, triage=check(self._doubts, statuses) if self._doubts else None)
         if session.stage == ADJUDICATION:
             return seen
-        own = tuple(row for row in seen.people if row.name == session.reviewer)
+        own = tuple(row for row in seen.annotators if row.name == session.annotator)
         return replace(seen, people=own, couples=(), triage=None)
 
     def find(self, pair_id: str) -> ReviewPair:
@@ -122,24 +122,24 @@ class Desk:
         block, place = divmod(votes, period)
         return gold <= block and place >= self._draw("place", f"{reviewer}|{block}") % period
 
-    def _sheet(
+    def _item(
         self, session: Session, pair_id: str, answers: tuple[tuple[str, ...], tuple[str, ...]] | None = None
-    ) -> Sheet:
-        first = self._first_side(session.reviewer, pair_id)
+    ) -> ReviewItem:
+        first = self._first_side(session.annotator, pair_id)
         order = (first, "l" if first == "w" else "w")
         pictures = self._key(session, pair_id, order[0]), self._key(session, pair_id, order[1])
         disputed = None
         if session.stage == ADJUDICATION:
-            ballots = [vote.ballot for vote in self._store.votes_on(pair_id)]
+            ballots = [vote.annotation for vote in self._store.votes_on(pair_id)]
             differ = {"w": _differing([b.winner for b in ballots]), "l": _differing([b.loser for b in ballots])}
             disputed = differ[order[0]], differ[order[1]]
-        return Sheet(self.find(pair_id), pictures, answers, disputed)
+        return ReviewItem(self.find(pair_id), pictures, answers, disputed)
 
     def _first_side(self, reviewer: str, pair_id: str) -> str:
         return SIDES[self._keyed(f"side|{reviewer}|{pair_id}")[0] % 2]
 
     def _key(self, session: Session, pair_id: str, side: str) -> str:
-        return self._keyed(f"picture|{session.reviewer}|{pair_id}|{side}").hex()[:24]
+        return self._keyed(f"picture|{session.annotator}|{pair_id}|{side}").hex()[:24]
 
     def _place(self, pair_id: str) -> tuple[float, int]:
         """Doubted pairs first, the others shuffled."""

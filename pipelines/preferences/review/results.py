@@ -24,7 +24,7 @@ def reviewed(pairs: PairSet, votes: Sequence[Vote], statuses: Mapping[str, str])
     found = {}
     for pair_id, given in by_pair.items():
         pair = pairs.pair(pair_id)
-        spoken = tuple(vote(pair, one.ballot) for one in given)
+        spoken = tuple(vote(pair, one.annotation) for one in given)
         agreement = Counter(spoken).most_common(1)[0][1] / len(spoken)
         status = statuses.get(pair_id, pair.status)
         found[pair_id] = Review(status, spoken, agreement, pair.gold)

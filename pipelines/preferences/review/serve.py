@@ -9,12 +9,12 @@ import uvicorn
 
 from conf.settings import Settings
 from pipelines.preferences.review.app import create_app
-from pipelines.preferences.review.auth import Doors, invite
+from pipelines.preferences.review.auth import Auth, invite
 from pipelines.preferences.review.database import Database
 from pipelines.preferences.review.pairs import PairSet, pairs_folder
-from pipelines.preferences.review.queue import Desk
+from pipelines.preferences.review.queue import ReviewQueue
 from pipelines.preferences.review.store import Store
-from pipelines.preferences.review.triage_scores import Doubts
+from pipelines.preferences.review.triage_scores import TriageScores
 
 
 def review_folder(settings: Settings) -> Path:
@@ -37,12 +37,12 @@ def open_store(settings: Settings, database: Database) -> Store:
     return Store(database, settings.review.per_pair, settings.review.lease_minutes * 60)
 
 
-def open_desk(settings: Settings, database: Database, store: Store) -> Desk:
+def open_queue(settings: Settings, database: Database, store: Store) -> ReviewQueue:
     """The run's pairs, ready for review. Raises FileNotFoundError where there are none."""
     own = settings.review
     gold = PairSet(Path(own.gold_pairs)) if own.gold_pairs else None
-    doubts = Doubts.read(review_folder(settings))
-    return Desk(PairSet(pairs_folder(settings)), gold, store, database.secret, own, doubts)
+    doubts = TriageScores.read(review_folder(settings))
+    return ReviewQueue(PairSet(pairs_folder(settings)), gold, store, database.secret, own, doubts)
 
 
 def serve_review(settings: Settings) -> None:
@@ -50,11 +50,11 @@ def serve_review(settings: Settings) -> None:
     own, invitations = settings.review, review_folder(settings) / "invitations.txt"
     database = open_database(settings)
     store = open_store(settings, database)
-    desk = open_desk(settings, database, store)
+    desk = open_queue(settings, database, store)
     with socket.create_server((own.host, own.port)) as listener:
         address = f"{'https' if own.https else 'http'}://{own.host}:{listener.getsockname()[1]}"
         tokens = invite(invitations, (*own.reviewers, *own.adjudicators), address)
-        doors = Doors(database, tokens, frozenset(own.adjudicators))
+        doors = Auth(database, tokens, frozenset(own.adjudicators))
         app = create_app(desk, store, doors, own.https)
         print(f"review at {address} for {len(tokens)} people, whose login links are in {invitations}", flush=True)
         uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listener])

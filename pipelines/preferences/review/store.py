@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pipelines.preferences.review.annotation import Ballot, settle
+from pipelines.preferences.review.annotation import Annotation, resolve
 from pipelines.preferences.review.database import Database
 
 REVIEW, ADJUDICATION = "review", "adjudication"
@@ -45,7 +45,7 @@ class Vote:
     pair_id: str
     reviewer: str
     stage: str  # REVIEW | ADJUDICATION
-    ballot: Ballot
+    annotation: Annotation
     verdict: str
     first_side: str  # the picture that was shown first: w | l
     seconds: float  # that the pair was on the screen
@@ -54,7 +54,7 @@ class Vote:
     @property
     def as_shown(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The answers about the first and the second picture."""
-        winner, loser = self.ballot.winner, self.ballot.loser
+        winner, loser = self.annotation.winner, self.annotation.loser
         return (winner, loser) if self.first_side == "w" else (loser, winner)
 
 
@@ -113,8 +113,8 @@ class Store:
         nothing to adjudicate.
         """
         values = (
-            vote.vote_id, vote.pair_id, vote.reviewer, vote.stage, json.dumps(vote.ballot.winner),
-            json.dumps(vote.ballot.loser), vote.verdict, vote.first_side, vote.seconds, vote.cast_at,
+            vote.vote_id, vote.pair_id, vote.reviewer, vote.stage, json.dumps(vote.annotation.winner),
+            json.dumps(vote.annotation.loser), vote.verdict, vote.first_side, vote.seconds, vote.cast_at,
         )  # fmt: skip
         with self._db.transaction():
             if self._db.all("SELECT 1 FROM votes WHERE vote_id = ?", vote.vote_id):
@@ -218,12 +218,12 @@ class Store:
         standing = self.votes_on(pair_id)
         verdicts = [vote.verdict for vote in standing if vote.stage == REVIEW]
         decided = next((vote.verdict for vote in standing if vote.stage == ADJUDICATION), None)
-        status = settle(verdicts, decided, self._per_pair)
+        status = resolve(verdicts, decided, self._per_pair)
         self._db.run("UPDATE pairs SET status = ? WHERE pair_id = ?", status, pair_id)
 
 
 def _vote(row: sqlite3.Row) -> Vote:
-    ballot = Ballot(tuple(json.loads(row["winner"])), tuple(json.loads(row["loser"])))
+    ballot = Annotation(tuple(json.loads(row["winner"])), tuple(json.loads(row["loser"])))
     return Vote(
         row["vote_id"], row["pair_id"], row["reviewer"], row["stage"], ballot, row["verdict"], row["first_side"],
         row["seconds"], row["cast_at"],

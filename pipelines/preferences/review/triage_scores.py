@@ -14,14 +14,14 @@ FILE = "triage.json"
 
 
 @dataclass(frozen=True)
-class Doubts:
+class TriageScores:
     """By how much a model prefers each winner. A pair that it does not prefer, or did not answer, it doubts."""
 
     by: str  # the model
     margins: Mapping[str, float | None]  # pair id -> margin; None where there was no answer
 
     @classmethod
-    def read(cls, folder: Path) -> Doubts | None:
+    def read(cls, folder: Path) -> TriageScores | None:
         """What `write` left in a run's review folder; None where nobody has triaged."""
         path = folder / FILE
         return cls(**json.loads(path.read_text())) if path.exists() else None
@@ -44,7 +44,7 @@ class Doubts:
 
 
 @dataclass(frozen=True)
-class Check:
+class TriageCheck:
     """Whether doubts were of use: what people decided on the pairs that the model doubts, and on the others."""
 
     by: str
@@ -52,7 +52,7 @@ class Check:
     others: Counter[str]
 
 
-def check(doubts: Doubts, statuses: Mapping[str, str]) -> Check:
+def check(doubts: TriageScores, statuses: Mapping[str, str]) -> TriageCheck:
     """`statuses`: pair id -> status."""
     doubted = Counter(status for pair_id, status in statuses.items() if doubts.about(pair_id))
-    return Check(doubts.by, doubted, Counter(statuses.values()) - doubted)
+    return TriageCheck(doubts.by, doubted, Counter(statuses.values()) - doubted)

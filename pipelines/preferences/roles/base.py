@@ -17,13 +17,13 @@ from typing import Protocol
 import numpy as np
 
 from actors.types import Prompt
-from pipelines.common.images import Picture
+from pipelines.common.images import StoredImage
 
 KINDS = ("perturbed", "exploit", "generated")
 
 
 @dataclass(frozen=True)
-class Task:
+class RowSpec:
     """One row to make."""
 
     index: int  # of the row in the whole build
@@ -32,7 +32,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Change:
+class Edit:
     """What is wrong in the loser, e.g. "flip", from "red circle left of blue square" to "red circle right of …"."""
 
     kind: str
@@ -41,16 +41,16 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Draft:
+class PromptPair:
     """A pair in words."""
 
-    task: Task
+    task: RowSpec
     prompt: Prompt
     scene: str  # the kind of place, e.g. "Kitchen"; here the form of the sentence
     group_id: str  # equal for prompts that must share a split
     phrases: tuple[str, ...] = ()  # where the prompt states each relation, word for word; empty: not known
     perturbed: Prompt | None = None  # what the loser shows instead; None where the prompt itself is not changed
-    changes: tuple[Change, ...] = ()
+    changes: tuple[Edit, ...] = ()
 
     @property
     def texts(self) -> tuple[str, str]:
@@ -60,7 +60,7 @@ class Draft:
         return self.prompt.text, self.perturbed.text
 
     @property
-    def picture_seed(self) -> int:
+    def image_seed(self) -> int:
         """Of both pictures: the row's, modulo the 2^31 that services take."""
         return self.task.seed % 2**31
 
@@ -69,7 +69,7 @@ class Draft:
 class Dropped:
     """A row that ends here."""
 
-    task: Task
+    task: RowSpec
     role: str  # that could not do it
     reason: str  # one of few words, to be counted
     message: str
@@ -77,38 +77,38 @@ class Dropped:
 
 
 @dataclass(frozen=True)
-class Canvas:
+class RawImage:
     """One picture as it leaves a painter."""
 
     pixels: np.ndarray  # uint8 [H, W, 3]
     generator: str  # who painted it
     seed: int
 
-    def encoded(self) -> Picture:
+    def encoded(self) -> StoredImage:
         """The picture as it is kept."""
-        return Picture.of(self.pixels, self.generator, self.seed)
+        return StoredImage.of(self.pixels, self.generator, self.seed)
 
 
 @dataclass(frozen=True)
-class Drawn:
+class RawPair:
     """A pair as it leaves a painter that has no time to encode it."""
 
-    draft: Draft
-    winner: Canvas
-    loser: Canvas
+    draft: PromptPair
+    winner: RawImage
+    loser: RawImage
 
-    def encoded(self) -> Painted:
+    def encoded(self) -> ImagePair:
         """The pair as it is kept."""
-        return Painted(self.draft, self.winner.encoded(), self.loser.encoded())
+        return ImagePair(self.draft, self.winner.encoded(), self.loser.encoded())
 
 
 @dataclass(frozen=True)
-class Painted:
+class ImagePair:
     """A pair in pictures. The painter adds its own changes to the draft where it spoils a picture on purpose."""
 
-    draft: Draft
-    winner: Picture
-    loser: Picture
+    draft: PromptPair
+    winner: StoredImage
+    loser: StoredImage
 
 
 @dataclass(frozen=True)
@@ -134,38 +134,38 @@ class Review:
 class Reviewed:
     """A pair and what became of it."""
 
-    pair: Painted
+    pair: ImagePair
     review: Review
 
 
 class Writer(Protocol):
     """Writes one prompt a task."""
 
-    def write(self, tasks: Sequence[Task]) -> list[Draft]: ...
+    def write(self, tasks: Sequence[RowSpec]) -> list[PromptPair]: ...
 
 
 class Perturber(Protocol):
     """Changes one to three spatial relations of a prompt and nothing else, so that the result contradicts it."""
 
-    def perturb(self, drafts: Sequence[Draft]) -> list[Draft]: ...
+    def perturb(self, drafts: Sequence[PromptPair]) -> list[PromptPair]: ...
 
 
-class Painter(Protocol):
+class Generator(Protocol):
     """Paints both sides of a pair."""
 
-    def paint(self, drafts: Sequence[Draft]) -> list[Painted]: ...
+    def generate(self, drafts: Sequence[PromptPair]) -> list[ImagePair]: ...
 
 
 class Reviewer(Protocol):
     """Accepts a pair whose winner shows the prompt and whose loser does not."""
 
-    def review(self, pairs: Sequence[Painted]) -> list[Review]: ...
+    def review(self, pairs: Sequence[ImagePair]) -> list[Review]: ...
 
 
 @dataclass(frozen=True)
-class LaterReviewer:
+class PendingReviewer:
     """Leaves every pair to the people who review the finished set."""
 
-    def review(self, pairs: Sequence[Painted]) -> list[Review]:
+    def review(self, pairs: Sequence[ImagePair]) -> list[Review]:
         """`pending` for all."""
         return [Review("pending", (), agreement=0.0, gold=False) for _ in pairs]

@@ -13,12 +13,12 @@ import torch
 from diffusers import HunyuanImagePipeline, QwenImagePipeline
 
 from conf.preferences import DiffusersSettings
-from pipelines.preferences.roles.base import Canvas, Draft, Drawn
+from pipelines.preferences.roles.base import PromptPair, RawImage, RawPair
 
 _PIPELINES: dict[str, Any] = {"qwen_image": QwenImagePipeline, "hunyuan_image": HunyuanImagePipeline}  # Any: no base
 
 
-class DiffusersPainter:
+class DiffusersGenerator:
     """Paints with QwenImagePipeline or HunyuanImagePipeline, in batches."""
 
     def __init__(self, generator: str, settings: DiffusersSettings, device: torch.device) -> None:
@@ -34,18 +34,18 @@ class DiffusersPainter:
         else:
             self._pipeline.to(device)
 
-    def draw(self, drafts: Sequence[Draft]) -> list[Drawn]:
+    def generate(self, drafts: Sequence[PromptPair]) -> list[RawPair]:
         """Both pictures of every draft, in order. Every draft must be perturbed."""
         texts = [text for draft in drafts for text in draft.texts]
-        seeds = [draft.picture_seed for draft in drafts for _ in range(2)]
+        seeds = [draft.image_seed for draft in drafts for _ in range(2)]
         size = self._settings.batch
         batches = [slice(start, start + size) for start in range(0, len(texts), size)]
-        pixels = [image for batch in batches for image in self._paint(texts[batch], seeds[batch])]
-        canvases = [Canvas(image, self._generator, seed) for image, seed in zip(pixels, seeds, strict=True)]
-        return [Drawn(draft, *canvases[2 * i : 2 * i + 2]) for i, draft in enumerate(drafts)]
+        pixels = [image for batch in batches for image in self._generate(texts[batch], seeds[batch])]
+        canvases = [RawImage(image, self._generator, seed) for image, seed in zip(pixels, seeds, strict=True)]
+        return [RawPair(draft, *canvases[2 * i : 2 * i + 2]) for i, draft in enumerate(drafts)]
 
     @torch.no_grad()
-    def _paint(self, texts: list[str], seeds: list[int]) -> np.ndarray:
+    def _generate(self, texts: list[str], seeds: list[int]) -> np.ndarray:
         """uint8 [B, H, W, 3]."""
         own = self._settings
         if self._generator == "qwen_image":

@@ -11,9 +11,9 @@ from actors.policy.flux import FluxPolicy
 from actors.policy.plan import SamplingPlan
 from actors.policy.sampler import sample
 from actors.types import Conditioning
-from pipelines.common.images import Picture
-from pipelines.preferences.roles.base import Draft, Painted
-from pipelines.preferences.roles.scenes import SceneWriter, merit, stream
+from pipelines.common.images import StoredImage
+from pipelines.preferences.roles.base import ImagePair, PromptPair
+from pipelines.preferences.roles.scenes import SceneWriter, num_satisfied, task_rng
 from pipelines.scenes.checker import check
 
 GENERATOR = "flux-base"
@@ -23,7 +23,7 @@ ATTEMPTS = 12  # prompts tried for a row until two pictures differ
 _DRAW = 3  # this painter's stream of a task's seed
 
 
-class PolicyPainter:
+class PolicyGenerator:
     """Paints with the frozen base. Where all pictures of a prompt are equally good it writes the row another prompt."""
 
     def __init__(self, policy: FluxPolicy, plans: Sequence[SamplingPlan], writer: SceneWriter, batch: int) -> None:
@@ -36,14 +36,14 @@ class PolicyPainter:
         self._writer = writer
         self._batch = batch
 
-    def paint(self, drafts: Sequence[Draft]) -> list[Painted]:
+    def generate(self, drafts: Sequence[PromptPair]) -> list[ImagePair]:
         """One pair a draft, in order. Raises ValueError if a row finds no two pictures of different merit."""
         batches = [drafts[start : start + self._batch] for start in range(0, len(drafts), self._batch)]
         turns = [self._plans[i % len(self._plans)] for i in range(len(batches))]
-        return [pair for batch, plan in zip(batches, turns, strict=True) for pair in self._paint_batch(batch, plan)]
+        return [pair for batch, plan in zip(batches, turns, strict=True) for pair in self._generate_batch(batch, plan)]
 
-    def _paint_batch(self, drafts: Sequence[Draft], plan: SamplingPlan) -> list[Painted]:
-        painted: dict[int, Painted] = {}
+    def _generate_batch(self, drafts: Sequence[PromptPair], plan: SamplingPlan) -> list[ImagePair]:
+        painted: dict[int, ImagePair] = {}
         waiting = list(drafts)
         for attempt in range(ATTEMPTS):
             painted |= {pair.draft.task.index: pair for pair in self._draw(waiting, plan, attempt)}
@@ -56,10 +56,12 @@ class PolicyPainter:
             "the base draws them equally well or badly; lower generated_fraction or pretrain it longer"
         )
 
-    def _draw(self, drafts: Sequence[Draft], plan: SamplingPlan, attempt: int) -> list[Painted]:
+    def _draw(self, drafts: Sequence[PromptPair], plan: SamplingPlan, attempt: int) -> list[ImagePair]:
         """The drafts whose pictures differ in merit, as pairs."""
-        seeds = [int(seed) for d in drafts for seed in stream(d.task, _DRAW, attempt).integers(2**62, size=IMAGES)]
-        pixels = draw_base(self._policy, [draft.prompt.text for draft in drafts], seeds, plan)  # [B * IMAGES, H, W, 3]
+        seeds = [int(seed) for d in drafts for seed in task_rng(d.task, _DRAW, attempt).integers(2**62, size=IMAGES)]
+        pixels = generate_with_base(
+            self._policy, [draft.prompt.text for draft in drafts], seeds, plan
+        )  # [B * IMAGES, H, W, 3]
         pairs = []
         for i, draft in enumerate(drafts):
             own = slice(i * IMAGES, (i + 1) * IMAGES)
@@ -70,7 +72,7 @@ class PolicyPainter:
 
 
 @torch.no_grad()
-def draw_base(policy: FluxPolicy, texts: list[str], seeds: Sequence[int], plan: SamplingPlan) -> np.ndarray:
+def generate_with_base(policy: FluxPolicy, texts: list[str], seeds: Sequence[int], plan: SamplingPlan) -> np.ndarray:
     """The frozen base's pictures, uint8 [len(seeds), H, W, 3]: equally many of each text, one after the other.
 
     All texts are encoded in one forward: no learner replays these samples, so their last bits need not be reproducible.
@@ -84,11 +86,13 @@ def draw_base(policy: FluxPolicy, texts: list[str], seeds: Sequence[int], plan: 
     return policy.decode(samples.latents)
 
 
-def _best_and_worst(draft: Draft, pixels: np.ndarray, seeds: Sequence[int]) -> Painted | None:
-    merits = [merit(check(image, draft.prompt.relations)) for image in pixels]
+def _best_and_worst(draft: PromptPair, pixels: np.ndarray, seeds: Sequence[int]) -> ImagePair | None:
+    merits = [num_satisfied(check(image, draft.prompt.relations)) for image in pixels]
     best, worst = merits.index(max(merits)), merits.index(min(merits))
     if merits[best] == merits[worst]:
         return None
-    return Painted(
-        draft, Picture.of(pixels[best], GENERATOR, seeds[best]), Picture.of(pixels[worst], GENERATOR, seeds[worst])
+    return ImagePair(
+        draft,
+        StoredImage.of(pixels[best], GENERATOR, seeds[best]),
+        StoredImage.of(pixels[worst], GENERATOR, seeds[worst]),
     )

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
-from pipelines.reward.baselines.registry import ScorerPlace
+from pipelines.reward.baselines.registry import ScorerContext
 from pipelines.reward.predictions import ImageScores, PairJudge, ScoringJudge
 
 PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"  # tokenizer, image processor and shape of both
@@ -45,14 +45,14 @@ class ClipScorer:
         return ImageScores(values, np.array(whole) > self._length)
 
 
-def open_pickscore(place: ScorerPlace) -> PairJudge:
+def open_pickscore(place: ScorerContext) -> PairJudge:
     """PickScore from a directory or hub id in transformers form."""
     processor = place.model if Path(place.model).is_dir() else PROCESSOR
     model = CLIPModel.from_pretrained(place.model)
     return ScoringJudge(ClipScorer(model, processor, place.device), place.batch_images)
 
 
-def open_hpsv2(place: ScorerPlace) -> PairJudge:
+def open_hpsv2(place: ScorerContext) -> PairJudge:
     """HPSv2.1 from its OpenCLIP checkpoint: in a directory beside a CLIP in transformers form, or on the hub."""
     local = Path(place.model).is_dir()
     file = str(Path(place.model) / HPSV2_FILE) if local else hf_hub_download(place.model, HPSV2_FILE)

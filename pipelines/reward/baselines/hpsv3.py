@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, Qwen2VLConfig, Qwen2VLImageProcessorPil, Qwen2VLModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from pipelines.reward.baselines.registry import ScorerPlace
+from pipelines.reward.baselines.registry import ScorerContext
 from pipelines.reward.predictions import ImageScores, PairJudge, ScoringJudge
 
 BASE = "Qwen/Qwen2-VL-7B-Instruct"
@@ -104,7 +104,7 @@ class Hpsv3Scorer:
         return ImageScores(mu.float().cpu().numpy(), np.zeros(len(prompts), bool))
 
 
-def open_hpsv3(place: ScorerPlace) -> PairJudge:
+def open_hpsv3(place: ScorerContext) -> PairJudge:
     """HPSv3 from a directory that also holds its base's configuration, or from the hub."""
     local = Path(place.model).is_dir()
     base = place.model if local else BASE

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, BlipConfig, BlipVisionModel, CLIPImageProcessorPil
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
-from pipelines.reward.baselines.registry import ScorerPlace
+from pipelines.reward.baselines.registry import ScorerContext
 from pipelines.reward.predictions import ImageScores, PairJudge, ScoringJudge
 
 FILE = "ImageReward.pt"
@@ -70,7 +70,7 @@ class ImageRewardScorer:
         return ImageScores(values.cpu().numpy(), np.array(whole) > TOKENS)
 
 
-def open_image_reward(place: ScorerPlace) -> PairJudge:
+def open_image_reward(place: ScorerContext) -> PairJudge:
     """ImageReward from a directory that also holds a BlipConfig and the tokenizer, or from the hub."""
     local = Path(place.model).is_dir()
     file = str(Path(place.model) / FILE) if local else hf_hub_download(place.model, FILE)

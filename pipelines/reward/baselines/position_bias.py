@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipelines.reward.predictions import Judgements
+from pipelines.reward.predictions import PairPredictions
 
 
-def joined_orders(winner_first: Sequence[float], loser_first: Sequence[float]) -> Judgements:
+def combine_orders(winner_first: Sequence[float], loser_first: Sequence[float]) -> PairPredictions:
     """Answers are 1 for the first image shown, -1 for the second, 0 for neither, NaN for none.
 
     The margin is the mean vote for the winner: 1 where both orders agree on it, 0 where they contradict each other,
     NaN where one of the two has no answer.
     """
     votes = (np.array(winner_first, np.float32) - np.array(loser_first, np.float32)) / 2
-    return Judgements(votes, np.zeros(len(votes), bool))
+    return PairPredictions(votes, np.zeros(len(votes), bool))

@@ -18,7 +18,7 @@ _LOCAL_API = "http://127.0.0.1:8000/v1"  # where `vllm serve` answers
 class ScorerEntry:
     """A rival whose weights run here."""
 
-    opener: str  # "module:function" of pipelines.reward.baselines; takes a ScorerPlace, gives a PairJudge
+    opener: str  # "module:function" of pipelines.reward.baselines; takes a ScorerContext, gives a PairJudge
     model: str  # hub id
     requirements: tuple[str, ...]  # pip requirements of its runtime environment
 
@@ -33,7 +33,7 @@ class JudgeEntry:
 
 
 @dataclass(frozen=True)
-class ScorerPlace:
+class ScorerContext:
     """Where a rival's opener finds its weights, and how it runs."""
 
     model: str  # directory or hub id

@@ -15,21 +15,21 @@ import numpy as np
 import ray
 
 from actors.files import write_file
-from actors.services.budget import Meter
-from actors.services.endpoint import Key, OwnAccount, key_of
-from actors.worker_setup import actor_options, set_up_process
+from actors.services.budget import BudgetTracker
+from actors.services.endpoint import Key, LocalBudget, key_of
+from actors.worker_setup import actor_options, init_worker
 from conf.policy import JudgeSettings
 from conf.rivals import RivalsSettings
 from conf.settings import Settings
 from pipelines.common.paths import preferences_folder, reward_folder
-from pipelines.reward.baselines.registry import JUDGES, SCORERS, ScorerPlace
+from pipelines.reward.baselines.registry import JUDGES, SCORERS, ScorerContext
 from pipelines.reward.baselines.vlm import VlmJudge
 from pipelines.reward.data import Pair, read_pairs
-from pipelines.reward.predictions import Judgements, PairJudge
+from pipelines.reward.predictions import PairJudge, PairPredictions
 
 
 @dataclass(frozen=True)
-class RivalPlan:
+class BaselinePlan:
     """What decides a rival's answers: equal plans share their saved answers."""
 
     name: str
@@ -38,37 +38,37 @@ class RivalPlan:
     form: str = ""
 
 
-class RivalActor:
+class BaselineActor:
     """A rival with the pairs it judges."""
 
-    def __init__(self, plan: RivalPlan, settings: Settings, pairs: str, run: str, key: Key) -> None:
+    def __init__(self, plan: BaselinePlan, settings: Settings, pairs: str, run: str, key: Key) -> None:
         """`pairs`, `run`: the folders of the pairs and of the run, absolute."""
-        device = set_up_process(settings.rivals.threads, settings.rivals.gpus)
+        device = init_worker(settings.rivals.threads, settings.rivals.gpus)
         self._pairs = read_pairs(pairs, "test")
-        self._rival = open_rival(plan, settings, str(device), key, run)
+        self._rival = open_baseline(plan, settings, str(device), key, run)
 
     def pairs(self) -> str:
         """A digest of all that is judged, images too, and the number of pairs, as "digest:count"."""
         return f"{content_digest(self._pairs)}:{len(self._pairs)}"
 
-    def judge(self, start: int, stop: int) -> Judgements:
+    def judge(self, start: int, stop: int) -> PairPredictions:
         """Judges pairs [start, stop)."""
         return self._rival.judge(self._pairs[start:stop])
 
 
-def open_rival(plan: RivalPlan, settings: Settings, device: str, key: Key, folder: str) -> PairJudge:
+def open_baseline(plan: BaselinePlan, settings: Settings, device: str, key: Key, folder: str) -> PairJudge:
     """The rival in this process. `key`: of a judge's endpoint, whose answers and account of calls lie in the run's
     `folder`: `budget` holds over all that the run asks of services."""
     if plan.name in JUDGES:
-        account = OwnAccount(Meter(settings.budget, f"{folder}/account.jsonl"))
+        account = LocalBudget(BudgetTracker(settings.budget, f"{folder}/account.jsonl"))
         cache = settings.budget.cache or f"{folder}/reward/rivals/answers"
         return VlmJudge(judge_settings(plan, settings.rivals), key, plan.form, cache, account)
     module, function = SCORERS[plan.name].opener.split(":")
     opener = getattr(importlib.import_module(f"pipelines.reward.baselines.{module}"), function)
-    return opener(ScorerPlace(plan.model, device, settings.rivals.batch_images))
+    return opener(ScorerContext(plan.model, device, settings.rivals.batch_images))
 
 
-def judge_by_rival(name: str, settings: Settings, say: Callable[[str], None]) -> Judgements:
+def predict_by_baseline(name: str, settings: Settings, say: Callable[[str], None]) -> PairPredictions:
     """All held-out pairs judged by the rival called `name`; what was judged before is read, not asked again.
 
     Ray must be initialised. Answers lie in <run_dir>/reward/rivals/<name>-<digest>/. Raises ValueError where a judge's
@@ -77,7 +77,7 @@ def judge_by_rival(name: str, settings: Settings, say: Callable[[str], None]) ->
     rivals = settings.rivals
     plan = plan_of(name, rivals)
     key = key_of(judge_settings(plan, rivals)) if name in JUDGES else Key("")
-    actor: Any = ray.remote(RivalActor).options(**_options(name, rivals)).remote(
+    actor: Any = ray.remote(BaselineActor).options(**_options(name, rivals)).remote(
         plan, settings, str(Path(preferences_folder(settings)).absolute()), str(Path(settings.run_dir).absolute()), key
     )  # fmt: skip
     try:
@@ -88,17 +88,17 @@ def judge_by_rival(name: str, settings: Settings, say: Callable[[str], None]) ->
         ray.kill(actor)
 
 
-def plan_of(name: str, rivals: RivalsSettings) -> RivalPlan:
+def plan_of(name: str, rivals: RivalsSettings) -> BaselinePlan:
     """Which model, and for a judge which endpoint and form, the settings name."""
     if name in JUDGES:
         entry = JUDGES[name]
-        return RivalPlan(
+        return BaselinePlan(
             name, rivals.models.get(name, entry.model), rivals.urls.get(name, entry.url), rivals.judge_form
         )
-    return RivalPlan(name, rivals.models.get(name, SCORERS[name].model))
+    return BaselinePlan(name, rivals.models.get(name, SCORERS[name].model))
 
 
-def judge_settings(plan: RivalPlan, rivals: RivalsSettings) -> JudgeSettings:
+def judge_settings(plan: BaselinePlan, rivals: RivalsSettings) -> JudgeSettings:
     """How a judge's endpoint is called."""
     return JudgeSettings(
         plan.url, plan.model, JUDGES[plan.name].key_variable, rivals.judge_concurrency, retries=rivals.judge_retries,
@@ -108,7 +108,7 @@ def judge_settings(plan: RivalPlan, rivals: RivalsSettings) -> JudgeSettings:
 
 def _judge_chunks(
     actor: Any, folder: Path, name: str, count: int, chunk: int, say: Callable[[str], None]
-) -> Judgements:
+) -> PairPredictions:
     parts, begun, asked = [], time.monotonic(), 0
     for start in range(0, count, chunk):
         stop = min(count, start + chunk)
@@ -116,19 +116,19 @@ def _judge_chunks(
         if file.exists():
             parts.append(_read(file))
             continue
-        judged: Judgements = ray.get(actor.judge.remote(start, stop))
+        judged: PairPredictions = ray.get(actor.judge.remote(start, stop))
         answers = {"margin": judged.margin.astype(float).tolist(), "truncated": judged.truncated.tolist()}
         write_file(str(file), json.dumps(answers).encode())
         parts.append(judged)
         asked += stop - start
         rate = asked / (time.monotonic() - begun)
         say(f"{name}: {stop}/{count} pairs  {rate:.1f} pairs/s  {(count - stop) / rate:.0f} s left")
-    return Judgements.joined(parts)
+    return PairPredictions.joined(parts)
 
 
-def _read(file: Path) -> Judgements:
+def _read(file: Path) -> PairPredictions:
     answers = json.loads(file.read_text())
-    return Judgements(np.array(answers["margin"], np.float32), np.array(answers["truncated"], bool))
+    return PairPredictions(np.array(answers["margin"], np.float32), np.array(answers["truncated"], bool))
 
 
 def _options(name: str, rivals: RivalsSettings) -> dict[str, Any]:

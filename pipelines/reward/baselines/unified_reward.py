@@ -11,10 +11,10 @@ from PIL import Image
 from torch import nn
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
-from pipelines.reward.baselines.position_bias import joined_orders
-from pipelines.reward.baselines.registry import ScorerPlace
+from pipelines.reward.baselines.position_bias import combine_orders
+from pipelines.reward.baselines.registry import ScorerContext
 from pipelines.reward.data import Pair
-from pipelines.reward.predictions import Judgements, PairJudge
+from pipelines.reward.predictions import PairJudge, PairPredictions
 
 # The words it was trained with, as its authors publish them for evaluation.
 QUESTION = (
@@ -47,12 +47,12 @@ class UnifiedReward:
         self._image_id = self._tokenizer.convert_tokens_to_ids("<|image_pad|>")
         self._pairs, self._new_tokens = pairs, new_tokens
 
-    def judge(self, pairs: Sequence[Pair]) -> Judgements:
+    def judge(self, pairs: Sequence[Pair]) -> PairPredictions:
         """Asks with the winner first and with the loser first; answers that contradict each other are a tie."""
         winner_first = [(pair.image_w, pair.image_l, pair.prompt) for pair in pairs]
         loser_first = [(pair.image_l, pair.image_w, pair.prompt) for pair in pairs]
         answers = self._answers([*winner_first, *loser_first])
-        return joined_orders(answers[: len(pairs)], answers[len(pairs) :])
+        return combine_orders(answers[: len(pairs)], answers[len(pairs) :])
 
     def _answers(self, asked: Sequence[tuple[np.ndarray, np.ndarray, str]]) -> list[float]:
         found: list[float] = []
@@ -88,7 +88,7 @@ def answer_in(text: str) -> float:
     return said[0] if len(said) == 1 else float("nan")
 
 
-def open_unified_reward(place: ScorerPlace) -> PairJudge:
+def open_unified_reward(place: ScorerContext) -> PairJudge:
     """UnifiedReward from a directory or hub id in transformers form."""
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(place.model, dtype="auto")
     return UnifiedReward(model, place.model, place.device, max(1, place.batch_images // 2), MAX_NEW_TOKENS)

@@ -11,11 +11,11 @@ import numpy as np
 
 from actors.rewards.vlm_judge import QUESTION as GRADE_QUESTION
 from actors.rewards.vlm_judge import data_url, grade_in
-from actors.services.endpoint import Account, Endpoint, Key, OwnAccount, Refused, Unanswered
+from actors.services.endpoint import Budget, ContentRefused, Endpoint, Key, LocalBudget, RetriesExhausted
 from conf.policy import JudgeSettings
-from pipelines.reward.baselines.position_bias import joined_orders
+from pipelines.reward.baselines.position_bias import combine_orders
 from pipelines.reward.data import Pair
-from pipelines.reward.predictions import Judgements
+from pipelines.reward.predictions import PairPredictions
 
 CHOICE_QUESTION = (
     "Both images were made for this description. In which of them is every object and every spatial relation as "
@@ -30,14 +30,12 @@ class VlmJudge:
     An answer that cannot be had, or cannot be read, is none. Answers are kept, so that none is paid for twice.
     """
 
-    def __init__(
-        self, settings: JudgeSettings, key: Key, form: str, cache: str, account: Account | None = None
-    ) -> None:
+    def __init__(self, settings: JudgeSettings, key: Key, form: str, cache: str, account: Budget | None = None) -> None:
         """`form`: pairwise | pointwise. `cache`: folder or URI of the answers. `account`: of what they cost."""
         self._settings, self._key, self._form, self._cache = settings, key, form, cache
-        self._account = account or OwnAccount()
+        self._account = account or LocalBudget()
 
-    def judge(self, pairs: Sequence[Pair]) -> Judgements:
+    def judge(self, pairs: Sequence[Pair]) -> PairPredictions:
         """`settings.concurrency` questions at once. Equal grades are a tie, and so are orders that contradict.
 
         Raises BudgetReached where no further call may be sent; answers that were under way are kept.
@@ -46,11 +44,11 @@ class VlmJudge:
             asked = [((p.image_w, p.image_l), p.prompt) for p in pairs]
             asked += [((p.image_l, p.image_w), p.prompt) for p in pairs]
             votes = [choice_in(answer) for answer in asyncio.run(self._ask(CHOICE_QUESTION, asked))]
-            return joined_orders(votes[: len(pairs)], votes[len(pairs) :])
+            return combine_orders(votes[: len(pairs)], votes[len(pairs) :])
         asked = [((image,), pair.prompt) for pair in pairs for image in (pair.image_w, pair.image_l)]
         grades = [grade_in(answer) for answer in asyncio.run(self._ask(GRADE_QUESTION, asked))]
         by_pair = np.array(grades, np.float32).reshape(-1, 2)
-        return Judgements(by_pair[:, 0] - by_pair[:, 1], np.zeros(len(pairs), bool))
+        return PairPredictions(by_pair[:, 0] - by_pair[:, 1], np.zeros(len(pairs), bool))
 
     async def _ask(self, question: str, asked: Sequence[tuple[tuple[np.ndarray, ...], str]]) -> list[str]:
         """The answers in order, empty where there is none."""
@@ -61,7 +59,7 @@ class VlmJudge:
             content.append({"type": "text", "text": question.format(text=text)})
             try:
                 return await endpoint.chat([{"role": "user", "content": content}])
-            except (Refused, Unanswered):
+            except (ContentRefused, RetriesExhausted):
                 return ""
 
         found = await asyncio.gather(*(one(images, text) for images, text in asked), return_exceptions=True)

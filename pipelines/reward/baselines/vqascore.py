@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionModel, T5Config, T5ForConditionalGeneration
 
-from pipelines.reward.baselines.registry import ScorerPlace
+from pipelines.reward.baselines.registry import ScorerContext
 from pipelines.reward.predictions import ImageScores, PairJudge, ScoringJudge
 
 TOKENIZER = "google/flan-t5-xxl"
@@ -79,7 +79,7 @@ class VqaScorer:
         return square
 
 
-def open_vqascore(place: ScorerPlace) -> PairJudge:
+def open_vqascore(place: ScorerContext) -> PairJudge:
     """CLIP-FlanT5 from a directory that holds tokenizer, image processor and, in `tower`, the CLIP; or from the hub.
 
     Raises ValueError where the weights hold no projector.

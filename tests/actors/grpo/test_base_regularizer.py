@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from actors.grpo.base_regularizer import anchor_rows
+from actors.grpo.base_regularizer import regularizer_rows
 from actors.policy.flux import FluxPolicy
-from actors.policy.plan import untrained_from
+from actors.policy.plan import first_untrained_step
 from conf.policy import PolicySettings
 from tests.actors.grpo.test_learner import SETTINGS, groups_of, learner_of
 
@@ -29,24 +29,24 @@ from tests.actors.grpo.test_learner import SETTINGS, groups_of, learner_of
     ],
 )
 def test_where_the_untrained_steps_begin(settings: PolicySettings, first: int) -> None:
-    assert untrained_from(settings) == first
+    assert first_untrained_step(settings) == first
 
 
 def test_rows_stand_on_the_way_to_the_image(policy: FluxPolicy, flux_directory: Path) -> None:
     """Three of four samples, one row each, inside the last of four steps; the same whenever they are drawn."""
     _, conditioning, trajectories = groups_of(policy, learner_of(flux_directory))[0]
-    rows = anchor_rows(trajectories, conditioning, tail=3, samples=3)
+    rows = regularizer_rows(trajectories, conditioning, tail=3, samples=3)
     assert [row.weight for row in rows] == [1 / 3] * 3
     for row, trajectory in zip(rows, (trajectories[0], trajectories[1], trajectories[2]), strict=True):
         before, image = trajectory.latents[3], trajectory.latents[4]
         assert 0 < row.s < trajectory.sigmas[3]
         torch.testing.assert_close(row.x, image + row.s / trajectory.sigmas[3] * (before - image))
     assert len({float(row.s) for row in rows}) == 3
-    again = anchor_rows(trajectories, conditioning, tail=3, samples=3)
+    again = regularizer_rows(trajectories, conditioning, tail=3, samples=3)
     assert all(torch.equal(one.x, other.x) for one, other in zip(rows, again, strict=True))
-    assert len(anchor_rows(trajectories, conditioning, tail=3, samples=99)) == 4
-    assert anchor_rows(trajectories, conditioning, tail=4, samples=3) == []
-    assert anchor_rows([], conditioning, tail=3, samples=3) == []
+    assert len(regularizer_rows(trajectories, conditioning, tail=3, samples=99)) == 4
+    assert regularizer_rows(trajectories, conditioning, tail=4, samples=3) == []
+    assert regularizer_rows([], conditioning, tail=3, samples=3) == []
 
 
 def test_the_anchor_adds_its_gradient_whatever_divides_the_advantages(policy: FluxPolicy, flux_directory: Path) -> None:
@@ -62,12 +62,12 @@ def test_the_anchor_adds_its_gradient_whatever_divides_the_advantages(policy: Fl
         groups = groups_of(policy, learner)
         for group in groups:
             learner.accumulate(*group)
-        measured.append(learner.step(divisor=4.0).anchor)
+        measured.append(learner.step(divisor=4.0).base_distance)
         gradients.append([parameter.grad.clone() for parameter in learner.engine.parameters])  # type: ignore[union-attr]
     own, parameters = learner.policy, learner.engine.parameters
-    rows = [row for _, conditioning, kept in groups for row in anchor_rows(kept, conditioning, tail=3, samples=2)]
+    rows = [row for _, conditioning, kept in groups for row in regularizer_rows(kept, conditioning, tail=3, samples=2)]
     x, s = torch.stack([row.x for row in rows]), torch.stack([row.s for row in rows])
-    stacked = own.rows([row.conditioning for row in rows])
+    stacked = own.batch_conditioning([row.conditioning for row in rows])
     with own.base(), torch.no_grad():
         base = own.velocity(x, s, stacked)
     distance = ((own.velocity(x, s, stacked) - base) ** 2).mean()

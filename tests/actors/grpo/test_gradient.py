@@ -133,7 +133,7 @@ class Pair:
         log_r = log_p - self.trajectory.log_probs[self.step].double()
         if settings.ratio == "guard":
             assert self.trajectory.means is not None
-            old = self.trajectory.means[self.trajectory.trained.index(self.step)].double()
+            old = self.trajectory.means[self.trajectory.train_steps.index(self.step)].double()
             log_r = std * (log_r + ((mean - old) ** 2 / (2 * std**2)).mean())
         r = log_r.exp()
         bounded = r.clamp(1 - settings.clip_range, 1 + settings.clip_range)
@@ -157,12 +157,12 @@ class Pair:
 def pairs_of(policy: FluxPolicy, group: Group) -> list[Pair]:
     """All N K pairs of a group, of one forward with the LoRA and one without."""
     advantages, conditioning, trajectories = group
-    places = [(n, step) for n in range(len(trajectories)) for step in trajectories[n].trained]
+    places = [(n, step) for n in range(len(trajectories)) for step in trajectories[n].train_steps]
     if not places:
         return []
     x = torch.stack([trajectories[n].latents[step] for n, step in places])
     s = torch.stack([trajectories[n].sigmas[step] for n, step in places])
-    rows = policy.rows([conditioning] * len(places))
+    rows = policy.batch_conditioning([conditioning] * len(places))
     velocity = policy.velocity(x, s, rows).double()
     with policy.base(), torch.no_grad():
         base = policy.velocity(x, s, rows).double()

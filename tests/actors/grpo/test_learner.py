@@ -9,7 +9,7 @@ import torch
 
 from actors.grpo.advantages import Advantages, group_advantages
 from actors.grpo.learner import GrpoLearner, OffPolicyError
-from actors.grpo.replay import replay_rows
+from actors.grpo.replay import replay_batches
 from actors.optim.torch_engine import OptimizerSettings, TorchEngine
 from actors.policy.flux import FluxPolicy
 from actors.policy.plan import SamplingPlan
@@ -127,10 +127,10 @@ def test_a_latent_that_samples_share_is_replayed_once_for_all(
     for shared in (True, False):
         learner = learner_of(flux_directory, settings)
         for advantages, conditioning, trajectories in groups_of(policy, learner):
-            assert all(row.shared == 1 for row in trajectories)
+            assert all(row.shared_prefix == 1 for row in trajectories)
             told = [row if shared else replace(row, shared=0) for row in trajectories]
             learner.accumulate(advantages, conditioning, told)
-            latents.append(sum(len(each.s) for each in replay_rows(told, advantages.values, rows)))
+            latents.append(sum(len(each.s) for each in replay_batches(told, advantages.values, rows)))
         gradients.append([p.grad.clone() for p in learner.policy.trainable().values() if p.grad is not None])
         metrics = learner.step()
         measured.append((metrics.rows, metrics.loss, metrics.kl, metrics.ratio_mean, metrics.grad_norm))
@@ -154,7 +154,7 @@ def test_a_window_is_trained_and_nothing_else(policy: FluxPolicy, flux_directory
     learner = learner_of(flux_directory, replace(SETTINGS, window=1, window_position="sliding", window_every=1))
     learner.version = 1
     groups = groups_of(policy, learner)
-    assert groups[0][2][0].trained == (1,)
+    assert groups[0][2][0].train_steps == (1,)
     for group in groups:
         learner.accumulate(*group)
     metrics = learner.step()
@@ -188,7 +188,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(policy: FluxPolicy, flux_
     learner.accumulate(replace(advantages, values=(float("nan"),) * 4), conditioning, trajectories)
     before = learner.weights().lora
     metrics = learner.step()
-    assert not metrics.applied and learner.updates == 0
+    assert not metrics.applied and learner.optimizer_steps == 0
     assert all(np.array_equal(value, before[key]) for key, value in learner.weights().lora.items())
 
 
@@ -208,7 +208,7 @@ def test_a_resumed_learner_goes_on_bit_for_bit(policy: FluxPolicy, flux_director
     resumed = learner_of(flux_directory, replace(SETTINGS, seed=1))  # another start, so that only the state can help
     resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     train(resumed, policy, 2)
-    assert resumed.version == 4 and resumed.updates == undisturbed.updates == 4
+    assert resumed.version == 4 and resumed.optimizer_steps == undisturbed.optimizer_steps == 4
     for one, other in ((undisturbed.weights(), resumed.weights()), (undisturbed.ema_weights(), resumed.ema_weights())):
         assert all(np.array_equal(value, other.lora[key]) for key, value in one.lora.items())
 

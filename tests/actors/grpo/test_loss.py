@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from actors.grpo.loss import Proposal, clipped_ratio_loss, divergence_of, guarded_log_ratio
-from actors.policy.transition import Step, flow_sde, flow_sde_log_prob, transition_of
+from actors.grpo.loss import Prediction, clipped_ratio_loss, divergence_of, ratio_norm
+from actors.policy.transition import GaussianStep, flow_sde, flow_sde_log_prob, transition_of
 
 
 def tensor(*values: float) -> torch.Tensor:
@@ -22,21 +22,21 @@ def test_the_clipped_ratio_by_hand() -> None:
     torch.testing.assert_close(result.ratio, ratios)
 
 
-def proposals(name: str) -> tuple[Proposal, Proposal, torch.Tensor, torch.Tensor]:
+def proposals(name: str) -> tuple[Prediction, Prediction, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     x, v, base = torch.randn(3, 2, 3, 4, generator=generator, dtype=torch.float64)
     s, s_next = tensor(1.0, 0.6), tensor(0.8, 0.3)
     transition, _ = transition_of(name)
     v.requires_grad_()
-    new = Proposal(v, transition(x, v, s, s_next, 0.7))
-    return new, Proposal(base, transition(x, base, s, s_next, 0.7)), v, s - s_next
+    new = Prediction(v, transition(x, v, s, s_next, 0.7))
+    return new, Prediction(base, transition(x, base, s, s_next, 0.7)), v, s - s_next
 
 
 def test_the_divergences_against_torch_distributions() -> None:
     new, base, _, step = proposals("flow_sde")
     exact = torch.distributions.kl_divergence(
-        torch.distributions.Normal(new.step.mean, new.step.std),
-        torch.distributions.Normal(base.step.mean, new.step.std),
+        torch.distributions.Normal(new.gaussian.mean, new.gaussian.std),
+        torch.distributions.Normal(base.gaussian.mean, new.gaussian.std),
     ).mean(dim=(1, 2))
     torch.testing.assert_close(divergence_of("gaussian")(new, base), exact)
     torch.testing.assert_close(divergence_of("flow_grpo")(new, base), exact * step)
@@ -62,9 +62,9 @@ def test_the_whole_objective_against_finite_differences() -> None:
     old = flow_sde_log_prob(drawn, flow_sde(x, base, s, s_next, 0.7)).detach()
 
     def objective(v: torch.Tensor) -> torch.Tensor:
-        new = Proposal(v, flow_sde(x, v, s, s_next, 0.7))
-        reference = Proposal(base, flow_sde(x, base, s, s_next, 0.7))
-        terms = clipped_ratio_loss(flow_sde_log_prob(drawn, new.step) - old, advantage, 0.05)
+        new = Prediction(v, flow_sde(x, v, s, s_next, 0.7))
+        reference = Prediction(base, flow_sde(x, base, s, s_next, 0.7))
+        terms = clipped_ratio_loss(flow_sde_log_prob(drawn, new.gaussian) - old, advantage, 0.05)
         return (terms.loss + 0.1 * divergence_of("flow_grpo")(new, reference)).sum()
 
     v = (base + 0.02 * torch.randn(base.shape, generator=generator, dtype=torch.float64)).requires_grad_()
@@ -83,11 +83,11 @@ def test_guarded_ratios_are_centred_and_equally_wide_at_all_steps() -> None:
         levels = torch.full((2, len(x)), 1.0, dtype=torch.float64) * tensor(s, s_next)[:, None]
         old, new = (flow_sde(x, velocity, *levels, 0.7) for velocity in (v, v + 0.3 * other))
         shift = (new.mean - old.mean)[:1]
-        new = Step(old.mean + 0.1 * shift / shift.norm(), old.std, old.diffusion)  # as far at each step
+        new = GaussianStep(old.mean + 0.1 * shift / shift.norm(), old.std, old.diffusion)  # as far at each step
         drawn = old.mean + old.std * torch.randn(x.shape, generator=generator, dtype=torch.float64)
         log_ratio = flow_sde_log_prob(drawn, new) - flow_sde_log_prob(drawn, old)
         plain.append(log_ratio)
-        guarded.append(guarded_log_ratio(log_ratio, new.mean, old.mean, old.std))
+        guarded.append(ratio_norm(log_ratio, new.mean, old.mean, old.std))
     error = [float(one.std()) / math.sqrt(len(x)) for one in guarded]
     assert all(abs(float(one.mean())) < 4 * e for one, e in zip(guarded, error, strict=True))
     assert all(float(one.mean()) < -4 * float(one.std()) / math.sqrt(len(x)) for one in plain)

@@ -12,7 +12,7 @@ import torch.multiprocessing as multiprocessing
 from torch.distributed.tensor import DTensor
 
 from actors.grpo.advantages import Advantages
-from actors.grpo.learner import GrpoLearner, UpdateMetrics
+from actors.grpo.learner import GrpoLearner, OptimizerStepMetrics
 from actors.optim.torch_engine import OptimizerSettings, TorchEngine
 from actors.policy.flux import FluxPolicy
 from actors.types import Conditioning, Trajectory
@@ -46,7 +46,7 @@ def updates_of(groups: list[Group]) -> list[list[Group]]:
     return [[first, short], [first, skipped[1]], skipped]
 
 
-def learn(learner: GrpoLearner, updates: list[list[Group]], share: slice) -> list[UpdateMetrics]:
+def learn(learner: GrpoLearner, updates: list[list[Group]], share: slice) -> list[OptimizerStepMetrics]:
     measured = []
     for groups in updates:
         for group in groups[share]:

@@ -24,7 +24,7 @@ EVERY_LAYER = (
     "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2",
     "proj_mlp", "single_transformer_blocks.*.proj_out",
 )  # fmt: skip
-NOISY = SamplingPlan(steps=4, noise_level=0.7, noisy=(0, 1, 2), trained=(0, 1))
+NOISY = SamplingPlan(denoise_steps=4, noise_level=0.7, noise_steps=(0, 1, 2), train_steps=(0, 1))
 
 
 def plain_pipeline(directory: Path, output: str, lora: Path | None = None) -> np.ndarray | torch.Tensor:
@@ -41,7 +41,7 @@ def plain_pipeline(directory: Path, output: str, lora: Path | None = None) -> np
 
 
 def test_without_noise_it_is_flux_pipeline(policy: FluxPolicy, flux_directory: Path) -> None:
-    drawn = sample(policy, policy.encode(TEXTS), SEEDS, SamplingPlan(steps=6))
+    drawn = sample(policy, policy.encode(TEXTS), SEEDS, SamplingPlan(denoise_steps=6))
     torch.testing.assert_close(drawn.latents, plain_pipeline(flux_directory, "latent"), atol=1e-5, rtol=0)
     pixels, expected = policy.decode(drawn.latents), plain_pipeline(flux_directory, "pil")
     np.testing.assert_allclose(pixels.astype(int), np.asarray(expected).astype(int), atol=1)
@@ -55,43 +55,43 @@ def test_a_sample_does_not_depend_on_its_company(policy: FluxPolicy) -> None:
     alone = sample(policy, [one], [9], NOISY).trajectories[0]
     split = sample(
         policy, [one, other, one], [7, 8, 9],
-        SamplingPlan(steps=4, noise_level=0.7, noisy=(0, 1, 2), trained=(0, 1), max_rows=2),
+        SamplingPlan(denoise_steps=4, noise_level=0.7, noise_steps=(0, 1, 2), train_steps=(0, 1), max_batch=2),
     ).trajectories  # fmt: skip
     assert torch.equal(alone.latents[0], group[2].latents[0])
     torch.testing.assert_close(alone.latents, group[2].latents, atol=1e-5, rtol=0)
     torch.testing.assert_close(split[2].latents, group[2].latents, atol=1e-5, rtol=0)
-    assert [row.batch_rows for row in split] == [2, 2, 1]
+    assert [row.batch_size for row in split] == [2, 2, 1]
 
 
 def test_images_that_share_their_initial_noise(policy: FluxPolicy) -> None:
     """A window in mid-run: one way up to its first step, own ways from there. What a seed draws there is its own."""
     conditioning = policy.encode(TEXTS[:1]) * 3
-    window = SamplingPlan(steps=4, noise_level=0.7, noisy=(1, 2), trained=(1, 2), noise_shared_by=3)
+    window = SamplingPlan(denoise_steps=4, noise_level=0.7, noise_steps=(1, 2), train_steps=(1, 2), images_per_noise=3)
     group = sample(policy, conditioning, [7, 8, 9], window).trajectories
     for other in group[1:]:
         assert torch.equal(other.latents[:2], group[0].latents[:2]) and not torch.equal(other.latents, group[0].latents)
-    alone = sample(policy, conditioning[:1], [7], replace(window, noise_shared_by=1)).trajectories[0]
+    alone = sample(policy, conditioning[:1], [7], replace(window, images_per_noise=1)).trajectories[0]
     torch.testing.assert_close(alone.latents, group[0].latents, atol=1e-5, rtol=0)
-    halves = sample(policy, conditioning, [7, 8, 9], replace(window, max_rows=2)).trajectories
+    halves = sample(policy, conditioning, [7, 8, 9], replace(window, max_batch=2)).trajectories
     torch.testing.assert_close(halves[2].latents, group[2].latents, atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="pass one conditioning for all"):
         sample(policy, policy.encode(TEXTS) + conditioning[:1], [7, 8, 9], window)
     with pytest.raises(ValueError, match="in multiples of that, got 2"):
         sample(policy, conditioning[:2], SEEDS, window)
     with pytest.raises(ValueError, match="without a noisy step"):
-        SamplingPlan(steps=4, noise_shared_by=2)
+        SamplingPlan(denoise_steps=4, images_per_noise=2)
 
 
 def test_groups_that_are_sampled_together(policy: FluxPolicy) -> None:
     """Two groups of two in one forward, or in forwards across their border: each begins with a noise of its own, and
     draws what it draws alone. Two groups of one prompt are two groups."""
     one, other = policy.encode(TEXTS)
-    window = SamplingPlan(steps=4, noise_level=0.7, noisy=(1, 2), trained=(1, 2), noise_shared_by=2)
+    window = SamplingPlan(denoise_steps=4, noise_level=0.7, noise_steps=(1, 2), train_steps=(1, 2), images_per_noise=2)
     for prompts in ([one, one, other, other], [one, one, one, one]):
         together = sample(policy, prompts, [5, 6, 7, 8], window).trajectories
-        across = sample(policy, prompts, [5, 6, 7, 8], replace(window, max_rows=3)).trajectories
+        across = sample(policy, prompts, [5, 6, 7, 8], replace(window, max_batch=3)).trajectories
         second = sample(policy, prompts[2:], [7, 8], window).trajectories
-        assert [row.shared for row in together] == [2] * 4 and [row.batch_rows for row in across] == [3, 3, 3, 1]
+        assert [row.shared_prefix for row in together] == [2] * 4 and [row.batch_size for row in across] == [3, 3, 3, 1]
         assert not torch.equal(together[0].latents[0], together[2].latents[0])
         assert torch.equal(together[2].latents[0], together[3].latents[0])
         for alone, row, cut in zip(second, together[2:], across[2:], strict=True):
@@ -116,17 +116,17 @@ def test_one_conditioning_a_seed(policy: FluxPolicy) -> None:
 
 def test_the_plan_of_a_policy() -> None:
     plan = SamplingPlan.for_training(PolicySettings(steps=6, window=0, trained_steps=3))
-    assert (plan.noisy, plan.trained) == ((0, 1, 2, 3, 4), (0, 1, 2))
+    assert (plan.noise_steps, plan.train_steps) == ((0, 1, 2, 3, 4), (0, 1, 2))
     original = SamplingPlan.for_training(PolicySettings(last_step_deterministic=False, window=0, trained_steps=0))
-    assert original.noisy == original.trained == (0, 1, 2, 3, 4, 5)
+    assert original.noise_steps == original.train_steps == (0, 1, 2, 3, 4, 5)
     cps = SamplingPlan.for_training(
         PolicySettings(transition="cps", last_step_deterministic=False, window=0, trained_steps=0)
     )
-    assert cps.trained == (0, 1, 2, 3, 4)
+    assert cps.train_steps == (0, 1, 2, 3, 4)
     with pytest.raises(ValueError, match="the last CPS step draws no noise"):
-        SamplingPlan(steps=2, transition="cps", noise_level=0.5, noisy=(0, 1), trained=(1,))
+        SamplingPlan(denoise_steps=2, transition="cps", noise_level=0.5, noise_steps=(0, 1), train_steps=(1,))
     with pytest.raises(ValueError, match="trained steps must draw noise"):
-        SamplingPlan(steps=2, noise_level=0.5, noisy=(0,), trained=(1,))
+        SamplingPlan(denoise_steps=2, noise_level=0.5, noise_steps=(0,), train_steps=(1,))
 
 
 def test_windows_of_a_policy() -> None:
@@ -135,8 +135,8 @@ def test_windows_of_a_policy() -> None:
     def windows(position: str) -> list[tuple[int, ...]]:
         settings = PolicySettings(window=2, window_position=position, window_every=3)
         plans = [SamplingPlan.for_training(settings, iteration) for iteration in range(15)]
-        assert all(plan.noisy == plan.trained for plan in plans)
-        return [plan.trained for plan in plans]
+        assert all(plan.noise_steps == plan.train_steps for plan in plans)
+        return [plan.train_steps for plan in plans]
 
     assert set(windows("first")) == {(0, 1)}
     assert windows("sliding")[::3] == [(0, 1), (1, 2), (2, 3), (3, 4), (0, 1)]
@@ -176,7 +176,7 @@ def test_a_compiled_policy_predicts_and_learns_the_same(policy: FluxPolicy, flux
         generator = torch.Generator().manual_seed(0)
         for parameter in one.trainable().values():
             parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
-        rows = one.rows(one.encode(TEXTS))
+        rows = one.batch_conditioning(one.encode(TEXTS))
         velocity = one.velocity(latents, s, rows)
         velocity.square().mean().backward()
         with torch.no_grad(), one.base():
@@ -193,9 +193,9 @@ def test_exports_what_diffusers_loads(policy: FluxPolicy, flux_directory: Path, 
     generator = torch.Generator().manual_seed(0)
     for parameter in policy.trainable().values():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
-    trained = sample(policy, policy.encode(TEXTS), SEEDS, SamplingPlan(steps=6)).latents
+    trained = sample(policy, policy.encode(TEXTS), SEEDS, SamplingPlan(denoise_steps=6)).latents
     with policy.base():
-        base = sample(policy, policy.encode(TEXTS), SEEDS, SamplingPlan(steps=6)).latents
+        base = sample(policy, policy.encode(TEXTS), SEEDS, SamplingPlan(denoise_steps=6)).latents
     save_lora(policy.lora_state(), policy.settings, tmp_path)
     loaded = plain_pipeline(flux_directory, "latent", lora=tmp_path)
     torch.testing.assert_close(trained, loaded, atol=1e-5, rtol=0)
@@ -244,7 +244,7 @@ def test_a_lora_travels_whole_or_not_at_all(policy: FluxPolicy) -> None:
 def test_a_policy_without_encoders_has_the_same_flow(policy: FluxPolicy, flux_directory: Path) -> None:
     learner = FluxPolicy.from_pretrained(str(flux_directory), policy.settings, transformer_only=True)
     assert learner.pipeline.vae is None and learner.pipeline.text_encoder is None
-    rows = policy.rows(policy.encode(TEXTS))
+    rows = policy.batch_conditioning(policy.encode(TEXTS))
     x, s = torch.randn(2, 16, 32), torch.tensor([0.9, 0.5])
     with torch.no_grad():
         assert torch.equal(policy.velocity(x, s, rows), learner.velocity(x, s, rows))

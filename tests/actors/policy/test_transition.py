@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from actors.policy.transition import (
-    Step,
+    GaussianStep,
     cps,
     cps_log_prob,
     euler,
@@ -110,7 +110,7 @@ def velocity(x: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
     return (s - (1 - s) * SPREAD**2) / variance * (x - (1 - s) * MEAN) - MEAN
 
 
-def final_std(step_of: Callable[..., Step | torch.Tensor], steps: int) -> float:
+def final_std(step_of: Callable[..., GaussianStep | torch.Tensor], steps: int) -> float:
     """Spread of 100,000 samples after `steps` steps of the FLUX schedule at shift 3, started from noise."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 100, 1000, generator=generator, dtype=torch.float64)
@@ -118,7 +118,7 @@ def final_std(step_of: Callable[..., Step | torch.Tensor], steps: int) -> float:
     s = 3 * s / (1 + 2 * s)
     for now, after in zip(s[:-1, None], s[1:, None], strict=True):
         step = step_of(x, velocity(x, now), now, after)
-        if isinstance(step, Step):
+        if isinstance(step, GaussianStep):
             step = step.mean + step.std * torch.randn(x.shape, generator=generator, dtype=torch.float64)
         x = step
     return x.std().item()

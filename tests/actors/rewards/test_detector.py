@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import Owlv2ForObjectDetection, Owlv2Processor
 
-from actors.rewards.detector import Box, DetectorReplica, directions, share_kept
+from actors.rewards.detector import Box, DetectorReplica, directions, satisfied_fraction
 from actors.types import Relation, objects_of
 from conf.detector import DetectorSettings
 from tests.support.tiny_owlv2 import save_tiny_owlv2
@@ -61,10 +61,10 @@ def test_directions_are_those_of_geneval(a: Box, found: set[str]) -> None:
 def test_objects_and_relations_count_alike_and_a_missing_object_breaks_its_relations() -> None:
     assert objects_of(RELATIONS[TWO]) == [CUP, PLATE, BALL]
     right = {CUP: box(0.1, 0.8), PLATE: box(0.6, 0.8), BALL: box(0.6, 0.2)}
-    assert share_kept(RELATIONS[TWO], right, MARGIN) == 1.0
-    assert share_kept(RELATIONS[TWO], right | {BALL: box(0.2, 0.8)}, MARGIN) == 4 / 5
-    assert share_kept(RELATIONS[TWO], {CUP: right[CUP], BALL: right[BALL]}, MARGIN) == 2 / 5
-    assert share_kept(RELATIONS[TWO], {}, MARGIN) == 0.0
+    assert satisfied_fraction(RELATIONS[TWO], right, MARGIN) == 1.0
+    assert satisfied_fraction(RELATIONS[TWO], right | {BALL: box(0.2, 0.8)}, MARGIN) == 4 / 5
+    assert satisfied_fraction(RELATIONS[TWO], {CUP: right[CUP], BALL: right[BALL]}, MARGIN) == 2 / 5
+    assert satisfied_fraction(RELATIONS[TWO], {}, MARGIN) == 0.0
 
 
 def test_what_it_finds_is_what_the_librarys_own_post_processing_finds(owlv2: Path, images: np.ndarray) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from actors.spatialscore.losses import bt, marginal, pair_loss, probit, sampled
+from actors.spatialscore.losses import bt, marginal_bt, pair_loss, probit, sampled_bt
 
 MU_W = torch.tensor([1.0, -2.0, 0.3, 40.0])
 MU_L = torch.tensor([0.5, 0.0, 0.3, -40.0])
@@ -40,12 +40,12 @@ def test_bt_is_the_log_sigmoid_of_the_difference() -> None:
 
 
 def test_sampled_is_the_expected_bt_loss() -> None:
-    got = sampled(MU_W, SIGMA_W, MU_L, SIGMA_L, noise=_noise(200_000, 4))
+    got = sampled_bt(MU_W, SIGMA_W, MU_L, SIGMA_L, noise=_noise(200_000, 4))
     np.testing.assert_allclose(got, _expected("sampled"), atol=8e-3)
 
 
 def test_marginal_is_near_the_log_of_the_expected_probability() -> None:
-    np.testing.assert_allclose(marginal(MU_W, SIGMA_W, MU_L, SIGMA_L), _expected("marginal"), atol=0.03)
+    np.testing.assert_allclose(marginal_bt(MU_W, SIGMA_W, MU_L, SIGMA_L), _expected("marginal"), atol=0.03)
 
 
 def test_probit_is_thurstones_probability_and_stays_finite_in_the_tail() -> None:

@@ -16,8 +16,8 @@ import pytest
 import requests
 
 from pipelines.preferences.dataset.schema import to_table
-from pipelines.preferences.roles.base import Task
-from pipelines.preferences.roles.scenes import ScenePainter, ScenePerturber, SceneReviewer, SceneWriter
+from pipelines.preferences.roles.base import RowSpec
+from pipelines.preferences.roles.scenes import SceneGenerator, ScenePerturber, SceneReviewer, SceneWriter
 from tests.support.browser import wait_for
 
 ROOT = Path(__file__).parents[3]
@@ -25,8 +25,8 @@ ROOT = Path(__file__).parents[3]
 
 def write_pairs(folder: Path, count: int, kind: str = "perturbed", first: int = 0) -> None:
     """Pairs of the scenes world as one parquet file."""
-    tasks = [Task(i, kind, i) for i in range(first, first + count)]
-    pairs = ScenePainter().paint(ScenePerturber().perturb(SceneWriter().write(tasks)))
+    tasks = [RowSpec(i, kind, i) for i in range(first, first + count)]
+    pairs = SceneGenerator().generate(ScenePerturber().perturb(SceneWriter().write(tasks)))
     splits = ["test" if i % 5 == 0 else "train" for i in range(count)]
     table = to_table(pairs, SceneReviewer().review(pairs), splits, "test")
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 import pytest
 
 from pipelines.preferences.review.agreement import cohens_kappa, krippendorffs_alpha
-from pipelines.preferences.review.annotation import Ballot, settle, truth, verdict, vote
+from pipelines.preferences.review.annotation import Annotation, resolve, truth, verdict, vote
 from pipelines.preferences.review.pairs import ReviewPair
 
 RELATIONS = (("cup", "left of", "plate"), ("plate", "above", "fork"))
@@ -30,32 +30,32 @@ def _pair(kind: str = "perturbed", changed: tuple[int, ...] = (2,), n_perturb: i
 def test_a_perturbed_pair_keeps_all_in_one_picture_and_all_but_the_changed_in_the_other(
     winner, loser, expected, spoken
 ):
-    ballot = Ballot(winner, loser)
+    ballot = Annotation(winner, loser)
     assert (verdict(_pair(), ballot), vote(_pair(), ballot)) == (expected, spoken)
 
 
 def test_where_the_row_does_not_name_the_changed_claims_their_number_counts():
     unnamed = _pair(changed=(), n_perturb=1)
-    assert verdict(unnamed, Ballot(YES, ("yes", "no", "yes"))) == "accept"
-    assert verdict(unnamed, Ballot(YES, ("yes", "no", "no"))) == "reject"
-    assert verdict(unnamed, Ballot(YES, ("yes", "unsure", "yes"))) == "unsure"
-    assert truth(unnamed) is None and truth(_pair()) == Ballot(YES, ("yes", "yes", "no"))
+    assert verdict(unnamed, Annotation(YES, ("yes", "no", "yes"))) == "accept"
+    assert verdict(unnamed, Annotation(YES, ("yes", "no", "no"))) == "reject"
+    assert verdict(unnamed, Annotation(YES, ("yes", "unsure", "yes"))) == "unsure"
+    assert truth(unnamed) is None and truth(_pair()) == Annotation(YES, ("yes", "yes", "no"))
 
 
 def test_spoiled_and_generated_pairs_need_a_loser_that_shows_less():
     exploit, generated = _pair("exploit", (), 0), _pair("generated", (), 0)
-    assert verdict(exploit, Ballot(YES, ("no", "yes", "yes"))) == "accept"
-    assert verdict(exploit, Ballot(YES, YES)) == "reject"
-    assert verdict(generated, Ballot(("yes", "yes", "no"), ("yes", "no", "no"))) == "accept"
-    assert verdict(generated, Ballot(("yes", "no", "no"), ("yes", "no", "no"))) == "reject"
-    assert verdict(generated, Ballot(("yes", "yes", "no"), ("yes", "unsure", "no"))) == "unsure"
+    assert verdict(exploit, Annotation(YES, ("no", "yes", "yes"))) == "accept"
+    assert verdict(exploit, Annotation(YES, YES)) == "reject"
+    assert verdict(generated, Annotation(("yes", "yes", "no"), ("yes", "no", "no"))) == "accept"
+    assert verdict(generated, Annotation(("yes", "no", "no"), ("yes", "no", "no"))) == "reject"
+    assert verdict(generated, Annotation(("yes", "yes", "no"), ("yes", "unsure", "no"))) == "unsure"
 
 
 def test_a_ballot_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="needs 3 answers, got 2"):
-        Ballot(YES, ("yes", "no")).check(_pair())
+        Annotation(YES, ("yes", "no")).check(_pair())
     with pytest.raises(ValueError, match="one of yes, no, unsure, got 'maybe'"):
-        Ballot(YES, ("yes", "no", "maybe")).check(_pair())
+        Annotation(YES, ("yes", "no", "maybe")).check(_pair())
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_ballot_that_does_not_fit_is_refused():
     ],
 )
 def test_two_reviewers_settle_a_pair_or_an_adjudicator_does(verdicts, adjudication, status):
-    assert settle(verdicts, adjudication, per_pair=2) == status
+    assert resolve(verdicts, adjudication, per_pair=2) == status
 
 
 def test_kappa_is_that_of_the_textbook():

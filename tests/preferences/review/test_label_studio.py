@@ -30,7 +30,7 @@ def test_votes_come_back_from_label_studio_and_are_counted_once(run_dir):
         pair = pairs.pair(task["data"]["pair_id"])
         shown = (folder / task["data"]["image"].partition("?d=")[2]).read_bytes()
         known = truth(pair)
-        answers = known.winner if shown == pairs.picture(pair.pair_id, "w") else known.loser
+        answers = known.winner if shown == pairs.image(pair.pair_id, "w") else known.loser
         task["annotations"] = [_annotation(7, answers), _annotation({"email": "ann@example.org"}, answers)]
     tasks[0]["annotations"].pop()  # ann has left out one picture
     (folder / "annotations.json").write_text(json.dumps(tasks))

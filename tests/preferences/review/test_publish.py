@@ -15,12 +15,12 @@ from pipelines.common.images import decode
 from pipelines.common.paths import preferences_folder
 from pipelines.preferences.dataset.publish import publish
 from pipelines.preferences.dataset.verify import verify
-from pipelines.preferences.review.annotation import Ballot, truth, verdict
+from pipelines.preferences.review.annotation import Annotation, truth, verdict
 from pipelines.preferences.review.auth import Session
-from pipelines.preferences.review.serve import open_database, open_desk, open_store
+from pipelines.preferences.review.serve import open_database, open_queue, open_store
 from pipelines.preferences.review.store import ADJUDICATION, REVIEW, Vote
 from pipelines.reward.data import read_pairs, read_rows
-from pipelines.reward.sampler import Rank, _read_window, make_order
+from pipelines.reward.sampler import RankInfo, _read_window, make_sampler
 
 
 def _settings(run_dir, *overrides: str) -> Settings:
@@ -33,13 +33,13 @@ def decided(run_dir) -> dict[str, str]:
     settings = _settings(run_dir)
     database = open_database(settings)
     store = open_store(settings, database)
-    desk = open_desk(settings, database, store)
+    desk = open_queue(settings, database, store)
     statuses = ["accepted", "accepted", "rejected", "rejected", "disputed", "accepted"]
     found = {}
     for number, status in enumerate(statuses):
-        pair_id = desk.next_sheet(Session("reviewer_1", REVIEW, "")).pair.pair_id
+        pair_id = desk.next_item(Session("reviewer_1", REVIEW, "")).pair.pair_id
         pair = desk.find(pair_id)
-        right, wrong = truth(pair), Ballot(("yes",) * pair.claims, ("yes",) * pair.claims)
+        right, wrong = truth(pair), Annotation(("yes",) * pair.claims, ("yes",) * pair.claims)
         cast = [(("reviewer_1", REVIEW), right if number in (0, 1, 4, 5) else wrong)]
         cast.append((("reviewer_2", REVIEW), right if number < 2 else wrong))
         if number == 5:
@@ -109,9 +109,9 @@ def test_stage_2_learns_from_a_version_only_if_it_is_what_was_published(run_dir,
     pairs = preferences_folder(_settings(run_dir, f"reward.pairs={folder}"))
     told: list[str] = []
     verify(str(folder), told.append)
-    order = make_order(pairs, batch_size=5, epochs=1, window_rows=10, seed=0)
+    order = make_sampler(pairs, batch_size=5, epochs=1, window_rows=10, seed=0)
     (window, *_) = order.windows(0)
-    learnt = read_rows(_read_window(order, window, Rank(0, 1), 0).to_pylist(), check=str)
+    learnt = read_rows(_read_window(order, window, RankInfo(0, 1), 0).to_pylist(), check=str)
     kept = _rows(folder)
     assert len(told) == 3 and order.pairs + len(read_pairs(pairs, "test")) == len(kept) == 37
     assert len(learnt[0]) >= 10 and not learnt[1] and {pair.pair_id for pair in learnt[0]} <= kept.keys()

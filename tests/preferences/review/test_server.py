@@ -60,7 +60,7 @@ def _winners_first(client: Client, run_dir: Path) -> dict[str, bool]:
     told = client.post("next").json()
     while sheet := told["sheet"]:
         first, second = (client.picture(path) for path in sheet["pictures"])
-        sides = {side: pairs.picture(sheet["pair_id"], side) for side in ("w", "l")}
+        sides = {side: pairs.image(sheet["pair_id"], side) for side in ("w", "l")}
         assert {first, second} == set(sides.values())
         shown[sheet["pair_id"]] = first == sides["w"]
         told = client.post("vote", vote_id=uuid.uuid4().hex, **answer(sheet)).json()

@@ -41,7 +41,7 @@ def plain_pipeline(directory: Path, text: str, output: str, lora: Path | None = 
 
 def test_without_noise_it_is_qwen_image_pipeline(qwen_image: Policy, qwen_image_directory: Path) -> None:
     assert isinstance(qwen_image, QwenImagePolicy)
-    drawn = sample(qwen_image, qwen_image.encode(TEXTS[:1]) * 2, SEEDS, SamplingPlan(steps=6))
+    drawn = sample(qwen_image, qwen_image.encode(TEXTS[:1]) * 2, SEEDS, SamplingPlan(denoise_steps=6))
     expected = plain_pipeline(qwen_image_directory, TEXTS[0], "latent")
     torch.testing.assert_close(drawn.latents, expected, atol=1e-5, rtol=0)
     pixels, plain = qwen_image.decode(drawn.latents), plain_pipeline(qwen_image_directory, TEXTS[0], "pil")
@@ -52,9 +52,9 @@ def test_texts_of_different_lengths_share_a_batch(qwen_image: Policy) -> None:
     """The shorter one is padded and masked: it is drawn as it is alone."""
     both = qwen_image.encode(TEXTS)
     assert len(both[0].prompt_embeds) != len(both[1].prompt_embeds)
-    together = sample(qwen_image, both, SEEDS, SamplingPlan(steps=6)).latents
+    together = sample(qwen_image, both, SEEDS, SamplingPlan(denoise_steps=6)).latents
     for i in (0, 1):
-        alone = sample(qwen_image, both[i : i + 1], SEEDS[i : i + 1], SamplingPlan(steps=6)).latents
+        alone = sample(qwen_image, both[i : i + 1], SEEDS[i : i + 1], SamplingPlan(denoise_steps=6)).latents
         torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=0)
 
 
@@ -83,7 +83,7 @@ def test_its_lora_loads_in_diffusers(qwen_image: Policy, qwen_image_directory: P
     generator = torch.Generator().manual_seed(0)
     for parameter in qwen_image.trainable().values():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
-    trained = sample(qwen_image, qwen_image.encode(TEXTS[:1]) * 2, SEEDS, SamplingPlan(steps=6)).latents
+    trained = sample(qwen_image, qwen_image.encode(TEXTS[:1]) * 2, SEEDS, SamplingPlan(denoise_steps=6)).latents
     save_lora(qwen_image.lora_state(), qwen_image.settings, tmp_path)
     loaded = plain_pipeline(qwen_image_directory, TEXTS[0], "latent", tmp_path)
     torch.testing.assert_close(trained, loaded, atol=1e-5, rtol=0)
