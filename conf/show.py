@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -59,7 +60,8 @@ def _yaml(value: Any) -> str:
     """A value as YAML on one line."""
     plain = list(value) if isinstance(value, tuple) else value
     text = yaml.safe_dump(plain, default_flow_style=True, width=10**9, allow_unicode=True)
-    return text.removesuffix("\n").removesuffix("\n...")
+    text = text.removesuffix("\n").removesuffix("\n...")
+    return json.dumps(plain, ensure_ascii=False) if "\n" in text else text  # YAML folds a text with line breaks
 
 
 def _known_section(name: str) -> str:
