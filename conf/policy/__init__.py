@@ -2,7 +2,7 @@
 
 from conf.policy.algorithm import AlgorithmSettings
 from conf.policy.export import ExportSettings
-from conf.policy.optimizer import OptimizerSettings
+from conf.policy.optimizer import PolicyOptimizerSettings
 from conf.policy.placement import LearnerSettings, RolloutSettings
 from conf.policy.records import CheckpointSettings, TrainEvaluationSettings
 from conf.policy.sampling import SamplingSettings
@@ -13,7 +13,7 @@ __all__ = [
     "CheckpointSettings",
     "ExportSettings",
     "LearnerSettings",
-    "OptimizerSettings",
+    "PolicyOptimizerSettings",
     "PolicySettings",
     "RolloutSettings",
     "SamplingSettings",

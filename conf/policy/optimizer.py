@@ -10,7 +10,7 @@ from conf.rules import Section, above, at_least, between
 
 
 @dataclass(frozen=True)
-class OptimizerSettings(Section):
+class PolicyOptimizerSettings(Section):
     """AdamW on the LoRA weights of the policy."""
 
     section: ClassVar[str] = "policy.optimizer"

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from conf.errors import SettingsError
 from conf.policy.algorithm import AlgorithmSettings
-from conf.policy.optimizer import OptimizerSettings
+from conf.policy.optimizer import PolicyOptimizerSettings
 from conf.policy.placement import LearnerSettings, RolloutSettings
 from conf.policy.records import CheckpointSettings, TrainEvaluationSettings
 from conf.policy.sampling import SamplingSettings
@@ -56,7 +56,7 @@ class PolicySettings(Section):
     algorithm: AlgorithmSettings = field(default_factory=AlgorithmSettings)
     """Selection, advantages and loss."""
 
-    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    optimizer: PolicyOptimizerSettings = field(default_factory=PolicyOptimizerSettings)
     """AdamW and the learning rate."""
 
     rollout: RolloutSettings = field(default_factory=RolloutSettings)
