@@ -1,12 +1,15 @@
 """Typed settings and YAML presets. Imports nothing else of this project, no torch and no ray."""
 
+from conf.errors import SettingsError, UserError
 from conf.evaluation import EvaluationSettings
 from conf.flux import FluxSettings
-from conf.load import SettingsError, dump, load, presets
+from conf.layers import presets
+from conf.load import Resolved, dump, load, resolve
 from conf.policy import PolicySettings
 from conf.preferences import PreferencesSettings
-from conf.reward import RewardPoolSettings, RewardSettings, SpatialScoreSettings
-from conf.scenes import PretrainSettings
+from conf.pretrain import PretrainSettings
+from conf.reward import RewardSettings, SpatialScoreSettings
+from conf.serving import ServingSettings
 from conf.settings import Settings
 
 __all__ = [
@@ -15,12 +18,15 @@ __all__ = [
     "PolicySettings",
     "PreferencesSettings",
     "PretrainSettings",
-    "RewardPoolSettings",
+    "Resolved",
     "RewardSettings",
+    "ServingSettings",
     "Settings",
     "SettingsError",
     "SpatialScoreSettings",
+    "UserError",
     "dump",
     "load",
     "presets",
+    "resolve",
 ]

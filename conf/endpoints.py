@@ -2,100 +2,138 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, Self
 
-from conf.rules import at_least, between
+from conf.errors import SettingsError
+from conf.rules import Section, above, at_least
 
 
 @dataclass(frozen=True)
-class EndpointSettings:
-    """A model behind an OpenAI-compatible endpoint, and how it may be called."""
+class EndpointSettings(Section):
+    """A model behind an OpenAI-compatible endpoint, and how it is called."""
 
-    section: ClassVar[str] = "endpoint"  # name in the settings
+    section: ClassVar[str] = "endpoint"
 
     url: str = "https://api.openai.com/v1"
-    model: str = "gpt-5"
-    key_variable: str = "OPENAI_API_KEY"  # name of the driver's environment variable that holds the key
-    concurrency: int = 8  # calls under way at once
-    calls_per_minute: int = 0  # over the whole job; 0: no limit
-    retries: int = 5  # of a call answered by 429 or 5xx, by nonsense, too late or not at all
-    timeout: float = 120.0  # seconds until a call counts as not answered
-    longest_wait: float = 60.0  # seconds to which the wait between retries grows; Retry-After may ask for more
-    price_in: float = 0.0  # money for a million tokens read
-    price_out: float = 0.0  # money for a million tokens written
-    price_image: float = 0.0  # money for an image
+    """Base URL of the API."""
 
-    def __post_init__(self) -> None:
-        at_least(f"{self.section}.concurrency", self.concurrency, 1)
-        for name in ("calls_per_minute", "retries", "longest_wait", "price_in", "price_out", "price_image"):
-            at_least(f"{self.section}.{name}", getattr(self, name), 0)
-        if self.timeout <= 0:
-            raise ValueError(f"{self.section}.timeout must be above 0 seconds, got {self.timeout}")
+    model: str = "gpt-5"
+    """Model name, as the API expects it."""
+
+    key_variable: str = "OPENAI_API_KEY"
+    """Name of the driver's environment variable that holds the API key."""
+
+    concurrency: int = field(default=8, metadata=at_least(1))
+    """Calls in flight at once."""
+
+    calls_per_minute: int = field(default=0, metadata=at_least(0))
+    """Rate limit over the whole job. 0: no limit."""
+
+    retries: int = field(default=5, metadata=at_least(0))
+    """Retries of a call that failed with status 429 or 5xx, timed out, or got an invalid answer."""
+
+    timeout: float = field(default=120.0, metadata=above(0))
+    """Seconds after which a call counts as unanswered."""
+
+    max_backoff_s: float = field(default=60.0, metadata=at_least(0))
+    """Longest wait between retries in seconds. The header Retry-After may ask for more."""
+
+    price_in: float = field(default=0.0, metadata=at_least(0))
+    """Cost of a million input tokens."""
+
+    price_out: float = field(default=0.0, metadata=at_least(0))
+    """Cost of a million output tokens."""
+
+    price_image: float = field(default=0.0, metadata=at_least(0))
+    """Cost of an image."""
 
     def identity(self) -> Self:
-        """Only what decides the answers: the rest of EndpointSettings, but for the model, at its defaults."""
+        """Only what determines the answers: every field of EndpointSettings except the model is set to its default."""
         plain = {field.name: field.default for field in fields(EndpointSettings) if field.name != "model"}
         return replace(self, **plain)
 
 
 @dataclass(frozen=True)
 class WriterSettings(EndpointSettings):
-    """Who writes prompts where preferences.writer=chat, and what they are to be like."""
+    """The chat model that writes prompts if preferences.writer=chat, and the rules for its prompts."""
 
     section: ClassVar[str] = "writer"
 
-    attempts: int = 3  # answers asked for until one keeps the rules; then the row is dropped
-    min_relations: int = 3
+    attempts: int = field(default=3, metadata=at_least(1))
+    """Answers that are requested until one follows the rules. Then the row is dropped."""
+
+    min_relations: int = field(default=3, metadata=at_least(3))
+    """Relations of a prompt at least."""
+
     max_relations: int = 12
-    min_words: int = 35
+    """Relations of a prompt at most."""
+
+    min_words: int = field(default=35, metadata=at_least(1))
+    """Words of a prompt at least."""
+
     max_words: int = 100
+    """Words of a prompt at most."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("writer.attempts", self.attempts, 1)
-        between("writer.min_relations", self.min_relations, 3, self.max_relations)
-        between("writer.max_relations", self.max_relations, self.min_relations, 12)
-        between("writer.min_words", self.min_words, 1, self.max_words)
+        if not self.min_relations <= self.max_relations <= 12:
+            raise SettingsError(
+                "writer.max_relations must lie between writer.min_relations and 12, got "
+                f"{self.max_relations} with min_relations={self.min_relations}"
+            )
+        if self.min_words > self.max_words:
+            raise SettingsError(
+                f"writer.min_words must be at most writer.max_words, got {self.min_words} > {self.max_words}"
+            )
 
 
 @dataclass(frozen=True)
 class PerturberSettings(EndpointSettings):
-    """Who changes relations where preferences.perturber=chat."""
+    """The chat model that changes relations if preferences.perturber=chat."""
 
     section: ClassVar[str] = "perturber"
 
-    attempts: int = 3  # answers asked for until one keeps the rules; then the row is dropped
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least("perturber.attempts", self.attempts, 1)
+    attempts: int = field(default=3, metadata=at_least(1))
+    """Answers that are requested until one follows the rules. Then the row is dropped."""
 
 
 @dataclass(frozen=True)
 class SeedreamSettings(EndpointSettings):
-    """The painter `seedream`: Seedream 4.0 over its OpenAI-compatible images API."""
+    """The generator seedream: Seedream 4.0 through its OpenAI-compatible images API."""
 
     section: ClassVar[str] = "seedream"
 
     url: str = "https://ark.ap-southeast.bytepluses.com/api/v3"
+    """Base URL of the API."""
+
     model: str = "seedream-4-0-250828"
+    """Model name, as the API expects it."""
+
     key_variable: str = "ARK_API_KEY"
-    size: str = "1024x1024"  # as the API takes it
+    """Name of the driver's environment variable that holds the API key."""
+
+    size: str = "1024x1024"
+    """Image size, as the API expects it."""
 
 
 @dataclass(frozen=True)
-class BudgetSettings:
-    """What all calls of a run may cost together, those of earlier starts included. 0: no limit.
+class BudgetSettings(Section):
+    """Limits on the calls of a run, including its earlier starts. 0: no limit.
 
-    A call under way is paid for: a limit may be passed by as much as those calls cost.
+    Calls in flight are paid for, so a limit can be exceeded by the cost of these calls.
     """
 
-    calls: int = 0  # requests sent, repeated ones included
-    tokens: int = 0  # read and written
-    money: float = 0.0  # in the currency of the endpoints' prices
-    cache: str = ""  # folder or URI of answers and of the account of calls; empty: <run_dir>/answers
+    section: ClassVar[str] = "budget"
 
-    def __post_init__(self) -> None:
-        for name in ("calls", "tokens", "money"):
-            at_least(f"budget.{name}", getattr(self, name), 0)
+    calls: int = field(default=0, metadata=at_least(0))
+    """Requests, including retries."""
+
+    tokens: int = field(default=0, metadata=at_least(0))
+    """Input and output tokens."""
+
+    cost: float = field(default=0.0, metadata=at_least(0))
+    """Cost, in the currency of the endpoints' prices."""
+
+    cache: str = ""
+    """Folder or URI of cached answers and of the record of calls. Empty: <run_dir>/answers."""

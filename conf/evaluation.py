@@ -2,38 +2,54 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
-from conf.rules import at_least
+from conf.rules import Section, at_least
 
 
 @dataclass(frozen=True)
-class EvaluationSettings:
-    """Stage 4: held-out prompts, drawn before and after, judged by SpatialScore and by the exact checker."""
+class EvaluationSettings(Section):
+    """Stage 4: images of held-out prompts before and after training, scored by SpatialScore and the exact checker."""
 
-    short_prompts: int = 120  # the scene grammar holds out about 150
-    long_prompts: int = 160
-    images_per_prompt: int = 2
-    steps: int = 28  # denoise steps, as Flow-GRPO evaluates; training draws in policy.steps
+    section: ClassVar[str] = "evaluation"
+
+    short_prompts: int = field(default=120, metadata=at_least(0))
+    """Held-out prompts with one relation. The scenes grammar has about 150."""
+
+    long_prompts: int = field(default=160, metadata=at_least(0))
+    """Held-out prompts with several relations."""
+
+    images_per_prompt: int = field(default=2, metadata=at_least(1))
+    """Images of each prompt."""
+
+    denoise_steps: int = field(default=28, metadata=at_least(1))
+    """Denoise steps of an evaluation image. Flow-GRPO: 28. Training uses policy.sampling.denoise_steps."""
+
     seed: int = 1000
-    batch_prompts: int = 12
-    use_ema: bool = True
+    """Seed of the images; the same before and after training."""
 
-    def __post_init__(self) -> None:
-        for name in ("images_per_prompt", "steps", "batch_prompts"):
-            at_least(f"evaluation.{name}", getattr(self, name), 1)
-        for name in ("short_prompts", "long_prompts"):
-            at_least(f"evaluation.{name}", getattr(self, name), 0)
+    batch_prompts: int = field(default=12, metadata=at_least(1))
+    """Prompts that are sampled together."""
+
+    use_ema: bool = True
+    """Evaluate the moving average of the LoRA weights instead of the last weights."""
 
 
 @dataclass(frozen=True)
-class SampleSettings:
-    """`policy sample`: one text, drawn by base and tuned policy."""
+class SampleSettings(Section):
+    """`policy sample`: images of one text by the base policy and by the trained policy."""
 
-    text: str = ""  # on the command line, words in quotes are this
-    images: int = 4
+    section: ClassVar[str] = "sample"
+
+    text: str = ""
+    """The prompt. On the command line, words in quotes set this."""
+
+    images: int = field(default=4, metadata=at_least(1))
+    """Images by each policy."""
+
     seed: int = 0
-    out: str = ""  # PNG file; empty: <run_dir>/samples/<text>.png
+    """Seed of the images; the same for both policies."""
 
-    def __post_init__(self) -> None:
-        at_least("sample.images", self.images, 1)
+    out: str = ""
+    """PNG file. Empty: <run_dir>/samples/<text>.png."""

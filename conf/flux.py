@@ -1,43 +1,70 @@
-"""The text-to-image policy: which model, its LoRA, and the size of what it draws."""
+"""`flux`: the text-to-image policy, its LoRA, and the size of its images."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
-from conf.rules import at_least, one_of
+from conf.errors import SettingsError
+from conf.rules import Dtype, Section, at_least
 
 EMBEDDED = "embedded"
-"""Model location that means: the tiny checkpoint shipped in `pipelines/scenes/checkpoints`."""
+"""Model location that means the tiny checkpoint shipped in `pipelines/scenes/checkpoints`."""
 
 
 @dataclass(frozen=True)
-class FluxSettings:
-    """The text-to-image policy: which model, its LoRA, and the size of what it draws. FLUX or Qwen-Image."""
+class FluxSettings(Section):
+    """The text-to-image policy, FLUX or Qwen-Image: the model, its LoRA, and the size of its images."""
 
-    model: str = EMBEDDED  # "embedded", a directory in diffusers format, or a hub id
-    height: int = 64  # pixels
-    width: int = 64  # pixels
-    max_sequence_length: int = 24  # tokens a prompt is padded to (FLUX) or cut off after (Qwen-Image)
-    guidance: float = 3.5  # FLUX's guidance embedding, not classifier-free guidance; Qwen-Image has none
-    dtype: str = "float32"  # of the frozen base
-    text_encoders_on_cpu: bool = False  # frees 10 GB on the GPU of FLUX.1-dev; an actor keeps what it encoded
-    lora_rank: int = 16
-    lora_alpha: int = 32
-    lora_targets: tuple[str, ...] = (  # how the prompt is read, and where it is looked at; see docs/experiments.md
+    section: ClassVar[str] = "flux"
+
+    model: str = EMBEDDED
+    """The model: "embedded", a directory in diffusers format, or a hub id. Paper: FLUX.1-dev."""
+
+    height: int = 64
+    """Height of an image in pixels, a multiple of 16. Flow-GRPO: 512."""
+
+    width: int = 64
+    """Width of an image in pixels, a multiple of 16. Flow-GRPO: 512."""
+
+    max_sequence_length: int = field(default=24, metadata=at_least(1))
+    """Text tokens: prompts are padded to this length (FLUX) or truncated to it (Qwen-Image)."""
+
+    guidance: float = 3.5
+    """FLUX's guidance embedding (not classifier-free guidance). Qwen-Image has none."""
+
+    dtype: Dtype = "float32"
+    """Precision of the frozen base model."""
+
+    text_encoders_on_cpu: bool = False
+    """Keep the text encoders on the CPU. It saves 10 GB of GPU memory with FLUX.1-dev; encodings are cached."""
+
+    lora_rank: int = field(default=16, metadata=at_least(1))
+    """Rank of the LoRA. Paper: 32."""
+
+    lora_alpha: int = field(default=32, metadata=at_least(1))
+    """Scale of the LoRA (alpha). Flow-GRPO: twice the rank."""
+
+    lora_targets: tuple[str, ...] = (
         "attn.to_q", "attn.to_k", "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
         "ff_context.net.0.proj", "ff_context.net.2",
     )  # fmt: skip
+    """Linear layers with a LoRA. The default adapts the text stream and the attention to it."""
+
     gradient_checkpointing: bool = False
-    vae_decoding: str = "batch"  # batch | sliced (picture by picture) | tiled (in tiles, for above 1024 pixels)
-    compile: bool = False  # torch.compile the transformer's blocks, for sampler and learner; needs a C++ compiler
+    """Recompute activations in the backward pass to save memory."""
+
+    vae_decoding: Literal["batch", "sliced", "tiled"] = "batch"
+    """Decode images together, one by one (sliced), or in tiles (tiled, for more than 1024 pixels)."""
+
+    compile: bool = False
+    """Use torch.compile for the transformer blocks, in sampler and learner. It needs a C++ compiler."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("height", "width"):
             value = getattr(self, name)
-            if value % 16:
-                raise ValueError(f"flux.{name} must be a multiple of 16 (VAE 8 x packing 2), got {value}: round it")
-        one_of("flux.dtype", self.dtype, ("float32", "bfloat16"))
-        one_of("flux.vae_decoding", self.vae_decoding, ("batch", "sliced", "tiled"))
-        at_least("flux.max_sequence_length", self.max_sequence_length, 1)
-        at_least("flux.lora_rank", self.lora_rank, 1)
-        at_least("flux.lora_alpha", self.lora_alpha, 1)
+            if value <= 0 or value % 16:
+                raise SettingsError(
+                    f"flux.{name} must be a positive multiple of 16 (VAE 8 x packing 2), got {value}: round it"
+                )

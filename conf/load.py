@@ -1,76 +1,132 @@
-"""Preset + command-line overrides -> checked `Settings`."""
+"""Preset + command-line overrides -> checked `Settings`, and where each value comes from."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.rules import suggestion
+from conf.catalog import Setting, catalog
+from conf.errors import SettingsError
+from conf.layers import Layer, override_layer, preset_layers
+from conf.rules import one_of
 from conf.settings import Settings
 
-PRESET_DIR = Path(__file__).parent
+DEFAULT = "default"
+IMPLIED = "implied by the command"
+MISSING_VALUE = "???"
+"""OmegaConf's mark of a value that is still to be given."""
 
 
-class SettingsError(ValueError):
-    """A setting that is unknown, ill-typed or out of its range. Its text names the rule, the value and the mend."""
+@dataclass(frozen=True)
+class Resolved:
+    """Settings, and the source of each value."""
 
-
-def presets() -> list[str]:
-    """Names of the shipped presets."""
-    return sorted(path.stem for path in PRESET_DIR.glob("*.yaml"))
+    settings: Settings
+    sources: Mapping[str, str]
+    """Dotted key -> "default", "preset NAME" or "command line"."""
 
 
 def load(preset: str = "scenes", overrides: Sequence[str] = ()) -> Settings:
-    """Resolves a preset (a shipped name or a YAML file) with `section.key=value` overrides on top.
+    """The settings of a preset (a shipped name or a YAML file) with `section.key=value` overrides on top.
 
-    A preset that says `base: name` holds differences from that preset.
+    A preset with the key `base` holds differences from that preset: a shipped name, or a YAML file beside it.
 
     Raises SettingsError for an unknown preset or key, a value of the wrong type, or one out of its range.
     """
-    path = Path(preset) if preset.endswith((".yaml", ".yml")) else PRESET_DIR / f"{preset}.yaml"
-    if not path.is_file():
-        raise SettingsError(f"no preset {preset!r}{suggestion(preset, presets())} (have: {', '.join(presets())})")
-    for item in overrides:
-        if "=" not in item:
-            raise SettingsError(f"an override must read section.key=value, got {item!r}")
+    return resolve(preset, overrides).settings
+
+
+def resolve(preset: str = "scenes", overrides: Sequence[str] = (), implied: Sequence[str] = ()) -> Resolved:
+    """Like `load`, and tells where each value comes from. An error starts with the source of the wrong value.
+
+    `implied` are overrides that the command itself implies; they win over the preset and lose to `overrides`.
+    """
+    layers = [*preset_layers(preset), override_layer(implied, IMPLIED), override_layer(overrides)]
+    sources = dict.fromkeys(catalog(), DEFAULT)
+    merged = cast(DictConfig, OmegaConf.structured(Settings))
+    for layer in layers:
+        merged = _merge(merged, layer)
+        sources |= dict.fromkeys(layer.values, layer.source.partition(" (base of")[0])
     try:
-        merged = OmegaConf.merge(
-            OmegaConf.structured(Settings), *_layers(path), OmegaConf.from_dotlist(list(overrides))
+        return Resolved(cast(Settings, OmegaConf.to_object(merged)), sources)
+    except OmegaConfBaseException as error:  # an interpolation that leads nowhere
+        key = re.sub(r"\[.*", "", str(getattr(error, "full_key", None) or ""))
+        raise SettingsError(f"{_blame([key], layers)}{key}: {str(error).splitlines()[0]}") from error
+    except SettingsError as error:
+        raise SettingsError(f"{_blame(_keys_in(str(error)), layers)}{error}") from error
+
+
+def _merge(config: DictConfig, layer: Layer) -> DictConfig:
+    """Adds a layer. Raises SettingsError for a value of the wrong type."""
+    for key, value in layer.values.items():
+        _check(catalog()[key], value, layer.source)
+    try:
+        return cast(DictConfig, OmegaConf.merge(config, *(_nested(*item) for item in layer.values.items())))
+    except (OmegaConfBaseException, RecursionError):
+        for key, value in layer.values.items():  # one at a time, to find out which value is wrong
+            try:
+                config = cast(DictConfig, OmegaConf.merge(config, _nested(key, value)))
+            except (OmegaConfBaseException, RecursionError) as error:
+                raise SettingsError(_wrong_type(catalog()[key], value, layer.source)) from error
+        raise
+
+
+def _check(setting: Setting, value: object, source: str) -> None:
+    """Raises SettingsError for mistakes that OmegaConf does not explain, or explains without a suggestion."""
+    if value == MISSING_VALUE:
+        raise SettingsError(f"{source}: {setting.key} has no value: replace ???")
+    if isinstance(value, str) and "${" in value:
+        return  # an interpolation: checked when it is resolved
+    if setting.choices:
+        try:
+            one_of(setting.key, value, setting.choices)
+        except SettingsError as error:
+            raise SettingsError(f"{source}: {error}") from error
+    if setting.is_list and isinstance(value, str):
+        raise SettingsError(
+            f"{source}: {setting.key} is a list, got {value!r}: write '{setting.key}=[{value}]', in quotes"
         )
-        return cast(Settings, OmegaConf.to_object(merged))
-    except OmegaConfBaseException as error:
-        raise SettingsError(f"{path.name}: {_rule_of(error, overrides)}") from error
-    except ValueError as error:
-        raise SettingsError(f"{path.name}: {error}") from error
+    if setting.is_list and any(isinstance(item, (list, dict)) or item is None for item in _items(value)):
+        raise SettingsError(_wrong_type(setting, value, source))
 
 
-def _rule_of(error: OmegaConfBaseException, overrides: Sequence[str]) -> str:
-    """OmegaConf's first line and where it happened; for a list that was not written as one, how to write it."""
-    key, first_line = str(getattr(error, "full_key", None) or ""), str(error).splitlines()[0]
-    given = dict(item.split("=", 1) for item in overrides).get(key)
-    if given and "is not a TupleConfig, ListConfig" in first_line:
-        return f"{key} is a list, got {given!r}: write '{key}=[{given}]', in quotes"
-    return first_line + (f" (at {key})" if key else "")
+def _items(value: object) -> list[Any]:
+    return cast("list[Any]", value) if isinstance(value, list) else []
 
 
-def _layers(path: Path) -> list[DictConfig | ListConfig]:
-    """A preset's file under that of its base, if it names one, and so on down."""
-    own = cast(DictConfig, OmegaConf.load(path))
-    own.preset = own.get("preset", path.stem)
-    base = own.pop("base", None)
-    if base is None:
-        return [own]
-    if base not in presets():
-        raise SettingsError(f"{path.name}: base must be a preset{suggestion(str(base), presets())}, got {base!r}")
-    return [*_layers(PRESET_DIR / f"{base}.yaml"), own]
+def _wrong_type(setting: Setting, value: object, source: str) -> str:
+    article = "an" if setting.type_name[0] in "aeio" else "a"
+    shown = "null" if value is None else repr(value)
+    return f"{source}: {setting.key} must be {article} {setting.type_name}, got {shown}"
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    for name in reversed(key.split(".")):
+        value = {name: value}
+    return cast("dict[str, Any]", value)
+
+
+def _keys_in(message: str) -> list[str]:
+    """The settings that a message names."""
+    return [word for word in re.findall(r"[a-z_]+(?:\.[a-z_]+)*", message) if word in catalog()]
+
+
+def _blame(keys: Sequence[str], layers: Sequence[Layer]) -> str:
+    """'SOURCE: ' of the last layer that sets one of `keys` (or an entry of a section that is one); else ''."""
+    for layer in reversed(layers):
+        if any(own == key or own.startswith(f"{key}.") for own in layer.values for key in keys if key):
+            return f"{layer.source}: "
+    return ""
 
 
 def dump(settings: Settings, path: Path) -> None:
-    """Writes the resolved settings as YAML that `load` reads back to an equal value."""
+    """Writes the resolved settings as YAML that `load` reads back to an equal value. Replaces the file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(OmegaConf.to_yaml(OmegaConf.structured(settings)))

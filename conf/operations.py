@@ -1,30 +1,56 @@
-"""`submit` and `status`: how an operator starts a job and looks at it."""
+"""`submit`, `status` and `config`: starting a job, following it, and looking at its settings."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
-from conf.rules import at_least
+from conf.rules import Section, at_least
 
 
 @dataclass(frozen=True)
-class SubmitSettings:
+class SubmitSettings(Section):
     """`submit`: another verb as a job on a running cluster."""
 
-    address: str = ""  # of the dashboard, e.g. http://127.0.0.1:8265; empty: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, local
-    working_dir: str = "."  # sent to the cluster, less what .gitignore and .rayignore name
-    follow: bool = True  # print the job's log until it ends, and exit with the job's code
-    stop_on_interrupt: bool = False  # Ctrl-C stops the job too; otherwise it only stops following
-    command: str = ""  # filled in from the words after `submit`
+    section: ClassVar[str] = "submit"
+
+    address: str = ""
+    """Ray dashboard, e.g. http://127.0.0.1:8265. Empty: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, or this machine."""
+
+    working_dir: str = "."
+    """Folder that is sent to the cluster, without the files that .gitignore and .rayignore name."""
+
+    follow: bool = True
+    """Print the job's log until it ends, and exit with the job's exit code."""
+
+    stop_on_interrupt: bool = False
+    """Ctrl-C stops the job too. Otherwise it only stops following the log."""
+
+    command: str = ""
+    """Set by the program: the command that follows `submit`."""
 
 
 @dataclass(frozen=True)
-class StatusSettings:
-    """`status`: a run, in the terminal."""
+class StatusSettings(Section):
+    """`status`: the state of a run, in the terminal."""
 
-    every: float = 2.0  # seconds between two looks
-    once: bool = False  # print one look and end
-    address: str = "http://127.0.0.1:8265"  # of Ray's dashboard; where nothing answers, the cluster is left out
+    section: ClassVar[str] = "status"
 
-    def __post_init__(self) -> None:
-        at_least("status.every", self.every, 0.1)
+    every: float = field(default=2.0, metadata=at_least(0.1))
+    """Seconds between two updates."""
+
+    once: bool = False
+    """Print the state once and exit."""
+
+    address: str = "http://127.0.0.1:8265"
+    """Ray dashboard. If it does not answer, the cluster's state is left out."""
+
+
+@dataclass(frozen=True)
+class ConfigSettings(Section):
+    """`config`: what is printed."""
+
+    section: ClassVar[str] = "config"
+
+    only: str = ""
+    """Print only this section, e.g. policy or policy.optimizer. Empty: all."""

@@ -1,55 +1,89 @@
-"""Stage 1: preference pairs."""
+"""Stage 1: preference pairs, and the image generators that make them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
 
-from conf.rules import at_least, between, one_of
-
-
-@dataclass(frozen=True)
-class GeneratorMixSettings:
-    """Share of each painter in the pairs that are not the base policy's: weights. Both pictures of a pair are one's."""
-
-    renderer: float = 1.0  # draws sentences of the scenes world, exactly
-    qwen_image: float = 0.0  # section `qwen_image`
-    hunyuan_image: float = 0.0  # section `hunyuan_image`
-    seedream: float = 0.0  # section `seedream`
-
-    def __post_init__(self) -> None:
-        weights = (self.renderer, self.qwen_image, self.hunyuan_image, self.seedream)
-        if min(weights) < 0 or not any(weights):
-            raise ValueError(f"preferences.mix must hold weights of at least 0, one of them above, got {weights}")
+from conf.errors import SettingsError
+from conf.rules import Dtype, Section, at_least, between
 
 
 @dataclass(frozen=True)
-class DiffusersSettings:
-    """A painter of diffusers that runs on actors of its own."""
+class GeneratorWeights(Section):
+    """Shares of the generators in the pairs that the base policy does not make. One generator makes both images."""
 
-    model: str = ""  # a directory in diffusers format, or a hub id
-    height: int = 1024  # pixels
-    width: int = 1024  # pixels
-    steps: int = 50
-    guidance: float = 4.0  # true_cfg_scale of Qwen-Image, distilled_guidance_scale of HunyuanImage
-    dtype: str = "bfloat16"  # float32 | bfloat16
-    offload: str = "none"  # none | model (one part at a time on the GPU) | sequential (one layer; slow, smallest)
-    batch: int = 4  # pictures in one call
-    actors: int = 1
-    threads: int = 4
-    cpus: float = 1.0  # Ray CPUs an actor reserves
-    gpus: float = 1.0  # Ray GPUs an actor reserves
+    section: ClassVar[str] = "preferences.generators"
+
+    renderer: float = field(default=1.0, metadata=at_least(0))
+    """Weight of the exact renderer of the scenes world."""
+
+    qwen_image: float = field(default=0.0, metadata=at_least(0))
+    """Weight of Qwen-Image. Section qwen_image."""
+
+    hunyuan_image: float = field(default=0.0, metadata=at_least(0))
+    """Weight of HunyuanImage. Section hunyuan_image."""
+
+    seedream: float = field(default=0.0, metadata=at_least(0))
+    """Weight of Seedream. Section seedream."""
 
     def __post_init__(self) -> None:
-        one_of("dtype of a diffusers painter", self.dtype, ("float32", "bfloat16"))
-        one_of("offload of a diffusers painter", self.offload, ("none", "model", "sequential"))
-        for name in ("height", "width", "steps", "batch", "actors", "threads"):
-            at_least(f"{name} of a diffusers painter", getattr(self, name), 1)
+        super().__post_init__()
+        if not any((self.renderer, self.qwen_image, self.hunyuan_image, self.seedream)):
+            raise SettingsError("preferences.generators needs a weight above 0, e.g. preferences.generators.renderer=1")
+
+
+@dataclass(frozen=True)
+class DiffusersSettings(Section):
+    """A diffusers pipeline that generates images on actors of its own."""
+
+    model: str = ""
+    """Directory in diffusers format, or a hub id."""
+
+    height: int = field(default=1024, metadata=at_least(1))
+    """Height of an image in pixels."""
+
+    width: int = field(default=1024, metadata=at_least(1))
+    """Width of an image in pixels."""
+
+    denoise_steps: int = field(default=50, metadata=at_least(1))
+    """Denoise steps of an image."""
+
+    guidance: float = 4.0
+    """Guidance scale: true_cfg_scale of Qwen-Image, distilled_guidance_scale of HunyuanImage."""
+
+    dtype: Dtype = "bfloat16"
+    """Precision of the weights."""
+
+    offload: Literal["none", "model", "sequential"] = "none"
+    """Keep on the GPU: everything (none), one model part at a time (model), one layer at a time (sequential, slow)."""
+
+    batch: int = field(default=4, metadata=at_least(1))
+    """Images in one call."""
+
+    actors: int = field(default=1, metadata=at_least(1))
+    """Actors that hold the pipeline."""
+
+    threads: int = field(default=4, metadata=at_least(1))
+    """CPU threads of an actor."""
+
+    cpus: float = field(default=1.0, metadata=at_least(0))
+    """Ray CPUs that an actor reserves."""
+
+    gpus: float = field(default=1.0, metadata=at_least(0))
+    """Ray GPUs that an actor reserves."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.offload != "none" and not self.gpus:
-            raise ValueError(f"offload={self.offload} moves parts of a model to a GPU, but gpus=0: reserve one")
+            raise SettingsError(
+                f"{self.key('offload')}={self.offload} moves parts of the model to a GPU, but {self.key('gpus')}=0: "
+                "reserve one"
+            )
 
     def identity(self) -> DiffusersSettings:
-        """Only what decides the pictures: where and how many at once at their defaults."""
-        plain = DiffusersSettings()
+        """Only the fields that determine the images; placement and batching are set to their defaults."""
+        plain = type(self)()
         return replace(
             self, offload=plain.offload, batch=plain.batch, actors=plain.actors, threads=plain.threads, cpus=plain.cpus,
             gpus=plain.gpus,
@@ -57,51 +91,94 @@ class DiffusersSettings:
 
 
 @dataclass(frozen=True)
-class PreferencesSettings:
-    """Stage 1: how many pairs, of which kinds, and where they go."""
+class QwenImageSettings(DiffusersSettings):
+    """The generator qwen_image."""
 
-    pairs: int = 6000  # rows to write
+    section: ClassVar[str] = "qwen_image"
+
+
+@dataclass(frozen=True)
+class HunyuanImageSettings(DiffusersSettings):
+    """The generator hunyuan_image."""
+
+    section: ClassVar[str] = "hunyuan_image"
+
+
+@dataclass(frozen=True)
+class PreferencesSettings(Section):
+    """Stage 1: how many pairs, of which kinds, and how they are made."""
+
+    section: ClassVar[str] = "preferences"
+
+    pairs: int = field(default=6000, metadata=at_least(10))
+    """Pairs to make. Paper: 80,000."""
+
     seed: int = 0
-    shard_rows: int = 250  # rows of a parquet file
-    test_fraction: float = 0.1  # share of prompt groups kept for the `test` split
-    perturb_one: float = 0.5  # share of perturbed pairs with exactly one changed relation; the others have 2 or 3
-    exploit_fraction: float = 0.2  # pairs whose loser has a missing, doubled or recoloured object
-    generated_fraction: float = 0.4  # pairs drawn by the base policy and labelled by the checker
-    writer: str = "scenes"  # scenes (the grammar) | chat (section `writer`)
-    perturber: str = "scenes"  # scenes (the grammar) | chat (section `perturber`)
-    reviewer: str = "scenes"  # scenes (the exact checker) | people (rows stay pending until they are reviewed)
-    mix: GeneratorMixSettings = field(default_factory=GeneratorMixSettings)
-    near_duplicate_words: float = 0.0  # prompts that share this much of their 3-word sequences are one; 0: not removed
-    benchmark_one: int = 0  # pairs of the `benchmark` split with one changed relation
-    benchmark_more: int = 0  # and with two or three
-    batch_size: int = 50  # pairs a painter draws at once
-    painters: int = 2  # actors that hold the base policy and draw generated pairs
-    painter_threads: int = 1
-    painter_cpus: float = 0.1  # Ray CPUs such an actor reserves; threads, not this, decide what it uses
-    painter_gpus: float = 0.0  # Ray GPUs such an actor reserves
+    """Seed of prompts, edits and images."""
+
+    shard_rows: int = field(default=250, metadata=at_least(1))
+    """Rows of a parquet file."""
+
+    test_fraction: float = field(default=0.1, metadata=between(0, 1))
+    """Fraction of prompt groups in the split test."""
+
+    single_edit_fraction: float = field(default=0.5, metadata=between(0, 1))
+    """Fraction of perturbed pairs with exactly one changed relation. The others have two or three."""
+
+    corrupted_fraction: float = field(default=0.2, metadata=between(0, 1))
+    """Fraction of pairs whose losing image lacks, doubles or recolours an object. Scenes world only. Paper: 0."""
+
+    generated_fraction: float = field(default=0.4, metadata=between(0, 1))
+    """Fraction of pairs that the base policy generates and the exact checker labels. Scenes world only. Paper: 0."""
+
+    writer: Literal["scenes", "chat"] = "scenes"
+    """Who writes prompts: the scenes grammar, or a chat model (section writer). Paper: GPT-5."""
+
+    perturber: Literal["scenes", "chat"] = "scenes"
+    """Who changes relations: the scenes grammar, or a chat model (section perturber). Paper: GPT-5."""
+
+    reviewer: Literal["scenes", "annotators"] = "scenes"
+    """Who checks pairs: the exact checker, or annotators (pairs stay pending until reviewed). Paper: annotators."""
+
+    generators: GeneratorWeights = field(default_factory=GeneratorWeights)
+    """Shares of the image generators."""
+
+    near_duplicate_words: float = field(default=0.0, metadata=between(0, 1))
+    """Prompts that share this fraction of their 3-word sequences count as duplicates. 0: keep duplicates."""
+
+    benchmark_single_edit: int = field(default=0, metadata=at_least(0))
+    """Pairs of the split benchmark with one changed relation. Paper: 180."""
+
+    benchmark_multi_edit: int = field(default=0, metadata=at_least(0))
+    """Pairs of the split benchmark with two or three changed relations. Paper: 185."""
+
+    batch_size: int = field(default=50, metadata=at_least(1))
+    """Pairs that a generator makes in one call."""
+
+    generator_actors: int = field(default=2, metadata=at_least(1))
+    """Actors that hold the base policy and generate pairs."""
+
+    generator_threads: int = field(default=1, metadata=at_least(1))
+    """CPU threads of such an actor."""
+
+    generator_cpus: float = 0.1
+    """Ray CPUs that such an actor reserves. The number of threads decides what it uses."""
+
+    generator_gpus: float = 0.0
+    """Ray GPUs that such an actor reserves."""
 
     def __post_init__(self) -> None:
-        at_least("preferences.pairs", self.pairs, 10)
-        one_of("preferences.writer", self.writer, ("scenes", "chat"))
-        one_of("preferences.perturber", self.perturber, ("scenes", "chat"))
-        one_of("preferences.reviewer", self.reviewer, ("scenes", "people"))
-        at_least("preferences.benchmark_one", self.benchmark_one, 0)
-        at_least("preferences.benchmark_more", self.benchmark_more, 0)
-        at_least("preferences.shard_rows", self.shard_rows, 1)
-        at_least("preferences.batch_size", self.batch_size, 1)
-        at_least("preferences.painters", self.painters, 1)
-        at_least("preferences.painter_threads", self.painter_threads, 1)
-        for name in ("test_fraction", "perturb_one", "exploit_fraction", "generated_fraction", "near_duplicate_words"):
-            between(f"preferences.{name}", getattr(self, name), 0.0, 1.0)
-        if self.exploit_fraction + self.generated_fraction > 1.0:
-            raise ValueError(
-                "preferences.exploit_fraction + preferences.generated_fraction must be at most 1, got "
-                f"{self.exploit_fraction} + {self.generated_fraction}: lower one of them"
+        super().__post_init__()
+        if self.corrupted_fraction + self.generated_fraction > 1.0:
+            raise SettingsError(
+                "preferences.corrupted_fraction + preferences.generated_fraction must be at most 1, got "
+                f"{self.corrupted_fraction} + {self.generated_fraction}: lower one of them"
             )
         in_scenes = self.writer == self.perturber == self.reviewer == "scenes"
-        only_renderer = not (self.mix.qwen_image or self.mix.hunyuan_image or self.mix.seedream)
-        if (self.exploit_fraction or self.generated_fraction) and not (in_scenes and only_renderer):
-            raise ValueError(
-                "exploits and generated pairs exist in the scenes world only, got preferences.exploit_fraction="
-                f"{self.exploit_fraction}, generated_fraction={self.generated_fraction} with other roles: set both to 0"
+        only_renderer = not (self.generators.qwen_image or self.generators.hunyuan_image or self.generators.seedream)
+        if (self.corrupted_fraction or self.generated_fraction) and not (in_scenes and only_renderer):
+            raise SettingsError(
+                "corrupted and generated pairs exist in the scenes world only, got preferences.corrupted_fraction="
+                f"{self.corrupted_fraction}, preferences.generated_fraction={self.generated_fraction} with other "
+                "roles or generators: set both to 0"
             )

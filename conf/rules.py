@@ -1,56 +1,129 @@
-"""Checks that settings share: each names the rule, the value and the mend."""
+"""Rules that settings share: bounds declared beside a field, and the base class that checks them."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import math
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import Field, dataclass, fields
+from functools import cache
+from typing import Any, ClassVar, Literal, cast
+
+from conf.errors import SettingsError
+
+Dtype = Literal["float32", "bfloat16"]
+"""Precision in which a model is loaded."""
 
 
-def at_least(name: str, value: float, minimum: float) -> None:
-    """Raises ValueError unless value >= minimum."""
-    if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {value}")
+@dataclass(frozen=True)
+class Bound:
+    """The range that a number must lie in."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    low_excluded: bool = False
+    high_excluded: bool = False
+    whole_above_one: bool = False
+    """Values above 1 must be whole numbers."""
+
+    def __str__(self) -> str:
+        """The rule in words, e.g. "at least 1"."""
+        if math.isinf(self.high):
+            return f"{'above' if self.low_excluded else 'at least'} {self.low:g}"
+        left, right = "(" if self.low_excluded else "[", ")" if self.high_excluded else "]"
+        return f"in {left}{self.low:g}, {self.high:g}{right}"
+
+    def check(self, name: str, value: float) -> None:
+        """Raises SettingsError if `value` is outside the range. NaN and infinity are outside every range."""
+        above_low = value > self.low if self.low_excluded else value >= self.low
+        below_high = value < self.high if self.high_excluded else value <= self.high
+        if not (math.isfinite(value) and above_low and below_high):
+            raise SettingsError(f"{name} must be {self}, got {value}")
+        if self.whole_above_one and value > 1 and value % 1:
+            raise SettingsError(
+                f"{name} must be a fraction of one GPU or a whole number of GPUs, got {value}: use {value // 1:g} or "
+                f"{value // 1 + 1:g}"
+            )
 
 
-def above(name: str, value: float, bound: float) -> None:
-    """Raises ValueError unless value > bound."""
-    if not value > bound:  # so that NaN is refused too
-        raise ValueError(f"{name} must be above {bound}, got {value}: raise it")
+def at_least(minimum: float) -> Mapping[str, Bound]:
+    """Field metadata: the value must be >= `minimum`."""
+    return {"bound": Bound(low=minimum)}
 
 
-def between(name: str, value: float, low: float, high: float) -> None:
-    """Raises ValueError unless low <= value <= high."""
-    if not low <= value <= high:
-        raise ValueError(f"{name} must lie between {low} and {high}, got {value}")
+def above(bound: float) -> Mapping[str, Bound]:
+    """Field metadata: the value must be > `bound`."""
+    return {"bound": Bound(low=bound, low_excluded=True)}
 
 
-def gpus(name: str, value: float) -> None:
-    """Raises ValueError unless Ray can reserve so many GPUs: none, a share of one, or whole ones."""
-    at_least(name, value, 0.0)
-    if value > 1 and value % 1:
-        raise ValueError(
-            f"{name} must be a share of one GPU or a whole number of them, got {value}: take {value // 1:g} or "
-            f"{value // 1 + 1:g}"
-        )
+def between(low: float, high: float, *, open_ends: bool = False) -> Mapping[str, Bound]:
+    """Field metadata: the value must lie in [low, high], or in (low, high) with `open_ends`."""
+    return {"bound": Bound(low, high, open_ends, open_ends)}
+
+
+def gpu_count() -> Mapping[str, Bound]:
+    """Field metadata: a number of GPUs that Ray can reserve, i.e. none, a fraction of one, or whole ones."""
+    return {"bound": Bound(low=0, whole_above_one=True)}
+
+
+@dataclass(frozen=True)
+class Section:
+    """Base of every settings class: checks the bounds and the `Literal` choices of its fields."""
+
+    section: ClassVar[str] = ""
+    """Dotted name of the section in the settings, e.g. "policy.optimizer". Error messages start with it."""
+
+    def __post_init__(self) -> None:
+        """Raises SettingsError for the first field that breaks its rule. Subclasses add rules that join fields."""
+        for field in fields(self):
+            name, value = self.key(field.name), getattr(self, field.name)
+            choices = choices_of(type(self), field.name)
+            if choices:
+                one_of(name, value, choices)
+            bound = bound_of(field)
+            if bound:
+                bound.check(name, value)
+            elif isinstance(value, float) and not math.isfinite(value):
+                raise SettingsError(f"{name} must be a finite number, got {value}")
+
+    def key(self, name: str) -> str:
+        """Dotted key of the field `name`."""
+        return f"{self.section}.{name}" if self.section else name
+
+
+def bound_of(field: Field[Any]) -> Bound | None:
+    """The bound that a dataclass field declares in its metadata."""
+    return cast("Bound | None", field.metadata.get("bound"))
+
+
+@cache
+def type_hints(cls: type) -> dict[str, Any]:
+    """Resolved annotations of a settings class, by field name."""
+    return typing.get_type_hints(cls)
+
+
+def choices_of(cls: type, name: str) -> tuple[object, ...]:
+    """Allowed values of a field with a `Literal` type; empty for every other field."""
+    hint = type_hints(cls)[name]
+    return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
 
 
 def nearest(value: int, allowed: Iterable[int]) -> str:
-    """'A or B': of the numbers `allowed` the next below `value` and the next above it; one of them where the other is
-    missing.
-    """
+    """The closest allowed number below `value` and the closest above it, as 'A or B' (or only the one that exists)."""
     numbers = sorted(allowed)
     below, beyond = [number for number in numbers if number < value], [number for number in numbers if number > value]
     return " or ".join(map(str, below[-1:] + beyond[:1]))
 
 
 def one_of(name: str, value: object, allowed: Sequence[object]) -> None:
-    """Raises ValueError, with the nearest allowed word, unless value is one of `allowed`."""
+    """Raises SettingsError, with the most similar allowed word, if `value` is not one of `allowed`."""
     if value not in allowed:
         choices = ", ".join(str(choice) for choice in allowed)
-        raise ValueError(f"{name} must be one of {choices}, got {value!r}{suggestion(str(value), allowed)}")
+        raise SettingsError(f"{name} must be one of {choices}, got {value!r}{suggestion(str(value), allowed)}")
 
 
 def suggestion(word: str, allowed: Sequence[object]) -> str:
-    """': did you mean X?' where something in `allowed` looks like `word`, else ''."""
+    """': did you mean X?' if something in `allowed` looks like `word`, else ''."""
     near = difflib.get_close_matches(word, [str(choice) for choice in allowed], n=1)
     return f": did you mean {near[0]}?" if near else ""

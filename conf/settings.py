@@ -1,7 +1,7 @@
-"""All settings of one run. The defaults are the embedded `scenes` world; each stage's section has a module of its own.
+"""All settings of one run. The defaults are the embedded `scenes` world; each section has a class of its own.
 
-A preset (`conf/*.yaml`) holds differences from these defaults only. Values are checked where they are made: each
-section's `__post_init__` names the rule, the value it got and the mend.
+A preset (`conf/presets/*.yaml`) holds only differences from these defaults. Every section checks its values when it is
+created; an error states the rule, the value and the fix.
 """
 
 from __future__ import annotations
@@ -9,28 +9,41 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from conf.ablation import AblationSettings
+from conf.baselines import BaselinesSettings
 from conf.detector import DetectorSettings
 from conf.endpoints import BudgetSettings, PerturberSettings, SeedreamSettings, WriterSettings
 from conf.evaluation import EvaluationSettings, SampleSettings
 from conf.flux import FluxSettings
-from conf.operations import StatusSettings, SubmitSettings
-from conf.policy import ExportSettings, JudgeSettings, PolicySettings, RewardMixSettings
-from conf.preferences import DiffusersSettings, PreferencesSettings
+from conf.operations import ConfigSettings, StatusSettings, SubmitSettings
+from conf.policy import ExportSettings, PolicySettings
+from conf.preferences import HunyuanImageSettings, PreferencesSettings, QwenImageSettings
+from conf.pretrain import PretrainSettings
 from conf.review import PublishSettings, ReviewSettings
-from conf.reward import RewardPoolSettings, RewardSettings, ScoreSettings, SpatialScoreSettings
-from conf.rivals import RivalsSettings
-from conf.scenes import PretrainSettings
+from conf.reward import RewardSettings, SpatialScoreSettings
+from conf.rewards import JudgeSettings, RewardWeights
+from conf.rules import Section
+from conf.serving import ScoreSettings, ServingSettings
 
 
 @dataclass(frozen=True)
-class Settings:
-    """All sections of one run. Saved, resolved, as `settings.yaml` in the run's directory."""
+class Settings(Section):
+    """All sections of one run. Saved, resolved, as `settings.yaml` in the run directory."""
 
     preset: str = "scenes"
+    """Name of the preset. Set by the program."""
+
     run_dir: str = "runs/scenes"
-    ray_address: str = "local"  # "local": a private cluster; "auto" or host:port: one that is running
-    num_cpus: int = 0  # CPUs of a private cluster; 0: all of the machine
-    dashboard: bool = False  # of a private cluster; a shared one has its own
+    """Folder of everything that the run writes."""
+
+    ray_address: str = "local"
+    """Ray cluster. local: a private cluster. auto or host:port: a running cluster."""
+
+    num_cpus: int = 0
+    """CPUs of a private cluster. 0: all CPUs of the machine."""
+
+    dashboard: bool = False
+    """Start the Ray dashboard of a private cluster. A running cluster has its own."""
+
     pretrain: PretrainSettings = field(default_factory=PretrainSettings)
     flux: FluxSettings = field(default_factory=FluxSettings)
     preferences: PreferencesSettings = field(default_factory=PreferencesSettings)
@@ -39,15 +52,15 @@ class Settings:
     writer: WriterSettings = field(default_factory=WriterSettings)
     perturber: PerturberSettings = field(default_factory=PerturberSettings)
     seedream: SeedreamSettings = field(default_factory=SeedreamSettings)
-    qwen_image: DiffusersSettings = field(default_factory=DiffusersSettings)
-    hunyuan_image: DiffusersSettings = field(default_factory=DiffusersSettings)
+    qwen_image: QwenImageSettings = field(default_factory=QwenImageSettings)
+    hunyuan_image: HunyuanImageSettings = field(default_factory=HunyuanImageSettings)
     budget: BudgetSettings = field(default_factory=BudgetSettings)
     spatialscore: SpatialScoreSettings = field(default_factory=SpatialScoreSettings)
     reward: RewardSettings = field(default_factory=RewardSettings)
-    rivals: RivalsSettings = field(default_factory=RivalsSettings)
+    baselines: BaselinesSettings = field(default_factory=BaselinesSettings)
     score: ScoreSettings = field(default_factory=ScoreSettings)
-    pool: RewardPoolSettings = field(default_factory=RewardPoolSettings)
-    mix: RewardMixSettings = field(default_factory=RewardMixSettings)
+    serving: ServingSettings = field(default_factory=ServingSettings)
+    rewards: RewardWeights = field(default_factory=RewardWeights)
     judge: JudgeSettings = field(default_factory=JudgeSettings)
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     policy: PolicySettings = field(default_factory=PolicySettings)
@@ -57,3 +70,4 @@ class Settings:
     sample: SampleSettings = field(default_factory=SampleSettings)
     submit: SubmitSettings = field(default_factory=SubmitSettings)
     status: StatusSettings = field(default_factory=StatusSettings)
+    config: ConfigSettings = field(default_factory=ConfigSettings)

@@ -1,183 +1,264 @@
-"""`spatialt2i VERB [ACTION] [PRESET] [section.key=value ...]`: one verb a stage.
+"""`spatialt2i VERB [ACTION] [PRESET] [section.key=value ...]`: one verb for each stage.
 
-Heavy libraries are imported by the verb that needs them, so that a typing mistake is answered at once.
+Heavy libraries are imported by the action that needs them, so that help and mistakes are answered at once.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import json
+import importlib.metadata
 import os
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from conf import Settings, SettingsError, load, presets
+from conf import Resolved, Settings, SettingsError, UserError, presets, resolve
+from conf.command import Action, Word, action_help, option, read_words, unexpected
+from conf.layers import is_preset
 from conf.rules import suggestion
-
-
-@dataclass(frozen=True)
-class Action:
-    """One thing a verb can do. `command` is "module:function"; the function takes the Settings."""
-
-    command: str
-    help: str
-
-    def run(self, settings: Settings) -> None:
-        """Imports the command and runs it. Raises SystemExit with the exit code where a check failed."""
-        module, function = self.command.split(":")
-        getattr(importlib.import_module(module), function)(settings)
-
-
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
+from conf.show import option_hint
 
 _PREFERENCES, _REWARD = "pipelines.preferences.commands", "pipelines.reward.commands"
 _REVIEW = "pipelines.preferences.review.commands"
 _POLICY, _SCENES = "pipelines.policy.commands", "pipelines.pretrain.commands"
 _OPERATIONS = "pipelines.operations.commands"
+_STAGES = ("preferences", "reward", "policy", "evaluation")
 
 VERBS: dict[str, dict[str, Action]] = {
     "preferences": {
-        "build": Action(f"{_PREFERENCES}:build", "write, perturb, paint, review and save preference pairs"),
-        "triage": Action(f"{_REWARD}:triage", "a model says which pairs it doubts, for people to see those first"),
-        "review": Action(f"{_REVIEW}:review", "serve a page where people check the pairs, until interrupted"),
-        "to_label_studio": Action(f"{_REVIEW}:to_label_studio", "write the pairs that lack reviews as its tasks"),
-        "from_label_studio": Action(f"{_REVIEW}:from_label_studio", "read its annotations back as votes"),
-        "publish": Action(f"{_REVIEW}:publish", "write a versioned dataset folder: parquet, card, exports"),
-        "report": Action(f"{_REVIEW}:report", "plots of what the pairs consist of, as one HTML file"),
+        "build": Action(
+            f"{_PREFERENCES}:build",
+            "make preference pairs: write prompts, perturb them, generate images, review, save",
+            ("preferences", "writer", "perturber", "qwen_image", "hunyuan_image", "seedream", "budget"),
+        ),
+        "triage": Action(
+            f"{_REWARD}:triage", "order the review queue by a model's doubts", ("review", "judge", "serving")
+        ),
+        "review": Action(f"{_REVIEW}:review", "serve the review page for annotators, until interrupted", ("review",)),
+        "to_label_studio": Action(f"{_REVIEW}:to_label_studio", "write unreviewed pairs as tasks", ("review",)),
+        "from_label_studio": Action(f"{_REVIEW}:from_label_studio", "read annotations as votes", ("review",)),
+        "publish": Action(
+            f"{_REVIEW}:publish", "write a versioned dataset folder: parquet, card, exports", ("publish",)
+        ),
+        "report": Action(f"{_REVIEW}:report", "write an HTML file with plots of the pairs' composition"),
     },
     "reward": {
-        "train": Action(f"{_REWARD}:train", "fit SpatialScore on the run's pairs, then measure and examine it"),
-        "evaluate": Action(f"{_REWARD}:evaluate", "pairwise accuracy on the held-out pairs"),
-        "doctor": Action(f"{_REWARD}:doctor", "checks a reward model must pass before it may steer a policy"),
-        "score": Action(f"{_REWARD}:score", "prompts.jsonl images/ --out scores.parquet: a whole folder of images"),
-        "merge": Action(f"{_REWARD}:merge", "write the run's SpatialScore with its LoRA folded into the backbone"),
-        "serve": Action(f"{_REWARD}:serve", "answer POST /score over HTTP until interrupted"),
+        "train": Action(
+            f"{_REWARD}:train",
+            "train SpatialScore on the run's pairs, then evaluate and check it",
+            ("reward", "spatialscore"),
+        ),
+        "evaluate": Action(
+            f"{_REWARD}:evaluate",
+            "measure pairwise accuracy on the held-out pairs, with baselines",
+            ("baselines", "reward"),
+        ),
+        "check": Action(f"{_REWARD}:doctor", "run the sanity checks that allow a reward model to train a policy"),
+        "score": Action(
+            f"{_REWARD}:score",
+            "score a folder of images under their prompts",
+            ("score", "serving"),
+            (Word("score.prompts", "PROMPTS.jsonl"), Word("score.images", "IMAGES")),
+            {"out": "score.out"},
+        ),
+        "merge": Action(f"{_REWARD}:merge", "write the run's SpatialScore with its LoRA merged into the backbone"),
+        "serve": Action(f"{_REWARD}:serve", "answer POST /score over HTTP, until interrupted", ("serving",)),
     },
     "policy": {
-        "train": Action(f"{_POLICY}:train", "top-k GRPO on FLUX with the run's SpatialScore; resumes by itself"),
-        "export": Action(f"{_POLICY}:export", "write the newest checkpoint's LoRA in diffusers form"),
-        "sample": Action(f"{_POLICY}:sample", "draw a text, given in quotes, by base and tuned policy side by side"),
+        "train": Action(
+            f"{_POLICY}:train",
+            "top-k GRPO with the run's SpatialScore; resumes from the newest checkpoint",
+            ("policy", "rewards", "flux", "serving", "judge", "detector", "export"),
+        ),
+        "export": Action(
+            f"{_POLICY}:export", "write the newest checkpoint's LoRA in diffusers format", ("export", "flux")
+        ),
+        "sample": Action(
+            f"{_POLICY}:sample",
+            "generate images of a text, given in quotes, by the base and the trained policy",
+            ("sample", "flux"),
+            (Word("sample.text", "'TEXT'", r".*\s.*"),),
+        ),
     },
     "evaluate": {
-        "run": Action("pipelines.evaluation.commands:run", "held-out prompts before and after: pictures, report.html")
+        "run": Action(
+            "pipelines.evaluation.commands:run",
+            "compare images of held-out prompts before and after training; writes report.html",
+            ("evaluation", "flux", "serving"),
+        )
     },
-    "run": {"run": Action(f"{_OPERATIONS}:run", "all four stages as one job; what is complete is not done again")},
-    "demo": {"run": Action(f"{_OPERATIONS}:run", "the same in minutes, on this machine, under runs/demo")},
+    "run": {"run": Action(f"{_OPERATIONS}:run", "run all four stages as one job; skips what is complete", _STAGES)},
+    "demo": {
+        "run": Action(
+            f"{_OPERATIONS}:run",
+            "run all four stages in minutes, on this machine, under runs/demo",
+            _STAGES,
+            implied=("run_dir=runs/demo",),
+        )
+    },
     "submit": {
-        "run": Action(f"{_OPERATIONS}:submit", "another verb as a job on a running cluster, followed to its end")
+        "run": Action(
+            f"{_OPERATIONS}:submit",
+            "run another verb as a job on a running cluster and follow its log",
+            ("submit",),
+            takes="command",
+        )
     },
-    "status": {"run": Action(f"{_OPERATIONS}:status", "a run, live: learning, on-policy, waiting, rewards, failures")},
+    "status": {
+        "run": Action(f"{_OPERATIONS}:status", "show a run live: learning, waiting, rewards, failures", ("status",))
+    },
     "ablation": {
         "run": Action(
             "pipelines.operations.ablation.commands:run",
-            "the paper's findings in small: variants of stage 3, one table",
+            "train variants of stage 3 and compare them in one table; uses the demo's SpatialScore",
+            ("ablation",),
+            implied=("run_dir=runs/demo",),
         )
     },
-    "doctor": {
-        "run": Action("pipelines.operations.doctor:command", "is this machine ready? what is missing, and its mend")
-    },
+    "doctor": {"run": Action("pipelines.operations.doctor:command", "check this machine and report how to fix what is missing")},
     "scenes": {
-        "pretrain": Action(f"{_SCENES}:pretrain", "make the tiny checkpoints of the embedded world"),
-        "check": Action(f"{_SCENES}:check", "measure the exact checker's own error rate"),
+        "pretrain": Action(f"{_SCENES}:pretrain", "train the tiny checkpoints of the embedded world", ("pretrain",)),
+        "check": Action(f"{_SCENES}:check", "measure the error rate of the exact checker"),
+    },
+    "config": {
+        "show": Action(
+            "conf.show:show",
+            "print the settings in force and where each value comes from",
+            ("config",),
+            (Word("config.only", "SECTION"),),
+            takes="resolved",
+        ),
+        "describe": Action(
+            "conf.show:describe",
+            "print what the settings mean",
+            ("config",),
+            (Word("config.only", "SECTION"),),
+            takes="resolved",
+        ),
     },
 }
+"""Verb -> action -> what it runs. The first action of a verb is its default."""
 
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
+"""Environment variables that are set unless the user has set them."""
 
-def usage() -> str:
-    """The help text: every verb with its actions, the first of which is the default."""
-    named = [
-        (verb if len(actions) == 1 else f"{verb} {name}", action.help)
-        for verb, actions in VERBS.items()
-        for name, action in actions.items()
-    ]
-    width = max(len(words) for words, _ in named)
-    lines = ["spatialt2i VERB [ACTION] [PRESET] [section.key=value ...]", ""]
-    lines += [f"  {words:<{width}}  {told}" for words, told in named]
-    lines += ["", f"presets: {', '.join(presets())} (default scenes), or a YAML file; settings: conf/*.py"]
-    return "\n".join(lines)
+HELP = ("-h", "--help")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Console entry. Returns the exit code: 0 done, 1 a check failed, 2 the command or a setting is wrong."""
-    parser = argparse.ArgumentParser(prog="spatialt2i", usage=usage(), add_help=False)
-    parser.add_argument("words", nargs="*")
-    parser.add_argument("--out")
-    parser.add_argument("-h", "--help", action="store_true")
-    parsed = parser.parse_intermixed_args(arguments)
-    if parsed.help or not parsed.words:
-        print(usage())
-        return 0
+    """Console entry. Returns the exit code: 0 done, 1 a check failed, 2 the user's input is wrong."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        action, settings = understand(parsed.words if parsed.out is None else [*parsed.words, f"--out={parsed.out}"])
-    except SettingsError as error:
+        if words[:1] == ["--version"]:
+            print(f"spatialt2i {importlib.metadata.version('spatialt2i')}")
+        elif not words or any(word in HELP for word in words):
+            print(help_text(words))
+        else:
+            run(*parse(words))
+        sys.stdout.flush()
+    except UserError as error:
         print(f"spatialt2i: {error}", file=sys.stderr)
         return 2
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    action.run(settings)
+    except BrokenPipeError:  # the reader of our output, e.g. `head`, has closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
+def run(action: Action, resolved: Resolved) -> None:
+    """Imports the action's function and calls it. Raises SystemExit with exit code 1 if a check failed."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    module, function = action.command.split(":")
+    argument = resolved if action.takes == "resolved" else resolved.settings
+    getattr(importlib.import_module(module), function)(argument)
+
+
 def understand(words: Sequence[str]) -> tuple[Action, Settings]:
-    """Command words -> what to run with which settings. Raises SettingsError with a suggestion for what is unknown."""
+    """Like `parse`, but gives the settings alone."""
+    action, resolved = parse(words)
+    return action, resolved.settings
+
+
+def parse(words: Sequence[str]) -> tuple[Action, Resolved]:
+    """Command words -> what to run with which settings. Raises SettingsError, with a suggestion, for unknown words."""
+    verb, name, rest = select(words)
+    action = VERBS[verb][name]
+    if action.takes == "command":
+        return action, _submission(rest)
+    preset, overrides = read_words(action, _title(verb, name), rest, list(VERBS[verb]))
+    return action, resolve(preset, overrides, action.implied)
+
+
+def select(words: Sequence[str]) -> tuple[str, str, list[str]]:
+    """The verb, the action (the verb's first one if none is named), and the remaining words."""
     verb, *rest = words
     if verb not in VERBS:
-        raise SettingsError(f"no verb {verb!r}{suggestion(verb, list(VERBS))} (have: {', '.join(VERBS)})")
+        hint = option_hint(*option(words)) if verb.startswith("-") else ""
+        near = f": {hint}, after a verb" if hint else suggestion(verb, list(VERBS))
+        raise SettingsError(f"no verb {verb!r}{near} (available: {', '.join(VERBS)})")
     actions = VERBS[verb]
-    if verb == "submit":
-        return actions["run"], _submission(rest)
     name = rest.pop(0) if rest and rest[0] in actions else next(iter(actions))
-    if (verb, name) == ("reward", "score"):
-        rest = _score_words(rest)
-    else:
-        rest = [f"sample.text={json.dumps(word)}" if " " in word and "=" not in word else word for word in rest]
-    preset = rest.pop(0) if rest and "=" not in rest[0] else "scenes"
-    known = preset in presets() or preset.endswith((".yaml", ".yml"))
-    if not known:
-        near = suggestion(preset, [*actions, *presets()])
-        raise SettingsError(f"{preset!r} is neither an action of {verb} ({', '.join(actions)}) nor a preset{near}")
-    if verb in ("demo", "ablation"):  # an ablation is steered by the demo's SpatialScore
-        rest = ["run_dir=runs/demo", *rest]
-    return actions[name], load(preset, rest)
+    return verb, name, rest
 
 
-def _score_words(words: Sequence[str]) -> list[str]:
-    """`reward score`'s own words as settings: the file of prompts, the folder of images, and --out."""
-    names, own, others = ["score.prompts", "score.images"], [], []
-    for word in words:
-        name = "score.out" if word.startswith("--out=") else None
-        is_preset = word in presets() or word.endswith((".yaml", ".yml"))
-        if not name and "=" not in word and not is_preset and names:
-            name = names.pop(0)
-        if name:
-            own.append(f"{name}={json.dumps(word.removeprefix('--out='))}")
-        else:
-            others.append(word)
-    return [*sorted(others, key=lambda word: "=" in word), *own]  # a preset comes first
-
-
-def _submission(words: Sequence[str]) -> Settings:
-    """The words after `submit` -> settings that hold them as the job's command. They must be a command themselves."""
+def _submission(words: Sequence[str]) -> Resolved:
+    """The settings of the command that follows `submit`, with that command in `submit.command`."""
     if not words:
         raise SettingsError("submit needs the command to run on the cluster, e.g. submit policy train flux_dev")
-    _, settings = understand(words)
+    _, resolved = parse(words)
+    settings = resolved.settings
     if not Path(settings.run_dir).is_absolute():
         raise SettingsError(
-            f"run_dir of a submitted job must be an absolute path that every node sees, got {settings.run_dir}: what a "
-            f"job leaves in its own folder is lost. Add run_dir=/shared/{Path(settings.run_dir).name}"
+            "run_dir of a submitted job must be an absolute path on storage that every node can reach, got "
+            f"{settings.run_dir}: files in the job's own folder are lost. Add "
+            f"run_dir=/shared/{Path(settings.run_dir).name}"
         )
-    saved = settings.policy.checkpoint_dir
+    saved = settings.policy.checkpoint.dir
     if saved and "://" not in saved and not Path(saved).is_absolute():
         raise SettingsError(
-            f"policy.checkpoint_dir of a submitted job must be a URI or an absolute path that every node sees, got "
-            f"{saved}: take /shared/{Path(saved).name}, or leave it out to save beside the run"
+            "policy.checkpoint.dir of a submitted job must be a URI or an absolute path that every node can reach, got "
+            f"{saved}: use /shared/{Path(saved).name}, or leave it out to save in the run directory"
         )
     command = shlex.join(["spatialt2i", *(word for word in words if not word.startswith("submit."))])
-    return replace(settings, submit=replace(settings.submit, command=command))
+    return replace(resolved, settings=replace(settings, submit=replace(settings.submit, command=command)))
+
+
+def help_text(words: Sequence[str]) -> str:
+    """Help for the words before the first `--help`: for all verbs, for one verb, or for one action."""
+    words = words[: next((number for number, word in enumerate(words) if word in HELP), len(words))]
+    if not words:
+        return _overview(list(VERBS))
+    verb, name, _ = select(words)
+    named = len(VERBS[verb]) == 1 or words[1:2] == [name]
+    if not named and len(words) > 1 and not is_preset(words[1]) and "=" not in words[1]:
+        raise SettingsError(unexpected(words[1], f"an action of {verb}", list(VERBS[verb])))
+    return action_help(VERBS[verb][name], _title(verb, name)) if named else _overview([verb])
+
+
+def _title(verb: str, name: str) -> str:
+    """An action as it is written on the command line."""
+    return verb if len(VERBS[verb]) == 1 else f"{verb} {name}"
+
+
+def _overview(verbs: Sequence[str]) -> str:
+    """The actions of some verbs, a line each."""
+    rows = [(_title(verb, name), action.help) for verb in verbs for name, action in VERBS[verb].items()]
+    width = max(len(name) for name, _ in rows)
+    one = verbs[0] if len(verbs) == 1 else ""
+    lines = [f"usage: spatialt2i {one or 'VERB'} [ACTION] [PRESET] [section.key=value ...]", ""]
+    lines += [f"  {name:<{width}}  {text}" for name, text in rows]
+    lines += ["", f"Presets: {', '.join(presets())}, or a YAML file. Default: scenes."]
+    if one:
+        return "\n".join([*lines, f"The settings of an action: spatialt2i {one} ACTION --help."])
+    lines += [
+        "Without ACTION, the first action of the verb is run.",
+        "Help for a verb or an action, with its settings: spatialt2i VERB [ACTION] --help.",
+        "The settings in force: spatialt2i config show [PRESET] [SECTION] [section.key=value ...].",
+        "Version: spatialt2i --version.",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,24 @@
-"""The command line: every verb is understood, and a mistake is answered in words."""
+"""The command line: words become an action and settings, and every mistake is one line and exit code 2."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from conf import SettingsError
-from pipelines.cli import VERBS, Action, main, understand, usage
+from conf import SettingsError, UserError, load
+from conf.command import Action
+from pipelines import cli
+from pipelines.cli import VERBS, main, parse, understand
+
+ACTIONS = [action for actions in VERBS.values() for action in actions.values()]
 
 
-def test_every_verb_and_action_is_in_the_help() -> None:
-    assert all(verb in usage() for verb in VERBS)
-    assert all(action.help in usage() for actions in VERBS.values() for action in actions.values())
-
-
-@pytest.mark.parametrize("action", [action for actions in VERBS.values() for action in actions.values()])
+@pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.command)
 def test_every_action_names_a_function(action: Action) -> None:
     module, function = action.command.split(":")
     assert callable(getattr(importlib.import_module(module), function))
@@ -24,35 +27,145 @@ def test_every_action_names_a_function(action: Action) -> None:
 def test_the_first_action_and_the_scenes_preset_are_the_defaults() -> None:
     action, settings = understand(["policy"])
     assert action is VERBS["policy"]["train"]
-    assert settings.preset == "scenes"
+    assert settings == load("scenes")
 
 
-def test_an_action_a_preset_and_overrides_are_told_apart() -> None:
-    action, settings = understand(["policy", "export", "flux_dev", "policy.lr=0.001"])
-    assert action is VERBS["policy"]["export"]
-    assert (settings.preset, settings.policy.lr) == ("flux_dev", 0.001)
+def test_an_action_a_preset_and_overrides_may_come_in_any_order() -> None:
+    for words in (["flux_dev", "policy.optimizer.lr=0.001"], ["policy.optimizer.lr=0.001", "flux_dev"]):
+        action, settings = understand(["policy", "export", *words])
+        assert action is VERBS["policy"]["export"]
+        assert (settings.preset, settings.policy.optimizer.lr) == ("flux_dev", 0.001)
 
 
-def test_words_in_quotes_are_the_text_to_draw() -> None:
-    action, settings = understand(["policy", "sample", 'a cup: "red", left of a plate', "sample.images=2"])
+@pytest.mark.parametrize("text", ['a cup: "red", left of a plate', "a # b", "${home} x", "a = b", "two\nlines", "é ü"])
+def test_words_in_quotes_are_the_text_of_a_sample(text: str) -> None:
+    action, settings = understand(["policy", "sample", text, "sample.images=2"])
     assert action is VERBS["policy"]["sample"]
-    assert (settings.sample.text, settings.sample.images) == ('a cup: "red", left of a plate', 2)
+    assert (settings.sample.text, settings.sample.images) == (text, 2)
+
+
+def test_score_takes_prompts_images_and_out() -> None:
+    for out in (["--out", "s3://b/o.parquet"], ["--out=s3://b/o.parquet"]):
+        _, settings = understand(["reward", "score", *out, "p.jsonl", "flux_dev", "a folder/", "score.chunk_rows=7"])
+        score = settings.score
+        assert (score.prompts, score.images, score.out) == ("p.jsonl", "a folder/", "s3://b/o.parquet")
+        assert (settings.preset, score.chunk_rows) == ("flux_dev", 7)
+
+
+def test_what_an_action_implies_yields_to_the_command_line() -> None:
+    assert understand(["demo"])[1].run_dir == "runs/demo"
+    assert understand(["ablation", "flux_dev"])[1].run_dir == "runs/demo"
+    assert understand(["demo", "run_dir=mine"])[1].run_dir == "mine"
+
+
+def test_submit_takes_another_command() -> None:
+    action, settings = understand(["submit", "policy", "train", "run_dir=/shared/x", "submit.follow=false"])
+    assert action is VERBS["submit"]["run"]
+    assert settings.submit.command == "spatialt2i policy train run_dir=/shared/x"
+    assert (settings.run_dir, settings.submit.follow) == ("/shared/x", False)
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("line", "expected"),
     [
-        (["polcy"], "did you mean policy?"),
+        (["polcy"], "no verb 'polcy': did you mean policy?"),
+        ([""], "no verb ''"),
         (["policy", "exprt"], "did you mean export?"),
+        (["policy", "exprt", "--help"], "did you mean export?"),
         (["reward", "train", "flux_dv"], "did you mean flux_dev?"),
+        (["policy", "flux_dev", "scenes"], "two presets, flux_dev and scenes"),
+        (["policy", "policy.algorithm.top_k=13"], "command line: policy.algorithm.top_k must"),
+        (["policy", "train", "policy.lr=3"], "did you mean policy.optimizer.lr?"),
+        (["policy", "train", "policy.lr"], "write policy.optimizer.lr=VALUE"),
+        (["policy", "train", "--lr", "3"], "write policy.optimizer.lr=3"),
+        (["policy", "train", "--lr=3"], "write policy.optimizer.lr=3"),
+        (["policy", "train", "--top_k", "4"], "write policy.algorithm.top_k=4"),
+        (["policy", "train", "--top-k", "4", "flux_dev"], "write policy.algorithm.top_k=4"),
+        (["policy", "train", "--policy.lr=3"], "write policy.optimizer.lr=3"),
+        (["policy", "train", "--policy.optimizer.lr", "3"], "write policy.optimizer.lr=3"),
+        (["reward", "train", "--lr", "3"], "write reward.lr=3"),
+        (["evaluate", "--lr", "3"], "write one of reward.lr=3, policy.optimizer.lr=3"),
+        (["policy", "train", "--dashboard"], "write dashboard=true"),
+        (["policy", "train", "--wibble", "1"], "see spatialt2i policy train --help"),
+        (["--lr", "3"], "write one of reward.lr=3, policy.optimizer.lr=3, after a verb"),
+        (["reward", "score", "a", "b", "c"], "'c' is neither"),
+        (["reward", "score", "--out"], "--out needs a value"),
+        (["reward", "score", "--outt", "x.parquet"], "write score.out=x.parquet"),
+        (["policy", "sample", "a cup", "a plate"], "'a plate' is neither"),
+        (["submit"], "submit needs the command"),
+        (["submit", "policy", "train"], "Add run_dir=/shared/scenes"),
+        (["submit", "policy", "train", "run_dir=/x", "policy.checkpoint.dir=y"], "use /shared/y"),
+        (["config", "show", "flux_dv"], "neither a preset nor a section: did you mean flux_dev?"),
+        (["config", "show", "polcy"], "did you mean policy?"),
+        (["config", "show", "nowhere.yaml"], "no preset file 'nowhere.yaml'"),
     ],
 )
-def test_a_mistake_is_answered_with_a_suggestion(words: list[str], expected: str) -> None:
-    with pytest.raises(SettingsError) as refused:
-        understand(words)
-    assert expected in str(refused.value)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    line: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(line) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("spatialt2i: ") and err.count("\n") == 1
+    assert expected in err
 
 
-def test_a_bad_setting_ends_with_code_2_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["policy", "policy.top_k=13"]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+def test_a_users_mistake_inside_an_action_is_one_line_and_a_fault_keeps_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(error: Exception) -> None:
+        def act(action: object, resolved: object) -> None:
+            raise error
+
+        monkeypatch.setattr(cli, "run", act)
+
+    fail(UserError("no pairs in runs/x: run `spatialt2i preferences build` first"))
+    assert main(["reward", "train"]) == 2
+    assert capsys.readouterr().err == ("spatialt2i: no pairs in runs/x: run `spatialt2i preferences build` first\n")
+    fail(ValueError("shapes differ"))
+    with pytest.raises(ValueError, match="shapes differ"):
+        main(["reward", "train"])
+    assert issubclass(SettingsError, UserError) and issubclass(SettingsError, ValueError)
+
+
+def test_a_check_that_failed_keeps_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    def act(action: object, resolved: object) -> None:
+        raise SystemExit(1)
+
+    monkeypatch.setattr(cli, "run", act)
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor"])
+    assert ended.value.code == 1
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"spatialt2i {importlib.metadata.version('spatialt2i')}\n"
+
+
+def test_help_and_mistakes_import_neither_torch_nor_ray() -> None:
+    program = (
+        "import sys; from pipelines.cli import main\n"
+        "main(['policy', 'train', '--help']); main(['policy', '--lr', '3'])\n"
+        "sys.exit(bool({'torch', 'ray', 'actors', 'transformers'} & set(sys.modules)))"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    command = f"{sys.executable} -m pipelines.cli config show | head -1"
+    ended = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], cwd=Path(__file__).parents[2], capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith("preset: scenes")
+
+
+def test_every_word_option_and_section_of_an_action_exists() -> None:
+    from conf.catalog import catalog, sections
+
+    for action in ACTIONS:
+        assert set(action.sections) <= set(sections())
+        assert {word.setting for word in action.words} | set(action.options.values()) <= set(catalog())
+        assert parse(["config", "show", *action.implied])

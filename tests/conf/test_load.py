@@ -1,10 +1,11 @@
-"""Settings: every preset loads, a round trip is exact, and bad input is refused with rule, value and suggestion."""
+"""Loading settings: presets, overrides, and the rules that values must follow."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,136 +29,135 @@ def test_flux_dev_holds_the_papers_values() -> None:
     paper = load("flux_dev")
     assert (paper.flux.lora_rank, paper.flux.lora_alpha, paper.flux.height) == (32, 64, 512)
     policy = paper.policy
-    assert (policy.lr, policy.clip_range, policy.kl_weight) == (3e-4, 1e-4, 0.01)
-    assert (policy.group_size, policy.top_k, policy.steps) == (24, 6, 6)
-    mix = paper.preferences.mix
-    assert (paper.preferences.writer, paper.preferences.perturber, paper.preferences.reviewer) == (
-        "chat",
-        "chat",
-        "people",
-    )
-    assert (mix.renderer, mix.qwen_image, mix.hunyuan_image, mix.seedream) == (0, 1, 1, 1)
-    assert (paper.preferences.benchmark_one, paper.preferences.benchmark_more) == (180, 185)
-    assert (paper.reward.lr, paper.reward.batch_size, paper.evaluation.steps) == (2e-6, 32, 28)
+    assert (policy.optimizer.lr, policy.algorithm.clip_range, policy.algorithm.kl_weight) == (3e-4, 1e-4, 0.01)
+    assert (policy.group_size, policy.algorithm.top_k, policy.sampling.denoise_steps) == (24, 6, 6)
+    assert policy.algorithm.advantage_std_over == "group"
+    roles = (paper.preferences.writer, paper.preferences.perturber, paper.preferences.reviewer)
+    assert roles == ("chat", "chat", "annotators")
+    generators = paper.preferences.generators
+    assert (generators.renderer, generators.qwen_image, generators.hunyuan_image, generators.seedream) == (0, 1, 1, 1)
+    assert (paper.preferences.benchmark_single_edit, paper.preferences.benchmark_multi_edit) == (180, 185)
+    assert (paper.reward.lr, paper.reward.batch_size, paper.evaluation.denoise_steps) == (2e-6, 32, 28)
 
 
 def test_a_preset_holds_differences_from_its_base(tmp_path: Path) -> None:
     node, whole = load("flux_dev_8gpu"), load("flux_dev")
     assert node.reward == whole.reward and node.flux == whole.flux
-    assert node.policy.rollout_actors + node.policy.learner_ranks + node.pool.max_replicas == 8
-    (tmp_path / "mine.yaml").write_text("base: flux_dev_8gpu\npolicy: {top_k: 4}\n")
-    mine = load(str(tmp_path / "mine.yaml"), ["policy.top_k=5"])
-    assert (mine.preset, mine.policy.top_k, mine.policy.rollout_actors, mine.flux) == ("mine", 5, 5, whole.flux)
-    (tmp_path / "lost.yaml").write_text("base: flux_dv\n")
-    with pytest.raises(SettingsError, match=r"base must be a preset: did you mean flux_dev\?"):
-        load(str(tmp_path / "lost.yaml"))
+    assert node.policy.rollout.max_actors + node.policy.learner.ranks + node.serving.max_replicas == 8
+    (tmp_path / "mine.yaml").write_text("base: flux_dev_8gpu\npolicy: {algorithm: {top_k: 4}}\n")
+    mine = load(str(tmp_path / "mine.yaml"), ["policy.algorithm.top_k=5"])
+    assert (mine.preset, mine.policy.algorithm.top_k, mine.policy.rollout.max_actors) == ("mine", 5, 5)
+    assert mine.flux == whole.flux
 
 
-def test_every_value_of_flux_dev_is_marked() -> None:
-    lines = (Path(__file__).parents[2] / "conf" / "flux_dev.yaml").read_text().splitlines()
-    values = [line for line in lines if re.match(r" *[a-z_]+: +[^|\s]", line)]  # leaves, block texts left out
-    unmarked = [line for line in values if "# paper" not in line and "# choice" not in line]
-    assert unmarked == ["preset: flux_dev"]
+def test_a_base_may_be_a_file_beside_the_preset(tmp_path: Path) -> None:
+    (tmp_path / "lower.yaml").write_text("policy: {seed: 3, iterations: 7}\n")
+    (tmp_path / "upper.yaml").write_text("base: lower.yaml\npolicy: {seed: 4}\n")
+    policy = load(str(tmp_path / "upper.yaml")).policy
+    assert (policy.seed, policy.iterations) == (4, 7)
 
 
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("policy.lrr=1", "Did you mean: 'lr'"),
-        ("policy.lr=fast", "'fast'"),
-        ("policy.transition=flow_sd", "did you mean flow_sde?"),
-        ("policy.top_k=20", "half of policy.group_size, got 20 of 24"),
-        ("policy.noise_level=0", "must be above 0, got 0"),
-        ("policy.updates_per_iteration=5", "must divide"),
-        ("policy.learner_ranks=2", "needs policy.engine=deepspeed"),
-        ("policy.zero_stage=3", "needs policy.engine=deepspeed"),
+        ("policy.sampling.noise_level=0", "must be above 0, got 0"),
+        ("policy.algorithm.top_k=20", "half of policy.group_size, got 20 of 24"),
+        ("policy.algorithm.top_k=-1", "policy.algorithm.top_k must be at least 0, got -1"),
+        ("policy.optimizer.steps_per_iteration=5", "must be divisible"),
+        ("policy.learner.ranks=2", "needs policy.learner.engine=deepspeed"),
+        ("policy.learner.zero_stage=3", "needs policy.learner.engine=deepspeed"),
+        ("policy.algorithm.kl_weight=0.01", "set policy.algorithm.advantage_std_over=group"),
+        ("policy.sampling.window=6", "between 0 and the 5 noisy steps, got 6"),
+        ("policy.rollout.min_actors=3", "at most policy.rollout.max_actors, got 3 > 2"),
+        ("policy.evaluation.prompts=7", "must be even, got 7"),
         ("flux.height=70", "multiple of 16"),
-        ("reward.loss=btt", "did you mean bt?"),
-        ("pool.max_replicas=0", "at least pool.min_replicas"),
+        ("flux.height=0", "positive multiple of 16"),
+        ("serving.max_replicas=0", "at least serving.min_replicas"),
+        ("serving.host=0.0.0.0", "set serving.token_variable"),
         ("preferences.generated_fraction=0.9", "at most 1"),
-        ("policy.steps", "section.key=value"),
-        ("ablation.variants=base,top-4", "write 'ablation.variants=[base,top-4]', in quotes"),
-        ("policy.initial_noise=shard", "did you mean shared?"),
-        ("policy.rollout_gpus=-1", "policy.rollout_gpus must be at least 0.0, got -1"),
-        ("policy.learner_gpus=-0.5", "policy.learner_gpus must be at least 0.0, got -0.5"),
-        ("pool.gpus=-1", "pool.gpus must be at least 0.0, got -1"),
-        ("detector.gpus=-1", "detector.gpus must be at least 0.0, got -1"),
-        ("policy.rollout_gpus=1.5", "a whole number of them, got 1.5: take 1 or 2"),
-        ("policy.learner_gpus=2.25", "got 2.25: take 2 or 3"),
-        ("pool.gpus=1.5", "pool.gpus must be a share of one GPU"),
-        ("detector.gpus=1.5", "detector.gpus must be a share of one GPU"),
-        ("policy.rollout_cpus=-1", "policy.rollout_cpus must be at least 0"),
-        ("policy.learner_cpus=-1", "policy.learner_cpus must be at least 0"),
-        ("policy.learner_cpus=0", "must not both be 0"),
-        ("pool.cpus=-1", "pool.cpus must be at least 0"),
-        ("detector.cpus=-1", "detector.cpus must be at least 0"),
-        ("reward.cpus_per_worker=-1", "reward.cpus_per_worker must be at least 0"),
+        ("preferences.generators.renderer=0", "needs a weight above 0"),
+        ("policy.rollout.gpus=-1", "policy.rollout.gpus must be at least 0, got -1"),
+        ("policy.learner.gpus=-0.5", "policy.learner.gpus must be at least 0, got -0.5"),
+        ("serving.gpus=-1", "serving.gpus must be at least 0, got -1"),
+        ("detector.gpus=-1", "detector.gpus must be at least 0, got -1"),
+        ("policy.rollout.gpus=1.5", "a whole number of GPUs, got 1.5: use 1 or 2"),
+        ("policy.learner.gpus=2.25", "got 2.25: use 2 or 3"),
+        ("serving.gpus=1.5", "serving.gpus must be a fraction of one GPU"),
+        ("policy.rollout.cpus=-1", "policy.rollout.cpus must be at least 0"),
+        ("policy.learner.cpus=0", "must not both be 0"),
         ("reward.weight_decay=-1", "reward.weight_decay must be at least 0"),
         ("reward.max_grad_norm=0", "reward.max_grad_norm must be above 0, got 0"),
-        ("pool.threads=0", "pool.threads must be at least 1, got 0"),
-        ("detector.threads=0", "detector.threads must be at least 1, got 0"),
-        ("pool.max_ongoing_requests=0", "pool.max_ongoing_requests must be at least 1"),
-        ("pool.batch_wait_s=-1", "pool.batch_wait_s must be at least 0"),
-        ("pool.upscale_delay_s=-1", "pool.upscale_delay_s must be at least 0"),
-        ("pool.target_ongoing_requests=0", "pool.target_ongoing_requests must be above 0, got 0"),
-        ("policy.lr=0", "policy.lr must be above 0, got 0.0: raise it"),
-        ("policy.lr=nan", "policy.lr must be above 0, got nan"),
-        ("policy.clip_range=0", "policy.clip_range must be above 0"),
-        ("policy.max_grad_norm=0", "policy.max_grad_norm must be above 0"),
-        ("policy.weight_decay=-0.1", "policy.weight_decay must be at least 0"),
-        ("policy.kl_weight=-0.1", "policy.kl_weight must be at least 0"),
-        ("policy.ratio_tolerance=-1e-6", "policy.ratio_tolerance must be at least 0"),
-        ("policy.betas=[0.9,1.0]", "policy.betas must both lie in [0, 1), got [0.9, 1.0]"),
-        ("policy.betas=[-0.1,0.9]", "got [-0.1, 0.9]: take e.g. [0.9, 0.99]"),
+        ("reward.lr=1", "reward.lr must be in (0, 1), got 1"),
+        ("reward.min_workers=3", "got 3"),
+        ("serving.threads=0", "serving.threads must be at least 1, got 0"),
+        ("serving.batch_wait_s=-1", "serving.batch_wait_s must be at least 0"),
+        ("writer.min_relations=13", "writer.max_relations must lie between"),
+        ("writer.timeout=0", "writer.timeout must be above 0"),
+        ("policy.optimizer.lr=0", "policy.optimizer.lr must be above 0, got 0.0"),
+        ("policy.optimizer.lr=nan", "policy.optimizer.lr must be above 0, got nan"),
+        ("policy.optimizer.lr=inf", "policy.optimizer.lr must be above 0, got inf"),
+        ("policy.minutes=nan", "policy.minutes must be a finite number"),
+        ("policy.optimizer.betas=[0.9,1.0]", "must both lie in [0, 1), got [0.9, 1.0]"),
+        ("policy.optimizer.ema_decay=1.1", "must be in [0, 1], got 1.1"),
+        ("review.annotators=[a]", "add names to review.annotators"),
+        ("publish.version=1.0", "MAJOR.MINOR.PATCH, e.g. 1.0.0, got '1.0'"),
     ],
 )
-def test_bad_values_are_refused_with_the_rule_and_the_value(override: str, expected: str) -> None:
+def test_a_value_that_breaks_a_rule_is_refused(override: str, expected: str) -> None:
     with pytest.raises(SettingsError) as refused:
         load("scenes", [override])
     assert expected in str(refused.value)
+    assert str(refused.value).startswith("command line: ")
 
 
-def test_ranks_share_no_gpu_but_one_may_and_many_may_do_without() -> None:
-    ranks = ["policy.learner_ranks=2", "policy.engine=deepspeed"]
-    with pytest.raises(
-        SettingsError, match=r"policy\.learner_gpus must be whole for policy\.learner_ranks=2, got 0\.5"
-    ):
-        load("scenes", [*ranks, "policy.learner_gpus=0.5"])
-    assert load("scenes", ["policy.learner_gpus=0.5"]).policy.learner_gpus == 0.5
-    assert load("scenes", [*ranks, "policy.learner_gpus=0"]).policy.learner_ranks == 2
-    assert load("scenes", [*ranks, "policy.learner_gpus=2"]).policy.learner_gpus == 2
+def test_both_diffusers_generators_name_their_own_section() -> None:
+    for section in ("qwen_image", "hunyuan_image"):
+        with pytest.raises(SettingsError, match=rf"{section}\.offload=model moves .* {section}\.gpus=0: reserve one"):
+            load("scenes", [f"{section}.offload=model", f"{section}.gpus=0"])
+
+
+def test_choices_are_checked_without_a_preset_too() -> None:
+    with pytest.raises(SettingsError, match=r"policy\.resume must be one of auto, never, got 'nevr': did you mean"):
+        replace(load().policy, resume="nevr")
+
+
+def test_several_ranks_need_whole_gpus_or_none() -> None:
+    ranks = ["policy.learner.ranks=2", "policy.learner.engine=deepspeed"]
+    with pytest.raises(SettingsError, match=r"policy\.learner\.gpus must be whole for policy\.learner\.ranks=2"):
+        load("scenes", [*ranks, "policy.learner.gpus=0.5"])
+    assert load("scenes", ["policy.learner.gpus=0.5"]).policy.learner.gpus == 0.5
+    assert load("scenes", [*ranks, "policy.learner.gpus=0"]).policy.learner.ranks == 2
+    assert load("scenes", [*ranks, "policy.learner.gpus=2"]).policy.learner.gpus == 2
 
 
 @pytest.mark.parametrize(
-    ("overrides", "mend"),
+    ("overrides", "key", "fix"),
     [
-        (["policy.updates_per_iteration=5"], "take 10 or 15"),
-        (["policy.updates_per_iteration=5", "policy.sampling_groups=4"], "take 20"),
-        (["policy.sampling_groups=5"], "take 4 or 6"),
-        (["policy.sampling_groups=13"], "take 12"),
-        (["policy.sampling_rows=5"], "take 4 or 6"),
-        (["policy.sampling_rows=36"], "take 24"),
-        (["policy.sampling_rows=36", "policy.sampling_groups=4"], "take 24 or 48"),
-        (["policy.sampling_rows=72", "policy.sampling_groups=4"], "take 48 or 96"),
+        (["policy.optimizer.steps_per_iteration=5"], "policy.prompts_per_iteration", "use 10 or 15"),
+        (["policy.sampling.batch=5"], "policy.sampling.batch", "use 4 or 6"),
+        (["policy.sampling.batch=36"], "policy.sampling.batch", "use 24"),
     ],
 )
-def test_counts_that_do_not_divide_are_answered_with_the_nearest_that_do(overrides: list[str], mend: str) -> None:
+def test_counts_that_do_not_divide_are_answered_with_the_nearest_that_do(
+    overrides: list[str], key: str, fix: str
+) -> None:
     with pytest.raises(SettingsError) as refused:
         load("scenes", overrides)
-    assert str(refused.value).endswith(f": {mend}")
-    name = re.search(r"(policy\.\w+) must", str(refused.value))
-    assert name
-    for value in re.findall(r"\d+", mend):
-        load("scenes", [*overrides, f"{name[1]}={value}"])
+    assert str(refused.value).endswith(f": {fix}")
+    for value in re.findall(r"\d+", fix):
+        load("scenes", [*overrides, f"{key}={value}"])
 
 
-def test_an_unknown_preset_is_answered_with_the_nearest() -> None:
-    with pytest.raises(SettingsError, match="did you mean flux_dev"):
-        load("flux_dv")
+def test_the_std_of_a_batch_excludes_a_kl_term_only() -> None:
+    both = ["policy.algorithm.kl_weight=0.01", "policy.algorithm.advantage_std_over=group"]
+    assert load("scenes", both).policy.algorithm.kl_weight == 0.01
 
 
 def test_settings_import_neither_torch_nor_ray() -> None:
-    program = "import sys, conf; sys.exit(bool({'torch', 'ray', 'actors', 'pipelines'} & set(sys.modules)))"
+    program = (
+        "import sys, conf, conf.command, conf.show; "
+        "sys.exit(bool({'torch', 'ray', 'actors', 'pipelines'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
@@ -165,7 +165,7 @@ def test_settings_import_neither_torch_nor_ray() -> None:
 def test_packages_import_from_a_foreign_directory_that_holds_others_of_the_same_name(
     package: str, tmp_path: Path
 ) -> None:
-    """The names are generic; an editable install or Ray's working_dir must win over an unrelated folder, or be told."""
+    """The names are generic; an editable install or Ray's working_dir must win over an unrelated folder."""
     (tmp_path / "elsewhere").mkdir()
     program = f"import {package}, pathlib; print(pathlib.Path({package}.__file__).resolve().parent.parent)"
     shown = subprocess.run(

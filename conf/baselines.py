@@ -1,0 +1,73 @@
+"""`baselines`: the models that `reward evaluate` compares SpatialScore with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from conf.rules import Section, at_least, one_of
+
+SCORERS = ("PickScore", "HPSv2.1", "HPSv3", "ImageReward", "VQAScore", "UnifiedReward")
+"""Baselines that score an image."""
+
+JUDGES = ("GPT-5", "Gemini-2.5-Pro", "Qwen2.5-VL-7B", "Qwen2.5-VL-32B", "Qwen2.5-VL-72B")
+"""Baselines behind an endpoint."""
+
+
+@dataclass(frozen=True)
+class BaselinesSettings(Section):
+    """Baselines, each in a Ray runtime environment of its own."""
+
+    section: ClassVar[str] = "baselines"
+
+    names: tuple[str, ...] = ()
+    """Baselines to run: PickScore, HPSv2.1, HPSv3, ImageReward, VQAScore, UnifiedReward, GPT-5, Gemini-2.5-Pro,
+    Qwen2.5-VL-7B, Qwen2.5-VL-32B, Qwen2.5-VL-72B."""
+
+    models: dict[str, str] = field(default_factory=dict[str, str])
+    """Baseline -> directory or hub id (for a judge: model name) to use instead of its default."""
+
+    urls: dict[str, str] = field(default_factory=dict[str, str])
+    """Judge -> OpenAI-compatible endpoint to use instead of its default."""
+
+    price_in: dict[str, float] = field(default_factory=dict[str, float])
+    """Judge -> cost of a million input tokens. Judges that are left out count as free."""
+
+    price_out: dict[str, float] = field(default_factory=dict[str, float])
+    """Judge -> cost of a million output tokens. Judges that are left out count as free."""
+
+    judge_form: Literal["pairwise", "pointwise"] = "pairwise"
+    """Question for a judge: which image is right (asked in both orders), or a grade for each image."""
+
+    judge_concurrency: int = field(default=8, metadata=at_least(1))
+    """Questions in flight at once."""
+
+    judge_retries: int = field(default=5, metadata=at_least(0))
+    """Retries of a question, with the client's own backoff."""
+
+    isolated: bool = True
+    """Install a baseline's pinned packages with pip for its process alone. false: use the installed packages."""
+
+    batch_images: int = field(default=16, metadata=at_least(1))
+    """Images in one forward pass."""
+
+    chunk_pairs: int = field(default=64, metadata=at_least(1))
+    """Pairs whose answers are saved together. An interruption loses at most this many."""
+
+    threads: int = field(default=1, metadata=at_least(1))
+    """CPU threads of a baseline."""
+
+    cpus: float = 1.0
+    """Ray CPUs that a baseline reserves."""
+
+    gpus: float = 0.0
+    """Ray GPUs that a baseline reserves."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("names", "models", "urls"):
+            for name in getattr(self, key):
+                one_of(f"baselines.{key}: a name", name, (*SCORERS, *JUDGES))
+        for key in ("price_in", "price_out"):
+            for name in getattr(self, key):
+                one_of(f"baselines.{key}: a judge", name, JUDGES)

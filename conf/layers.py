@@ -1,0 +1,175 @@
+"""Presets and command-line overrides as layers of `key -> value`, each layer with the name of its source."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from conf.catalog import Setting, catalog, did_you_mean, sections
+from conf.errors import SettingsError
+from conf.rules import suggestion
+
+PRESET_DIR = Path(__file__).parent / "presets"
+COMMAND_LINE = "command line"
+YAML_ENDINGS = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Values from one source."""
+
+    source: str
+    """"command line", or the preset with its file."""
+    values: Mapping[str, Any]
+    """Dotted key of a setting -> value. For a mapping setting the value holds the given entries only."""
+
+
+def presets() -> list[str]:
+    """Names of the shipped presets."""
+    return sorted(path.stem for path in PRESET_DIR.glob("*.yaml"))
+
+
+def is_preset(word: str) -> bool:
+    """Whether `word` is the name of a shipped preset or looks like the path of a YAML file."""
+    return word in presets() or word.endswith(YAML_ENDINGS)
+
+
+def preset_layers(preset: str) -> list[Layer]:
+    """The layers of a preset, those of its bases first. Raises SettingsError if one cannot be read."""
+    layers: list[Layer] = []
+    name, folder, chain, named_in = preset, Path(), list[Path](), ""
+    while name:
+        path = _find(name, folder, chain, named_in)
+        chain.append(path.resolve())
+        source = f"preset {name}" + (f" (base of {preset})" if named_in else "")
+        values = _read(path, source)
+        values.setdefault("preset", path.stem)
+        base = values.pop("base", None)
+        if base is not None and not isinstance(base, str):
+            raise SettingsError(f"{source}: base must be the name of a preset or a YAML file, got {base!r}")
+        layers.insert(0, Layer(source, dict(_flatten(values, source))))
+        name, folder, named_in = base or "", path.parent, f"{source}: base: "
+    return layers
+
+
+def _find(name: str, folder: Path, chain: Sequence[Path], named_in: str) -> Path:
+    """The file of a preset. Raises SettingsError if there is none, or if it is already in the chain of bases.
+
+    `named_in` starts the message: the preset whose base is looked for, or "" for the first preset.
+    """
+    is_file = name.endswith(YAML_ENDINGS)
+    path = folder / name if is_file else PRESET_DIR / f"{name}.yaml"
+    if not is_file and name not in presets():
+        near = suggestion(name, presets())
+        raise SettingsError(f"{named_in}no preset {name!r}{near} (available: {', '.join(presets())}, or a YAML file)")
+    if not path.exists():
+        raise SettingsError(f"{named_in}no preset file {str(path)!r}")
+    if path.resolve() in chain:
+        raise SettingsError(f"{named_in}the bases form a cycle: {' -> '.join(file.name for file in [*chain, path])}")
+    return path
+
+
+def _read(path: Path, source: str) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises SettingsError for everything else."""
+    try:
+        loaded = OmegaConf.load(io.StringIO(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        reason = error.strerror or "it must hold a mapping of settings"
+        raise SettingsError(f"{source}: cannot read {path}: {reason}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{source}: {path} is not UTF-8 text") from error
+    except (YAMLError, OmegaConfBaseException, RecursionError) as error:
+        raise SettingsError(f"{source}: {path} is not valid YAML: {_one_line(error)}") from error
+    values = OmegaConf.to_container(loaded, resolve=False)
+    if not isinstance(loaded, DictConfig) or not isinstance(values, dict):
+        raise SettingsError(f"{source}: {path} must hold a mapping of settings, not {type(values).__name__}")
+    return {str(key): value for key, value in values.items()}
+
+
+def _one_line(error: BaseException) -> str:
+    """An error's text on one line, without OmegaConf's details."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:
+        return f"{getattr(error, 'problem', None) or 'syntax error'}, line {mark.line + 1}, column {mark.column + 1}"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _flatten(values: Mapping[Any, Any], source: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested values -> (key of a setting, value). Raises SettingsError for keys that are no setting."""
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if key in catalog():
+            yield key, value
+        elif key in sections():
+            if value is None:  # a section whose lines are all comments
+                continue
+            if not isinstance(value, Mapping):
+                raise SettingsError(f"{source}: {_not_a_section_value(key, value)}")
+            yield from _flatten(cast("Mapping[Any, Any]", value), source, f"{key}.")
+        else:
+            raise SettingsError(f"{source}: {_unknown(key)}")
+
+
+def _unknown(key: str) -> str:
+    return f"no setting {key!r}{did_you_mean(key) or suggestion(key, list(sections()))}"
+
+
+def _not_a_section_value(key: str, value: object) -> str:
+    example = next(name for name in catalog() if name.startswith(f"{key}."))
+    return f"{key} is a section, got {value!r}: set a key inside it, e.g. {example}"
+
+
+def override_layer(overrides: Sequence[str], source: str = COMMAND_LINE) -> Layer:
+    """`key=value` words as a layer. Later words win. Raises SettingsError for other words and for unknown keys."""
+    values: dict[str, Any] = {}
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise SettingsError(f"{source}: expected section.key=value, got {item!r}")
+        setting, rest = _setting_of(key)
+        if setting is None:
+            rule = _not_a_section_value(key, text) if key in sections() else _unknown(key)
+            raise SettingsError(f"{source}: {rule}")
+        value = _parse(setting, rest, text, source)
+        if rest:
+            entry = _entry(setting, rest, value)
+            value = OmegaConf.to_container(OmegaConf.merge(values.get(setting.key, {}), entry))
+        values[setting.key] = value
+    return Layer(source, values)
+
+
+def _setting_of(key: str) -> tuple[Setting | None, str]:
+    """The setting that a key names, and the rest of the key if the setting is a mapping."""
+    if key in catalog():
+        return catalog()[key], ""
+    for setting in catalog().values():
+        if setting.is_mapping and key.startswith(f"{setting.key}.") and len(key) > len(setting.key) + 1:
+            return setting, key[len(setting.key) + 1 :]
+    return None, ""
+
+
+def _entry(setting: Setting, rest: str, value: object) -> dict[str, Any]:
+    """One entry of a mapping. Only free-form mappings nest; elsewhere dots belong to the key ("HPSv2.1")."""
+    names = rest.split(".") if setting.type_name.endswith(" Any") else [rest]
+    for name in reversed(names):
+        value = {name: value}
+    return cast("dict[str, Any]", value)
+
+
+def _parse(setting: Setting, rest: str, text: str, source: str) -> Any:
+    """The value of an override. Text settings take the text as it is, unless it is quoted; others are read as YAML."""
+    if setting.type is str and text[:1] not in ("'", '"'):
+        return text
+    try:
+        value = OmegaConf.from_dotlist([f"value={text}"])
+        return cast("dict[str, Any]", OmegaConf.to_container(value, resolve=False))["value"]
+    except (YAMLError, OmegaConfBaseException, RecursionError) as error:
+        name = f"{setting.key}.{rest}" if rest else setting.key
+        raise SettingsError(f"{source}: {name}: cannot read {text!r}: {_one_line(error)}") from error

@@ -1,0 +1,21 @@
+"""Stage 3: top-k GRPO on a text-to-image model. One module for each part of `policy`."""
+
+from conf.policy.algorithm import AlgorithmSettings
+from conf.policy.export import ExportSettings
+from conf.policy.optimizer import PolicyOptimizerSettings
+from conf.policy.placement import LearnerSettings, RolloutSettings
+from conf.policy.records import CheckpointSettings, TrainEvaluationSettings
+from conf.policy.sampling import SamplingSettings
+from conf.policy.settings import PolicySettings
+
+__all__ = [
+    "AlgorithmSettings",
+    "CheckpointSettings",
+    "ExportSettings",
+    "LearnerSettings",
+    "PolicyOptimizerSettings",
+    "PolicySettings",
+    "RolloutSettings",
+    "SamplingSettings",
+    "TrainEvaluationSettings",
+]

@@ -1,0 +1,108 @@
+"""`policy`: the settings of stage 3, and the rules that join its parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from conf.errors import SettingsError
+from conf.policy.algorithm import AlgorithmSettings
+from conf.policy.optimizer import PolicyOptimizerSettings
+from conf.policy.placement import LearnerSettings, RolloutSettings
+from conf.policy.records import CheckpointSettings, TrainEvaluationSettings
+from conf.policy.sampling import SamplingSettings
+from conf.rules import Section, at_least, between, nearest
+
+
+@dataclass(frozen=True)
+class PolicySettings(Section):
+    """Stage 3: top-k GRPO on a text-to-image model. Axes: P prompts of an iteration, G images of a group."""
+
+    section: ClassVar[str] = "policy"
+
+    iterations: int = field(default=120, metadata=at_least(1))
+    """Iterations, i.e. policy versions to publish."""
+
+    minutes: float = 5.0
+    """Stop after this training time in minutes as well. 0: no limit."""
+
+    seed: int = 0
+    """Seed of prompts, initial noise and sampling noise."""
+
+    prompts_per_iteration: int = field(default=12, metadata=at_least(1))
+    """Prompts P of an iteration, one group each. Flow-GRPO: 48."""
+
+    group_size: int = field(default=24, metadata=at_least(2))
+    """Images G of a group. Paper: 24."""
+
+    max_staleness: int = field(default=0, metadata=at_least(0))
+    """Policy versions that a group may lag behind. 0: synchronous. 1: sampling overlaps learning."""
+
+    prompts: str = ""
+    """JSON lines of training prompts, {"text": ...}. Empty: the grammar of the embedded scenes world."""
+
+    held_out_prompts: str = ""
+    """JSON lines of prompts for the evaluation during training. Empty: the scenes grammar's, or none."""
+
+    multi_relation_fraction: float = field(default=0.4, metadata=between(0, 1))
+    """Fraction of the scenes prompts that have two or more relations. Ignored if policy.prompts is set."""
+
+    resume: Literal["auto", "never"] = "auto"
+    """auto: continue from the newest checkpoint of the run directory. never: start again."""
+
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    """The stochastic sampler of training."""
+
+    algorithm: AlgorithmSettings = field(default_factory=AlgorithmSettings)
+    """Selection, advantages and loss."""
+
+    optimizer: PolicyOptimizerSettings = field(default_factory=PolicyOptimizerSettings)
+    """AdamW and the learning rate."""
+
+    rollout: RolloutSettings = field(default_factory=RolloutSettings)
+    """The actors that sample images."""
+
+    learner: LearnerSettings = field(default_factory=LearnerSettings)
+    """The ranks that compute gradients."""
+
+    evaluation: TrainEvaluationSettings = field(default_factory=TrainEvaluationSettings)
+    """Evaluation during training."""
+
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    """Checkpoints of the learner."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_group()
+        self._check_prompts()
+        if self.algorithm.ratio_norm == "grpo_guard" and self.sampling.transition != "flow_sde":
+            raise SettingsError(
+                "policy.algorithm.ratio_norm=grpo_guard needs policy.sampling.transition=flow_sde, got "
+                f"{self.sampling.transition}"
+            )
+
+    def _check_group(self) -> None:
+        """Raises SettingsError if the selection or the sampling batch does not fit the group size."""
+        if 2 * self.algorithm.top_k > self.group_size:
+            raise SettingsError(
+                "policy.algorithm.top_k must be at most half of policy.group_size, got "
+                f"{self.algorithm.top_k} of {self.group_size}: lower top_k or raise group_size"
+            )
+        batch = self.sampling.batch
+        if batch and self.group_size % batch:
+            divisors = [size for size in range(1, self.group_size + 1) if self.group_size % size == 0]
+            raise SettingsError(
+                f"policy.sampling.batch must divide policy.group_size, got {batch} and {self.group_size}, because the "
+                f"learner repeats forward passes of one shape: use {nearest(batch, divisors)}"
+            )
+
+    def _check_prompts(self) -> None:
+        """Raises SettingsError if the prompts of an iteration cannot be split over optimizer steps and ranks."""
+        parts = self.optimizer.steps_per_iteration * self.learner.ranks
+        if self.prompts_per_iteration % parts:
+            lower = self.prompts_per_iteration // parts * parts
+            raise SettingsError(
+                "policy.prompts_per_iteration must be divisible by policy.optimizer.steps_per_iteration x "
+                f"policy.learner.ranks, got {self.prompts_per_iteration} and {self.optimizer.steps_per_iteration} x "
+                f"{self.learner.ranks}: use {nearest(self.prompts_per_iteration, {lower or parts, lower + parts})}"
+            )

@@ -1,0 +1,127 @@
+"""`spatialt2i config`: prints the settings in force with their sources, or what the settings mean."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import yaml
+
+from conf.catalog import Setting, catalog, sections, settings_of, similar
+from conf.errors import SettingsError
+from conf.layers import presets
+from conf.load import Resolved
+from conf.rules import Section, suggestion
+from conf.settings import Settings
+
+GENERAL = ""
+"""Stands for the settings that belong to no section."""
+
+_SOURCE_COLUMN = 64
+
+
+def show(resolved: Resolved) -> None:
+    """Prints the settings in force as YAML; a comment on each line says where the value comes from."""
+    print("\n".join(resolved_lines(resolved, _known_section(resolved.settings.config.only))))
+
+
+def describe(resolved: Resolved) -> None:
+    """Prints what the settings mean: all, or those of one section."""
+    only = _known_section(resolved.settings.config.only)
+    print(reference([only] if only else [name for name in sections() if "." not in name] + [GENERAL]))
+
+
+def resolved_lines(resolved: Resolved, only: str = "") -> list[str]:
+    """YAML lines of the settings (or of the section `only`), each value with its source as a comment.
+
+    The lines form a preset that loads to equal settings.
+    """
+    return list(_lines(resolved, resolved.settings, "", only))
+
+
+def _lines(resolved: Resolved, part: Section, prefix: str, only: str) -> Iterator[str]:
+    indent = "  " * prefix.count(".")
+    for name, value in vars(part).items():
+        key = f"{prefix}{name}"
+        if only and not (key == only or key.startswith(f"{only}.") or only.startswith(f"{key}.")):
+            continue
+        if isinstance(value, Section):
+            yield f"{indent}{name}:"
+            yield from _lines(resolved, value, f"{key}.", only)
+        else:
+            line = f"{indent}{name}: {_yaml(value)}"
+            yield f"{line:<{_SOURCE_COLUMN}}  # {resolved.sources[key]}"
+
+
+def _yaml(value: Any) -> str:
+    """A value as YAML on one line."""
+    plain = list(value) if isinstance(value, tuple) else value
+    text = yaml.safe_dump(plain, default_flow_style=True, width=10**9, allow_unicode=True)
+    text = text.removesuffix("\n").removesuffix("\n...")
+    return json.dumps(plain, ensure_ascii=False) if "\n" in text else text  # YAML folds a text with line breaks
+
+
+def _known_section(name: str) -> str:
+    """`name` if it is a section or a setting, or empty. Raises SettingsError with a suggestion for other names."""
+    if not name or name in sections() or name in catalog():
+        return name
+    near = suggestion(name, [*sections(), *presets()])
+    if not near and similar(name):
+        near = f": did you mean {similar(name)[0]}?"
+    near = near or f" (sections: {', '.join(section for section in sections() if '.' not in section)})"
+    raise SettingsError(f"{name!r} is neither a preset nor a section{near}")
+
+
+def reference(names: Sequence[str]) -> str:
+    """Help text of sections (GENERAL: the settings of none): each setting with default, type, rule and meaning."""
+    return "\n\n".join(_section_text(name) for name in names)
+
+
+def _section_text(name: str) -> str:
+    if name in catalog():
+        return _setting_text(catalog()[name])
+    cls = sections()[name] if name else Settings
+    summary = " ".join((cls.__doc__ or "").split()) if name else "Settings of every command."
+    settings = [setting for setting in settings_of(name) if setting.key.rsplit(".", 1)[0] == name or not name]
+    inner = [other for other in sections() if other.startswith(f"{name}.") and name]
+    head = f"{name or 'general'}: {summary}"
+    own = "\n".join([_wrap(head, ""), *map(_setting_text, settings)])
+    return "\n\n".join([own, *(_section_text(other) for other in inner if other.count(".") == name.count(".") + 1)])
+
+
+def _setting_text(setting: Setting) -> str:
+    rule = f", {setting.rule}" if setting.rule else ""
+    meaning = f"({setting.type_name}{rule}) {setting.meaning}"
+    return "\n".join([_wrap(f"{setting.key}={_override(setting.default)}", "  "), _wrap(meaning, "      ")])
+
+
+def _override(value: Any) -> str:
+    """A default as it is written on the command line."""
+    return "''" if value == "" else _yaml(value)
+
+
+def _wrap(text: str, indent: str) -> str:
+    width = min(shutil.get_terminal_size((100, 24)).columns, 120)
+    return textwrap.fill(
+        text, width, initial_indent=indent, subsequent_indent=f"{indent}  ", break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def option_hint(option: str, value: str | None, prefer: Sequence[str] = ()) -> str:
+    """How to write `--option value` as a setting: 'write policy.optimizer.lr=3'. Empty if no setting looks like it.
+
+    `prefer` names the sections whose settings win if several have this name.
+    """
+    names = similar(option.lstrip("-"), prefer)
+    given = [f"{name}={_hinted_value(catalog()[name], value)}" for name in names]
+    return ("write " if len(given) == 1 else "write one of ") + ", ".join(given) if given else ""
+
+
+def _hinted_value(setting: Setting, value: str | None) -> str:
+    if value is not None:
+        return value
+    return "true" if setting.type is bool else "VALUE"
