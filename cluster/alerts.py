@@ -56,7 +56,7 @@ def _no_progress() -> tuple[Alert, ...]:
 
 
 def _policy(settings: Settings) -> tuple[Alert, ...]:
-    tolerance, groups = settings.policy.ratio_tolerance, settings.policy.prompts_per_step
+    tolerance, groups = settings.policy.algorithm.ratio_tolerance, settings.policy.prompts_per_iteration
     kl, spread = policy("kl"), policy("reward_std")
     return (
         Alert(
@@ -65,7 +65,7 @@ def _policy(settings: Settings) -> tuple[Alert, ...]:
             10,
             "warning",
             "Sampler and learner of {{ $labels.run }} disagree: |ratio - 1| is {{ $value }} before the first update.",
-            "Stop the run. Set policy.replay_rows=0, which repeats the sampler's batch shape, or flux.dtype=float32; "
+            "Stop the run. Set policy.learner.replay_batch=0, which repeats the sampler's batch shape, or flux.dtype=float32; "
             "see `Policy: the ratio` in docs/troubleshooting.md.",
         ),
         Alert(
@@ -75,7 +75,7 @@ def _policy(settings: Settings) -> tuple[Alert, ...]:
             "warning",
             "The KL of {{ $labels.run }} to its base, {{ $value }}, is three times the largest of the hour before.",
             "Look at the held-out pictures. Where they got worse, go back to an older checkpoint with a lower "
-            "policy.lr or a higher policy.kl_weight.",
+            "policy.optimizer.lr or a higher policy.algorithm.kl_weight.",
         ),
         Alert(
             "SpreadGone",
@@ -84,17 +84,17 @@ def _policy(settings: Settings) -> tuple[Alert, ...]:
             "warning",
             "Scores within groups of {{ $labels.run }} hardly differ any more, so little is learned.",
             "If the held-out score is good, stop: the run is done. Else choose harder prompts, or raise "
-            "policy.noise_level.",
+            "policy.sampling.noise_level.",
         ),
     )
 
 
 def most_replicas(settings: Settings) -> int:
     """All replicas that the rewards of the run's mix may have together: what `reward_replicas` counts, at its most."""
-    pool, detector = settings.pool, settings.detector
+    pool, detector = settings.serving, settings.detector
     grown = replace(
         settings,
-        pool=replace(pool, min_replicas=pool.max_replicas),
+        serving=replace(pool, min_replicas=pool.max_replicas),
         detector=replace(detector, min_replicas=detector.max_replicas),
     )
     return sum(demand.count for demand in reward_requests(grown))
@@ -102,10 +102,10 @@ def most_replicas(settings: Settings) -> int:
 
 def _sooner(settings: Settings) -> str:
     """What to change where scores come late: of each reward that has a weight, what makes it faster."""
-    mix = settings.mix
+    mix = settings.rewards
     of_each = (
         (mix.spatialscore, "SpatialScore",
-         "pool.max_replicas (and the reward group's maxReplicas), or pool.batch_images where the GPU has room"),
+         "serving.max_replicas (and the reward group's maxReplicas), or serving.batch_images where the GPU has room"),
         (mix.judge, "the judge", "judge.concurrency and judge.calls_per_minute, as far as its service allows"),
         (mix.detector, "the detector", "detector.max_replicas, or detector.batch_images where the GPU has room"),
     )  # fmt: skip
@@ -132,7 +132,7 @@ def _saturated(settings: Settings) -> Alert:
 
 def _disks() -> tuple[Alert, ...]:
     mend = (
-        "Make room: lower policy.keep_checkpoints, remove old runs, or enlarge the volume. A run stops at the third "
+        "Make room: lower policy.checkpoint.keep, remove old runs, or enlarge the volume. A run stops at the third "
         "checkpoint in a row that cannot be written, and goes on when it is submitted again."
     )
     return (

@@ -43,7 +43,7 @@ def ray_job(settings: Settings, values: Values) -> Manifest:
     command = (
         f"spatialt2i run {settings.preset} run_dir={values.shared}/{settings.preset} "
         f"policy.prompts={values.shared}/prompts.jsonl policy.held_out_prompts={values.shared}/held_out.jsonl "
-        "policy.rollout_nodes=rollout policy.learner_nodes=learner pool.nodes=reward"
+        "policy.rollout.node_group=rollout policy.learner.node_group=learner serving.node_group=reward"
     )
     return _resource(
         "RayJob",

@@ -84,7 +84,7 @@ def _learning() -> Question:
 
 
 def _on_policy(settings: Settings) -> Question:
-    tolerance = settings.policy.ratio_tolerance
+    tolerance = settings.policy.algorithm.ratio_tolerance
     moved = Query(f"abs({policy('ratio_mean', PICKED)} - 1)", "of the mean, all updates {{run}}")
     return Question("Is it on-policy?", (
         Panel("Ratio drift", "Largest |ratio - 1| before an iteration's first update. Above the line, sampler and "
@@ -120,14 +120,14 @@ def _waiting() -> Question:
 
 def _rewards(settings: Settings) -> Question:
     of_pool = "by (application)"
-    elastic = bool(settings.mix.spatialscore)
+    elastic = bool(settings.rewards.spatialscore)
     return Question("Are rewards scaling?", (
-        Panel("Replicas", "SpatialScore's follow the queue up to the line, pool.max_replicas, the detector's up to "
+        Panel("Replicas", "SpatialScore's follow the queue up to the line, serving.max_replicas, the detector's up to "
               "detector.max_replicas. Another reward has one.",
               (Query(f"sum(ray_serve_deployment_replica_healthy) {of_pool}", "{{application}}"),),
-              limit=settings.pool.max_replicas if elastic else None),
+              limit=settings.serving.max_replicas if elastic else None),
         Panel("Calls under way", "In replicas, and waiting for one. A queue that stays: raise that reward's "
-              "pool.max_replicas, judge.concurrency or detector.max_replicas.",
+              "serving.max_replicas, judge.concurrency or detector.max_replicas.",
               (Query(f"sum(ray_serve_replica_processing_queries) {of_pool}", "running {{application}}"),
                Query(f"sum(ray_serve_deployment_queued_queries) {of_pool}", "waiting {{application}}"))),
         Panel("A group's scores take", "Mean latency, queueing included, beside an iteration's length.",

@@ -16,9 +16,7 @@ from cluster import alerts, kuberay, machines, monitoring
 from cluster.values import Values
 from conf import Settings, load
 
-HEADING = (
-    "# Rendered by `python -m cluster.render {preset}` from cluster/values.py and conf/{preset}.yaml: change those.\n"
-)
+HEADING = "# Rendered by `python -m cluster.render {preset}` from cluster/values.py and conf/presets/{preset}.yaml: change those.\n"
 
 
 class Plain(yaml.SafeDumper):

@@ -59,22 +59,22 @@ def groups(settings: Settings, values: Values) -> tuple[Group, Group, Group]:
     grows. Ranks of the learner share pods, as they talk to each other all the time. Raises ValueError for a preset
     whose roles share a GPU, and for ranks that do not fill whole pods.
     """
-    policy, pool = settings.policy, settings.pool
-    for name, gpus in (("policy.rollout_gpus", policy.rollout_gpus), ("pool.gpus", pool.gpus),
-                       ("policy.learner_gpus", policy.learner_gpus)):  # fmt: skip
+    policy, pool = settings.policy, settings.serving
+    for name, gpus in (("policy.rollout.gpus", policy.rollout.gpus), ("serving.gpus", pool.gpus),
+                       ("policy.learner.gpus", policy.learner.gpus)):  # fmt: skip
         if gpus != int(gpus) or not 1 <= gpus <= values.gpus_per_node:
             raise ValueError(
                 f"{name} must be a whole number of GPUs between 1 and {values.gpus_per_node} for worker groups, got "
                 f"{gpus:g} from {settings.preset}: choose another preset, or run this one on one machine"
             )
-    ranks = policy.learner_ranks * int(policy.learner_gpus)
+    ranks = policy.learner.ranks * int(policy.learner.gpus)
     learner_pods = math.ceil(ranks / values.gpus_per_node)
     if ranks % learner_pods:
         raise ValueError(
-            f"{ranks} GPUs of the learner must fill {learner_pods} pods evenly: change policy.learner_ranks"
+            f"{ranks} GPUs of the learner must fill {learner_pods} pods evenly: change policy.learner.ranks"
         )
     return (
-        Group("rollout", int(policy.rollout_gpus), policy.min_rollout_actors, policy.rollout_actors),
+        Group("rollout", int(policy.rollout.gpus), policy.rollout.min_actors, policy.rollout.max_actors),
         Group("reward", int(pool.gpus), pool.min_replicas, pool.max_replicas),
         Group("learner", ranks // learner_pods, learner_pods, learner_pods),
     )

@@ -117,7 +117,9 @@ VERBS: dict[str, dict[str, Action]] = {
             implied=("run_dir=runs/demo",),
         )
     },
-    "doctor": {"run": Action("pipelines.operations.doctor:command", "check this machine and report how to fix what is missing")},
+    "doctor": {
+        "run": Action("pipelines.operations.doctor:command", "check this machine and report how to fix what is missing")
+    },
     "scenes": {
         "pretrain": Action(f"{_SCENES}:pretrain", "train the tiny checkpoints of the embedded world", ("pretrain",)),
         "check": Action(f"{_SCENES}:check", "measure the error rate of the exact checker"),

@@ -36,7 +36,7 @@ class OptimizerStepMetrics:
 
     loss: float
     kl: float
-    base_distance: float  # mean (v - v_base)^2 at the steps that are never trained; 0 without `policy.anchor_weight`
+    base_distance: float  # mean (v - v_base)^2 at the steps that are never trained; 0 without `policy.algorithm.base_regularizer_weight`
     ratio_mean: float
     ratio_drift: float  # max |ratio - 1| over rows sampled by the very weights that replay them; NaN without any
     clip_fraction: float
@@ -50,7 +50,7 @@ class OptimizerStepMetrics:
 class GrpoLearner:
     """One rank of the learner, a plain class. Call order: accumulate*, step, …, advance.
 
-    Under `policy.zero_stage=3` the policy's base is sharded (actors/optim/fsdp.py), so passes are collectives: `step`
+    Under `policy.learner.zero_stage=3` the policy's base is sharded (actors/optim/fsdp.py), so passes are collectives: `step`
     makes them all, and equally many on every rank.
     """
 
@@ -66,7 +66,7 @@ class GrpoLearner:
     def _clear(self) -> None:
         # columns: loss, kl, ratio, clipped; kept on the device, so that accumulating never waits for it
         self._sums = torch.zeros(4, device=self.policy.device)
-        self._drift = torch.zeros(self.settings.steps, device=self.policy.device)  # [T]
+        self._drift = torch.zeros(self.settings.sampling.denoise_steps, device=self.policy.device)  # [T]
         self._rows, self._samples, self._on_policy_rows = 0, 0, 0
         self._deferred_passes: list[Callable[[], None]] = []  # passes that `step` is to make
         self._regularizer_rows: list[RegularizerRow] = []
@@ -84,14 +84,14 @@ class GrpoLearner:
         if len(trajectories) != len(advantages.kept):
             raise ValueError(f"one trajectory a kept sample, got {len(trajectories)} and {len(advantages.kept)}")
         on_policy = self._no_step_yet and all(row.policy_version == self.version for row in trajectories)
-        for rows in replay_batches(trajectories, advantages.values, self.settings.replay_rows):
+        for rows in replay_batches(trajectories, advantages.values, self.settings.learner.replay_batch):
             replay = partial(self._replay, rows, conditioning, on_policy)
-            if self.settings.zero_stage == 3:
+            if self.settings.learner.zero_stage == 3:
                 self._deferred_passes.append(replay)
             else:
                 replay()
-        if self.settings.anchor_weight > 0:
-            tail, samples = first_untrained_step(self.settings), self.settings.anchor_samples
+        if self.settings.algorithm.base_regularizer_weight > 0:
+            tail, samples = first_untrained_step(self.settings), self.settings.algorithm.base_regularizer_samples
             self._regularizer_rows += regularizer_rows(trajectories, conditioning, tail, samples)
         self._conditioning = conditioning
         count = sum(len(row.train_steps) for row in trajectories)
@@ -101,7 +101,7 @@ class GrpoLearner:
 
     def _run_passes(self, passes: Sequence[Callable[[], None]], with_base: bool) -> None:
         """Makes the passes; beside a sharded base idle ones, too: no rank may leave the others alone in a gather."""
-        sharded = self.settings.zero_stage == 3
+        sharded = self.settings.learner.zero_stage == 3
         most = most_of_ranks(len(passes), self.policy.device) if sharded else len(passes)
         for one in passes:
             one()
@@ -123,22 +123,22 @@ class GrpoLearner:
     @property
     def _groups(self) -> float:
         """This rank's groups in an update."""
-        return self.settings.prompts_per_step / self.settings.updates_per_iteration / self.engine.ranks
+        return self.settings.prompts_per_iteration / self.settings.optimizer.steps_per_iteration / self.engine.ranks
 
     def _replay(self, rows: ReplayBatch, conditioning: Conditioning, on_policy: bool) -> None:
         rows = rows.to(self.policy.device)
         new = self._predict(rows, conditioning)
-        log_ratio = transition_of(self.settings.transition)[1](rows.x_next, new.gaussian) - rows.log_prob
-        guard = self.settings.ratio == "guard"
+        log_ratio = transition_of(self.settings.sampling.transition)[1](rows.x_next, new.gaussian) - rows.log_prob
+        guard = self.settings.algorithm.ratio_norm == "grpo_guard"
         if guard:
             log_ratio = ratio_norm(log_ratio, new.gaussian.mean, rows.mean, new.gaussian.std)
-        terms = clipped_ratio_loss(log_ratio, rows.advantage, self.settings.clip_range)
+        terms = clipped_ratio_loss(log_ratio, rows.advantage, self.settings.algorithm.clip_range)
         loss, kl = terms.loss / (rows.repeat_rows(rows.s) - rows.s_next if guard else 1.0), torch.zeros_like(terms.loss)
-        if self.settings.kl_weight > 0:
+        if self.settings.algorithm.kl_weight > 0:
             with torch.no_grad(), self.policy.base():
                 reference = self._predict(rows, conditioning)
-            kl = divergence_of(self.settings.kl_form)(new, reference)
-            loss = loss + self.settings.kl_weight * kl
+            kl = divergence_of(self.settings.algorithm.kl_form)(new, reference)
+            loss = loss + self.settings.algorithm.kl_weight * kl
         ((loss * rows.weight).sum() / self._groups).backward()
         with torch.no_grad():
             columns = torch.stack((loss, kl, terms.ratio, terms.clipped.float()))  # [4, R]
@@ -148,7 +148,7 @@ class GrpoLearner:
 
     def _regularize_to_base(self) -> None:
         """Makes the update's anchor passes, in forwards of the replay's size."""
-        size = self.settings.replay_rows or self.settings.sampling_rows or self.settings.group_size
+        size = self.settings.learner.replay_batch or self.settings.sampling.batch or self.settings.group_size
         chunks = [self._regularizer_rows[first : first + size] for first in range(0, len(self._regularizer_rows), size)]
         self._run_passes([partial(self._regularizer_pass, chunk) for chunk in chunks], with_base=True)
 
@@ -162,23 +162,23 @@ class GrpoLearner:
             base = self.policy.velocity(x, s, stacked)
         distance = velocity_distance(velocity, base)
         share = torch.tensor([row.weight for row in rows], device=device) / self._groups
-        (self.settings.anchor_weight * distance * share).sum().backward()
+        (self.settings.algorithm.base_regularizer_weight * distance * share).sum().backward()
         self._base_distance_sum += distance.detach().sum()
 
     def _predict(self, rows: ReplayBatch, conditioning: Conditioning) -> Prediction:
-        transition = transition_of(self.settings.transition)[0]
+        transition = transition_of(self.settings.sampling.transition)[0]
         velocity = self.policy.velocity(rows.x, rows.s, self.policy.batch_conditioning([conditioning] * len(rows.s)))
         x, s, velocity = rows.repeat_rows(rows.x), rows.repeat_rows(rows.s), rows.repeat_rows(velocity)
-        return Prediction(velocity, transition(x, velocity, s, rows.s_next, self.settings.noise_level))
+        return Prediction(velocity, transition(x, velocity, s, rows.s_next, self.settings.sampling.noise_level))
 
     def step(self, divisor: float = 1.0) -> OptimizerStepMetrics:
         """One optimizer update from what was accumulated, divided by `divisor`.
 
         Without a KL term the loss is proportional to the advantages, so what all of them are divided by may come last.
         Raises OffPolicyError, naming the step, if this is the first update and trajectories of these very weights do
-        not replay to ratio 1 within `policy.ratio_tolerance`.
+        not replay to ratio 1 within `policy.algorithm.ratio_tolerance`.
         """
-        self._run_passes(self._deferred_passes, with_base=self.settings.kl_weight > 0)
+        self._run_passes(self._deferred_passes, with_base=self.settings.algorithm.kl_weight > 0)
         drift = float(self._drift.max()) if self._on_policy_rows else math.nan
         if not self._gate_passed and self._on_policy_rows:
             self._check_gate()
@@ -202,11 +202,11 @@ class GrpoLearner:
     def _check_gate(self) -> None:
         worst = int(self._drift.argmax())
         drift = float(self._drift[worst])
-        if not drift <= self.settings.ratio_tolerance:
+        if not drift <= self.settings.algorithm.ratio_tolerance:
             raise OffPolicyError(
-                f"on-policy gate: |ratio - 1| must be at most policy.ratio_tolerance={self.settings.ratio_tolerance} "
+                f"on-policy gate: |ratio - 1| must be at most policy.algorithm.ratio_tolerance={self.settings.algorithm.ratio_tolerance} "
                 f"before the first update, got {drift:.3g} at denoise step {worst}: sampler and learner disagree. "
-                "Use the same model, dtype and flux.* settings on both; policy.replay_rows=0 replays with the "
+                "Use the same model, dtype and flux.* settings on both; policy.learner.replay_batch=0 replays with the "
                 "sampler's own batch shape"
             )
         self._gate_passed = True
@@ -217,8 +217,8 @@ class GrpoLearner:
         Adam's first steps are as long as its rate, whatever the gradient: at full rate they undo what the base can do.
         """
         done = min(self.version / self.settings.iterations, 1.0)
-        warm = min((self.version + 1) / self.settings.warmup_iterations, 1.0)
-        return warm * self.settings.lr * (1 - (1 - self.settings.final_lr_fraction) * done)
+        warm = min((self.version + 1) / self.settings.optimizer.warmup_iterations, 1.0)
+        return warm * self.settings.optimizer.lr * (1 - (1 - self.settings.optimizer.final_lr_fraction) * done)
 
     @torch.no_grad()
     def advance(self) -> int:
@@ -228,7 +228,7 @@ class GrpoLearner:
         versions do not drag the untrained start along.
         """
         self.version += 1
-        decay = min(self.settings.ema_decay, (1 + self.version) / (10 + self.version))
+        decay = min(self.settings.optimizer.ema_decay, (1 + self.version) / (10 + self.version))
         for key, value in self.policy.lora_state().items():
             self.ema[key].lerp_(value, 1 - decay)
         self._no_step_yet = True

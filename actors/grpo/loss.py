@@ -79,7 +79,7 @@ def velocity_distance(velocity: torch.Tensor, base: torch.Tensor) -> torch.Tenso
 
 
 def divergence_of(name: str) -> Divergence:
-    """The divergence named by `policy.kl_form`."""
+    """The divergence named by `policy.algorithm.kl_form`."""
     match name:
         case "flow_grpo":
             return kl_flow_grpo

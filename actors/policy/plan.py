@@ -47,46 +47,46 @@ class SamplingPlan:
         (0: all). With one: noise on the window's steps only, and all of them are trained.
         """
         noisy = tuple(range(_noisy_steps(settings)))
-        trained = noisy[: settings.trained_steps] if settings.trained_steps else noisy
-        if settings.window:
-            first = _window_start(settings, iteration, len(noisy) - settings.window + 1)
-            noisy = trained = noisy[first : first + settings.window]
+        trained = noisy[: settings.sampling.train_steps] if settings.sampling.train_steps else noisy
+        if settings.sampling.window:
+            first = _window_start(settings, iteration, len(noisy) - settings.sampling.window + 1)
+            noisy = trained = noisy[first : first + settings.sampling.window]
         return cls(
-            denoise_steps=settings.steps,
-            transition=settings.transition,
-            noise_level=settings.noise_level,
+            denoise_steps=settings.sampling.denoise_steps,
+            transition=settings.sampling.transition,
+            noise_level=settings.sampling.noise_level,
             noise_steps=noisy,
             train_steps=trained,
-            max_batch=settings.sampling_rows,
-            keep_means=settings.ratio == "guard",
-            images_per_noise=settings.group_size if settings.initial_noise == "shared" else 1,
+            max_batch=settings.sampling.batch,
+            keep_means=settings.algorithm.ratio_norm == "grpo_guard",
+            images_per_noise=settings.group_size if settings.sampling.shared_initial_noise else 1,
         )
 
     @classmethod
     def for_evaluation(cls, settings: EvaluationSettings, max_batch: int = 0) -> SamplingPlan:
         """Noise-free, as the plain pipeline samples, in forwards of at most so many rows (0: all at once)."""
-        return cls(denoise_steps=settings.steps, max_batch=max_batch)
+        return cls(denoise_steps=settings.denoise_steps, max_batch=max_batch)
 
 
 def first_untrained_step(settings: PolicySettings) -> int:
     """The first of the last steps that no iteration's plan trains; T where the last step is trained."""
-    if not settings.window:
-        return settings.trained_steps or _noisy_steps(settings)
-    return settings.window if settings.window_position == "first" else _noisy_steps(settings)
+    if not settings.sampling.window:
+        return settings.sampling.train_steps or _noisy_steps(settings)
+    return settings.sampling.window if settings.sampling.window_position == "first" else _noisy_steps(settings)
 
 
 def _noisy_steps(settings: PolicySettings) -> int:
     """How many steps, from the first, may draw noise."""
-    last_is_ode = settings.last_step_deterministic or settings.transition == "cps"
-    return settings.steps - 1 if last_is_ode else settings.steps
+    last_is_ode = settings.sampling.last_step_deterministic or settings.sampling.transition == "cps"
+    return settings.sampling.denoise_steps - 1 if last_is_ode else settings.sampling.denoise_steps
 
 
 def _window_start(settings: PolicySettings, iteration: int, positions: int) -> int:
     """first: always the noisiest steps. sliding: one step on every `window_every` iterations, round and round (MixGRPO,
     arXiv 2507.21802). random: drawn for every iteration, as Flow-GRPO-Fast does among a run's first half."""
-    match settings.window_position:
+    match settings.sampling.window_position:
         case "sliding":
-            return iteration // settings.window_every % positions
+            return iteration // settings.sampling.window_stride % positions
         case "random":
             return int(np.random.default_rng([settings.seed, iteration]).integers(positions))
     return 0

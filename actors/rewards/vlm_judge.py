@@ -13,7 +13,7 @@ from PIL import Image
 
 from actors.services.endpoint import ContentRefused, Endpoint, Key, LocalBudget, RetriesExhausted
 from actors.types import Scores, require_texts
-from conf.policy import JudgeSettings
+from conf.rewards import JudgeSettings
 
 QUESTION = (
     "Grade how well the image shows every object and every spatial relation of this description, from 0 (none) to 10 "

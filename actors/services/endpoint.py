@@ -162,7 +162,7 @@ class Endpoint:
             if not trouble:
                 return answer
             if attempt < own.retries:
-                backoff = min(own.longest_wait, _FIRST_WAIT * 2**attempt)
+                backoff = min(own.max_backoff_s, _FIRST_WAIT * 2**attempt)
                 await asyncio.sleep(asked + backoff * random.uniform(0.5, 1.0))
         raise RetriesExhausted(f"{own.section} at {own.url} gave no answer in {own.retries + 1} calls: {trouble}")
 

@@ -44,11 +44,11 @@ class LearnerRank:
 
     def __init__(self, job: LearnerJob, rank: int) -> None:
         self.job, self.rank = job, rank
-        self.device = init_worker(job.settings.learner_threads, job.settings.learner_gpus)
+        self.device = init_worker(job.settings.learner.threads, job.settings.learner.gpus)
 
     def __repr__(self) -> str:
         """How Ray's dashboard and logs name it."""
-        return f"learner rank {self.rank} of {self.job.settings.learner_ranks}"
+        return f"learner rank {self.rank} of {self.job.settings.learner.ranks}"
 
     def address(self) -> str:
         """host:port at which rank 0 lets the others join."""
@@ -60,7 +60,7 @@ class LearnerRank:
         """Builds policy and optimizer, joined with the other ranks where there are any. Returns the version, 0."""
         settings = self.job.settings
         # a base that is to be sharded comes to the GPU a block at a time
-        device = torch.device("cpu") if settings.zero_stage == 3 else self.device
+        device = torch.device("cpu") if settings.learner.zero_stage == 3 else self.device
         policy = load_policy(self.job.model, self.job.flux, device, transformer_only=True, seed=settings.seed)
         self.learner = GrpoLearner(policy, self._engine(policy, address), settings)
         return self.learner.version
@@ -68,20 +68,22 @@ class LearnerRank:
     def _engine(self, policy: Policy, address: str) -> Engine:
         settings = self.job.settings
         parameters = list(policy.trainable().values())
-        constants = OptimizerSettings(settings.betas, settings.weight_decay, settings.max_grad_norm)
-        if settings.engine == "torch":
+        constants = OptimizerSettings(
+            settings.optimizer.betas, settings.optimizer.weight_decay, settings.optimizer.max_grad_norm
+        )
+        if settings.learner.engine == "torch":
             return TorchEngine(parameters, constants)
         torch.distributed.init_process_group(
             "nccl" if self.device.type == "cuda" else "gloo",
             init_method=f"tcp://{address}",
             rank=self.rank,
-            world_size=settings.learner_ranks,
+            world_size=settings.learner.ranks,
         )
-        if settings.zero_stage == 3:
+        if settings.learner.zero_stage == 3:
             shard_frozen(policy.transformer, parameters, self.device)
         from actors.optim.deepspeed_engine import DeepSpeedEngine  # slow to import; one rank does without it
 
-        return DeepSpeedEngine(parameters, constants, min(settings.zero_stage, 2))
+        return DeepSpeedEngine(parameters, constants, min(settings.learner.zero_stage, 2))
 
     def accumulate(
         self, version: int, advantages: Advantages, conditioning: Conditioning, *trajectories: Trajectory
@@ -140,19 +142,19 @@ class LearnerGroup:
     def __init__(self, job: LearnerJob) -> None:
         """Asks Ray for the ranks, all or none, placed as the settings say; await `placed`, then `start`."""
         settings = job.settings
-        options = actor_options(settings.learner_threads, settings.learner_cpus, settings.learner_gpus)
-        bundle = {"CPU": settings.learner_cpus} | ({"GPU": settings.learner_gpus} if settings.learner_gpus else {})
-        selector = node_selector(settings.learner_nodes)
+        options = actor_options(settings.learner.threads, settings.learner.cpus, settings.learner.gpus)
+        bundle = {"CPU": settings.learner.cpus} | ({"GPU": settings.learner.gpus} if settings.learner.gpus else {})
+        selector = node_selector(settings.learner.node_group)
         self._placement = placement_group(
-            [bundle] * settings.learner_ranks,
-            strategy=settings.learner_placement.upper(),
+            [bundle] * settings.learner.ranks,
+            strategy=settings.learner.placement.upper(),
             bundle_label_selector=[selector] * settings.learner_ranks if selector else None,  # type: ignore[arg-type]
         )
         self.ranks: list[Any] = [
             LearnerActor.options(
                 **options, scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, rank)
             ).remote(job, rank)
-            for rank in range(settings.learner_ranks)
+            for rank in range(settings.learner.ranks)
         ]
 
     async def placed(self) -> None:

@@ -23,7 +23,7 @@ from actors.services.endpoint import key_in
 from actors.spatialscore.scorer import SpatialScorer
 from actors.types import Scores, require_texts
 from actors.worker_setup import actor_options, init_worker
-from conf.reward import RewardPoolSettings
+from conf.serving import ServingSettings
 
 HEALTH_TOLERANCE = 1e-2
 FIRST_WAIT_S, MAX_BACKOFF_S = 0.2, 8.0  # before a scoring call is made again
@@ -40,7 +40,7 @@ class ScoreCall:
 class ScoreReplica:
     """One replica: a SpatialScorer whose forward passes gather several calls."""
 
-    def __init__(self, model_dir: str, settings: RewardPoolSettings) -> None:
+    def __init__(self, model_dir: str, settings: ServingSettings) -> None:
         device = init_worker(settings.threads, settings.gpus)
         self._scorer = SpatialScorer.from_pretrained(
             model_dir, device=str(device), threads=settings.threads, batch_images=settings.batch_images
@@ -137,9 +137,9 @@ class RewardPool:
         serve.delete(self._name)
 
 
-def deployment(model_dir: str, settings: RewardPoolSettings) -> serve.Application:
+def deployment(model_dir: str, settings: ServingSettings) -> serve.Application:
     """The pool's Serve application, not yet started: also what `serve build` and a KubeRay RayService can use."""
-    options = actor_options(settings.threads, settings.cpus, settings.gpus, settings.nodes, settings.runtime_env)
+    options = actor_options(settings.threads, settings.cpus, settings.gpus, settings.node_group, settings.runtime_env)
     replica = serve.deployment(
         ScoreReplica,
         name=ScoreReplica.__name__,
@@ -154,7 +154,7 @@ def deployment(model_dir: str, settings: RewardPoolSettings) -> serve.Applicatio
     return replica.bind(model_dir, settings)
 
 
-def autoscaling_config(least: int, most: int, settings: RewardPoolSettings) -> AutoscalingConfig:
+def autoscaling_config(least: int, most: int, settings: ServingSettings) -> AutoscalingConfig:
     """So many replicas, by the queue: a reward's own numbers, at the pace of `settings`."""
     return AutoscalingConfig(
         min_replicas=least,
@@ -170,7 +170,7 @@ def application_name(reward: str, owner: str) -> str:
     return f"{reward}-{hashlib.sha256(owner.encode()).hexdigest()[:8]}"
 
 
-def start_pool(settings: RewardPoolSettings, model_dir: str, owner: str) -> RewardPool:
+def start_pool(settings: ServingSettings, model_dir: str, owner: str) -> RewardPool:
     """Starts the pool on the cluster that Ray is connected to, and waits until its first replicas answer.
 
     One that `owner`, a run's folder, left behind is taken over.
@@ -185,7 +185,7 @@ def start_pool(settings: RewardPoolSettings, model_dir: str, owner: str) -> Rewa
         return serve_replicas(application, name, ScoreReplica.__name__, settings.retries)
     from actors.workers.reward_http import ScoreHttp  # FastAPI, only where it is asked for
 
-    token = key_in(settings.token_variable, "the token of pool.http") if settings.token_variable else None
+    token = key_in(settings.token_variable, "the token of serving.http") if settings.token_variable else None
     taken = settings.max_replicas * settings.max_ongoing_requests + settings.max_queued_requests
     front = ScoreHttp.options(  # takes more than the replicas do, so that what is too much gets a reason
         max_ongoing_requests=2 * taken, max_queued_requests=settings.max_queued_requests
@@ -193,7 +193,7 @@ def start_pool(settings: RewardPoolSettings, model_dir: str, owner: str) -> Rewa
     _start_serve(settings)
     if not serve.status().proxies:
         raise RuntimeError(
-            "pool.http=true needs Ray Serve with HTTP, but Serve runs on this Ray without it: stop it with "
+            "serving.http=true needs Ray Serve with HTTP, but Serve runs on this Ray without it: stop it with "
             "`serve shutdown` (a policy run uses it), or start a Ray of its own with ray_address=local"
         )
     serve.run(front.bind(application, token), name=name, route_prefix="/")
@@ -201,7 +201,7 @@ def start_pool(settings: RewardPoolSettings, model_dir: str, owner: str) -> Rewa
     return RewardPool(handle, name, ScoreReplica.__name__, settings.retries)
 
 
-def _start_serve(settings: RewardPoolSettings) -> None:
+def _start_serve(settings: ServingSettings) -> None:
     """Starts Serve with HTTP. A proxy that is slow to come is replaced by Serve, and fails its caller: called again."""
     for attempt in range(settings.retries + 1):
         try:

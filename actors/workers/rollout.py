@@ -154,10 +154,10 @@ def sampling_returns(groups: int, size: int) -> int:
 def start_rollout(model: str, flux: FluxSettings, settings: PolicySettings, number: int) -> Any:
     """Starts RolloutActor `number` and returns its handle at once; await its `ready` to know that it runs."""
     options = actor_options(
-        settings.rollout_threads, settings.rollout_cpus, settings.rollout_gpus, settings.rollout_nodes
+        settings.rollout.threads, settings.rollout.cpus, settings.rollout.gpus, settings.rollout.node_group
     )
-    # on CPUs a second call would take more cores than policy.rollout_threads
-    at_once = CALLS_PER_ACTOR if settings.rollout_gpus else 1
+    # on CPUs a second call would take more cores than policy.rollout.threads
+    at_once = CALLS_PER_ACTOR if settings.rollout.gpus else 1
     return RolloutActor.options(**options, max_concurrency=at_once).remote(
-        model, flux, settings.rollout_threads, settings.rollout_gpus, number
+        model, flux, settings.rollout.threads, settings.rollout.gpus, number
     )

@@ -36,15 +36,15 @@ def model_folder(settings: Settings) -> Path:
 
 
 def score_folder(settings: Settings) -> Path:
-    """The SpatialScore directory that a run is scored with: `pool.model`, or what its stage 2 writes. Absolute."""
-    return Path(settings.pool.model).absolute() if settings.pool.model else model_folder(settings)
+    """The SpatialScore directory that a run is scored with: `serving.model`, or what its stage 2 writes. Absolute."""
+    return Path(settings.serving.model).absolute() if settings.serving.model else model_folder(settings)
 
 
 def served_model(settings: Settings) -> str:
     """`score_folder` for a reward pool to load. Raises FileNotFoundError, with the mend, where there is none."""
     path = score_folder(settings)
     if not (path / CONFIG_FILE).is_file():
-        raise FileNotFoundError(f"no SpatialScore at {path}: run `spatialt2i reward train` first, or set pool.model")
+        raise FileNotFoundError(f"no SpatialScore at {path}: run `spatialt2i reward train` first, or set serving.model")
     return str(path)
 
 

@@ -34,10 +34,10 @@ def draw_training_prompts(policy: PolicySettings, flux: FluxSettings) -> list[Pr
     A file is used from end to end, freshly shuffled each time around. Raises ValueError where there is no source, or
     none that can be read.
     """
-    count = policy.iterations * policy.prompts_per_step
+    count = policy.iterations * policy.prompts_per_iteration
     pool = _training_file(policy, flux)
     if not pool:
-        return training_prompts(count, policy.seed, policy.long_fraction)
+        return training_prompts(count, policy.seed, policy.multi_relation_fraction)
     rng = np.random.default_rng(policy.seed)
     order = np.concatenate([rng.permutation(len(pool)) for _ in range(-(-count // len(pool)))])[:count]
     return [pool[i] for i in order]
@@ -49,7 +49,7 @@ def draw_held_out_prompts(policy: PolicySettings, flux: FluxSettings, seed: int)
     Where a file has too few of one kind, such as no long ones because it names no relations, more of the other stand
     in. Raises ValueError where it cannot be read, or the scene grammar has not as many.
     """
-    half = policy.evaluate_prompts // 2
+    half = policy.evaluation.prompts // 2
     if policy.held_out_prompts:
         pool = _read("policy.held_out_prompts", policy.held_out_prompts)
         short = [prompt for prompt in pool if len(prompt.relations) < 2]
@@ -72,10 +72,10 @@ def check_prompts(settings: Settings) -> None:
 def evaluation_notice(settings: Settings) -> str:
     """What to tell the user of a run that asks for evaluations but has no held-out prompts; "": all is well."""
     policy, model = settings.policy, settings.flux.model
-    if not policy.evaluate_every or policy.held_out_prompts or model == EMBEDDED:
+    if not policy.evaluation.every or policy.held_out_prompts or model == EMBEDDED:
         return ""
     return (
-        f"policy.evaluate_every={policy.evaluate_every}, but nothing will be evaluated during training, as "
+        f"policy.evaluation.every={policy.evaluation.every}, but nothing will be evaluated during training, as "
         f"flux.model={model} has no held-out prompts of its own: name a file of them in policy.held_out_prompts"
     )
 

@@ -30,10 +30,10 @@ class GenerateImages:
     """Draws cases by the base and by the exported LoRA, from the same noise, and saves the pictures."""
 
     def __init__(self, model: str, lora: Path, folder: Path, settings: Settings) -> None:
-        device = init_worker(settings.policy.rollout_threads, settings.policy.rollout_gpus)
+        device = init_worker(settings.policy.rollout.threads, settings.policy.rollout.gpus)
         self._policy = load_policy(model, settings.flux, device)
         self._policy.load_lora(read_lora(lora, settings.flux))
-        self._plan = SamplingPlan.for_evaluation(settings.evaluation, settings.policy.sampling_rows)
+        self._plan = SamplingPlan.for_evaluation(settings.evaluation, settings.policy.sampling.batch)
         self._folder = folder
 
     def __call__(self, batch: Batch) -> Batch:
@@ -51,7 +51,7 @@ class ScoreImages:
     """Scores the saved pictures by SpatialScore and, in the scenes world, looks at them with the exact checker."""
 
     def __init__(self, model: str, folder: Path, exact: bool, settings: Settings) -> None:
-        self._scorer = open_scorer(model, settings.pool)
+        self._scorer = open_scorer(model, settings.serving)
         self._folder, self._exact = folder, exact
 
     def __call__(self, batch: Batch) -> Batch:

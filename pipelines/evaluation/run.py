@@ -65,7 +65,7 @@ def evaluate(settings: Settings) -> EvaluationResult:
 
 def _judge(cases: Sequence[Case], folder: Path, run_dir: Path, settings: Settings) -> Iterable[Result]:
     """Streams the cases through the actors that draw and the one that judges."""
-    own, policy, pool = settings.evaluation, settings.policy, settings.pool
+    own, policy, pool = settings.evaluation, settings.policy, settings.serving
     lora, score = run_dir / "policy" / "export", score_folder(settings)
     for path, stage in ((lora, "policy train"), (score, "reward train")):
         if not path.is_dir():
@@ -77,8 +77,8 @@ def _judge(cases: Sequence[Case], folder: Path, run_dir: Path, settings: Setting
         GenerateImages,
         fn_constructor_args=(flux_location(settings), lora, folder, settings),
         batch_size=rows,
-        compute=ray.data.ActorPoolStrategy(size=min(policy.rollout_actors, blocks)),
-        **actor_options(policy.rollout_threads, policy.rollout_cpus, policy.rollout_gpus),
+        compute=ray.data.ActorPoolStrategy(size=min(policy.rollout.max_actors, blocks)),
+        **actor_options(policy.rollout.threads, policy.rollout.cpus, policy.rollout.gpus),
     )
     judged = drawn.map_batches(
         ScoreImages,

@@ -101,7 +101,7 @@ def _questions(rows: Sequence[Row], evaluations: Sequence[Row], settings: Settin
     table.add_row(
         "on-policy?",
         f"drift {_number(drift, '.1e')}, kl {_number(last['kl'], '.2e')}, clip {_number(last['clip_fraction'], '.0%')}",
-        _verdict(drift is None or drift <= policy.ratio_tolerance, "above policy.ratio_tolerance"),
+        _verdict(drift is None or drift <= policy.algorithm.ratio_tolerance, "above policy.algorithm.ratio_tolerance"),
     )
     table.add_row("who waits?", wait_breakdown(iteration), f"{last['images_per_second']:.0f} images/s")
     table.add_row(
@@ -119,9 +119,9 @@ def _questions(rows: Sequence[Row], evaluations: Sequence[Row], settings: Settin
 
 def _sooner(settings: Settings) -> str:
     """What to raise where scores come late, as the alert RewardPoolSaturated says at length."""
-    mix = settings.mix
+    mix = settings.rewards
     of_each = (
-        (mix.spatialscore, "pool.max_replicas"),
+        (mix.spatialscore, "serving.max_replicas"),
         (mix.judge, "judge.concurrency"),
         (mix.detector, "detector.max_replicas"),
     )

@@ -63,7 +63,7 @@ def training_settings(settings: Settings) -> dict[str, object]:
     """The settings that decide what is learned, as JSON gives them back."""
     policy = {key: value for key, value in asdict(settings.policy).items() if key not in RESUME_MAY_CHANGE}
     flux = {f"flux.{key}": value for key, value in asdict(settings.flux).items() if key not in RESUME_MAY_CHANGE_FLUX}
-    mix = {f"mix.{key}": value for key, value in asdict(settings.mix).items()}
+    mix = {f"rewards.{key}": value for key, value in asdict(settings.rewards).items()}
     detector = {f"detector.{key}": getattr(settings.detector, key) for key in ("threshold", "margin")}
     return json.loads(json.dumps(policy | flux | mix | detector))
 
@@ -184,10 +184,10 @@ def store(location: str, content: bytes) -> str:
 
 def run_checkpoints(settings: Settings) -> Checkpoints:
     """Where a run keeps its checkpoints."""
-    location = settings.policy.checkpoint_dir or str(Path(settings.run_dir, "policy", "checkpoints"))
+    location = settings.policy.checkpoint.dir or str(Path(settings.run_dir, "policy", "checkpoints"))
     if "://" not in location:
         location = str(Path(location).absolute())  # actors work in folders of their own
-    return Checkpoints(location, settings.policy.keep_checkpoints)
+    return Checkpoints(location, settings.policy.checkpoint.keep)
 
 
 def check_resumable(manifest: Manifest, settings: Settings) -> None:

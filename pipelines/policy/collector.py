@@ -54,7 +54,7 @@ class Group:
 
 def plan_group(number: int, prompts: Sequence[Prompt], settings: PolicySettings) -> Group:
     """A run's group of this number: its prompt, seeds and plan follow from the settings alone."""
-    step, index = divmod(number, settings.prompts_per_step)
+    step, index = divmod(number, settings.prompts_per_iteration)
     seeds = group_seeds(settings.seed, step, index, settings.group_size)
     return Group(step, index, prompts[number], seeds, SamplingPlan.for_training(settings, step))
 
@@ -99,7 +99,9 @@ class ScoredGroup:
 
 def advantages_of(scores: np.ndarray, settings: PolicySettings, divisor: float | None = None) -> Advantages:
     """`group_advantages` as the run's settings have it."""
-    return group_advantages(scores, settings.top_k, settings.stats_over, settings.advantage_clip, divisor)
+    return group_advantages(
+        scores, settings.algorithm.top_k, settings.algorithm.advantage_mean_over, settings.advantage_clip, divisor
+    )
 
 
 class GroupCollector:
@@ -152,7 +154,7 @@ class GroupCollector:
                 continue
             score_seconds = time.perf_counter() - sampled.at
             advantages = advantages_of(scores.mu, self.settings)
-            if advantages.skipped and seat.group.resamples < self.settings.redraws:
+            if advantages.skipped and seat.group.resamples < self.settings.algorithm.max_resamples:
                 self.replaced += 1
                 seat = Seat((self._replacement(seat.group),), 0)
                 sampling = self._sample(seat.call, weights)

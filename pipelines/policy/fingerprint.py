@@ -21,7 +21,7 @@ def input_fingerprints(settings: Settings) -> dict[str, str]:
 
     Raises FileNotFoundError where the file of prompts is absent.
     """
-    mix, prompts = settings.mix, settings.policy.prompts
+    mix, prompts = settings.rewards, settings.policy.prompts
     return {
         "the base": _identity(flux_location(settings)),
         "SpatialScore": _identity(str(score_folder(settings))) if mix.spatialscore else "",

@@ -32,7 +32,11 @@ def divides_last(settings: PolicySettings) -> bool:
     Learning then need not wait for the update's last score. Not so with a KL term, which nothing divides, or with a
     clip, which needs to see what is divided.
     """
-    return settings.stats_scope == "batch" and not settings.kl_weight and not settings.advantage_clip
+    return (
+        settings.algorithm.advantage_std_over == "batch"
+        and not settings.algorithm.kl_weight
+        and not settings.advantage_clip
+    )
 
 
 class LearnerClient:
@@ -44,7 +48,7 @@ class LearnerClient:
     ) -> None:  # fmt: skip
         """`group` is the first learner, `start` asks Ray for another one; both return at once."""
         self.settings, self.groups, self._start, self._say = settings, groups, start, say
-        self.clock = IterationTimer(settings.learner_ranks)
+        self.clock = IterationTimer(settings.learner.ranks)
         self.group = group
         self.restarts, self._restarts_without_progress, self._idle = 0, 0, 0
 
@@ -94,7 +98,7 @@ class LearnerClient:
         `version` is the policy version that learns them; a learner of another one refuses them with ValueError.
         When `learn` raises, nothing of it is still running.
         """
-        learner, ranks = self.group, self.settings.learner_ranks
+        learner, ranks = self.group, self.settings.learner.ranks
         divisor = asyncio.ensure_future(self._divisor(groups))
         feeds = [
             asyncio.create_task(self._accumulate_on(learner, groups[rank::ranks], divisor, rank, version, weights))
@@ -113,13 +117,15 @@ class LearnerClient:
 
     async def _divisor(self, groups: Sequence[Awaitable[ScoredGroup]]) -> float | None:
         """What the advantages of every group are divided by; None: by its own std."""
-        if self.settings.stats_scope == "group":
+        if self.settings.algorithm.advantage_std_over == "group":
             return None
         return 1.0 if divides_last(self.settings) else self._batch_divisor(await asyncio.gather(*groups))
 
     def _batch_divisor(self, groups: Sequence[ScoredGroup]) -> float:
         return batch_divisor(
-            [group.scores for group in groups], [group.advantages for group in groups], self.settings.stats_over
+            [group.scores for group in groups],
+            [group.advantages for group in groups],
+            self.settings.algorithm.advantage_mean_over,
         )
 
     async def _accumulate_on(
@@ -155,15 +161,15 @@ class LearnerClient:
     async def step(self, learned: Sequence[ScoredGroup]) -> OptimizerStepMetrics:
         """One optimizer update of what `learn` gave. Raises RuntimeError once `max_idle_updates` changed nothing."""
         divisor = self._batch_divisor(learned) if divides_last(self.settings) else 1.0
-        with self.clock.learning(self.settings.learner_ranks):
+        with self.clock.learning(self.settings.learner.ranks):
             update = await self.group.step(divisor)
         self._idle = 0 if update.applied else self._idle + 1
-        if self._idle >= self.settings.max_idle_updates:
+        if self._idle >= self.settings.optimizer.max_empty_steps:
             raise RuntimeError(
-                f"{self._idle} updates in a row changed nothing (policy.max_idle_updates); the last one had "
+                f"{self._idle} updates in a row changed nothing (policy.optimizer.max_empty_steps); the last one had "
                 f"{update.samples} samples, loss {update.loss} and gradient norm {update.grad_norm}. Without samples "
                 "no group's scores differ, or none is a number: look at the reward (scores_failed, reward_std in "
-                "metrics.jsonl). Where the norm is not finite, lower policy.lr"
+                "metrics.jsonl). Where the norm is not finite, lower policy.optimizer.lr"
             )
         return update
 

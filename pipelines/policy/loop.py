@@ -70,9 +70,9 @@ class PolicyLoop:
         newest = await self.learning.restore(self.checkpoints)
         self.weights = await self.learning.publish()
         self.version = self.weights.version
-        self.started = self.version * self.policy.prompts_per_step
+        self.started = self.version * self.policy.prompts_per_iteration
         self.log.truncate_after(self.version if newest else -1)
-        if self.is_due(self.policy.evaluate_every) and not self.log.has_evaluation(self.version):
+        if self.is_due(self.policy.evaluation.every) and not self.log.has_evaluation(self.version):
             await self.evaluate()
 
     async def iterate(self) -> None:
@@ -81,7 +81,7 @@ class PolicyLoop:
         self.watch.begin()
         self.start_groups()
         learned, updates = [], []
-        for update in range(self.policy.updates_per_iteration):
+        for update in range(self.policy.optimizer.steps_per_iteration):
             groups = await self.learn(update)
             updates.append(await self.learning.step(groups))
             learned += groups
@@ -89,10 +89,10 @@ class PolicyLoop:
         self.clock.stop()
         self.version = self.weights.version
         self.report(learned, updates)
-        if self.is_due(self.policy.checkpoint_every):
+        if self.is_due(self.policy.checkpoint.every):
             manifest = Manifest(self.version, self.clock.training_seconds, self.lineage)
             await self.writes.start(manifest, self.learning.states())
-        if self.is_due(self.policy.evaluate_every):
+        if self.is_due(self.policy.evaluation.every):
             await self.evaluate()
 
     def is_due(self, every: int) -> bool:
@@ -101,7 +101,7 @@ class PolicyLoop:
 
     def start_groups(self) -> None:
         """Starts every group that the staleness rule allows: each is sampled, scored and filtered as a task."""
-        allowed = (self.version + 1 + self.policy.max_staleness) * self.policy.prompts_per_step
+        allowed = (self.version + 1 + self.policy.max_staleness) * self.policy.prompts_per_iteration
         while self.started < min(allowed, len(self.prompts)):
             numbers = range(self.started, self.started + self.policy.sampling_groups)
             together = [plan_group(number, self.prompts, self.policy) for number in numbers]
@@ -115,7 +115,7 @@ class PolicyLoop:
 
     async def learn(self, update: int) -> list[ScoredGroup]:
         """Learns the groups of one update as they come in."""
-        size = self.policy.prompts_per_step // self.policy.updates_per_iteration
+        size = self.policy.prompts_per_iteration // self.policy.optimizer.steps_per_iteration
         names = [(self.version, update * size + index) for index in range(size)]
         learned = await self.learning.learn([self.tasks[name] for name in names], self.version, self.current_weights)
         for name in names:

@@ -75,7 +75,7 @@ def model_card(settings: Settings, base: str, version: int, directory: Path, mer
 
     Its results are the run's held-out evaluations so far, up to that version. `merged`: the directory is a whole model.
     """
-    flux, policy, mix = settings.flux, settings.policy, settings.mix
+    flux, policy, mix = settings.flux, settings.policy, settings.rewards
     family = family_of(base)
     pipeline = family.pipeline_class.__name__
     place = {"pipeline": pipeline, "base": base, "dtype": flux.dtype, "directory": directory.absolute()}
@@ -83,12 +83,12 @@ def model_card(settings: Settings, base: str, version: int, directory: Path, mer
     return CARD.format(
         base=base, pipeline=pipeline, version=version, rank=flux.lora_rank, rewards=rewards_of(settings),
         tags=", ".join(("lora", "text-to-image", "grpo", *(["spatialscore"] if mix.spatialscore else []))),
-        method="top-k GRPO" if policy.top_k else "GRPO",
+        method="top-k GRPO" if policy.algorithm.top_k else "GRPO",
         average=" (moving average)" if settings.evaluation.use_ema else "", iterations=policy.iterations,
-        prompts=policy.prompts_per_step, group=policy.group_size,
-        kept=f"the best and worst {policy.top_k} of a group trained on" if policy.top_k else "all of them trained on",
+        prompts=policy.prompts_per_iteration, group=policy.group_size,
+        kept=f"the best and worst {policy.algorithm.top_k} of a group trained on" if policy.algorithm.top_k else "all of them trained on",
         load=(LOAD_MERGED if merged else LOAD).format(**place),
-        height=flux.height, width=flux.width, steps=settings.evaluation.steps,
+        height=flux.height, width=flux.width, steps=settings.evaluation.denoise_steps,
         arguments=", ".join(f"{name}={value}" for name, value in family.pipeline_kwargs(flux).items()),
         length=flux.max_sequence_length, results=results_table(rows, settings.evaluation.use_ema),
         settings=OmegaConf.to_yaml(OmegaConf.create(training_settings(settings))),
@@ -103,7 +103,7 @@ def rewards_of(settings: Settings) -> str:
         "judge": f"the judge {settings.judge.model}",
         "detector": f"the detector {settings.detector.model}",
     }
-    weights = {names[key]: weight for key, weight in asdict(settings.mix).items() if weight}
+    weights = {names[key]: weight for key, weight in asdict(settings.rewards).items() if weight}
     return " + ".join(name if weight == 1 else f"{weight:g} × {name}" for name, weight in weights.items())
 
 

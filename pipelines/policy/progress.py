@@ -119,7 +119,7 @@ class ProgressPrinter:
 
     def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
         self.policy, self.say = settings.policy, say
-        mix = settings.mix
+        mix = settings.rewards
         alone = mix.spatialscore == 1 and not (mix.rules or mix.judge or mix.detector)
         self._score = "SpatialScore" if alone else "reward"  # what an evaluation's score is
         self._pace = math.nan  # seconds an iteration, smoothed

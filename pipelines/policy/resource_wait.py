@@ -70,9 +70,9 @@ def _scattered(demand: ResourceRequest, rooms: Sequence[NodeResources], when: st
     if not enough or placed == demand.count:
         return ""
     if demand.placement == "strict_pack":
-        return f", but no single node has all of it {when}, as policy.learner_placement=strict_pack asks"
+        return f", but no single node has all of it {when}, as policy.learner.placement=strict_pack asks"
     if demand.placement == "strict_spread":
-        asked = f"policy.learner_placement=strict_spread asks for {demand.count}"
+        asked = f"policy.learner.placement=strict_spread asks for {demand.count}"
         return f", but only {placed} nodes have room for one {when}, and {asked}"
     return f", but node by node only {placed} of {demand.count} fit {when}"
 

@@ -13,7 +13,7 @@ from ray._private.state import state
 from actors.worker_setup import NODE_GROUP
 from conf.detector import DetectorSettings
 from conf.policy import PolicySettings
-from conf.reward import RewardPoolSettings
+from conf.serving import ServingSettings
 from conf.settings import Settings
 
 DECIMALS = 4
@@ -32,7 +32,7 @@ class ResourceRequest:
     gpus: float
     nodes: str  # the node group that must hold them; "": any
     hint: str  # which settings make it smaller
-    placement: str = "pack"  # policy.learner_placement; the other roles have none
+    placement: str = "pack"  # policy.learner.placement; the other roles have none
     actors: str = ""  # what the class names of its actors begin with, as Ray tells them
 
     def __str__(self) -> str:
@@ -108,49 +108,49 @@ class NodeResources:
 def rollout_request(policy: PolicySettings) -> ResourceRequest:
     """The rollout actors that a run cannot do without."""
     return ResourceRequest(
-        "rollout actors", policy.min_rollout_actors, policy.rollout_cpus, policy.rollout_gpus, policy.rollout_nodes,
-        "policy.min_rollout_actors, policy.rollout_cpus or policy.rollout_gpus", actors="Rollout",
+        "rollout actors", policy.rollout.min_actors, policy.rollout.cpus, policy.rollout.gpus, policy.rollout.node_group,
+        "policy.rollout.min_actors, policy.rollout.cpus or policy.rollout.gpus", actors="Rollout",
     )  # fmt: skip
 
 
 def learner_request(policy: PolicySettings) -> ResourceRequest:
     """The learner's ranks."""
     return ResourceRequest(
-        "learner ranks", policy.learner_ranks, policy.learner_cpus, policy.learner_gpus, policy.learner_nodes,
-        "policy.learner_ranks, policy.learner_cpus or policy.learner_gpus", policy.learner_placement,
+        "learner ranks", policy.learner.ranks, policy.learner.cpus, policy.learner.gpus, policy.learner.node_group,
+        "policy.learner.ranks, policy.learner.cpus or policy.learner.gpus", policy.learner.placement,
         "LearnerRank",
     )  # fmt: skip
 
 
-def spatialscore_request(pool: RewardPoolSettings) -> ResourceRequest:
+def spatialscore_request(pool: ServingSettings) -> ResourceRequest:
     """The replicas of SpatialScore that a run cannot do without."""
     return ResourceRequest(
-        "SpatialScore replicas", pool.min_replicas, pool.cpus, pool.gpus, pool.nodes,
-        "pool.min_replicas, pool.cpus or pool.gpus", actors=f"{_REPLICA}spatialscore",
+        "SpatialScore replicas", pool.min_replicas, pool.cpus, pool.gpus, pool.node_group,
+        "serving.min_replicas, serving.cpus or serving.gpus", actors=f"{_REPLICA}spatialscore",
     )  # fmt: skip
 
 
-def rules_request(pool: RewardPoolSettings) -> ResourceRequest:
+def rules_request(pool: ServingSettings) -> ResourceRequest:
     """The replica of the exact checker."""
-    return ResourceRequest("exact checker", 1, pool.cpus, 0.0, "", "pool.cpus", actors=f"{_REPLICA}rules")
+    return ResourceRequest("exact checker", 1, pool.cpus, 0.0, "", "serving.cpus", actors=f"{_REPLICA}rules")
 
 
-def judge_request(pool: RewardPoolSettings) -> ResourceRequest:
+def judge_request(pool: ServingSettings) -> ResourceRequest:
     """The replica that asks the judge behind an endpoint."""
-    return ResourceRequest("judge's client", 1, pool.cpus, 0.0, "", "pool.cpus", actors=f"{_REPLICA}judge")
+    return ResourceRequest("judge's client", 1, pool.cpus, 0.0, "", "serving.cpus", actors=f"{_REPLICA}judge")
 
 
 def detector_request(own: DetectorSettings) -> ResourceRequest:
     """The replicas of the detector that gives rule rewards."""
     return ResourceRequest(
-        "detector replicas", own.min_replicas, own.cpus, own.gpus, own.nodes,
+        "detector replicas", own.min_replicas, own.cpus, own.gpus, own.node_group,
         "detector.min_replicas, detector.cpus or detector.gpus", actors=f"{_REPLICA}detector",
     )  # fmt: skip
 
 
 def reward_requests(settings: Settings) -> tuple[ResourceRequest, ...]:
     """Those of the rewards that have a weight."""
-    mix, pool = settings.mix, settings.pool
+    mix, pool = settings.rewards, settings.serving
     weighed = (
         (mix.spatialscore, spatialscore_request(pool)), (mix.rules, rules_request(pool)),
         (mix.judge, judge_request(pool)), (mix.detector, detector_request(settings.detector)),
@@ -198,7 +198,7 @@ def unschedulable(demands: Sequence[ResourceRequest], rooms: Sequence[NodeResour
         placed = place(demand, left)
         if placed < demand.count:
             wanted = "; ".join(map(str, demands))
-            looser = ", set policy.learner_placement=pack" if demand.placement in _WHERE else ""
+            looser = ", set policy.learner.placement=pack" if demand.placement in _WHERE else ""
             return (
                 f"a run must find room for all of: {wanted}. The cluster has {have} on {len(rooms)} nodes, where "
                 f"{demand.count - placed} of the {demand.role} have no place: lower {demand.hint}{looser}, or add nodes"

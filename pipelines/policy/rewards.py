@@ -17,8 +17,8 @@ from actors.types import Prompt, Relation, Scores
 from actors.worker_setup import actor_options
 from actors.workers.reward import RewardPool, application_name, autoscaling_config, serve_replicas, start_pool
 from conf.flux import EMBEDDED
-from conf.policy import JudgeSettings
-from conf.reward import RewardPoolSettings
+from conf.rewards import JudgeSettings
+from conf.serving import ServingSettings
 from conf.settings import Settings
 from pipelines.common.paths import served_model
 from pipelines.common.prompts import draw_held_out_prompts, draw_training_prompts
@@ -83,9 +83,11 @@ def start_rewards(settings: Settings) -> RewardMix:
     are asked to read other pictures than those of the scenes world, where the judge's key is not set, or the detector
     is asked for a prompt whose relations are not given or cannot be read from boxes.
     """
-    mix, pool = settings.mix, settings.pool
+    mix, pool = settings.rewards, settings.serving
     if mix.rules and settings.flux.model != EMBEDDED:
-        raise ValueError(f"mix.rules reads pictures of the scenes world only, not of flux.model={settings.flux.model}")
+        raise ValueError(
+            f"rewards.rules reads pictures of the scenes world only, not of flux.model={settings.flux.model}"
+        )
     # what can be refused comes first, so that nothing is left running
     judge = _judge(settings.judge, pool) if mix.judge else None
     detector = _detector(settings) if mix.detector else None
@@ -106,16 +108,16 @@ def start_rewards(settings: Settings) -> RewardMix:
 
 def rules_term(settings: Settings, weight: float, relations: bool = True) -> WeightedReward:
     """Starts the exact checker as a reward and waits until it answers. Without `relations` it sees objects only."""
-    pool = settings.pool
+    pool = settings.serving
     rules = serve.deployment(RulesReplica, ray_actor_options=actor_options(1, pool.cpus, 0)).bind(relations)
     return WeightedReward(weight, _serve(rules, "rules", RulesReplica.__name__, settings), rules_request(pool))
 
 
 def _serve(application: serve.Application, reward: str, deployment: str, settings: Settings) -> RewardPool:
-    return serve_replicas(application, application_name(reward, settings.run_dir), deployment, settings.pool.retries)
+    return serve_replicas(application, application_name(reward, settings.run_dir), deployment, settings.serving.retries)
 
 
-def _judge(settings: JudgeSettings, pool: RewardPoolSettings) -> serve.Application:
+def _judge(settings: JudgeSettings, pool: ServingSettings) -> serve.Application:
     options = actor_options(1, pool.cpus, 0, runtime_env=settings.runtime_env)
     return serve.deployment(JudgeReplica, ray_actor_options=options, max_ongoing_requests=64).bind(
         settings, key_of(settings)
@@ -127,8 +129,8 @@ def _detector(settings: Settings) -> serve.Application:
     prompts = draw_training_prompts(settings.policy, settings.flux)
     held_out = draw_held_out_prompts(settings.policy, settings.flux, settings.evaluation.seed)
     relations = readable_relations([*prompts, *held_out.short, *held_out.long])
-    options = actor_options(own.threads, own.cpus, own.gpus, own.nodes, own.runtime_env)
-    replicas = autoscaling_config(own.min_replicas, own.max_replicas, settings.pool)
+    options = actor_options(own.threads, own.cpus, own.gpus, own.node_group, own.runtime_env)
+    replicas = autoscaling_config(own.min_replicas, own.max_replicas, settings.serving)
     return serve.deployment(DetectorReplica, autoscaling_config=replicas, ray_actor_options=options).bind(
         own, relations
     )
@@ -143,7 +145,7 @@ def readable_relations(prompts: Iterable[Prompt]) -> dict[str, tuple[Relation, .
     for prompt in prompts:
         if not prompt.relations:
             raise ValueError(
-                f"mix.detector needs the relations of every prompt, and {prompt.text[:60]!r} has none: give its line "
+                f"rewards.detector needs the relations of every prompt, and {prompt.text[:60]!r} has none: give its line "
                 '"relations": [[subject, relation, object], …]'
             )
         readable[prompt.text] = tuple(_readable(prompt, relation) for relation in prompt.relations)
@@ -157,6 +159,6 @@ def _readable(prompt: Prompt, relation: Relation) -> Relation:
         return Relation(first, _DIRECTION_OF[sense], second)
     except KeyError:
         raise ValueError(
-            f"mix.detector reads {', '.join(DIRECTIONS)} from boxes, not {relation.relation!r} of "
-            f"{prompt.text[:60]!r}: leave such prompts out, or reward them by mix.spatialscore"
+            f"rewards.detector reads {', '.join(DIRECTIONS)} from boxes, not {relation.relation!r} of "
+            f"{prompt.text[:60]!r}: leave such prompts out, or reward them by rewards.spatialscore"
         ) from None

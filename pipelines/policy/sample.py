@@ -49,7 +49,7 @@ def sample_sheet(settings: Settings) -> Path:
 def _draw(settings: Settings, export: Path) -> tuple[np.ndarray, np.ndarray]:
     """Pictures uint8 [B, H, W, 3] by the base and by the policy."""
     own = settings.sample
-    device = init_worker(settings.policy.learner_threads, 1.0 if torch.cuda.is_available() else 0.0)
+    device = init_worker(settings.policy.learner.threads, 1.0 if torch.cuda.is_available() else 0.0)
     policy = load_policy(flux_location(settings), settings.flux, device)
     policy.load_lora(read_lora(export, settings.flux))
     conditioning = policy.encode([own.text]) * own.images

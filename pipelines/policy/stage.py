@@ -23,7 +23,7 @@ def run_policy(settings: Settings, say: Callable[[str], None] = print) -> Policy
 
     Raises ValueError before that where the run's SpatialScore has a weight but has not passed its examination.
     """
-    if settings.mix.spatialscore:
+    if settings.rewards.spatialscore:
         served_model(settings)
         require_passed(settings)
     check_start(settings)

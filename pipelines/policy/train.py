@@ -82,9 +82,9 @@ async def _train(
     learner = start_learner()  # before the rollout actors, which may take what is left
     number = count()
     rollouts = RolloutPool(
-        lambda: start_rollout(model, flux, policy, next(number)), policy.rollout_actors, policy.min_rollout_actors
+        lambda: start_rollout(model, flux, policy, next(number)), policy.rollout.max_actors, policy.rollout.min_actors
     )
-    plan = SamplingPlan.for_evaluation(settings.evaluation, policy.sampling_rows)
+    plan = SamplingPlan.for_evaluation(settings.evaluation, policy.sampling.batch)
     evaluation = HeldOutEvaluation(
         rollouts, rewards, held_out, plan, settings.evaluation.seed, exact=flux.model == EMBEDDED
     )

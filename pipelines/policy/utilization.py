@@ -52,8 +52,8 @@ class UtilizationMonitor:
             reward_queue=scoring.mean,
             reward_idle_seconds=_sum(replicas, lambda each: scoring.idle_seconds(each.running)),
             reward_replicas=_sum(replicas, lambda each: each.running),
-            gpus=ready.mean * policy.rollout_gpus
-            + policy.learner_ranks * policy.learner_gpus
+            gpus=ready.mean * policy.rollout.gpus
+            + policy.learner.ranks * policy.learner.gpus
             + sum(each.running * each.request.gpus for each in replicas or ()),
         )
 

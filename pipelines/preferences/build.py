@@ -93,14 +93,14 @@ def _follow(plan: ray.data.Dataset, total: int, waiting: int, line: ServiceConte
 
 def fingerprint(settings: Settings) -> str:
     """Of all that decides the rows: not of how many actors make them, or where a service is."""
-    own = replace(settings.preferences, painters=1, painter_threads=1, painter_cpus=1.0, painter_gpus=0.0)
+    own = replace(settings.preferences, generator_actors=1, generator_threads=1, generator_cpus=1.0, generator_gpus=0.0)
     parts: list[object] = [own]
     for used, service in (
         (own.writer == "chat", settings.writer),
         (own.perturber == "chat", settings.perturber),
-        (own.mix.seedream > 0, settings.seedream),
-        (own.mix.qwen_image > 0, settings.qwen_image),
-        (own.mix.hunyuan_image > 0, settings.hunyuan_image),
+        (own.generators.seedream > 0, settings.seedream),
+        (own.generators.qwen_image > 0, settings.qwen_image),
+        (own.generators.hunyuan_image > 0, settings.hunyuan_image),
     ):
         parts += [service.identity()] if used else []
     if not own.generated_fraction:

@@ -43,7 +43,7 @@ def _splits(rows: pa.Table, settings: PreferencesSettings) -> dict[str, str]:
     ids, groups, changes = (rows[name].to_pylist() for name in ("pair_id", "group_id", "n_perturb"))
     splits = {pair: split_of(group, settings.test_fraction) for pair, group in zip(ids, groups, strict=True)}
     members = [Member(*parts) for parts in zip(ids, groups, changes, strict=True) if splits[parts[0]] == "test"]
-    benchmark = choose_benchmark(members, settings.benchmark_one, settings.benchmark_more)
+    benchmark = choose_benchmark(members, settings.benchmark_single_edit, settings.benchmark_multi_edit)
     return splits | dict.fromkeys(benchmark, "benchmark")
 
 

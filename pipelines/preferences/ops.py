@@ -82,7 +82,7 @@ class BaseGenerator:
         from pipelines.preferences.roles.policy_generator import PolicyGenerator
 
         own = settings.preferences
-        device = init_worker(own.painter_threads, own.painter_gpus)
+        device = init_worker(own.generator_threads, own.generator_gpus)
         policy = FluxPolicy.from_pretrained(str(checkpoints_dir("flux")), settings.flux, device)
         self._painter = PolicyGenerator(policy, plans, SceneWriter(), own.batch_size)
 

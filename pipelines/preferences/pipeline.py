@@ -55,7 +55,7 @@ def _branch(painter: str, shards: Sequence[Shard], settings: Settings, line: Ser
     if own.perturber == "chat":
         rows = line.map(rows, ChatPerturbing, settings.perturber)
     else:
-        rows = rows.map_batches(stages.perturb, fn_args=(ScenePerturber(own.perturb_one),), **WHOLE)
+        rows = rows.map_batches(stages.perturb, fn_args=(ScenePerturber(own.single_edit_fraction),), **WHOLE)
     rows = _generated(rows, painter, settings, line).map_batches(stages.encode, **WHOLE)
     reviewer = SceneReviewer() if own.reviewer == "scenes" else PendingReviewer()
     return rows.map_batches(stages.review, fn_args=(reviewer,), **WHOLE)
@@ -72,8 +72,8 @@ def _generated(rows: Any, painter: str, settings: Settings, line: ServiceContext
             stages.BaseGenerator,
             fn_constructor_args=(settings, sampling_plans(settings)),
             batch_size=None,
-            compute=ray.data.ActorPoolStrategy(size=own.painters),
-            **actor_options(own.painter_threads, own.painter_cpus, own.painter_gpus),
+            compute=ray.data.ActorPoolStrategy(size=own.generator_actors),
+            **actor_options(own.generator_threads, own.generator_cpus, own.generator_gpus),
         )
     pool = getattr(settings, painter)
     return rows.map_batches(
@@ -114,4 +114,4 @@ def _report(rows: int, reason: str, message: str) -> stages.Batch:
 def sampling_plans(settings: Settings) -> tuple[SamplingPlan, ...]:
     """In training's steps, without its noise and with it: a reward model meets both."""
     training = replace(SamplingPlan.for_training(settings.policy), trained=(), max_batch=0, images_per_noise=1)
-    return SamplingPlan(settings.policy.steps), training
+    return SamplingPlan(settings.policy.sampling.denoise_steps), training

@@ -101,7 +101,7 @@ class ChatPerturbing:
 
     def __init__(self, line: ServiceContext, key: Key) -> None:
         own = line.settings.perturber
-        self._perturber = ChatPerturber(line.endpoint(own, key), own, line.settings.preferences.perturb_one)
+        self._perturber = ChatPerturber(line.endpoint(own, key), own, line.settings.preferences.single_edit_fraction)
 
     async def __call__(self, batch: Batch) -> Batch:
         return with_records(batch, await map_live_async(records_of(batch), self._perturber.perturb))

@@ -13,7 +13,7 @@ from pathlib import Path
 from diffusers import FluxPipeline, FluxTransformer2DModel
 
 from conf.flux import FluxSettings
-from conf.policy import ExportSettings, PolicySettings
+from conf.policy import ExportSettings, PolicyOptimizerSettings, PolicySettings, TrainEvaluationSettings
 from conf.settings import Settings
 from pipelines.policy.rewards import RewardMix, rules_term
 from pipelines.policy.train import train_policy
@@ -34,10 +34,15 @@ def train_on_objects(
     base, prompts = folder / "base", folder / "prompts.jsonl"
     pipeline.save_pretrained(base)
     policy = PolicySettings(
-        iterations=VERSIONS, minutes=seconds / 60, seed=seed, prompts=str(prompts), evaluate_every=0,
-        prompts_per_step=24, lr=2e-3,
-    )  # fmt: skip
-    drawn = training_prompts(VERSIONS * policy.prompts_per_step, seed, LONG_FRACTION)
+        iterations=VERSIONS,
+        minutes=seconds / 60,
+        seed=seed,
+        prompts=str(prompts),
+        prompts_per_iteration=24,
+        evaluation=TrainEvaluationSettings(every=0),
+        optimizer=PolicyOptimizerSettings(lr=2e-3),
+    )
+    drawn = training_prompts(VERSIONS * policy.prompts_per_iteration, seed, LONG_FRACTION)
     prompts.write_text("".join(json.dumps({"text": prompt.text}) + "\n" for prompt in drawn))
     settings = Settings(
         run_dir=str(folder),

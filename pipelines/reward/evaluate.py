@@ -15,7 +15,7 @@ from actors.spatialscore import SpatialScorer
 from actors.spatialscore.card import CARD_FILE, with_accuracy
 from actors.types import Scores
 from actors.worker_setup import actor_options, init_worker
-from conf.reward import RewardPoolSettings
+from conf.serving import ServingSettings
 from conf.settings import Settings
 from pipelines.common.intervals import mcnemar
 from pipelines.common.paths import model_folder, preferences_folder, reward_folder, score_folder
@@ -30,17 +30,17 @@ NAME = "SpatialScore"
 
 
 def evaluate_reward(settings: Settings, say: Callable[[str], None] = print) -> Evaluation:
-    """Judges the held-out pairs by SpatialScore and the rivals of `rivals.names`.
+    """Judges the held-out pairs by SpatialScore and the rivals of `baselines.names`.
 
     Writes evaluation.json and report.html to <run_dir>/reward, and the accuracies into the model card of the run's own
     SpatialScore. Ray must be initialised. `say` gets lines of progress.
     Raises ValueError where there are no held-out pairs, and what `predict_by_baseline` raises.
     """
-    pool, folder = settings.pool, preferences_folder(settings)
+    pool, folder = settings.serving, preferences_folder(settings)
     task = ray.remote(_measure).options(**actor_options(pool.threads, pool.cpus, pool.gpus))
     report, right, calibrations = ray.get(task.remote(str(score_folder(settings)), folder, pool))
     models, tests = [report], []
-    for name in settings.rivals.names:
+    for name in settings.baselines.names:
         judged = predict_by_baseline(name, settings, say)
         rival, rival_right = ray.get(ray.remote(_report).options(num_cpus=pool.cpus).remote(name, judged, folder))
         models.append(rival)
@@ -50,7 +50,7 @@ def evaluate_reward(settings: Settings, say: Callable[[str], None] = print) -> E
     write_file(str(out / "evaluation.json"), json.dumps(asdict(evaluation), indent=2).encode())
     write_file(str(out / "report.html"), render_report(evaluation).encode())
     card = model_folder(settings) / CARD_FILE
-    if not settings.pool.model and card.is_file():  # the run's own: another run's directory is left as it is
+    if not settings.serving.model and card.is_file():  # the run's own: another run's directory is left as it is
         write_file(str(card), with_accuracy(card.read_text(), accuracy_rows(report)).encode())
     return evaluation
 
@@ -94,7 +94,7 @@ def fit_half(pairs: Sequence[Pair]) -> np.ndarray:
     return np.array([digest[0] < 128 for digest in digests])
 
 
-def open_scorer(model: str, pool: RewardPoolSettings) -> SpatialScorer:
+def open_scorer(model: str, pool: ServingSettings) -> SpatialScorer:
     """The run's SpatialScore in this process, on the device that the pool's settings reserve."""
     device = init_worker(pool.threads, pool.gpus)
     return SpatialScorer.from_pretrained(
@@ -110,9 +110,7 @@ def _both(
     return Scores(scores.mu[:count], scores.sigma[:count]), Scores(scores.mu[count:], scores.sigma[count:])
 
 
-def _measure(
-    model: str, folder: str, pool: RewardPoolSettings
-) -> tuple[ModelReport, np.ndarray, tuple[Calibration, ...]]:
+def _measure(model: str, folder: str, pool: ServingSettings) -> tuple[ModelReport, np.ndarray, tuple[Calibration, ...]]:
     return measure(open_scorer(model, pool), read_pairs(folder, "test"))
 
 

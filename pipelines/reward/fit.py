@@ -113,4 +113,4 @@ def _engine(model: SpatialScore, settings: RewardSettings) -> ModelEngine:
         return TorchModel(model, optimizer)
     from actors.optim.deepspeed_engine import DeepSpeedModel  # kept out of the path that does not ask for it
 
-    return DeepSpeedModel(model, optimizer, settings.zero_stage, settings.zero_keep_whole)
+    return DeepSpeedModel(model, optimizer, settings.zero_stage, settings.param_persistence_threshold)

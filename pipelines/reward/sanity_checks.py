@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from actors.spatialscore import SpatialScorer, load
 from actors.spatialscore.model import ADAPTER_FILE
 from actors.worker_setup import actor_options
-from conf.reward import RewardPoolSettings
+from conf.serving import ServingSettings
 from conf.settings import Settings
 from pipelines.common.paths import preferences_folder, served_model
 from pipelines.reward.data import Pair, mirrored, read_pairs
@@ -33,7 +33,7 @@ def run_sanity_checks(settings: Settings) -> tuple[SanityCheck, ...]:
     Ray must be initialised. Raises FileNotFoundError where there is no SpatialScore, ValueError where there are no
     held-out pairs.
     """
-    pool = settings.pool
+    pool = settings.serving
     task = ray.remote(_examine).options(**actor_options(pool.threads, pool.cpus, pool.gpus))
     checks = ray.get(task.remote(served_model(settings), preferences_folder(settings), pool))
     write_sanity_report(settings, checks)
@@ -77,7 +77,7 @@ def check_shuffled_images(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Sanit
     return SanityCheck(
         "blank image", share >= 0.95, share, "at least 0.95 of images beat a blank one",
         "A blank image scores as high as the right one: a policy would learn to draw nothing. Add pairs whose loser "
-        "lacks objects (preferences.exploit_fraction).",
+        "lacks objects (preferences.corrupted_fraction).",
     )  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def check_noise_images(scorer: SpatialScorer, pairs: Sequence[Pair]) -> SanityCh
     return SanityCheck(
         "noise image", share >= 0.95, share, "at least 0.95 of images beat noise",
         "Noise scores as high as the right image: the score is not to be trusted far from the pictures of its pairs, "
-        "and a policy could drift there. Add pairs with broken losers (preferences.exploit_fraction).",
+        "and a policy could drift there. Add pairs with broken losers (preferences.corrupted_fraction).",
     )  # fmt: skip
 
 
@@ -208,5 +208,5 @@ def _twice(image: np.ndarray) -> np.ndarray:
     )
 
 
-def _examine(model: str, folder: str, pool: RewardPoolSettings) -> tuple[SanityCheck, ...]:
+def _examine(model: str, folder: str, pool: ServingSettings) -> tuple[SanityCheck, ...]:
     return run_checks(open_scorer(model, pool), model, read_pairs(folder, "test")[:PAIRS])

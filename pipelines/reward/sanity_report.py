@@ -36,19 +36,19 @@ def write_sanity_report(settings: Settings, checks: Sequence[SanityCheck]) -> No
 def require_passed(settings: Settings) -> None:
     """Raises ValueError, with the mend, unless the run's SpatialScore has passed all of the doctor's checks.
 
-    The examination may lie in this run or beside the model (`pool.model` of another run), and counts for the weights
-    that it was made on only. `pool.unexamined` goes without.
+    The examination may lie in this run or beside the model (`serving.model` of another run), and counts for the weights
+    that it was made on only. `serving.skip_sanity_checks` goes without.
     """
-    if settings.pool.unexamined:
+    if settings.serving.skip_sanity_checks:
         return
     model = score_folder(settings)
     checks = _read_sanity_report(reward_folder(settings), model) or _read_sanity_report(model.parent, model)
-    mend = "or set pool.unexamined=true to train on it all the same"
+    mend = "or set serving.skip_sanity_checks=true to train on it all the same"
     if not checks:
-        raise ValueError(f"the SpatialScore at {model} was not examined: run `spatialt2i reward doctor`, {mend}")
+        raise ValueError(f"the SpatialScore at {model} was not examined: run `spatialt2i reward check`, {mend}")
     if failed := [check.name for check in checks if not check.passed]:
         raise ValueError(
-            f"the SpatialScore at {model} failed at the doctor's: {', '.join(failed)}. `spatialt2i reward doctor` says "
+            f"the SpatialScore at {model} failed at the doctor's: {', '.join(failed)}. `spatialt2i reward check` says "
             f"what that means; mend it, {mend}"
         )
 

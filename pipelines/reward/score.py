@@ -21,7 +21,7 @@ from PIL import Image
 from actors.files import delete_folder, exists, is_folder, join, read_file, write_file
 from actors.spatialscore import SpatialScorer
 from actors.worker_setup import actor_options
-from conf.reward import RewardPoolSettings
+from conf.serving import ServingSettings
 from conf.settings import Settings
 from pipelines.common.images import decode
 from pipelines.common.paths import score_folder, served_model
@@ -85,7 +85,7 @@ def score_images(settings: Settings, say: Callable[[str], None] = print) -> Scor
     ]
     waiting = [chunk for chunk in chunks if not exists(chunk.place)]
     total, done, without = sum(len(chunk.rows) for chunk in waiting), 0, 0
-    for chunk, table in zip(waiting, _scored(waiting, images, model, settings.pool, own.chunk_rows), strict=True):
+    for chunk, table in zip(waiting, _scored(waiting, images, model, settings.serving, own.chunk_rows), strict=True):
         write_file(chunk.place, _parquet(table))
         done += table.num_rows
         without += table.num_rows - table["error"].null_count
@@ -134,7 +134,7 @@ def image_folder(location: str) -> str:
 class Scoring:
     """One actor of the pool: rows with files in, rows of SCHEMA out."""
 
-    def __init__(self, model: str, pool: RewardPoolSettings) -> None:
+    def __init__(self, model: str, pool: ServingSettings) -> None:
         self._scorer = open_scorer(model, pool)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
@@ -172,7 +172,7 @@ class _Row:
 
 
 def _scored(
-    waiting: Sequence[Chunk], images: str, model: str, pool: RewardPoolSettings, chunk_rows: int
+    waiting: Sequence[Chunk], images: str, model: str, pool: ServingSettings, chunk_rows: int
 ) -> Iterator[pa.Table]:
     """The chunks' tables, in order."""
     if not waiting:
@@ -188,7 +188,7 @@ def _scored(
         batch_size=pool.batch_images,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(min_size=pool.min_replicas, max_size=pool.max_replicas),
-        **actor_options(pool.threads, pool.cpus, pool.gpus, pool.nodes),
+        **actor_options(pool.threads, pool.cpus, pool.gpus, pool.node_group),
     )
     return iter(rows.iter_batches(batch_size=chunk_rows, batch_format="pyarrow"))
 

@@ -19,8 +19,8 @@ TOKEN_VARIABLE = "SPATIALSCORE_TOKEN"
 
 
 def serve_reward(settings: Settings) -> None:
-    """Answers POST /score on `pool.host`:`pool.port`, and returns after SIGINT or SIGTERM. Ray must be initialised."""
-    pool_settings = replace(settings.pool, http=True)
+    """Answers POST /score on `serving.host`:`serving.port`, and returns after SIGINT or SIGTERM. Ray must be initialised."""
+    pool_settings = replace(settings.serving, http=True)
     # not the pool of a policy run in that folder, which ends with it
     pool = start_pool(pool_settings, served_model(settings), f"serve {settings.run_dir}")
     print(f"SpatialScore answers POST http://{pool_settings.host}:{pool_settings.port}/score", flush=True)
@@ -46,4 +46,4 @@ def application(arguments: dict[str, str]) -> serve.Application:
 
     settings = load(arguments["preset"], [f"run_dir={arguments['run_dir']}"])
     token = key_in(TOKEN_VARIABLE, "the token that callers of SpatialScore must bear")
-    return ScoreHttp.bind(deployment(served_model(settings), settings.pool), token)
+    return ScoreHttp.bind(deployment(served_model(settings), settings.serving), token)

@@ -50,7 +50,7 @@ def triage(settings: Settings, say: Callable[[str], None] = print) -> TriageScor
 
 def _judge(settings: Settings) -> Judge:
     if settings.review.triage == "spatialscore":
-        scorer = open_scorer(served_model(settings), settings.pool)
+        scorer = open_scorer(served_model(settings), settings.serving)
         return lambda pairs: margins(
             scorer, [p.image_w for p in pairs], [p.image_l for p in pairs], [p.prompt for p in pairs]
         ).tolist()

@@ -39,7 +39,11 @@ WINDOWS = (1, 2, 3, 5)
 def bench_sampler(policy: FluxPolicy, settings: Settings) -> list[Line]:
     """Latents of one group: our sampler without noise, as in training, and FluxPipeline.__call__."""
     policy_settings, flux = settings.policy, settings.flux
-    count, steps, text = policy_settings.group_size, policy_settings.steps, "a red circle left of a blue square"
+    count, steps, text = (
+        policy_settings.group_size,
+        policy_settings.sampling.denoise_steps,
+        "a red circle left of a blue square",
+    )
     conditioning = policy.encode([text]) * count
     policy.pipeline.set_progress_bar_config(disable=True)
 
@@ -55,7 +59,9 @@ def bench_sampler(policy: FluxPolicy, settings: Settings) -> list[Line]:
         ours = seconds(lambda: sample(policy, conditioning, range(count), SamplingPlan(steps)))
 
     def training(initial_noise: str) -> float:
-        plan = SamplingPlan.for_training(replace(policy_settings, initial_noise=initial_noise))
+        plan = SamplingPlan.for_training(
+            replace(policy_settings, sampling=replace(policy_settings.sampling, shared_initial_noise=initial_noise))
+        )
         return seconds(lambda: sample(policy, conditioning, range(count), plan))
 
     own, shared = training("own"), training("shared")
@@ -70,7 +76,9 @@ def bench_sampler(policy: FluxPolicy, settings: Settings) -> list[Line]:
 def learner_of(settings: Settings) -> GrpoLearner:
     """A one-rank learner in this process."""
     policy = FluxPolicy.from_pretrained(flux_location(settings), settings.flux, transformer_only=True)
-    constants = OptimizerSettings(settings.policy.betas, settings.policy.weight_decay, settings.policy.max_grad_norm)
+    constants = OptimizerSettings(
+        settings.policy.optimizer.betas, settings.policy.optimizer.weight_decay, settings.policy.optimizer.max_grad_norm
+    )
     engine = TorchEngine(list(policy.trainable().values()), constants)
     return GrpoLearner(policy, engine, settings.policy)
 
@@ -79,23 +87,25 @@ def one_process(policy: FluxPolicy, settings: Settings) -> float:
     """Median seconds of an iteration with the same stages one after the other, in this process."""
     learner, reward, wanted = learner_of(settings), Redness(), settings.policy
     prompts = draw_training_prompts(wanted, settings.flux)
-    per_update = wanted.prompts_per_step // wanted.updates_per_iteration
+    per_update = wanted.prompts_per_iteration // wanted.optimizer.steps_per_iteration
 
     def iteration() -> None:
         policy.load_lora(learner.weights().lora)
-        for index in range(wanted.prompts_per_step):
-            prompt = prompts[learner.version * wanted.prompts_per_step + index]
+        for index in range(wanted.prompts_per_iteration):
+            prompt = prompts[learner.version * wanted.prompts_per_iteration + index]
             seeds = group_seeds(wanted.seed, learner.version, index, wanted.group_size)
             conditioning = policy.encode([prompt.text])[0]
             drawn = sample(
                 policy, [conditioning] * len(seeds), seeds, SamplingPlan.for_training(learner.settings), learner.version
             )
             scores = reward.score(policy.decode(drawn.latents), (prompt.text,) * len(seeds))
-            advantages = group_advantages(scores.mu, wanted.top_k, wanted.stats_over, divisor=1.0)
+            advantages = group_advantages(
+                scores.mu, wanted.algorithm.top_k, wanted.algorithm.advantage_mean_over, divisor=1.0
+            )
             learner.accumulate(advantages, conditioning, [drawn.trajectories[i] for i in advantages.kept])
             groups.append((scores.mu, advantages))
             if len(groups) == per_update:
-                learner.step(batch_divisor(*zip(*groups, strict=True), wanted.stats_over))
+                learner.step(batch_divisor(*zip(*groups, strict=True), wanted.algorithm.advantage_mean_over))
                 groups.clear()
         learner.advance()
 
@@ -115,7 +125,7 @@ def distributed(settings: Settings) -> list[dict[str, float]]:
 
 def bench_updates(policy: FluxPolicy, settings: Settings) -> list[Line]:
     """Seconds that the learner spends on one group, by what the filter keeps and the steps of the window."""
-    wanted = replace(settings.policy, window=0, trained_steps=0)
+    wanted = replace(settings.policy, sampling=replace(settings.policy.sampling, window=0, train_steps=0))
     learner = learner_of(settings)
     conditioning = policy.encode(["a red circle left of a blue square"])[0]
     plan = SamplingPlan.for_training(wanted)
@@ -182,8 +192,8 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         settings = load("scenes", [
-            f"run_dir={Path(folder) / 'run'}", f"policy.iterations={ITERATIONS}", "policy.evaluate_every=0",
-            "policy.checkpoint_every=1000",
+            f"run_dir={Path(folder) / 'run'}", f"policy.iterations={ITERATIONS}", "policy.evaluation.every=0",
+            "policy.checkpoint.every=1000",
         ])  # fmt: skip
         policy = FluxPolicy.from_pretrained(flux_location(settings), settings.flux)
         lines = bench_sampler(policy, settings) + bench_updates(policy, settings)

@@ -37,7 +37,7 @@ def one_process(settings: Settings) -> float:
     own = settings.preferences
     folder = Folder(Path(settings.run_dir) / "preferences", fingerprint(settings))
     for shard in plan_shards(own):
-        drafts = ScenePerturber(own.perturb_one).perturb(SceneWriter().write(row_specs(shard, own)))
+        drafts = ScenePerturber(own.single_edit_fraction).perturb(SceneWriter().write(row_specs(shard, own)))
         pairs = SceneGenerator().generate(drafts)
         reviews = SceneReviewer().review(pairs)
         kept = [(pair, review) for pair, review in zip(pairs, reviews, strict=True) if review.kept]

@@ -16,7 +16,7 @@ import torch
 
 from actors.spatialscore import SpatialScoreConfig, build
 from actors.workers.reward import RewardPool, start_pool
-from conf.reward import RewardPoolSettings
+from conf.serving import ServingSettings
 from pipelines.scenes import checkpoints_dir
 
 CALLERS, IMAGES, MOST = 16, 24, 3
@@ -30,7 +30,7 @@ def main() -> None:
         torch.manual_seed(0)
         model = str(Path(folder) / "model")
         build(SpatialScoreConfig(model=str(checkpoints_dir("qwen2_5_vl")), pixels=4096)).save_pretrained(model)
-        settings = RewardPoolSettings(
+        settings = ServingSettings(
             min_replicas=1, max_replicas=MOST, target_ongoing_requests=2, upscale_delay_s=2, downscale_delay_s=5
         )
         pool = start_pool(settings, model, "bench")

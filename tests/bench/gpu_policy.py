@@ -31,9 +31,9 @@ from conf.policy import PolicySettings
 from tests.bench.table import Line, seconds, show
 from tests.support.tiny_flux import random_flux_pipeline
 
-ONE_GROUP = ["policy.prompts_per_step=1", "policy.updates_per_iteration=1", "policy.learner_ranks=1",
-             "policy.engine=torch", "policy.window=0", "policy.trained_steps=0",
-             "policy.last_step_deterministic=false", "policy.ratio_tolerance=1"]  # fmt: skip
+ONE_GROUP = ["policy.prompts_per_iteration=1", "policy.optimizer.steps_per_iteration=1", "policy.learner.ranks=1",
+             "policy.learner.engine=torch", "policy.sampling.window=0", "policy.sampling.train_steps=0",
+             "policy.sampling.last_step_deterministic=false", "policy.algorithm.ratio_tolerance=1"]  # fmt: skip
 """One group, all six steps trained; the gate's error is measured here, not enforced."""
 REPEATS = 2
 
@@ -97,7 +97,7 @@ def prepare(tiny: bool, peak_tflops: float) -> Bench:
     """Builds the policy, its LoRA away from 0 so that the gate sees it, and counts a forward's operations."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if tiny:
-        settings = load("scenes", [*ONE_GROUP, "policy.sampling_rows=12", "policy.replay_rows=12"])
+        settings = load("scenes", [*ONE_GROUP, "policy.sampling.batch=12", "policy.learner.replay_batch=12"])
         pipeline = random_flux_pipeline().to(device)
     else:
         settings = load("flux_dev", ONE_GROUP)
@@ -136,8 +136,8 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 def draw(bench: Bench, groups: int = 1, rows: int | None = None) -> tuple[torch.Tensor, tuple[Trajectory, ...]]:
     """Latents and trajectories of groups that a rollout actor draws in one call, by `rows` images in a forward."""
     settings = bench.settings.policy
-    rows = settings.sampling_rows if rows is None else rows
-    wanted = replace(settings, prompts_per_step=groups, sampling_groups=groups, sampling_rows=rows)
+    rows = settings.sampling.batch if rows is None else rows
+    wanted = replace(settings, prompts_per_iteration=groups, sampling=replace(settings.sampling, batch=rows))
     count = groups * settings.group_size
     drawn = sample(bench.policy, [bench.conditioning] * count, range(count), SamplingPlan.for_training(wanted))
     return drawn.latents, drawn.trajectories
@@ -148,7 +148,7 @@ def bench_sampling(bench: Bench, groups: int, rows: int) -> Line:
     peak_memory()  # from here on
     duration = bench.seconds(lambda: draw(bench, groups, rows))
     told = peak_memory()
-    count, steps = groups * bench.settings.policy.group_size, bench.settings.policy.steps
+    count, steps = groups * bench.settings.policy.group_size, bench.settings.policy.sampling.denoise_steps
     alike = draw(bench, groups, rows)[1][
         0
     ].shared_prefix  # forwards of one row, where all of a group are still the same
@@ -163,7 +163,7 @@ def bench_group(bench: Bench) -> list[Line]:
     """Sampling a group by ever more rows, and two groups in one forward; and decoding one."""
     settings, policy = bench.settings.policy, bench.policy
     size = settings.group_size
-    shapes = [(1, settings.sampling_rows // 2), (1, settings.sampling_rows), (1, size), (2, 2 * size)]
+    shapes = [(1, settings.sampling.batch // 2), (1, settings.sampling.batch), (1, size), (2, 2 * size)]
     lines = [bench_sampling(bench, groups, rows) for groups, rows in shapes]
     latents, _ = draw(bench)
     with FlopCounterMode(display=False) as counter:
@@ -176,9 +176,11 @@ def bench_group(bench: Bench) -> list[Line]:
 
 def bench_update(bench: Bench, rows: int) -> list[Line]:
     """The update on the best and worst k by `rows` rows in a forward, and how far its first ratio is from 1."""
-    settings = replace(bench.settings.policy, replay_rows=rows)
+    settings = replace(bench.settings.policy, learner=replace(bench.settings.policy.learner, replay_batch=rows))
     learner, (_, trajectories) = learner_of(bench, settings), draw(bench)
-    advantages = group_advantages(np.arange(settings.group_size, dtype=np.float32), settings.top_k, "selected", 5.0)
+    advantages = group_advantages(
+        np.arange(settings.group_size, dtype=np.float32), settings.algorithm.top_k, "selected", 5.0
+    )
     kept = [trajectories[i] for i in advantages.kept]
     metrics: list[OptimizerStepMetrics] = []
     peak_memory()  # from here on
@@ -189,8 +191,8 @@ def bench_update(bench: Bench, rows: int) -> list[Line]:
 
     duration, pairs = bench.seconds(update), metrics[0].rows
     latents = sum(len(each.s) for each in replay_batches(kept, advantages.values, rows))
-    forwards = latents * (3 if settings.kl_weight else 2)  # forward, backward to activations, the reference
-    shape = "the sampler's shape" if rows == settings.sampling_rows else "not the sampler's shape"
+    forwards = latents * (3 if settings.algorithm.kl_weight else 2)  # forward, backward to activations, the reference
+    shape = "the sampler's shape" if rows == settings.sampling.batch else "not the sampler's shape"
     return [
         Line(f"update on {len(kept)} x {pairs // len(kept)}, {rows} rows a forward", f"{duration:.3f} s, "
              f"{bench.utilisation(forwards, duration)}, {peak_memory()}"),
@@ -200,7 +202,9 @@ def bench_update(bench: Bench, rows: int) -> list[Line]:
 
 def learner_of(bench: Bench, settings: PolicySettings) -> GrpoLearner:
     """A one-rank learner on the same policy."""
-    constants = OptimizerSettings(settings.betas, settings.weight_decay, settings.max_grad_norm)
+    constants = OptimizerSettings(
+        settings.optimizer.betas, settings.optimizer.weight_decay, settings.optimizer.max_grad_norm
+    )
     return GrpoLearner(bench.policy, TorchEngine(list(bench.policy.trainable().values()), constants), settings)
 
 
@@ -221,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     bench = prepare(given.tiny, given.peak)
     policy, flux = bench.policy, bench.settings.flux
-    rows = bench.settings.policy.replay_rows
+    rows = bench.settings.policy.learner.replay_batch
     device = torch.cuda.get_device_name() if policy.device.type == "cuda" else "CPU"
     parameters = sum(p.numel() for p in policy.transformer.parameters()) / 1e9
     show(

@@ -63,11 +63,11 @@ def test_pods_hold_what_the_preset_places_on_them(preset: str) -> None:
     workers = {
         group["groupName"]: group for group in cluster_of(yaml.safe_load(texts["rayjob.yaml"]))["workerGroupSpecs"]
     }
-    policy, pool = settings.policy, settings.pool
+    policy, pool = settings.policy, settings.serving
     wanted = {
-        "rollout": (policy.rollout_actors, policy.rollout_gpus, policy.rollout_cpus),
+        "rollout": (policy.rollout.max_actors, policy.rollout.gpus, policy.rollout.cpus),
         "reward": (pool.max_replicas, pool.gpus, pool.cpus),
-        "learner": (policy.learner_ranks, policy.learner_gpus, policy.learner_cpus),
+        "learner": (policy.learner.ranks, policy.learner.gpus, policy.learner.cpus),
     }
     assert set(workers) == set(wanted)
     for name, (count, gpus, cpus) in wanted.items():
@@ -81,14 +81,14 @@ def test_pods_hold_what_the_preset_places_on_them(preset: str) -> None:
 
 
 def test_a_preset_whose_roles_share_a_gpu_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"policy\.rollout_gpus must be a whole number .* got 0\.35 .*flux_dev_1gpu"):
+    with pytest.raises(ValueError, match=r"policy\.rollout\.gpus must be a whole number .* got 0\.35 .*flux_dev_1gpu"):
         groups(load("flux_dev_1gpu"), Values())
 
 
 def test_the_job_places_its_roles_on_the_groups_there_are(files: dict[str, str]) -> None:
     job = yaml.safe_load(files["rayjob.yaml"])["spec"]
     _, settings = understand(shlex.split(job["entrypoint"])[1:])
-    named = [settings.policy.rollout_nodes, settings.pool.nodes, settings.policy.learner_nodes]
+    named = [settings.policy.rollout.node_group, settings.serving.node_group, settings.policy.learner.node_group]
     assert named == [group["groupName"] for group in job["rayClusterSpec"]["workerGroupSpecs"]]
 
 

@@ -49,10 +49,10 @@ def exported(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Exp
     save_tiny_vlm(folder / "vlm")
     tiny_spatialscore(folder / "vlm").save_pretrained(folder / "model")
     run_policy(load("scenes", [
-        f"run_dir={folder}/run", f"pool.model={folder}/model", "pool.unexamined=true", "policy.iterations=2",
-        "policy.prompts_per_step=2", "policy.group_size=4", "policy.top_k=1", "policy.steps=3",
-        "policy.window=1", "policy.replay_rows=4", "policy.evaluate_every=2", "policy.evaluate_prompts=4",
-        "policy.rollout_actors=1", "policy.learner_threads=1",
+        f"run_dir={folder}/run", f"serving.model={folder}/model", "serving.skip_sanity_checks=true", "policy.iterations=2",
+        "policy.prompts_per_iteration=2", "policy.group_size=4", "policy.algorithm.top_k=1", "policy.sampling.denoise_steps=3",
+        "policy.sampling.window=1", "policy.learner.replay_batch=4", "policy.evaluation.every=2", "policy.evaluation.prompts=4",
+        "policy.rollout.max_actors=1", "policy.learner.threads=1",
     ]), say=lambda line: None)  # fmt: skip
     last = policy("iteration")
     deadline = time.monotonic() + 120
@@ -170,11 +170,11 @@ def test_every_alert_says_what_happened_and_what_to_do() -> None:
 
 
 @pytest.mark.parametrize("mix, most, named, not_named", [
-    ("mix.spatialscore=1", 8, "Raise pool.max_replicas", "judge"),
-    ("mix.judge=0.1", 9, "for the judge judge.concurrency", "detector"),  # beside SpatialScore
-    ("mix.judge=0.1 mix.detector=1 mix.rules=1", 13, "for the detector detector.max_replicas", "max_staleness"),
-    ("mix.spatialscore=0 mix.detector=1", 3, "Raise detector.max_replicas", "pool."),
-    ("mix.spatialscore=0 mix.rules=1", 1, "policy.max_staleness=1", "max_replicas"),
+    ("rewards.spatialscore=1", 8, "Raise serving.max_replicas", "judge"),
+    ("rewards.judge=0.1", 9, "for the judge judge.concurrency", "detector"),  # beside SpatialScore
+    ("rewards.judge=0.1 rewards.detector=1 rewards.rules=1", 13, "for the detector detector.max_replicas", "max_staleness"),
+    ("rewards.spatialscore=0 rewards.detector=1", 3, "Raise detector.max_replicas", "pool."),
+    ("rewards.spatialscore=0 rewards.rules=1", 1, "policy.max_staleness=1", "max_replicas"),
 ])  # fmt: skip
 def test_a_saturated_mix_has_the_replicas_of_all_its_rewards(mix: str, most: int, named: str, not_named: str) -> None:
     settings = load("flux_dev", [*mix.split(), "detector.max_replicas=3"])
@@ -182,7 +182,7 @@ def test_a_saturated_mix_has_the_replicas_of_all_its_rewards(mix: str, most: int
     assert most_replicas(settings) == most and saturated.expression.endswith(f"{policy('reward_replicas')} >= {most}")
     assert named in saturated.mend and not_named not in saturated.mend
     limits = [panel.limit for question in questions(settings) for panel in question.panels if panel.title == "Replicas"]
-    assert limits == [settings.pool.max_replicas if settings.mix.spatialscore else None]
+    assert limits == [settings.serving.max_replicas if settings.rewards.spatialscore else None]
 
 
 class ForgetfulGauge:

@@ -158,7 +158,7 @@ def test_the_page_tells_what_was_measured(run, html):
         assert f"{100 * estimate.low:.1f}% – {100 * estimate.high:.1f}%" in page.text
     assert f"{100 * row.difference.value:+.1f}" in page.text
     for told in ("Relations right, by word", "Objects present", "Pictures all right", "short prompts", "long prompts",
-                 "95.5%", "Preference pairs (Ray Data)", "1 min 11 s", "CPUs", "prompts_per_step"):  # fmt: skip
+                 "95.5%", "Preference pairs (Ray Data)", "1 min 11 s", "CPUs", "prompts_per_iteration"):  # fmt: skip
         assert told in page.text, told
     assert page.tags.count("polyline") == 5, "three curves of held-out accuracy, two of reward"
 

@@ -40,7 +40,7 @@ def settings(ray_cluster, tmp_path_factory) -> Settings:
     tiny_spatialscore(folder / "vlm").save_pretrained(run_dir / "reward" / "model")
     settings = load("scenes", [
         f"run_dir={run_dir}", f"flux.model={save_random_flux(folder / 'flux')}", "flux.lora_rank=4",
-        f"policy.held_out_prompts={folder / 'prompts.jsonl'}", "policy.rollout_actors=1", "evaluation.steps=2",
+        f"policy.held_out_prompts={folder / 'prompts.jsonl'}", "policy.rollout.max_actors=1", "evaluation.denoise_steps=2",
         "evaluation.batch_prompts=1",
     ])  # fmt: skip
     policy = _policy(settings)

@@ -50,7 +50,7 @@ def test_the_report_tables_what_is_there(tmp_path: Path) -> None:
     assert "| cps | 1 | 22 | 70.0% ± 0.0% | 50.0% ± 0.0% |" in text
     assert page.read_text().count("<svg") == 1
     assert "constant after a warm-up of 8 versions, so" in text and "after a warm-up of 8 versions" in page.read_text()
-    page = write_report(curves, load("scenes", ["policy.warmup_iterations=1"]), tmp_path)
+    page = write_report(curves, load("scenes", ["policy.optimizer.warmup_iterations=1"]), tmp_path)
     assert "The learning rate is constant, so" in page.with_suffix(".md").read_text()
 
 
@@ -106,7 +106,7 @@ def test_a_run_judged_otherwise_is_not_mixed_in(planned_with: Callable[..., list
     (run,) = planned_with("evaluation.batch_prompts=3", "evaluation.use_ema=false")  # of stage 4 and of the export
     assert [row.iteration for row in run.curve()] == [0, 1]
     for override, difference in (
-        ("evaluation.steps=6", "evaluation.steps was 28 and is 6"),
+        ("evaluation.denoise_steps=6", "evaluation.denoise_steps was 28 and is 6"),
         ("evaluation.seed=7", "evaluation.seed was 1000 and is 7"),
         ("ablation.evaluate_every=8", "ablation.evaluate_every was 4 and is 8"),
         ("ablation.evaluate_prompts=96", "ablation.evaluate_prompts was 192 and is 96"),
@@ -143,5 +143,7 @@ def test_an_outcome_that_does_not_tell_how_it_was_judged_counts_as_judged_otherw
     rows = [asdict(row) for row in curve((0, 0.4), (20, 0.8))]
     stored = {"settings": training_settings(run.settings), "evaluations": rows}
     write_file(str(run.outcome), json.dumps(stored).encode())
-    with pytest.raises(ValueError, match=r"evaluation.steps was not noted and is 28.* Remove .*, or choose another"):
+    with pytest.raises(
+        ValueError, match=r"evaluation.denoise_steps was not noted and is 28.* Remove .*, or choose another"
+    ):
         run.curve()

@@ -45,7 +45,9 @@ def test_an_old_python_and_missing_or_old_packages_are_told(monkeypatch: pytest.
 def test_keys_are_asked_for_by_name_and_never_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = load("flux_dev", ["mix.judge=1", "judge.key_variable=JUDGE_KEY", "pool.token_variable=SCORE_TOKEN"])
+    settings = load(
+        "flux_dev", ["rewards.judge=1", "judge.key_variable=JUDGE_KEY", "serving.token_variable=SCORE_TOKEN"]
+    )
     for name in ("OPENAI_API_KEY", "ARK_API_KEY", "JUDGE_KEY", "SCORE_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     findings = list(access.check_keys(settings))
@@ -54,7 +56,7 @@ def test_keys_are_asked_for_by_name_and_never_shown(
         "perturber",
         "seedream",
         "judge",
-        "pool.http",
+        "serving.http",
     ]
     assert_fails(findings, r"writer in \$OPENAI_API_KEY", "set OPENAI_API_KEY")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-mine")
@@ -68,18 +70,20 @@ def test_a_port_that_is_taken_is_told() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        settings = load("scenes", ["pool.http=true", f"pool.port={port}"])
-        assert_fails(access.check_ports(settings), f"pool: 127.0.0.1:{port} cannot be listened on", r"set pool\.port")
+        settings = load("scenes", ["serving.http=true", f"serving.port={port}"])
+        assert_fails(
+            access.check_ports(settings), f"pool: 127.0.0.1:{port} cannot be listened on", r"set serving\.port"
+        )
     assert all(finding.ok for finding in access.check_ports(settings))
 
 
 def test_places_that_take_no_files_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
-    settings = load("scenes", [f"run_dir={tmp_path}/file/run", "policy.checkpoint_dir=nonsense://bucket/run"])
+    settings = load("scenes", [f"run_dir={tmp_path}/file/run", "policy.checkpoint.dir=nonsense://bucket/run"])
     findings = list(storage.check_storage(settings))
     assert_fails(findings, "run_dir=.*file/run takes no files", "set run_dir")
     assert_fails(findings, "checkpoint_dir=nonsense://bucket/run takes no files", "pyarrow.fs")
-    well = load("scenes", [f"run_dir={tmp_path}/run", f"policy.checkpoint_dir=file://{tmp_path}/kept"])
+    well = load("scenes", [f"run_dir={tmp_path}/run", f"policy.checkpoint.dir=file://{tmp_path}/kept"])
     assert sum("whole or not at all" in finding.what and finding.ok for finding in storage.check_storage(well)) == 2
     assert not list((tmp_path / "run").iterdir())
     monkeypatch.setattr(storage, "LEAST_FREE", 1.1)
@@ -127,7 +131,7 @@ def test_models_that_cannot_be_loaded_are_told(hub: None, tmp_path: Path, monkey
     assert_fails(policy_model("owner/open"), "the hub does not answer: ConnectError", "hf download owner/open")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert_fails(policy_model("owner/open"), "HF_HUB_OFFLINE is set", "hf download")
-    painted = load("flux_dev", ["preferences.mix.hunyuan_image=0", "mix.detector=1"])
+    painted = load("flux_dev", ["preferences.generators.hunyuan_image=0", "rewards.detector=1"])
     named = [finding.what.partition("=")[0] for finding in models.check_models(painted)]
     assert named == ["flux.model", "spatialscore.model", "qwen_image.model", "detector.model"]
 
@@ -156,7 +160,7 @@ def test_gpus_that_are_missing_or_too_small_are_told() -> None:
     small = gpus.GpuInfo("12.8", [("NVIDIA L4", 24.0), ("NVIDIA H100", 85.0)])
     assert [finding.ok for finding in gpus.check_memory("here", small, settings)] == [False, True]
     assert_fails(gpus.check_memory("here", small, settings), "24 GB; the fullest holds 34 GB", "docs/cluster.md")
-    beside = gpus.roles(load("flux_dev", ["mix.detector=1", "detector.gpus=0.2"]))[-1]
+    beside = gpus.roles(load("flux_dev", ["rewards.detector=1", "detector.gpus=0.2"]))[-1]
     assert beside == gpus.Role("detector replica", 0.2, pytest.approx(0.62))
     assert "detector replica" not in {role.name for role in gpus.roles(load("flux_dev", ["detector.gpus=0.2"]))}
     unknown = load("flux_dev", ["flux.model=mine/own"])
@@ -180,7 +184,7 @@ def test_a_cluster_that_does_not_answer_is_told() -> None:
 def test_a_cluster_without_room_is_told(ray_cluster: None) -> None:
     findings = list(ray_address.check_ray(load("flux_dev")))
     assert findings[0].ok and "joined" in findings[0].what
-    assert_fails(findings, "4 CPUs and 0 GPUs: too few", r"lower policy\.learner_ranks")
+    assert_fails(findings, "4 CPUs and 0 GPUs: too few", r"lower policy\.learner\.ranks")
     assert all(finding.ok for finding in ray_address.check_ray(load("scenes", ["ray_address=auto"])))
 
 

@@ -29,14 +29,17 @@ def test_the_steps_are_the_stages_in_order() -> None:
         ("reward.lr=1e-4", {"fit"}),
         ("spatialscore.lora_rank=8", {"fit"}),
         ("policy.minutes=1", {"policy"}),
-        ("policy.lr=1e-4", {"policy"}),
-        ("policy.noise_level=0.5", {"preferences", "policy"}),  # a part of the pairs is drawn as the policy draws
+        ("policy.optimizer.lr=1e-4", {"policy"}),
+        (
+            "policy.sampling.noise_level=0.5",
+            {"preferences", "policy"},
+        ),  # a part of the pairs is drawn as the policy draws
         ("evaluation.seed=3", {"evaluation"}),
-        ("preferences.painters=1", set()),
+        ("preferences.generator_actors=1", set()),
         ("writer.model=other", set()),  # nobody asks it
         ("reward.checkpoint_every=10", set()),
-        ("policy.rollout_actors=3", set()),
-        ("pool.max_replicas=4", set()),
+        ("policy.rollout.max_actors=3", set()),
+        ("serving.max_replicas=4", set()),
     ],
 )
 def test_a_setting_asks_again_for_the_steps_that_it_decides(override: str, changed: set[str], tmp_path: Path) -> None:
@@ -45,7 +48,7 @@ def test_a_setting_asks_again_for_the_steps_that_it_decides(override: str, chang
 
 
 @pytest.mark.parametrize("override", ["writer.model=other", "perturber.model=other", "seedream.size=512x512",
-                                      "qwen_image.steps=4", "hunyuan_image.guidance=1"])  # fmt: skip
+                                      "qwen_image.denoise_steps=4", "hunyuan_image.guidance=1"])  # fmt: skip
 def test_another_writer_perturber_or_painter_asks_for_other_pairs(override: str) -> None:
     pairs = step("preferences")
     assert pairs.digest(load("flux_dev", [override])) != pairs.digest(load("flux_dev"))
@@ -66,7 +69,7 @@ def test_new_input_files_ask_again_for_what_was_made_from_them(tmp_path: Path) -
 def test_complete_pairs_are_not_built_again(
     ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = ["preferences.pairs=20", "preferences.generated_fraction=0", "preferences.exploit_fraction=0"]
+    small = ["preferences.pairs=20", "preferences.generated_fraction=0", "preferences.corrupted_fraction=0"]
     settings = load("scenes", [f"run_dir={tmp_path}", *small])
     run_pipeline(settings, STEPS[:1])
     first = capsys.readouterr().out

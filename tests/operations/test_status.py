@@ -48,9 +48,13 @@ def test_a_healthy_run_and_a_sick_one_are_told_apart(tmp_path: Path) -> None:
     write_record(STEPS[0].record_path(settings), StageRecord("digest", "told", 66.0))
     well = shown(tmp_path, row(1, reward_mean=1.0), row(2, reward_mean=3.0, ratio_drift=1e-6, score_seconds=0.1))
     assert "2/64 versions" in well and "✓ preferences 66 s" in well and "· fit" in well
-    assert "▁█" in well and "nothing" in well and "policy.ratio_tolerance" not in well
+    assert "▁█" in well and "nothing" in well and "policy.algorithm.ratio_tolerance" not in well
     sick = shown(tmp_path, row(3, ratio_drift=1e-2, score_seconds=9.0, actors_replaced=2))
-    assert "above policy.ratio_tolerance" in sick and "raise pool.max_replicas" in sick and "actors replaced 2" in sick
+    assert (
+        "above policy.algorithm.ratio_tolerance" in sick
+        and "raise serving.max_replicas" in sick
+        and "actors replaced 2" in sick
+    )
 
 
 def test_who_waits_for_whom_is_told_as_in_the_log(tmp_path: Path) -> None:
@@ -65,9 +69,9 @@ def test_who_waits_for_whom_is_told_as_in_the_log(tmp_path: Path) -> None:
 
 def test_late_scores_name_the_settings_of_the_rewards_that_there_are(tmp_path: Path) -> None:
     shown(tmp_path, row(1, score_seconds=9.0))
-    judged = told(tmp_path, "mix.spatialscore=0", "mix.judge=0.1", "mix.detector=1")
-    assert "raise judge.concurrency or detector.max_replicas" in judged and "pool.max_replicas" not in judged
-    assert "raise policy.max_staleness" in told(tmp_path, "mix.spatialscore=0", "mix.rules=1")
+    judged = told(tmp_path, "rewards.spatialscore=0", "rewards.judge=0.1", "rewards.detector=1")
+    assert "raise judge.concurrency or detector.max_replicas" in judged and "serving.max_replicas" not in judged
+    assert "raise policy.max_staleness" in told(tmp_path, "rewards.spatialscore=0", "rewards.rules=1")
 
 
 def test_what_was_mended_is_counted_by_driver_and_drivers_outlive_a_rewind(tmp_path: Path) -> None:

@@ -20,10 +20,10 @@ from tests.support.head import Head, running_head
 
 ROOT = Path(__file__).parents[2]
 RUN = [
-    "mix.spatialscore=0", "mix.rules=1", "policy.iterations=10000", "policy.minutes=0", "policy.prompts_per_step=2",
-    "policy.group_size=4", "policy.top_k=1", "policy.steps=3", "policy.window=1", "policy.replay_rows=4",
-    "policy.checkpoint_every=1", "policy.evaluate_every=0", "policy.rollout_actors=1", "policy.learner_threads=1",
-    "policy.lr=1e-6",  # from so few images it would unlearn to draw, and a run without any reward ends itself
+    "rewards.spatialscore=0", "rewards.rules=1", "policy.iterations=10000", "policy.minutes=0", "policy.prompts_per_iteration=2",
+    "policy.group_size=4", "policy.algorithm.top_k=1", "policy.sampling.denoise_steps=3", "policy.sampling.window=1", "policy.learner.replay_batch=4",
+    "policy.checkpoint.every=1", "policy.evaluation.every=0", "policy.rollout.max_actors=1", "policy.learner.threads=1",
+    "policy.optimizer.lr=1e-6",  # from so few images it would unlearn to draw, and a run without any reward ends itself
 ]  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from ray._private.services import get_node_ip_address
 from ray.cluster_utils import Cluster
 
 from actors.workers.reward import start_pool
-from conf.reward import RewardPoolSettings
+from conf.serving import ServingSettings
 from tests.support.local_nodes import HEAD
 from tests.support.tiny_reward import save_tiny_vlm, tiny_spatialscore
 
@@ -69,7 +69,7 @@ if __name__ == "__main__":
         })  # fmt: skip
         assert nodes() == 1
         began = time.monotonic()
-        pool = start_pool(RewardPoolSettings(cpus=1, max_replicas=1), str(path / "model"), str(path))
+        pool = start_pool(ServingSettings(cpus=1, max_replicas=1), str(path / "model"), str(path))
         scores = asyncio.run(pool.score(ray.put(np.zeros((1, 64, 64, 3), np.uint8)), ("a red circle",)))
         added, scored = nodes(), time.monotonic() - began
         pool.stop()

@@ -30,9 +30,9 @@ def settings_of(flux_directory: Path, prompt_file: Path) -> Callable[..., Settin
     def make(run_dir: Path, *overrides: str) -> Settings:
         return load("scenes", [
             f"run_dir={run_dir}", f"flux.model={flux_directory}", f"policy.prompts={prompt_file}",
-            "policy.iterations=4", "policy.prompts_per_step=2", "policy.group_size=4", "policy.top_k=1",
-            "policy.steps=3", "policy.window=1", "policy.replay_rows=4", "policy.checkpoint_every=2",
-            "policy.evaluate_every=0", "policy.learner_threads=1", "policy.rollout_actors=1",
+            "policy.iterations=4", "policy.prompts_per_iteration=2", "policy.group_size=4", "policy.algorithm.top_k=1",
+            "policy.sampling.denoise_steps=3", "policy.sampling.window=1", "policy.learner.replay_batch=4", "policy.checkpoint.every=2",
+            "policy.evaluation.every=0", "policy.learner.threads=1", "policy.rollout.max_actors=1",
             *overrides,
         ])  # fmt: skip
 

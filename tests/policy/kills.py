@@ -70,13 +70,13 @@ class Kill:
 def settings_of(run_dir: Path, model: Path, address: str, port: int, minutes: float) -> Settings:
     """2 prompts x 6 images a step of the shipped FLUX; a random SpatialScore; 2 rollout actors, 2 replicas, HTTP."""
     return load("scenes", [
-        f"run_dir={run_dir}", f"ray_address={address}", f"pool.model={model}", "pool.unexamined=true",
-        "pool.min_replicas=2", "pool.http=true", "pool.max_replicas=2", f"pool.port={port}", "pool.batch_images=12",
-        "pool.cpus=0.2", "evaluation.use_ema=false",
-        f"policy.iterations={ENDLESS}", f"policy.minutes={minutes}", f"policy.keep_checkpoints={ENDLESS}",
-        "policy.prompts_per_step=2", "policy.group_size=6", "policy.top_k=2", "policy.steps=4",
-        "policy.learner_threads=1", "policy.rollout_cpus=0.2", "policy.learner_cpus=0.2",
-        "policy.evaluate_every=0",
+        f"run_dir={run_dir}", f"ray_address={address}", f"serving.model={model}", "serving.skip_sanity_checks=true",
+        "serving.min_replicas=2", "serving.http=true", "serving.max_replicas=2", f"serving.port={port}", "serving.batch_images=12",
+        "serving.cpus=0.2", "evaluation.use_ema=false",
+        f"policy.iterations={ENDLESS}", f"policy.minutes={minutes}", f"policy.checkpoint.keep={ENDLESS}",
+        "policy.prompts_per_iteration=2", "policy.group_size=6", "policy.algorithm.top_k=2", "policy.sampling.denoise_steps=4",
+        "policy.learner.threads=1", "policy.rollout.cpus=0.2", "policy.learner.cpus=0.2",
+        "policy.evaluation.every=0",
     ])  # fmt: skip
 
 

@@ -62,7 +62,7 @@ def test_the_merged_model_draws_what_base_and_lora_draw(
 def test_the_card_tells_settings_and_results_of_that_version(
     settings_of: Callable[..., Settings], flux_directory: Path, tmp_path: Path
 ) -> None:
-    settings = settings_of(tmp_path, "policy.top_k=0")
+    settings = settings_of(tmp_path, "policy.algorithm.top_k=0")
     card = model_card(settings, str(flux_directory), 20, tmp_path, merged=False)
     assert "No held-out evaluation" in card and "group_size: 4" in card and "all of them trained on" in card
     rows = [
@@ -85,12 +85,12 @@ def test_the_card_tells_settings_and_results_of_that_version(
     ("overrides", "trained", "score"),
     [
         ((), "against SpatialScore with top-k GRPO: policy version 3 ", "SpatialScore"),
-        (("policy.top_k=0",), "against SpatialScore with GRPO: policy", "SpatialScore"),
-        (("mix.spatialscore=0", "mix.rules=1"), "against the exact checker of scenes with top-k GRPO", "reward"),
-        (("mix.judge=0.5", "judge.model=m"), "against SpatialScore + 0.5 × the judge m with top-k", "reward"),
-        (("mix.spatialscore=2", "mix.detector=1", "detector.model=d"), "against 2 × SpatialScore + the detector d with",
+        (("policy.algorithm.top_k=0",), "against SpatialScore with GRPO: policy", "SpatialScore"),
+        (("rewards.spatialscore=0", "rewards.rules=1"), "against the exact checker of scenes with top-k GRPO", "reward"),
+        (("rewards.judge=0.5", "judge.model=m"), "against SpatialScore + 0.5 × the judge m with top-k", "reward"),
+        (("rewards.spatialscore=2", "rewards.detector=1", "detector.model=d"), "against 2 × SpatialScore + the detector d with",
          "reward"),
-        (("mix.spatialscore=2",), "against 2 × SpatialScore with", "reward"),
+        (("rewards.spatialscore=2",), "against 2 × SpatialScore with", "reward"),
     ],
 )  # fmt: skip
 def test_card_and_terminal_name_what_the_policy_is_rewarded_for(
@@ -100,7 +100,7 @@ def test_card_and_terminal_name_what_the_policy_is_rewarded_for(
     settings = settings_of(tmp_path, *overrides)
     card = model_card(settings, str(flux_directory), 3, tmp_path, merged=False)
     assert trained in card
-    assert ("grpo, spatialscore]" in card) == bool(settings.mix.spatialscore)
+    assert ("grpo, spatialscore]" in card) == bool(settings.rewards.spatialscore)
     said: list[str] = []
     nan = math.nan
     row = EvaluationRow(3, 60.0, 2.0, 8, nan, nan, nan, nan, nan, nan, 1.5, 1.0, 2.0)

@@ -19,7 +19,10 @@ from pipelines.policy.collector import Group, ScoredGroup, Seat, advantages_of
 from pipelines.policy.learner_client import LearnerClient
 
 SETTINGS = replace(
-    load("scenes").policy, group_size=2, top_k=0, stats_scope="group", learner_ranks=2, engine="deepspeed"
+    load("scenes").policy,
+    group_size=2,
+    algorithm=replace(load("scenes").policy.algorithm, top_k=0, advantage_std_over="group"),
+    learner=replace(load("scenes").policy.learner, ranks=2, engine="deepspeed"),
 )
 UNUSED: Any = None
 
@@ -131,7 +134,9 @@ class Versioned:
 
 
 def test_a_rank_refuses_groups_of_another_version() -> None:
-    rank = LearnerRank(LearnerJob("", FluxSettings(), replace(SETTINGS, learner_threads=1)), 0)
+    rank = LearnerRank(
+        LearnerJob("", FluxSettings(), replace(SETTINGS, learner=replace(SETTINGS.learner, threads=1))), 0
+    )
     learner = Versioned()
     rank.learner = cast(Any, learner)
     group = (scored_group("any", 1.0).advantages, cast(Conditioning, UNUSED))

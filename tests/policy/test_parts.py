@@ -62,8 +62,8 @@ def test_a_file_of_prompts_is_shuffled_anew_each_time_around(tmp_path: Path) -> 
 
     def drawn(seed: int) -> list[str]:
         settings = load("scenes", [
-            f"policy.prompts={path}", "policy.iterations=7", "policy.prompts_per_step=8",
-            "policy.updates_per_iteration=1", f"policy.seed={seed}",
+            f"policy.prompts={path}", "policy.iterations=7", "policy.prompts_per_iteration=8",
+            "policy.optimizer.steps_per_iteration=1", f"policy.seed={seed}",
         ])  # fmt: skip
         return [prompt.text for prompt in draw_training_prompts(settings.policy, settings.flux)]
 
@@ -79,7 +79,7 @@ def test_embedded_prompts_are_not_those_of_evaluation() -> None:
     settings = load("scenes")
     training = {prompt.text for prompt in draw_training_prompts(settings.policy, settings.flux)}
     held_out = draw_held_out_prompts(settings.policy, settings.flux, settings.evaluation.seed)
-    assert len(held_out.short) == len(held_out.long) == settings.policy.evaluate_prompts // 2
+    assert len(held_out.short) == len(held_out.long) == settings.policy.evaluation.prompts // 2
     assert not training & {prompt.text for prompt in held_out.short + held_out.long}
 
 
@@ -99,7 +99,13 @@ def test_a_checkpoint_is_complete_or_not_there(ray_cluster: None, tmp_path: Path
     assert newest is not None and newest.version == 15
     assert read_file(f"{checkpoints.folder(15)}/rank-0.pt") == b"state"
     assert not any(name.endswith(".partial") for name in list_folder(checkpoints.folder(15)))
-    check_resumable(newest, replace(settings, policy=replace(settings.policy, rollout_actors=9, minutes=3.0)))
+    check_resumable(
+        newest,
+        replace(
+            settings,
+            policy=replace(settings.policy, minutes=3.0, rollout=replace(settings.policy.rollout, max_actors=9)),
+        ),
+    )
     with pytest.raises(ValueError, match="group_size was 24 and is 12"):
         check_resumable(newest, replace(settings, policy=replace(settings.policy, group_size=12)))
     with pytest.raises(ValueError, match=r"detector\.margin was 0\.1 and is 0\.2"):
@@ -162,7 +168,11 @@ async def update_of(settings: PolicySettings, wait: bool) -> Ranks:
     """An update of two groups of spread 1 and 10; the second is scored later, or only once the first is learned."""
     unused: Any = None
     ranks: Any = Ranks()
-    settings = replace(settings, top_k=0, learner_ranks=2, engine="deepspeed")
+    settings = replace(
+        settings,
+        algorithm=replace(settings.algorithm, top_k=0),
+        learner=replace(settings.learner, ranks=2, engine="deepspeed"),
+    )
     learning = LearnerClient(settings, ranks, unused, unused, print)
 
     async def group(rank: int) -> ScoredGroup:
@@ -185,7 +195,7 @@ def test_the_std_of_an_update_divides_its_gradient_and_learning_begins_at_once()
     assert ranks.divisor == pytest.approx(50.5**0.5 + 1e-4)
 
 
-@pytest.mark.parametrize("overrides", ["policy.kl_weight=0.01", "policy.advantage_clip=5"])
+@pytest.mark.parametrize("overrides", ["policy.algorithm.kl_weight=0.01", "policy.advantage_clip=5"])
 def test_beside_a_kl_term_and_under_a_clip_it_divides_each_advantage(overrides: str) -> None:
     ranks = asyncio.run(update_of(load("scenes", [overrides]).policy, wait=False))
     assert (ranks.given[0], ranks.given[1]) == pytest.approx((1 / (50.5**0.5 + 1e-4), 10 / (50.5**0.5 + 1e-4)))
@@ -193,15 +203,15 @@ def test_beside_a_kl_term_and_under_a_clip_it_divides_each_advantage(overrides: 
 
 
 def test_a_groups_own_std_divides_its_advantages() -> None:
-    ranks = asyncio.run(update_of(load("scenes", ["policy.stats_scope=group"]).policy, wait=True))
+    ranks = asyncio.run(update_of(load("scenes", ["policy.algorithm.advantage_std_over=group"]).policy, wait=True))
     assert (ranks.given[0], ranks.given[1]) == pytest.approx((1.0, 1.0), rel=1e-3)
     assert ranks.divisor == 1.0
 
 
 def test_a_role_bound_to_a_node_group_is_placed_first() -> None:
     """A larger role that may go anywhere must not take its place."""
-    bound = ResourceRequest("learner ranks", 1, 0.1, 0.0, "head", "policy.learner_cpus")
-    large = ResourceRequest("rollout actors", 1, 0.95, 0.0, "", "policy.rollout_cpus")
+    bound = ResourceRequest("learner ranks", 1, 0.1, 0.0, "head", "policy.learner.cpus")
+    large = ResourceRequest("rollout actors", 1, 0.95, 0.0, "", "policy.rollout.cpus")
     rooms = [NodeResources(1.0, 0.0, "head"), NodeResources(1.0, 0.0)]
     assert unschedulable((bound, large), rooms) == ""
     assert "1 of the rollout actors have no place" in unschedulable((bound, large), rooms[:1])
@@ -299,6 +309,6 @@ def test_a_runtime_environment_is_added_to_what_every_actor_needs() -> None:
     assert made["pip"] == own["pip"]
     assert (made["env_vars"]["HF_HOME"], made["env_vars"]["OMP_NUM_THREADS"]) == ("/models", "4")
     assert made["env_vars"]["MKL_NUM_THREADS"] == "2", "what the user says goes"
-    given = load("scenes", ["pool.runtime_env.env_vars.HF_HOME=/models", "detector.runtime_env={pip: [a, b]}"])
-    assert given.pool.runtime_env == {"env_vars": {"HF_HOME": "/models"}}
+    given = load("scenes", ["serving.runtime_env.env_vars.HF_HOME=/models", "detector.runtime_env={pip: [a, b]}"])
+    assert given.serving.runtime_env == {"env_vars": {"HF_HOME": "/models"}}
     assert given.detector.runtime_env == {"pip": ["a", "b"]} and given.judge.runtime_env == {}

@@ -25,7 +25,9 @@ __all__ = ["qwen_image_directory", "qwen_image_flux"]
 def test_qwen_image_is_trained_and_sampled(
     rewards: RednessPool, settings_of: Callable[..., Settings], qwen_image_flux: FluxSettings, tmp_path: Path
 ) -> None:
-    settings = replace(settings_of(tmp_path, "policy.iterations=2", "policy.replay_rows=0"), flux=qwen_image_flux)
+    settings = replace(
+        settings_of(tmp_path, "policy.iterations=2", "policy.learner.replay_batch=0"), flux=qwen_image_flux
+    )
     result = train_policy(settings, rewards, lambda line: None)
     assert result.version == 2 and (result.export / "pytorch_lora_weights.safetensors").is_file()
     drawn = replace(settings, sample=SampleSettings("a red circle left of a blue square", images=2))

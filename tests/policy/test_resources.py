@@ -28,7 +28,7 @@ from pipelines.policy.resources import (
 )
 from pipelines.policy.train import check_start
 
-RANKS = ResourceRequest("learner ranks", 2, 1.0, 1.0, "", "policy.learner_ranks", "strict_spread")
+RANKS = ResourceRequest("learner ranks", 2, 1.0, 1.0, "", "policy.learner.ranks", "strict_spread")
 PACKED = replace(RANKS, placement="strict_pack")
 
 
@@ -62,7 +62,7 @@ def test_a_rank_on_each_node_needs_as_many_nodes() -> None:
     missing_node = unschedulable([RANKS], [NodeResources(8.0, 8.0)])
     assert "2 learner ranks of 1 CPUs and 1 GPUs, each on a node of its own" in missing_node
     assert "1 of the learner ranks have no place" in missing_node
-    assert missing_node.endswith("lower policy.learner_ranks, set policy.learner_placement=pack, or add nodes")
+    assert missing_node.endswith("lower policy.learner.ranks, set policy.learner.placement=pack, or add nodes")
     assert unschedulable([RANKS], [NodeResources(1.0, 1.0), NodeResources(1.0, 1.0)]) == ""
     assert unschedulable([replace(RANKS, placement="spread")], [NodeResources(8.0, 8.0)]) == ""
     grouped = replace(RANKS, nodes="learners")
@@ -74,7 +74,7 @@ def test_a_rank_on_each_node_needs_as_many_nodes() -> None:
 def test_ranks_that_stay_together_need_one_node_for_all() -> None:
     missing_node = unschedulable([PACKED], [NodeResources(8.0, 1.0), NodeResources(8.0, 1.0)])
     assert "2 learner ranks of 1 CPUs and 1 GPUs, all on one node" in missing_node
-    assert "2 of the learner ranks have no place" in missing_node and "policy.learner_placement=pack" in missing_node
+    assert "2 of the learner ranks have no place" in missing_node and "policy.learner.placement=pack" in missing_node
     assert unschedulable([PACKED], [NodeResources(8.0, 1.0), NodeResources(8.0, 2.0)]) == ""
     assert unschedulable([replace(PACKED, placement="pack")], [NodeResources(8.0, 1.0), NodeResources(8.0, 1.0)]) == ""
 
@@ -108,10 +108,10 @@ def test_no_more_is_taken_than_is_asked_for() -> None:
 
 
 def test_the_placement_that_is_asked_for_is_the_setting() -> None:
-    ranks = ["policy.learner_ranks=2", "policy.engine=deepspeed"]
-    parted = load("scenes", [*ranks, "policy.learner_placement=strict_spread"])
+    ranks = ["policy.learner.ranks=2", "policy.learner.engine=deepspeed"]
+    parted = load("scenes", [*ranks, "policy.learner.placement=strict_spread"])
     assert learner_request(parted.policy).placement == "strict_spread"
-    assert "policy.learner_placement=pack" in unschedulable(resource_requests(parted), [NodeResources(64.0, 8.0)])
+    assert "policy.learner.placement=pack" in unschedulable(resource_requests(parted), [NodeResources(64.0, 8.0)])
     assert unschedulable(resource_requests(load("scenes", ranks)), [NodeResources(64.0, 8.0)]) == ""
 
 
@@ -152,12 +152,12 @@ EIGHT = ResourceRequest("learner ranks", 8, 4.0, 1.0, "", "")
         (
             PACKED, [NodeResources(8.0, 2.0), NodeResources(8.0, 2.0)], [NodeResources(8.0, 1.0), NodeResources(8.0, 1.0)],
             "2 GPUs wanted, 4 registered, 2 free; 2 CPUs wanted, 16 registered, 16 free on 2 nodes, "
-            "but no single node has all of it now, as policy.learner_placement=strict_pack asks",
+            "but no single node has all of it now, as policy.learner.placement=strict_pack asks",
         ),
         (
             RANKS, [NodeResources(8.0, 8.0), NodeResources(8.0, 0.0)], [NodeResources(8.0, 8.0), NodeResources(8.0, 0.0)],
             "2 GPUs wanted, 8 registered, 8 free; 2 CPUs wanted, 16 registered, 16 free on 2 nodes, "
-            "but only 1 nodes have room for one even when idle, and policy.learner_placement=strict_spread asks for 2",
+            "but only 1 nodes have room for one even when idle, and policy.learner.placement=strict_spread asks for 2",
         ),
         (  # it has its place and loads its model
             PACKED, [NodeResources(8.0, 2.0)], [NodeResources(6.0, 0.0)],
@@ -219,8 +219,8 @@ def test_presets_replay_in_the_sampler_s_shape(preset: str) -> None:
     """In bfloat16 a forward of another shape rounds otherwise, and the gate may shut."""
     policy = load(preset, ["policy.prompts=mine.jsonl"]).policy
     trained = len(SamplingPlan.for_training(policy).train_steps)
-    kept = 2 * policy.top_k or policy.group_size
-    assert policy.replay_rows == policy.sampling_rows and kept * trained % policy.replay_rows == 0
+    kept = 2 * policy.algorithm.top_k or policy.group_size
+    assert policy.learner.replay_batch == policy.sampling.batch and kept * trained % policy.learner.replay_batch == 0
 
 
 def write(path: Path, *rows: Mapping[str, object]) -> Path:
@@ -260,10 +260,10 @@ def test_a_run_without_its_prompts_is_refused_before_anything_starts(tmp_path: P
 
 def test_a_run_that_evaluates_nothing_is_told_so() -> None:
     notice = evaluation_notice(load("flux_dev"))
-    assert "policy.evaluate_every=20" in notice and "nothing will be evaluated" in notice
+    assert "policy.evaluation.every=20" in notice and "nothing will be evaluated" in notice
     assert "policy.held_out_prompts" in notice and "\n" not in notice
     for preset, *overrides in (
-        ("scenes",), ("flux_dev", "policy.held_out_prompts=mine.jsonl"), ("flux_dev", "policy.evaluate_every=0"),
+        ("scenes",), ("flux_dev", "policy.held_out_prompts=mine.jsonl"), ("flux_dev", "policy.evaluation.every=0"),
     ):  # fmt: skip
         assert evaluation_notice(load(preset, overrides)) == ""
 
@@ -277,7 +277,7 @@ def test_all_held_out_prompts_are_used_where_a_file_has_one_kind_only(tmp_path: 
         ([*long, *short[:3]], (3, 5)), (short[:3], (3, 0)), ([*short[:3], *long[:2]], (3, 2)),
     ):  # fmt: skip
         path = write(tmp_path / "held_out.jsonl", *rows)
-        settings = load("scenes", [f"policy.held_out_prompts={path}", "policy.evaluate_prompts=8"])
+        settings = load("scenes", [f"policy.held_out_prompts={path}", "policy.evaluation.prompts=8"])
         held_out = draw_held_out_prompts(settings.policy, settings.flux, 0)
         assert (len(held_out.short), len(held_out.long)) == expected
         assert len({prompt.text for prompt in (*held_out.short, *held_out.long)}) == sum(expected)

@@ -48,7 +48,7 @@ def test_rewards_are_weighed_and_a_failed_grade_fails_its_image_only(
     behaviour = Behaviour({"429": 1.0}, speak=grade)
     with serving(behaviour) as url:
         settings = load("scenes", [
-            "mix.spatialscore=0", "mix.rules=2", "mix.judge=0.5", f"judge.url={url}", "judge.model=judge",
+            "rewards.spatialscore=0", "rewards.rules=2", "rewards.judge=0.5", f"judge.url={url}", "judge.model=judge",
             "judge.key_variable=SPATIALT2I_TEST_KEY",
         ])  # fmt: skip
         rewards = start_rewards(settings)
@@ -90,7 +90,7 @@ def test_each_reward_counts_with_its_own_weight() -> None:
 @pytest.mark.ray
 def test_two_runs_on_one_cluster_keep_their_own_rewards(ray_cluster: None, tmp_path: Path) -> None:
     """The end of one is not the end of the other's."""
-    mix = ["mix.spatialscore=0", "mix.rules=1"]
+    mix = ["rewards.spatialscore=0", "rewards.rules=1"]
     mine, theirs = (start_rewards(load("scenes", [f"run_dir={tmp_path / name}", *mix])) for name in ("mine", "theirs"))
     text, rng = "a red circle left of a blue square", np.random.default_rng(0)
     picture = ray.put(render(lay_out(parse(text), rng), rng)[None])
@@ -110,8 +110,8 @@ def test_a_detector_is_told_the_relations_of_all_the_runs_prompts(ray_cluster: N
     )
     detector = save_tiny_owlv2(tmp_path / "owlv2")
     settings = load("scenes", [
-        "mix.spatialscore=0", "mix.detector=2", f"detector.model={detector}", "detector.threshold=0",
-        f"policy.prompts={prompts}", "policy.evaluate_prompts=2",
+        "rewards.spatialscore=0", "rewards.detector=2", f"detector.model={detector}", "detector.threshold=0",
+        f"policy.prompts={prompts}", "policy.evaluation.prompts=2",
     ])  # fmt: skip
     held_out = draw_held_out_prompts(settings.policy, settings.flux, settings.evaluation.seed)
     texts = ["a cup beneath a red square", *(prompt.text for prompt in (*held_out.short, *held_out.long))]
@@ -144,16 +144,16 @@ def test_relations_are_told_in_the_words_of_boxes_or_refused() -> None:
 
 def test_a_mix_that_cannot_be_is_refused() -> None:
     with pytest.raises(SettingsError, match="whose weight is not 0"):
-        load("scenes", ["mix.spatialscore=0"])
+        load("scenes", ["rewards.spatialscore=0"])
     with pytest.raises(ValueError, match="pictures of the scenes world only"):
-        start_rewards(load("flux_dev", ["mix.rules=1"]))
+        start_rewards(load("flux_dev", ["rewards.rules=1"]))
 
 
 def test_prompts_without_relations_are_refused_before_any_pool_starts(tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text(json.dumps({"text": "a cup on a table"}) + "\n")
     with pytest.raises(ValueError, match="'a cup on a table' has none"):
-        start_rewards(load("flux_dev", ["mix.detector=1", f"policy.prompts={prompts}", f"run_dir={tmp_path}"]))
+        start_rewards(load("flux_dev", ["rewards.detector=1", f"policy.prompts={prompts}", f"run_dir={tmp_path}"]))
 
 
 @pytest.mark.parametrize(

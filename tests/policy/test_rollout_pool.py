@@ -19,7 +19,7 @@ from actors.policy.plan import SamplingPlan
 from actors.types import PolicyWeights, Trajectory
 from actors.workers.rollout import Rollout, SampleReport, WeightsHandle
 from conf.flux import FluxSettings
-from conf.policy import PolicySettings
+from conf.policy import AlgorithmSettings, PolicySettings
 from pipelines.policy.rollout_pool import EVALUATION, RolloutPool
 from pipelines.policy.slot_queue import Priority, SlotQueue
 
@@ -179,7 +179,7 @@ def test_two_calls_at_once_in_an_actor_draw_what_one_after_the_other_draws(
 ) -> None:
     """Each call under its own weights: neither may see the other's LoRA. Serial calls would break the barrier."""
     flux = FluxSettings(model=str(flux_directory))
-    plan = SamplingPlan.for_training(PolicySettings(group_size=2, top_k=1))
+    plan = SamplingPlan.for_training(PolicySettings(group_size=2, algorithm=AlgorithmSettings(top_k=1)))
     generator = np.random.default_rng(0)
     lora = {key: np.asarray(value) for key, value in policy.lora_state().items()}
     handles = [

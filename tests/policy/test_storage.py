@@ -104,21 +104,21 @@ def test_checkpoints_on_s3(ray_cluster: None, bucket: str, caplog: pytest.LogCap
 @pytest.mark.ray
 def test_a_run_that_cannot_start_says_why(ray_cluster: None, tmp_path: Path) -> None:
     """The session's Ray has four CPUs and no GPU."""
-    wants = ["policy.learner_ranks=2", "policy.engine=deepspeed", "policy.learner_gpus=1"]
+    wants = ["policy.learner.ranks=2", "policy.learner.engine=deepspeed", "policy.learner.gpus=1"]
     with pytest.raises(ValueError, match=r"4 CPUs and 0 GPUs on 1 nodes, where 2 of the learner ranks have no place"):
         check_start(load("scenes", [f"run_dir={tmp_path}", *wants]))
-    with pytest.raises(ValueError, match=r"on nodes of group samplers.*lower policy\.min_rollout_actors"):
-        check_start(load("scenes", [f"run_dir={tmp_path}", "policy.rollout_nodes=samplers"]))
-    check_start(load("scenes", [f"run_dir={tmp_path}", "policy.rollout_actors=64"]))  # one is enough to begin with
+    with pytest.raises(ValueError, match=r"on nodes of group samplers.*lower policy\.rollout\.min_actors"):
+        check_start(load("scenes", [f"run_dir={tmp_path}", "policy.rollout.node_group=samplers"]))
+    check_start(load("scenes", [f"run_dir={tmp_path}", "policy.rollout.max_actors=64"]))  # one is enough to begin with
 
 
 def test_counts_that_do_not_divide_are_refused() -> None:
     for override, message in (
-        ("policy.sampling_rows=5", "must divide policy.group_size, got 5 and 24.*: take 4 or 6"),
-        ("policy.sampling_groups=5", "must divide policy.prompts_per_step, got 5 and 12.*: take 4 or 6"),
-        ("policy.evaluate_prompts=5", "must be even, got 5"),
-        ("policy.min_rollout_actors=3", "policy.min_rollout_actors must lie between 1 and 2"),
-        ("policy.updates_per_iteration=5", "prompts_per_step must divide.*: take 10 or 15"),
+        ("policy.sampling.batch=5", "must divide policy.group_size, got 5 and 24.*: take 4 or 6"),
+        ("policy.sampling_groups=5", "must divide policy.prompts_per_iteration, got 5 and 12.*: take 4 or 6"),
+        ("policy.evaluation.prompts=5", "must be even, got 5"),
+        ("policy.rollout.min_actors=3", "policy.rollout.min_actors must lie between 1 and 2"),
+        ("policy.optimizer.steps_per_iteration=5", "prompts_per_step must divide.*: take 10 or 15"),
     ):
         with pytest.raises(ValueError, match=message):
             load("scenes", [override])
@@ -129,18 +129,22 @@ def test_a_run_goes_on_only_from_what_it_began_with(tmp_path: Path) -> None:
     (tmp_path / "score").mkdir()
     (tmp_path / "score" / "weights").write_bytes(b"one")
     (tmp_path / "prompts.jsonl").write_text('{"text": "a dog"}')
-    given = [f"run_dir={tmp_path}", f"pool.model={tmp_path / 'score'}", f"policy.prompts={tmp_path / 'prompts.jsonl'}"]
+    given = [
+        f"run_dir={tmp_path}",
+        f"serving.model={tmp_path / 'score'}",
+        f"policy.prompts={tmp_path / 'prompts.jsonl'}",
+    ]
     settings = load("flux_dev", given)
     manifest = Manifest(7, 1.0, run_identity(settings))
-    free = ["policy.replay_rows=0", "policy.sampling_rows=24", "policy.ratio_tolerance=1e-3", "flux.compile=true",
-            "flux.gradient_checkpointing=false", "policy.learner_gpus=0.5", "policy.learner_ranks=1"]  # fmt: skip
+    free = ["policy.learner.replay_batch=0", "policy.sampling.batch=24", "policy.algorithm.ratio_tolerance=1e-3", "flux.compile=true",
+            "flux.gradient_checkpointing=false", "policy.learner.gpus=0.5", "policy.learner.ranks=1"]  # fmt: skip
     with pytest.raises(ValueError, match="learner_ranks was 8 and is 1"):
         check_resumable(manifest, load("flux_dev", [*given, *free]))
     check_resumable(manifest, load("flux_dev", [*given, *free[:-2]]))
     with pytest.raises(ValueError, match=r"the base was 'black-forest-labs/FLUX.1-dev' and is 'another'"):
         check_resumable(manifest, load("flux_dev", [*given, "flux.model=another"]))
     with pytest.raises(ValueError, match=r"the judge was '' and is 'gpt-5'"):
-        check_resumable(manifest, load("flux_dev", [*given, "mix.judge=1"]))
+        check_resumable(manifest, load("flux_dev", [*given, "rewards.judge=1"]))
     (tmp_path / "score" / "weights").write_bytes(b"two")
     with pytest.raises(ValueError, match=r"SpatialScore was '[0-9a-f]{12}' and is .*policy\.resume=never"):
         check_resumable(manifest, settings)

@@ -84,7 +84,7 @@ def test_a_resumed_run_is_the_undisturbed_run(
         with pytest.raises(KeyboardInterrupt):
             train_policy(settings_of(tmp_path), rewards, lambda line: None)
     assert not (tmp_path / "policy" / "export").exists()
-    result = train_policy(settings_of(tmp_path, "policy.rollout_actors=2"), rewards, lambda line: None)
+    result = train_policy(settings_of(tmp_path, "policy.rollout.max_actors=2"), rewards, lambda line: None)
     assert_same_adapter(result, undisturbed)
     assert [row["iteration"] for row in rows(result)] == [1, 2, 3, 4]
     assert export_newest(settings_of(tmp_path)) == result.export
@@ -96,7 +96,7 @@ def test_other_arithmetic_is_not_resumed(
 ) -> None:
     run_dir = undisturbed.export.parent.parent
     with pytest.raises(ValueError, match=r"lr was 0\.003 and is 0\.001.*policy\.resume=never"):
-        train_policy(settings_of(run_dir, "policy.lr=1e-3"), rewards, lambda line: None)
+        train_policy(settings_of(run_dir, "policy.optimizer.lr=1e-3"), rewards, lambda line: None)
 
 
 def test_killed_actors_change_nothing(
@@ -115,7 +115,7 @@ def test_killed_actors_change_nothing(
             return await super().learn(update)
 
     monkeypatch.setattr(train_module, "PolicyLoop", Troubled)
-    result = train_policy(settings_of(tmp_path, "policy.rollout_actors=2"), rewards, lambda line: None)
+    result = train_policy(settings_of(tmp_path, "policy.rollout.max_actors=2"), rewards, lambda line: None)
     assert_same_adapter(result, undisturbed)
     last = rows(result)[-1]
     assert last["actors_replaced"] == 2 and last["learner_restarts"] == 1 and last["groups_reissued"] >= 1
@@ -160,7 +160,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew_unasked(
 
 def test_staleness_one_overlaps_and_is_bounded(rewards: RednessPool, settings_of: SettingsOf, tmp_path: Path) -> None:
     result = train_policy(
-        settings_of(tmp_path, "policy.max_staleness=1", "policy.evaluate_every=4", "policy.evaluate_prompts=4",
+        settings_of(tmp_path, "policy.max_staleness=1", "policy.evaluation.every=4", "policy.evaluation.prompts=4",
                     f"policy.held_out_prompts={settings_of(tmp_path).policy.prompts}"),
         rewards, lambda line: None,
     )  # fmt: skip
@@ -179,7 +179,7 @@ def test_groups_without_spread_are_replaced_then_the_run_stops(
     """A reward that cannot tell pictures apart: every group is replaced twice, and no update changes anything."""
     pool = IndifferentPool()
     with pytest.raises(RuntimeError, match=r"2 updates in a row changed nothing.*had 0 samples"):
-        train_policy(settings_of(tmp_path, "policy.max_idle_updates=2"), pool, lambda line: None)
+        train_policy(settings_of(tmp_path, "policy.optimizer.max_empty_steps=2"), pool, lambda line: None)
     assert pool.calls == 2 * 3 and len(pool.texts) > 2
 
 
@@ -189,11 +189,11 @@ def test_two_deepspeed_ranks_learn_what_one_learns(
     zero_stage: int, undisturbed: PolicyResult, rewards: RednessPool, settings_of: SettingsOf, tmp_path: Path
 ) -> None:
     """One update an iteration, so that each rank has a group. Rounding differs, and Adam's sign can enlarge it."""
-    with_kl = ["policy.updates_per_iteration=1", "policy.kl_weight=0.1"]
+    with_kl = ["policy.optimizer.steps_per_iteration=1", "policy.algorithm.kl_weight=0.1"]
     one = train_policy(settings_of(tmp_path / "one", *with_kl), rewards, lambda line: None)
     two = train_policy(
-        settings_of(tmp_path / "two", *with_kl, "policy.learner_ranks=2", "policy.engine=deepspeed",
-                    f"policy.zero_stage={zero_stage}"),
+        settings_of(tmp_path / "two", *with_kl, "policy.learner.ranks=2", "policy.learner.engine=deepspeed",
+                    f"policy.learner.zero_stage={zero_stage}"),
         rewards, lambda line: None,
     )  # fmt: skip
     for alone, shared in zip(rows(one), rows(two), strict=True):
@@ -214,7 +214,9 @@ def test_nodes_that_come_and_go_change_nothing(
     undisturbed: PolicyResult, settings_of: SettingsOf, tmp_path: Path
 ) -> None:
     """A rollout actor on each of two nodes; one is killed as a call goes out; a new node takes the pending actor."""
-    settings = settings_of(tmp_path, "policy.rollout_actors=2", "policy.rollout_cpus=0.95", "policy.learner_nodes=head")
+    settings = settings_of(
+        tmp_path, "policy.rollout.max_actors=2", "policy.rollout.cpus=0.95", "policy.learner.node_group=head"
+    )
     dump(settings, tmp_path / "given.yaml")
     run_alone("tests.policy.nodes_come_and_go", str(tmp_path / "given.yaml"))
     mine, theirs = adapter(undisturbed), load_file(tmp_path / "policy" / "export" / "pytorch_lora_weights.safetensors")

@@ -15,8 +15,8 @@ from pipelines.policy.resources import Replicas, reward_requests
 from pipelines.policy.timing import TimeWeightedGauge
 from pipelines.policy.utilization import UtilizationMonitor
 
-MIX = load("flux_dev", ["mix.detector=1", "detector.gpus=0.2", "detector.nodes=rules", "policy.learner_gpus=0",
-                        "policy.learner_cpus=1", "policy.rollout_gpus=0", "pool.gpus=0.5"])  # fmt: skip
+MIX = load("flux_dev", ["rewards.detector=1", "detector.gpus=0.2", "detector.node_group=rules", "policy.learner.gpus=0",
+                        "policy.learner.cpus=1", "policy.rollout.gpus=0", "serving.gpus=0.5"])  # fmt: skip
 
 
 class Rollouts:

@@ -31,7 +31,7 @@ PAIRS, SHARD = 48, 12
 def _settings(run_dir: Path, *overrides: str) -> Settings:
     return load("scenes", [
         f"run_dir={run_dir}", f"preferences.pairs={PAIRS}", f"preferences.shard_rows={SHARD}",
-        "preferences.generated_fraction=0", "preferences.exploit_fraction=0.25", "preferences.test_fraction=0.25",
+        "preferences.generated_fraction=0", "preferences.corrupted_fraction=0.25", "preferences.test_fraction=0.25",
         *overrides,
     ])  # fmt: skip
 
@@ -84,7 +84,7 @@ def test_images_have_the_form_that_huggingface_datasets_decodes():
 @pytest.mark.ray
 def test_a_complete_build_is_recognised_and_not_redone(built):
     before = {path: path.stat().st_mtime_ns for path in Path(built).glob("*.parquet")}
-    again = build_preferences(_settings(Path(built).parent, "preferences.painters=5"))
+    again = build_preferences(_settings(Path(built).parent, "preferences.generator_actors=5"))
     assert not again.built and again.pairs == PAIRS
     assert {path: path.stat().st_mtime_ns for path in Path(built).glob("*.parquet")} == before
 
@@ -146,7 +146,7 @@ def test_the_base_policys_pairs_differ_in_merit_and_come_again_alike(ray_cluster
 
 
 def test_the_base_draws_many_prompts_at_once_whatever_noise_a_group_shares():
-    plain, training = sampling_plans(load("scenes", ["policy.initial_noise=shared"]))
+    plain, training = sampling_plans(load("scenes", ["policy.sampling.shared_initial_noise=true"]))
     assert not plain.noise_steps and training.noise_steps and training.images_per_noise == 1
     assert plain.denoise_steps == training.denoise_steps
 

@@ -57,9 +57,9 @@ def test_a_mix_of_painters_makes_one_set_that_waits_for_people(
 ) -> None:
     sizes = [f"{name}.{key}={value}" for name in models for key, value in {**SMALL, "cpus": 0.1}.items()]
     settings = load("scenes", [
-        f"run_dir={tmp_path}", "preferences.pairs=12", "preferences.shard_rows=4", "preferences.exploit_fraction=0",
-        "preferences.generated_fraction=0", "preferences.reviewer=people", "preferences.mix.qwen_image=1",
-        "preferences.mix.hunyuan_image=1", *(f"{name}.model={path}" for name, path in models.items()), *sizes,
+        f"run_dir={tmp_path}", "preferences.pairs=12", "preferences.shard_rows=4", "preferences.corrupted_fraction=0",
+        "preferences.generated_fraction=0", "preferences.reviewer=annotators", "preferences.generators.qwen_image=1",
+        "preferences.generators.hunyuan_image=1", *(f"{name}.model={path}" for name, path in models.items()), *sizes,
     ])  # fmt: skip
     result = build_preferences(settings)
     rows = ds.dataset(result.directory, format="parquet").to_table().sort_by("pair_id").to_pylist()
@@ -81,8 +81,8 @@ def test_a_mix_is_cut_into_shards_of_one_painter_each() -> None:
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("preferences.mix.renderer=0", "one of them above"),
-        ("preferences.mix.seedream=1", "set both to 0"),
+        ("preferences.generators.renderer=0", "one of them above"),
+        ("preferences.generators.seedream=1", "set both to 0"),
         ("qwen_image.offload=modell", "did you mean model?"),
         ("preferences.writer=chatt", "did you mean chat?"),
     ],

@@ -33,14 +33,14 @@ def words(run_dir: Path, url: str, *more: str) -> list[str]:
     services = [
         f"{name}.{key}={value}"
         for name in SERVICES
-        for key, value in {"url": url, "key_variable": "SERVICE_KEY", "timeout": 5, "longest_wait": 0.5}.items()
+        for key, value in {"url": url, "key_variable": "SERVICE_KEY", "timeout": 5, "max_backoff_s": 0.5}.items()
     ]
     return [
         f"run_dir={run_dir}", f"preferences.pairs={PAIRS}", "preferences.shard_rows=8", "preferences.writer=chat",
-        "preferences.exploit_fraction=0", "preferences.generated_fraction=0", "preferences.perturber=chat",
-        "preferences.mix.renderer=0", "preferences.mix.seedream=1", "preferences.test_fraction=0.3",
-        "writer.max_relations=3", "writer.min_words=8", "seedream.size=64x64", "preferences.benchmark_one=2",
-        "preferences.benchmark_more=3", *services, *more,
+        "preferences.corrupted_fraction=0", "preferences.generated_fraction=0", "preferences.perturber=chat",
+        "preferences.generators.renderer=0", "preferences.generators.seedream=1", "preferences.test_fraction=0.3",
+        "writer.max_relations=3", "writer.min_words=8", "seedream.size=64x64", "preferences.benchmark_single_edit=2",
+        "preferences.benchmark_multi_edit=3", *services, *more,
     ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 
-from conf.scenes import PretrainSettings
+from conf.pretrain import PretrainSettings
 from pipelines.policy.rule_reward import RulesReplica
 from pipelines.pretrain.flux import FluxPhase, _drawn
 from pipelines.pretrain.flux_batches import Encoders, SampledScenes, caption

@@ -273,8 +273,8 @@ def test_a_judge_is_asked_in_both_orders_and_never_twice(
         to_table(painted, SceneReviewer().review(painted), ["test"] * 6, "test"), tmp_path / "preferences/0.parquet"
     )
     settings = load("scenes", [
-        f"run_dir={tmp_path}", "rivals.names=[GPT-5]", f"rivals.urls.GPT-5={url}", "rivals.chunk_pairs=4",
-        "rivals.cpus=0.1",
+        f"run_dir={tmp_path}", "baselines.names=[GPT-5]", f"baselines.urls.GPT-5={url}", "baselines.chunk_pairs=4",
+        "baselines.cpus=0.1",
     ])  # fmt: skip
     lines: list[str] = []
     with pytest.raises(ValueError, match="OPENAI_API_KEY, which is not set"):
@@ -287,7 +287,7 @@ def test_a_judge_is_asked_in_both_orders_and_never_twice(
     again = predict_by_baseline("GPT-5", settings, lines.append)
     assert len(behaviour.bodies) == 12 and again.margin.tolist() == judged.margin.tolist()
     assert "6/6 pairs" in lines[-1] and len(lines) == 2
-    graded = replace(settings, rivals=replace(settings.rivals, judge_form="pointwise"))
+    graded = replace(settings, baselines=replace(settings.baselines, judge_form="pointwise"))
     assert len(predict_by_baseline("GPT-5", graded, lines.append).margin) == 6
     assert len(behaviour.bodies) == 24
     assert "sk-secret" not in "".join(lines)
@@ -295,7 +295,7 @@ def test_a_judge_is_asked_in_both_orders_and_never_twice(
     shutil.copytree(tmp_path / "preferences", tmp_path / "poor/preferences")
     with pytest.raises(BudgetReached, match=r"budget\.calls=5 is reached"):
         predict_by_baseline(
-            "GPT-5", replace(limited, rivals=replace(limited.rivals, judge_concurrency=1)), lines.append
+            "GPT-5", replace(limited, baselines=replace(limited.baselines, judge_concurrency=1)), lines.append
         )
     assert len(behaviour.bodies) == 29
 
@@ -308,6 +308,6 @@ def test_answers_are_kept_by_what_was_judged_pixels_too(images: np.ndarray) -> N
 
 def test_a_rival_that_is_not_known_is_refused() -> None:
     with pytest.raises(SettingsError, match="did you mean HPSv3"):
-        load("scenes", ["rivals.names=[HPSv4]"])
+        load("scenes", ["baselines.names=[HPSv4]"])
     assert choice_in("Image 2.") == -1.0
     assert np.isnan(choice_in("1 or 2"))

@@ -97,8 +97,8 @@ def test_bombs_and_broken_pictures_are_refused(file: bytes, status: int, says: s
 
 
 def test_other_machines_are_answered_only_with_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SettingsError, match=r"pool\.host=0\.0\.0\.0 .* set pool\.token_variable"):
-        load("scenes", ["pool.host=0.0.0.0"])
-    assert load("scenes", ["pool.host=0.0.0.0", "pool.token_variable=TOKEN"]).pool.host == "0.0.0.0"
+    with pytest.raises(SettingsError, match=r"serving\.host=0\.0\.0\.0 .* set serving\.token_variable"):
+        load("scenes", ["serving.host=0.0.0.0"])
+    assert load("scenes", ["serving.host=0.0.0.0", "serving.token_variable=TOKEN"]).serving.host == "0.0.0.0"
     for host in ("localhost", "127.0.0.2", "::1"):
-        assert load("scenes", [f"pool.host={host}"]).pool.host == host
+        assert load("scenes", [f"serving.host={host}"]).serving.host == host

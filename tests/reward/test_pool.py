@@ -24,7 +24,7 @@ from ray import serve
 
 from actors.spatialscore import SpatialScorer
 from actors.workers.reward import RewardPool, ScoreReplica, start_pool
-from conf.reward import RewardPoolSettings
+from conf.serving import ServingSettings
 from tests.support.tiny_reward import save_tiny_vlm, tiny_spatialscore
 
 pytestmark = pytest.mark.ray
@@ -41,7 +41,7 @@ def served(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    settings = RewardPoolSettings(
+    settings = ServingSettings(
         min_replicas=2, max_replicas=2, http=True, port=port, token_variable="SPATIALT2I_TEST_TOKEN"
     )
     serve.shutdown()  # tests before may have started it without HTTP, and so it would stay
@@ -88,7 +88,7 @@ def test_the_pool_grows_with_the_queue_and_shrinks_when_idle(
     served: tuple[RewardPool, Path, int], images: np.ndarray
 ) -> None:
     """Eight callers on one replica, then none. What they got while it grew and shrank are the same scores."""
-    settings = RewardPoolSettings(
+    settings = ServingSettings(
         min_replicas=1, max_replicas=2, target_ongoing_requests=1, upscale_delay_s=1, downscale_delay_s=3
     )
     pool = start_pool(settings, str(served[1]), "an elastic run")
@@ -179,7 +179,7 @@ def test_overload_is_answered_503_and_who_comes_again_is_served(
     """Real clients, more than replica and queue take. The last test here: it leaves the application little room."""
     _, model, port = served
     monkeypatch.setenv("SPATIALT2I_TEST_TOKEN", TOKEN)
-    narrow = RewardPoolSettings(
+    narrow = ServingSettings(
         min_replicas=1, max_replicas=1, max_ongoing_requests=1, max_queued_requests=1, http=True, port=port,
         token_variable="SPATIALT2I_TEST_TOKEN",
     )  # fmt: skip
@@ -208,7 +208,7 @@ def test_overload_is_answered_503_and_who_comes_again_is_served(
 
 
 def test_a_replica_whose_weights_change_is_not_healthy(served: tuple[RewardPool, Path, int]) -> None:
-    replica = ScoreReplica(str(served[1]), RewardPoolSettings())
+    replica = ScoreReplica(str(served[1]), ServingSettings())
     replica.check_health()
     with torch.no_grad():
         replica._scorer._model.head.layers[2].bias.add_(1.0)

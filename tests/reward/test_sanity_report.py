@@ -29,15 +29,17 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def test_only_an_examined_model_steers_a_policy(settings: Settings, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"was not examined: run `spatialt2i reward doctor`, or set pool\.unexamined"):
+    with pytest.raises(
+        ValueError, match=r"was not examined: run `spatialt2i reward check`, or set serving\.skip_sanity_checks"
+    ):
         run_policy(settings)
-    require_passed(replace(settings, pool=replace(settings.pool, unexamined=True)))
+    require_passed(replace(settings, serving=replace(settings.serving, skip_sanity_checks=True)))
     write_sanity_report(settings, [PASSED, replace(PASSED, name="2 x 2", passed=False)])
     with pytest.raises(ValueError, match=r"failed at the doctor's: 2 x 2\."):
         run_policy(settings)
     write_sanity_report(settings, [PASSED])
     require_passed(settings)
-    other = load("scenes", [f"run_dir={tmp_path / 'other'}", f"pool.model={tmp_path / 'reward' / 'model'}"])
+    other = load("scenes", [f"run_dir={tmp_path / 'other'}", f"serving.model={tmp_path / 'reward' / 'model'}"])
     require_passed(other)  # another run may use it too
     head = tmp_path / "reward" / "model" / "head.safetensors"
     head.write_bytes(head.read_bytes()[:-1] + b"x")

@@ -109,7 +109,7 @@ def test_zero_two_zero_three_and_one_plain_process_agree_on_the_loss_curve(
     for name, changes in {
         "plain": {"engine": "torch", "workers": 1},
         "zero-2": {"zero_stage": 2},
-        "zero-3": {"zero_stage": 3, "zero_keep_whole": 0},
+        "zero-3": {"zero_stage": 3, "param_persistence_threshold": 0},
     }.items():
         run, wound = replace(_beside(settings, name), reward=replace(tiny, **changes)), _Wound(step=5)
         train_reward(run, print if name == "plain" else wound)

@@ -74,7 +74,7 @@ def test_a_judge_behind_an_endpoint_orders_the_queue_and_casts_no_vote(
 def test_spatialscore_orders_it_too(run_dir: Path) -> None:
     save_tiny_vlm(run_dir / "vlm")
     tiny_spatialscore(run_dir / "vlm").save_pretrained(run_dir / "score")
-    settings = settings_of(run_dir, f"pool.model={run_dir / 'score'}")
+    settings = settings_of(run_dir, f"serving.model={run_dir / 'score'}")
     lines: list[str] = []
     doubts = triage(settings, lines.append)
     assert lines[-1].startswith("triage  40/40 pairs")

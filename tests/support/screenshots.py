@@ -76,9 +76,9 @@ def main(model: str) -> None:
     folder = Path(tempfile.mkdtemp(prefix="pictures"))
     run_dir = folder / "run"
     with running_head() as head, watched(head, folder) as prometheus:
-        words = ["submit", "policy", "train", f"run_dir={run_dir}", f"pool.model={Path(model).absolute()}",
-                 "pool.unexamined=true", "policy.iterations=40", "policy.minutes=0", "policy.prompts_per_step=4",
-                 "policy.evaluate_every=0", f"submit.address={head.dashboard}",
+        words = ["submit", "policy", "train", f"run_dir={run_dir}", f"serving.model={Path(model).absolute()}",
+                 "serving.skip_sanity_checks=true", "policy.iterations=40", "policy.minutes=0", "policy.prompts_per_iteration=4",
+                 "policy.evaluation.every=0", f"submit.address={head.dashboard}",
                  "submit.stop_on_interrupt=true"]  # fmt: skip
         job = subprocess.Popen([sys.executable, "-m", "pipelines.cli", *words], env=head.environment, cwd=ROOT)
         wait_for(

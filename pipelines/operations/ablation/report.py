@@ -110,7 +110,7 @@ def cells(row: Row) -> list[str]:
 
 def write_report(curves: Mapping[str, Sequence[Curve]], settings: Settings, folder: Path) -> Path:
     """Writes ablation.md and ablation.html, and returns the page."""
-    versions = settings.policy.warmup_iterations
+    versions = settings.policy.optimizer.warmup_iterations
     warmup = f" after a warm-up of {versions} versions" if versions > 1 else ""
     introduction = INTRODUCTION.format(iterations=settings.ablation.iterations, warmup=warmup)
     text, page = [f"# Ablation\n\n{introduction}"], [f"<h1>Ablation</h1><p>{escape(introduction)}</p>"]

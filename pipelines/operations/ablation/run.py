@@ -45,10 +45,10 @@ class Run:
             **self.sources,
             "the file policy.held_out_prompts": digest_of_text(own.policy.held_out_prompts),
             **{f"policy.{name}": getattr(own.policy, name) for name in FORWARDS},  # they decide an update's seconds
-            "evaluation.steps": own.evaluation.steps,
+            "evaluation.denoise_steps": own.evaluation.denoise_steps,
             "evaluation.seed": own.evaluation.seed,
-            "ablation.evaluate_every": own.policy.evaluate_every,
-            "ablation.evaluate_prompts": own.policy.evaluate_prompts,
+            "ablation.evaluate_every": own.policy.evaluation.every,
+            "ablation.evaluate_prompts": own.policy.evaluation.prompts,
         }
 
     def write(self, evaluations: Sequence[EvaluationRow]) -> None:
@@ -94,11 +94,11 @@ def planned(settings: Settings) -> Iterator[Run]:
     for seed in range(own.seeds):
         for variant in own.variants:
             overrides = [
-                f"run_dir={folder / variant / f'seed-{seed}'}", f"pool.model={score_folder(settings)}",
+                f"run_dir={folder / variant / f'seed-{seed}'}", f"serving.model={score_folder(settings)}",
                 f"policy.seed={seed}", f"policy.iterations={own.iterations}", "policy.minutes=0",
-                "policy.final_lr_fraction=1", "policy.checkpoint_every=5",
-                f"policy.evaluate_every={own.evaluate_every}",
-                f"policy.evaluate_prompts={own.evaluate_prompts}", "policy.checkpoint_dir=''",
+                "policy.optimizer.final_lr_fraction=1", "policy.checkpoint.every=5",
+                f"policy.evaluation.every={own.evaluate_every}",
+                f"policy.evaluation.prompts={own.evaluate_prompts}", "policy.checkpoint.dir=''",
             ]  # fmt: skip
             varied = load(str(folder / "settings.yaml"), [*overrides, *VARIANTS[variant]])
             yield Run(variant, seed, varied, input_fingerprints(varied))

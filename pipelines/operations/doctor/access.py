@@ -26,21 +26,21 @@ def _keys(settings: Settings) -> Iterator[tuple[str, str]]:
     called: list[tuple[object, EndpointSettings]] = [
         (settings.preferences.writer == "chat", settings.writer),
         (settings.preferences.perturber == "chat", settings.perturber),
-        (settings.preferences.mix.seedream, settings.seedream),
-        (settings.mix.judge, settings.judge),
+        (settings.preferences.generators.seedream, settings.seedream),
+        (settings.rewards.judge, settings.judge),
     ]
     for used, endpoint in called:
         if used:
             yield endpoint.section, endpoint.key_variable
-    if settings.pool.token_variable:
-        yield "pool.http", settings.pool.token_variable
+    if settings.serving.token_variable:
+        yield "serving.http", settings.serving.token_variable
 
 
 def check_ports(settings: Settings) -> Iterator[Finding]:
     """Ports that verbs of this preset open on this machine."""
-    if settings.pool.http:
-        yield _port("pool", settings.pool.host, settings.pool.port)
-    if settings.preferences.reviewer == "people":
+    if settings.serving.http:
+        yield _port("pool", settings.serving.host, settings.serving.port)
+    if settings.preferences.reviewer == "annotators":
         yield _port("review", settings.review.host, settings.review.port)
 
 

@@ -47,11 +47,11 @@ def roles(settings: Settings) -> tuple[Role, ...]:
     base, judge, detector = KNOWN.get(flux.model), KNOWN.get(score.model), KNOWN.get(settings.detector.model)
     encoders = 0.0 if flux.text_encoders_on_cpu else 1.0
     every = (
-        Role("rollout actor", policy.rollout_gpus, base and (base.transformer + encoders * base.encoders + base.vae)
+        Role("rollout actor", policy.rollout.gpus, base and (base.transformer + encoders * base.encoders + base.vae)
              * BYTES[flux.dtype] + 0.2 * LORA),
-        Role("learner rank", policy.learner_gpus, base and base.transformer * BYTES[flux.dtype] + LORA),
-        Role("reward replica", settings.pool.gpus, judge and judge.transformer * BYTES[score.dtype]),
-        Role("detector replica", settings.detector.gpus if settings.mix.detector else 0.0,
+        Role("learner rank", policy.learner.gpus, base and base.transformer * BYTES[flux.dtype] + LORA),
+        Role("reward replica", settings.serving.gpus, judge and judge.transformer * BYTES[score.dtype]),
+        Role("detector replica", settings.detector.gpus if settings.rewards.detector else 0.0,
              detector and detector.transformer * BYTES[settings.detector.dtype]),
     )  # fmt: skip
     return tuple(role for role in every if role.gpus)

@@ -18,14 +18,14 @@ def check_models(settings: Settings) -> Iterator[Finding]:
     """Every model that the stages of this preset load."""
     yield _model("flux.model", settings.flux.model, "flux", "model_index.json")
     yield _model("spatialscore.model", settings.spatialscore.model, "qwen2_5_vl", "config.json")
-    mix = settings.preferences.mix
+    mix = settings.preferences.generators
     for section, used, painter in (
         ("qwen_image", mix.qwen_image, settings.qwen_image),
         ("hunyuan_image", mix.hunyuan_image, settings.hunyuan_image),
     ):
         if used:
             yield _model(f"{section}.model", painter.model, "", "model_index.json")
-    if settings.mix.detector:
+    if settings.rewards.detector:
         yield _model("detector.model", settings.detector.model, "", "config.json")
 
 

@@ -19,7 +19,7 @@ def check_storage(settings: Settings) -> Iterator[Finding]:
     """Writes, renames, reads and removes a file in each place, and looks at the room on local disks."""
     places = {
         "run_dir": settings.run_dir,
-        "policy.checkpoint_dir": settings.policy.checkpoint_dir,
+        "policy.checkpoint.dir": settings.policy.checkpoint.dir,
         "budget.cache": settings.budget.cache,
     }
     for setting, location in places.items():

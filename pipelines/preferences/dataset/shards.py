@@ -48,13 +48,13 @@ class Shard:
     index: int
     start: int
     stop: int
-    generator: str  # BASE, or a field of GeneratorMixSettings
+    generator: str  # BASE, or a field of GeneratorWeights
 
 
 def plan_shards(settings: PreferencesSettings) -> list[Shard]:
     """Cuts a build into shards of `shard_rows`: the painters' rows one after the other, the base policy's last."""
     drawn = settings.pairs - round(settings.pairs * settings.generated_fraction)
-    weights = asdict(settings.mix)
+    weights = asdict(settings.generators)
     bounds = [round(drawn * share) for share in accumulate(w / sum(weights.values()) for w in weights.values())]
     shards: list[Shard] = []
     last = 0
@@ -67,7 +67,7 @@ def plan_shards(settings: PreferencesSettings) -> list[Shard]:
 
 def row_specs(shard: Shard, settings: PreferencesSettings) -> list[RowSpec]:
     """The rows of a shard. Exploits are spread evenly over the drawn rows."""
-    share = settings.exploit_fraction / (1 - settings.generated_fraction) if settings.generated_fraction < 1 else 0.0
+    share = settings.corrupted_fraction / (1 - settings.generated_fraction) if settings.generated_fraction < 1 else 0.0
     tasks = []
     for index in range(shard.start, shard.stop):
         exploit = int((index + 1) * share + 1e-9) > int(index * share + 1e-9)

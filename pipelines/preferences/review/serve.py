@@ -34,7 +34,7 @@ def open_database(settings: Settings) -> Database:
 
 def open_store(settings: Settings, database: Database) -> Store:
     """The run's votes."""
-    return Store(database, settings.review.per_pair, settings.review.lease_minutes * 60)
+    return Store(database, settings.review.annotators_per_pair, settings.review.lease_minutes * 60)
 
 
 def open_queue(settings: Settings, database: Database, store: Store) -> ReviewQueue:
@@ -53,7 +53,7 @@ def serve_review(settings: Settings) -> None:
     desk = open_queue(settings, database, store)
     with socket.create_server((own.host, own.port)) as listener:
         address = f"{'https' if own.https else 'http'}://{own.host}:{listener.getsockname()[1]}"
-        tokens = invite(invitations, (*own.reviewers, *own.adjudicators), address)
+        tokens = invite(invitations, (*own.annotators, *own.adjudicators), address)
         doors = Auth(database, tokens, frozenset(own.adjudicators))
         app = create_app(desk, store, doors, own.https)
         print(f"review at {address} for {len(tokens)} people, whose login links are in {invitations}", flush=True)

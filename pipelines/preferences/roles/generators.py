@@ -53,7 +53,7 @@ class DiffusersGenerator:
         else:  # a checkpoint that is not distilled holds its guidance in its guider
             guidance = {"distilled_guidance_scale": own.guidance}
         images = self._pipeline(
-            prompt=texts, height=own.height, width=own.width, num_inference_steps=own.steps, output_type="np",
+            prompt=texts, height=own.height, width=own.width, num_inference_steps=own.denoise_steps, output_type="np",
             generator=[torch.Generator().manual_seed(seed) for seed in seeds], **guidance,
         ).images  # fmt: skip
         return (np.asarray(images).clip(0, 1) * 255).round().astype(np.uint8)

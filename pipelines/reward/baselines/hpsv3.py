@@ -121,7 +121,7 @@ def published_template() -> str:
     try:
         files = importlib.metadata.files("hpsv3") or []
     except importlib.metadata.PackageNotFoundError as error:
-        raise FileNotFoundError("the package hpsv3 is not installed: set rivals.isolated=true") from error
+        raise FileNotFoundError("the package hpsv3 is not installed: set baselines.isolated=true") from error
     source = next(file for file in files if str(file) == RUBRIC_FILE).read_text()
     texts = {
         statement.targets[0].id: statement.value.value

@@ -18,8 +18,8 @@ from actors.files import write_file
 from actors.services.budget import BudgetTracker
 from actors.services.endpoint import Key, LocalBudget, key_of
 from actors.worker_setup import actor_options, init_worker
-from conf.policy import JudgeSettings
-from conf.rivals import RivalsSettings
+from conf.baselines import BaselinesSettings
+from conf.rewards import JudgeSettings
 from conf.settings import Settings
 from pipelines.common.paths import preferences_folder, reward_folder
 from pipelines.reward.baselines.registry import JUDGES, SCORERS, ScorerContext
@@ -43,7 +43,7 @@ class BaselineActor:
 
     def __init__(self, plan: BaselinePlan, settings: Settings, pairs: str, run: str, key: Key) -> None:
         """`pairs`, `run`: the folders of the pairs and of the run, absolute."""
-        device = init_worker(settings.rivals.threads, settings.rivals.gpus)
+        device = init_worker(settings.baselines.threads, settings.baselines.gpus)
         self._pairs = read_pairs(pairs, "test")
         self._rival = open_baseline(plan, settings, str(device), key, run)
 
@@ -62,10 +62,10 @@ def open_baseline(plan: BaselinePlan, settings: Settings, device: str, key: Key,
     if plan.name in JUDGES:
         account = LocalBudget(BudgetTracker(settings.budget, f"{folder}/account.jsonl"))
         cache = settings.budget.cache or f"{folder}/reward/rivals/answers"
-        return VlmJudge(judge_settings(plan, settings.rivals), key, plan.form, cache, account)
+        return VlmJudge(judge_settings(plan, settings.baselines), key, plan.form, cache, account)
     module, function = SCORERS[plan.name].opener.split(":")
     opener = getattr(importlib.import_module(f"pipelines.reward.baselines.{module}"), function)
-    return opener(ScorerContext(plan.model, device, settings.rivals.batch_images))
+    return opener(ScorerContext(plan.model, device, settings.baselines.batch_images))
 
 
 def predict_by_baseline(name: str, settings: Settings, say: Callable[[str], None]) -> PairPredictions:
@@ -74,7 +74,7 @@ def predict_by_baseline(name: str, settings: Settings, say: Callable[[str], None
     Ray must be initialised. Answers lie in <run_dir>/reward/rivals/<name>-<digest>/. Raises ValueError where a judge's
     key is not set, BudgetReached where its calls cost too much, and what the rival raises while it loads or judges.
     """
-    rivals = settings.rivals
+    rivals = settings.baselines
     plan = plan_of(name, rivals)
     key = key_of(judge_settings(plan, rivals)) if name in JUDGES else Key("")
     actor: Any = ray.remote(BaselineActor).options(**_options(name, rivals)).remote(
@@ -88,7 +88,7 @@ def predict_by_baseline(name: str, settings: Settings, say: Callable[[str], None
         ray.kill(actor)
 
 
-def plan_of(name: str, rivals: RivalsSettings) -> BaselinePlan:
+def plan_of(name: str, rivals: BaselinesSettings) -> BaselinePlan:
     """Which model, and for a judge which endpoint and form, the settings name."""
     if name in JUDGES:
         entry = JUDGES[name]
@@ -98,7 +98,7 @@ def plan_of(name: str, rivals: RivalsSettings) -> BaselinePlan:
     return BaselinePlan(name, rivals.models.get(name, SCORERS[name].model))
 
 
-def judge_settings(plan: BaselinePlan, rivals: RivalsSettings) -> JudgeSettings:
+def judge_settings(plan: BaselinePlan, rivals: BaselinesSettings) -> JudgeSettings:
     """How a judge's endpoint is called."""
     return JudgeSettings(
         plan.url, plan.model, JUDGES[plan.name].key_variable, rivals.judge_concurrency, retries=rivals.judge_retries,
@@ -131,7 +131,7 @@ def _read(file: Path) -> PairPredictions:
     return PairPredictions(np.array(answers["margin"], np.float32), np.array(answers["truncated"], bool))
 
 
-def _options(name: str, rivals: RivalsSettings) -> dict[str, Any]:
+def _options(name: str, rivals: BaselinesSettings) -> dict[str, Any]:
     options = actor_options(rivals.threads, rivals.cpus, rivals.gpus)
     if rivals.isolated and name in SCORERS:
         pins = {"packages": list(SCORERS[name].requirements), "pip_install_options": ["--no-deps"]}

@@ -12,7 +12,7 @@ import numpy as np
 from actors.rewards.vlm_judge import QUESTION as GRADE_QUESTION
 from actors.rewards.vlm_judge import data_url, grade_in
 from actors.services.endpoint import Budget, ContentRefused, Endpoint, Key, LocalBudget, RetriesExhausted
-from conf.policy import JudgeSettings
+from conf.rewards import JudgeSettings
 from pipelines.reward.baselines.position_bias import combine_orders
 from pipelines.reward.data import Pair
 from pipelines.reward.predictions import PairPredictions

@@ -11,21 +11,31 @@ import torch
 from actors.grpo.base_regularizer import regularizer_rows
 from actors.policy.flux import FluxPolicy
 from actors.policy.plan import first_untrained_step
-from conf.policy import PolicySettings
+from conf.policy import PolicySettings, SamplingSettings
 from tests.actors.grpo.test_learner import SETTINGS, groups_of, learner_of
 
 
 @pytest.mark.parametrize(
     ("settings", "first"),
     [
-        (PolicySettings(steps=6, window=3, window_position="sliding"), 5),
-        (PolicySettings(steps=6, window=3, window_position="random"), 5),
-        (PolicySettings(steps=3, window=1, window_position="sliding"), 2),
-        (PolicySettings(steps=6, window=3, transition="cps", last_step_deterministic=False), 5),
-        (PolicySettings(steps=6, window=3, window_position="first"), 3),
-        (PolicySettings(steps=6, window=0, trained_steps=2), 2),
-        (PolicySettings(steps=6, window=0, trained_steps=0), 5),
-        (PolicySettings(steps=6, window=0, trained_steps=0, last_step_deterministic=False), 6),
+        (PolicySettings(sampling=SamplingSettings(denoise_steps=6, window=3, window_position="sliding")), 5),
+        (PolicySettings(sampling=SamplingSettings(denoise_steps=6, window=3, window_position="random")), 5),
+        (PolicySettings(sampling=SamplingSettings(denoise_steps=3, window=1, window_position="sliding")), 2),
+        (
+            PolicySettings(
+                sampling=SamplingSettings(denoise_steps=6, window=3, transition="cps", last_step_deterministic=False)
+            ),
+            5,
+        ),
+        (PolicySettings(sampling=SamplingSettings(denoise_steps=6, window=3, window_position="first")), 3),
+        (PolicySettings(sampling=SamplingSettings(denoise_steps=6, window=0, train_steps=2)), 2),
+        (PolicySettings(sampling=SamplingSettings(denoise_steps=6, window=0, train_steps=0)), 5),
+        (
+            PolicySettings(
+                sampling=SamplingSettings(denoise_steps=6, window=0, train_steps=0, last_step_deterministic=False)
+            ),
+            6,
+        ),
     ],
 )
 def test_where_the_untrained_steps_begin(settings: PolicySettings, first: int) -> None:
@@ -54,7 +64,12 @@ def test_the_anchor_adds_its_gradient_whatever_divides_the_advantages(policy: Fl
     gradients, measured = [], []
     for weight in (0.0, 0.5):
         learner = learner_of(
-            flux_directory, replace(SETTINGS, anchor_weight=weight, anchor_samples=2, max_grad_norm=1e9)
+            flux_directory,
+            replace(
+                SETTINGS,
+                algorithm=replace(SETTINGS.algorithm, base_regularizer_weight=weight, base_regularizer_samples=2),
+                optimizer=replace(SETTINGS.optimizer, max_grad_norm=1e9),
+            ),
         )
         _disturb(learner.policy)
         learner.engine.optimizer.step = lambda: None  # type: ignore[attr-defined]

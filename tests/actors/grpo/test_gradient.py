@@ -26,7 +26,7 @@ from actors.policy.plan import SamplingPlan
 from actors.policy.sampler import sample
 from actors.types import Conditioning, Trajectory
 from conf.flux import FluxSettings
-from conf.policy import PolicySettings
+from conf.policy import AlgorithmSettings, LearnerSettings, PolicyOptimizerSettings, PolicySettings, SamplingSettings
 from tests.actors.optim.test_engines import free_port
 
 Group = tuple[Advantages, Conditioning, list[Trajectory]]
@@ -39,9 +39,13 @@ FLUX = FluxSettings(
 
 GROUPS = 3  # of an update; the third is skipped
 SETTINGS = PolicySettings(
-    iterations=4, group_size=4, top_k=0, steps=4, window=0, noise_level=0.3, replay_rows=5, anchor_weight=0.0, lr=1e-3,
-    warmup_iterations=1,
-)  # fmt: skip
+    iterations=4,
+    group_size=4,
+    algorithm=AlgorithmSettings(top_k=0, base_regularizer_weight=0.0),
+    sampling=SamplingSettings(denoise_steps=4, window=0, noise_level=0.3),
+    learner=LearnerSettings(replay_batch=5),
+    optimizer=PolicyOptimizerSettings(lr=1e-3, warmup_iterations=1),
+)
 CLIP_RANGES = {"plain": 5e-3, "guard": 3e-3}
 KL_WEIGHTS = {"": 0.0, "flow_grpo": 20.0, "gaussian": 3.0, "velocity": 0.05}
 """Large enough for a KL term that no tolerance hides."""
@@ -54,7 +58,9 @@ class RecordingEngine(TorchEngine):
     """Keeps the gradient of each step, averaged over ranks and before it is clipped: [elements of the LoRA]."""
 
     def __init__(self, policy: FluxPolicy, settings: PolicySettings) -> None:
-        constants = OptimizerSettings(settings.betas, settings.weight_decay, settings.max_grad_norm)
+        constants = OptimizerSettings(
+            settings.optimizer.betas, settings.optimizer.weight_decay, settings.optimizer.max_grad_norm
+        )
         super().__init__(list(policy.trainable().values()), constants)
         self.seen: list[torch.Tensor] = []
 
@@ -67,10 +73,18 @@ class RecordingEngine(TorchEngine):
 def settings_of(trained_steps: int, kl_form: str, ratio: str, updates: int, noise: str) -> PolicySettings:
     """Settings of one iteration; `kl_form` "" is an update without a KL term."""
     return replace(
-        SETTINGS, trained_steps=trained_steps, kl_form=kl_form or "flow_grpo", kl_weight=KL_WEIGHTS[kl_form],
-        ratio=ratio, clip_range=CLIP_RANGES[ratio], updates_per_iteration=updates, prompts_per_step=GROUPS * updates,
-        initial_noise=noise,
-    )  # fmt: skip
+        SETTINGS,
+        prompts_per_iteration=GROUPS * updates,
+        sampling=replace(SETTINGS.sampling, train_steps=trained_steps, shared_initial_noise=noise),
+        algorithm=replace(
+            SETTINGS.algorithm,
+            kl_form=kl_form or "flow_grpo",
+            kl_weight=KL_WEIGHTS[kl_form],
+            ratio_norm=ratio,
+            clip_range=CLIP_RANGES[ratio],
+        ),
+        optimizer=replace(SETTINGS.optimizer, steps_per_iteration=updates),
+    )
 
 
 def policy_of(directory: Path | str) -> FluxPolicy:
@@ -90,7 +104,9 @@ def disturb(policy: FluxPolicy, seed: int, scale: float) -> None:
 def groups_of(policy: FluxPolicy, settings: PolicySettings) -> list[Group]:
     """Groups of two updates. In each, one with four kept samples, one with two, and one that is skipped."""
     generator = torch.Generator().manual_seed(2)
-    plan = SamplingPlan.for_training(replace(settings, ratio="guard"))  # the plain ratio does not read the means
+    plan = SamplingPlan.for_training(
+        replace(settings, algorithm=replace(settings.algorithm, ratio_norm="grpo_guard"))
+    )  # the plain ratio does not read the means
     groups: list[Group] = []
     for number in range(2 * GROUPS):
         kept = ((0, 1, 2, 3), (1, 3), ())[number % GROUPS]
@@ -127,26 +143,26 @@ class Pair:
 
     def surrogate(self, settings: PolicySettings) -> tuple[torch.Tensor, bool]:
         """max(-A r, -A clip(r)) ("Loss", "Log-probability", "GRPO-Guard"), and whether the clip decides it."""
-        mean, std, _ = self.transition(self.velocity, settings.noise_level)
+        mean, std, _ = self.transition(self.velocity, settings.sampling.noise_level)
         drawn = self.trajectory.latents[self.step + 1].double()
         log_p = (-((drawn - mean) ** 2) / (2 * std**2) - math.log(std) - math.log(math.sqrt(2 * math.pi))).mean()
         log_r = log_p - self.trajectory.log_probs[self.step].double()
-        if settings.ratio == "guard":
+        if settings.algorithm.ratio_norm == "grpo_guard":
             assert self.trajectory.means is not None
             old = self.trajectory.means[self.trajectory.train_steps.index(self.step)].double()
             log_r = std * (log_r + ((mean - old) ** 2 / (2 * std**2)).mean())
         r = log_r.exp()
-        bounded = r.clamp(1 - settings.clip_range, 1 + settings.clip_range)
+        bounded = r.clamp(1 - settings.algorithm.clip_range, 1 + settings.algorithm.clip_range)
         free, held = -self.advantage * r, -self.advantage * bounded
         s, s_next = self.times
-        divisor = abs(s_next - s) if settings.ratio == "guard" else 1.0
+        divisor = abs(s_next - s) if settings.algorithm.ratio_norm == "grpo_guard" else 1.0
         return torch.maximum(free, held) / divisor, bool(held > free)
 
     def kl(self, settings: PolicySettings) -> torch.Tensor:
         """The table of "KL"."""
-        mean, std, sigma = self.transition(self.velocity, settings.noise_level)
-        reference, _, _ = self.transition(self.base, settings.noise_level)
-        match settings.kl_form:
+        mean, std, sigma = self.transition(self.velocity, settings.sampling.noise_level)
+        reference, _, _ = self.transition(self.base, settings.sampling.noise_level)
+        match settings.algorithm.kl_form:
             case "flow_grpo":
                 return ((mean - reference) ** 2).mean() / (2 * sigma**2)
             case "gaussian":
@@ -188,8 +204,8 @@ def reference(
         torch.cat([part.flatten() for part in torch.autograd.grad(loss, parameters, retain_graph=True)])
         for loss in (torch.stack(surrogates).sum() / len(groups), torch.stack(kls).sum() / len(groups))
     ]
-    gradient = flat[0] + settings.kl_weight * flat[1]
-    return gradient, clipped, float(settings.kl_weight * flat[1].norm() / gradient.norm())
+    gradient = flat[0] + settings.algorithm.kl_weight * flat[1]
+    return gradient, clipped, float(settings.algorithm.kl_weight * flat[1].norm() / gradient.norm())
 
 
 def assert_close(seen: torch.Tensor, wanted: torch.Tensor) -> None:

@@ -16,12 +16,17 @@ from actors.policy.plan import SamplingPlan
 from actors.policy.sampler import sample
 from actors.types import Conditioning, Trajectory
 from conf.flux import FluxSettings
-from conf.policy import PolicySettings
+from conf.policy import AlgorithmSettings, LearnerSettings, PolicyOptimizerSettings, PolicySettings, SamplingSettings
 
 SETTINGS = PolicySettings(
-    iterations=4, prompts_per_step=2, group_size=4, top_k=2, steps=4, window=2, replay_rows=0,
-    updates_per_iteration=1, ratio_tolerance=0.0,
-)  # fmt: skip
+    iterations=4,
+    prompts_per_iteration=2,
+    group_size=4,
+    algorithm=AlgorithmSettings(top_k=2, ratio_tolerance=0.0),
+    sampling=SamplingSettings(denoise_steps=4, window=2),
+    learner=LearnerSettings(replay_batch=0),
+    optimizer=PolicyOptimizerSettings(steps_per_iteration=1),
+)
 TEXTS = ["a red circle left of a blue square", "a green triangle above a red square"]
 
 Groups = list[tuple[Advantages, Conditioning, list[Trajectory]]]
@@ -29,7 +34,9 @@ Groups = list[tuple[Advantages, Conditioning, list[Trajectory]]]
 
 def learner_of(directory: Path, settings: PolicySettings = SETTINGS) -> GrpoLearner:
     policy = FluxPolicy.from_pretrained(str(directory), FluxSettings(), transformer_only=True, seed=settings.seed)
-    constants = OptimizerSettings(settings.betas, settings.weight_decay, settings.max_grad_norm)
+    constants = OptimizerSettings(
+        settings.optimizer.betas, settings.optimizer.weight_decay, settings.optimizer.max_grad_norm
+    )
     engine = TorchEngine(list(policy.trainable().values()), constants)
     return GrpoLearner(policy, engine, settings)
 
@@ -76,7 +83,7 @@ def test_the_replay_of_the_samplers_own_shape_is_exact(policy: FluxPolicy, flux_
 
 def test_an_update_raises_what_was_rewarded(policy: FluxPolicy, flux_directory: Path) -> None:
     """After one update the log-probs of good samples rise against those of bad ones."""
-    learner = learner_of(flux_directory, replace(SETTINGS, lr=1e-3))
+    learner = learner_of(flux_directory, replace(SETTINGS, optimizer=replace(SETTINGS.optimizer, lr=1e-3)))
     groups = groups_of(policy, learner)
     for group in groups:
         learner.accumulate(*group)
@@ -92,7 +99,9 @@ def test_a_divisor_at_the_step_is_one_of_the_advantages(policy: FluxPolicy, flux
     """Loss and gradient norm, which an AdamW step alone would not tell; the second update clips ratios."""
     measured = []
     for at_once, last in ((8.0, 1.0), (1.0, 8.0)):
-        learner = learner_of(flux_directory, replace(SETTINGS, lr=1e-3, warmup_iterations=1))
+        learner = learner_of(
+            flux_directory, replace(SETTINGS, optimizer=replace(SETTINGS.optimizer, lr=1e-3, warmup_iterations=1))
+        )
         groups = groups_of(policy, learner)
         for _ in range(2):
             for advantages, *rest in groups:
@@ -107,7 +116,14 @@ def test_a_divisor_at_the_step_is_one_of_the_advantages(policy: FluxPolicy, flux
 def test_rows_of_a_forward_do_not_change_the_gradient(policy: FluxPolicy, flux_directory: Path) -> None:
     gradients = []
     for rows in (0, 3, 16):
-        learner = learner_of(flux_directory, replace(SETTINGS, replay_rows=rows, kl_weight=0.1))
+        learner = learner_of(
+            flux_directory,
+            replace(
+                SETTINGS,
+                learner=replace(SETTINGS.learner, replay_batch=rows),
+                algorithm=replace(SETTINGS.algorithm, kl_weight=0.1),
+            ),
+        )
         for group in groups_of(policy, learner):
             learner.accumulate(*group)
         gradients.append([p.grad.clone() for p in learner.policy.trainable().values() if p.grad is not None])
@@ -122,7 +138,11 @@ def test_a_latent_that_samples_share_is_replayed_once_for_all(
     policy: FluxPolicy, flux_directory: Path, rows: int, ratio: str
 ) -> None:
     """The same gradient, KL and drift as where every sample replays it for itself, from fewer forwards."""
-    settings = replace(SETTINGS, replay_rows=rows, ratio=ratio, kl_weight=0.1, ratio_tolerance=1e-4)
+    settings = replace(
+        SETTINGS,
+        learner=replace(SETTINGS.learner, replay_batch=rows),
+        algorithm=replace(SETTINGS.algorithm, ratio_norm=ratio, kl_weight=0.1, ratio_tolerance=1e-4),
+    )
     gradients, measured, latents = [], [], []
     for shared in (True, False):
         learner = learner_of(flux_directory, settings)
@@ -141,7 +161,10 @@ def test_a_latent_that_samples_share_is_replayed_once_for_all(
 
 
 def test_the_guarded_ratio_is_exact_on_policy_and_trains(policy: FluxPolicy, flux_directory: Path) -> None:
-    learner = learner_of(flux_directory, replace(SETTINGS, ratio="guard", clip_range=2e-6))
+    learner = learner_of(
+        flux_directory,
+        replace(SETTINGS, algorithm=replace(SETTINGS.algorithm, ratio_norm="grpo_guard", clip_range=2e-6)),
+    )
     groups = groups_of(policy, learner)
     assert groups[0][2][0].means is not None and groups[0][2][0].means.shape == (2, 16, 32)
     for group in groups:
@@ -151,7 +174,10 @@ def test_the_guarded_ratio_is_exact_on_policy_and_trains(policy: FluxPolicy, flu
 
 
 def test_a_window_is_trained_and_nothing_else(policy: FluxPolicy, flux_directory: Path) -> None:
-    learner = learner_of(flux_directory, replace(SETTINGS, window=1, window_position="sliding", window_every=1))
+    learner = learner_of(
+        flux_directory,
+        replace(SETTINGS, sampling=replace(SETTINGS.sampling, window=1, window_position="sliding", window_stride=1)),
+    )
     learner.version = 1
     groups = groups_of(policy, learner)
     assert groups[0][2][0].train_steps == (1,)
@@ -226,13 +252,21 @@ def test_a_loaded_state_begins_without_a_gradient(policy: FluxPolicy, flux_direc
 
 
 def test_learning_rate_and_moving_average(flux_directory: Path) -> None:
-    learner = learner_of(flux_directory, replace(SETTINGS, lr=1.0 - 1e-9, final_lr_fraction=0.2, warmup_iterations=1))
+    learner = learner_of(
+        flux_directory,
+        replace(
+            SETTINGS, optimizer=replace(SETTINGS.optimizer, lr=1.0 - 1e-9, final_lr_fraction=0.2, warmup_iterations=1)
+        ),
+    )
     rates = []
     for _ in range(5):
         rates.append(learner.learning_rate())
         learner.advance()
     assert rates == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
-    learner.version, learner.settings = 1, replace(learner.settings, warmup_iterations=4)
+    learner.version, learner.settings = (
+        1,
+        replace(learner.settings, optimizer=replace(learner.settings.optimizer, warmup_iterations=4)),
+    )
     assert learner.learning_rate() == pytest.approx(2 / 4 * 0.8)
     learner.version = 5
     key, value = next(iter(learner.policy.lora_state().items()))

@@ -18,7 +18,7 @@ from actors.policy.flux import FluxPolicy
 from actors.types import Conditioning, Trajectory
 from actors.workers.learner import LearnerJob, LearnerRank, merge_metrics
 from conf.flux import FluxSettings
-from conf.policy import PolicySettings
+from conf.policy import AlgorithmSettings, LearnerSettings, PolicyOptimizerSettings, PolicySettings, SamplingSettings
 from tests.actors.grpo.test_learner import groups_of
 from tests.actors.optim.test_engines import free_port
 from tests.actors.policy.conftest import flux_directory
@@ -26,11 +26,18 @@ from tests.actors.policy.conftest import flux_directory
 __all__ = ["flux_directory"]
 
 SETTINGS = PolicySettings(
-    iterations=4, prompts_per_step=2, group_size=4, top_k=2, steps=4, window=2, replay_rows=3, kl_weight=0.1,
-    updates_per_iteration=1, warmup_iterations=1, ratio_tolerance=0.1, learner_threads=1,
-)  # fmt: skip
-CONSTANTS = OptimizerSettings(SETTINGS.betas, SETTINGS.weight_decay, SETTINGS.max_grad_norm)
-SHARDED = replace(SETTINGS, engine="deepspeed", zero_stage=3, learner_ranks=2)
+    iterations=4,
+    prompts_per_iteration=2,
+    group_size=4,
+    algorithm=AlgorithmSettings(top_k=2, kl_weight=0.1, ratio_tolerance=0.1),
+    sampling=SamplingSettings(denoise_steps=4, window=2),
+    learner=LearnerSettings(replay_batch=3, threads=1),
+    optimizer=PolicyOptimizerSettings(steps_per_iteration=1, warmup_iterations=1),
+)
+CONSTANTS = OptimizerSettings(
+    SETTINGS.optimizer.betas, SETTINGS.optimizer.weight_decay, SETTINGS.optimizer.max_grad_norm
+)
+SHARDED = replace(SETTINGS, learner=replace(SETTINGS.learner, engine="deepspeed", zero_stage=3, ranks=2))
 
 HANGS_AFTER = 300
 """Seconds after which a rank counts as stuck: it then fails."""

@@ -14,7 +14,7 @@ from actors.policy.lora import save_lora
 from actors.policy.plan import SamplingPlan
 from actors.policy.sampler import sample
 from conf.flux import FluxSettings
-from conf.policy import PolicySettings
+from conf.policy import PolicySettings, SamplingSettings
 
 TEXTS = ["a red circle left of a blue square", "a green triangle above a red square and left of a blue circle"]
 SEEDS = [5, 6]
@@ -115,12 +115,18 @@ def test_one_conditioning_a_seed(policy: FluxPolicy) -> None:
 
 
 def test_the_plan_of_a_policy() -> None:
-    plan = SamplingPlan.for_training(PolicySettings(steps=6, window=0, trained_steps=3))
+    plan = SamplingPlan.for_training(
+        PolicySettings(sampling=SamplingSettings(denoise_steps=6, window=0, train_steps=3))
+    )
     assert (plan.noise_steps, plan.train_steps) == ((0, 1, 2, 3, 4), (0, 1, 2))
-    original = SamplingPlan.for_training(PolicySettings(last_step_deterministic=False, window=0, trained_steps=0))
+    original = SamplingPlan.for_training(
+        PolicySettings(sampling=SamplingSettings(last_step_deterministic=False, window=0, train_steps=0))
+    )
     assert original.noise_steps == original.train_steps == (0, 1, 2, 3, 4, 5)
     cps = SamplingPlan.for_training(
-        PolicySettings(transition="cps", last_step_deterministic=False, window=0, trained_steps=0)
+        PolicySettings(
+            sampling=SamplingSettings(transition="cps", last_step_deterministic=False, window=0, train_steps=0)
+        )
     )
     assert cps.train_steps == (0, 1, 2, 3, 4)
     with pytest.raises(ValueError, match="the last CPS step draws no noise"):
@@ -133,7 +139,7 @@ def test_windows_of_a_policy() -> None:
     """Five noisy steps, a window of two: it stays, slides and comes round, or is drawn anew from the run's seed."""
 
     def windows(position: str) -> list[tuple[int, ...]]:
-        settings = PolicySettings(window=2, window_position=position, window_every=3)
+        settings = PolicySettings(sampling=SamplingSettings(window=2, window_position=position, window_stride=3))
         plans = [SamplingPlan.for_training(settings, iteration) for iteration in range(15)]
         assert all(plan.noise_steps == plan.train_steps for plan in plans)
         return [plan.train_steps for plan in plans]
@@ -142,10 +148,12 @@ def test_windows_of_a_policy() -> None:
     assert windows("sliding")[::3] == [(0, 1), (1, 2), (2, 3), (3, 4), (0, 1)]
     assert windows("sliding")[0] == windows("sliding")[2]
     assert set(windows("random")) == {(0, 1), (1, 2), (2, 3), (3, 4)} and windows("random") == windows("random")
-    with pytest.raises(ValueError, match=r"policy\.window must lie between 0 and the 5 noisy steps, got 6"):
-        PolicySettings(window=6)
-    with pytest.raises(ValueError, match=r"policy\.trained_steps must lie between 0 and the 5 noisy steps, got 6"):
-        PolicySettings(window=0, trained_steps=6)
+    with pytest.raises(ValueError, match=r"policy\.sampling\.window must lie between 0 and the 5 noisy steps, got 6"):
+        PolicySettings(sampling=SamplingSettings(window=6))
+    with pytest.raises(
+        ValueError, match=r"policy\.sampling\.train_steps must lie between 0 and the 5 noisy steps, got 6"
+    ):
+        PolicySettings(sampling=SamplingSettings(window=0, train_steps=6))
 
 
 def sized(directory: Path, pixels: int, decoding: str) -> FluxPolicy:

@@ -23,7 +23,7 @@ TROUBLES = ("429", "500", "garbage", "drop", "slow")
 
 def ask(url: str, meter: BudgetTracker, cache: str = "", count: int = 40, **settings: Any) -> list[bytes | Exception]:
     """Pictures of `count` prompts, asked for at once; an exception where there is none."""
-    own = WriterSettings(url=url, **{"timeout": 0.5, "longest_wait": 0.2, "price_image": 0.5, **settings})
+    own = WriterSettings(url=url, **{"timeout": 0.5, "max_backoff_s": 0.2, "price_image": 0.5, **settings})
 
     async def all_of_them() -> list[bytes | Exception]:
         endpoint = Endpoint(own, KEY, LocalBudget(meter), cache)
@@ -84,13 +84,13 @@ def test_a_refusal_is_kept_and_not_asked_for_again(tmp_path: Path) -> None:
 def test_a_budget_holds_over_restarts_and_says_what_was_spent(tmp_path: Path) -> None:
     account = str(tmp_path / "account.jsonl")
     with serving(Behaviour()) as url:
-        got = ask(url, BudgetTracker(BudgetSettings(money=10), account), concurrency=1)
+        got = ask(url, BudgetTracker(BudgetSettings(cost=10), account), concurrency=1)
         assert [isinstance(answer, bytes) for answer in got] == [True] * 20 + [False] * 20
         with Path(account).open("a") as file:
             file.write('{"calls": 7, "ret')  # what a kill leaves
-        again = ask(url, BudgetTracker(BudgetSettings(money=10), account), count=1)
+        again = ask(url, BudgetTracker(BudgetSettings(cost=10), account), count=1)
         assert (
-            isinstance(again[0], BudgetReached) and "budget.money=10" in str(again[0]) and "20 images" in str(again[0])
+            isinstance(again[0], BudgetReached) and "budget.cost=10" in str(again[0]) and "20 images" in str(again[0])
         )
         assert isinstance(ask(url, BudgetTracker(BudgetSettings(calls=21), account), count=1)[0], bytes)
 

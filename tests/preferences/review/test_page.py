@@ -51,8 +51,8 @@ def test_two_people_review_at_once_by_keyboard_and_go_on_after_the_server_was_ki
     ann, ben = desktop, phone
     with serving(run_dir, *settings) as server:
         port = server.address.rpartition(":")[2]
-        _log_in(ann, server.links["reviewer_1"])
-        _log_in(ben, server.links["reviewer_2"])
+        _log_in(ann, server.links["annotator_1"])
+        _log_in(ben, server.links["annotator_2"])
         assert "#" not in ann.value("location.href"), "the token does not stay in the address"
         for done in range(1, 4):
             for browser in (ann, ben):
@@ -80,7 +80,7 @@ def test_two_people_review_at_once_by_keyboard_and_go_on_after_the_server_was_ki
 def test_every_key_does_what_the_help_says(run_dir, desktop):
     with serving(run_dir, "review.gold_fraction=0") as server:
         page = desktop
-        _log_in(page, server.links["reviewer_1"])
+        _log_in(page, server.links["annotator_1"])
         claims = len(_pressed(page))
         assert claims >= 2
         page.press("y", "u")
@@ -123,7 +123,7 @@ def test_the_pages_fit_a_desktop_and_a_phone_and_name_their_controls(run_dir, de
             page.open(f"{server.address}/overview")
             assert page.value(fits) and "Nobody has voted" in page.text("main")
             page.forget()
-            _log_in(page, server.links["reviewer_1"])
+            _log_in(page, server.links["annotator_1"])
             assert page.value(fits) and page.text("#prompt")
             assert page.value(buttons.format("button", "!(b.textContent.trim() || b.ariaLabel)")) == 0
             low = page.value(buttons.format(".choice button, .actions button", "b.offsetHeight < 40"))

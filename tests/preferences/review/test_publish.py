@@ -37,11 +37,11 @@ def decided(run_dir) -> dict[str, str]:
     statuses = ["accepted", "accepted", "rejected", "rejected", "disputed", "accepted"]
     found = {}
     for number, status in enumerate(statuses):
-        pair_id = desk.next_item(Session("reviewer_1", REVIEW, "")).pair.pair_id
+        pair_id = desk.next_item(Session("annotator_1", REVIEW, "")).pair.pair_id
         pair = desk.find(pair_id)
         right, wrong = truth(pair), Annotation(("yes",) * pair.claims, ("yes",) * pair.claims)
-        cast = [(("reviewer_1", REVIEW), right if number in (0, 1, 4, 5) else wrong)]
-        cast.append((("reviewer_2", REVIEW), right if number < 2 else wrong))
+        cast = [(("annotator_1", REVIEW), right if number in (0, 1, 4, 5) else wrong)]
+        cast.append((("annotator_2", REVIEW), right if number < 2 else wrong))
         if number == 5:
             cast.append((("adjudicator", ADJUDICATION), right))
         for (name, stage), ballot in cast:

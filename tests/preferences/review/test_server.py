@@ -49,7 +49,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for tests that have reviewers of their own."""
     run_dir = tmp_path_factory.mktemp("shared")
     write_pairs(run_dir / "preferences", 40)
-    people = ("review.reviewers=[ann,ben,cat,dan,eve]", "review.per_pair=5", "review.gold_fraction=0")
+    people = ("review.annotators=[ann,ben,cat,dan,eve]", "review.annotators_per_pair=5", "review.gold_fraction=0")
     with serving(run_dir, *people) as server:
         yield server
 
@@ -68,7 +68,7 @@ def _winners_first(client: Client, run_dir: Path) -> dict[str, bool]:
 
 
 def test_four_windows_at_once_lose_and_double_nothing(run_dir):
-    people = ("review.reviewers=[ann,ben,cat]", "review.adjudicators=[]", "review.gold_fraction=0")
+    people = ("review.annotators=[ann,ben,cat]", "review.adjudicators=[]", "review.gold_fraction=0")
     with serving(run_dir, *people) as server:
         windows = [server.client(name) for name in ("ann", "ben", "cat", "ann")]  # ann has two windows open
         saved: list[list[str]] = [[] for _ in windows]
@@ -86,14 +86,14 @@ def test_four_windows_at_once_lose_and_double_nothing(run_dir):
 
 
 def test_a_killed_server_has_lost_no_vote_that_it_acknowledged(run_dir):
-    saved: dict[str, list[str]] = {"reviewer_1": [], "reviewer_2": []}
+    saved: dict[str, list[str]] = {"annotator_1": [], "annotator_2": []}
     with serving(run_dir) as server:
         clients = {name: server.client(name) for name in saved}
-        _work(clients["reviewer_1"], saved["reviewer_1"], until=3)
+        _work(clients["annotator_1"], saved["annotator_1"], until=3)
         threads = [threading.Thread(target=_work, args=(clients[name], saved[name])) for name in saved]
         for thread in threads:
             thread.start()
-        while len(saved["reviewer_2"]) < 5:
+        while len(saved["annotator_2"]) < 5:
             assert any(thread.is_alive() for thread in threads)
         os.kill(server.process.pid, signal.SIGKILL)
         for thread in threads:
@@ -178,7 +178,7 @@ def test_an_adjudicator_gets_the_disputed_pairs_and_has_the_last_word(run_dir):
     with serving(run_dir, "review.gold_fraction=0") as server:
         judge = server.client("adjudicator")
         assert judge.post("next").json()["sheet"] is None
-        yes, no = server.client("reviewer_1"), server.client("reviewer_2")
+        yes, no = server.client("annotator_1"), server.client("annotator_2")
         _work(yes, [], ("yes",), until=4)
         _work(no, [], ("unsure",), until=4)
         told = judge.post("next").json()
@@ -206,9 +206,9 @@ def test_a_pair_on_somebodys_screen_is_offered_in_their_place_to_nobody_until_th
 
 def test_settings_that_cannot_work_are_refused():
     for words, expected in (
-        (["review.reviewers=[ann]"], "per_pair must be at most the number of reviewers"),
-        (["review.reviewers=[ann,ann]"], "must all differ"),
-        (["review.reviewers=['a b',c]"], "names of letters"),
+        (["review.annotators=[ann]"], "per_pair must be at most the number of reviewers"),
+        (["review.annotators=[ann,ann]"], "must all differ"),
+        (["review.annotators=['a b',c]"], "names of letters"),
         (["publish.version=1"], "MAJOR.MINOR.PATCH"),
     ):
         with pytest.raises(SettingsError, match=expected):
@@ -219,7 +219,7 @@ def test_gold_pairs_may_come_from_another_folder(run_dir, tmp_path):
     write_pairs(tmp_path / "known", 10, first=1000)
     with serving(run_dir, f"review.gold_pairs={tmp_path / 'known'}", "review.gold_fraction=0.2") as server:
         saved: list[str] = []
-        _work(server.client("reviewer_1"), saved)
+        _work(server.client("annotator_1"), saved)
     gold = [pair for pair in saved if pair >= "pair-00001000"]
     assert len(saved) == 40 + len(gold) and len(gold) == 8
     assert max(len(list(run)) for is_gold, run in itertools.groupby(pair in gold for pair in saved) if is_gold) <= 2

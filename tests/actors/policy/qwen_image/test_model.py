@@ -20,7 +20,7 @@ from actors.policy.qwen_image import QwenImagePolicy
 from actors.policy.registry import load_policy
 from actors.policy.sampler import sample
 from conf.flux import FluxSettings
-from conf.policy import PolicySettings
+from conf.policy import AlgorithmSettings, LearnerSettings, PolicyOptimizerSettings, PolicySettings, SamplingSettings
 
 TEXTS = ["a red circle left of a blue square", "a green triangle above a red square and left of a blue circle"]
 SEEDS = [5, 6]
@@ -62,12 +62,18 @@ def test_the_learner_replays_it_to_ratio_one_and_trains(
     qwen_image: Policy, qwen_image_directory: Path, qwen_image_flux: FluxSettings
 ) -> None:
     settings = PolicySettings(
-        prompts_per_step=1, updates_per_iteration=1, group_size=4, top_k=2, steps=4, window=2, replay_rows=0,
-        kl_weight=0.01,
-    )  # fmt: skip
+        prompts_per_iteration=1,
+        group_size=4,
+        optimizer=PolicyOptimizerSettings(steps_per_iteration=1),
+        algorithm=AlgorithmSettings(top_k=2, kl_weight=0.01),
+        sampling=SamplingSettings(denoise_steps=4, window=2),
+        learner=LearnerSettings(replay_batch=0),
+    )
     learning = load_policy(str(qwen_image_directory), qwen_image_flux, transformer_only=True)
     assert learning.pipeline.vae is None and learning.pipeline.text_encoder is None
-    constants = OptimizerSettings(settings.betas, settings.weight_decay, settings.max_grad_norm)
+    constants = OptimizerSettings(
+        settings.optimizer.betas, settings.optimizer.weight_decay, settings.optimizer.max_grad_norm
+    )
     learner = GrpoLearner(learning, TorchEngine(list(learning.trainable().values()), constants), settings)
     conditioning = qwen_image.encode(TEXTS[:1])[0]
     drawn = sample(qwen_image, [conditioning] * 4, range(4), SamplingPlan.for_training(settings))
