@@ -63,6 +63,8 @@ def test_submit_takes_another_command() -> None:
     assert action is VERBS["submit"]["run"]
     assert settings.submit.command == "spatialt2i policy train run_dir=/shared/x"
     assert (settings.run_dir, settings.submit.follow) == ("/shared/x", False)
+    whole = understand(["submit", "run", "flux_dev", "run_dir=/shared/x"])[1]
+    assert whole.submit.command == "spatialt2i run flux_dev run_dir=/shared/x"
 
 
 @pytest.mark.parametrize(
