@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from conf import SettingsError, UserError, load
+from conf.catalog import catalog, sections
 from conf.command import Action
 from pipelines import cli
-from pipelines.cli import VERBS, main, parse, understand
+from pipelines.cli import VERBS, main, understand
 
 ACTIONS = [action for actions in VERBS.values() for action in actions.values()]
 
@@ -165,9 +166,6 @@ def test_a_closed_pipe_is_no_error() -> None:
 
 
 def test_every_word_option_and_section_of_an_action_exists() -> None:
-    from conf.catalog import catalog, sections
-
     for action in ACTIONS:
         assert set(action.sections) <= set(sections())
         assert {word.setting for word in action.words} | set(action.options.values()) <= set(catalog())
-        assert parse(["config", "show", *action.implied])
