@@ -201,8 +201,9 @@ def select(words: Sequence[str]) -> tuple[str, str, list[str]]:
         near = f": {hint}, after a verb" if hint else suggestion(verb, list(VERBS))
         raise SettingsError(f"no verb {verb!r}{near} (available: {', '.join(VERBS)})")
     actions = VERBS[verb]
-    name = rest.pop(0) if rest and rest[0] in actions else next(iter(actions))
-    return verb, name, rest
+    first = next(iter(actions))
+    named = rest[:1] != [] and rest[0] in actions and actions[first].takes != "command"  # `submit run` submits a run
+    return verb, rest.pop(0) if named else first, rest
 
 
 def _submission(words: Sequence[str]) -> Resolved:

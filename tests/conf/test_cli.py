@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from conf import SettingsError, UserError, load
+from conf.catalog import catalog, sections
 from conf.command import Action
 from pipelines import cli
-from pipelines.cli import VERBS, main, parse, understand
+from pipelines.cli import VERBS, main, understand
 
 ACTIONS = [action for actions in VERBS.values() for action in actions.values()]
 
@@ -63,6 +64,8 @@ def test_submit_takes_another_command() -> None:
     assert action is VERBS["submit"]["run"]
     assert settings.submit.command == "spatialt2i policy train run_dir=/shared/x"
     assert (settings.run_dir, settings.submit.follow) == ("/shared/x", False)
+    whole = understand(["submit", "run", "flux_dev", "run_dir=/shared/x"])[1]
+    assert whole.submit.command == "spatialt2i run flux_dev run_dir=/shared/x"
 
 
 @pytest.mark.parametrize(
@@ -163,9 +166,6 @@ def test_a_closed_pipe_is_no_error() -> None:
 
 
 def test_every_word_option_and_section_of_an_action_exists() -> None:
-    from conf.catalog import catalog, sections
-
     for action in ACTIONS:
         assert set(action.sections) <= set(sections())
         assert {word.setting for word in action.words} | set(action.options.values()) <= set(catalog())
-        assert parse(["config", "show", *action.implied])
