@@ -28,10 +28,10 @@ class Lines:
 
 
 @contextmanager
-def relay_lines(say: Callable[[str], None]) -> Iterator[ActorHandle]:
-    """Inside, every line put into the yielded actor is given to `say` in this process."""
+def relay_lines(log: Callable[[str], None]) -> Iterator[ActorHandle]:
+    """Inside, every line put into the yielded actor is given to `log` in this process."""
     lines = cast(ActorHandle, ray.remote(Lines).options(num_cpus=0).remote())
-    thread = threading.Thread(target=_relay, args=(lines, say), daemon=True)
+    thread = threading.Thread(target=_relay, args=(lines, log), daemon=True)
     thread.start()
     try:
         yield lines
@@ -41,6 +41,6 @@ def relay_lines(say: Callable[[str], None]) -> Iterator[ActorHandle]:
         ray.kill(lines)
 
 
-def _relay(lines: ActorHandle, say: Callable[[str], None]) -> None:
+def _relay(lines: ActorHandle, log: Callable[[str], None]) -> None:
     while (line := cast(str | None, ray.get(lines.get.remote()))) is not None:
-        say(line)
+        log(line)

@@ -147,8 +147,8 @@ class Checkpoints:
 class AsyncCheckpointWriter:
     """Writes checkpoints while training goes on, one at a time. Some may fail: the next one mends it."""
 
-    def __init__(self, checkpoints: Checkpoints, say: Callable[[str], None]) -> None:
-        self._checkpoints, self._say = checkpoints, say
+    def __init__(self, checkpoints: Checkpoints, log: Callable[[str], None]) -> None:
+        self._checkpoints, self._log = checkpoints, log
         self._writing: asyncio.Task[None] | None = None
         self._version = 0
         self._missed = 0
@@ -168,7 +168,7 @@ class AsyncCheckpointWriter:
             await writing
         except (OSError, RayActorError, ObjectLostError) as error:
             self._missed += 1
-            self._say(f"no checkpoint of version {self._version}, the older ones stand: {str(error).splitlines()[-1]}")
+            self._log(f"no checkpoint of version {self._version}, the older ones stand: {str(error).splitlines()[-1]}")
             if self._missed == MAX_MISSED:
                 raise
         else:

@@ -44,10 +44,10 @@ class LearnerClient:
 
     def __init__(
         self, settings: PolicySettings, group: LearnerGroup, start: Callable[[], LearnerGroup], groups: GroupCollector,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
     ) -> None:  # fmt: skip
         """`group` is the first learner, `start` asks Ray for another one; both return at once."""
-        self.settings, self.groups, self._start, self._say = settings, groups, start, say
+        self.settings, self.groups, self._start, self._log = settings, groups, start, log
         self.clock = IterationTimer(settings.learner.ranks)
         self.group = group
         self.restarts, self._restarts_without_progress, self._idle = 0, 0, 0
@@ -70,9 +70,9 @@ class LearnerClient:
         actors beyond the least number give way, one after the other.
         """
         rollouts, placing = self.groups.rollouts, self.group.placed()
-        await wait_with_status(placing, [learner_request(self.settings)], self._say, rollouts.scale_down)
+        await wait_with_status(placing, [learner_request(self.settings)], self._log, rollouts.scale_down)
         rollouts.scale_up()
-        ready = wait_with_status(rollouts.ready(), [rollout_request(self.settings)], self._say)
+        ready = wait_with_status(rollouts.ready(), [rollout_request(self.settings)], self._log)
         await asyncio.gather(self.group.start(), ready)
         for manifest in checkpoints.manifests():
             try:

@@ -117,8 +117,8 @@ def _kept_std(group: ScoredGroup) -> float:
 class ProgressPrinter:
     """One tidy line an iteration: what, how many, rate, time left."""
 
-    def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
-        self.policy, self.say = settings.policy, say
+    def __init__(self, settings: Settings, log: Callable[[str], None]) -> None:
+        self.policy, self.log = settings.policy, log
         mix = settings.rewards
         alone = mix.spatialscore == 1 and not (mix.rules or mix.judge or mix.detector)
         self._score = "SpatialScore" if alone else "reward"  # what an evaluation's score is
@@ -131,7 +131,7 @@ class ProgressPrinter:
         left = (self.policy.iterations - row.iteration) * self._pace
         if self.policy.minutes:
             left = max(min(left, self.policy.minutes * 60 - row.training_seconds), 0.0)
-        self.say(
+        self.log(
             f"policy {row.iteration:>4}/{self.policy.iterations}"
             f"  reward {row.reward_mean:+.3f} ± {row.reward_std:.3f}"
             f"  {row.images_per_second:.0f} img/s  clip {row.clip_fraction:.0%}  drift {row.ratio_drift:.0e}"
@@ -145,7 +145,7 @@ class ProgressPrinter:
             f"objects {row.object_accuracy_short:.1%}, {row.object_accuracy_long:.1%}; "
         )
         exact = not math.isnan(row.relation_accuracy_short)
-        self.say(
+        self.log(
             f"held out at {row.iteration}: {checked if exact else ''}{self._score} {row.score_mean:+.3f}  ("
             f"{row.images} images in {row.evaluation_seconds:.1f} s, after {minutes(row.training_seconds)} min of "
             "training)"

@@ -23,7 +23,7 @@ REMIND_AFTER = 30.0  # seconds
 async def wait_with_status(
     work: Awaitable[Result],
     demands: Sequence[ResourceRequest],
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     remedy: Callable[[], object] = lambda: None,
 ) -> Result:
     """Awaits `work`, which needs `demands`; every half minute says so, and tries the `remedy`."""
@@ -31,7 +31,7 @@ async def wait_with_status(
     try:
         while not (await asyncio.wait({task}, timeout=REMIND_AFTER))[0]:
             for demand in demands:
-                say(describe_wait(demand))
+                log(describe_wait(demand))
             remedy()
     finally:
         task.cancel()

@@ -18,7 +18,7 @@ from pipelines.policy.train import PolicyResult, check_start, train_policy
 from pipelines.reward.sanity_report import require_passed
 
 
-def run_policy(settings: Settings, say: Callable[[str], None] = print) -> PolicyResult:
+def run_policy(settings: Settings, log: Callable[[str], None] = print) -> PolicyResult:
     """Starts the rewards, trains the policy, and stops them. Raises what `start_rewards` and `train_policy` raise.
 
     Raises ValueError before that where the run's SpatialScore has a weight but has not passed its examination.
@@ -28,12 +28,12 @@ def run_policy(settings: Settings, say: Callable[[str], None] = print) -> Policy
         require_passed(settings)
     check_start(settings)
     if notice := evaluation_notice(settings):
-        say(notice)
-    starting = wait_with_status(asyncio.to_thread(start_rewards, settings), reward_requests(settings), say)
+        log(notice)
+    starting = wait_with_status(asyncio.to_thread(start_rewards, settings), reward_requests(settings), log)
     with closing(RunGauges(Path(settings.run_dir))) as gauges:
         gauges.progress()  # so that a wait for the rewards' places can raise an alert
         rewards = asyncio.run(starting)
     try:
-        return train_policy(settings, rewards, say)
+        return train_policy(settings, rewards, log)
     finally:
         rewards.stop()

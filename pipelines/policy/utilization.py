@@ -30,8 +30,8 @@ class Utilization:
 class UtilizationMonitor:
     """Reads the levels that the pools keep, and speaks up while one of them is empty."""
 
-    def __init__(self, settings: Settings, groups: GroupCollector, say: Callable[[str], None]) -> None:
-        self._settings, self._groups, self._say = settings, groups, say
+    def __init__(self, settings: Settings, groups: GroupCollector, log: Callable[[str], None]) -> None:
+        self._settings, self._groups, self._log = settings, groups, log
         self._asking: asyncio.Task[Sequence[Replicas]] | None = None
 
     def begin(self) -> None:
@@ -71,10 +71,10 @@ class UtilizationMonitor:
         while True:
             await asyncio.sleep(REMIND_AFTER)
             if not rollouts.any_ready():
-                self._say(describe_wait(rollout_request(self._settings.policy)))
+                self._log(describe_wait(rollout_request(self._settings.policy)))
             missing = await self._missing()
             for demand in missing:
-                self._say(describe_wait(demand))
+                self._log(describe_wait(demand))
             if any(map(pending_actors, missing)):
                 rollouts.scale_down()
                 lent = True

@@ -25,7 +25,7 @@ LONG_FRACTION = 0.6
 
 
 def train_on_objects(
-    pipeline: FluxPipeline, folder: Path, seconds: float, seed: int, say: Callable[[str], None]
+    pipeline: FluxPipeline, folder: Path, seconds: float, seed: int, log: Callable[[str], None]
 ) -> FluxTransformer2DModel:
     """Trains up to `VERSIONS` versions of a LoRA in `folder` and returns the transformer with the LoRA folded in.
 
@@ -52,7 +52,7 @@ def train_on_objects(
     )
     rewards = RewardMix([rules_term(settings, 1.0, relations=False)])
     try:
-        train_policy(settings, rewards, say)
+        train_policy(settings, rewards, log)
     finally:
         rewards.stop()
     return FluxTransformer2DModel.from_pretrained(folder / "policy" / "merged" / "transformer")

@@ -53,7 +53,7 @@ class Pretraining:
     """One call of the command."""
 
     settings: PretrainSettings
-    say: Callable[[str], None]
+    log: Callable[[str], None]
     start: float = field(default_factory=time.monotonic)
 
     @property
@@ -63,7 +63,7 @@ class Pretraining:
 
     def report(self, line: str) -> None:
         """Says a line with the minutes gone."""
-        self.say(f"[{(time.monotonic() - self.start) / 60:5.1f} min] {line}")
+        self.log(f"[{(time.monotonic() - self.start) / 60:5.1f} min] {line}")
 
     def seconds(self, part: str) -> float:
         """A part's share of the wall clock, which goes to the parts that this call makes."""
@@ -83,13 +83,13 @@ class Pretraining:
         run_on_workers(work, phase, self.settings.workers, self.parts / "ray", self.report)
 
 
-def pretrain(settings: PretrainSettings, say: Callable[[str], None] = print) -> Path:
+def pretrain(settings: PretrainSettings, log: Callable[[str], None] = print) -> Path:
     """Makes `<out>/flux` (a FluxPipeline directory) and `<out>/qwen2_5_vl`; returns `out`. Ray must be initialised."""
     if not ray.is_initialized():
         raise RuntimeError("pretrain needs a running Ray: call ray.init() first")
     transformers_logging.disable_progress_bar()
     torch.set_num_threads(settings.workers)
-    run, out = Pretraining(settings, say), Path(settings.out)
+    run, out = Pretraining(settings, log), Path(settings.out)
     take_shipped(run)
     _encoders_and_flux(run)
     pipeline = _pipeline(run, "objects")

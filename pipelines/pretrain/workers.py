@@ -20,10 +20,10 @@ Report = Callable[[str], None]
 
 
 def run_on_workers(
-    work: Callable[[dict[str, Any]], None], phase: object, workers: int, folder: Path, say: Report
+    work: Callable[[dict[str, Any]], None], phase: object, workers: int, folder: Path, log: Report
 ) -> None:
-    """Has `workers` processes of one thread each do `work` on `phase`. `folder` is Ray Train's; `say` gets progress."""
-    with relay_lines(say) as lines:
+    """Has `workers` processes of one thread each do `work` on `phase`. `folder` is Ray Train's; `log` gets progress."""
+    with relay_lines(log) as lines:
         TorchTrainer(
             work,
             train_loop_config={"phase": phase, "lines": lines},

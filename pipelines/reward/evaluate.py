@@ -29,11 +29,11 @@ from pipelines.reward.report import accuracy_rows, render_report
 NAME = "SpatialScore"
 
 
-def evaluate_reward(settings: Settings, say: Callable[[str], None] = print) -> Evaluation:
+def evaluate_reward(settings: Settings, log: Callable[[str], None] = print) -> Evaluation:
     """Judges the held-out pairs by SpatialScore and the rivals of `baselines.names`.
 
     Writes evaluation.json and report.html to <run_dir>/reward, and the accuracies into the model card of the run's own
-    SpatialScore. Ray must be initialised. `say` gets lines of progress.
+    SpatialScore. Ray must be initialised. `log` gets lines of progress.
     Raises ValueError where there are no held-out pairs, and what `predict_by_baseline` raises.
     """
     pool, folder = settings.serving, preferences_folder(settings)
@@ -41,7 +41,7 @@ def evaluate_reward(settings: Settings, say: Callable[[str], None] = print) -> E
     report, right, calibrations = ray.get(task.remote(str(score_folder(settings)), folder, pool))
     models, tests = [report], []
     for name in settings.baselines.names:
-        judged = predict_by_baseline(name, settings, say)
+        judged = predict_by_baseline(name, settings, log)
         rival, rival_right = ray.get(ray.remote(_report).options(num_cpus=pool.cpus).remote(name, judged, folder))
         models.append(rival)
         tests.append(mcnemar(NAME, right, name, rival_right))

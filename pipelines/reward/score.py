@@ -69,10 +69,10 @@ class Chunk:
     place: str
 
 
-def score_images(settings: Settings, say: Callable[[str], None] = print) -> ScoreResult:
+def score_images(settings: Settings, log: Callable[[str], None] = print) -> ScoreResult:
     """Scores the images of `score.prompts` and writes `score.out`: rows of SCHEMA, in the order of the prompts.
 
-    An image that is missing or broken is a row with an error. `say` gets lines of progress. A call that is interrupted
+    An image that is missing or broken is a row with an error. `log` gets lines of progress. A call that is interrupted
     goes on from its last chunk. Ray must be initialised. Raises WrongPrompts for a file or folder that is none,
     FileNotFoundError where the run has no SpatialScore.
     """
@@ -91,7 +91,7 @@ def score_images(settings: Settings, say: Callable[[str], None] = print) -> Scor
         without += table.num_rows - table["error"].null_count
         rate = done / (time.monotonic() - start)
         left = (total - done) / rate
-        say(f"score {done}/{total} images  {rate:.1f} images/s  {without} without a score  {left:.0f} s left")
+        log(f"score {done}/{total} images  {rate:.1f} images/s  {without} without a score  {left:.0f} s left")
     table = pa.concat_tables([pq.read_table(pa.BufferReader(read_file(chunk.place))) for chunk in chunks])
     write_file(own.out, _parquet(table))
     delete_folder(parts)

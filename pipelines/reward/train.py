@@ -38,16 +38,16 @@ class RewardResult:
     seconds: float
 
 
-def train_reward(settings: Settings, say: Callable[[str], None] = print) -> RewardResult:
+def train_reward(settings: Settings, log: Callable[[str], None] = print) -> RewardResult:
     """Fits SpatialScore on the run's preference pairs and writes it to <run_dir>/reward/model.
 
-    `say` gets lines of progress. An interrupted run with the same settings and pairs goes on from its last checkpoint,
+    `log` gets lines of progress. An interrupted run with the same settings and pairs goes on from its last checkpoint,
     and ends with the weights of an undisturbed one. Ray must be initialised.
     Raises ValueError where there are no pairs, fewer than one batch, or a published version is not as it was.
     """
     start, reward, folder = time.monotonic(), settings.reward, reward_folder(settings)
     if reward.pairs:
-        verify(reward.pairs, say)
+        verify(reward.pairs, log)
     order = make_sampler(
         preferences_folder(settings), reward.batch_size, reward.epochs, reward.shuffle_rows, reward.seed
     )
@@ -56,7 +56,7 @@ def train_reward(settings: Settings, say: Callable[[str], None] = print) -> Rewa
         reward, model_config(settings), settings.spatialscore.gradient_checkpointing,
         settings.spatialscore.model == EMBEDDED, order, str(folder),
     )  # fmt: skip
-    with relay_lines(say) as lines:
+    with relay_lines(log) as lines:
         result = _trainer(job, lines, folder).fit()
     assert result.checkpoint is not None and result.metrics is not None
     with result.checkpoint.as_directory() as saved:

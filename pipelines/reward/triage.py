@@ -26,7 +26,7 @@ Judge = Callable[[Sequence[Pair]], Sequence[float]]
 """Pairs -> by how much it prefers each winner; NaN where it has no answer."""
 
 
-def triage(settings: Settings, say: Callable[[str], None] = print) -> TriageScores:
+def triage(settings: Settings, log: Callable[[str], None] = print) -> TriageScores:
     """Asks the model of `review.triage` about all pairs that may be reviewed, and keeps what it said.
 
     Raises FileNotFoundError without pairs or a SpatialScore, ValueError where the judge's key is not set, BudgetReached
@@ -42,7 +42,7 @@ def triage(settings: Settings, say: Callable[[str], None] = print) -> TriageScor
         found |= {pair.pair_id: None if margin != margin else margin for pair, margin in zip(chunk, told, strict=True)}
         rate = len(found) / (time.perf_counter() - started)
         left = (len(waiting) - len(found)) / rate
-        say(f"triage  {len(found)}/{len(waiting)} pairs  {rate:.1f} pairs/s  {left:.0f} s left")
+        log(f"triage  {len(found)}/{len(waiting)} pairs  {rate:.1f} pairs/s  {left:.0f} s left")
     doubts = TriageScores("SpatialScore" if settings.review.triage == "spatialscore" else settings.judge.model, found)
     doubts.write(review_folder(settings))
     return doubts

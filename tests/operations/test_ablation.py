@@ -70,7 +70,7 @@ def test_a_finished_run_is_not_made_again(tmp_path: Path, monkeypatch: pytest.Mo
         run.write(curve((0, 0.4), (20, 0.8)))
     made = []
 
-    def train(wanted, say):  # type: ignore[no-untyped-def]
+    def train(wanted, log):  # type: ignore[no-untyped-def]
         made.append(Path(wanted.run_dir))
         return PolicyResult(24, 20.0, tmp_path, "", tmp_path, curve((0, 0.4), (20, 0.9)))
 

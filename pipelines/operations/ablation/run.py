@@ -104,7 +104,7 @@ def planned(settings: Settings) -> Iterator[Run]:
             yield Run(variant, seed, varied, input_fingerprints(varied))
 
 
-def run_ablation(settings: Settings, say: Callable[[str], None] = print) -> Path:
+def run_ablation(settings: Settings, log: Callable[[str], None] = print) -> Path:
     """Makes the runs that are missing, then the report, whose path it returns. Ray must be initialised.
 
     Raises ValueError outside the scenes world: only there does an exact checker, and not a reward, judge the variants;
@@ -116,19 +116,19 @@ def run_ablation(settings: Settings, say: Callable[[str], None] = print) -> Path
         )
     runs = list(planned(settings))
     missing = [run for run in runs if not run.curve()]
-    say(f"{len(runs)} runs of {settings.ablation.iterations} iterations, {len(runs) - len(missing)} of them finished")
+    log(f"{len(runs)} runs of {settings.ablation.iterations} iterations, {len(runs) - len(missing)} of them finished")
     started = time.monotonic()
     for done, run in enumerate(missing):
         spent = (time.monotonic() - started) / 60
         if 0 < settings.ablation.minutes <= spent:
-            say(f"{len(missing) - done} runs are left: call again to go on")
+            log(f"{len(missing) - done} runs are left: call again to go on")
             break
         left = f", {spent / done * (len(missing) - done):.0f} min left" if done else ""
-        say(f"run {len(runs) - len(missing) + done + 1} of {len(runs)}: {run.variant}, seed {run.seed}{left}")
+        log(f"run {len(runs) - len(missing) + done + 1} of {len(runs)}: {run.variant}, seed {run.seed}{left}")
         result = run_policy(run.settings, lambda line: None)
         run.write(result.evaluations)
         last = result.evaluations[-1]
-        say(f"    relations right: {last.relation_accuracy_short:.1%} short, {last.relation_accuracy_long:.1%} long; "
+        log(f"    relations right: {last.relation_accuracy_short:.1%} short, {last.relation_accuracy_long:.1%} long; "
             f"{last.training_seconds:.0f} s of training")  # fmt: skip
         write_report(_curves(runs), settings, ablation_folder(settings))
     return write_report(_curves(runs), settings, ablation_folder(settings))

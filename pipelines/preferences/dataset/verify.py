@@ -15,8 +15,8 @@ CHECKSUMS = "SHA256SUMS"
 """File of a version's folder with a line `<sha256>  <path>` for each file."""
 
 
-def verify(version: str, say: Callable[[str], None]) -> None:
-    """Reads a version's data once; `say` gets a line a file.
+def verify(version: str, log: Callable[[str], None]) -> None:
+    """Reads a version's data once; `log` gets a line a file.
 
     Raises FileNotFoundError where there is no published version, ValueError where a file is missing, added, damaged or
     of another schema version.
@@ -43,7 +43,7 @@ def verify(version: str, say: Callable[[str], None]) -> None:
                 f"{location} must have rows of schema version {SCHEMA_VERSION}, got {told or 'none'}: publish the "
                 "pairs again with this version of spatialt2i"
             )
-        say(f"pairs  {number}/{len(wanted)} files of {version} are as they were published")
+        log(f"pairs  {number}/{len(wanted)} files of {version} are as they were published")
 
 
 def _digest(location: str) -> str:

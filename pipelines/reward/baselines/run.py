@@ -68,7 +68,7 @@ def open_baseline(plan: BaselinePlan, settings: Settings, device: str, key: Key,
     return opener(ScorerContext(plan.model, device, settings.baselines.batch_images))
 
 
-def predict_by_baseline(name: str, settings: Settings, say: Callable[[str], None]) -> PairPredictions:
+def predict_by_baseline(name: str, settings: Settings, log: Callable[[str], None]) -> PairPredictions:
     """All held-out pairs judged by the rival called `name`; what was judged before is read, not asked again.
 
     Ray must be initialised. Answers lie in <run_dir>/reward/rivals/<name>-<digest>/. Raises ValueError where a judge's
@@ -83,7 +83,7 @@ def predict_by_baseline(name: str, settings: Settings, say: Callable[[str], None
     try:
         pairs_digest, _, count = cast(str, ray.get(actor.pairs.remote())).partition(":")
         folder = reward_folder(settings) / "rivals" / f"{name}-{_digest([*vars(plan).values(), pairs_digest])}"
-        return _judge_chunks(actor, folder, name, int(count), rivals.chunk_pairs, say)
+        return _judge_chunks(actor, folder, name, int(count), rivals.chunk_pairs, log)
     finally:
         ray.kill(actor)
 
@@ -107,7 +107,7 @@ def judge_settings(plan: BaselinePlan, rivals: BaselinesSettings) -> JudgeSettin
 
 
 def _judge_chunks(
-    actor: Any, folder: Path, name: str, count: int, chunk: int, say: Callable[[str], None]
+    actor: Any, folder: Path, name: str, count: int, chunk: int, log: Callable[[str], None]
 ) -> PairPredictions:
     parts, begun, asked = [], time.monotonic(), 0
     for start in range(0, count, chunk):
@@ -122,7 +122,7 @@ def _judge_chunks(
         parts.append(judged)
         asked += stop - start
         rate = asked / (time.monotonic() - begun)
-        say(f"{name}: {stop}/{count} pairs  {rate:.1f} pairs/s  {(count - stop) / rate:.0f} s left")
+        log(f"{name}: {stop}/{count} pairs  {rate:.1f} pairs/s  {(count - stop) / rate:.0f} s left")
     return PairPredictions.joined(parts)
 
 
