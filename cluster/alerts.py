@@ -119,7 +119,7 @@ def _sooner(settings: Settings) -> str:
 
 
 def _saturated(settings: Settings) -> Alert:
-    late = f"{policy('scores_wait_seconds')} > 0.25 * {policy('iteration_seconds')}"
+    late = f"{policy('wait_for_scores_seconds')} > 0.25 * {policy('iteration_seconds')}"
     return Alert(
         "RewardPoolSaturated",
         f"{late} and {policy('reward_replicas')} >= {most_replicas(settings)}",

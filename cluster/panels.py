@@ -72,13 +72,13 @@ def _learning() -> Question:
     progress = Query(policy("iteration", PICKED), "version {{run}}")
     return Question("Is it learning?", (
         Panel("Reward", "Rises, and its spread within a group stays well above 0: without spread nothing is learned.",
-              _of_runs("reward_low", "reward_mean", "reward_high", "reward_std", "kept_std")),
+              _of_runs("reward_p10", "reward_mean", "reward_p90", "reward_std", "reward_std_kept")),
         Panel("Held-out score", "Rises as the reward does. Where only the reward rises, the reward is being hacked.",
-              _held_out("score_mean", "score_mean_short", "score_mean_long")),
+              _held_out("reward_mean", "reward_mean_short", "reward_mean_long")),
         Panel("Held-out relations and objects", "`scenes` only, by the exact checker. Objects must not be lost, and "
               "few relations be the other way round.",
               _held_out("relation_accuracy_short", "relation_accuracy_long", "object_accuracy_short",
-                        "object_accuracy_long", "reversed_short", "reversed_long"), "percentunit"),
+                        "object_accuracy_long", "relation_reversed_short", "relation_reversed_long"), "percentunit"),
         Panel("Progress", "Policy versions published. A flat line: nothing moves.", (progress,)),
     ))  # fmt: skip
 
@@ -91,7 +91,7 @@ def _on_policy(settings: Settings) -> Question:
               "learner do not compute the same. The mean's, over all updates, may lie above: there the policy moves.",
               (*_of_runs("ratio_drift"), moved), "sci", tolerance),
         Panel("Distance from the base", "The KL term, and the square distance of velocities at untrained steps. "
-              "They grow slowly; a steep rise is a policy that leaves its base.", _of_runs("kl", "anchor")),
+              "They grow slowly; a steep rise is a policy that leaves its base.", _of_runs("kl", "base_distance")),
         Panel("Clipped share", "Some, not all: near 1 the clip is too narrow, at 0 nothing is held back.",
               _of_runs("clip_fraction"), "percentunit"),
         Panel("Loss, gradient and age", "Loss and gradient's norm are finite; the age of samples is at most "
@@ -106,8 +106,8 @@ def _waiting() -> Question:
     unscored = f"{policy('reward_idle_seconds', PICKED)} / {scored}"
     return Question("Who waits for whom?", (
         Panel("The learner's seconds", "Where an iteration goes. Long waits for images: more rollouts; for scores: "
-              "more replicas.", _of_runs("learn_seconds", "images_wait_seconds", "scores_wait_seconds",
-                                         "ranks_wait_seconds", "publish_seconds", "between_seconds"), "s"),
+              "more replicas.", _of_runs("learn_seconds", "wait_for_images_seconds", "wait_for_scores_seconds",
+                                         "wait_for_ranks_seconds", "publish_seconds", "between_iterations_seconds"), "s"),
         Panel("Idle share of the others", "Rollouts idle while the learner is the narrow place; "
               "policy.max_staleness=1 overlaps them.",
               (Query(f"{idle} / {present}", "rollouts {{run}}"), Query(unscored, "rewards {{run}}")), "percentunit"),
@@ -131,7 +131,7 @@ def _rewards(settings: Settings) -> Question:
               (Query(f"sum(ray_serve_replica_processing_queries) {of_pool}", "running {{application}}"),
                Query(f"sum(ray_serve_deployment_queued_queries) {of_pool}", "waiting {{application}}"))),
         Panel("A group's scores take", "Mean latency, queueing included, beside an iteration's length.",
-              _of_runs("score_seconds", "iteration_seconds"), "s"),
+              _of_runs("score_latency_seconds", "iteration_seconds"), "s"),
         Panel("Groups that wait for scores", "Mean over an iteration.", _of_runs("reward_queue")),
     ))  # fmt: skip
 

@@ -108,7 +108,7 @@ def _figures(folder: Path) -> list[Figure]:
         svg = line_chart("Held-out accuracy over training time", series, "minutes of training", percent=True)
         caption = "Share of relations drawn right on held-out prompts, and of objects present in the long ones."
         figures.append(Figure(Markup(svg), caption))
-    lines = (("training", "policy", training, "reward_mean"), ("held out", "short", held_out, "score_mean"))
+    lines = (("training", "policy", training, "reward_mean"), ("held out", "short", held_out, "reward_mean"))
     series = [Series(name, style, _curve(rows, key)) for name, style, rows, key in lines]
     series = [line for line in series if line.points]
     if series:

@@ -85,7 +85,7 @@ def _stages(settings: Settings) -> Text:
 def _questions(rows: Sequence[Row], evaluations: Sequence[Row], settings: Settings, idle: float) -> Table:
     """One row a question: its name, what was measured last, and whether that is well."""
     last, policy = rows[-1], settings.policy
-    pace, drift, score = last["iteration_seconds"], last["ratio_drift"], last["score_seconds"]
+    pace, drift, score = last["iteration_seconds"], last["ratio_drift"], last["score_latency_seconds"]
     over = last["iteration"] >= policy.iterations or 0 < policy.minutes * 60 <= last["training_seconds"]
     late = idle > 10 * pace + 60 and not over
     trend = sparkline([row["reward_mean"] for row in rows])
@@ -138,7 +138,7 @@ def _held_out(evaluations: Sequence[Row]) -> str:
     if not evaluations:
         return ""
     first, last = evaluations[0], evaluations[-1]
-    measure = "score_mean" if last["relation_accuracy_short"] is None else "relation_accuracy_short"
+    measure = "reward_mean" if last["relation_accuracy_short"] is None else "relation_accuracy_short"
     return f"held out, {measure.replace('_', ' ')}: {_number(first[measure])} → {_number(last[measure])}"
 
 

@@ -69,11 +69,11 @@ class HeldOutEvaluation:
             relation_accuracy_long=_share(long.counts.right, long.counts.relations),
             object_accuracy_short=_share(short.counts.present, short.counts.objects),
             object_accuracy_long=_share(long.counts.present, long.counts.objects),
-            reversed_short=_share(short.counts.reversed, short.counts.relations),
-            reversed_long=_share(long.counts.reversed, long.counts.relations),
-            score_mean=mean_of_numbers(scores),
-            score_mean_short=mean_of_numbers(short.scores),
-            score_mean_long=mean_of_numbers(long.scores),
+            relation_reversed_short=_share(short.counts.reversed, short.counts.relations),
+            relation_reversed_long=_share(long.counts.reversed, long.counts.relations),
+            reward_mean=mean_of_numbers(scores),
+            reward_mean_short=mean_of_numbers(short.scores),
+            reward_mean_long=mean_of_numbers(long.scores),
         )
         return row, self._sheet(short, long)
 

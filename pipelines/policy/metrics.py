@@ -30,28 +30,28 @@ class IterationRow:
     iteration: int  # the version this iteration published
     training_seconds: float  # since the run began, evaluation and checkpoints excluded
     iteration_seconds: float
-    between_seconds: float  # since the iteration before: checkpoint, evaluation, recovery
+    between_iterations_seconds: float  # since the iteration before: checkpoint, evaluation, recovery
     learn_seconds: float  # accumulate and step; mean over the learner's ranks, as the next four
-    wait_seconds: float  # the learner had nothing to do: the next three, and the driver's own work
-    images_wait_seconds: float  # of it: for images
-    scores_wait_seconds: float  # of it: for scores, the images being there
-    ranks_wait_seconds: float  # of it: ranks that were through with their groups, for the others
+    learner_idle_seconds: float  # the learner had nothing to do: the next three, and the driver's own work
+    wait_for_images_seconds: float  # of it: for images
+    wait_for_scores_seconds: float  # of it: for scores, the images being there
+    wait_for_ranks_seconds: float  # of it: ranks that were through with their groups, for the others
     publish_seconds: float  # the driver waited for the new weights, and all others for the driver
     rollout_actors: float  # ready ones, mean
-    sample_actor_seconds: float  # of denoising and decoding, summed over calls; on a GPU two calls of an actor overlap
+    sampling_seconds: float  # of denoising and decoding, summed over calls; on a GPU two calls of an actor overlap
     rollout_idle_seconds: float  # summed over rollout actors: without a call, the next weights not being there yet
     reward_replicas: float  # running ones; NaN while Serve's controller was away
     reward_queue: float  # groups whose scores were awaited, mean
     reward_idle_seconds: float  # summed over replicas, at a group for each: there were fewer; NaN as `reward_replicas`
-    score_seconds: float  # mean latency of a group's scores, queueing included
+    score_latency_seconds: float  # mean latency of a group's scores, queueing included
     images: int
     images_per_second: float
     images_per_second_per_gpu: float  # of the GPUs that the run holds; NaN without any
     reward_mean: float  # over the finite scores of all groups
     reward_std: float  # mean over groups of the spread within
-    reward_low: float  # 10 % of the finite scores lie below
-    reward_high: float  # 10 % lie above
-    kept_std: float  # mean over groups of the spread among the kept
+    reward_p10: float  # 10 % of the finite scores lie below
+    reward_p90: float  # 10 % lie above
+    reward_std_kept: float  # mean over groups of the spread among the kept
     groups_skipped: int
     scores_failed: int
     scores_tied: int
@@ -88,11 +88,11 @@ class EvaluationRow:
     relation_accuracy_long: float  # prompts with two relations or more
     object_accuracy_short: float  # objects drawn cleanly, exactly once
     object_accuracy_long: float
-    reversed_short: float
-    reversed_long: float
-    score_mean: float  # the reward, as the run's `mix` sums it; SpatialScore by default
-    score_mean_short: float
-    score_mean_long: float
+    relation_reversed_short: float
+    relation_reversed_long: float
+    reward_mean: float  # the reward, as the run's `mix` sums it; SpatialScore by default
+    reward_mean_short: float
+    reward_mean_long: float
 
 
 class RunLog:

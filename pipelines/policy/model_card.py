@@ -64,9 +64,9 @@ MEASURES = {
     "relations right, long prompts": "relation_accuracy_long",
     "objects present, short prompts": "object_accuracy_short",
     "objects present, long prompts": "object_accuracy_long",
-    "reward, all prompts": "score_mean",
-    "reward, short prompts": "score_mean_short",
-    "reward, long prompts": "score_mean_long",
+    "reward, all prompts": "reward_mean",
+    "reward, short prompts": "reward_mean_short",
+    "reward, long prompts": "reward_mean_long",
 }
 
 

@@ -58,28 +58,28 @@ def iteration_row(
         iteration=version,
         training_seconds=clock.training_seconds,
         iteration_seconds=clock.iteration_seconds,
-        between_seconds=clock.between_seconds,
+        between_iterations_seconds=clock.between_iterations_seconds,
         learn_seconds=clock.learn_seconds,
-        wait_seconds=max(clock.iteration_seconds - clock.learn_seconds - clock.publish_seconds, 0.0),
-        images_wait_seconds=clock.images_wait_seconds,
-        scores_wait_seconds=clock.scores_wait_seconds,
-        ranks_wait_seconds=clock.ranks_wait_seconds,
+        learner_idle_seconds=max(clock.iteration_seconds - clock.learn_seconds - clock.publish_seconds, 0.0),
+        wait_for_images_seconds=clock.wait_for_images_seconds,
+        wait_for_scores_seconds=clock.wait_for_scores_seconds,
+        wait_for_ranks_seconds=clock.wait_for_ranks_seconds,
         publish_seconds=clock.publish_seconds,
         rollout_actors=loads.rollout_actors,
-        sample_actor_seconds=sum(group.report.seconds for group in groups),
+        sampling_seconds=sum(group.report.seconds for group in groups),
         rollout_idle_seconds=loads.rollout_idle_seconds,
         reward_replicas=loads.reward_replicas,
         reward_queue=loads.reward_queue,
         reward_idle_seconds=loads.reward_idle_seconds,
-        score_seconds=float(np.mean([group.score_seconds for group in groups])),
+        score_latency_seconds=float(np.mean([group.score_seconds for group in groups])),
         images=images,
         images_per_second=rate,
         images_per_second_per_gpu=rate / loads.gpus if loads.gpus else math.nan,
         reward_mean=mean_of_numbers([advantage.mean for advantage in advantages]),
         reward_std=mean_of_numbers([advantage.std for advantage in advantages]),
-        reward_low=_quantile(scores, 0.1),
-        reward_high=_quantile(scores, 0.9),
-        kept_std=mean_of_numbers([_kept_std(group) for group in groups]),
+        reward_p10=_quantile(scores, 0.1),
+        reward_p90=_quantile(scores, 0.9),
+        reward_std_kept=mean_of_numbers([_kept_std(group) for group in groups]),
         groups_skipped=sum(bool(advantage.skipped) for advantage in advantages),
         scores_failed=sum(advantage.failed for advantage in advantages),
         scores_tied=sum(advantage.tied for advantage in advantages),
@@ -146,7 +146,7 @@ class ProgressPrinter:
         )
         exact = not math.isnan(row.relation_accuracy_short)
         self.log(
-            f"held out at {row.iteration}: {checked if exact else ''}{self._score} {row.score_mean:+.3f}  ("
+            f"held out at {row.iteration}: {checked if exact else ''}{self._score} {row.reward_mean:+.3f}  ("
             f"{row.images} images in {row.evaluation_seconds:.1f} s, after {minutes(row.training_seconds)} min of "
             "training)"
         )
@@ -158,10 +158,10 @@ def wait_breakdown(row: IterationRow) -> str:
     idle = row.rollout_idle_seconds / sampled if sampled else 0.0
     scored = row.reward_replicas * row.iteration_seconds
     unscored = row.reward_idle_seconds / scored if scored else 0.0
-    others = f", other ranks {row.ranks_wait_seconds:.1f}" if row.ranks_wait_seconds >= 0.05 else ""
+    others = f", other ranks {row.wait_for_ranks_seconds:.1f}" if row.wait_for_ranks_seconds >= 0.05 else ""
     return (
-        f"learn {row.learn_seconds:.1f}, wait for images {row.images_wait_seconds:.1f}, scores "
-        f"{row.scores_wait_seconds:.1f}{others}, publish {row.publish_seconds:.1f}; idle: {row.rollout_actors:.0f} "
+        f"learn {row.learn_seconds:.1f}, wait for images {row.wait_for_images_seconds:.1f}, scores "
+        f"{row.wait_for_scores_seconds:.1f}{others}, publish {row.publish_seconds:.1f}; idle: {row.rollout_actors:.0f} "
         f"rollouts {idle:.0%}, {row.reward_replicas:.0f} rewards {unscored:.0%}"
     )
 

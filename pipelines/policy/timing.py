@@ -16,11 +16,11 @@ class IterationTimer:
     ranks: int = 1
     training_seconds: float = 0.0
     iteration_seconds: float = 0.0
-    between_seconds: float = 0.0  # from the iteration before to this one: checkpoint, evaluation, recovery
+    between_iterations_seconds: float = 0.0  # from the iteration before to this one: checkpoint, evaluation, recovery
     learn_seconds: float = 0.0
-    images_wait_seconds: float = 0.0  # the learner waited for images
-    scores_wait_seconds: float = 0.0  # the learner waited for scores, the images being there
-    ranks_wait_seconds: float = 0.0  # ranks that were through waited for the others
+    wait_for_images_seconds: float = 0.0  # the learner waited for images
+    wait_for_scores_seconds: float = 0.0  # the learner waited for scores, the images being there
+    wait_for_ranks_seconds: float = 0.0  # ranks that were through waited for the others
     publish_seconds: float = 0.0
     _started: float = 0.0
     _stopped: float = 0.0
@@ -28,9 +28,9 @@ class IterationTimer:
     def start(self) -> None:
         """Begins an iteration."""
         self.learn_seconds = self.publish_seconds = 0.0
-        self.images_wait_seconds = self.scores_wait_seconds = self.ranks_wait_seconds = 0.0
+        self.wait_for_images_seconds = self.wait_for_scores_seconds = self.wait_for_ranks_seconds = 0.0
         self._started = time.perf_counter()
-        self.between_seconds = self._started - self._stopped if self._stopped else 0.0
+        self.between_iterations_seconds = self._started - self._stopped if self._stopped else 0.0
 
     def stop(self) -> None:
         """Ends it."""
@@ -60,13 +60,13 @@ class IterationTimer:
         """Counts one rank's waiting from `since` until now for a group whose images were there at `sampled_at`."""
         now = time.perf_counter()
         for_images = min(max(sampled_at - since, 0.0), now - since)
-        self.images_wait_seconds += for_images / self.ranks
-        self.scores_wait_seconds += (now - since - for_images) / self.ranks
+        self.wait_for_images_seconds += for_images / self.ranks
+        self.wait_for_scores_seconds += (now - since - for_images) / self.ranks
 
     def ranks_waited(self, through: Sequence[float]) -> None:
         """Counts what ranks that were through with an update's groups at these times have waited until now."""
         now = time.perf_counter()
-        self.ranks_wait_seconds += sum(now - since for since in through) / self.ranks
+        self.wait_for_ranks_seconds += sum(now - since for since in through) / self.ranks
 
 
 @dataclass(frozen=True)

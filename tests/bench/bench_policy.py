@@ -179,11 +179,11 @@ def busy(rows: Sequence[dict[str, float]], staleness: int, alone: float) -> list
         Line(f"an iteration over {actors:.0f} rollout actors, max_staleness {staleness}", f"{total:.2f} s "
              f"({total / alone:.2f} x)"),
         Line("    learner busy", share(lambda row: row["learn_seconds"])),
-        Line("    rollout actors busy", share(lambda row: row["sample_actor_seconds"] / row["rollout_actors"])),
+        Line("    rollout actors busy", share(lambda row: row["sampling_seconds"] / row["rollout_actors"])),
         Line("    rewards busy",
              share(lambda row: row["iteration_seconds"] - row["reward_idle_seconds"] / row["reward_replicas"])),
         Line("    publishing the weights", f"{median(lambda row: row['publish_seconds']) * 1000:.0f} ms"),
-        Line("    a group's scores", f"{median(lambda row: row['score_seconds']) * 1000:.0f} ms"),
+        Line("    a group's scores", f"{median(lambda row: row['score_latency_seconds']) * 1000:.0f} ms"),
     ]  # fmt: skip
 
 

@@ -127,8 +127,8 @@ def test_a_misspelt_measure_is_refused() -> None:
 UNSHOWN = {
     "policy": {
         "training_seconds",  # nearly the graph's own axis
-        "wait_seconds",  # its parts are shown
-        "sample_actor_seconds",  # the idle share of rollouts says it
+        "learner_idle_seconds",  # its parts are shown
+        "sampling_seconds",  # the idle share of rollouts says it
         "images",  # as many as the settings say, as the next
         "samples_trained",
         "optimizer_steps_applied",  # those that were skipped are shown
@@ -243,7 +243,7 @@ SICK = {
     policy("kl"): "0.1x110 1x10",
     policy("groups_skipped"): "40x120",
     policy("reward_std"): "1x120",
-    policy("scores_wait_seconds"): "20x120",
+    policy("wait_for_scores_seconds"): "20x120",
     policy("reward_replicas"): "8x120",
     "ray_spatialt2i_run_disk_free_ratio": "0.01x120",
     "ray_node_disk_free": "1x120",
@@ -254,7 +254,7 @@ WELL = SICK | {
     policy("ratio_drift"): "0.00001x120",
     policy("kl"): "0.1x120",
     policy("groups_skipped"): "0x120",
-    policy("scores_wait_seconds"): "1x120",
+    policy("wait_for_scores_seconds"): "1x120",
     "ray_spatialt2i_run_disk_free_ratio": "0.5x120",
     "ray_node_disk_free": "99x120",
 }

@@ -102,7 +102,7 @@ def _leave_logs(run_dir: Path) -> None:
         {
             "training_seconds": 6.0 * i,
             "relation_accuracy_short": 0.5 + i / 20, "relation_accuracy_long": 0.4 + i / 20,
-            "object_accuracy_long": 0.9, "score_mean": None if i == 0 else i / 10,
+            "object_accuracy_long": 0.9, "reward_mean": None if i == 0 else i / 10,
         }
         for i in range(6)
     ]  # fmt: skip

@@ -46,10 +46,10 @@ def told(run_dir: Path, *more: str) -> str:
 def test_a_healthy_run_and_a_sick_one_are_told_apart(tmp_path: Path) -> None:
     settings = load("scenes", [f"run_dir={tmp_path}"])
     write_record(STEPS[0].record_path(settings), StageRecord("digest", "told", 66.0))
-    well = shown(tmp_path, row(1, reward_mean=1.0), row(2, reward_mean=3.0, ratio_drift=1e-6, score_seconds=0.1))
+    well = shown(tmp_path, row(1, reward_mean=1.0), row(2, reward_mean=3.0, ratio_drift=1e-6, score_latency_seconds=0.1))
     assert "2/64 versions" in well and "✓ preferences 66 s" in well and "· fit" in well
     assert "▁█" in well and "nothing" in well and "policy.algorithm.ratio_tolerance" not in well
-    sick = shown(tmp_path, row(3, ratio_drift=1e-2, score_seconds=9.0, actors_replaced=2))
+    sick = shown(tmp_path, row(3, ratio_drift=1e-2, score_latency_seconds=9.0, actors_replaced=2))
     assert (
         "above policy.algorithm.ratio_tolerance" in sick
         and "raise serving.max_replicas" in sick
@@ -58,8 +58,8 @@ def test_a_healthy_run_and_a_sick_one_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_who_waits_for_whom_is_told_as_in_the_log(tmp_path: Path) -> None:
-    waiting = row(1, iteration_seconds=4.0, learn_seconds=3.0, images_wait_seconds=0.7, scores_wait_seconds=0.2,
-                  ranks_wait_seconds=0.5, publish_seconds=0.1, rollout_actors=2.0, rollout_idle_seconds=2.0,
+    waiting = row(1, iteration_seconds=4.0, learn_seconds=3.0, wait_for_images_seconds=0.7, wait_for_scores_seconds=0.2,
+                  wait_for_ranks_seconds=0.5, publish_seconds=0.1, rollout_actors=2.0, rollout_idle_seconds=2.0,
                   reward_replicas=3.0, reward_idle_seconds=3.0)  # fmt: skip
     line = next(line for line in shown(tmp_path, waiting).splitlines() if "who waits?" in line)
     assert "learn 3.0, wait for images 0.7, scores 0.2, other ranks 0.5, publish 0.1; idle" in line
@@ -68,7 +68,7 @@ def test_who_waits_for_whom_is_told_as_in_the_log(tmp_path: Path) -> None:
 
 
 def test_late_scores_name_the_settings_of_the_rewards_that_there_are(tmp_path: Path) -> None:
-    shown(tmp_path, row(1, score_seconds=9.0))
+    shown(tmp_path, row(1, score_latency_seconds=9.0))
     judged = told(tmp_path, "rewards.spatialscore=0", "rewards.judge=0.1", "rewards.detector=1")
     assert "raise judge.concurrency or detector.max_replicas" in judged and "serving.max_replicas" not in judged
     assert "raise policy.max_staleness" in told(tmp_path, "rewards.spatialscore=0", "rewards.rules=1")

@@ -276,7 +276,7 @@ def test_a_level_knows_how_long_it_stood_where(monkeypatch: pytest.MonkeyPatch) 
     ranks = IterationTimer(ranks=2)
     now[0] += 4
     ranks.ranks_waited([now[0] - 3, now[0]])
-    assert ranks.ranks_wait_seconds == 1.5
+    assert ranks.wait_for_ranks_seconds == 1.5
 
 
 def test_a_row_that_was_cut_off_does_not_stop_a_run_from_going_on(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_staleness_one_overlaps_and_is_bounded(rewards: RednessPool, settings_of
     shown = sorted((tmp_path / "policy" / "pictures").iterdir())
     assert [path.name for path in shown] == ["000000.png", "000004.png"]
     assert shown[0].read_bytes() != shown[1].read_bytes()
-    assert result.evaluations[0].training_seconds == 0.0 and np.isfinite(result.evaluations[1].score_mean)
+    assert result.evaluations[0].training_seconds == 0.0 and np.isfinite(result.evaluations[1].reward_mean)
 
 
 def test_groups_without_spread_are_replaced_then_the_run_stops(
