@@ -1,59 +1,322 @@
-"""Where stage 2 reads and writes, and what a SpatialScore is built from."""
+"""The layout of a run directory. This is the only module that knows it.
+
+- settings.yaml, timings.json, account.jsonl, answers/, samples/: of the whole run
+- preferences/, review/, label_studio/, published/, preferences_report.html: stage 1, the dataset of image pairs
+- reward/: stage 2, SpatialScore and its evaluation
+- policy/: stage 3, checkpoints, metrics and the exported LoRA
+- evaluation/: stage 4, images of the base and of the policy, and the report
+- ablation/: one run directory per variant and seed
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from actors.files import join
-from actors.spatialscore import SpatialScoreConfig
-from actors.spatialscore.model import CONFIG_FILE
-from conf.flux import EMBEDDED
 from conf.settings import Settings
-from pipelines.scenes import checkpoints_dir
 
-DATA = "data"
-"""Folder of a published version that holds its parquet files."""
+Stage = Literal["preferences", "reward", "policy", "evaluation"]
+"""A stage of `spatialt2i run`, and the name of its folder in a run directory."""
 
-
-def data_of(version: str) -> str:
-    """The parquet folder of a published version, a path or URI."""
-    return join(version, DATA)
+PUBLISHED_DATA = "data"
+"""Folder of a published dataset version that holds its parquet files."""
 
 
-def preferences_folder(settings: Settings) -> str:
-    """The parquet files of stage 1, or of the published version `reward.pairs`."""
-    return data_of(settings.reward.pairs) if settings.reward.pairs else f"{settings.run_dir}/preferences"
+@dataclass(frozen=True)
+class RunPaths:
+    """Every file and folder of one run directory. All paths are absolute if `root` is."""
+
+    root: Path
+    """The run directory."""
+
+    # Files of the whole run.
+
+    @property
+    def settings(self) -> Path:
+        """YAML file: all settings of the newest command that trained or ran the pipeline here."""
+        return self.root / "settings.yaml"
+
+    @property
+    def timings(self) -> Path:
+        """JSON file: the machine, and the seconds that each step of the pipeline took."""
+        return self.root / "timings.json"
+
+    @property
+    def account(self) -> Path:
+        """JSON Lines file: what calls of remote services cost so far."""
+        return self.root / "account.jsonl"
+
+    @property
+    def answers(self) -> Path:
+        """Folder: the cache of answers of remote services."""
+        return self.root / "answers"
+
+    @property
+    def samples(self) -> Path:
+        """Folder: PNG files that `spatialt2i policy sample` writes."""
+        return self.root / "samples"
+
+    def stage(self, stage: Stage) -> Path:
+        """Folder of a stage."""
+        return self.root / stage
+
+    def stage_record(self, stage: Stage, step: str) -> Path:
+        """JSON file: what a pipeline step made its output from. Arrow ignores names that begin with `_`."""
+        return self.stage(stage) / f"_{step}.record.json"
+
+    # Stage 1.
+
+    @property
+    def preferences(self) -> Path:
+        """Folder: parquet files of image pairs, `<split>-<shard>.parquet`."""
+        return self.stage("preferences")
+
+    @property
+    def preferences_manifest(self) -> Path:
+        """JSON file: written last by the build, it lists the files of a complete build."""
+        return self.preferences / "_manifest.json"
+
+    @property
+    def preferences_shards(self) -> Path:
+        """Folder: one JSON file per complete shard."""
+        return self.preferences / ".shards"
+
+    @property
+    def preferences_report(self) -> Path:
+        """HTML file: the counts and sample pairs of the dataset."""
+        return self.root / "preferences_report.html"
+
+    @property
+    def review(self) -> Path:
+        """Folder: the state of the review by annotators."""
+        return self.root / "review"
+
+    @property
+    def review_database(self) -> Path:
+        """SQLite file: the votes of the annotators."""
+        return self.review / "review.sqlite"
+
+    @property
+    def review_invitations(self) -> Path:
+        """Text file: the login link of each annotator."""
+        return self.review / "invitations.txt"
+
+    @property
+    def triage_scores(self) -> Path:
+        """JSON file: how doubtful a model finds each pair."""
+        return self.review / "triage.json"
+
+    @property
+    def label_studio(self) -> Path:
+        """Folder: files for and from Label Studio."""
+        return self.root / "label_studio"
+
+    @property
+    def published(self) -> Path:
+        """Folder: one folder per published dataset version."""
+        return self.root / "published"
+
+    # Stage 2.
+
+    @property
+    def reward(self) -> Path:
+        """Folder: everything that stage 2 writes. It is the storage path of Ray Train, too."""
+        return self.stage("reward")
+
+    @property
+    def reward_model(self) -> Path:
+        """Folder: the SpatialScore that stage 2 trains."""
+        return self.reward / "model"
+
+    @property
+    def reward_merged(self) -> Path:
+        """Folder: that SpatialScore with its LoRA merged into the backbone."""
+        return self.reward / "merged"
+
+    @property
+    def reward_metrics(self) -> Path:
+        """JSON Lines file: the metrics of the fit, one row every `reward.log_every` optimizer steps."""
+        return self.reward / "metrics.jsonl"
+
+    @property
+    def reward_unreadable(self) -> Path:
+        """JSON Lines file: preference rows that could not be read."""
+        return self.reward / "unreadable.jsonl"
+
+    @property
+    def reward_tensorboard(self) -> Path:
+        """Folder: TensorBoard events of the fit."""
+        return self.reward / "tensorboard"
+
+    @property
+    def reward_evaluation(self) -> Path:
+        """JSON file: the accuracy on held-out pairs."""
+        return self.reward / "evaluation.json"
+
+    @property
+    def reward_report(self) -> Path:
+        """HTML file: the same as a report."""
+        return self.reward / "report.html"
+
+    @property
+    def sanity_checks(self) -> Path:
+        """JSON file: the sanity checks of SpatialScore, with the digest of the weights that were checked."""
+        return self.reward / "sanity_checks.json"
+
+    @property
+    def baselines(self) -> Path:
+        """Folder: the predictions of each baseline, which an interrupted evaluation reuses."""
+        return self.reward / "baselines"
+
+    # Stage 3.
+
+    @property
+    def policy(self) -> Path:
+        """Folder: everything that stage 3 writes."""
+        return self.stage("policy")
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder: checkpoints, unless `policy.checkpoint.dir` names another location."""
+        return self.policy / "checkpoints"
+
+    @property
+    def export(self) -> Path:
+        """Folder: the newest exported LoRA, in the format of diffusers."""
+        return self.policy / "export"
+
+    @property
+    def merged(self) -> Path:
+        """Folder: the whole pipeline with the LoRA merged into its weights."""
+        return self.policy / "merged"
+
+    @property
+    def metrics(self) -> Path:
+        """JSON Lines file: one row per iteration."""
+        return self.policy / "metrics.jsonl"
+
+    @property
+    def evaluations(self) -> Path:
+        """JSON Lines file: one row per evaluation on held-out prompts during training."""
+        return self.policy / "evaluations.jsonl"
+
+    @property
+    def drivers(self) -> Path:
+        """JSON Lines file: one row per start of a driver."""
+        return self.policy / "drivers.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Folder: TensorBoard events of the training."""
+        return self.policy / "tensorboard"
+
+    @property
+    def images(self) -> Path:
+        """Folder: `<policy version>.png`, grids of images of held-out prompts."""
+        return self.policy / "images"
+
+    # Stage 4.
+
+    @property
+    def evaluation(self) -> Path:
+        """Folder: everything that stage 4 writes."""
+        return self.stage("evaluation")
+
+    def evaluation_images(self, model: Literal["base", "policy"]) -> Path:
+        """Folder: the images of one model, `<prompt number>.png`."""
+        return self.evaluation / model
+
+    @property
+    def evaluation_prompts(self) -> Path:
+        """JSON Lines file: the prompts of the evaluation."""
+        return self.evaluation / "prompts.jsonl"
+
+    @property
+    def evaluation_results(self) -> Path:
+        """JSON Lines file: how both images of each prompt were assessed."""
+        return self.evaluation / "results.jsonl"
+
+    @property
+    def evaluation_tables(self) -> Path:
+        """JSON file: the tables of the report."""
+        return self.evaluation / "report.json"
+
+    @property
+    def evaluation_report(self) -> Path:
+        """HTML file: the report."""
+        return self.evaluation / "report.html"
+
+    @property
+    def before_after(self) -> Path:
+        """PNG file: a strip of images of the base above those of the policy. Only the embedded world has it."""
+        return self.evaluation / "before_after.png"
+
+    # Ablation.
+
+    @property
+    def ablation(self) -> Path:
+        """Folder: the runs of an ablation and its report."""
+        return self.root / "ablation"
+
+    @property
+    def ablation_settings(self) -> Path:
+        """YAML file: the settings that all runs of the ablation start from."""
+        return self.ablation / "settings.yaml"
+
+    @property
+    def ablation_table(self) -> Path:
+        """Markdown file: the table of the ablation."""
+        return self.ablation / "ablation.md"
+
+    @property
+    def ablation_report(self) -> Path:
+        """HTML file: the report of the ablation."""
+        return self.ablation / "ablation.html"
+
+    def ablation_run(self, variant: str, seed: int) -> RunPaths:
+        """The run directory of one variant under one seed."""
+        return RunPaths(self.ablation / variant / f"seed-{seed}")
+
+    @property
+    def outcome(self) -> Path:
+        """JSON file in the run directory of an ablation's run: its settings and its evaluations."""
+        return self.root / "outcome.json"
+
+
+def run_paths(settings: Settings) -> RunPaths:
+    """The paths of `settings.run_dir`. They are absolute, because Ray's workers have other working directories."""
+    return RunPaths(Path(settings.run_dir).absolute())
+
+
+def published_data(version: str) -> str:
+    """The parquet folder of a published dataset version, a path or URI."""
+    return join(version, PUBLISHED_DATA)
+
+
+def pairs_location(settings: Settings) -> str:
+    """The parquet folder that stage 2 reads, a path or URI: that of `reward.pairs` if set, else of this run."""
+    return published_data(settings.reward.pairs) if settings.reward.pairs else str(run_paths(settings).preferences)
+
+
+def spatialscore_folder(settings: Settings) -> Path:
+    """The SpatialScore that scores images: `serving.model` if set, else the one that this run trains. Absolute."""
+    return Path(settings.serving.model).absolute() if settings.serving.model else run_paths(settings).reward_model
+
+
+# Former names, kept until every caller uses the ones above.
+DATA = PUBLISHED_DATA
+data_of = published_data
+preferences_folder = pairs_location
+score_folder = spatialscore_folder
 
 
 def reward_folder(settings: Settings) -> Path:
-    """Everything stage 2 writes. Absolute, as Ray's workers run elsewhere."""
-    return Path(settings.run_dir).absolute() / "reward"
+    """The folder of stage 2."""
+    return run_paths(settings).reward
 
 
 def model_folder(settings: Settings) -> Path:
-    """The SpatialScore directory that stage 2 writes, and the reward pool reads."""
-    return reward_folder(settings) / "model"
-
-
-def score_folder(settings: Settings) -> Path:
-    """The SpatialScore directory that a run is scored with: `serving.model`, or what its stage 2 writes. Absolute."""
-    return Path(settings.serving.model).absolute() if settings.serving.model else model_folder(settings)
-
-
-def served_model(settings: Settings) -> str:
-    """`score_folder` for a reward pool to load. Raises FileNotFoundError, with the mend, where there is none."""
-    path = score_folder(settings)
-    if not (path / CONFIG_FILE).is_file():
-        raise FileNotFoundError(f"no SpatialScore at {path}: run `spatialt2i reward train` first, or set serving.model")
-    return str(path)
-
-
-def model_config(settings: Settings) -> SpatialScoreConfig:
-    """The reward model's own settings, `embedded` resolved to the shipped Qwen2.5-VL."""
-    wanted = settings.spatialscore
-    return SpatialScoreConfig(
-        model=str(checkpoints_dir("qwen2_5_vl")) if wanted.model == EMBEDDED else wanted.model,
-        pixels=wanted.pixels, instruction=wanted.instruction, dtype=wanted.dtype, attention=wanted.attention,
-        lora_rank=wanted.lora_rank, lora_alpha=wanted.lora_alpha, lora_dropout=wanted.lora_dropout,
-        head_width=wanted.head_width, log_sigma_min=wanted.log_sigma_min, log_sigma_max=wanted.log_sigma_max,
-    )  # fmt: skip
+    """The SpatialScore of stage 2."""
+    return run_paths(settings).reward_model

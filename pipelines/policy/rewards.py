@@ -20,7 +20,6 @@ from conf.flux import EMBEDDED
 from conf.rewards import JudgeSettings
 from conf.serving import ServingSettings
 from conf.settings import Settings
-from pipelines.common.paths import served_model
 from pipelines.common.prompts import draw_held_out_prompts, draw_training_prompts
 from pipelines.common.relations import canonical
 from pipelines.policy.resources import (
@@ -32,6 +31,7 @@ from pipelines.policy.resources import (
     spatialscore_request,
 )
 from pipelines.policy.rule_reward import RulesReplica
+from pipelines.reward.served_model import served_model
 
 _DIRECTION_OF = {"left": "left of", "above": "above"}  # a sense of the algebra of relations -> one of DIRECTIONS
 

@@ -8,7 +8,6 @@ from contextlib import closing
 from pathlib import Path
 
 from conf import Settings
-from pipelines.common.paths import served_model
 from pipelines.common.prompts import evaluation_notice
 from pipelines.policy.gauges import RunGauges
 from pipelines.policy.resource_wait import wait_with_status
@@ -16,6 +15,7 @@ from pipelines.policy.resources import reward_requests
 from pipelines.policy.rewards import start_rewards
 from pipelines.policy.train import PolicyResult, check_start, train_policy
 from pipelines.reward.sanity_report import require_passed
+from pipelines.reward.served_model import served_model
 
 
 def run_policy(settings: Settings, log: Callable[[str], None] = print) -> PolicyResult:

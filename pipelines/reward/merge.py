@@ -7,7 +7,8 @@ from pathlib import Path
 from actors.files import write_folder
 from actors.spatialscore import load
 from conf.settings import Settings
-from pipelines.common.paths import reward_folder, served_model
+from pipelines.common.paths import reward_folder
+from pipelines.reward.served_model import served_model
 
 
 def write_merged(settings: Settings) -> Path:

@@ -16,10 +16,11 @@ from actors.spatialscore.model import ADAPTER_FILE
 from actors.worker_setup import actor_options
 from conf.serving import ServingSettings
 from conf.settings import Settings
-from pipelines.common.paths import preferences_folder, served_model
+from pipelines.common.paths import preferences_folder
 from pipelines.reward.data import Pair, mirrored, read_pairs
 from pipelines.reward.evaluate import margins, open_scorer
 from pipelines.reward.sanity_report import SanityCheck, write_sanity_report
+from pipelines.reward.served_model import served_model
 
 PAIRS = 128  # of the held-out ones
 SAVE_TOLERANCE = 1e-5

@@ -24,9 +24,10 @@ from actors.worker_setup import actor_options
 from conf.serving import ServingSettings
 from conf.settings import Settings
 from pipelines.common.images import decode
-from pipelines.common.paths import score_folder, served_model
+from pipelines.common.paths import score_folder
 from pipelines.reward.evaluate import open_scorer
 from pipelines.reward.sanity_report import weights_digest
+from pipelines.reward.served_model import served_model
 
 SCHEMA = pa.schema(
     [

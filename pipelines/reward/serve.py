@@ -12,7 +12,7 @@ from actors.services.endpoint import key_in
 from actors.workers.reward import deployment, start_pool
 from conf import load
 from conf.settings import Settings
-from pipelines.common.paths import served_model
+from pipelines.reward.served_model import served_model
 
 TOKEN_VARIABLE = "SPATIALSCORE_TOKEN"
 """Environment variable with the token that callers of `application` must bear."""

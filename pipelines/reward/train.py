@@ -18,10 +18,11 @@ from actors.files import write_folder
 from actors.worker_setup import actor_options
 from conf.flux import EMBEDDED
 from conf.settings import Settings
-from pipelines.common.paths import model_config, model_folder, preferences_folder, reward_folder
+from pipelines.common.paths import model_folder, preferences_folder, reward_folder
 from pipelines.common.worker_log import relay_lines
 from pipelines.preferences.dataset.verify import verify
 from pipelines.reward.sampler import make_sampler
+from pipelines.reward.served_model import model_config
 from pipelines.reward.worker import WorkerJob, train_loop_per_worker
 
 

@@ -12,13 +12,13 @@ from actors.services.budget import BudgetTracker
 from actors.services.endpoint import LocalBudget, key_of
 from conf.settings import Settings
 from pipelines.common.images import decode
-from pipelines.common.paths import served_model
 from pipelines.preferences.review.pairs import PairSet, pairs_folder
 from pipelines.preferences.review.serve import review_folder
 from pipelines.preferences.review.triage_scores import TriageScores
 from pipelines.reward.baselines.vlm import VlmJudge
 from pipelines.reward.data import Pair
 from pipelines.reward.evaluate import margins, open_scorer
+from pipelines.reward.served_model import served_model
 
 CHUNK = 64  # pairs whose pictures are in memory at a time
 

@@ -1,0 +1,37 @@
+"""The SpatialScore that a run trains and serves, as the settings name it."""
+
+from __future__ import annotations
+
+from actors.spatialscore import SpatialScoreConfig
+from actors.spatialscore.model import CONFIG_FILE
+from conf import UserError
+from conf.flux import EMBEDDED
+from conf.settings import Settings
+from pipelines.common.paths import spatialscore_folder
+from pipelines.scenes import checkpoints_dir
+
+
+def served_model(settings: Settings) -> str:
+    """The SpatialScore directory that a reward pool loads. Raises UserError if there is none."""
+    path = spatialscore_folder(settings)
+    if not (path / CONFIG_FILE).is_file():
+        raise UserError(f"no SpatialScore at {path}: run `spatialt2i reward train` first, or set serving.model")
+    return str(path)
+
+
+def model_config(settings: Settings) -> SpatialScoreConfig:
+    """The configuration of the reward model that stage 2 trains; `embedded` becomes the shipped Qwen2.5-VL."""
+    cfg = settings.spatialscore
+    return SpatialScoreConfig(
+        model=str(checkpoints_dir("qwen2_5_vl")) if cfg.model == EMBEDDED else cfg.model,
+        pixels=cfg.pixels,
+        instruction=cfg.instruction,
+        dtype=cfg.dtype,
+        attention=cfg.attention,
+        lora_rank=cfg.lora_rank,
+        lora_alpha=cfg.lora_alpha,
+        lora_dropout=cfg.lora_dropout,
+        head_width=cfg.head_width,
+        log_sigma_min=cfg.log_sigma_min,
+        log_sigma_max=cfg.log_sigma_max,
+    )
