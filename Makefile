@@ -1,46 +1,51 @@
-# make setup | demo | check | test | test-slow | audit | bench: each does its own set-up from a bare Python 3.11 or newer.
+# Run `make help` for the list of targets. Every target installs what it needs into $(VENV) first.
+# PYTHON selects the interpreter (3.11 or newer), VENV the virtual environment.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo ablation check test test-slow audit bench clean
+.DEFAULT_GOAL := help
+.PHONY: help setup demo check test test-slow bench ablation audit clean
 
-setup: $(STAMP)
+help:  ## print this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: $(STAMP)  ## create the virtual environment and install the pinned versions of constraints.txt
 
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=")'
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: setup  ## preferences, SpatialScore, GRPO and evaluation on this machine; ends with runs/demo/evaluation/report.html
+demo: setup  ## run all four stages on this machine (11 min on two cores); writes runs/demo/evaluation/report.html
 	$(BIN)/spatialt2i demo
 
-ablation: setup  ## variants of GRPO against the SpatialScore of `make demo`, three seeds each; goes on where it was stopped
-	$(BIN)/spatialt2i ablation
-
-check: setup  ## lint, import directions and types
+check: setup  ## lint, import directions, format and types
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-test: setup  ## all but the longer proofs
+test: setup  ## run all tests except the slow ones and those that need a GPU
 	$(BIN)/python -m pytest
 
-test-slow: setup  ## the longer proofs: processes and nodes killed and added in mid-run, jobs stopped and resumed
+test-slow: setup  ## run the slow tests: kill and add processes and nodes during a run, resume stopped jobs
 	$(BIN)/python -m pytest -m slow
 
-audit: setup  ## known vulnerabilities of the pinned packages; asks the package index's advisories, so it needs the network
-	test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/pip install --quiet pip-audit; }
-	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt \
-	  || { echo "not audited, or not clean: 'could not be audited' means that this index or mirror has no advisories" >&2; exit 1; }
-
-bench: setup  ## ratios within one run, as tables; nothing is asserted
+bench: setup  ## measure throughput ratios and print them as tables; asserts nothing
 	$(BIN)/python -m tests.bench
 
-clean:
+ablation: setup  ## train variants of stage 3 against the demo's SpatialScore, three seeds each; resumes
+	$(BIN)/spatialt2i ablation
+
+audit: setup  ## look up known vulnerabilities of the pinned packages; needs the network
+	test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/pip install --quiet pip-audit; }
+	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt \
+	  || { echo "audit failed. If it says 'could not be audited', this package index publishes no advisories" >&2; exit 1; }
+
+clean:  ## remove the virtual environment and build files; keeps runs/
 	rm -rf $(VENV) build *.egg-info
