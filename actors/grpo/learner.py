@@ -43,6 +43,7 @@ class OptimizerStepMetrics:
     grad_norm: float
     lr: float
     rows: int
+    regularizer_rows: int  # rows of the base regularizer, over which base_distance is a mean
     samples: int
     applied: bool  # False: the gradient was not finite, or there was none, and nothing changed
 
@@ -171,8 +172,8 @@ class GrpoLearner:
         x, s, velocity = rows.repeat_rows(rows.x), rows.repeat_rows(rows.s), rows.repeat_rows(velocity)
         return Prediction(velocity, transition(x, velocity, s, rows.s_next, self.settings.sampling.noise_level))
 
-    def step(self, divisor: float = 1.0) -> OptimizerStepMetrics:
-        """One optimizer update from what was accumulated, divided by `divisor`.
+    def optimizer_step(self, grad_divisor: float = 1.0) -> OptimizerStepMetrics:
+        """One optimizer update from what was accumulated, divided by `grad_divisor`.
 
         Without a KL term the loss is proportional to the advantages, so what all of them are divided by may come last.
         Raises OffPolicyError, naming the step, if this is the first update and trajectories of these very weights do
@@ -185,7 +186,7 @@ class GrpoLearner:
         lr = self.learning_rate()
         for parameter in self.engine.parameters:
             if parameter.grad is not None:
-                parameter.grad /= divisor
+                parameter.grad /= grad_divisor
         self._regularize_to_base()
         result = self.engine.step(lr)
         self.optimizer_steps += result.applied
@@ -193,8 +194,8 @@ class GrpoLearner:
         loss, kl, ratio, clipped = (self._sums / max(self._rows, 1)).tolist()
         anchor = float(self._base_distance_sum) / max(len(self._regularizer_rows), 1)
         metrics = OptimizerStepMetrics(
-            loss / divisor, kl, anchor, ratio, drift, clipped, result.grad_norm, lr, self._rows, self._samples,
-            result.applied,
+            loss / grad_divisor, kl, anchor, ratio, drift, clipped, result.grad_norm, lr, self._rows,
+            len(self._regularizer_rows), self._samples, result.applied,
         )  # fmt: skip
         self._clear()
         return metrics
@@ -221,7 +222,7 @@ class GrpoLearner:
         return warm * self.settings.optimizer.lr * (1 - (1 - self.settings.optimizer.final_lr_fraction) * done)
 
     @torch.no_grad()
-    def advance(self) -> int:
+    def end_iteration(self) -> int:
         """Ends an iteration: counts the version up, takes it into the moving average, and returns it.
 
         ema <- d ema + (1 - d) lora with d = min(ema_decay, (1 + version) / (10 + version)), so that the first

@@ -32,7 +32,7 @@ class ReplayBatch:
     def to(self, device: torch.device) -> ReplayBatch:
         """The same rows on `device`."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: value.to(device) for name, value in values.items() if name != "rows_of"})
+        return replace(self, **{name: value.to(device) for name, value in values.items() if name != "repeats"})
 
     def repeat_rows(self, values: torch.Tensor) -> torch.Tensor:
         """What the D latents have, [D, ...], for each row: [R, ...].
