@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from actors.services.endpoint import ContentRefused, Endpoint, Key, LocalBudget, RetriesExhausted
+from actors.services.budget import LocalBudget
+from actors.services.endpoint import ContentRefused, Endpoint, Key, RetriesExhausted
 from actors.types import Scores, require_texts
 from conf.rewards import JudgeSettings
 

@@ -1,82 +1,128 @@
-"""What remote calls cost so far, and whether another one may be sent."""
+"""What remote calls have cost so far, and whether another call may be sent."""
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 from conf.endpoints import BudgetSettings
 
 
 class BudgetReached(RuntimeError):
-    """No further call may be sent. Its text names the limit, what was spent and the mend."""
+    """A limit of the budget is reached. The message names the limit, what was spent and the fix."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Calls and what they cost. Adds up."""
+    """Number of calls and what they cost. Two usages can be added."""
 
-    calls: int = 0  # requests sent
-    retries: int = 0  # of these, sent again
-    tokens: int = 0  # read and written
+    calls: int = 0  # requests sent, retries included
+    retries: int = 0  # requests that repeat a failed one
+    tokens: int = 0  # input and output tokens
     images: int = 0
-    cost: float = 0.0
+    cost: float = 0.0  # in the currency of the price settings
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(Usage)))
+        return Usage(
+            self.calls + other.calls,
+            self.retries + other.retries,
+            self.tokens + other.tokens,
+            self.images + other.images,
+            self.cost + other.cost,
+        )
 
     def __str__(self) -> str:
-        parts = [f"{self.calls} calls ({self.retries} repeated)", f"{self.tokens} tokens", f"{self.images} images"]
-        return ", ".join([*parts, f"{self.cost:.2f} money"])
+        return (
+            f"{self.calls} calls ({self.retries} retries), {self.tokens} tokens, {self.images} images, "
+            f"cost {self.cost:.2f}"
+        )
+
+
+class Budget(Protocol):
+    """The caller's side of a BudgetTracker, which runs in this process or in a Ray actor."""
+
+    async def acquire(self, caller: str, calls_per_minute: int, /) -> float:
+        """See BudgetTracker.acquire."""
+        ...
+
+    async def record(self, usage: Usage, /) -> None:
+        """See BudgetTracker.record."""
+        ...
 
 
 class BudgetTracker:
-    """One account and one pace for all who call. On a cluster it is an actor that all of them share.
+    """Enforces one budget and one rate limit for all callers. On a cluster it runs in an actor that they share.
 
-    The account is a file to which every call adds a line, so that a limit holds over restarts.
+    With a usage file every call appends a line to it, so that the limits hold across restarts.
     """
 
-    def __init__(self, budget: BudgetSettings | None = None, account: str = "") -> None:
-        """`account`: the file; empty: this process's memory."""
+    def __init__(self, budget: BudgetSettings | None = None, usage_file: str = "") -> None:
+        """Reads the usage so far from `usage_file`; if it is empty, usage is kept in memory only."""
         self._budget = budget or BudgetSettings()
-        self._account = Path(account) if account else None
-        self._spent = self._read()
-        self._next: dict[str, float] = {}  # caller -> when its next call may be sent
+        self._file = Path(usage_file) if usage_file else None
+        self._usage = self._read()
+        self._next_call: dict[str, float] = {}  # caller -> earliest time of its next call, on the monotonic clock
 
     def acquire(self, caller: str, calls_per_minute: int) -> float:
-        """Seconds that `caller` must wait before it sends a call. Raises BudgetReached if it may send none."""
-        for name in ("calls", "tokens", "money"):
-            limit, spent = getattr(self._budget, name), getattr(self._spent, name)
+        """Returns the seconds that `caller` must wait before it sends a call.
+
+        `calls_per_minute`: rate limit of this caller; 0 means no limit. Raises BudgetReached if a limit is reached.
+        """
+        budget, usage = self._budget, self._usage
+        limits = {
+            "calls": (budget.calls, usage.calls),
+            "tokens": (budget.tokens, usage.tokens),
+            "cost": (budget.cost, usage.cost),
+        }
+        for name, (limit, spent) in limits.items():
             if limit and spent >= limit:
-                raise BudgetReached(f"budget.{name}={limit} is reached, {self._spent}: raise it and start again")
+                raise BudgetReached(
+                    f"budget.{name}={limit} is reached after {usage}: raise the limit and start the command again"
+                )
         if not calls_per_minute:
             return 0.0
         now = time.monotonic()
-        turn = max(now, self._next.get(caller, now))
-        self._next[caller] = turn + 60.0 / calls_per_minute
-        return turn - now
+        send_at = max(now, self._next_call.get(caller, now))
+        self._next_call[caller] = send_at + 60.0 / calls_per_minute
+        return send_at - now
 
-    def record(self, spent: Usage) -> None:
-        """Adds to the account."""
-        self._spent += spent
-        if self._account:
-            with self._account.open("a") as file:
-                file.write(json.dumps(asdict(spent)) + "\n")
+    def record(self, usage: Usage) -> None:
+        """Adds the usage of one call, and appends it to the usage file."""
+        self._usage += usage
+        if self._file:
+            with self._file.open("a") as file:
+                file.write(json.dumps(asdict(usage)) + "\n")
 
     def usage(self) -> Usage:
-        """All that was recorded, by earlier processes too."""
-        return self._spent
+        """Everything recorded so far, by earlier processes too."""
+        return self._usage
 
     def _read(self) -> Usage:
-        if self._account is None:
+        if self._file is None:
             return Usage()
-        self._account.parent.mkdir(parents=True, exist_ok=True)
-        if not self._account.exists():
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        if not self._file.exists():
             return Usage()
-        lines = self._account.read_text().splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("}\n")]  # a killed process may leave half a line
-        if len(whole) < len(lines):
-            self._account.write_text("".join(whole))
-        return sum((Usage(**json.loads(line)) for line in whole), Usage())
+        lines = self._file.read_text().splitlines(keepends=True)
+        complete = [line for line in lines if line.endswith("}\n")]  # a killed process may leave an incomplete line
+        if len(complete) < len(lines):
+            self._file.write_text("".join(complete))
+        return sum((Usage(**json.loads(line)) for line in complete), Usage())
+
+
+class LocalBudget:
+    """The budget of this process alone. Without a tracker it has no limits."""
+
+    def __init__(self, tracker: BudgetTracker | None = None) -> None:
+        self._tracker = tracker or BudgetTracker()
+
+    async def acquire(self, caller: str, calls_per_minute: int) -> float:
+        """See BudgetTracker.acquire."""
+        return self._tracker.acquire(caller, calls_per_minute)
+
+    async def record(self, usage: Usage) -> None:
+        """See BudgetTracker.record."""
+        self._tracker.record(usage)

@@ -1,7 +1,8 @@
-"""Calls to an OpenAI-compatible endpoint that can be trusted: paced, repeated, paid for once, and counted.
+"""Calls to an OpenAI-compatible endpoint: rate-limited, retried, cached, and counted against a budget.
 
-What a service answers is either an answer, which is kept on disk, or one of three errors: `Refused` (it will not; kept
-too), `Unanswered` (it cannot now) and `EndpointError` (it never will: key, model, address or question are wrong).
+A call either returns a response, which is cached, or raises one of three errors: `ContentRefused` (the service refuses
+this content; cached too), `RetriesExhausted` (the service fails at the moment) or `EndpointError` (every such call will
+fail: the key, the model, the address or the form of the question is wrong).
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import os
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal
 
 from openai import APIConnectionError, APIResponseValidationError, APIStatusError, AsyncOpenAI
 
 from actors.files import exists, read_file, write_file
-from actors.services.budget import BudgetTracker, Usage
+from actors.services.budget import Budget, Usage
 from actors.services.responses import (
     Response,
     deserialize,
@@ -30,83 +31,67 @@ from actors.services.responses import (
     serialize,
 )
 from conf.endpoints import EndpointSettings
+from conf.errors import SettingsError
 
-_AGAIN = (408, 409, 429)  # and all from 500 on
+_RETRIED = (408, 409, 429)
+"""Statuses of calls that are retried; all from 500 on are retried too."""
 _MALFORMED = (400, 413, 415, 422)
-_FIRST_WAIT = 0.5  # seconds, doubled from retry to retry
+"""Statuses that complain about the form of the question."""
+_FIRST_WAIT_S = 0.5  # doubled from retry to retry
 
 
 class ContentRefused(RuntimeError):
-    """The service answered that it will not do this."""
+    """The service refuses this content."""
 
 
 class RetriesExhausted(RuntimeError):
-    """All retries failed; another time the same call may succeed."""
+    """All retries of a call failed. The same call may succeed at another time."""
 
 
 class EndpointError(RuntimeError):
-    """No call can succeed until a setting or the account at the service is mended."""
+    """No call can succeed until a setting, or the account at the service, is fixed."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """A key that does not show itself."""
+    """A secret key. Its value is not part of its repr."""
 
     value: str = field(repr=False)
 
 
 def key_of(settings: EndpointSettings) -> Key:
-    """The key in this process's environment. Give it on as an argument: Ray shows runtime environments in its logs.
+    """The endpoint's key from this process's environment.
 
-    Raises ValueError, naming the variable, if it is not set.
+    Pass it on as an argument, not in a runtime environment: Ray writes runtime environments to its logs.
+    Raises SettingsError, naming the variable, if it is not set.
     """
     return key_in(settings.key_variable, f"the key of {settings.section}")
 
 
-def key_in(variable: str, what: str) -> Key:
-    """The key in the environment variable `variable`. Raises ValueError, naming `what` and it, if it is not set."""
+def key_in(variable: str, description: str) -> Key:
+    """The key in the environment variable `variable`.
+
+    Raises SettingsError if it is not set. The message names the variable and contains `description`.
+    """
     value = os.environ.get(variable, "")
     if not value:
-        raise ValueError(f"{what} is read from ${variable}, which is not set")
+        raise SettingsError(f"{description} is read from ${variable}, which is not set: export {variable}=…")
     return Key(value)
 
 
-class Budget(Protocol):
-    """A Meter, here or in another process."""
-
-    async def acquire(self, caller: str, calls_per_minute: int) -> float: ...
-
-    async def record(self, spent: Usage) -> None: ...
-
-
-class LocalBudget:
-    """A Meter of this process alone, by default without a budget."""
-
-    def __init__(self, meter: BudgetTracker | None = None) -> None:
-        self._meter = meter or BudgetTracker()
-
-    async def acquire(self, caller: str, calls_per_minute: int) -> float:
-        """See Meter.admit."""
-        return self._meter.acquire(caller, calls_per_minute)
-
-    async def record(self, spent: Usage) -> None:
-        """See Meter.record."""
-        self._meter.record(spent)
-
-
 class Endpoint:
-    """One service. Safe to share between the coroutines of one event loop."""
+    """One service. The coroutines of one event loop can share it."""
 
-    def __init__(self, settings: EndpointSettings, key: Key, account: Budget, cache: str = "") -> None:
-        """`cache`: folder or URI in which answers are kept by the content of their question; empty: they are not."""
-        self._settings, self._key, self._account, self._cache = settings, key, account, cache
+    def __init__(self, settings: EndpointSettings, key: Key, budget: Budget, cache: str = "") -> None:
+        """`cache`: folder or URI of cached responses, found by the content of the question. Empty: no cache."""
+        self._settings, self._key, self._budget, self._cache = settings, key, budget, cache
         self._client = AsyncOpenAI(base_url=settings.url, api_key=key.value, max_retries=0, timeout=settings.timeout)
-        self._places = asyncio.Semaphore(settings.concurrency)
+        self._slots = asyncio.Semaphore(settings.concurrency)
 
     async def chat(self, messages: Sequence[Mapping[str, Any]], schema: Mapping[str, Any] | None = None) -> str:
-        """The model's text; JSON of `schema` ({"name", "schema", "strict"}) if one is given.
+        """Returns the model's text; JSON that follows `schema` ({"name", "schema", "strict"}) if one is given.
 
-        Raises Refused, Unanswered, EndpointError or BudgetReached.
+        Raises ContentRefused, RetriesExhausted, EndpointError or BudgetReached.
         """
         body: dict[str, Any] = {"model": self._settings.model, "messages": list(messages)}
         if schema:
@@ -118,8 +103,8 @@ class Endpoint:
         return (await self._ask("chat", body, send)).content.decode()
 
     async def image(self, prompt: str, size: str, seed: int) -> bytes:
-        """The file of one picture. Raises as `chat` does."""
-        # Beyond OpenAI's own parameters: Seedream's, which sends marked or several pictures otherwise.
+        """Returns the file of one generated image. Raises the same errors as `chat`."""
+        # Seedream's parameters beyond OpenAI's: without them it adds a watermark or returns several images.
         extra = {"seed": seed, "watermark": False, "sequential_image_generation": "disabled"}
         body: dict[str, Any] = {"model": self._settings.model, "prompt": prompt, "size": size}
 
@@ -129,63 +114,72 @@ class Endpoint:
 
         return (await self._ask("images", body | extra, send)).content
 
-    async def _ask(self, what: str, body: Mapping[str, Any], send: Callable[[], Awaitable[Response]]) -> Response:
-        # Not the address: one model at two addresses gives one answer.
-        digest = hashlib.sha256(json.dumps([what, body], sort_keys=True).encode()).hexdigest()
-        place = f"{self._cache}/{digest[:2]}/{digest}"
-        async with self._places:
-            if self._cache and exists(place):
-                answer = deserialize(await asyncio.to_thread(read_file, place))
+    async def _ask(
+        self, api: Literal["chat", "images"], body: Mapping[str, Any], send: Callable[[], Awaitable[Response]]
+    ) -> Response:
+        # The digest leaves the address out: one model at two addresses gives the same responses.
+        digest = hashlib.sha256(json.dumps([api, body], sort_keys=True).encode()).hexdigest()
+        cached = f"{self._cache}/{digest[:2]}/{digest}"
+        async with self._slots:
+            if self._cache and exists(cached):
+                response = deserialize(await asyncio.to_thread(read_file, cached))
             else:
-                answer = await self._send(send)
+                response = await self._send(send)
                 if self._cache:
-                    await asyncio.to_thread(write_file, place, serialize(answer))
-        if answer.refused:
-            raise ContentRefused(answer.refused)
-        return answer
+                    await asyncio.to_thread(write_file, cached, serialize(response))
+        if response.refused:
+            raise ContentRefused(response.refused)
+        return response
 
     async def _send(self, send: Callable[[], Awaitable[Response]]) -> Response:
-        own = self._settings
-        for attempt in range(own.retries + 1):
-            await asyncio.sleep(await self._account.acquire(own.section, own.calls_per_minute))
-            answer, trouble, asked = Response(b""), "", 0.0
+        """Sends a call, and retries it while it fails for a reason that may pass."""
+        settings = self._settings
+        failure = ""
+        for attempt in range(settings.retries + 1):
+            await asyncio.sleep(await self._budget.acquire(settings.section, settings.calls_per_minute))
+            response, failure, retry_after = Response(b""), "", 0.0
             try:
-                answer = await send()
+                response = await send()
             except APIStatusError as error:
-                trouble, asked = self._judge(error), retry_after_seconds(error)
-                answer = Response(b"", refused=self._without_key(message_of(error)))
-            except APIConnectionError as error:  # dropped, or too late
-                trouble = type(error).__name__
+                failure, retry_after = self._temporary_failure(error), retry_after_seconds(error)
+                response = Response(b"", refused=self._without_key(message_of(error)))
+            except APIConnectionError as error:  # connection dropped, or timeout
+                failure = type(error).__name__
             except (APIResponseValidationError, ValueError, TypeError, AttributeError) as error:
-                trouble = f"nonsense ({type(error).__name__})"
-            await self._account.record(self._cost(answer, attempt))
-            if not trouble:
-                return answer
-            if attempt < own.retries:
-                backoff = min(own.max_backoff_s, _FIRST_WAIT * 2**attempt)
-                await asyncio.sleep(asked + backoff * random.uniform(0.5, 1.0))
-        raise RetriesExhausted(f"{own.section} at {own.url} gave no answer in {own.retries + 1} calls: {trouble}")
+                failure = f"invalid response ({type(error).__name__})"
+            await self._budget.record(self._usage(response, attempt))
+            if not failure:
+                return response
+            if attempt < settings.retries:
+                backoff = min(settings.max_backoff_s, _FIRST_WAIT_S * 2**attempt)
+                await asyncio.sleep(retry_after + backoff * random.uniform(0.5, 1.0))
+        raise RetriesExhausted(
+            f"{settings.section} at {settings.url} failed {settings.retries + 1} times; last failure: {failure}"
+        )
 
-    def _judge(self, error: APIStatusError) -> str:
-        """What is wrong for now; "" if this question is refused. Raises EndpointError for what only you can mend."""
-        status, exhausted = error.status_code, error.code == "insufficient_quota"
-        if not exhausted and (status in _AGAIN or status >= 500):
+    def _temporary_failure(self, error: APIStatusError) -> str:
+        """Describes a failure that may pass; returns "" if the service refuses the content.
+
+        Raises EndpointError for an error that only the user can fix.
+        """
+        status, quota_exhausted = error.status_code, error.code == "insufficient_quota"
+        if not quota_exhausted and (status in _RETRIED or status >= 500):
             return f"status {status}"
         if is_content_refusal(error):
             return ""
-        own, told = self._settings, self._without_key(message_of(error))
-        whose = f"the key in ${own.key_variable} and the account it belongs to"
-        also = "whether it takes such questions" if status in _MALFORMED else whose
-        check = f"check {own.section}.url, {own.section}.model, {also}"
+        settings, message = self._settings, self._without_key(message_of(error))
+        key = f"the key in ${settings.key_variable} and the account it belongs to"
+        third = "whether the service accepts this form of question" if status in _MALFORMED else key
+        check = f"check {settings.section}.url, {settings.section}.model, {third}"
         raise EndpointError(
-            f"{own.section} at {own.url} answers {status} ({told}): {check}"
-        ) from None  # the original shows the request
+            f"{settings.section} at {settings.url} answers {status} ({message}): {check}"
+        ) from None  # the original exception shows the request, and with it the key
 
     def _without_key(self, text: str) -> str:
         return text.replace(self._key.value, "***")
 
-    def _cost(self, answer: Response, attempt: int) -> Usage:
-        own = self._settings
-        tokens = (answer.tokens_in * own.price_in + answer.tokens_out * own.price_out) / 1e6
-        money = tokens + answer.images * own.price_image
-        return Usage(1, int(attempt > 0), answer.tokens_in + answer.tokens_out, answer.images, money)
+    def _usage(self, response: Response, attempt: int) -> Usage:
+        settings = self._settings
+        cost = (response.tokens_in * settings.price_in + response.tokens_out * settings.price_out) / 1e6
+        cost += response.images * settings.price_image
+        return Usage(1, int(attempt > 0), response.tokens_in + response.tokens_out, response.images, cost)

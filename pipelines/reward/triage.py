@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from actors.services.budget import BudgetTracker
-from actors.services.endpoint import LocalBudget, key_of
+from actors.services.budget import BudgetTracker, LocalBudget
+from actors.services.endpoint import key_of
 from conf.settings import Settings
 from pipelines.common.images import decode
 from pipelines.preferences.review.pairs import PairSet, pairs_folder

@@ -15,8 +15,8 @@ import numpy as np
 import ray
 
 from actors.files import write_file
-from actors.services.budget import BudgetTracker
-from actors.services.endpoint import Key, LocalBudget, key_of
+from actors.services.budget import BudgetTracker, LocalBudget
+from actors.services.endpoint import Key, key_of
 from actors.worker_setup import actor_options, init_worker
 from conf.baselines import BaselinesSettings
 from conf.rewards import JudgeSettings
