@@ -1,4 +1,4 @@
-"""`spatialt2i doctor`: is this machine ready for the preset? Every failure comes with its mend."""
+"""`spatialt2i doctor`: checks whether this machine is ready for a preset, and prints a fix for every failed check."""
 
 from __future__ import annotations
 
@@ -15,25 +15,28 @@ from pipelines.operations.doctor.storage import check_storage
 
 
 def command(settings: Settings) -> None:
-    """`spatialt2i doctor`. Raises SystemExit(1) where something is missing."""
-    if not examine(settings):
+    """Runs `spatialt2i doctor`. Raises SystemExit with exit code 1 if a check failed."""
+    if not run_checks(settings):
         raise SystemExit(1)
 
 
-def examine(settings: Settings) -> bool:
-    """Prints one line a check as it is made, and returns whether all passed."""
+def run_checks(settings: Settings) -> bool:
+    """Prints one line for each check while it runs, and its fix if it failed. Returns whether all checks passed."""
     failed = 0
     for finding in findings(settings):
-        print(f"{'ok  ' if finding.ok else 'FAIL'} {finding.what}", flush=True)
+        print(f"{'ok  ' if finding.ok else 'FAIL'} {finding.message}", flush=True)
         if not finding.ok:
             failed += 1
-            print(f"     {finding.fix}", flush=True)
-    print(f"{failed} checks failed" if failed else f"ready for {settings.preset}")
+            print(f"     fix: {finding.fix}", flush=True)
+    if failed:
+        print(f"{failed} check{'s' if failed > 1 else ''} failed")
+    else:
+        print(f"all checks passed: ready for {settings.preset}")
     return not failed
 
 
 def findings(settings: Settings) -> Iterator[Finding]:
-    """All checks, the quick ones first. It changes nothing, and starts nothing on a cluster."""
+    """Runs all checks, the quick ones first. They change nothing, and start nothing on a cluster."""
     yield check_python()
     yield from check_packages()
     yield from check_keys(settings)

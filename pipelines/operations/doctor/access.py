@@ -1,10 +1,10 @@
-"""Keys in the environment, which are never shown, and ports that a run listens on."""
+"""Checks the API keys in the environment, whose values are never shown, and the ports that a run listens on."""
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 
 from conf import Settings
@@ -12,24 +12,25 @@ from conf.endpoints import EndpointSettings
 from pipelines.operations.doctor.finding import Finding
 
 
-def check_keys(settings: Settings) -> Iterator[Finding]:
-    """The environment variables that hold the keys of what the preset calls."""
-    for what, variable in _keys(settings):
+def check_keys(settings: Settings, environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:
+    """Checks that the environment variables with the keys of all services that the preset calls are set."""
+    for service, variable in _key_variables(settings):
         yield Finding(
-            bool(os.environ.get(variable)),
-            f"key of {what} in ${variable}",
+            bool(environment.get(variable)),
+            f"key of {service} in ${variable}",
             f"set {variable} in the environment of the driver (on Kubernetes: in the secret); see docs/preferences.md",
         )
 
 
-def _keys(settings: Settings) -> Iterator[tuple[str, str]]:
-    called: list[tuple[object, EndpointSettings]] = [
+def _key_variables(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Each service that needs a key, with the name of its environment variable."""
+    endpoints: list[tuple[object, EndpointSettings]] = [
         (settings.preferences.writer == "chat", settings.writer),
         (settings.preferences.perturber == "chat", settings.perturber),
         (settings.preferences.generators.seedream, settings.seedream),
         (settings.rewards.judge, settings.judge),
     ]
-    for used, endpoint in called:
+    for used, endpoint in endpoints:
         if used:
             yield endpoint.section, endpoint.key_variable
     if settings.serving.token_variable:
@@ -37,19 +38,19 @@ def _keys(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def check_ports(settings: Settings) -> Iterator[Finding]:
-    """Ports that verbs of this preset open on this machine."""
+    """Checks that the ports which commands of this preset open on this machine are free."""
     if settings.serving.http:
-        yield _port("pool", settings.serving.host, settings.serving.port)
+        yield _check_port("serving", settings.serving.host, settings.serving.port)
     if settings.preferences.reviewer == "annotators":
-        yield _port("review", settings.review.host, settings.review.port)
+        yield _check_port("review", settings.review.host, settings.review.port)
 
 
-def _port(section: str, host: str, port: int) -> Finding:
+def _check_port(section: str, host: str, port: int) -> Finding:
     with closing(socket.socket()) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: a port just left is free
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: a recently closed port is free
         try:
             probe.bind((host, port))
         except OSError as error:
-            mend = f"end what listens there, or set {section}.port to another (or {section}.host)"
-            return Finding(False, f"{section}: {host}:{port} cannot be listened on: {error.strerror}", mend)
+            fix = f"stop the process that uses it, or set {section}.port (or {section}.host) to another"
+            return Finding(False, f"{section}: cannot listen on {host}:{port}: {error.strerror}", fix)
     return Finding(True, f"{section}: {host}:{port} is free")

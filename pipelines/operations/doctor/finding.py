@@ -1,4 +1,4 @@
-"""What a check finds."""
+"""The result of one check."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: what was found, and what to do where it is not good."""
+    """The result of one check, and the fix if it failed."""
 
     ok: bool
-    what: str
-    fix: str = ""
+    message: str  # what was checked and found, on one line
+    fix: str = ""  # what to do if `ok` is false

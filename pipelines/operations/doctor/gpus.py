@@ -1,20 +1,22 @@
-"""CUDA, and whether the GPUs of this machine hold what the preset places on one of them."""
+"""Checks CUDA, and whether a GPU has enough memory for the roles that the preset places on it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from conf import Settings
 from pipelines.operations.doctor.finding import Finding
 
 GB = 1e9
-SECONDS = 60.0  # that a node has to answer
-LORA = 1.8  # GB: float32 weight, gradient, two AdamW moments, EMA of a rank-32 LoRA on FLUX.1-dev
+NODE_TIMEOUT = 60.0
+"""Seconds after which a node counts as busy."""
+LORA_GB = 1.8
+"""GB of a rank-32 LoRA on FLUX.1-dev: float32 weight, gradient, two AdamW moments, EMA."""
 
 
 @dataclass(frozen=True)
-class Weights:
+class ModelSize:
     """Billions of parameters of a model's parts."""
 
     transformer: float
@@ -22,113 +24,128 @@ class Weights:
     vae: float = 0.0
 
 
-KNOWN = {
-    "black-forest-labs/FLUX.1-dev": Weights(transformer=11.9, encoders=4.88, vae=0.084),
-    "Qwen/Qwen-Image": Weights(transformer=20.45, encoders=8.3, vae=0.127),
-    "Qwen/Qwen2.5-VL-7B-Instruct": Weights(transformer=8.3),
-    "google/owlv2-base-patch16-ensemble": Weights(transformer=0.155),
+KNOWN_MODELS = {
+    "black-forest-labs/FLUX.1-dev": ModelSize(transformer=11.9, encoders=4.88, vae=0.084),
+    "Qwen/Qwen-Image": ModelSize(transformer=20.45, encoders=8.3, vae=0.127),
+    "Qwen/Qwen2.5-VL-7B-Instruct": ModelSize(transformer=8.3),
+    "google/owlv2-base-patch16-ensemble": ModelSize(transformer=0.155),
 }
-"""As docs/cluster.md has them. Worked out, not measured."""
+"""Hub id -> size, as in docs/cluster.md. Computed from the models' configurations, not measured."""
 BYTES = {"bfloat16": 2, "float32": 4}
+"""Precision -> bytes of a parameter."""
 
 
 @dataclass(frozen=True)
-class Role:
-    """What one process of a role keeps on a GPU, and which share of a GPU it reserves."""
+class GpuRole:
+    """What one process of a role keeps on a GPU, and which fraction of a GPU it reserves."""
 
     name: str
     gpus: float
-    memory: float | None  # GB of weights; None where the model is not KNOWN
+    weights_gb: float | None  # None if the model is not one of KNOWN_MODELS
 
 
-def roles(settings: Settings) -> tuple[Role, ...]:
-    """The policy stage's roles that reserve GPUs. Activations come on top."""
-    flux, score, policy = settings.flux, settings.spatialscore, settings.policy
-    base, judge, detector = KNOWN.get(flux.model), KNOWN.get(score.model), KNOWN.get(settings.detector.model)
-    encoders = 0.0 if flux.text_encoders_on_cpu else 1.0
-    every = (
-        Role("rollout actor", policy.rollout.gpus, base and (base.transformer + encoders * base.encoders + base.vae)
-             * BYTES[flux.dtype] + 0.2 * LORA),
-        Role("learner rank", policy.learner.gpus, base and base.transformer * BYTES[flux.dtype] + LORA),
-        Role("reward replica", settings.serving.gpus, judge and judge.transformer * BYTES[score.dtype]),
-        Role("detector replica", settings.detector.gpus if settings.rewards.detector else 0.0,
-             detector and detector.transformer * BYTES[settings.detector.dtype]),
-    )  # fmt: skip
-    return tuple(role for role in every if role.gpus)
+def gpu_roles(settings: Settings) -> tuple[GpuRole, ...]:
+    """The roles of stage 3 that reserve GPUs, with the size of their weights. Activations come on top."""
+    flux, score, policy, detector = settings.flux, settings.spatialscore, settings.policy, settings.detector
+    base, base_bytes = KNOWN_MODELS.get(flux.model), BYTES[flux.dtype]
+    backbone, boxes = KNOWN_MODELS.get(score.model), KNOWN_MODELS.get(detector.model)
+    rollout_gb = learner_gb = None
+    if base:
+        encoders = 0.0 if flux.text_encoders_on_cpu else base.encoders
+        rollout_gb = (base.transformer + encoders + base.vae) * base_bytes + 0.2 * LORA_GB  # the weights alone
+        learner_gb = base.transformer * base_bytes + LORA_GB
+    reward_gb = backbone and backbone.transformer * BYTES[score.dtype]
+    detector_gb = boxes and boxes.transformer * BYTES[detector.dtype]
+    roles = (
+        GpuRole("rollout actor", policy.rollout.gpus, rollout_gb),
+        GpuRole("learner rank", policy.learner.gpus, learner_gb),
+        GpuRole("reward replica", settings.serving.gpus, reward_gb),
+        GpuRole("detector replica", detector.gpus if settings.rewards.detector else 0.0, detector_gb),
+    )
+    return tuple(role for role in roles if role.gpus)
 
 
 def peak_gb(settings: Settings) -> float | None:
-    """GB of weights on the fullest GPU: roles that reserve shares of one lie together. None where that is unknown."""
-    parts = roles(settings)
-    if any(role.memory is None for role in parts):
+    """GB of weights on the fullest GPU; roles that reserve fractions share one. None if a size is unknown."""
+    roles = gpu_roles(settings)
+    if any(role.weights_gb is None for role in roles):
         return None
-    shared = sum(role.memory or 0.0 for role in parts if role.gpus < 1)
-    return max([shared, *(role.memory or 0.0 for role in parts if role.gpus >= 1)])
+    shared = sum(role.weights_gb or 0.0 for role in roles if role.gpus < 1)
+    return max([shared, *(role.weights_gb or 0.0 for role in roles if role.gpus >= 1)])
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One device."""
+
+    name: str
+    memory_gb: float
 
 
 @dataclass(frozen=True)
 class GpuInfo:
-    """What torch sees on a machine."""
+    """What torch sees on one machine."""
 
-    built: str  # version of CUDA (or ROCm) that torch was built for; "": none
-    devices: list[tuple[str, float]]  # name and GB
+    built_for: str  # version of CUDA (or ROCm) that torch was built for; "": none
+    gpus: Sequence[Gpu]
 
 
 def probe_gpus() -> GpuInfo:
-    """Asks torch in this process."""
+    """Asks torch in this process for its GPUs."""
     import torch
 
     properties = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
-    devices = [(each.name, each.total_memory / GB) for each in properties]
-    return GpuInfo(torch.version.cuda or torch.version.hip or "", devices)
+    gpus = [Gpu(each.name, each.total_memory / GB) for each in properties]
+    return GpuInfo(torch.version.cuda or torch.version.hip or "", gpus)
 
 
-def check_gpus(settings: Settings) -> Iterator[Finding]:
-    """This machine's GPUs, where the preset reserves some on it; a cluster's nodes are `check_node_gpus`'s."""
-    if not roles(settings):
+def check_gpus(settings: Settings, probe: Callable[[], GpuInfo] = probe_gpus) -> Iterator[Finding]:
+    """Checks this machine's GPUs if the preset reserves some on it. `check_node_gpus` does so on a cluster's nodes."""
+    if not gpu_roles(settings):
         yield Finding(True, "this preset reserves no GPU")
     elif settings.ray_address == "local":
-        yield from check_memory("here", probe_gpus(), settings)
+        yield from check_memory("this machine", probe(), settings)
 
 
 def check_node_gpus(settings: Settings) -> Iterator[Finding]:
-    """The GPUs of the nodes of the cluster that Ray is connected to, each looked at by a task with a sliver of one."""
+    """Checks the GPUs of every node of the connected Ray cluster, by a task that reserves 1 % of a GPU there."""
     import ray
     from ray.exceptions import GetTimeoutError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    if not roles(settings):
+    if not gpu_roles(settings):
         return
-    look = ray.remote(probe_gpus).options(num_cpus=0, num_gpus=0.01)
+    probe = ray.remote(probe_gpus).options(num_cpus=0, num_gpus=0.01)
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
-    seen = {
-        f"on {node['NodeManagerAddress']}": look.options(
+    answers = {
+        f"node {node['NodeManagerAddress']}": probe.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         ).remote()
         for node in nodes
     }
-    for where, answer in seen.items():
+    for machine, answer in answers.items():
         try:
-            yield from check_memory(where, ray.get(answer, timeout=SECONDS), settings)
+            yield from check_memory(machine, ray.get(answer, timeout=NODE_TIMEOUT), settings)
         except GetTimeoutError:
             ray.cancel(answer)
-            yield Finding(True, f"GPUs {where} are all at work, and were not looked at")
+            yield Finding(True, f"{machine}: all GPUs are in use, so they were not checked")
 
 
-def check_memory(where: str, seen: GpuInfo, settings: Settings) -> Iterator[Finding]:
-    """Whether a machine's GPUs can be used, and hold what the preset places on one of them."""
-    if not seen.built:
-        yield Finding(False, f"torch {where} has no CUDA", "install a CUDA build of torch there")
+def check_memory(machine: str, found: GpuInfo, settings: Settings) -> Iterator[Finding]:
+    """Checks that a machine's GPUs can be used, and that each has enough memory for what the preset places on one."""
+    if not found.built_for:
+        yield Finding(False, f"{machine}: torch was built without CUDA", "install a CUDA build of torch there")
         return
-    if not seen.devices:
-        mend = "look at nvidia-smi there: driver, container runtime, CUDA_VISIBLE_DEVICES"
-        yield Finding(False, f"torch {where} sees no GPU", mend)
+    if not found.gpus:
+        fix = "run nvidia-smi there, and check the driver, the container runtime and CUDA_VISIBLE_DEVICES"
+        yield Finding(False, f"{machine}: torch sees no GPU", fix)
         return
     needed = peak_gb(settings)
-    for number, (name, memory) in enumerate(seen.devices):
-        told = f"GPU {number} {where}, {name}: CUDA {seen.built}, {memory:.0f} GB"
+    for number, gpu in enumerate(found.gpus):
+        message = f"{machine}, GPU {number}: {gpu.name}, {gpu.memory_gb:.0f} GB, CUDA {found.built_for}"
         if needed is None:
-            yield Finding(True, f"{told}; what the models of this preset need is not known")
+            yield Finding(True, f"{message}; the size of this preset's models is unknown")
             continue
-        mend = "choose another preset, or larger GPUs; docs/cluster.md has a table of what each part takes"
-        yield Finding(memory > needed, f"{told}; the fullest holds {needed:.0f} GB of weights, and activations", mend)
+        fix = "choose another preset, or larger GPUs; docs/cluster.md has a table of what each part needs"
+        message += f"; needed: {needed:.0f} GB for weights, plus activations"
+        yield Finding(gpu.memory_gb > needed, message, fix)

@@ -1,76 +1,99 @@
-"""The models that a preset loads: shipped, in a folder, in Hugging Face's cache, or still to be fetched."""
+"""Checks the models that a preset loads: shipped, in a folder, in Hugging Face's cache, or still to be downloaded."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from conf import Settings
 from conf.flux import EMBEDDED
 from pipelines.operations.doctor.finding import Finding
+from pipelines.scenes import CHECKPOINTS
 
-TOKEN_FIX = "accept the licence on the model's page at Hugging Face, and set HF_TOKEN to a token of that account"
+LICENCE_FIX = "accept the licence on the model's page at Hugging Face, and set HF_TOKEN to a token of that account"
 
 
-def check_models(settings: Settings) -> Iterator[Finding]:
-    """Every model that the stages of this preset load."""
-    yield _model("flux.model", settings.flux.model, "flux", "model_index.json")
-    yield _model("spatialscore.model", settings.spatialscore.model, "qwen2_5_vl", "config.json")
-    mix = settings.preferences.generators
-    for section, used, painter in (
-        ("qwen_image", mix.qwen_image, settings.qwen_image),
-        ("hunyuan_image", mix.hunyuan_image, settings.hunyuan_image),
+@dataclass(frozen=True)
+class Hub:
+    """Hugging Face's hub and this user's cache of it."""
+
+    cache: Path  # folder of downloaded models
+    endpoint: str | None = None  # URL; None: the public hub
+    offline: bool = False  # HF_HUB_OFFLINE: nothing may be downloaded
+
+    @classmethod
+    def from_environment(cls) -> Hub:
+        """Reads the variables that huggingface_hub reads: HF_HOME (or HF_HUB_CACHE), HF_ENDPOINT, HF_HUB_OFFLINE."""
+        from huggingface_hub import constants
+
+        offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
+        return cls(Path(constants.HF_HUB_CACHE), os.environ.get("HF_ENDPOINT"), offline)
+
+
+def check_models(settings: Settings, hub: Hub | None = None) -> Iterator[Finding]:
+    """Checks every model that the stages of this preset load. `hub` defaults to the environment's."""
+    hub = hub or Hub.from_environment()
+    yield _check_model("flux.model", settings.flux.model, "flux", "model_index.json", hub)
+    yield _check_model("spatialscore.model", settings.spatialscore.model, "qwen2_5_vl", "config.json", hub)
+    weights = settings.preferences.generators
+    for section, weight, generator in (
+        ("qwen_image", weights.qwen_image, settings.qwen_image),
+        ("hunyuan_image", weights.hunyuan_image, settings.hunyuan_image),
     ):
-        if used:
-            yield _model(f"{section}.model", painter.model, "", "model_index.json")
+        if weight:
+            yield _check_model(f"{section}.model", generator.model, "", "model_index.json", hub)
     if settings.rewards.detector:
-        yield _model("detector.model", settings.detector.model, "", "config.json")
+        yield _check_model("detector.model", settings.detector.model, "", "config.json", hub)
 
 
-def _model(setting: str, location: str, shipped: str, first_file: str) -> Finding:
-    """Whether one model can be loaded. `first_file` is what every folder of its kind holds."""
-    from pipelines.scenes import CHECKPOINTS
+def _check_model(setting: str, location: str, shipped: str, first_file: str, hub: Hub) -> Finding:
+    """Checks that one model can be loaded.
 
-    named = f"{setting}={location}"
+    `shipped` is its folder among the embedded checkpoints, and `first_file` a file that every such model has.
+    """
+    value = f"{setting}={location}"
     if location == EMBEDDED:
-        return Finding((CHECKPOINTS / shipped).is_dir(), f"{named} is shipped", "spatialt2i scenes pretrain")
+        return Finding((CHECKPOINTS / shipped).is_dir(), f"{value} is shipped", "run `spatialt2i scenes pretrain`")
     if Path(location).is_dir():
-        mend = f"name a folder that holds {first_file}, as save_pretrained writes it"
-        return Finding((Path(location) / first_file).is_file(), f"{named} is a folder with {first_file}", mend)
+        fix = f"set {setting} to a folder with {first_file}, as save_pretrained writes it"
+        return Finding((Path(location) / first_file).is_file(), f"{value} is a folder with {first_file}", fix)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", location):
-        return Finding(False, f"{named} is no folder here", "name a folder, or a hub id such as owner/model")
-    return _hub_model(named, location, first_file)
+        return Finding(False, f"{value}: there is no such folder", "set it to a folder, or to a hub id as owner/model")
+    return _check_cached(value, location, first_file, hub)
 
 
-def _hub_model(named: str, repository: str, first_file: str) -> Finding:
-    from huggingface_hub import constants, try_to_load_from_cache
+def _check_cached(value: str, repository: str, first_file: str, hub: Hub) -> Finding:
+    """Checks that a model of the hub is in the cache and complete, or else that it may be downloaded."""
+    from huggingface_hub import try_to_load_from_cache
 
-    cached = try_to_load_from_cache(repository, first_file)
-    if not isinstance(cached, str):
-        return _fetchable(named, repository)
-    blobs = Path(constants.HF_HUB_CACHE, f"models--{repository.replace('/', '--')}", "blobs")
-    halves = list(blobs.glob("*.incomplete"))
-    mend = "its download was cut off, and goes on when it is loaded with the network there: `hf download` does it now"
-    return Finding(not halves, f"{named} is in the cache" + (f", {len(halves)} files in part" if halves else ""), mend)
+    if not isinstance(try_to_load_from_cache(repository, first_file, cache_dir=hub.cache), str):
+        return _check_download(value, repository, hub)
+    blobs = hub.cache / f"models--{repository.replace('/', '--')}" / "blobs"
+    incomplete = len(list(blobs.glob("*.incomplete")))
+    if incomplete:
+        fix = f"the download was interrupted: continue it with `hf download {repository}`"
+        return Finding(False, f"{value} is in the cache, but {incomplete} of its files are incomplete", fix)
+    return Finding(True, f"{value} is in the cache")
 
 
-def _fetchable(named: str, repository: str) -> Finding:
-    """Asks the hub whether this account may have the model, unless it is to be left alone."""
+def _check_download(value: str, repository: str, hub: Hub) -> Finding:
+    """Asks the hub whether this account may download the model, unless the hub is to be left alone."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError
 
-    missing = f"{named} is not in the cache"
-    fetch = f"fetch it where there is a network, `hf download {repository}`, into the cache that HF_HOME names"
-    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-        return Finding(False, f"{missing}, and HF_HUB_OFFLINE is set", fetch)
+    missing = f"{value} is not in the cache"
+    download = f"run `hf download {repository}` on a machine with network, into the cache that HF_HOME names"
+    if hub.offline:
+        return Finding(False, f"{missing}, and HF_HUB_OFFLINE is set", download)
     try:
-        HfApi(endpoint=os.environ.get("HF_ENDPOINT")).auth_check(repository)
+        HfApi(endpoint=hub.endpoint).auth_check(repository)
     except GatedRepoError:
-        return Finding(False, f"{missing}, and its licence is not accepted by this account", TOKEN_FIX)
+        return Finding(False, f"{missing}, and this account has not accepted its licence", LICENCE_FIX)
     except RepositoryNotFoundError:
-        return Finding(False, f"{missing}, and the hub has none of that name for this account", TOKEN_FIX)
+        return Finding(False, f"{missing}, and this account sees no model of that name on the hub", LICENCE_FIX)
     except HTTPError as error:
-        return Finding(False, f"{missing}, and the hub does not answer: {type(error).__name__}", fetch)
-    return Finding(True, f"{missing}, and may be fetched at first use")
+        return Finding(False, f"{missing}, and the hub does not answer: {type(error).__name__}", download)
+    return Finding(True, f"{missing}; it can be downloaded at first use")

@@ -1,4 +1,4 @@
-"""The Ray cluster that a preset runs on: does it answer, does it take this user's token, has it room?"""
+"""Checks the Ray cluster that a preset runs on: does it answer, accept this user's token, and have enough resources?"""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from pipelines.operations.doctor.finding import Finding
 from pipelines.operations.doctor.gpus import check_node_gpus
 from pipelines.operations.submit import has_token
 
-SECONDS = 3.0  # that a cluster has to take a connection
-NO_CLUSTER = "start one (`ray start --head`), set ray_address=host:port, or run this as a job: spatialt2i submit doctor"
-NO_TOKEN = "put the cluster's token into RAY_AUTH_TOKEN or ~/.ray/auth_token; docs/cluster.md says where it is kept"
+CONNECT_TIMEOUT = 3.0
+"""Seconds that a cluster has to accept a connection."""
+CLUSTER_FIX = (
+    "start one (`ray start --head`), set ray_address=host:port, or run this as a job: spatialt2i submit doctor"
+)
+TOKEN_FIX = "put the cluster's token into RAY_AUTH_TOKEN or ~/.ray/auth_token; docs/cluster.md says where to find it"
 
 
 def check_ray(settings: Settings) -> Iterator[Finding]:
-    """Joins the cluster, as a run would, and leaves it again. A private one is not started for that."""
+    """Joins the cluster as a run would, checks it, and leaves it. A private cluster is not started for this."""
     import ray
     from ray.exceptions import AuthenticationError
 
@@ -26,41 +29,42 @@ def check_ray(settings: Settings) -> Iterator[Finding]:
         yield Finding(True, "Ray: a private cluster on this machine")
         return
     address = settings.ray_address
-    if not _answers(address):
-        yield Finding(False, f"Ray: nothing answers at {address}", NO_CLUSTER)
+    if not _accepts_connections(address):
+        yield Finding(False, f"Ray: nothing answers at {address}", CLUSTER_FIX)
         return
     try:
         with ray_session(settings):
-            yield Finding(True, f"Ray: joined {ray.get_runtime_context().gcs_address}")
-            yield _room(settings)
+            yield Finding(True, f"Ray: connected to {ray.get_runtime_context().gcs_address}")
+            yield _check_resources(settings)
             yield from check_node_gpus(settings)
     except (AuthenticationError, ConnectionError, RuntimeError) as error:
-        turned_away = isinstance(error, AuthenticationError) or (isinstance(error, ConnectionError) and ":" in address)
-        if turned_away:  # Ray says "failed to connect" also where the port answers and the token is wrong
-            held = "the token held here is not the cluster's" if has_token() else "no token is held here"
-            yield Finding(False, f"Ray: {address} answers but does not let this user in: {held}", NO_TOKEN)
+        # Ray also reports "failed to connect" if the port answers and the token is wrong
+        rejected = isinstance(error, AuthenticationError) or (isinstance(error, ConnectionError) and ":" in address)
+        if rejected:
+            token = "this user's token is not the cluster's" if has_token() else "this user has no token"
+            yield Finding(False, f"Ray: {address} answers but refuses this user: {token}", TOKEN_FIX)
         else:
-            yield Finding(False, f"Ray: {address} cannot be joined: {str(error).splitlines()[0]}", NO_CLUSTER)
+            yield Finding(False, f"Ray: cannot connect to {address}: {str(error).splitlines()[0]}", CLUSTER_FIX)
 
 
-def _answers(address: str) -> bool:
-    """Whether something takes connections there; "auto" is left to Ray. Ray itself would try for a minute."""
-    host, mark, port = address.removeprefix("ray://").rpartition(":")
-    if not mark:
+def _accepts_connections(address: str) -> bool:
+    """Whether something accepts connections at host:port. Ray itself would retry for a minute. "auto" counts as yes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
         return True
     try:
-        socket.create_connection((host, int(port)), SECONDS).close()
+        socket.create_connection((host, int(port)), CONNECT_TIMEOUT).close()
     except OSError:
         return False
     return True
 
 
-def _room(settings: Settings) -> Finding:
-    """Whether the nodes that are there, or what the autoscaler may add, hold the policy stage's least."""
+def _check_resources(settings: Settings) -> Finding:
+    """Checks that the nodes of the cluster, or those that the autoscaler may add, can hold the roles of stage 3."""
     from pipelines.policy.resources import cluster_nodes, resource_requests, unschedulable
 
-    there = cluster_nodes()
-    cpus, gpus = sum(room.cpus for room in there), sum(room.gpus for room in there)
-    missing = unschedulable(resource_requests(settings), there)
-    told = f"Ray: {cpus:g} CPUs and {gpus:g} GPUs"
-    return Finding(not missing, told if not missing else f"{told}: too few", missing)
+    nodes = cluster_nodes()
+    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+    missing = unschedulable(resource_requests(settings), nodes)
+    message = f"Ray: {cpus:g} CPUs and {gpus:g} GPUs"
+    return Finding(not missing, f"{message}: too few" if missing else message, missing)

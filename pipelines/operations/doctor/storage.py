@@ -1,4 +1,4 @@
-"""Where a run writes: files must appear whole, by a rename, and there must be room for them."""
+"""Checks the folders that a run writes to: files must appear complete, by a rename, and the disk must have space."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ from conf import Settings
 from pipelines.operations.doctor.finding import Finding
 
 PROBE = "_doctor.txt"
-LEAST_FREE = 0.1
-"""Share of a disk, below which the alert on Prometheus rings too."""
+MIN_FREE_FRACTION = 0.1
+"""Free fraction of a disk below which the check fails. The alert RunDiskNearlyFull uses the same limit."""
 
 
-def check_storage(settings: Settings) -> Iterator[Finding]:
-    """Writes, renames, reads and removes a file in each place, and looks at the room on local disks."""
-    places = {
+def check_storage(settings: Settings, min_free_fraction: float = MIN_FREE_FRACTION) -> Iterator[Finding]:
+    """Writes, renames, reads and removes a file in each folder, and checks the free space of the run's disk."""
+    locations = {
         "run_dir": settings.run_dir,
         "policy.checkpoint.dir": settings.policy.checkpoint.dir,
         "budget.cache": settings.budget.cache,
     }
-    for setting, location in places.items():
+    for setting, location in locations.items():
         if location:
-            yield _writable(setting, location)
+            yield _check_writable(setting, location)
     folder = Path(settings.run_dir)
     if folder.is_dir():
-        yield _room(folder)
+        yield _check_free_space(folder, min_free_fraction)
 
 
-def _writable(setting: str, location: str) -> Finding:
+def _check_writable(setting: str, location: str) -> Finding:
     probe = join(location, PROBE)
     try:
-        write_file(probe, b"whole")
-        whole = read_file(probe) == b"whole"
+        write_file(probe, b"complete")
+        complete = read_file(probe) == b"complete"
         system, path = file_system(probe)
         system.delete_file(path)
-    except (OSError, ValueError) as error:  # ValueError: pyarrow knows no such kind of URI
+    except (OSError, ValueError) as error:  # ValueError: pyarrow does not know this kind of URI
         reason = str(error).partition(". Detail")[0]
-        mend = f"set {setting} to a folder, or a URI that pyarrow.fs knows, that you may write to"
-        return Finding(False, f"{setting}={location} takes no files: {reason}", mend)
-    return Finding(whole, f"{setting}={location} takes files, whole or not at all", f"set {setting} to another place")
+        fix = f"set {setting} to a folder, or a URI that pyarrow.fs supports, that you may write to"
+        return Finding(False, f"{setting}={location} is not writable: {reason}", fix)
+    return Finding(complete, f"{setting}={location} is writable", f"set {setting} to a folder on another disk")
 
 
-def _room(folder: Path) -> Finding:
+def _check_free_space(folder: Path, min_free_fraction: float) -> Finding:
     disk = shutil.disk_usage(folder)
-    left = f"{disk.free / 1e9:.0f} GB ({disk.free / disk.total:.0%}) are free under {folder}"
-    mend = f"at least {LEAST_FREE:.0%} should be: remove old runs, or set run_dir to a larger disk"
-    return Finding(disk.free / disk.total >= LEAST_FREE, left, mend)
+    message = f"disk of {folder}: {disk.free / 1e9:.0f} GB free ({disk.free / disk.total:.0%})"
+    fix = f"at least {min_free_fraction:.0%} must be free: remove old runs, or set run_dir to a folder on a larger disk"
+    return Finding(disk.free / disk.total >= min_free_fraction, message, fix)
