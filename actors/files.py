@@ -1,4 +1,4 @@
-"""Files that are either complete or absent, on any path or URI that pyarrow.fs knows."""
+"""Atomic writes: a file or folder is either complete or absent. Locations are paths or URIs that pyarrow.fs knows."""
 
 from __future__ import annotations
 
@@ -13,26 +13,29 @@ from pyarrow import fs
 
 
 class DamagedFileError(ValueError):
-    """A file's content does not have the digest that was noted when it was written."""
+    """The content of a file does not have the digest that was recorded when it was written."""
 
 
 def file_system(location: str) -> tuple[fs.FileSystem, str]:
-    """The file system of a path or URI, and the path inside it."""
+    """Returns the file system of a path or URI, and the path inside it."""
     if "://" in location:
         return fs.FileSystem.from_uri(location)
     return fs.LocalFileSystem(), str(Path(location).absolute())
 
 
 def join(location: str, name: str) -> str:
-    """The entry `name` of a folder. A URI keeps its query: s3://bucket/folder/name?endpoint_override=…"""
+    """Returns the location of the entry `name` of a folder.
+
+    A URI keeps its query: s3://bucket/folder/name?endpoint_override=…
+    """
     folder, mark, query = location.partition("?") if "://" in location else (location, "", "")
     return f"{folder.rstrip('/')}/{name}{mark}{query}"
 
 
 def write_file(location: str, content: bytes) -> None:
-    """Writes `content` under a temporary name and renames it, making the folder if needed.
+    """Writes `content` under a temporary name and renames it. Creates the folder if needed.
 
-    Raises OSError where the file system refuses (full, not permitted, out of reach), and leaves nothing behind.
+    Raises OSError if the file system refuses (full, no permission, unreachable). It then leaves no temporary file.
     """
     system, path = file_system(location)
     system.create_dir(os.path.dirname(path), recursive=True)
@@ -48,9 +51,9 @@ def write_file(location: str, content: bytes) -> None:
 
 
 def write_folder(target: Path, write: Callable[[Path], object]) -> None:
-    """Has `write` fill a new folder beside `target`, then puts it in the place of `target`, which may exist.
+    """Calls `write` with a new folder beside `target`, then replaces `target`, which may exist, by that folder.
 
-    `target` is always either what it was or complete. What `write` raises leaves it as it was.
+    `target` is never half written. If `write` raises, `target` stays as it was.
     """
     partial, old = target.with_name(f"{target.name}.partial"), target.with_name(f"{target.name}.old")
     for leftover in (partial, old):
@@ -64,7 +67,7 @@ def write_folder(target: Path, write: Callable[[Path], object]) -> None:
 
 
 def digest(content: bytes) -> str:
-    """SHA-256, in hexadecimal digits."""
+    """Returns the SHA-256 of `content` in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -75,34 +78,34 @@ def read_file(location: str) -> bytes:
         return stream.readall()
 
 
-def read_checked(location: str, wanted: str) -> bytes:
-    """Reads a whole file. Raises DamagedFileError unless its `digest` is `wanted`, OSError if it cannot be read."""
+def read_checked(location: str, sha256: str) -> bytes:
+    """Reads a whole file. Raises DamagedFileError unless its SHA-256 is `sha256`, OSError if it cannot be read."""
     content = read_file(location)
-    if digest(content) != wanted:
-        raise DamagedFileError(f"{location} is not what was written")
+    if digest(content) != sha256:
+        raise DamagedFileError(f"{location} has changed since it was written")
     return content
 
 
 def list_folder(location: str) -> list[str]:
-    """Names of the entries of a folder, sorted; none if the folder is absent."""
+    """Returns the sorted names of the entries of a folder; none if the folder is absent."""
     system, path = file_system(location)
     return sorted(info.base_name for info in system.get_file_info(fs.FileSelector(path, allow_not_found=True)))
 
 
 def exists(location: str) -> bool:
-    """Whether a file is there."""
+    """Returns whether a file exists."""
     system, path = file_system(location)
     return system.get_file_info(path).type == fs.FileType.File
 
 
 def is_folder(location: str) -> bool:
-    """Whether a folder is there."""
+    """Returns whether a folder exists."""
     system, path = file_system(location)
     return system.get_file_info(path).type == fs.FileType.Directory
 
 
 def delete_folder(location: str) -> None:
-    """Removes a folder and what is in it; an absent one is no error."""
+    """Deletes a folder and its content. An absent folder is no error."""
     system, path = file_system(location)
     if system.get_file_info(path).type == fs.FileType.Directory:
         system.delete_dir(path)

@@ -1,4 +1,4 @@
-"""The records that cross processes. Frozen, plain, and stamped with the policy version that made them.
+"""The records that cross processes. They are frozen, and samples carry the policy version that made them.
 
 Axes: T denoise steps, S image tokens, C packed latent channels, L text tokens, D embedding width, B images.
 """
@@ -23,13 +23,13 @@ class Relation:
 
 
 def objects_of(relations: Sequence[Relation]) -> list[str]:
-    """The objects that a prompt's relations name, each once, in order."""
+    """Returns the objects that the relations name, each once, in order of mention."""
     return list(dict.fromkeys(name for relation in relations for name in (relation.subject, relation.object)))
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One text prompt. `relations` may be empty; `metadata` holds strings that a stage wants to carry along."""
+    """One text prompt. `relations` may be empty. `metadata` holds strings that stages pass on unchanged."""
 
     id: str
     text: str
@@ -39,51 +39,49 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the model is told: computed once a prompt and shared by its whole group."""
+    """The text encoders' output for one prompt, computed once and shared by its group."""
 
     prompt_embeds: torch.Tensor  # [L, D] hidden states of T5 (FLUX) or Qwen2.5-VL (Qwen-Image)
-    pooled_embeds: torch.Tensor | None  # [D'] CLIP's pooled output; FLUX alone has one
+    pooled_embeds: torch.Tensor | None  # [D'] CLIP's pooled output; None except for FLUX
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One sample's way from noise to latents. Its own Ray object, so that only the kept 2k travel."""
+    """One sample from noise to latents. It is a Ray object of its own, so the learner pulls only the kept 2k."""
 
     latents: torch.Tensor  # [T+1, S, C] float32; latents[0] is the noise
-    log_probs: torch.Tensor  # [T] float32, mean over elements; 0 where a step drew no noise
+    log_probs: torch.Tensor  # [T] float32, mean over elements; 0 for a denoise step without noise
     sigmas: torch.Tensor  # [T+1] float32, falling from 1 to 0
     seed: int
-    batch_size: int  # rows of the forward passes that made it, so that a replay can use the same shape
-    shared_prefix: (
-        int  # latents[:shared] are those of all of its group; 0 where each image began with a noise of its own
-    )
+    batch_size: int  # rows of the forward passes that made it; a replay uses the same shape
+    shared_prefix: int  # latents[:shared_prefix] are equal for the whole group; 0 if each image has its own noise
     policy_version: int
-    train_steps: tuple[int, ...]  # the K denoise steps that are learned from
-    means: torch.Tensor | None  # [K, S, C] float32, of the Gaussians they were drawn from; only if the ratio needs it
+    train_steps: tuple[int, ...]  # the K denoise steps that are trained
+    means: torch.Tensor | None  # [K, S, C] float32, means of the transitions; None unless the ratio needs them
 
 
 @dataclass(frozen=True)
 class Scores:
-    """SpatialScore's Gaussian per image; the score is `mu`."""
+    """A Gaussian per image, as SpatialScore predicts it. The score is `mu`."""
 
     mu: np.ndarray  # [B] float32
     sigma: np.ndarray  # [B] float32
 
     @classmethod
     def deterministic(cls, mu: Sequence[float]) -> Self:
-        """Of a reward that knows no uncertainty: sigma is 0."""
+        """Makes the scores of a reward that predicts no uncertainty: sigma is 0."""
         return cls(np.array(mu, dtype=np.float32), np.zeros(len(mu), dtype=np.float32))
 
 
 def require_texts(images: Sequence[np.ndarray] | np.ndarray, texts: Sequence[str]) -> None:
-    """Raises ValueError unless there is one text an image."""
+    """Raises ValueError unless there is one text per image."""
     if len(images) != len(texts):
-        raise ValueError(f"every image needs its text, got {len(images)} images and {len(texts)} texts")
+        raise ValueError(f"there must be one text per image, got {len(images)} images and {len(texts)} texts")
 
 
 @dataclass(frozen=True)
 class PolicyWeights:
-    """The LoRA of one policy version, as it travels from the learner to the rollout actors."""
+    """The LoRA of one policy version, as the learner sends it to the rollout actors."""
 
     version: int
     lora: Mapping[str, np.ndarray]  # diffusers adapter key -> weight

@@ -1,1 +1,1 @@
-"""What several stages share: paths, fingerprints, images, charts, intervals, seeds, prompts, the Ray session."""
+"""Helpers of several stages: paths, fingerprints, images, charts, intervals, seeds, prompts and the Ray session."""

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: they scale, need no script, and take their colours from the page's light or dark theme."""
+"""Charts as inline SVG. They scale, need no script, and take their colours from the style sheet of the page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 118, 16, 50
 
 @dataclass(frozen=True)
 class Series:
-    """A named line; `style` is its CSS class."""
+    """A named line. `style` is its CSS class."""
 
     name: str
     style: str
@@ -22,13 +22,16 @@ class Series:
 
 
 def line_chart(title: str, series: Sequence[Series], x_label: str, percent: bool, x_from: float = 0.0) -> str:
-    """Lines over a common x, each named at its end. y is a share between 0 and 1 (`percent`) or any value."""
+    """Returns a chart of lines over a common x. The name of a line is at its end.
+
+    If `percent`, y is a share between 0 and 1.
+    """
     xs = [x for line in series for x, _ in line.points]
     ys = [y for line in series for _, y in line.points]
-    x_ticks = [x for x in _ticks(x_from, max(max(xs), x_from + 1e-9)) if x <= max(xs)]
-    y_ticks = [0.0, 0.25, 0.5, 0.75, 1.0] if percent else _ticks(min(ys), max(ys))
-    low, high = min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys))
     right_end = max(xs)
+    x_ticks = [x for x in _ticks(x_from, max(right_end, x_from + 1e-9)) if x <= right_end]
+    y_ticks = [0.0, 0.25, 0.5, 0.75, 1.0] if percent else _ticks(min(ys), max(ys))
+    low, high = min(y_ticks[0], *ys), max(y_ticks[-1], *ys)
 
     def at_x(x: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * (x - x_from) / ((right_end - x_from) or 1.0)
@@ -45,7 +48,7 @@ def line_chart(title: str, series: Sequence[Series], x_label: str, percent: bool
         parts.append(f'<text x="{at_x(x):.1f}" y="{HEIGHT - BOTTOM + 22}" text-anchor="middle">{x:g}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>')
-    label_at = _spread([at_y(line.points[-1][1]) for line in series])
+    label_at = _spread_labels([at_y(line.points[-1][1]) for line in series])
     for line, label_y in zip(series, label_at, strict=True):
         path = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in line.points)
         end_x, end_y = at_x(line.points[-1][0]), at_y(line.points[-1][1])
@@ -59,7 +62,7 @@ def line_chart(title: str, series: Sequence[Series], x_label: str, percent: bool
 
 @dataclass(frozen=True)
 class Bar:
-    """A named share between 0 and 1, and what it is compared with, if anything."""
+    """A named share between 0 and 1, and the share that it is compared with, if any."""
 
     name: str
     share: float
@@ -67,7 +70,7 @@ class Bar:
 
 
 def bar_chart(title: str, bars: Sequence[Bar]) -> str:
-    """Horizontal bars, one a line, each with its share in words; a reference is a tick across its bar."""
+    """Returns a chart of horizontal bars with their percentages. A reference is a tick across its bar."""
     height, left, right = 26, 150, 62
     longest = max([bar.share for bar in bars] + [bar.reference or 0.0 for bar in bars] + [1e-9])
     parts = [f"<title>{escape(title)}</title>"]
@@ -87,7 +90,7 @@ def bar_chart(title: str, bars: Sequence[Bar]) -> str:
 
 
 def _ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round numbers that cover low..high."""
+    """Returns about `wanted` evenly spaced round numbers that cover low..high."""
     span = (high - low) or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / wanted))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if span / (power * factor) <= wanted)
@@ -95,8 +98,8 @@ def _ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     return [round(i * step, 10) for i in range(first, last + 1)]
 
 
-def _spread(heights: Sequence[float], gap: float = 19.0) -> list[float]:
-    """Moves labels apart so that none covers another."""
+def _spread_labels(heights: Sequence[float], gap: float = 19.0) -> list[float]:
+    """Moves labels apart so that no label covers another. Heights and `gap` are in pixels."""
     order = sorted(range(len(heights)), key=lambda i: heights[i])
     placed = list(heights)
     for above, below in itertools.pairwise(order):

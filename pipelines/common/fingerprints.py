@@ -1,4 +1,4 @@
-"""Digests of settings, files and folders: what decides whether finished work is still valid."""
+"""Digests of settings, files and folders. They decide whether finished work is still valid."""
 
 from __future__ import annotations
 
@@ -11,46 +11,49 @@ from pathlib import Path
 from actors.files import digest, read_file
 
 SHORT_DIGITS = 12
-"""Digits of a shortened SHA-256: enough to tell files apart, and short enough for an error message."""
+"""Digits of a shortened SHA-256. They distinguish files and fit into an error message."""
 
 
 def digest_of(parts: Mapping[str, object]) -> str:
-    """SHA-256 of JSON-like values. The order of the keys does not matter."""
+    """Returns the SHA-256 of JSON-like values. The order of the keys does not matter."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=asdict).encode()).hexdigest()
 
 
 def digest_of_text(path: str) -> str:
-    """First digits of the SHA-256 of a text file; "" if `path` is empty. Raises FileNotFoundError if it is absent."""
+    """Returns a short SHA-256 of a text file; "" if `path` is empty. Raises FileNotFoundError if it is absent."""
     return digest(read_file(path))[:SHORT_DIGITS] if path else ""
 
 
 def digest_of_files(folder: Path) -> str:
-    """SHA-256 of the names and contents of a folder's files, without hidden and `_` files; "absent" without folder."""
+    """Returns the SHA-256 of the names and contents of a folder's files; "absent" if there is no folder.
+
+    Files whose name begins with "." or "_" are left out.
+    """
     return _digest_over(folder, digest_of_file) if folder.is_dir() else "absent"
 
 
 def digest_of_model(folder: Path) -> str:
-    """SHA-256 of a folder's names, sizes and contents; of a large file only the first and the last MiB are read.
+    """Returns the SHA-256 of the names, sizes, first MiB and last MiB of a folder's files.
 
-    That is enough to tell models apart, and takes a moment instead of the minutes that reading a whole model takes.
+    This distinguishes models and takes a moment; reading a whole model would take minutes.
     """
     return _digest_over(folder, _size_and_ends)
 
 
 def digest_of_names(folder: Path, pattern: str) -> str:
-    """SHA-256 of names and sizes of a folder's files, for folders that are too large to be read again."""
+    """Returns the SHA-256 of the names and sizes of a folder's files. Use it for folders too large to be read again."""
     listing = sorted((str(path.relative_to(folder)), path.stat().st_size) for path in folder.rglob(pattern))
     return digest_of({"files": listing})
 
 
 def digest_of_file(path: Path) -> str:
-    """SHA-256 of one local file, read in blocks."""
+    """Returns the SHA-256 of one local file, read in blocks."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _digest_over(folder: Path, describe: Callable[[Path], str]) -> str:
-    """SHA-256 of every file's name and description."""
+    """Returns the SHA-256 of the name and the description of every file."""
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not path.name.startswith((".", "_")):

@@ -1,62 +1,65 @@
-"""A picture as it is kept: losslessly compressed bytes, with a digest of its content and one of its looks."""
+"""Images as stored: PNG bytes, a digest of the content and a perceptual hash."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-EMBEDDED_SIZE = 384
-"""Pixels a side of an image that is embedded in a page; larger ones are reduced."""
+from actors.files import digest
 
-_GREY = 32  # pixels a side of the grey thumbnail that is hashed
+EMBEDDED_SIZE = 384
+"""Side length in pixels of an image that is embedded in a page. Larger images are scaled down."""
+
+_GREY = 32  # side length in pixels of the grey thumbnail that is hashed
 _COSINES = np.cos(np.pi / _GREY * np.outer(np.arange(8), np.arange(_GREY) + 0.5))  # [8, 32], DCT-II
 
 
 @dataclass(frozen=True)
 class StoredImage:
-    """One image of a pair."""
+    """One image of a preference pair."""
 
     png: bytes
     phash: str
-    generator: str  # who painted it
+    generator: str  # name of the generator that made it
     seed: int
 
     @classmethod
     def of(cls, pixels: np.ndarray, generator: str, seed: int) -> StoredImage:
-        """From uint8 [H, W, 3] pixels."""
+        """Encodes uint8 [H, W, 3] pixels."""
         return cls(encode_png(pixels), perceptual_hash(pixels), generator, seed)
 
     def pixels(self) -> np.ndarray:
-        """uint8 [H, W, 3]."""
+        """Returns the decoded image, uint8 [H, W, 3]."""
         return decode(self.png)
 
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(self.png).hexdigest()
+        """SHA-256 of the PNG bytes, in hexadecimal digits."""
+        return digest(self.png)
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """uint8 [H, W, 3] pixels as PNG."""
+    """Encodes uint8 [H, W, 3] pixels as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=2)
     return buffer.getvalue()
 
 
 def decode(encoded: bytes) -> np.ndarray:
-    """Any image file's bytes as uint8 [H, W, 3]."""
+    """Decodes the bytes of any image file to uint8 [H, W, 3]."""
     with Image.open(io.BytesIO(encoded)) as image:
         return np.asarray(image.convert("RGB"))
 
 
 def perceptual_hash(pixels: np.ndarray) -> str:
-    """64 bits as hex: the signs, about their median, of the 8 x 8 lowest cosine frequencies of 32 x 32 grey pixels.
+    """Returns a 64-bit perceptual hash as 16 hexadecimal digits (pHash, Zauner 2010).
 
-    Pictures that look alike differ in few bits (pHash, Zauner 2010).
+    Each bit tells whether one of the 8 x 8 lowest cosine frequencies of the image, reduced to 32 x 32 grey pixels, is
+    above their median. Similar images differ in few bits.
     """
     grey = Image.fromarray(pixels).convert("L").resize((_GREY, _GREY), Image.Resampling.BOX)
     low = (_COSINES @ np.asarray(grey, dtype=np.float64) @ _COSINES.T).ravel()  # [64]
@@ -64,12 +67,12 @@ def perceptual_hash(pixels: np.ndarray) -> str:
 
 
 def hamming(first: str, second: str) -> int:
-    """Number of bits in which two perceptual hashes differ."""
+    """Returns the number of bits in which two perceptual hashes differ."""
     return (int(first, 16) ^ int(second, 16)).bit_count()
 
 
 def data_uri(encoded: bytes) -> str:
-    """An image file's bytes as a data URI, reduced if it is large."""
+    """Returns the bytes of an image file as a data URI. An image larger than EMBEDDED_SIZE is scaled down."""
     with Image.open(io.BytesIO(encoded)) as image:
         kind = (image.format or "PNG").lower()
         if max(image.size) > EMBEDDED_SIZE:

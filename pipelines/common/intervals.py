@@ -1,4 +1,4 @@
-"""Shares with intervals, and whether two models that judged the same pairs differ."""
+"""Confidence intervals of shares, and a paired test of two models on the same pairs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Z95 = 1.959964
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Share of pairs in the right order, with its Wilson 95 % interval."""
+    """Share of pairs in the right order, with Wilson's 95 % score interval."""
 
     pairs: int
     right: int
@@ -24,20 +24,20 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class PairedTest:
-    """One model against another on the same pairs."""
+    """Comparison of two models on the same pairs."""
 
     name: str
     other: str
-    only_first: int  # pairs that only the first orders rightly
-    only_other: int  # pairs that only the other does
-    difference: float  # accuracy of the first less that of the other
+    only_first: int  # pairs that only the first model orders correctly
+    only_other: int  # pairs that only the other model orders correctly
+    difference: float  # accuracy of the first minus accuracy of the other
     p: float  # two-sided, McNemar's exact test
 
 
 def wilson(right: np.ndarray) -> Accuracy | None:
-    """Wilson's 95 % score interval of a share; None where there is nothing to count.
+    """Returns the share of True in `right` with Wilson's 95 % score interval; None if N is 0.
 
-    right: bool [N].
+    right: bool [N]. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
     """
     count, good = len(right), int(right.sum())
     if not count:
@@ -49,9 +49,10 @@ def wilson(right: np.ndarray) -> Accuracy | None:
 
 
 def mcnemar(name: str, right: np.ndarray, other: str, other_right: np.ndarray) -> PairedTest:
-    """McNemar's exact test: under no difference, a pair that only one model gets right is either's with chance 1/2.
+    """Returns McNemar's exact test of two models on the same pairs.
 
-    right, other_right: bool [N], of the same pairs in the same order. Raises ValueError where N differs or is 0.
+    Null hypothesis: a pair that only one model orders correctly is equally likely to be either model's.
+    right, other_right: bool [N], the same pairs in the same order. Raises ValueError if the lengths differ or are 0.
     """
     if len(right) != len(other_right) or not len(right):
         raise ValueError(f"both models must judge the same pairs, got {len(right)} and {len(other_right)}")

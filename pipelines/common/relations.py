@@ -1,6 +1,6 @@
-"""The algebra of spatial relations: when two statements say the same, deny each other, or cannot all be true.
+"""The algebra of spatial relations: whether statements are equivalent, contradict each other, or cannot all be true.
 
-A direction is the one that dominates, as in the scenes world: what is left of something is not above or behind it.
+As in the scenes world, a direction is the dominant one: an object left of another is not also above or behind it.
 
     inverse     A left of B   =  B right of A
     symmetric   A next to B   =  B next to A
@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
 
 from actors.types import Relation
 
-# Each axis: the words for one direction, then those for its inverse.
+EditKind = Literal["flip", "swap", "turn"]
+
+# Per axis: the words for one direction, then the words for its inverse.
 _DIRECTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "left": (
         ("left of", "to the left of", "on the left side of"),
@@ -43,12 +46,13 @@ _PARTS: dict[str, tuple[str, ...]] = {
 }
 BETWEEN = "between"  # its object is two names joined by " and "
 
+# Words -> (sense, whether they express its inverse).
 _SENSES: dict[str, tuple[str, bool]] = {
     **{
-        word: (axis, turned)
-        for axis, sides in _DIRECTIONS.items()
-        for turned in (False, True)
-        for word in sides[turned]
+        word: (axis, inverse)
+        for axis, directions in _DIRECTIONS.items()
+        for inverse in (False, True)
+        for word in directions[inverse]
     },
     **{word: (sense, False) for table in (_SYMMETRIC, _PARTS) for sense, words in table.items() for word in words},
     BETWEEN: (BETWEEN, False),
@@ -56,37 +60,42 @@ _SENSES: dict[str, tuple[str, bool]] = {
 WORDINGS = tuple(_SENSES)
 """Every relation that the algebra knows, in the words of a prompt."""
 
-Fact = tuple[str, str, str]
-"""(sense, first, second): equal for two statements that say the same."""
+
+class Fact(NamedTuple):
+    """The canonical form of a statement. Equivalent statements have equal facts."""
+
+    sense: str
+    first: str
+    second: str
 
 
 def canonical(relation: Relation) -> Fact:
-    """Raises KeyError for words that are not among WORDINGS."""
-    sense, turned = _SENSES[relation.relation]
-    first, second = (relation.object, relation.subject) if turned else (relation.subject, relation.object)
+    """Returns the canonical form of a relation. Raises KeyError if its words are not in WORDINGS."""
+    sense, inverse = _SENSES[relation.relation]
+    first, second = (relation.object, relation.subject) if inverse else (relation.subject, relation.object)
     if sense in _SYMMETRIC and second < first:
         first, second = second, first
     if sense == BETWEEN:
         second = " and ".join(sorted(second.split(" and ")))
-    return sense, first, second
+    return Fact(sense, first, second)
 
 
 def contradicts(before: Relation, after: Relation) -> bool:
-    """Whether both, of the same two objects, cannot be true."""
+    """Returns whether two relations of the same two objects cannot both be true."""
     one, other = canonical(before), canonical(after)
     if one == other or {before.subject, before.object} != {after.subject, after.object}:
         return False
-    kinds = {one[0], other[0]}
-    parts = kinds <= _PARTS.keys() and before.subject == after.subject
-    return parts or kinds <= _DIRECTIONS.keys() or kinds == {"near", "far"}
+    senses = {one.sense, other.sense}
+    parts = senses <= _PARTS.keys() and before.subject == after.subject
+    return parts or senses <= _DIRECTIONS.keys() or senses == {"near", "far"}
 
 
 def implied(relations: Iterable[Relation]) -> set[Fact]:
-    """All facts that the relations state or that follow from them by transitivity."""
+    """Returns all facts that the relations state or that follow from them by transitivity."""
     facts = {canonical(relation) for relation in relations}
     while True:
         chained = {
-            (sense, a, d)
+            Fact(sense, a, d)
             for sense, a, b in facts
             if sense in _DIRECTIONS
             for other, c, d in facts
@@ -98,30 +107,35 @@ def implied(relations: Iterable[Relation]) -> set[Fact]:
 
 
 def find_contradiction(relations: Sequence[Relation]) -> str:
-    """Why the relations cannot all be true, or say a thing twice; "" if they can and do not."""
+    """Returns why the relations cannot all be true or are redundant; "" if they are neither."""
     if len({canonical(relation) for relation in relations}) < len(relations):
         return "a relation is stated twice"
     facts = implied(relations)
     for sense, first, second in facts:
-        if sense in _DIRECTIONS and (first == second or (sense, second, first) in facts):
+        if sense in _DIRECTIONS and (first == second or Fact(sense, second, first) in facts):
             return f"{first!r} and {second!r} would each be {sense} of the other"
     for i, one in enumerate(relations):
         for other in relations[:i]:
             if contradicts(one, other):
-                return f"{one.subject!r} cannot be both {one.relation!r} and, as said, {other.relation!r}"
+                return f"{one.subject!r} cannot be both {one.relation!r} and {other.relation!r} as stated"
     return ""
 
 
-def edit_kind(before: Relation, after: Relation) -> str:
-    """flip (to the opposite), swap (objects exchanged, same words) or turn (to another direction)."""
+def edit_kind(before: Relation, after: Relation) -> EditKind:
+    """Returns how a relation was changed.
+
+    flip: to the opposite; swap: objects exchanged, same words; turn: to another direction.
+    """
     if (after.subject, after.object) == (before.object, before.subject):
         return "swap"
-    (sense, turned), (other, other_turned) = _SENSES[before.relation], _SENSES[after.relation]
-    return "flip" if sense == other and turned != other_turned else "turn"
+    (sense, inverse), (other, other_inverse) = _SENSES[before.relation], _SENSES[after.relation]
+    return "flip" if sense == other and inverse != other_inverse else "turn"
 
 
 def split_group(relations: Iterable[Relation]) -> str:
-    """Equal for prompts about the same objects tied in the same way, whatever the relations: a prompt, its equivalents
-    and its perturbations are one group, so none of them can be on both sides of a split."""
-    ties = sorted("|".join(sorted((relation.subject, relation.object))) for relation in relations)
-    return hashlib.blake2b(";".join(ties).encode(), digest_size=6).hexdigest()
+    """Returns an id that is equal for prompts that relate the same pairs of objects, whatever their relations.
+
+    A prompt, its equivalents and its perturbations are one group, so a split never separates them.
+    """
+    related = sorted("|".join(sorted((relation.subject, relation.object))) for relation in relations)
+    return hashlib.blake2b(";".join(related).encode(), digest_size=6).hexdigest()

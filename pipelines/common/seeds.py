@@ -1,18 +1,20 @@
-"""Every seed of a run, from what it is for and from nothing else."""
+"""The seed of every image of a run. A seed depends on what the image is for and on nothing else."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-def sample_seed(run: int, step: int, prompt: int, sample: int) -> int:
-    """The seed of one image: a function of (run, step, prompt, sample), never of the actor that draws it.
+def sample_seed(run: int, iteration: int, prompt: int, sample: int) -> int:
+    """Returns the seed of one image, an integer below 2^63.
 
-    Returns an integer below 2^63, well mixed even for neighbouring arguments.
+    It is a function of (run, iteration, prompt, sample) and never of the actor that samples the image. Seeds of
+    neighbouring arguments are independent.
     """
-    return int(np.random.SeedSequence((run, step, prompt, sample)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    entropy = (run, iteration, prompt, sample)
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def group_seeds(run: int, step: int, prompt: int, group_size: int) -> tuple[int, ...]:
-    """The seeds of one prompt's group."""
-    return tuple(sample_seed(run, step, prompt, sample) for sample in range(group_size))
+def group_seeds(run: int, iteration: int, prompt: int, group_size: int) -> tuple[int, ...]:
+    """Returns the seeds of the G images of one prompt."""
+    return tuple(sample_seed(run, iteration, prompt, sample) for sample in range(group_size))

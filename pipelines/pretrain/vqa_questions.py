@@ -167,7 +167,7 @@ def _listing(placements: Sequence[Placement], rng: np.random.Generator) -> str:
     what comparing two objects of a sentence builds on.
     """
     return " , ".join(
-        f"{p.thing.name} {SQUARES[_cell(p)]}" for p in (placements[i] for i in rng.permutation(len(placements)))
+        f"{p.obj.name} {SQUARES[_cell(p)]}" for p in (placements[i] for i in rng.permutation(len(placements)))
     )
 
 
@@ -176,7 +176,7 @@ def _comparisons(single: Sequence[Placement], rng: np.random.Generator) -> str:
     told: list[str] = []
     order = [(i, j) for i in range(len(single)) for j in range(len(single)) if i != j]
     for i, j in (order[k] for k in rng.permutation(len(order))):
-        first, second = single[i].thing, single[j].thing
+        first, second = single[i].obj, single[j].obj
         word = between(single[i], single[j])
         if word == APART or not is_held_out([Relation(first.name, word, second.name)]):
             told.append(f"{first.name} {second.name} {word}")

@@ -91,7 +91,7 @@ def with_recoloured(placements: Sequence[Placement], rng: np.random.Generator) -
         thing = replace(thing, color=free[rng.integers(len(free))])
     else:
         thing = replace(thing, shape=[shape for shape in SHAPES if shape != thing.shape][rng.integers(2)])
-    return tuple(replace(p, thing=thing) if i == index else p for i, p in enumerate(placements))
+    return tuple(replace(p, obj=thing) if i == index else p for i, p in enumerate(placements))
 
 
 def render(placements: Sequence[Placement], rng: np.random.Generator) -> np.ndarray:

@@ -18,7 +18,7 @@ from actors.files import exists, list_folder, read_file, write_file
 from actors.grpo.advantages import Advantages
 from actors.grpo.learner import OptimizerStepMetrics
 from actors.worker_setup import actor_options
-from conf import load
+from conf import UserError, load
 from conf.policy import PolicySettings
 from pipelines.common.prompts import draw_held_out_prompts, draw_training_prompts, read_prompts
 from pipelines.common.seeds import group_seeds, sample_seed
@@ -49,7 +49,7 @@ def test_prompts_from_a_file(tmp_path: Path) -> None:
     assert len(drawn) == 24 and sum(prompt.text == "a cat" for prompt in drawn) == 12
     assert len(draw_held_out_prompts(settings.policy, settings.flux, 0)) == 0
     path.write_text('{"text": "a cat"}\n{"prompt": "a dog"}\n')
-    with pytest.raises(ValueError, match=r"prompts.jsonl:2 must be a JSON object"):
+    with pytest.raises(UserError, match=r"prompts\.jsonl:2 must be a JSON object"):
         read_prompts(path)
     with pytest.raises(ValueError, match=r"policy\.prompts must name a file"):
         draw_training_prompts(load("scenes").policy, settings.flux)

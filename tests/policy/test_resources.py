@@ -231,7 +231,7 @@ def write(path: Path, *rows: Mapping[str, object]) -> Path:
 
 def test_a_run_without_its_prompts_is_refused_before_anything_starts(tmp_path: Path) -> None:
     """Also before Ray: none runs here."""
-    good, mend = write(tmp_path / "good.jsonl", {"text": "a cat"}), r"'text' a line; see docs/policy\.md"
+    good, mend = write(tmp_path / "good.jsonl", {"text": "a cat"}), r"'text' per line; see docs/policy\.md"
     for overrides, message in (
         ([f"policy.prompts={tmp_path}/none.jsonl"], rf"policy\.prompts must name .*none\.jsonl \(No such file.*{mend}"),
         ([f"policy.prompts={tmp_path}"], rf"policy\.prompts must name .*\(Is a directory\).*{mend}"),

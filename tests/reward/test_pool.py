@@ -63,7 +63,7 @@ def test_scores_by_reference_equal_the_scorer_s(served: tuple[RewardPool, Path, 
     wanted = SpatialScorer.from_pretrained(model).score(images=images, prompts=TEXTS)
     np.testing.assert_allclose(got.mu, wanted.mu, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(got.sigma, wanted.sigma, rtol=1e-3, atol=1e-5)
-    with pytest.raises(ValueError, match="every image needs its text"):
+    with pytest.raises(ValueError, match="one text per image"):
         asyncio.run(pool.score(ray.put(images), TEXTS[:2]))
 
 
