@@ -1,4 +1,4 @@
-"""The steps of the whole pipeline: what each does, and what its output depends on."""
+"""The steps of the whole pipeline: what each runs, and what its output depends on."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 from conf import Settings
 from conf.flux import EMBEDDED
 from pipelines.common.fingerprints import digest_of, digest_of_files, digest_of_names
-from pipelines.common.paths import preferences_folder, score_folder
+from pipelines.common.paths import RunPaths, Stage, pairs_location, run_paths, spatialscore_folder
 from pipelines.evaluation.run import evaluate
 from pipelines.policy.checkpoint import training_settings
-from pipelines.policy.stage import run_policy
+from pipelines.policy.train import run_policy
 from pipelines.preferences.build import build_preferences, fingerprint
 from pipelines.reward.evaluate import evaluate_reward
 from pipelines.reward.report import table as accuracy_table
@@ -21,56 +21,57 @@ from pipelines.reward.sanity_checks import table as checks_table
 from pipelines.reward.train import train_reward
 from pipelines.scenes import CHECKPOINTS
 
-PLACEMENT = ("threads_per_worker", "cpus_per_worker", "use_gpu", "max_failures", "checkpoint_every")
-"""Settings of stage 2 that say where work is done and how it is saved, not what it yields."""
+REWARD_PLACEMENT = ("threads_per_worker", "cpus_per_worker", "use_gpu", "max_failures", "checkpoint_every")
+"""Settings of stage 2 that decide where it runs and how often it saves. They do not change the result."""
 
 
 @dataclass(frozen=True)
-class Step:
-    """One step. `work` returns what it says at its end; `inputs` gives everything that decides the output."""
+class PipelineStep:
+    """One step of `spatialt2i run`."""
 
     name: str
     title: str
-    output: str  # file or folder under the run's directory; with the receipt beside it, the step is complete
-    work: Callable[[Settings], str]
-    inputs: Callable[[Settings], dict[str, object]]
+    stage: Stage
+    output: Callable[[RunPaths], Path]  # the file or folder that exists once the step is complete
+    run: Callable[[Settings], str]  # does the work and returns a summary
+    inputs: Callable[[Settings], dict[str, object]]  # everything that decides the output
 
     def record_path(self, settings: Settings) -> Path:
-        """Where this step's receipt lies: in its stage's folder, under a name that Arrow passes over."""
-        return Path(settings.run_dir).absolute() / self.output.partition("/")[0] / f"_{self.name}.receipt.json"
+        """File with the step's record, in the folder of its stage."""
+        return run_paths(settings).stage_record(self.stage, self.name)
 
     def digest(self, settings: Settings) -> str:
-        """Of everything that decides the output."""
+        """SHA-256 of everything that decides the output."""
         return digest_of(self.inputs(settings))
 
 
-def _build(settings: Settings) -> str:
+def _build_pairs(settings: Settings) -> str:
     pairs = build_preferences(settings)
     return f"{pairs.pairs} pairs, {pairs.test} of them held out, in {pairs.directory}"
 
 
-def _fit(settings: Settings) -> str:
-    fitted = train_reward(settings)
-    return f"{fitted.steps} steps on {fitted.pairs} pairs"
+def _train_reward(settings: Settings) -> str:
+    result = train_reward(settings)
+    return f"{result.steps} optimizer steps on {result.pairs} pairs"
 
 
-def _measure(settings: Settings) -> str:
+def _measure_accuracy(settings: Settings) -> str:
     return accuracy_table(evaluate_reward(settings))
 
 
-def _examine(settings: Settings) -> str:
+def _check_reward(settings: Settings) -> str:
     checks = run_sanity_checks(settings)
     if not all(check.passed for check in checks):
         print(checks_table(checks))
-        raise SystemExit("SpatialScore did not pass its examination and will not steer a policy")
+        raise SystemExit("SpatialScore did not pass its sanity checks, so no policy is trained with it")
     return checks_table(checks)
 
 
-def _train(settings: Settings) -> str:
+def _train_policy(settings: Settings) -> str:
     policy = run_policy(settings)
     return (
         f"{policy.version} policy versions in {policy.training_seconds:.0f} s of training\n"
-        f"The LoRA for diffusers: {policy.export}"
+        f"LoRA for diffusers: {policy.export}"
     )
 
 
@@ -79,12 +80,8 @@ def _evaluate(settings: Settings) -> str:
     return f"{result}\nOpen {result.report} in a browser."
 
 
-def _without_placement(section: dict[str, object]) -> dict[str, object]:
-    return {key: value for key, value in section.items() if key not in PLACEMENT}
-
-
 def _flux(settings: Settings) -> dict[str, object]:
-    """The policy's base: its settings, and the shipped weights where it is the embedded one."""
+    """The base policy: its settings, and the digest of the shipped weights if it is the embedded one."""
     weights = digest_of_files(CHECKPOINTS / "flux") if settings.flux.model == EMBEDDED else settings.flux.model
     return {**asdict(replace(settings.flux, text_encoders_on_cpu=False)), "weights": weights}
 
@@ -93,18 +90,23 @@ def _pairs_inputs(settings: Settings) -> dict[str, object]:
     return {"pairs": fingerprint(settings)}
 
 
-def _fit_inputs(settings: Settings) -> dict[str, object]:
+def _pairs_digest(settings: Settings) -> str:
+    return digest_of_names(Path(pairs_location(settings)), "*.parquet")
+
+
+def _reward_inputs(settings: Settings) -> dict[str, object]:
+    reward = {key: value for key, value in asdict(settings.reward).items() if key not in REWARD_PLACEMENT}
+    embedded = settings.spatialscore.model == EMBEDDED
     return {
-        "reward": _without_placement(asdict(settings.reward)),
+        "reward": reward,
         "spatialscore": asdict(replace(settings.spatialscore, attention="sdpa", gradient_checkpointing=False)),
-        "backbone": digest_of_files(CHECKPOINTS / "qwen2_5_vl") if settings.spatialscore.model == EMBEDDED else "",
-        "pairs": digest_of_names(Path(preferences_folder(settings)), "*.parquet"),
+        "backbone": digest_of_files(CHECKPOINTS / "qwen2_5_vl") if embedded else "",
+        "pairs": _pairs_digest(settings),
     }
 
 
-def _score_inputs(settings: Settings) -> dict[str, object]:
-    pairs = digest_of_names(Path(preferences_folder(settings)), "*.parquet")
-    return {"model": digest_of_files(score_folder(settings)), "pairs": pairs}
+def _scored_pairs_inputs(settings: Settings) -> dict[str, object]:
+    return {"model": digest_of_files(spatialscore_folder(settings)), "pairs": _pairs_digest(settings)}
 
 
 def _policy_inputs(settings: Settings) -> dict[str, object]:
@@ -117,7 +119,7 @@ def _policy_inputs(settings: Settings) -> dict[str, object]:
         "minutes": settings.policy.minutes,
         "prompts": prompts,
         "flux": _flux(settings),
-        "spatialscore": digest_of_files(score_folder(settings)),
+        "spatialscore": digest_of_files(spatialscore_folder(settings)),
     }
 
 
@@ -126,16 +128,59 @@ def _evaluation_inputs(settings: Settings) -> dict[str, object]:
         "evaluation": asdict(settings.evaluation),
         "flux": _flux(settings),
         "held out": settings.policy.held_out_prompts,
-        "lora": digest_of_files(Path(settings.run_dir, "policy", "export")),
-        "spatialscore": digest_of_files(score_folder(settings)),
+        "lora": digest_of_files(run_paths(settings).export),
+        "spatialscore": digest_of_files(spatialscore_folder(settings)),
     }
 
 
 STEPS = (
-    Step("preferences", "1 · Preference pairs (Ray Data)", "preferences", _build, _pairs_inputs),
-    Step("fit", "2 · SpatialScore (Ray Train)", "reward/model", _fit, _fit_inputs),
-    Step("accuracy", "2 · SpatialScore on held-out pairs", "reward/report.json", _measure, _score_inputs),
-    Step("doctor", "2 · SpatialScore at the doctor's", "reward/doctor.json", _examine, _score_inputs),
-    Step("policy", "3 · Top-k GRPO (Ray actors, Ray Serve)", "policy/export", _train, _policy_inputs),
-    Step("evaluation", "4 · Evaluation on held-out prompts", "evaluation/report.html", _evaluate, _evaluation_inputs),
+    PipelineStep(
+        "preferences",
+        "1 · Preference pairs (Ray Data)",
+        "preferences",
+        lambda paths: paths.preferences,
+        _build_pairs,
+        _pairs_inputs,
+    ),
+    PipelineStep(
+        "reward",
+        "2 · SpatialScore (Ray Train)",
+        "reward",
+        lambda paths: paths.reward_model,
+        _train_reward,
+        _reward_inputs,
+    ),
+    PipelineStep(
+        "accuracy",
+        "2 · SpatialScore on held-out pairs",
+        "reward",
+        lambda paths: paths.reward_evaluation,
+        _measure_accuracy,
+        _scored_pairs_inputs,
+    ),
+    PipelineStep(
+        "sanity_checks",
+        "2 · Sanity checks of SpatialScore",
+        "reward",
+        lambda paths: paths.sanity_checks,
+        _check_reward,
+        _scored_pairs_inputs,
+    ),
+    PipelineStep(
+        "policy",
+        "3 · Top-k GRPO (Ray actors, Ray Serve)",
+        "policy",
+        lambda paths: paths.export,
+        _train_policy,
+        _policy_inputs,
+    ),
+    PipelineStep(
+        "evaluation",
+        "4 · Evaluation on held-out prompts",
+        "evaluation",
+        lambda paths: paths.evaluation_report,
+        _evaluate,
+        _evaluation_inputs,
+    ),
 )
+"""All steps, in order."""

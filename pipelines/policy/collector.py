@@ -1,10 +1,13 @@
-"""A group's way: sampled, alone or with others, then scored and filtered, as often as it takes."""
+"""How a group becomes training data: sample -> score -> select, one asyncio task for each group.
+
+The driver holds references and scores only. Images, latents and gradients stay on the actors and in the object store.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -14,7 +17,7 @@ from ray.exceptions import ObjectLostError
 
 from actors.grpo.advantages import Advantages, group_advantages
 from actors.policy.plan import SamplingPlan
-from actors.types import Prompt, Scores
+from actors.types import Conditioning, Prompt, Scores, Trajectory
 from actors.workers.rollout import SampleReport, WeightsHandle
 from conf.policy import PolicySettings
 from pipelines.common.seeds import group_seeds
@@ -23,157 +26,162 @@ from pipelines.policy.rollout_pool import RolloutPool
 from pipelines.policy.timing import TimeWeightedGauge
 
 
-class RewardPool(Protocol):
-    """What the loop asks of a reward: the pool of SpatialScore replicas, or anything else that scores by reference."""
+class Rewards(Protocol):
+    """What stage 3 needs of its rewards: one pool of replicas, or a weighted sum over several."""
 
     @property
     def retries(self) -> int:
-        """Calls that had to be made again."""
+        """Number of scoring calls that were repeated."""
         ...
 
-    async def score(self, images: ray.ObjectRef, texts: tuple[str, ...]) -> Scores:
+    async def score(self, images: ray.ObjectRef[np.ndarray], texts: tuple[str, ...]) -> Scores:
         """Scores uint8 [B, H, W, 3] images, given as a reference, against one text each."""
         ...
 
     async def replicas(self) -> Sequence[Replicas]:
-        """The running replicas of each of its rewards. Raises what the pool's controller raises while it is away."""
+        """The running replicas of each reward. Raises RayError while Serve's controller is unavailable."""
         ...
 
 
 @dataclass(frozen=True)
 class Group:
-    """One prompt's group at one step of the run: all that is needed to sample it, and to sample it again."""
+    """One prompt's group in one iteration: all that is needed to sample it, and to sample it again."""
 
     iteration: int
-    index: int  # of the prompt within the step
+    index: int
+    """Number of the prompt in the iteration, from 0 to P-1."""
     prompt: Prompt
     seeds: tuple[int, ...]
+    """One seed for each of the G images."""
     plan: SamplingPlan
-    resamples: int = 0  # times it was replaced for want of spread
-
-
-def plan_group(number: int, prompts: Sequence[Prompt], settings: PolicySettings) -> Group:
-    """A run's group of this number: its prompt, seeds and plan follow from the settings alone."""
-    step, index = divmod(number, settings.prompts_per_iteration)
-    seeds = group_seeds(settings.seed, step, index, settings.group_size)
-    return Group(step, index, prompts[number], seeds, SamplingPlan.for_training(settings, step))
-
-
-@dataclass(frozen=True)
-class Seat:
-    """A group's place among those that are sampled in one call, and so in forwards of one shape."""
-
-    call: tuple[Group, ...]
-    number: int
-
-    @property
-    def group(self) -> Group:
-        """Whose place it is."""
-        return self.call[self.number]
-
-
-@dataclass(frozen=True)
-class SampledGroup:
-    """What a rollout actor made of a group, as references."""
-
-    report: SampleReport
-    images: ray.ObjectRef
-    conditioning: ray.ObjectRef
-    trajectories: list[ray.ObjectRef]
-    at: float  # time.perf_counter() when it was there
+    resamples: int = 0
+    """How often it was replaced by another prompt because all scores were equal."""
 
 
 @dataclass(frozen=True)
 class ScoredGroup:
-    """What the learner gets of a group: references to what it kept, and why."""
+    """What the learner gets of a group: the advantages of the selected images and references to their trajectories."""
 
-    seat: Seat
+    group: Group
     scores: np.ndarray  # [G]
     advantages: Advantages
-    conditioning: ray.ObjectRef
-    trajectories: tuple[ray.ObjectRef, ...]  # of `advantages.kept`; the others are freed
+    conditioning: ray.ObjectRef[Conditioning]
+    trajectories: tuple[ray.ObjectRef[Trajectory], ...]
+    """Those of `advantages.kept`; the references to the others are dropped, so Ray frees them."""
     report: SampleReport
-    sampled_at: float  # time.perf_counter() when the images were there
-    score_seconds: float  # from then to their scores
+    sampled_at: float
+    score_seconds: float
+    """From the images to their scores."""
 
 
-def advantages_of(scores: np.ndarray, settings: PolicySettings, divisor: float | None = None) -> Advantages:
-    """`group_advantages` as the run's settings have it."""
-    return group_advantages(
-        scores, settings.algorithm.top_k, settings.algorithm.advantage_mean_over, settings.advantage_clip, divisor
-    )
+class ImagesLostError(RuntimeError):
+    """The node that held a group's images died before they were scored."""
+
+
+def plan_group(number: int, prompts: Sequence[Prompt], settings: PolicySettings) -> Group:
+    """Returns the run's group `number`. Its prompt, seeds and plan follow from the settings alone."""
+    iteration, index = divmod(number, settings.prompts_per_iteration)
+    seeds = group_seeds(settings.seed, iteration, index, settings.group_size)
+    return Group(iteration, index, prompts[number], seeds, SamplingPlan.for_training(settings, iteration))
+
+
+def groups_allowed(version: int, settings: PolicySettings) -> int:
+    """The staleness rule: how many groups of the run may have been launched at policy version `version`.
+
+    With max_staleness 0 every group is sampled by the weights that learn from it. With 1 the groups of the next
+    iteration are sampled while those of this iteration are learned.
+    """
+    return (version + 1 + settings.max_staleness) * settings.prompts_per_iteration
 
 
 class GroupCollector:
-    """Draws groups through a rollout pool and a reward pool."""
+    """Launches groups and collects them. Lost images are sampled again; groups without spread are replaced."""
 
     def __init__(
-        self, rollouts: RolloutPool, rewards: RewardPool, prompts: Sequence[Prompt], settings: PolicySettings
+        self, rollouts: RolloutPool, rewards: Rewards, prompts: Sequence[Prompt], settings: PolicySettings
     ) -> None:
-        """`prompts` are those that replace the prompts of groups without spread."""
+        """`prompts` are those of the whole run, in order. Set `weights` before the first `launch`."""
         self.rollouts, self.rewards, self.prompts, self.settings = rollouts, rewards, prompts, settings
-        self.scoring = TimeWeightedGauge()  # groups whose scores are awaited
-        self.lost = 0  # groups sampled again because a node took their images or trajectories with it
-        self.replaced = 0  # groups without spread
+        self.weights: WeightsHandle
+        """The weights that groups are sampled with from now on."""
+        self.scoring = TimeWeightedGauge()
+        """Number of groups that wait for their scores."""
+        self.lost = 0
+        """Groups that were sampled again because a node died with their images or trajectories."""
+        self.replaced = 0
+        """Groups that were replaced because all scores were equal."""
+        self._launched = 0
+        self._tasks: dict[tuple[int, int], asyncio.Task[ScoredGroup]] = {}
 
-    def start(self, groups: Sequence[Group], weights: Callable[[], WeightsHandle]) -> list[asyncio.Task[ScoredGroup]]:
-        """Samples groups of one plan together; from there each goes its own way, as a task."""
-        call = tuple(groups)
-        sampled = asyncio.create_task(self._sample(call, weights))
-        return [asyncio.create_task(self._make(Seat(call, number), weights, sampled)) for number in range(len(call))]
+    def launch(self) -> list[asyncio.Task[ScoredGroup]]:
+        """Launches every group that the staleness rule allows. Returns the tasks of this iteration, in order."""
+        version, per_iteration = self.weights.version, self.settings.prompts_per_iteration
+        self._tasks = {key: task for key, task in self._tasks.items() if key[0] >= version}
+        while self._launched < min(groups_allowed(version, self.settings), len(self.prompts)):
+            group = plan_group(self._launched, self.prompts, self.settings)
+            self._tasks[group.iteration, group.index] = asyncio.create_task(self.collect(group))
+            self._launched += 1
+        return [self._tasks[version, index] for index in range(per_iteration)]
 
-    async def resample(self, seat: Seat, weights: Callable[[], WeightsHandle]) -> ScoredGroup:
-        """The same group once more, from sampling on."""
-        return await self._make(seat, weights, self._sample(seat.call, weights))
+    def restart_from(self, weights: WeightsHandle) -> None:
+        """Cancels all groups and continues with the first group of the iteration that `weights` belong to."""
+        self.cancel()
+        self.weights = weights
+        self._launched = weights.version * self.settings.prompts_per_iteration
 
-    async def _sample(self, call: Sequence[Group], weights: Callable[[], WeightsHandle]) -> list[SampledGroup]:
-        texts, seeds = [group.prompt.text for group in call], [group.seeds for group in call]
-        urgency = (call[0].iteration, call[0].index)
-        report, sampled = await self.rollouts.sample_groups(urgency, texts, seeds, weights, call[0].plan)
-        share, now = report.of_each(len(call)), time.perf_counter()
-        return [
-            SampledGroup(share, images, conditioning, trajectories, now)
-            for images, conditioning, *trajectories in sampled
-        ]
+    def cancel(self) -> None:
+        """Cancels all groups that are under way."""
+        for task in self._tasks.values():
+            task.cancel()
+        self._tasks.clear()
 
-    async def _make(
-        self, seat: Seat, weights: Callable[[], WeightsHandle], sampling: Awaitable[list[SampledGroup]]
-    ) -> ScoredGroup:
-        """Scores a group and keeps its best and worst.
-
-        A group whose images are lost is sampled again, with all of its call: other forwards would round otherwise. One
-        without spread is replaced by another prompt's, which is sampled alone.
-        """
+    async def collect(self, group: Group) -> ScoredGroup:
+        """Collects a group, again if its images are lost, and with another prompt if all of its scores are equal."""
         while True:
-            sampled = (await sampling)[seat.number]
             try:
-                scores = await self._score(seat.group, sampled.images)
-            except ObjectLostError:
+                scored = await self._collect_once(group)
+            except ImagesLostError:
                 self.lost += 1
-                sampling = self._sample(seat.call, weights)
                 continue
-            score_seconds = time.perf_counter() - sampled.at
-            advantages = advantages_of(scores.mu, self.settings)
-            if advantages.skipped and seat.group.resamples < self.settings.algorithm.max_resamples:
-                self.replaced += 1
-                seat = Seat((self._replacement(seat.group),), 0)
-                sampling = self._sample(seat.call, weights)
-                continue
-            kept = tuple(sampled.trajectories[i] for i in advantages.kept)
-            return ScoredGroup(
-                seat, scores.mu, advantages, sampled.conditioning, kept, sampled.report, sampled.at, score_seconds
-            )
+            if not scored.advantages.skipped or group.resamples >= self.settings.algorithm.max_resamples:
+                return scored
+            self.replaced += 1
+            group = self._replacement(group)
 
-    async def _score(self, group: Group, images: ray.ObjectRef) -> Scores:
+    async def _collect_once(self, group: Group) -> ScoredGroup:
+        """Sample -> score -> select: one prompt's G images, cut to the 2k that are trained on (paper, Fig. 4)."""
+        priority = (group.iteration, group.index)
+        sampled = await self.rollouts.sample_group(
+            priority, group.prompt.text, group.seeds, lambda: self.weights, group.plan
+        )
+        scores = await self._score(group, sampled.images)
+        score_seconds = time.perf_counter() - sampled.sampled_at
+        advantages = group_advantages(scores.mu, self.settings.algorithm)  # select_top_k, then standardize
+        kept = tuple(sampled.trajectories[i] for i in advantages.kept)
+        return ScoredGroup(
+            group=group,
+            scores=scores.mu,
+            advantages=advantages,
+            conditioning=sampled.conditioning,
+            trajectories=kept,
+            report=sampled.report,
+            sampled_at=sampled.sampled_at,
+            score_seconds=score_seconds,
+        )
+
+    async def _score(self, group: Group, images: ray.ObjectRef[np.ndarray]) -> Scores:
+        """Raises ImagesLostError if the images are lost."""
         self.scoring.add(1)
         try:
             return await self.rewards.score(images, (group.prompt.text,) * len(group.seeds))
+        except ObjectLostError as error:
+            raise ImagesLostError(f"the images of {group.prompt.text!r} are lost") from error
         finally:
             self.scoring.add(-1)
 
     def _replacement(self, group: Group) -> Group:
-        """Another prompt and other seeds, drawn from the group's own: the same whoever asks, and when."""
+        """Returns the group with another prompt and other seeds, drawn from its own seeds: always the same ones."""
         rng = np.random.default_rng(group.seeds)
         prompt = self.prompts[int(rng.integers(len(self.prompts)))]
         seeds = tuple(rng.integers(2**62, size=len(group.seeds)).tolist())
-        return replace(group, prompt=prompt, seeds=seeds, redraws=group.resamples + 1)
+        return replace(group, prompt=prompt, seeds=seeds, resamples=group.resamples + 1)

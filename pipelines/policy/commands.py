@@ -6,7 +6,7 @@ from conf import Settings
 from pipelines.common.ray_session import ray_session
 from pipelines.policy.export import export_newest
 from pipelines.policy.sample import sample_sheet
-from pipelines.policy.stage import run_policy
+from pipelines.policy.train import run_policy
 
 
 def train(settings: Settings) -> None:

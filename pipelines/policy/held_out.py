@@ -18,7 +18,7 @@ from actors.workers.rollout import WeightsHandle
 from pipelines.common.prompts import HeldOut
 from pipelines.common.seeds import sample_seed
 from pipelines.policy.checker_metrics import CheckerCounts, count_remotely
-from pipelines.policy.collector import RewardPool
+from pipelines.policy.collector import Rewards
 from pipelines.policy.image_grid import image_grid
 from pipelines.policy.metrics import EvaluationRow, mean_of_numbers
 from pipelines.policy.rollout_pool import RolloutPool
@@ -43,7 +43,7 @@ class HeldOutEvaluation:
     def __init__(
         self,
         rollouts: RolloutPool,
-        rewards: RewardPool,
+        rewards: Rewards,
         prompts: HeldOut,
         plan: SamplingPlan,
         seed: int,
@@ -102,7 +102,7 @@ class HeldOutEvaluation:
         texts = tuple(prompt.text for prompt in prompts)
         seeds = [sample_seed(self.seed, kind, first + i, 0) for i in range(len(prompts))]
         while True:
-            images = await self.rollouts.draw_images(texts, seeds, weights, self.plan)
+            images = await self.rollouts.generate_images(texts, seeds, weights, self.plan)
             counting = count_remotely.remote(images, tuple(prompts)) if self.exact else None
             try:
                 scores = await self.rewards.score(images, texts)

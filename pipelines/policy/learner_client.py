@@ -1,193 +1,173 @@
-"""The learner as the loop sees it: fed group by group, watched for idle updates, brought back to life."""
+"""The learner as the driver sees it: it accumulates groups, steps, publishes, and is restarted if it is lost."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
 
 import ray
 from ray.exceptions import ObjectLostError
 
 from actors.files import DamagedFileError
-from actors.grpo.advantages import batch_divisor
+from actors.grpo.batch_std import batch_std
 from actors.grpo.learner import OptimizerStepMetrics
-from actors.workers.learner import LearnerGroup
+from actors.workers.learner_group import LearnerGroup
 from actors.workers.rollout import WeightsHandle
 from conf.policy import PolicySettings
 from pipelines.policy.checkpoint import Checkpoints, Manifest
-from pipelines.policy.collector import GroupCollector, ScoredGroup, advantages_of
+from pipelines.policy.collector import GroupCollector, ScoredGroup
 from pipelines.policy.resource_wait import wait_with_status
 from pipelines.policy.resources import learner_request, rollout_request
 from pipelines.policy.timing import IterationTimer
 
 MAX_RESTARTS_WITHOUT_PROGRESS = 5
-"""Learners in a row that may die without having published a version."""
-
-
-def divides_last(settings: PolicySettings) -> bool:
-    """Whether the std of an update's scores divides its gradient instead of each advantage, which is the same.
-
-    Learning then need not wait for the update's last score. Not so with a KL term, which nothing divides, or with a
-    clip, which needs to see what is divided.
-    """
-    return (
-        settings.algorithm.advantage_std_over == "batch"
-        and not settings.algorithm.kl_weight
-        and not settings.advantage_clip
-    )
+"""Restarts in a row without a new policy version, after which the run ends."""
 
 
 class LearnerClient:
-    """Feeds the learner's ranks. Methods raise LearnerLostError when one of them died: `restart`, then `restore`."""
+    """All learner ranks. Its methods raise LearnerLostError if a rank died: call `restart`, then `restore`."""
 
     def __init__(
-        self, settings: PolicySettings, group: LearnerGroup, start: Callable[[], LearnerGroup], groups: GroupCollector,
+        self,
+        settings: PolicySettings,
+        ranks: LearnerGroup,
+        start: Callable[[], LearnerGroup],
+        collector: GroupCollector,
+        timer: IterationTimer,
         log: Callable[[str], None],
-    ) -> None:  # fmt: skip
-        """`group` is the first learner, `start` asks Ray for another one; both return at once."""
-        self.settings, self.groups, self._start, self._log = settings, groups, start, log
-        self.clock = IterationTimer(settings.learner.ranks)
-        self.group = group
-        self.restarts, self._restarts_without_progress, self._idle = 0, 0, 0
+    ) -> None:
+        """`ranks` is the first learner. `start` asks Ray for another one and returns at once."""
+        self.settings, self.collector, self.timer = settings, collector, timer
+        self._start, self._log = start, log
+        self.ranks = ranks
+        self.restarts = 0
+        self._restarts_without_progress = 0
+        self._empty_steps = 0
 
     def restart(self, error: Exception) -> None:
-        """Replaces a learner that is lost. Raises `error` where replacing it has not helped before."""
+        """Replaces a lost learner. Raises `error` if restarts did not help MAX_RESTARTS_WITHOUT_PROGRESS times."""
         self.restarts += 1
         self._restarts_without_progress += 1
         if self._restarts_without_progress > MAX_RESTARTS_WITHOUT_PROGRESS:
             raise error
         self.stop()
-        self.group = self._start()
+        self.ranks = self._start()
 
     async def restore(self, checkpoints: Checkpoints) -> Manifest | None:
-        """Builds the ranks, from the newest checkpoint that is whole. None: there is none, they are as new.
+        """Builds the ranks and loads the newest complete checkpoint. Returns None if there is no checkpoint.
 
-        Raises RuntimeError where there are checkpoints, and none is whole: a run of days must not begin anew unasked.
+        Waits for the rollout actors too, which load at the same time. While Ray cannot place the ranks, rollout actors
+        above `policy.rollout.min_actors` are given up one by one.
 
-        The rollout actors load meanwhile, and are waited for as well. While the ranks wait for their places, rollout
-        actors beyond the least number give way, one after the other.
+        Raises RuntimeError if there are checkpoints but none is complete: a long run must not restart by itself.
         """
-        rollouts, placing = self.groups.rollouts, self.group.placed()
-        await wait_with_status(placing, [learner_request(self.settings)], self._log, rollouts.scale_down)
+        rollouts = self.collector.rollouts
+        learner, sampling = [learner_request(self.settings)], [rollout_request(self.settings)]
+        await wait_with_status(self.ranks.placed(), learner, self._log, rollouts.scale_down)
         rollouts.scale_up()
-        ready = wait_with_status(rollouts.ready(), [rollout_request(self.settings)], self._log)
-        await asyncio.gather(self.group.start(), ready)
+        await asyncio.gather(self.ranks.start(), wait_with_status(rollouts.ready(), sampling, self._log))
         for manifest in checkpoints.manifests():
             try:
-                await self.group.load(checkpoints.folder(manifest.version), manifest.files)
+                await self.ranks.load(checkpoints.folder(manifest.version), manifest.files)
             except (FileNotFoundError, DamagedFileError) as error:
                 checkpoints.skip_damaged(manifest.version, error)
             else:
-                self.clock.training_seconds = manifest.training_seconds
+                self.timer.training_seconds = manifest.training_seconds
                 return manifest
         if damaged := checkpoints.complete():
             raise RuntimeError(
-                f"none of the {len(damaged)} checkpoints in {checkpoints.location} is whole: put one of them back, or "
-                "start anew with policy.resume=never"
+                f"none of the {len(damaged)} checkpoints in {checkpoints.location} can be read: restore one of them "
+                "from a backup, or start again with policy.resume=never"
             )
-        self.clock.training_seconds = 0.0
+        self.timer.training_seconds = 0.0
         return None
 
-    async def learn(
-        self, groups: Sequence[Awaitable[ScoredGroup]], version: int, weights: Callable[[], WeightsHandle]
-    ) -> list[ScoredGroup]:
-        """Has every rank accumulate its share of one update's groups, in order, each as soon as it is scored.
+    async def accumulate(self, groups: Sequence[Awaitable[ScoredGroup]], version: int) -> list[ScoredGroup]:
+        """Has every rank accumulate its share of the groups of one optimizer step, each as soon as it is scored.
 
-        `version` is the policy version that learns them; a learner of another one refuses them with ValueError.
-        When `learn` raises, nothing of it is still running.
+        `version` is the policy version that learns from them. Rank r of R takes groups r, r+R, r+2R, … in order. If
+        this raises, nothing of it is still running.
         """
-        learner, ranks = self.group, self.settings.learner.ranks
-        divisor = asyncio.ensure_future(self._divisor(groups))
-        feeds = [
-            asyncio.create_task(self._accumulate_on(learner, groups[rank::ranks], divisor, rank, version, weights))
-            for rank in range(ranks)
+        ranks, count = self.ranks, self.settings.learner.ranks
+        shares = [
+            asyncio.create_task(self._accumulate_on(ranks, rank, groups[rank::count], version)) for rank in range(count)
         ]
         try:
-            shares, through = zip(*await asyncio.gather(*feeds), strict=True)
+            learned = await asyncio.gather(*shares)
         finally:
-            # when one feed fails, the others must not go on: they would feed the next learner, or sample for nobody
-            tasks: list[asyncio.Future[Any]] = [*feeds, divisor]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        self.clock.ranks_waited(through)
-        return [group for share in shares for group in share]
-
-    async def _divisor(self, groups: Sequence[Awaitable[ScoredGroup]]) -> float | None:
-        """What the advantages of every group are divided by; None: by its own std."""
-        if self.settings.algorithm.advantage_std_over == "group":
-            return None
-        return 1.0 if divides_last(self.settings) else self._batch_divisor(await asyncio.gather(*groups))
-
-    def _batch_divisor(self, groups: Sequence[ScoredGroup]) -> float:
-        return batch_divisor(
-            [group.scores for group in groups],
-            [group.advantages for group in groups],
-            self.settings.algorithm.advantage_mean_over,
-        )
+            # If one share fails, the others must stop: they would feed the next learner with groups of this one.
+            for share in shares:
+                share.cancel()
+            await asyncio.gather(*shares, return_exceptions=True)
+        self.timer.ranks_waited([finished_at for _, finished_at in learned])
+        return [group for share, _ in learned for group in share]
 
     async def _accumulate_on(
-        self,
-        learner: LearnerGroup,
-        groups: Sequence[Awaitable[ScoredGroup]],
-        divisor: Awaitable[float | None],
-        rank: int,
-        version: int,
-        weights: Callable[[], WeightsHandle],
+        self, ranks: LearnerGroup, rank: int, groups: Sequence[Awaitable[ScoredGroup]], version: int
     ) -> tuple[list[ScoredGroup], float]:
-        """Gives one rank of `learner` its groups, and says when it was through.
+        """Gives one rank its groups. Returns them and the time when the rank was finished.
 
-        A group whose trajectories were lost with their node is sampled again.
+        A group whose trajectories were lost with their node is collected again.
         """
-        learned = []
+        learned: list[ScoredGroup] = []
         for group in groups:
             since = time.perf_counter()
-            scored, common = await group, await divisor
-            self.clock.waited(since, scored.sampled_at)
+            scored = await group
+            self.timer.waited(since, scored.sampled_at)
             while True:
-                advantages = advantages_of(scored.scores, self.settings, common)
                 try:
-                    with self.clock.learning(ranks=1):
-                        await learner.accumulate(rank, version, advantages, scored.conditioning, scored.trajectories)
+                    with self.timer.learning(ranks=1):
+                        await ranks.accumulate(
+                            rank, version, scored.advantages, scored.conditioning, scored.trajectories
+                        )
                     break
                 except ObjectLostError:
-                    self.groups.lost += 1
-                    scored = await self.groups.resample(scored.seat, weights)
+                    self.collector.lost += 1
+                    scored = await self.collector.collect(scored.group)
             learned.append(scored)
         return learned, time.perf_counter()
 
-    async def step(self, learned: Sequence[ScoredGroup]) -> OptimizerStepMetrics:
-        """One optimizer update of what `learn` gave. Raises RuntimeError once `max_idle_updates` changed nothing."""
-        divisor = self._batch_divisor(learned) if divides_last(self.settings) else 1.0
-        with self.clock.learning(self.settings.learner.ranks):
-            update = await self.group.step(divisor)
-        self._idle = 0 if update.applied else self._idle + 1
-        if self._idle >= self.settings.optimizer.max_empty_steps:
-            raise RuntimeError(
-                f"{self._idle} updates in a row changed nothing (policy.optimizer.max_empty_steps); the last one had "
-                f"{update.samples} samples, loss {update.loss} and gradient norm {update.grad_norm}. Without samples "
-                "no group's scores differ, or none is a number: look at the reward (scores_failed, reward_std in "
-                "metrics.jsonl). Where the norm is not finite, lower policy.optimizer.lr"
-            )
-        return update
+    async def optimizer_step(self, groups: Sequence[ScoredGroup]) -> OptimizerStepMetrics:
+        """Makes one optimizer step from the accumulated gradients of `groups`.
 
-    async def advance(self) -> WeightsHandle:
-        """Ends the iteration: the next version's weights."""
-        with self.clock.publishing():
-            weights = await self.group.advance()
+        Raises RuntimeError after `policy.optimizer.max_empty_steps` steps in a row that changed nothing.
+        """
+        with self.timer.learning(self.settings.learner.ranks):
+            step = await self.ranks.optimizer_step(self._grad_divisor(groups))
+        self._empty_steps = 0 if step.applied else self._empty_steps + 1
+        if self._empty_steps >= self.settings.optimizer.max_empty_steps:
+            raise RuntimeError(
+                f"{self._empty_steps} optimizer steps in a row changed nothing (policy.optimizer.max_empty_steps). The "
+                f"last one had {step.samples} samples, loss {step.loss} and gradient norm {step.grad_norm}. If there "
+                "are no samples, all scores of every group were equal or NaN: check the reward (scores_failed and "
+                "reward_std in metrics.jsonl). If the norm is not finite, lower policy.optimizer.lr"
+            )
+        return step
+
+    def _grad_divisor(self, groups: Sequence[ScoredGroup]) -> float:
+        """1, or the std of the scores of all groups if policy.algorithm.advantage_std_over=batch."""
+        algorithm = self.settings.algorithm
+        if algorithm.advantage_std_over == "group":
+            return 1.0
+        return batch_std([(group.scores, group.advantages) for group in groups], algorithm.advantage_mean_over)
+
+    async def publish(self) -> WeightsHandle:
+        """Ends the iteration and publishes the weights of the next policy version."""
+        with self.timer.publishing():
+            await self.ranks.end_iteration()
+            weights = await self.ranks.publish()
         self._restarts_without_progress = 0
         return weights
 
-    async def publish(self, averaged: bool = False) -> WeightsHandle:
-        """The present version's weights, or their moving average."""
-        return await self.group.publish(averaged)
+    async def current(self, averaged: bool = False) -> WeightsHandle:
+        """Publishes the weights of the current policy version, or their moving average."""
+        return await self.ranks.publish(averaged)
 
-    def states(self) -> Mapping[str, ray.ObjectRef]:
-        """What a checkpoint holds."""
-        return self.group.states()
+    def states(self) -> Mapping[str, ray.ObjectRef[bytes]]:
+        """Returns file name -> reference of what a checkpoint holds."""
+        return self.ranks.states()
 
     def stop(self) -> None:
-        """Ends the learner."""
-        self.group.stop()
+        """Kills the learner."""
+        self.ranks.stop()

@@ -1,4 +1,4 @@
-"""The free places of the rollout actors, and who is next."""
+"""Free call slots of the rollout actors, given to waiting calls by priority."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from itertools import count
 from typing import Any
 
 Priority = tuple[int, int]
-"""A group's iteration and its number there: the least goes first, whenever it was asked for."""
+"""A group's iteration and its number in the iteration. The smallest is served first, whenever it was asked for."""
 
 
 class SlotQueue:
-    """Actors' free places, handed to the most urgent of those that wait. Use inside one event loop."""
+    """Hands free slots of actors to the waiting call of the smallest priority. Use it inside one event loop."""
 
     def __init__(self) -> None:
         self._free: deque[Any] = deque()
@@ -22,7 +22,7 @@ class SlotQueue:
         self._error: Exception | None = None
 
     def release(self, actor: Any) -> None:
-        """One more free place."""
+        """Adds a free slot of `actor`."""
         while self._waiting:
             waiter = heapq.heappop(self._waiting)[2]
             if not waiter.done():
@@ -30,23 +30,23 @@ class SlotQueue:
                 return
         self._free.append(actor)
 
-    async def acquire(self, urgency: Priority) -> Any:
-        """Waits for a free place and returns its actor. Raises what `fail` was given."""
+    async def acquire(self, priority: Priority) -> Any:
+        """Waits for a free slot and returns its actor. Raises the error that was given to `fail`."""
         if self._error:
             raise self._error
         if self._free:
             return self._free.popleft()
         waiter: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (urgency, next(self._number), waiter))
+        heapq.heappush(self._waiting, (priority, next(self._number), waiter))
         try:
             return await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled():
-                self.release(waiter.result())  # it came too late for this one
+                self.release(waiter.result())  # the slot came after the call was cancelled
             raise
 
     def fail(self, error: Exception) -> None:
-        """Lets everyone who waits, or will, raise `error`."""
+        """Makes every present and future call of `acquire` raise `error`."""
         self._error = error
         for _, _, waiter in self._waiting:
             if not waiter.done():

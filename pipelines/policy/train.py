@@ -1,68 +1,125 @@
-"""Entry of stage 3: settings in, a trained and exported FLUX LoRA out."""
+"""Stage 3: top-k GRPO. `train` is the algorithm; everything else here starts it, resumes it and exports its result."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
-from itertools import count
 from pathlib import Path
 
 import ray
+from ray.exceptions import ObjectLostError
 
-from actors.policy.plan import SamplingPlan
-from actors.workers.learner import LearnerGroup, LearnerJob
-from actors.workers.rollout import start_rollout
+from actors.types import PolicyWeights
+from actors.workers.learner_group import LearnerLostError
 from conf import dump
-from conf.flux import EMBEDDED
 from conf.settings import Settings
-from pipelines.common.prompts import check_prompts, draw_held_out_prompts, draw_training_prompts
-from pipelines.policy.checkpoint import Checkpoints, check_resumable, run_checkpoints
-from pipelines.policy.collector import GroupCollector, RewardPool
+from pipelines.common.paths import run_paths
+from pipelines.common.prompts import check_prompts, evaluation_notice
+from pipelines.policy.checkpoint import check_resumable, run_checkpoints
+from pipelines.policy.collector import Rewards, ScoredGroup
 from pipelines.policy.export import export_lora
-from pipelines.policy.fingerprint import flux_location
-from pipelines.policy.held_out import HeldOutEvaluation
-from pipelines.policy.learner_client import LearnerClient
-from pipelines.policy.loop import PolicyLoop
-from pipelines.policy.metrics import EvaluationRow, RunLog, read_evaluations
-from pipelines.policy.progress import ProgressPrinter
-from pipelines.policy.resources import check_capacity
-from pipelines.policy.rollout_pool import RolloutPool
+from pipelines.policy.gauges import RunGauges
+from pipelines.policy.metrics import EvaluationRow, read_evaluations
+from pipelines.policy.resource_wait import wait_with_status
+from pipelines.policy.resources import check_capacity, reward_requests
+from pipelines.policy.rewards import start_rewards
+from pipelines.policy.training_run import TrainingRun
+from pipelines.reward.sanity_report import require_passed
+from pipelines.reward.served_model import served_model
+
+
+async def train(run: TrainingRun) -> PolicyWeights:
+    """Sample -> score -> select -> learn -> publish -> checkpoint, until the last policy version is published.
+
+    `launch` starts a task for each prompt that samples its group of images, scores them, and selects the best and
+    worst k (GroupCollector). The learner accumulates each group as soon as it is scored.
+    """
+    await run.restore()  # the newest checkpoint, or policy version 0
+    while not run.finished():
+        with run.measure_iteration():
+            groups = run.collector.launch()  # sample, score, select
+            learned: list[ScoredGroup] = []
+            metrics = []
+            for chunk in run.split_by_optimizer_step(groups):
+                accumulated = await run.learner.accumulate(chunk, run.version)
+                metrics.append(await run.learner.optimizer_step(accumulated))
+                learned += accumulated
+            run.collector.weights = await run.learner.publish()  # policy version + 1
+        run.record(learned, metrics)
+        await run.checkpoint_if_due()
+        await run.evaluate_if_due()
+    return await run.final_weights()
+
+
+async def train_until_finished(run: TrainingRun) -> PolicyWeights:
+    """`train`, continued from the newest checkpoint whenever a learner rank, or the node with the weights, dies.
+
+    Every other loss is handled by the pools: dead rollout actors, reward replicas, lost images and trajectories.
+    """
+    while True:
+        try:
+            return await train(run)
+        except (LearnerLostError, ObjectLostError) as error:
+            run.learner.restart(error)
 
 
 @dataclass(frozen=True)
 class PolicyResult:
-    """What a finished run left behind."""
+    """What a finished run leaves behind."""
 
     version: int
     training_seconds: float
-    export: Path  # diffusers LoRA directory
+    export: Path
+    """Folder of the LoRA in diffusers' format."""
     checkpoints: str
     metrics: Path
-    evaluations: tuple[EvaluationRow, ...]  # held-out, in order; the first is the base's
+    evaluations: tuple[EvaluationRow, ...]
+    """Held-out evaluations in order. The first one is the base model's."""
 
 
-def train_policy(settings: Settings, rewards: RewardPool, say: Callable[[str], None] = print) -> PolicyResult:
-    """Trains, resumes or finishes the run in `settings.run_dir` and exports its LoRA to `<run_dir>/policy/export`.
+def run_policy(settings: Settings, log: Callable[[str], None] = print) -> PolicyResult:
+    """Starts the rewards, trains the policy, and stops the rewards.
 
-    Ray must be initialised. `rewards` scores images by reference and stays the caller's to stop. Raises what
-    `check_start` raises, and OffPolicyError (from the learner) if the on-policy gate shuts.
+    Raises UserError if the run cannot start: no SpatialScore or one that did not pass its sanity checks, no prompts,
+    too few resources, or other settings than those of the checkpoint. Raises OffPolicyError (from the learner) if the
+    sampler's log-probabilities cannot be reproduced.
+    """
+    if settings.rewards.spatialscore:
+        served_model(settings)
+        require_passed(settings)
+    check_start(settings)
+    if notice := evaluation_notice(settings):
+        log(notice)
+    starting = wait_with_status(asyncio.to_thread(start_rewards, settings), reward_requests(settings), log)
+    with closing(RunGauges(Path(settings.run_dir))) as gauges:
+        gauges.progress()  # so that an alert can fire while the rewards wait for resources
+        rewards = asyncio.run(starting)
+    try:
+        return train_policy(settings, rewards, log)
+    finally:
+        rewards.stop()
+
+
+def train_policy(settings: Settings, rewards: Rewards, log: Callable[[str], None] = print) -> PolicyResult:
+    """Trains, resumes or finishes the run in `settings.run_dir` with rewards that the caller starts and stops.
+
+    Ray must be initialised. Raises what `check_start` raises, and OffPolicyError.
     """
     if not ray.is_initialized():
         raise RuntimeError("train_policy needs a running Ray: call ray.init() first")
     check_start(settings)
-    checkpoints = run_checkpoints(settings)
     if settings.policy.resume == "never":
-        checkpoints.clear()
-    dump(settings, Path(settings.run_dir) / "settings.yaml")
-    return asyncio.run(_train(settings, rewards, checkpoints, say))
+        run_checkpoints(settings).clear()
+    dump(settings, run_paths(settings).settings)
+    return asyncio.run(_train_and_export(settings, rewards, log))
 
 
 def check_start(settings: Settings) -> None:
-    """Raises ValueError, naming the mend, where a run cannot start: no prompts, no room, or other settings than it had.
+    """Raises UserError if the run cannot start: no prompts, too few resources, or settings that changed.
 
-    What batch, group and rank counts must divide was checked when the settings were made.
+    Rules between settings, such as what the batch must divide, were checked when the settings were made.
     """
     check_prompts(settings)
     check_capacity(settings)
@@ -71,39 +128,18 @@ def check_start(settings: Settings) -> None:
         check_resumable(newest, settings)
 
 
-async def _train(
-    settings: Settings, rewards: RewardPool, checkpoints: Checkpoints, say: Callable[[str], None]
-) -> PolicyResult:
-    folder = Path(settings.run_dir, "policy")
-    policy, flux, model = settings.policy, settings.flux, flux_location(settings)
-    prompts = draw_training_prompts(policy, flux)
-    held_out = draw_held_out_prompts(policy, flux, settings.evaluation.seed)
-    start_learner = partial(LearnerGroup, LearnerJob(model, flux, policy))
-    learner = start_learner()  # before the rollout actors, which may take what is left
-    number = count()
-    rollouts = RolloutPool(
-        lambda: start_rollout(model, flux, policy, next(number)), policy.rollout.max_actors, policy.rollout.min_actors
-    )
-    plan = SamplingPlan.for_evaluation(settings.evaluation, policy.sampling.batch)
-    evaluation = HeldOutEvaluation(
-        rollouts, rewards, held_out, plan, settings.evaluation.seed, exact=flux.model == EMBEDDED
-    )
-    log = RunLog(folder)
-    groups = GroupCollector(rollouts, rewards, prompts, policy)
-    learning = LearnerClient(policy, learner, start_learner, groups, say)
-    loop = PolicyLoop(settings, prompts, groups, learning, evaluation, checkpoints, log, ProgressPrinter(settings, say))
+async def _train_and_export(settings: Settings, rewards: Rewards, log: Callable[[str], None]) -> PolicyResult:
+    paths = run_paths(settings)
+    run = TrainingRun(settings, rewards, log)
     try:
-        weights = await loop.run()
-        export = export_lora(weights, settings)
+        weights = await train_until_finished(run)
         return PolicyResult(
-            loop.version,
-            loop.clock.training_seconds,
-            export,
-            checkpoints.location,
-            log.metrics,
-            read_evaluations(folder),
+            version=run.version,
+            training_seconds=run.timer.training_seconds,
+            export=export_lora(weights, settings),
+            checkpoints=run.checkpoints.location,
+            metrics=run.run_log.metrics,
+            evaluations=read_evaluations(paths.policy),
         )
     finally:
-        loop.stop()
-        rollouts.stop()
-        log.close()
+        run.close()

@@ -1,4 +1,4 @@
-"""Feeding the learner when one of its ranks is lost. Without Ray: ranks and group maker are plain async objects."""
+"""What the learner client does when a rank is lost. Without Ray: ranks and collector are plain async objects."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 from ray.exceptions import ObjectLostError
 
-from actors.grpo.advantages import Advantages
+from actors.grpo.advantages import Advantages, group_advantages
 from actors.types import Conditioning
-from actors.workers.learner import LearnerJob, LearnerLostError, LearnerRank
+from actors.workers.learner import LearnerJob, LearnerRank
+from actors.workers.learner_group import LearnerLostError
 from conf import load
 from conf.flux import FluxSettings
-from pipelines.policy.collector import Group, ScoredGroup, Seat, advantages_of
+from pipelines.policy.collector import Group, ScoredGroup
 from pipelines.policy.learner_client import LearnerClient
+from pipelines.policy.timing import IterationTimer
 
 SETTINGS = replace(
     load("scenes").policy,
@@ -30,9 +32,11 @@ UNUSED: Any = None
 def scored_group(name: str, spread: float) -> ScoredGroup:
     """A group of two images, one trajectory reference a string of its name."""
     scores = np.array([-spread, spread], np.float32)
-    seat = Seat((Group(0, 0, UNUSED, (), UNUSED),), 0)
+    group = Group(0, 0, UNUSED, (), UNUSED)
     references = cast(Any, (f"{name}: best", f"{name}: worst"))
-    return ScoredGroup(seat, scores, advantages_of(scores, SETTINGS), UNUSED, references, UNUSED, 0.0, 0.0)
+    return ScoredGroup(
+        group, scores, group_advantages(scores, SETTINGS.algorithm), UNUSED, references, UNUSED, 0.0, 0.0
+    )
 
 
 class TwoRanks:
@@ -58,39 +62,45 @@ class TwoRanks:
         self.stopped = True
 
 
-class SlowRemake:
-    """A group maker whose remade group comes only when the test says so."""
+class SlowCollector:
+    """A collector whose repeated group arrives only when the test says so."""
 
     def __init__(self) -> None:
         self.lost = 0
         self.asked, self.there = asyncio.Event(), asyncio.Event()
 
-    async def remake(self, seat: Seat, weights: object) -> ScoredGroup:
+    async def collect(self, group: Group) -> ScoredGroup:
         self.asked.set()
         try:
             await self.there.wait()
         finally:
             await asyncio.sleep(0.05)  # a cancelled call takes a while to let go
-        return scored_group("remade", 1.0)
+        return scored_group("repeated", 1.0)
+
+
+def client_of(first: TwoRanks, second: TwoRanks, collector: SlowCollector) -> LearnerClient:
+    """A client of learner `first`, which a restart replaces by `second`."""
+    learner, replacement = cast(Any, first), cast(Any, second)
+    return LearnerClient(SETTINGS, learner, lambda: replacement, cast(Any, collector), IterationTimer(2), print)
 
 
 async def lose_a_rank() -> tuple[TwoRanks, TwoRanks, set[asyncio.Task[Any]]]:
-    """Rank 1 dies while rank 0's feed waits for a group to be made again. Returns both learners and what still runs."""
-    learners, groups = [TwoRanks(), TwoRanks()], SlowRemake()
-    learning = LearnerClient(SETTINGS, cast(Any, learners[0]), lambda: cast(Any, learners[1]), cast(Any, groups), print)
+    """Rank 1 dies while rank 0 waits for a repeated group. Returns both learners and the tasks that still run."""
+    learners, groups = [TwoRanks(), TwoRanks()], SlowCollector()
+    client = client_of(learners[0], learners[1], groups)
 
     async def group(name: str) -> ScoredGroup:
         return scored_group(name, 1.0)
 
     before = asyncio.all_tasks()
     update = [asyncio.ensure_future(group(name)) for name in ("first", "second", "third", "fourth")]
-    learned = asyncio.ensure_future(learning.learn(update, 7, UNUSED))
+    learned = asyncio.ensure_future(client.accumulate(update, 7))
     await asyncio.wait_for(groups.asked.wait(), 10)
     learners[0].dies.set()
     with pytest.raises(LearnerLostError) as lost:
         await asyncio.wait_for(learned, 10)
     running = asyncio.all_tasks() - before
-    learning.restart(lost.value)
+    client.restart(lost.value)
     groups.there.set()  # the nodes are back: whoever still waits goes on now
     for _ in range(20):
         await asyncio.sleep(0)
@@ -101,26 +111,26 @@ def test_nothing_of_a_lost_iteration_reaches_the_next_learner() -> None:
     lost, following, running = asyncio.run(lose_a_rank())
     assert lost.stopped and lost.given == []
     assert following.given == []
-    assert running == set(), "a feed that nobody waits for"
+    assert running == set(), "a task that nobody waits for"
 
 
 def test_groups_are_given_to_their_rank_in_order_with_their_version() -> None:
     async def learn() -> TwoRanks:
-        ranks, groups = TwoRanks(), SlowRemake()
+        ranks, groups = TwoRanks(), SlowCollector()
         ranks.stopped = True  # no rank dies
         groups.there.set()
-        learning = LearnerClient(SETTINGS, cast(Any, ranks), UNUSED, cast(Any, groups), print)
+        client = client_of(ranks, ranks, groups)
 
         async def group(name: str) -> ScoredGroup:
             return scored_group(name, 1.0)
 
         update = [asyncio.ensure_future(group(name)) for name in ("first", "second", "third", "fourth")]
-        await asyncio.wait_for(learning.learn(update, 7, UNUSED), 10)
+        await asyncio.wait_for(client.accumulate(update, 7), 10)
         return ranks
 
     given = asyncio.run(learn()).given
     names = {rank: [str(cast(Any, row[2])[0]) for row in given if row[0] == rank] for rank in (0, 1)}
-    assert names == {0: ["remade: best", "third: best"], 1: ["second: best", "fourth: best"]}
+    assert names == {0: ["repeated: best", "third: best"], 1: ["second: best", "fourth: best"]}
     assert {version for _, version, _ in given} == {7}
 
 

@@ -20,7 +20,7 @@ from actors.types import PolicyWeights, Trajectory
 from actors.workers.rollout import Rollout, SampleReport, WeightsHandle
 from conf.flux import FluxSettings
 from conf.policy import AlgorithmSettings, PolicySettings
-from pipelines.policy.rollout_pool import EVALUATION, RolloutPool
+from pipelines.policy.rollout_pool import EVALUATION_PRIORITY, RolloutPool
 from pipelines.policy.slot_queue import Priority, SlotQueue
 
 pytestmark = pytest.mark.ray
@@ -32,7 +32,7 @@ class Sleeper:
     def ready(self) -> bool:
         return True
 
-    def draw_images(
+    def generate_images(
         self, texts: list[str], seeds: list[int], weights: WeightsHandle, plan: SamplingPlan
     ) -> tuple[SampleReport, list[int]]:
         time.sleep(0.2)
@@ -41,7 +41,7 @@ class Sleeper:
 
 async def draw(pool: RolloutPool, count: int) -> list[list[int]]:
     weights = WeightsHandle(0, False, ray.put(None))
-    calls = (pool.draw_images(["a"], [seed], weights, SamplingPlan(1)) for seed in range(count))
+    calls = (pool.generate_images(["a"], [seed], weights, SamplingPlan(1)) for seed in range(count))
     return [await reference for reference in await asyncio.gather(*calls)]
 
 
@@ -49,7 +49,7 @@ def test_actors_without_room_join_later_and_leave_without_losing_work(ray_cluste
     """Two of three find room on the four CPUs. One leaves with calls in its hands: all are answered."""
 
     async def run() -> None:
-        pool = RolloutPool(ray.remote(Sleeper).options(num_cpus=1.5).remote, most=3, least=1)
+        pool = RolloutPool(ray.remote(Sleeper).options(num_cpus=1.5).remote, max_actors=3, min_actors=1)
         await pool.ready()
         assert len(pool.actors) == 3
         work = asyncio.create_task(draw(pool, 12))
@@ -71,7 +71,7 @@ def test_actors_without_room_join_later_and_leave_without_losing_work(ray_cluste
 
 def test_a_killed_actor_is_replaced_and_its_calls_are_made_again(ray_cluster: None) -> None:
     async def run() -> None:
-        pool = RolloutPool(ray.remote(Sleeper).options(num_cpus=0.1).remote, most=2, least=2)
+        pool = RolloutPool(ray.remote(Sleeper).options(num_cpus=0.1).remote, max_actors=2, min_actors=2)
         await pool.ready()
         work = asyncio.create_task(draw(pool, 12))
         await asyncio.sleep(0.3)
@@ -97,7 +97,7 @@ def test_an_actor_that_cannot_start_is_the_run_s_end_only_at_its_beginning(ray_c
     trouble = tmp_path / "trouble"
 
     async def begin() -> None:
-        pool = RolloutPool(lambda: ray.remote(Moody).options(num_cpus=0.1).remote(trouble), most=1)
+        pool = RolloutPool(lambda: ray.remote(Moody).options(num_cpus=0.1).remote(trouble), max_actors=1)
         with pytest.raises(ray.exceptions.RayActorError, match="the model hub is away"):
             await pool.ready()
         with pytest.raises(ray.exceptions.RayActorError, match="the model hub is away"):
@@ -105,7 +105,7 @@ def test_an_actor_that_cannot_start_is_the_run_s_end_only_at_its_beginning(ray_c
         pool.stop()
 
     async def go_on() -> None:
-        pool = RolloutPool(lambda: ray.remote(Moody).options(num_cpus=0.1).remote(trouble), most=1)
+        pool = RolloutPool(lambda: ray.remote(Moody).options(num_cpus=0.1).remote(trouble), max_actors=1)
         await pool.ready()
         trouble.touch()
         work = asyncio.create_task(draw(pool, 4))
@@ -135,7 +135,7 @@ def test_the_most_urgent_is_next_and_no_place_is_lost() -> None:
 
         late = [asyncio.create_task(wait(f"later {index}", (8, index))) for index in (1, 0)]
         again = asyncio.create_task(wait("again", (7, 3)))
-        evaluation = asyncio.create_task(wait("evaluation", EVALUATION))
+        evaluation = asyncio.create_task(wait("evaluation", EVALUATION_PRIORITY))
         await asyncio.sleep(0)
         places.release("actor")
         evaluation.cancel()
@@ -193,7 +193,7 @@ def test_two_calls_at_once_in_an_actor_draw_what_one_after_the_other_draws(
     for calls in (2, 1):
         actor = start.options(num_cpus=0.1, max_concurrency=calls).remote(str(flux_directory), flux, 2, calls)
         answers = [
-            actor.sample_groups.options(num_returns=5).remote(["a red circle"], [(seed, seed + 1)], handle, plan)
+            actor.sample_group.options(num_returns=5).remote("a red circle", (seed, seed + 1), handle, plan)
             for seed, handle in zip((10, 20), handles, strict=True)
         ]
         drawn.append(ray.get([reference for answer in answers for reference in answer[1:]], timeout=120))

@@ -1,4 +1,4 @@
-"""Trains every variant under every seed, once: a finished run is kept, an unfinished one is resumed."""
+"""Trains every variant under every seed once. A finished run is kept, and an unfinished run is resumed."""
 
 from __future__ import annotations
 
@@ -9,132 +9,146 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from actors.files import write_file
-from conf import Settings, dump, load
+from conf import Settings, SettingsError, dump, load
 from conf.ablation import VARIANTS
 from conf.flux import EMBEDDED
 from pipelines.common.fingerprints import digest_of_text
-from pipelines.common.paths import score_folder
+from pipelines.common.paths import run_paths, spatialscore_folder
 from pipelines.operations.ablation.report import write_report
 from pipelines.policy.checkpoint import training_settings
 from pipelines.policy.fingerprint import input_fingerprints
 from pipelines.policy.metrics import EvaluationRow
-from pipelines.policy.stage import run_policy
+from pipelines.policy.train import PolicyResult, run_policy
 
-FORWARDS = ("sampling_groups", "sampling_rows", "replay_rows", "rollout_actors", "rollout_threads", "learner_threads")
+Log = Callable[[str], None]
+Train = Callable[[Settings, Log], PolicyResult]
 
 
 @dataclass(frozen=True)
-class Run:
+class AblationRun:
     """One variant under one seed."""
 
     variant: str
     seed: int
     settings: Settings
-    sources: Mapping[str, str]
+    fingerprints: Mapping[str, str]  # of what the run reads
 
     @property
     def outcome(self) -> Path:
-        """The file that says what the run was made with and what it reached; absent until it is finished."""
-        return Path(self.settings.run_dir, "outcome.json")
+        """The file with the run's identity and its evaluations. It is absent until the run is finished."""
+        return run_paths(self.settings).outcome
 
-    def made_with(self) -> dict[str, object]:
-        """All that decides the curve: what is learned, what it begins from and is rewarded by, and how it is judged."""
-        own = self.settings
+    def identity(self) -> dict[str, object]:
+        """Everything that decides the curve: what is learned from which inputs, how fast, and how it is judged."""
+        policy, evaluation = self.settings.policy, self.settings.evaluation
         return {
-            **training_settings(own),
-            **self.sources,
-            "the file policy.held_out_prompts": digest_of_text(own.policy.held_out_prompts),
-            **{f"policy.{name}": getattr(own.policy, name) for name in FORWARDS},  # they decide an update's seconds
-            "evaluation.denoise_steps": own.evaluation.denoise_steps,
-            "evaluation.seed": own.evaluation.seed,
-            "ablation.evaluate_every": own.policy.evaluation.every,
-            "ablation.evaluate_prompts": own.policy.evaluation.prompts,
+            **training_settings(self.settings),
+            **self.fingerprints,
+            "the file policy.held_out_prompts": digest_of_text(policy.held_out_prompts),
+            # the next five decide the seconds of an iteration, which the report compares
+            "policy.sampling.batch": policy.sampling.batch,
+            "policy.learner.replay_batch": policy.learner.replay_batch,
+            "policy.learner.threads": policy.learner.threads,
+            "policy.rollout.max_actors": policy.rollout.max_actors,
+            "policy.rollout.threads": policy.rollout.threads,
+            "evaluation.denoise_steps": evaluation.denoise_steps,
+            "evaluation.seed": evaluation.seed,
+            "ablation.evaluate_every": policy.evaluation.every,
+            "ablation.evaluate_prompts": policy.evaluation.prompts,
         }
 
     def write(self, evaluations: Sequence[EvaluationRow]) -> None:
         """Writes `outcome`."""
-        stored = {"settings": self.made_with(), "evaluations": [asdict(row) for row in evaluations]}
-        write_file(str(self.outcome), json.dumps(stored, indent=1).encode())
+        content = {"settings": self.identity(), "evaluations": [asdict(row) for row in evaluations]}
+        write_file(str(self.outcome), json.dumps(content, indent=1).encode())
 
     def curve(self) -> tuple[EvaluationRow, ...]:
-        """The held-out evaluations of a finished run, in order; none if it is not finished.
+        """The held-out evaluations of a finished run, in order; empty if the run is not finished.
 
-        Raises ValueError, naming every difference, if it was made with other settings than it would be now. (One that
-        was only begun is refused by its own checkpoints.)
+        Raises SettingsError, with every difference, if the run was made with settings other than the current ones.
+        (An unfinished run with other settings is refused when it is resumed from its checkpoint.)
         """
         if not self.outcome.exists():
             return ()
-        stored = json.loads(self.outcome.read_text())
-        if changed := _differences(stored["settings"], self.made_with()):
-            raise ValueError(
+        content = json.loads(self.outcome.read_text())
+        if changed := _differences(content["settings"], self.identity()):
+            raise SettingsError(
                 f"{self.outcome} was made with other settings than this ablation's: {'; '.join(changed)}. Remove "
                 f"{self.outcome.parent}, or choose another run_dir"
             )
-        return tuple(EvaluationRow(**row) for row in stored["evaluations"])
+        return tuple(EvaluationRow(**row) for row in content["evaluations"])
 
 
-def _differences(then: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
-    """What differs, in words. What an older file does not tell counts as different."""
+def _differences(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """The differences in words. A key that an older file does not have counts as different."""
     return [
-        f"{key} was {repr(then[key]) if key in then else 'not noted'} and is {now.get(key)!r}"
-        for key in sorted(now.keys() | then.keys())
-        if key not in then or then[key] != now.get(key)
+        f"{key} was {repr(before[key]) if key in before else 'not recorded'} and is {now.get(key)!r}"
+        for key in sorted(now.keys() | before.keys())
+        if key not in before or before[key] != now.get(key)
     ]
 
 
-def ablation_folder(settings: Settings) -> Path:
-    """Where an ablation keeps its runs and its report."""
-    return Path(settings.run_dir, "ablation")
+def plan_runs(settings: Settings) -> Iterator[AblationRun]:
+    """All runs, seed by seed, so that an ablation that is stopped early still compares all variants.
 
-
-def planned(settings: Settings) -> Iterator[Run]:
-    """All runs, seed by seed, so that an ablation that was stopped early still compares all variants."""
-    own, folder = settings.ablation, ablation_folder(settings)
-    dump(settings, folder / "settings.yaml")
-    for seed in range(own.seeds):
-        for variant in own.variants:
+    Writes the settings that all runs start from into the ablation's folder.
+    """
+    ablation, paths = settings.ablation, run_paths(settings)
+    dump(settings, paths.ablation_settings)
+    for seed in range(ablation.seeds):
+        for variant in ablation.variants:
             overrides = [
-                f"run_dir={folder / variant / f'seed-{seed}'}", f"serving.model={score_folder(settings)}",
-                f"policy.seed={seed}", f"policy.iterations={own.iterations}", "policy.minutes=0",
-                "policy.optimizer.final_lr_fraction=1", "policy.checkpoint.every=5",
-                f"policy.evaluation.every={own.evaluate_every}",
-                f"policy.evaluation.prompts={own.evaluate_prompts}", "policy.checkpoint.dir=''",
-            ]  # fmt: skip
-            varied = load(str(folder / "settings.yaml"), [*overrides, *VARIANTS[variant]])
-            yield Run(variant, seed, varied, input_fingerprints(varied))
+                f"run_dir={paths.ablation_run(variant, seed).root}",
+                f"serving.model={spatialscore_folder(settings)}",
+                f"policy.seed={seed}",
+                f"policy.iterations={ablation.iterations}",
+                "policy.minutes=0",
+                "policy.optimizer.final_lr_fraction=1",
+                "policy.checkpoint.every=5",
+                "policy.checkpoint.dir=''",
+                f"policy.evaluation.every={ablation.evaluate_every}",
+                f"policy.evaluation.prompts={ablation.evaluate_prompts}",
+            ]
+            varied = load(str(paths.ablation_settings), [*overrides, *VARIANTS[variant]])
+            yield AblationRun(variant, seed, varied, input_fingerprints(varied))
 
 
-def run_ablation(settings: Settings, log: Callable[[str], None] = print) -> Path:
-    """Makes the runs that are missing, then the report, whose path it returns. Ray must be initialised.
+def run_ablation(settings: Settings, log: Log = print, train: Train = run_policy) -> Path:
+    """Trains the missing runs with `train`, writes the report and returns its path. Ray must be initialised.
 
-    Raises ValueError outside the scenes world: only there does an exact checker, and not a reward, judge the variants;
-    and, before anything is trained, where a run was made with other settings: runs of one table must be comparable.
+    Raises SettingsError outside the scenes world, because only there an exact checker, and not a reward model, judges
+    the variants. Raises it, before anything is trained, if a finished run was made with other settings, because the
+    runs of one table must be comparable.
     """
     if settings.flux.model != EMBEDDED:
-        raise ValueError(
-            f"an ablation is judged by the scenes' exact checker; flux.model={settings.flux.model} has none"
+        raise SettingsError(
+            f"an ablation needs flux.model={EMBEDDED}, got {settings.flux.model}, because the exact checker that "
+            "judges the variants exists in the scenes world only"
         )
-    runs = list(planned(settings))
+    runs = list(plan_runs(settings))
     missing = [run for run in runs if not run.curve()]
-    log(f"{len(runs)} runs of {settings.ablation.iterations} iterations, {len(runs) - len(missing)} of them finished")
+    finished = len(runs) - len(missing)
+    log(f"{len(runs)} runs of {settings.ablation.iterations} iterations, {finished} of them finished")
     started = time.monotonic()
     for done, run in enumerate(missing):
-        spent = (time.monotonic() - started) / 60
-        if 0 < settings.ablation.minutes <= spent:
-            log(f"{len(missing) - done} runs are left: call again to go on")
+        minutes = (time.monotonic() - started) / 60
+        if 0 < settings.ablation.minutes <= minutes:
+            log(f"ablation.minutes is over: {len(missing) - done} runs are left; start again to continue")
             break
-        left = f", {spent / done * (len(missing) - done):.0f} min left" if done else ""
-        log(f"run {len(runs) - len(missing) + done + 1} of {len(runs)}: {run.variant}, seed {run.seed}{left}")
-        result = run_policy(run.settings, lambda line: None)
+        left = f", {minutes / done * (len(missing) - done):.0f} min left" if done else ""
+        log(f"run {finished + done + 1} of {len(runs)}: {run.variant}, seed {run.seed}{left}")
+        result = train(run.settings, lambda line: None)
         run.write(result.evaluations)
         last = result.evaluations[-1]
-        log(f"    relations right: {last.relation_accuracy_short:.1%} short, {last.relation_accuracy_long:.1%} long; "
-            f"{last.training_seconds:.0f} s of training")  # fmt: skip
-        write_report(_curves(runs), settings, ablation_folder(settings))
-    return write_report(_curves(runs), settings, ablation_folder(settings))
+        log(
+            f"    relations right: {last.relation_accuracy_short:.1%} on short prompts, "
+            f"{last.relation_accuracy_long:.1%} on long prompts; {last.training_seconds:.0f} s of training"
+        )
+        write_report(_finished_curves(runs), settings, run_paths(settings))
+    return write_report(_finished_curves(runs), settings, run_paths(settings))
 
 
-def _curves(runs: list[Run]) -> dict[str, list[tuple[EvaluationRow, ...]]]:
+def _finished_curves(runs: Sequence[AblationRun]) -> dict[str, list[tuple[EvaluationRow, ...]]]:
     """Variant -> the curves of its finished seeds."""
     curves: dict[str, list[tuple[EvaluationRow, ...]]] = {}
     for run in runs:

@@ -1,0 +1,142 @@
+"""The driver's side of the learner: all ranks start, step and publish together."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+from ray.util import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from actors.grpo.advantages import Advantages
+from actors.grpo.learner import OptimizerStepMetrics
+from actors.types import Conditioning, Trajectory
+from actors.worker_setup import actor_options, node_selector
+from actors.workers.learner import LearnerActor, LearnerJob, rank_file
+from actors.workers.rollout import WeightsHandle
+
+
+class LearnerLostError(RuntimeError):
+    """A rank died. The group must be stopped and started again from a checkpoint."""
+
+
+class LearnerGroup:
+    """All learner ranks. Its methods raise LearnerLostError if a rank died."""
+
+    def __init__(self, job: LearnerJob) -> None:
+        """Asks Ray for all ranks or none, placed as the settings say. Await `placed`, then `start`."""
+        settings = job.settings.learner
+        options = actor_options(settings.threads, settings.cpus, settings.gpus)
+        bundle = {"CPU": settings.cpus} | ({"GPU": settings.gpus} if settings.gpus else {})
+        selector = node_selector(settings.node_group)
+        self._placement = placement_group(
+            [bundle] * settings.ranks,
+            strategy=settings.placement.upper(),
+            bundle_label_selector=[selector] * settings.ranks,
+        )
+        self.ranks: list[Any] = [
+            LearnerActor.options(
+                **options, scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, rank)
+            ).remote(job, rank)
+            for rank in range(settings.ranks)
+        ]
+
+    async def placed(self) -> None:
+        """Returns once Ray has started the processes of all ranks."""
+        await self._results([rank.address.remote() for rank in self.ranks])
+
+    async def start(self) -> int:
+        """Builds all ranks. Returns the policy version, 0."""
+        (address,) = await self._results([self.ranks[0].address.remote()])
+        return (await self._results([rank.start.remote(address) for rank in self.ranks]))[0]
+
+    async def load(self, folder: str, digests: Mapping[str, str]) -> int:
+        """Restores all ranks from a checkpoint folder. Returns its policy version.
+
+        Raises DamagedFileError or OSError if the file of a rank is not what was written.
+        """
+        return (await self._results([rank.load.remote(folder, digests) for rank in self.ranks]))[0]
+
+    async def accumulate(
+        self,
+        rank: int,
+        version: int,
+        advantages: Advantages,
+        conditioning: ray.ObjectRef[Conditioning],
+        trajectories: Sequence[ray.ObjectRef[Trajectory]],
+    ) -> None:
+        """Has one rank add the gradient of one group to its accumulated gradient.
+
+        The trajectories travel from actor to actor. Raises ObjectLostError if one is lost, and ValueError if the rank
+        is not at policy version `version`.
+        """
+        await self._results([self.ranks[rank].accumulate.remote(version, advantages, conditioning, *trajectories)])
+
+    async def optimizer_step(self, grad_divisor: float) -> OptimizerStepMetrics:
+        """Makes one optimizer step on all ranks, with their gradients divided by `grad_divisor`. Merges the metrics."""
+        return merge_metrics(await self._results([rank.optimizer_step.remote(grad_divisor) for rank in self.ranks]))
+
+    async def end_iteration(self) -> None:
+        """Ends the iteration on all ranks: the policy version increases by one."""
+        await self._results([rank.end_iteration.remote() for rank in self.ranks])
+
+    async def publish(self, averaged: bool = False) -> WeightsHandle:
+        """Puts the weights, or their moving average, into the object store. All ranks hold the same; rank 0 sends."""
+        version, reference = self.ranks[0].publish.options(num_returns=2).remote(averaged)
+        (number,) = await self._results([version])
+        return WeightsHandle(number, averaged, reference)
+
+    def states(self) -> dict[str, ray.ObjectRef[bytes]]:
+        """Returns file name -> reference of each rank's state as it is now. Later calls do not change it."""
+        return {rank_file(number): rank.state.remote() for number, rank in enumerate(self.ranks)}
+
+    async def _results(self, references: Sequence[ray.ObjectRef[Any]]) -> list[Any]:
+        """Awaits calls to ranks. If one rank dies, the others fail in their collectives: both are LearnerLostError."""
+        try:
+            return await asyncio.gather(*references)
+        except (RayActorError, RuntimeError) as error:
+            if _init_failed(error) or not (isinstance(error, RayActorError) or await self._a_rank_is_dead()):
+                raise
+            raise LearnerLostError(str(error)) from error
+
+    async def _a_rank_is_dead(self) -> bool:
+        pings = [asyncio.wait_for(asyncio.wrap_future(rank.address.remote().future()), 10) for rank in self.ranks]
+        return any(isinstance(pong, RayActorError) for pong in await asyncio.gather(*pings, return_exceptions=True))
+
+    def stop(self) -> None:
+        """Kills all ranks and returns their resources."""
+        for rank in self.ranks:
+            ray.kill(rank)
+        remove_placement_group(self._placement)
+
+
+def _init_failed(error: Exception) -> bool:
+    return isinstance(error, RayActorError) and error.actor_init_failed
+
+
+def merge_metrics(parts: Sequence[OptimizerStepMetrics]) -> OptimizerStepMetrics:
+    """Merges the metrics of all ranks: means weighted by rows, the largest drift, sums of rows and samples."""
+    drifts = [part.ratio_drift for part in parts if not math.isnan(part.ratio_drift)]
+    rows, regularizer_rows = [part.rows for part in parts], [part.regularizer_rows for part in parts]
+    return OptimizerStepMetrics(
+        loss=_mean([part.loss for part in parts], rows),
+        kl=_mean([part.kl for part in parts], rows),
+        base_distance=_mean([part.base_distance for part in parts], regularizer_rows),
+        ratio_mean=_mean([part.ratio_mean for part in parts], rows),
+        ratio_drift=max(drifts, default=math.nan),
+        clip_fraction=_mean([part.clip_fraction for part in parts], rows),
+        grad_norm=parts[0].grad_norm,
+        lr=parts[0].lr,
+        rows=sum(rows),
+        samples=sum(part.samples for part in parts),
+        regularizer_rows=sum(regularizer_rows),
+        applied=parts[0].applied,
+    )
+
+
+def _mean(values: Sequence[float], weights: Sequence[int]) -> float:
+    return sum(value * weight for value, weight in zip(values, weights, strict=True)) / max(sum(weights), 1)

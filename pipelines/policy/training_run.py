@@ -1,0 +1,143 @@
+"""The parts of one training run, and what happens between its iterations: restore, record, checkpoint, evaluate."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import count
+
+from actors.grpo.learner import OptimizerStepMetrics
+from actors.policy.plan import SamplingPlan
+from actors.types import PolicyWeights
+from actors.workers.learner import LearnerJob
+from actors.workers.learner_group import LearnerGroup
+from actors.workers.rollout import start_rollout
+from conf.flux import EMBEDDED
+from conf.settings import Settings
+from pipelines.common.paths import run_paths
+from pipelines.common.prompts import draw_held_out_prompts, draw_training_prompts
+from pipelines.policy.checkpoint import AsyncCheckpointWriter, Manifest, run_checkpoints, run_identity
+from pipelines.policy.collector import GroupCollector, Rewards, ScoredGroup
+from pipelines.policy.fingerprint import flux_location
+from pipelines.policy.held_out import HeldOutEvaluation
+from pipelines.policy.learner_client import LearnerClient
+from pipelines.policy.metrics import RunLog
+from pipelines.policy.progress import Counters, ProgressPrinter, iteration_row
+from pipelines.policy.rollout_pool import RolloutPool
+from pipelines.policy.timing import IterationTimer
+from pipelines.policy.utilization import UtilizationMonitor
+
+
+class TrainingRun:
+    """Everything that `train` uses. Make it inside the event loop, and `close` it in the end."""
+
+    def __init__(self, settings: Settings, rewards: Rewards, log: Callable[[str], None]) -> None:
+        """Asks Ray for the learner and the rollout actors, and returns at once."""
+        policy, model = settings.policy, flux_location(settings)
+        self.settings, self.policy = settings, policy
+        self.timer = IterationTimer(policy.learner.ranks)
+        self.checkpoints = run_checkpoints(settings)
+        self.run_log = RunLog(run_paths(settings).policy)
+        start_learner = partial(LearnerGroup, LearnerJob(model, settings.flux, policy))
+        ranks = start_learner()  # before the rollout actors, which may take all remaining resources
+        number = count()
+        self.rollouts = RolloutPool(
+            lambda: start_rollout(model, settings.flux, policy.rollout, next(number)),
+            policy.rollout.max_actors,
+            policy.rollout.min_actors,
+        )
+        prompts = draw_training_prompts(policy, settings.flux)
+        self.collector = GroupCollector(self.rollouts, rewards, prompts, policy)
+        self.learner = LearnerClient(policy, ranks, start_learner, self.collector, self.timer, log)
+        self._held_out = HeldOutEvaluation(
+            self.rollouts,
+            rewards,
+            draw_held_out_prompts(policy, settings.flux, settings.evaluation.seed),
+            SamplingPlan.for_evaluation(settings.evaluation, policy.sampling.batch),
+            settings.evaluation.seed,
+            exact=settings.flux.model == EMBEDDED,
+        )
+        self._identity = run_identity(settings)
+        self._writer = AsyncCheckpointWriter(self.checkpoints, log)
+        self._progress = ProgressPrinter(settings, log)
+        self._utilization = UtilizationMonitor(settings, self.collector, log)
+        self._stall_reports = asyncio.create_task(self._utilization.report_stalls())
+
+    @property
+    def version(self) -> int:
+        """The newest published policy version."""
+        return self.collector.weights.version
+
+    def finished(self) -> bool:
+        """Whether the last policy version is published, or `policy.minutes` of training are over."""
+        out_of_time = 0 < self.policy.minutes * 60 <= self.timer.training_seconds
+        return self.version >= self.policy.iterations or out_of_time
+
+    def split_by_optimizer_step(
+        self, groups: Sequence[asyncio.Task[ScoredGroup]]
+    ) -> Iterator[Sequence[asyncio.Task[ScoredGroup]]]:
+        """Yields the groups of each optimizer step of an iteration, in order and of equal number."""
+        size = len(groups) // self.policy.optimizer.steps_per_iteration
+        return (groups[start : start + size] for start in range(0, len(groups), size))
+
+    async def restore(self) -> None:
+        """Restores the newest complete checkpoint, or starts at version 0. Later rows of the log are dropped."""
+        self.collector.cancel()
+        await self._writer.finish()
+        manifest = await self.learner.restore(self.checkpoints)
+        self.collector.restart_from(await self.learner.current())
+        self.run_log.truncate_after(self.version if manifest else -1)
+        if not self.run_log.has_evaluation(self.version):
+            await self.evaluate_if_due()
+
+    @contextmanager
+    def measure_iteration(self) -> Generator[None]:
+        """Measures wall-clock time and utilization of its body, one iteration."""
+        self.timer.start()
+        self._utilization.begin()
+        yield
+        self.timer.stop()
+
+    def record(self, groups: Sequence[ScoredGroup], steps: Sequence[OptimizerStepMetrics]) -> None:
+        """Writes the iteration's row to metrics.jsonl and prints its progress line."""
+        counters = Counters.of(self.collector, self.learner.restarts)
+        row = iteration_row(self.version, self.timer, groups, steps, self._utilization.end(), counters)
+        self.run_log.iteration(row)
+        self._progress.iteration(row)
+
+    async def checkpoint_if_due(self) -> None:
+        """Starts writing a checkpoint in the background every `policy.checkpoint.every` iterations and at the end."""
+        if self._is_due(self.policy.checkpoint.every):
+            manifest = Manifest(self.version, self.timer.training_seconds, self._identity)
+            await self._writer.start(manifest, self.learner.states())
+
+    async def evaluate_if_due(self) -> None:
+        """Evaluates the averaged weights on held-out prompts every `policy.evaluation.every` iterations.
+
+        The time that it takes is not training time.
+        """
+        if self._is_due(self.policy.evaluation.every) and self._held_out.prompts:
+            weights = await self.learner.current(averaged=True)
+            row, images = await self._held_out.run(weights, self.timer.training_seconds)
+            self.run_log.evaluation(row, images)
+            self._progress.evaluation(row)
+
+    def _is_due(self, every: int) -> bool:
+        """Whether the version is a multiple of `every` or the last one. 0: never."""
+        return every > 0 and (self.version % every == 0 or self.finished())
+
+    async def final_weights(self) -> PolicyWeights:
+        """Waits for the last checkpoint and returns the weights to export."""
+        await self._writer.finish()
+        handle = await self.learner.current(averaged=self.settings.evaluation.use_ema)
+        return await handle.reference
+
+    def close(self) -> None:
+        """Stops everything that the run started."""
+        self._stall_reports.cancel()
+        self.collector.cancel()
+        self.learner.stop()
+        self.rollouts.stop()
+        self.run_log.close()
