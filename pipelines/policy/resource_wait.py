@@ -1,4 +1,4 @@
-"""Waiting aloud: a cluster that lacks resources must not look like a run that hangs."""
+"""Waits for resources and logs what is missing, so that the wait does not look like a run that is stuck."""
 
 from __future__ import annotations
 
@@ -6,87 +6,64 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from pipelines.policy.resources import (
-    DECIMALS,
-    NodeResources,
-    ResourceRequest,
-    free_resources,
-    nodes,
-    pending_actors,
-    place,
-)
+from pipelines.policy.cluster_state import DECIMALS, NodeResources, read_cluster
+from pipelines.policy.resources import ResourceRequest
 
 Result = TypeVar("Result")
-REMIND_AFTER = 30.0  # seconds
+STATUS_PERIOD_S = 30.0
+"""Seconds between two messages about what is waited for."""
 
 
 async def wait_with_status(
     work: Awaitable[Result],
-    demands: Sequence[ResourceRequest],
+    requests: Sequence[ResourceRequest],
     log: Callable[[str], None],
-    remedy: Callable[[], object] = lambda: None,
+    on_wait: Callable[[], object] = lambda: None,
+    period_s: float = STATUS_PERIOD_S,
 ) -> Result:
-    """Awaits `work`, which needs `demands`; every half minute says so, and tries the `remedy`."""
+    """Awaits `work`, which needs `requests`. Every `period_s` seconds it logs what is missing and calls `on_wait`."""
     task = asyncio.ensure_future(work)
     try:
-        while not (await asyncio.wait({task}, timeout=REMIND_AFTER))[0]:
-            for demand in demands:
-                log(describe_wait(demand))
-            remedy()
+        while not (await asyncio.wait({task}, timeout=period_s))[0]:
+            for request in requests:
+                log(describe_wait(request))
+            on_wait()
     finally:
         task.cancel()
     return task.result()
 
 
-def describe_wait(demand: ResourceRequest) -> str:
-    """What is wanted and what of it the cluster has, in one line; see `missing`."""
-    if demand.actors and not pending_actors(demand):
-        return f"waiting for {demand.count} {demand.role} to load: they have their places"
-    return f"waiting for {demand}: {describe_shortage(demand, nodes(), free_resources())}"
+def describe_wait(request: ResourceRequest) -> str:
+    """Says in one line what is requested and what the cluster has of it, or that the models are loading."""
+    cluster = read_cluster()
+    if not cluster.is_pending(request.cpus, request.gpus):
+        return f"waiting for {request.count} {request.role} to load: all of them have a node"
+    return f"waiting for {request}: {describe_shortage(request, cluster.nodes)}"
 
 
-def describe_shortage(demand: ResourceRequest, nodes: Sequence[NodeResources], free: Sequence[NodeResources]) -> str:
-    """What is wanted, registered and free on the nodes that may be used, given all nodes and what of each is free.
+def describe_shortage(request: ResourceRequest, nodes: Sequence[NodeResources]) -> str:
+    """Says what is requested, and what is registered and free on the nodes that may be used.
 
-    "8 GPUs wanted, 5 registered, 1 free; 32 CPUs wanted, …". Where the sums would do but the single nodes do not, it
-    says that too: nothing in the numbers would tell.
+    For example "8 GPUs requested, 5 registered, 1 free; 32 CPUs requested, 40 registered, 40 free on 1 nodes". If
+    enough is free in sum, it also says how many nodes have enough for one process.
     """
-    nodes, free = _usable(demand, nodes), _usable(demand, free)
-    kinds = [
-        f"{wanted:g} {kind} wanted, {have:g} registered, {left:g} free"
-        for kind, wanted, have, left in zip(("GPUs", "CPUs"), _wanted(demand), _sums(nodes), _sums(free), strict=True)
-        if wanted
+    usable = request.nodes_in_group(nodes)
+    gpus = sum(node.gpus for node in usable), round(sum(node.free_gpus for node in usable), DECIMALS)
+    cpus = sum(node.cpus for node in usable), round(sum(node.free_cpus for node in usable), DECIMALS)
+    parts = [
+        f"{requested:g} {kind} requested, {registered:g} registered, {free:g} free"
+        for kind, requested, (registered, free) in (
+            ("GPUs", request.total_gpus, gpus),
+            ("CPUs", request.total_cpus, cpus),
+        )
+        if requested
     ]
-    numbers = "; ".join(kinds) or "no GPUs or CPUs wanted"
-    group = f" of group {demand.nodes}" if demand.nodes else ""
-    scattered = _scattered(demand, nodes, "even when idle") or _scattered(demand, free, "now")
-    return f"{numbers} on {len(nodes)} nodes{group}{scattered}"
-
-
-def _scattered(demand: ResourceRequest, rooms: Sequence[NodeResources], when: str) -> str:
-    """What keeps `demand` from `rooms` that hold enough of all in sum; "" where they do not, or it finds its places."""
-    enough = all(have >= wanted for have, wanted in zip(_sums(rooms), _wanted(demand), strict=True))
-    placed = place(demand, [room.copy() for room in rooms])
-    if not enough or placed == demand.count:
-        return ""
-    if demand.placement == "strict_pack":
-        return f", but no single node has all of it {when}, as policy.learner.placement=strict_pack asks"
-    if demand.placement == "strict_spread":
-        asked = f"policy.learner.placement=strict_spread asks for {demand.count}"
-        return f", but only {placed} nodes have room for one {when}, and {asked}"
-    return f", but node by node only {placed} of {demand.count} fit {when}"
-
-
-def _usable(demand: ResourceRequest, rooms: Sequence[NodeResources]) -> list[NodeResources]:
-    """Those in the node group that `demand` names."""
-    return [room for room in rooms if demand.may_use(room.group)]
-
-
-def _wanted(demand: ResourceRequest) -> tuple[float, float]:
-    """GPUs and CPUs of all its processes."""
-    return round(demand.count * demand.gpus, DECIMALS), round(demand.count * demand.cpus, DECIMALS)
-
-
-def _sums(rooms: Sequence[NodeResources]) -> tuple[float, float]:
-    """GPUs and CPUs of all rooms."""
-    return round(sum(room.gpus for room in rooms), DECIMALS), round(sum(room.cpus for room in rooms), DECIMALS)
+    numbers = "; ".join(parts) or "no GPUs or CPUs requested"
+    group = f" of group {request.node_group}" if request.node_group else ""
+    scattered = ""
+    if request.total_gpus <= gpus[1] and request.total_cpus <= cpus[1]:
+        fitting = sum(request.fits(node.free_cpus, node.free_gpus) for node in usable)
+        together = "all of them" if request.placement == "strict_pack" else "one of them"
+        needed = f", and {request.min_nodes} such nodes are needed" if request.min_nodes > 1 else ""
+        scattered = f"; {fitting} of the nodes have enough free for {together}{needed}"
+    return f"{numbers} on {len(usable)} nodes{group}{scattered}"

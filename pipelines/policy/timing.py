@@ -1,46 +1,52 @@
-"""Where a run's wall-clock time goes. Time between `stop` and `start` (evaluation, checkpoints) does not train."""
+"""Where the wall-clock time of a run goes: a timer of iterations, and gauges that know how long they had each value."""
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 
 @dataclass
 class IterationTimer:
-    """Seconds of the present iteration, and of all iterations. The learner's are means over its ranks."""
+    """Seconds of the current iteration, and of all iterations. Those of the learner are means over its ranks.
+
+    Time between `stop` and the next `start` (evaluation, checkpoints) is not training time.
+    """
 
     ranks: int = 1
     training_seconds: float = 0.0
+    """Sum over all iterations."""
     iteration_seconds: float = 0.0
-    between_iterations_seconds: float = 0.0  # from the iteration before to this one: checkpoint, evaluation, recovery
+    between_iterations_seconds: float = 0.0
+    """From the end of the iteration before to the start of this one: checkpoint, evaluation, recovery."""
     learn_seconds: float = 0.0
-    wait_for_images_seconds: float = 0.0  # the learner waited for images
-    wait_for_scores_seconds: float = 0.0  # the learner waited for scores, the images being there
-    wait_for_ranks_seconds: float = 0.0  # ranks that were through waited for the others
+    wait_for_images_seconds: float = 0.0
+    wait_for_scores_seconds: float = 0.0
+    wait_for_ranks_seconds: float = 0.0
+    """Time in which finished ranks waited for the other ranks."""
     publish_seconds: float = 0.0
     _started: float = 0.0
     _stopped: float = 0.0
 
     def start(self) -> None:
-        """Begins an iteration."""
+        """Starts an iteration."""
         self.learn_seconds = self.publish_seconds = 0.0
         self.wait_for_images_seconds = self.wait_for_scores_seconds = self.wait_for_ranks_seconds = 0.0
         self._started = time.perf_counter()
         self.between_iterations_seconds = self._started - self._stopped if self._stopped else 0.0
 
     def stop(self) -> None:
-        """Ends it."""
+        """Ends the iteration."""
         self._stopped = time.perf_counter()
         self.iteration_seconds = self._stopped - self._started
         self.training_seconds += self.iteration_seconds
 
     @contextmanager
-    def learning(self, ranks: int) -> Iterator[None]:
-        """Counts its body as work of so many ranks."""
+    def learning(self, ranks: int) -> Generator[None]:
+        """Counts its block as work of `ranks` ranks."""
         started = time.perf_counter()
         try:
             yield
@@ -48,8 +54,8 @@ class IterationTimer:
             self.learn_seconds += (time.perf_counter() - started) * ranks / self.ranks
 
     @contextmanager
-    def publishing(self) -> Iterator[None]:
-        """Counts its body as publishing."""
+    def publishing(self) -> Generator[None]:
+        """Counts its block as publishing."""
         started = time.perf_counter()
         try:
             yield
@@ -57,64 +63,68 @@ class IterationTimer:
             self.publish_seconds += time.perf_counter() - started
 
     def waited(self, since: float, sampled_at: float) -> None:
-        """Counts one rank's waiting from `since` until now for a group whose images were there at `sampled_at`."""
+        """Counts the wait of one rank, from `since` until now, for a group whose images came at `sampled_at`.
+
+        Both are times of `time.perf_counter`. The wait is split into one for images and one for scores.
+        """
         now = time.perf_counter()
         for_images = min(max(sampled_at - since, 0.0), now - since)
         self.wait_for_images_seconds += for_images / self.ranks
         self.wait_for_scores_seconds += (now - since - for_images) / self.ranks
 
-    def ranks_waited(self, through: Sequence[float]) -> None:
-        """Counts what ranks that were through with an update's groups at these times have waited until now."""
+    def ranks_waited(self, finished_at: Sequence[float]) -> None:
+        """Counts the wait until now of ranks that finished their groups of an optimizer step at these times."""
         now = time.perf_counter()
-        self.wait_for_ranks_seconds += sum(now - since for since in through) / self.ranks
+        self.wait_for_ranks_seconds += sum(now - since for since in finished_at) / self.ranks
 
 
 @dataclass(frozen=True)
 class GaugeWindow:
-    """What a Level did since the reading before."""
+    """How long a gauge had each value, between two readings."""
 
-    at: Mapping[int, float]  # level -> seconds
+    seconds_at: Mapping[int, float]
+    """Value -> seconds."""
 
     @property
     def seconds(self) -> float:
-        """All of them."""
-        return sum(self.at.values())
+        """Length of the window."""
+        return sum(self.seconds_at.values())
 
     @property
     def integral(self) -> float:
-        """Level x seconds."""
-        return sum(level * seconds for level, seconds in self.at.items())
+        """Sum of value x seconds."""
+        return sum(value * seconds for value, seconds in self.seconds_at.items())
 
     @property
     def mean(self) -> float:
-        """The level's mean over time."""
+        """Mean of the value over time; 0 for an empty window."""
         return self.integral / self.seconds if self.seconds else 0.0
 
-    def idle_seconds(self, count: int) -> float:
-        """What the level lacked to `count`, x seconds: with a call for each, the idle time of so many servers."""
-        return sum(max(count - level, 0) * seconds for level, seconds in self.at.items())
+    def idle_seconds(self, servers: int) -> float:
+        """Idle seconds, summed over `servers`, if the value is a number of calls and each occupies one server."""
+        return sum(max(servers - value, 0) * seconds for value, seconds in self.seconds_at.items())
 
 
 class TimeWeightedGauge:
-    """A number that goes up and down, and how long it stood where: actors at work, calls under way."""
+    """A number that changes over time, such as busy actors or calls under way, and how long it had each value."""
 
     def __init__(self) -> None:
         self.value = 0
-        self._at: defaultdict[int, float] = defaultdict(float)
+        self._seconds_at: defaultdict[int, float] = defaultdict(float)
         self._since = time.perf_counter()
 
     def add(self, change: int) -> None:
-        """Changes the level."""
-        self._note()
+        """Changes the value."""
+        self._count_time()
         self.value += change
 
     def read(self) -> GaugeWindow:
-        """What happened since the last reading. Begins the next one."""
-        self._note()
-        reading, self._at = GaugeWindow(dict(self._at)), defaultdict(float)
-        return reading
+        """Returns the window since the last reading, and starts the next one."""
+        self._count_time()
+        window, self._seconds_at = GaugeWindow(dict(self._seconds_at)), defaultdict(float)
+        return window
 
-    def _note(self) -> None:
+    def _count_time(self) -> None:
         now = time.perf_counter()
-        self._at[self.value] += now - self._since
+        self._seconds_at[self.value] += now - self._since
         self._since = now

@@ -1,4 +1,4 @@
-"""What the roles beside the learner did in one iteration: who was there, who idled, how long the queue was."""
+"""How busy the rollout actors and the rewards were in an iteration, and what blocks them."""
 
 from __future__ import annotations
 
@@ -10,88 +10,97 @@ from dataclasses import dataclass
 from ray.exceptions import RayError
 
 from conf.settings import Settings
+from pipelines.policy.cluster_state import read_cluster
 from pipelines.policy.collector import GroupCollector
-from pipelines.policy.resource_wait import REMIND_AFTER, describe_wait
-from pipelines.policy.resources import Replicas, ResourceRequest, pending_actors, rollout_request
+from pipelines.policy.resource_wait import STATUS_PERIOD_S, describe_wait
+from pipelines.policy.resources import Replicas, ResourceRequest, rollout_request
 
 
 @dataclass(frozen=True)
 class Utilization:
-    """Means over one iteration."""
+    """Means and sums over one iteration. The reward fields are NaN if Serve's controller did not answer."""
 
-    rollout_actors: float  # that were ready
-    rollout_idle_seconds: float  # summed over them: no group may start before the next weights are there
-    reward_queue: float  # groups whose scores were awaited
-    reward_idle_seconds: float  # summed over replicas, at a group for each: there were fewer
-    reward_replicas: float  # at the iteration's end; NaN, as the idle time, while Serve's controller does not answer
-    gpus: float  # that the run held
+    rollout_actors: float
+    """Mean number of ready rollout actors."""
+    rollout_idle_seconds: float
+    """Seconds without a call, summed over rollout actors."""
+    reward_queue: float
+    """Mean number of groups that wait for their scores."""
+    reward_idle_seconds: float
+    """Seconds without a group, summed over replicas."""
+    reward_replicas: float
+    """Running replicas of all rewards."""
+    gpus: float
+    """Mean number of GPUs that the run holds."""
 
 
 class UtilizationMonitor:
-    """Reads the levels that the pools keep, and speaks up while one of them is empty."""
+    """Measures utilization from the gauges of the pools, and reports roles that lack resources."""
 
-    def __init__(self, settings: Settings, groups: GroupCollector, log: Callable[[str], None]) -> None:
-        self._settings, self._groups, self._log = settings, groups, log
-        self._asking: asyncio.Task[Sequence[Replicas]] | None = None
+    def __init__(
+        self,
+        settings: Settings,
+        collector: GroupCollector,
+        log: Callable[[str], None],
+        period_s: float = STATUS_PERIOD_S,
+    ) -> None:
+        """`period_s`: seconds between two checks of `report_stalls`."""
+        self._settings, self._collector, self._log, self._period_s = settings, collector, log, period_s
+        self._replicas: asyncio.Task[Sequence[Replicas]] | None = None
 
     def begin(self) -> None:
         """Begins an iteration."""
-        for level in (self._groups.rollouts.ready_actors, self._groups.rollouts.busy_actors, self._groups.scoring):
-            level.read()
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._groups.rewards.replicas())
+        rollouts = self._collector.rollouts
+        for gauge in (rollouts.ready_actors, rollouts.busy_actors, self._collector.scoring):
+            gauge.read()
+        if self._replicas is None or self._replicas.done():
+            self._replicas = asyncio.create_task(self._collector.rewards.replicas())
 
     def end(self) -> Utilization:
-        """Ends it."""
-        rollouts, policy = self._groups.rollouts, self._settings.policy
-        ready, busy, scoring = rollouts.ready_actors.read(), rollouts.busy_actors.read(), self._groups.scoring.read()
-        replicas = self._replicas()
+        """Ends the iteration and returns its utilization."""
+        rollouts, policy = self._collector.rollouts, self._settings.policy
+        ready, busy = rollouts.ready_actors.read(), rollouts.busy_actors.read()
+        scoring = self._collector.scoring.read()
+        known = self._replicas is not None and self._replicas.done() and not self._replicas.exception()
+        replicas = self._replicas.result() if self._replicas and known else ()
         return Utilization(
             rollout_actors=ready.mean,
             rollout_idle_seconds=max(ready.integral - busy.integral, 0.0),
             reward_queue=scoring.mean,
-            reward_idle_seconds=_sum(replicas, lambda each: scoring.idle_seconds(each.running)),
-            reward_replicas=_sum(replicas, lambda each: each.running),
+            reward_idle_seconds=sum(scoring.idle_seconds(each.running) for each in replicas) if known else math.nan,
+            reward_replicas=sum(each.running for each in replicas) if known else math.nan,
             gpus=ready.mean * policy.rollout.gpus
             + policy.learner.ranks * policy.learner.gpus
-            + sum(each.running * each.request.gpus for each in replicas or ()),
+            + sum(each.running * each.request.gpus for each in replicas),
         )
 
-    def _replicas(self) -> Sequence[Replicas] | None:
-        if self._asking is None or not self._asking.done() or self._asking.exception():
-            return None
-        return self._asking.result()
-
     async def report_stalls(self) -> None:
-        """For ever: says what is waited for where no actor can sample or no replica can score.
+        """Runs until it is cancelled: every `period_s` seconds it logs what blocks sampling or scoring.
 
-        A rollout actor beyond the least number gives way to a reward that finds no room, and is asked for again later.
+        While a reward that groups wait for has no replica, and Ray has no node for one, a rollout actor above
+        `policy.rollout.min_actors` is given up at each check. They are requested again when all rewards run.
         """
-        rollouts, lent = self._groups.rollouts, False
+        rollouts, scaled_down = self._collector.rollouts, False
         while True:
-            await asyncio.sleep(REMIND_AFTER)
+            await asyncio.sleep(self._period_s)
             if not rollouts.any_ready():
                 self._log(describe_wait(rollout_request(self._settings.policy)))
-            missing = await self._missing()
-            for demand in missing:
-                self._log(describe_wait(demand))
-            if any(map(pending_actors, missing)):
+            blocking = await self._rewards_without_replicas()
+            for request in blocking:
+                self._log(describe_wait(request))
+            cluster = read_cluster()
+            if any(cluster.is_pending(request.cpus, request.gpus) for request in blocking):
                 rollouts.scale_down()
-                lent = True
-            elif lent and not missing:
+                scaled_down = True
+            elif scaled_down and not blocking:
                 rollouts.scale_up()
-                lent = False
+                scaled_down = False
 
-    async def _missing(self) -> list[ResourceRequest]:
-        """Of the rewards that groups wait for and that no replica gives."""
-        if not self._groups.scoring.value:
+    async def _rewards_without_replicas(self) -> list[ResourceRequest]:
+        """The requests of rewards that have no running replica. Empty if no group waits for scores."""
+        if not self._collector.scoring.value:
             return []
         try:
-            return [each.request for each in await self._groups.rewards.replicas() if not each.running]
-        except RayError:  # Serve's controller is away; it will be back
+            return [each.request for each in await self._collector.rewards.replicas() if not each.running]
+        except RayError:  # Serve's controller is being restarted
             return []
-
-
-def _sum(replicas: Sequence[Replicas] | None, value: Callable[[Replicas], float]) -> float:
-    """Over all rewards; NaN where their replicas are not known."""
-    return math.nan if replicas is None else sum(map(value, replicas))

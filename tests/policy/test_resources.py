@@ -1,283 +1,232 @@
-"""What must be there before a run starts: room for its roles, and prompts. And what is said where it is not."""
+"""What the roles of a run request, the check of a private cluster, and the messages of a run that waits."""
 
 from __future__ import annotations
 
-import json
+import asyncio
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import ray
-from ray._private.state import state
 
-from actors.policy.plan import SamplingPlan
-from conf import load, presets
-from pipelines.common.prompts import draw_held_out_prompts, evaluation_notice
-from pipelines.policy.resource_wait import describe_shortage, describe_wait
+from conf import UserError, load, presets
+from pipelines.policy.cluster_state import NodeResources, read_cluster
+from pipelines.policy.resource_wait import describe_shortage, describe_wait, wait_with_status
 from pipelines.policy.resources import (
-    NodeResources,
     ResourceRequest,
+    check_capacity,
     learner_request,
-    pending_actors,
-    place,
     resource_requests,
     unschedulable,
 )
-from pipelines.policy.train import check_start
 
 RANKS = ResourceRequest("learner ranks", 2, 1.0, 1.0, "", "policy.learner.ranks", "strict_spread")
 PACKED = replace(RANKS, placement="strict_pack")
-
-
-def shares(*gpus: float) -> list[ResourceRequest]:
-    """One role for each share of a GPU."""
-    return [ResourceRequest(f"role {number}", 1, 0.1, share, "", "") for number, share in enumerate(gpus)]
-
-
-def test_shares_of_a_gpu_are_summed_as_ray_does() -> None:
-    """In floats 1 - 0.4 - 0.4 is less than 0.2. Ray rounds to ten-thousandths: three thirds leave one of them."""
-    one = [NodeResources(8.0, 1.0)]
-    assert unschedulable(shares(0.4, 0.4, 0.2), one) == ""
-    assert unschedulable(shares(1 / 3, 1 / 3, 1 / 3, 0.0001), one) == ""
-    assert "1 of the role 3 have no place" in unschedulable(shares(0.4, 0.4, 0.2, 0.0001), one)
-    assert unschedulable(shares(*[0.1] * 10), one) == ""
-    assert (one[0].cpus, one[0].gpus) == (8.0, 1.0), "what is only asked about is not taken"
-
-
-def test_a_share_is_of_one_gpu() -> None:
-    """Three of 0.6 do not share two GPUs, though these have 2. Small ones fill what large ones leave."""
-    two = [NodeResources(8.0, 2.0)]
-    assert "1 of the role 2 have no place" in unschedulable(shares(0.6, 0.6, 0.6), two)
-    assert unschedulable(shares(0.6, 0.6, 0.4, 0.4), two) == ""
-    assert unschedulable(shares(1.0, 0.5, 0.5), two) == ""
-    assert "have no place" in unschedulable(shares(0.5, 2.0), two)
-    packed = ResourceRequest("ranks", 2, 1.0, 0.6, "", "", "strict_pack")
-    assert unschedulable([packed], two) == "" and "2 of the ranks" in unschedulable([packed], [NodeResources(8.0, 1.0)])
-
-
-def test_a_rank_on_each_node_needs_as_many_nodes() -> None:
-    missing_node = unschedulable([RANKS], [NodeResources(8.0, 8.0)])
-    assert "2 learner ranks of 1 CPUs and 1 GPUs, each on a node of its own" in missing_node
-    assert "1 of the learner ranks have no place" in missing_node
-    assert missing_node.endswith("lower policy.learner.ranks, set policy.learner.placement=pack, or add nodes")
-    assert unschedulable([RANKS], [NodeResources(1.0, 1.0), NodeResources(1.0, 1.0)]) == ""
-    assert unschedulable([replace(RANKS, placement="spread")], [NodeResources(8.0, 8.0)]) == ""
-    grouped = replace(RANKS, nodes="learners")
-    assert "1 of the learner ranks" in unschedulable(
-        [grouped], [NodeResources(1.0, 1.0, "learners"), NodeResources(1.0, 1.0, "others")]
-    )
-
-
-def test_ranks_that_stay_together_need_one_node_for_all() -> None:
-    missing_node = unschedulable([PACKED], [NodeResources(8.0, 1.0), NodeResources(8.0, 1.0)])
-    assert "2 learner ranks of 1 CPUs and 1 GPUs, all on one node" in missing_node
-    assert "2 of the learner ranks have no place" in missing_node and "policy.learner.placement=pack" in missing_node
-    assert unschedulable([PACKED], [NodeResources(8.0, 1.0), NodeResources(8.0, 2.0)]) == ""
-    assert unschedulable([replace(PACKED, placement="pack")], [NodeResources(8.0, 1.0), NodeResources(8.0, 1.0)]) == ""
-
-
-def test_a_strict_placement_leaves_room_for_the_others_where_there_is_any() -> None:
-    """The ranks that stay together go first, though each is smaller; those that part take the small nodes."""
-    large = ResourceRequest("rollout actors", 1, 1.0, 2.0, "", "")
-    small = ResourceRequest("rollout actors", 2, 2.0, 1.0, "", "")
-    assert unschedulable([large, replace(PACKED, count=4)], [NodeResources(8.0, 4.0), NodeResources(8.0, 2.0)]) == ""
-    assert (
-        unschedulable(
-            [replace(large, gpus=3.0), RANKS],
-            [NodeResources(8.0, 3.0), NodeResources(8.0, 1.0), NodeResources(8.0, 1.0)],
-        )
-        == ""
-    )
-    assert unschedulable([small, RANKS], [NodeResources(8.0, 1.0), NodeResources(8.0, 3.0)]) == ""
-
-
-def test_of_what_an_autoscaler_may_add_nobody_knows_the_nodes() -> None:
-    limit = [NodeResources(8.0, 2.0, group=None)]
-    assert unschedulable([replace(RANKS, nodes="learners")], limit) == ""
-    assert unschedulable([PACKED], limit) == ""
-    assert "1 of the learner ranks" in unschedulable([replace(RANKS, count=3)], limit)
-
-
-def test_no_more_is_taken_than_is_asked_for() -> None:
-    rooms = [NodeResources(1.0, 1.0) for _ in range(4)]
-    assert place(RANKS, rooms) == 2 and sum(room.gpus for room in rooms) == 2
-    assert place(PACKED, rooms) == 0 and place(replace(RANKS, count=3), rooms) == 2
-
-
-def test_the_placement_that_is_asked_for_is_the_setting() -> None:
-    ranks = ["policy.learner.ranks=2", "policy.learner.engine=deepspeed"]
-    parted = load("scenes", [*ranks, "policy.learner.placement=strict_spread"])
-    assert learner_request(parted.policy).placement == "strict_spread"
-    assert "policy.learner.placement=pack" in unschedulable(resource_requests(parted), [NodeResources(64.0, 8.0)])
-    assert unschedulable(resource_requests(load("scenes", ranks)), [NodeResources(64.0, 8.0)]) == ""
-
-
 EIGHT = ResourceRequest("learner ranks", 8, 4.0, 1.0, "", "")
 
 
+def node(cpus: float, gpus: float = 0.0, group: str = "", free: tuple[float, float] | None = None) -> NodeResources:
+    """A node; `free` CPUs and GPUs, by default all of them."""
+    free_cpus, free_gpus = free or (cpus, gpus)
+    return NodeResources(cpus, gpus, free_cpus, free_gpus, group)
+
+
+def gpu_roles(*gpus: float) -> list[ResourceRequest]:
+    """One role for each fraction of a GPU."""
+    return [ResourceRequest(f"role {number}", 1, 0.1, each, "", "hint") for number, each in enumerate(gpus)]
+
+
+def test_fractions_of_a_gpu_are_summed_without_rounding_errors() -> None:
+    """0.1 + 0.2 is more than 0.3 in floats. Ray counts ten-thousandths."""
+    assert unschedulable(gpu_roles(0.1, 0.2, 0.7), [node(8, 1)]) == ""
+    assert unschedulable(gpu_roles(*[0.1] * 10), [node(8, 1)]) == ""
+    assert unschedulable(gpu_roles(1 / 3, 1 / 3, 1 / 3), [node(8, 1)]) == ""
+    assert "The cluster has 8 CPUs and 1 GPUs on 1 nodes" in unschedulable(
+        gpu_roles(0.4, 0.4, 0.2, 0.0001), [node(8, 1)]
+    )
+
+
+def test_every_process_needs_a_node_that_is_large_enough() -> None:
+    two = [node(8, 1), node(8, 1)]
+    message = unschedulable([ResourceRequest("replicas", 1, 1.0, 2.0, "", "serving.gpus")], two)
+    assert message == (
+        "a run needs 1 replicas of 1 CPUs and 2 GPUs, but only 0 of the 2 nodes of the cluster are large enough: "
+        "lower serving.gpus, or add nodes"
+    )
+    assert unschedulable([ResourceRequest("replicas", 2, 8.0, 1.0, "", "")], two) == ""
+
+
+def test_strict_spread_needs_a_node_for_each_rank() -> None:
+    message = unschedulable([RANKS], [node(8, 8)])
+    assert "2 learner ranks of 1 CPUs and 1 GPUs, each on another node, but only 1 of the 1 nodes" in message
+    assert message.endswith("lower policy.learner.ranks, set policy.learner.placement=pack, or add nodes")
+    assert unschedulable([RANKS], [node(1, 1), node(1, 1)]) == ""
+    assert unschedulable([replace(RANKS, placement="spread")], [node(8, 8)]) == ""
+    grouped = replace(RANKS, node_group="learners")
+    assert "only 1 of the 2 nodes" in unschedulable([grouped], [node(1, 1, "learners"), node(1, 1, "others")])
+
+
+def test_strict_pack_needs_one_node_for_all_ranks() -> None:
+    message = unschedulable([PACKED], [node(8, 1), node(8, 1)])
+    assert "2 learner ranks of 1 CPUs and 1 GPUs, all on one node, but only 0 of the 2 nodes" in message
+    assert "policy.learner.placement=pack" in message
+    assert unschedulable([PACKED], [node(8, 1), node(8, 2)]) == ""
+    assert unschedulable([replace(PACKED, placement="pack")], [node(8, 1), node(8, 1)]) == ""
+
+
+def test_roles_of_a_node_group_must_fit_into_the_group() -> None:
+    rank = ResourceRequest("learner ranks", 2, 1.0, 0.0, "head", "policy.learner.cpus")
+    other = ResourceRequest("rollout actors", 1, 1.0, 0.0, "", "policy.rollout.cpus")
+    assert unschedulable([rank, other], [node(2, group="head"), node(1)]) == ""
+    message = unschedulable([rank, other], [node(1, group="head"), node(2)])
+    assert "The node group head has 1 CPUs and 0 GPUs on 1 nodes: lower policy.learner.cpus, or add nodes" in message
+    message = unschedulable([rank, other], [node(2, group="head")])
+    assert "The cluster has 2 CPUs" in message and "policy.learner.cpus or policy.rollout.cpus" in message
+
+
+def test_the_request_of_the_learner_has_the_placement_of_the_settings() -> None:
+    ranks = ["policy.learner.ranks=2", "policy.learner.engine=deepspeed"]
+    spread = load("scenes", [*ranks, "policy.learner.placement=strict_spread"])
+    assert learner_request(spread.policy).placement == "strict_spread"
+    assert "policy.learner.placement=pack" in unschedulable(resource_requests(spread), [node(64, 8)])
+    assert unschedulable(resource_requests(load("scenes", ranks)), [node(64, 8)]) == ""
+
+
 @pytest.mark.parametrize(
-    ("demand", "nodes", "free", "told"),
+    ("request_", "nodes", "message"),
     [
         (
-            EIGHT, [NodeResources(40.0, 5.0)], [NodeResources(40.0, 1.0)],
-            "8 GPUs wanted, 5 registered, 1 free; 32 CPUs wanted, 40 registered, 40 free on 1 nodes",
-        ),
-        (  # GPUs enough, CPUs not
-            EIGHT, [NodeResources(16.0, 8.0)], [NodeResources(16.0, 8.0)],
-            "8 GPUs wanted, 8 registered, 8 free; 32 CPUs wanted, 16 registered, 16 free on 1 nodes",
+            EIGHT,
+            [node(40, 5, free=(40, 1))],
+            "8 GPUs requested, 5 registered, 1 free; 32 CPUs requested, 40 registered, 40 free on 1 nodes",
         ),
         (
-            replace(EIGHT, gpus=0.0, cpus=0.1), [NodeResources(4.0, 0.0)], [NodeResources(0.3, 0.0)],
-            "0.8 CPUs wanted, 4 registered, 0.3 free on 1 nodes",
+            EIGHT,
+            [node(16, 8)],
+            "8 GPUs requested, 8 registered, 8 free; 32 CPUs requested, 16 registered, 16 free on 1 nodes",
         ),
-        (  # all of its group, and of its group only
-            replace(EIGHT, nodes="learners"), [NodeResources(32.0, 8.0), NodeResources(32.0, 4.0, "learners")],
-            [NodeResources(32.0, 8.0), NodeResources(8.0, 2.0, "learners")],
-            "8 GPUs wanted, 4 registered, 2 free; 32 CPUs wanted, 32 registered, 8 free on 1 nodes of group learners",
+        (
+            replace(EIGHT, gpus=0.0, cpus=0.1),
+            [node(4, free=(0.3, 0))],
+            "0.8 CPUs requested, 4 registered, 0.3 free on 1 nodes",
+        ),
+        (
+            replace(EIGHT, node_group="learners"),
+            [node(32, 8), node(32, 4, "learners", free=(8, 2))],
+            "8 GPUs requested, 4 registered, 2 free; 32 CPUs requested, 32 registered, 8 free on 1 nodes of group "
+            "learners",
         ),
         (  # one node has the GPUs, the other one the CPUs
-            EIGHT, [NodeResources(2.0, 8.0), NodeResources(32.0, 0.0)], [NodeResources(2.0, 8.0), NodeResources(32.0, 0.0)],
-            "8 GPUs wanted, 8 registered, 8 free; 32 CPUs wanted, 34 registered, 34 free on 2 nodes, "
-            "but node by node only 0 of 8 fit even when idle",
-        ),
-        (  # others hold one GPU of each node
-            ResourceRequest("replicas", 1, 1.0, 2.0, "", ""), [NodeResources(8.0, 2.0), NodeResources(8.0, 2.0)],
-            [NodeResources(8.0, 1.0), NodeResources(8.0, 1.0)],
-            "2 GPUs wanted, 4 registered, 2 free; 1 CPUs wanted, 16 registered, 16 free on 2 nodes, "
-            "but node by node only 0 of 1 fit now",
+            EIGHT,
+            [node(2, 8), node(32)],
+            "8 GPUs requested, 8 registered, 8 free; 32 CPUs requested, 34 registered, 34 free on 2 nodes; "
+            "0 of the nodes have enough free for one of them",
         ),
         (
-            PACKED, [NodeResources(8.0, 2.0), NodeResources(8.0, 2.0)], [NodeResources(8.0, 1.0), NodeResources(8.0, 1.0)],
-            "2 GPUs wanted, 4 registered, 2 free; 2 CPUs wanted, 16 registered, 16 free on 2 nodes, "
-            "but no single node has all of it now, as policy.learner.placement=strict_pack asks",
+            PACKED,
+            [node(8, 2, free=(8, 1)), node(8, 2, free=(8, 1))],
+            "2 GPUs requested, 4 registered, 2 free; 2 CPUs requested, 16 registered, 16 free on 2 nodes; "
+            "0 of the nodes have enough free for all of them",
         ),
         (
-            RANKS, [NodeResources(8.0, 8.0), NodeResources(8.0, 0.0)], [NodeResources(8.0, 8.0), NodeResources(8.0, 0.0)],
-            "2 GPUs wanted, 8 registered, 8 free; 2 CPUs wanted, 16 registered, 16 free on 2 nodes, "
-            "but only 1 nodes have room for one even when idle, and policy.learner.placement=strict_spread asks for 2",
+            RANKS,
+            [node(8, 8), node(8)],
+            "2 GPUs requested, 8 registered, 8 free; 2 CPUs requested, 16 registered, 16 free on 2 nodes; "
+            "1 of the nodes have enough free for one of them, and 2 such nodes are needed",
         ),
-        (  # it has its place and loads its model
-            PACKED, [NodeResources(8.0, 2.0)], [NodeResources(6.0, 0.0)],
-            "2 GPUs wanted, 2 registered, 0 free; 2 CPUs wanted, 8 registered, 6 free on 1 nodes",
-        ),
-        (replace(EIGHT, gpus=0.0, cpus=0.0), [NodeResources(4.0, 0.0)], [NodeResources(4.0, 0.0)], "no GPUs or CPUs wanted on 1 nodes"),
     ],
-)  # fmt: skip
-def test_what_is_waited_for_is_told_of_all_that_is_wanted(
-    demand: ResourceRequest, nodes: Sequence[NodeResources], free: Sequence[NodeResources], told: str
+)
+def test_a_shortage_is_described_in_numbers(
+    request_: ResourceRequest, nodes: list[NodeResources], message: str
 ) -> None:
-    assert describe_shortage(demand, nodes, free) == told
+    assert describe_shortage(request_, nodes) == message
 
 
 @pytest.mark.ray
-def test_what_a_cluster_has_is_read_node_by_node(ray_cluster: None) -> None:
-    """The session's Ray has four CPUs on one node, and no group."""
-    told = describe_wait(ResourceRequest("replicas", 3, 2.0, 0.0, "", ""))
-    found = re.fullmatch(r"waiting for 3 .*: 6 CPUs wanted, 4 registered, ([\d.]+) free on 1 nodes", told)
-    assert found and 0 < float(found[1]) <= 4
-    elsewhere = describe_wait(ResourceRequest("replicas", 3, 2.0, 0.0, "elsewhere", ""))
-    assert elsewhere.endswith("6 CPUs wanted, 0 registered, 0 free on 0 nodes of group elsewhere")
+def test_the_state_of_the_cluster_is_read_from_ray(ray_cluster: None) -> None:
+    """The test session's Ray has four CPUs on one node, without a group."""
+    (only,) = read_cluster().nodes
+    assert (only.cpus, only.gpus, only.group) == (4.0, 0.0, "") and 0 < only.free_cpus <= 4
+    message = describe_shortage(ResourceRequest("replicas", 3, 2.0, 0.0, "elsewhere", ""), [only])
+    assert message == "6 CPUs requested, 0 registered, 0 free on 0 nodes of group elsewhere"
+
+
+@pytest.mark.ray
+def test_only_a_private_cluster_is_checked_before_the_start(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes may be added to every other cluster."""
+    too_much = ["policy.learner.ranks=2", "policy.learner.engine=deepspeed", "policy.learner.gpus=1"]
+    with pytest.raises(UserError, match=r"2 learner ranks of 0\.1 CPUs and 1 GPUs, but only 0 of the 1 nodes"):
+        check_capacity(load("scenes", too_much))
+    with pytest.raises(UserError, match=r"on nodes of group samplers.*lower policy\.rollout\.min_actors"):
+        check_capacity(load("scenes", ["policy.rollout.node_group=samplers"]))
+    check_capacity(load("scenes", ["policy.rollout.max_actors=64"]))  # the run starts with min_actors
+    check_capacity(load("scenes", [*too_much, "ray_address=auto"]))
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")  # a submitted job runs on the cluster it was submitted to
+    check_capacity(load("scenes", too_much))
 
 
 class Loading:
-    """Loads until the gates open."""
+    """An actor that loads until `gates` are ready."""
 
-    def __init__(self, gates: list[ray.ObjectRef]) -> None:  # in a list: not awaited before it starts
+    def __init__(self, gates: list[ray.ObjectRef]) -> None:  # in a list, so that Ray does not wait for them first
         ray.get(gates)
+
+    def ready(self) -> None:
+        """Returns when it is loaded."""
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Polls for at most 30 s."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.ray
-def test_an_actor_that_loads_is_told_from_one_that_has_no_place(ray_cluster: None) -> None:
-    """Of two that want three of the four CPUs one loads, until it is let; the other finds no place."""
+def test_an_actor_that_loads_is_told_from_one_that_has_no_node(ray_cluster: None) -> None:
+    """Both actors need 3 of the 4 CPUs. The first loads; Ray cannot place the second before the first is gone."""
 
     @ray.remote(num_cpus=0)
     def gate() -> None:
         time.sleep(60)
 
     closed = gate.remote()
-    demand = ResourceRequest("loaders", 1, 3.0, 0.0, "", "", actors="Loading")
+    request = ResourceRequest("loaders", 1, 3.0, 0.0, "", "")
     start = ray.remote(Loading).options(num_cpus=3.0).remote
     first = start([closed])
-    while not any(actor["ActorClassName"] == "Loading" and actor["Pid"] for actor in state.actor_table(None).values()):
-        time.sleep(0.05)
-    assert describe_wait(demand) == "waiting for 1 loaders to load: they have their places"
+    wait_until(lambda: read_cluster().nodes[0].free_cpus <= 1)
+    wait_until(lambda: not read_cluster().is_pending(3.0, 0.0))
+    assert describe_wait(request) == "waiting for 1 loaders to load: all of them have a node"
     second = start([closed])
-    while not pending_actors(demand):
-        time.sleep(0.05)
-    assert describe_wait(demand).startswith("waiting for 1 loaders of 3 CPUs and 0 GPUs: 3 CPUs wanted, 4 registered, ")
-    assert pending_actors(replace(demand, actors="Another")) == 0
-    for actor in (first, second):
-        ray.kill(actor)
-    ray.cancel(closed, force=True)
+    wait_until(lambda: read_cluster().is_pending(3.0, 0.0))
+    found = re.fullmatch(
+        r"waiting for 1 loaders of 3 CPUs and 0 GPUs: 3 CPUs requested, 4 registered, ([\d.]+) free on 1 nodes",
+        describe_wait(request),
+    )
+    assert found and float(found[1]) <= 1
+    messages: list[str] = []
+
+    async def wait() -> None:
+        await wait_with_status(
+            second.ready.remote(), [request], messages.append, on_wait=lambda: ray.kill(first), period_s=0.3
+        )
+
+    ray.cancel(closed, force=True)  # the loaders fail, which ends the wait
+    with pytest.raises(ray.exceptions.RayError):
+        asyncio.run(wait())
+    assert messages and messages[0].startswith("waiting for 1 loaders")
+    ray.kill(second)
 
 
 @pytest.mark.parametrize("preset", [name for name in presets() if load(name).flux.dtype == "bfloat16"])
-def test_presets_replay_in_the_sampler_s_shape(preset: str) -> None:
-    """In bfloat16 a forward of another shape rounds otherwise, and the gate may shut."""
+def test_presets_replay_in_the_batch_shape_of_the_sampler(preset: str) -> None:
+    """In bfloat16 a forward pass of another shape rounds differently, and the on-policy gate may refuse it."""
     policy = load(preset, ["policy.prompts=mine.jsonl"]).policy
+    from actors.policy.plan import SamplingPlan
+
     trained = len(SamplingPlan.for_training(policy).train_steps)
     kept = 2 * policy.algorithm.top_k or policy.group_size
     assert policy.learner.replay_batch == policy.sampling.batch and kept * trained % policy.learner.replay_batch == 0
-
-
-def write(path: Path, *rows: Mapping[str, object]) -> Path:
-    """Rows as JSON lines."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def test_a_run_without_its_prompts_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    """Also before Ray: none runs here."""
-    good, mend = write(tmp_path / "good.jsonl", {"text": "a cat"}), r"'text' per line; see docs/policy\.md"
-    for overrides, message in (
-        ([f"policy.prompts={tmp_path}/none.jsonl"], rf"policy\.prompts must name .*none\.jsonl \(No such file.*{mend}"),
-        ([f"policy.prompts={tmp_path}"], rf"policy\.prompts must name .*\(Is a directory\).*{mend}"),
-        (["policy.prompts=''"], rf"policy\.prompts must name a file of prompts for flux\.model=black.*{mend}"),
-        ([f"policy.prompts={write(tmp_path / 'empty.jsonl')}"], rf"policy\.prompts: .*empty\.jsonl holds no .*{mend}"),
-        (
-            [f"policy.prompts={write(tmp_path / 'a.jsonl', {'text': 7})}"],
-            rf"policy\.prompts: .*a\.jsonl:1 must .*{mend}",
-        ),
-        (
-            [f"policy.prompts={good}", f"policy.held_out_prompts={tmp_path}/none.jsonl"],
-            rf"policy\.held_out_prompts must name .*none\.jsonl \(No such file.*{mend}",
-        ),
-        (
-            [f"policy.prompts={good}", f"policy.held_out_prompts={write(tmp_path / 'b.jsonl', {'prompt': 'a cat'})}"],
-            rf"policy\.held_out_prompts: .*b\.jsonl:1 must .*{mend}",
-        ),
-    ):
-        with pytest.raises(ValueError, match=message):
-            check_start(load("flux_dev", overrides))
-    binary = tmp_path / "binary.jsonl"
-    binary.write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match=rf"policy\.prompts must name .*binary\.jsonl \('utf-8' codec.*{mend}"):
-        check_start(load("flux_dev", [f"policy.prompts={binary}"]))
-
-
-def test_a_run_that_evaluates_nothing_is_told_so() -> None:
-    notice = evaluation_notice(load("flux_dev"))
-    assert "policy.evaluation.every=20" in notice and "nothing will be evaluated" in notice
-    assert "policy.held_out_prompts" in notice and "\n" not in notice
-    for preset, *overrides in (
-        ("scenes",), ("flux_dev", "policy.held_out_prompts=mine.jsonl"), ("flux_dev", "policy.evaluation.every=0"),
-    ):  # fmt: skip
-        assert evaluation_notice(load(preset, overrides)) == ""
-
-
-def test_all_held_out_prompts_are_used_where_a_file_has_one_kind_only(tmp_path: Path) -> None:
-    relation = ["cat", "left of", "dog"]
-    short = [{"text": f"short {number}"} for number in range(12)]
-    long = [{"text": f"long {number}", "relations": [relation] * 2} for number in range(12)]
-    for rows, expected in (
-        (short, (8, 0)), (long, (0, 8)), ([*short, *long], (4, 4)), ([*short, *long[:1]], (7, 1)),
-        ([*long, *short[:3]], (3, 5)), (short[:3], (3, 0)), ([*short[:3], *long[:2]], (3, 2)),
-    ):  # fmt: skip
-        path = write(tmp_path / "held_out.jsonl", *rows)
-        settings = load("scenes", [f"policy.held_out_prompts={path}", "policy.evaluation.prompts=8"])
-        held_out = draw_held_out_prompts(settings.policy, settings.flux, 0)
-        assert (len(held_out.short), len(held_out.long)) == expected
-        assert len({prompt.text for prompt in (*held_out.short, *held_out.long)}) == sum(expected)
