@@ -17,7 +17,8 @@ import numpy as np
 import ray
 import torch
 
-from actors.grpo.advantages import batch_divisor, group_advantages
+from actors.grpo.advantages import Advantages, group_advantages
+from actors.grpo.batch_std import batch_std
 from actors.grpo.learner import GrpoLearner
 from actors.optim.torch_engine import OptimizerSettings, TorchEngine
 from actors.policy.flux import FluxPolicy
@@ -58,18 +59,20 @@ def bench_sampler(policy: FluxPolicy, settings: Settings) -> list[Line]:
         theirs = seconds(plain)
         ours = seconds(lambda: sample(policy, conditioning, range(count), SamplingPlan(steps)))
 
-    def training(initial_noise: str) -> float:
+    def training(shared_initial_noise: bool) -> float:
         plan = SamplingPlan.for_training(
-            replace(policy_settings, sampling=replace(policy_settings.sampling, shared_initial_noise=initial_noise))
+            replace(
+                policy_settings, sampling=replace(policy_settings.sampling, shared_initial_noise=shared_initial_noise)
+            )
         )
         return seconds(lambda: sample(policy, conditioning, range(count), plan))
 
-    own, shared = training("own"), training("shared")
+    own, shared = training(False), training(True)
     return [
         Line(f"FluxPipeline.__call__, {count} images, {steps} steps", f"{theirs:.3f} s"),
         Line("our sampler, same model, batch and steps", f"{ours:.3f} s  ({ours / theirs:.2f} x)"),
         Line("our sampler with LoRA, noise and log-probs", f"{own:.3f} s  ({own / theirs:.2f} x)"),
-        Line("the same from one initial noise", f"{shared:.3f} s  ({shared / theirs:.2f} x)"),
+        Line("the same with shared initial noise", f"{shared:.3f} s  ({shared / theirs:.2f} x)"),
     ]
 
 
@@ -87,7 +90,7 @@ def one_process(policy: FluxPolicy, settings: Settings) -> float:
     """Median seconds of an iteration with the same stages one after the other, in this process."""
     learner, reward, wanted = learner_of(settings), Redness(), settings.policy
     prompts = draw_training_prompts(wanted, settings.flux)
-    per_update = wanted.prompts_per_iteration // wanted.optimizer.steps_per_iteration
+    per_step = wanted.prompts_per_iteration // wanted.optimizer.steps_per_iteration
 
     def iteration() -> None:
         policy.load_lora(learner.weights().lora)
@@ -99,17 +102,15 @@ def one_process(policy: FluxPolicy, settings: Settings) -> float:
                 policy, [conditioning] * len(seeds), seeds, SamplingPlan.for_training(learner.settings), learner.version
             )
             scores = reward.score(policy.decode(drawn.latents), (prompt.text,) * len(seeds))
-            advantages = group_advantages(
-                scores.mu, wanted.algorithm.top_k, wanted.algorithm.advantage_mean_over, divisor=1.0
-            )
+            advantages = group_advantages(scores.mu, wanted.algorithm)
             learner.accumulate(advantages, conditioning, [drawn.trajectories[i] for i in advantages.kept])
             groups.append((scores.mu, advantages))
-            if len(groups) == per_update:
-                learner.step(batch_divisor(*zip(*groups, strict=True), wanted.algorithm.advantage_mean_over))
+            if len(groups) == per_step:
+                learner.optimizer_step(batch_std(groups, wanted.algorithm.advantage_mean_over))
                 groups.clear()
-        learner.advance()
+        learner.end_iteration()
 
-    groups: list = []
+    groups: list[tuple[np.ndarray, Advantages]] = []
     return seconds(iteration, ITERATIONS - 1)
 
 
@@ -133,9 +134,9 @@ def bench_updates(policy: FluxPolicy, settings: Settings) -> list[Line]:
     scores = np.arange(wanted.group_size, dtype=np.float32)
 
     def learn(top_k: int, window: int, shared: int) -> float:
-        advantages = group_advantages(scores, top_k, "selected", 5.0)
+        advantages = group_advantages(scores, replace(wanted.algorithm, top_k=top_k))
         trained = plan.train_steps[:window]
-        kept = [replace(drawn.trajectories[i], trained=trained, shared=shared) for i in advantages.kept]
+        kept = [replace(drawn.trajectories[i], train_steps=trained, shared_prefix=shared) for i in advantages.kept]
         return seconds(lambda: learner.accumulate(advantages, conditioning, kept), 3)
 
     return [
@@ -143,18 +144,18 @@ def bench_updates(policy: FluxPolicy, settings: Settings) -> list[Line]:
             f"learning a group of {wanted.group_size}, {f'k = {top_k}' if top_k else 'no filter'}{noises}",
             ", ".join(f"{window} steps {learn(top_k, window, shared):.3f} s" for window in WINDOWS),
         )
-        for noises, shared in (("", 1), (", noises of their own", 0))
+        for noises, shared in (("", 1), (", independent initial noise", 0))
         for top_k in TOP_K
     ]
 
 
 def bench_loop(policy: FluxPolicy, settings: Settings) -> list[Line]:
-    """The distributed loop beside the same stages in one process."""
+    """The distributed loop, compared with the same stages in one process."""
     threads = torch.get_num_threads()
     torch.set_num_threads(os.cpu_count() or 1)
     alone = one_process(policy, settings)
     torch.set_num_threads(threads)
-    lines = [Line("an iteration in one process, a thread a core", f"{alone:.2f} s")]
+    lines = [Line("an iteration in one process, one thread for each core", f"{alone:.2f} s")]
     for staleness in (0, 1):
         own = replace(
             settings,
@@ -166,7 +167,7 @@ def bench_loop(policy: FluxPolicy, settings: Settings) -> list[Line]:
 
 
 def busy(rows: Sequence[dict[str, float]], staleness: int, alone: float) -> list[Line]:
-    """What the iterations of one run are made of: each role's busy time over wall time, and publishing."""
+    """How busy each role was during the iterations of one run, and the time of publishing."""
 
     def median(values: Callable[[dict[str, float]], float]) -> float:
         return statistics.median(values(row) for row in rows)
@@ -183,12 +184,12 @@ def busy(rows: Sequence[dict[str, float]], staleness: int, alone: float) -> list
         Line("    rewards busy",
              share(lambda row: row["iteration_seconds"] - row["reward_idle_seconds"] / row["reward_replicas"])),
         Line("    publishing the weights", f"{median(lambda row: row['publish_seconds']) * 1000:.0f} ms"),
-        Line("    a group's scores", f"{median(lambda row: row['score_latency_seconds']) * 1000:.0f} ms"),
+        Line("    latency of a group's scores", f"{median(lambda row: row['score_latency_seconds']) * 1000:.0f} ms"),
     ]  # fmt: skip
 
 
 def main() -> None:
-    """Runs all of it in about two minutes on two cores."""
+    """Runs all measurements, in about two minutes on two cores."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         settings = load("scenes", [

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import ray
 from ray import serve
-from ray._private.services import get_node_ip_address
 from ray.cluster_utils import Cluster
 
 from actors.workers.reward import start_pool
@@ -59,7 +58,7 @@ if __name__ == "__main__":
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
-        (path / "autoscaler.yaml").write_text(json.dumps(configuration(f"{get_node_ip_address()}:{port}")))
+        (path / "autoscaler.yaml").write_text(json.dumps(configuration(f"{ray.util.get_node_ip_address()}:{port}")))
         save_tiny_vlm(path / "vlm")
         tiny_spatialscore(path / "vlm").save_pretrained(path / "model")
         cluster = Cluster(initialize_head=True, connect=True, head_node_args={

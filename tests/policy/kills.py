@@ -25,7 +25,6 @@ from typing import Any
 
 import psutil
 import torch
-from ray._private.node import Node
 from ray.cluster_utils import Cluster
 
 from actors.files import join, read_file
@@ -197,7 +196,7 @@ class Operator:
         return (self.folder / f"{self.run_dir.name}.log").read_text()[-4000:]
 
 
-def persistently(start: Callable[[], Node]) -> Node:
+def persistently(start: Callable[[], Any]) -> Any:
     """Ray gives a raylet 30 s to start; on a busy machine it may need another go."""
     for _ in range(3):
         with contextlib.suppress(Exception):
