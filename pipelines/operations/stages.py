@@ -11,7 +11,7 @@ from conf.flux import EMBEDDED
 from pipelines.common.fingerprints import digest_of, digest_of_files, digest_of_names
 from pipelines.common.paths import RunPaths, Stage, pairs_location, run_paths, spatialscore_folder
 from pipelines.evaluation.run import evaluate
-from pipelines.policy.checkpoint import training_settings
+from pipelines.policy.resume import training_settings
 from pipelines.policy.train import run_policy
 from pipelines.preferences.build import build_preferences, fingerprint
 from pipelines.reward.evaluate import evaluate_reward

@@ -1,4 +1,4 @@
-"""What a run reads besides its settings: a checkpoint, and a row of an ablation, belong to it as well."""
+"""Fingerprints of what a run reads besides its settings. Checkpoints and runs of an ablation are bound to them."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from pathlib import Path
 from conf.flux import EMBEDDED
 from conf.settings import Settings
 from pipelines.common.fingerprints import SHORT_DIGITS, digest_of_model, digest_of_text
-from pipelines.common.paths import score_folder
+from pipelines.common.paths import spatialscore_folder
 from pipelines.scenes import checkpoints_dir
 
 
 def flux_location(settings: Settings) -> str:
-    """The policy's base model as from_pretrained finds it."""
+    """The base model as `from_pretrained` finds it: a path or a name on the model hub."""
     return str(checkpoints_dir("flux")) if settings.flux.model == EMBEDDED else settings.flux.model
 
 
 def input_fingerprints(settings: Settings) -> dict[str, str]:
-    """What the policy begins from, is rewarded by and trained on: digests of what lies here, names of what does not.
+    """Returns what the policy starts from, is rewarded by and is trained on: local files as digests, others by name.
 
-    Raises FileNotFoundError where the file of prompts is absent.
+    Inputs that are not used have the value "". Raises FileNotFoundError if the file of prompts is absent.
     """
-    mix, prompts = settings.rewards, settings.policy.prompts
+    rewards, prompts = settings.rewards, settings.policy.prompts
     return {
-        "the base": _identity(flux_location(settings)),
-        "SpatialScore": _identity(str(score_folder(settings))) if mix.spatialscore else "",
-        "the judge": settings.judge.model if mix.judge else "",
-        "the detector": _identity(settings.detector.model) if mix.detector else "",
+        "the base": _fingerprint(flux_location(settings)),
+        "SpatialScore": _fingerprint(str(spatialscore_folder(settings))) if rewards.spatialscore else "",
+        "the judge": settings.judge.model if rewards.judge else "",
+        "the detector": _fingerprint(settings.detector.model) if rewards.detector else "",
         "the file policy.prompts": digest_of_text(prompts),
     }
 
 
-def _identity(model: str) -> str:
+def _fingerprint(model: str) -> str:
     return digest_of_model(Path(model))[:SHORT_DIGITS] if Path(model).is_dir() else model

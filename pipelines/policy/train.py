@@ -17,13 +17,14 @@ from conf import dump
 from conf.settings import Settings
 from pipelines.common.paths import run_paths
 from pipelines.common.prompts import check_prompts, evaluation_notice
-from pipelines.policy.checkpoint import check_resumable, run_checkpoints
+from pipelines.policy.checkpoint import run_checkpoints
 from pipelines.policy.collector import Rewards, ScoredGroup
 from pipelines.policy.export import export_lora
 from pipelines.policy.gauges import RunGauges
 from pipelines.policy.metrics import EvaluationRow, read_evaluations
 from pipelines.policy.resource_wait import wait_with_status
 from pipelines.policy.resources import check_capacity, reward_requests
+from pipelines.policy.resume import check_resumable
 from pipelines.policy.rewards import start_rewards
 from pipelines.policy.training_run import TrainingRun
 from pipelines.reward.sanity_report import require_passed

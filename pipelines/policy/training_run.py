@@ -18,13 +18,14 @@ from conf.flux import EMBEDDED
 from conf.settings import Settings
 from pipelines.common.paths import run_paths
 from pipelines.common.prompts import draw_held_out_prompts, draw_training_prompts
-from pipelines.policy.checkpoint import AsyncCheckpointWriter, Manifest, run_checkpoints, run_identity
+from pipelines.policy.checkpoint import AsyncCheckpointWriter, Manifest, run_checkpoints
 from pipelines.policy.collector import GroupCollector, Rewards, ScoredGroup
 from pipelines.policy.fingerprint import flux_location
 from pipelines.policy.held_out import HeldOutEvaluation
 from pipelines.policy.learner_client import LearnerClient
 from pipelines.policy.metrics import RunLog
 from pipelines.policy.progress import Counters, ProgressPrinter, iteration_row
+from pipelines.policy.resume import run_identity
 from pipelines.policy.rollout_pool import RolloutPool
 from pipelines.policy.timing import IterationTimer
 from pipelines.policy.utilization import UtilizationMonitor

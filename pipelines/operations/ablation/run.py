@@ -15,9 +15,9 @@ from conf.flux import EMBEDDED
 from pipelines.common.fingerprints import digest_of_text
 from pipelines.common.paths import run_paths, spatialscore_folder
 from pipelines.operations.ablation.report import write_report
-from pipelines.policy.checkpoint import training_settings
 from pipelines.policy.fingerprint import input_fingerprints
 from pipelines.policy.metrics import EvaluationRow
+from pipelines.policy.resume import training_settings
 from pipelines.policy.train import PolicyResult, run_policy
 
 Log = Callable[[str], None]
