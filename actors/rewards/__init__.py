@@ -1,1 +1,1 @@
-"""Rewards other than SpatialScore, behind the same interface. Imports no Ray."""
+"""Rewards other than SpatialScore, behind the same interface (`base.Reward`). Imports no Ray."""

@@ -1,4 +1,4 @@
-"""A vision-language model behind any OpenAI-compatible endpoint as a reward: it grades an image from 0 to 10."""
+"""A reward by a vision-language model behind an OpenAI-compatible endpoint: it grades an image from 0 to 10."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ QUESTION = (
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
-class JudgeReplica:
-    """Asks one question an image. A grade that cannot be had is NaN, which the group's statistics leave out."""
+class JudgeReward:
+    """Asks one question per image. A grade that could not be obtained is NaN."""
 
     def __init__(self, settings: JudgeSettings, key: Key) -> None:
         self._endpoint = Endpoint(settings, key, LocalBudget())
 
-    async def score(self, images: np.ndarray | Sequence[np.ndarray], texts: Sequence[str]) -> Scores:
-        """Grades image i against text i. `images`: uint8 [B, H, W, 3]. Sigma is 0: a grade has none."""
-        require_texts(images, texts)
-        grades = await asyncio.gather(*(self._grade(image, text) for image, text in zip(images, texts, strict=True)))
+    async def score(self, images: np.ndarray | Sequence[np.ndarray], prompts: Sequence[str]) -> Scores:
+        """Grades image i under prompt i. `images`: uint8 [B, H, W, 3]. Sigma is 0."""
+        require_texts(images, prompts)
+        grades = await asyncio.gather(*(self._grade(*pair) for pair in zip(images, prompts, strict=True)))
         return Scores.deterministic(grades)
 
-    async def _grade(self, image: np.ndarray, text: str) -> float:
+    async def _grade(self, image: np.ndarray, prompt: str) -> float:
         content = [
             {"type": "image_url", "image_url": {"url": data_url(image)}},
-            {"type": "text", "text": QUESTION.format(text=text)},
+            {"type": "text", "text": QUESTION.format(text=prompt)},
         ]
         try:
-            return grade_in(await self._endpoint.chat([{"role": "user", "content": content}]))
+            return parse_grade(await self._endpoint.chat([{"role": "user", "content": content}]))
         except (ContentRefused, RetriesExhausted):
             return float("nan")
 
 
-def grade_in(answer: str) -> float:
-    """The number in an answer, NaN unless there is exactly one and it lies in 0 to 10."""
+def parse_grade(answer: str) -> float:
+    """The number in an answer; NaN unless there is exactly one and it lies in [0, 10]."""
     numbers = [float(number) for number in _NUMBER.findall(answer)]
     return numbers[0] if len(numbers) == 1 and 0 <= numbers[0] <= 10 else float("nan")
 
 
 def data_url(image: np.ndarray) -> str:
-    """uint8 [H, W, 3] as a PNG in a data URL."""
+    """An image, uint8 [H, W, 3], as a data URL that holds a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,4 +1,4 @@
-"""Images and prompts -> one batch of tensors with explicit 2-D rotary positions.
+"""Turns images and prompts into one batch of tensors with explicit 2-D rotary positions.
 
 Axes: B images, R rows (an image under a prompt), L tokens, N patches of all images, F values of a patch.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,30 +17,42 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from actors.spatialscore.prompt import PromptTemplate
 
 Images = np.ndarray | Sequence[np.ndarray]
+"""uint8 [B, H, W, 3], or B arrays uint8 [H, W, 3] of any sizes."""
+
+Side = Literal["left", "right"]
 
 
 @dataclass(frozen=True)
 class ScoreBatch:
-    """What `SpatialScore.forward` takes."""
+    """The input of `SpatialScore.forward`."""
 
     input_ids: Tensor  # [R, L]
-    attention_mask: Tensor | None  # [R, L]; None where padding is on the right, which causal attention never sees
+    attention_mask: Tensor | None  # [R, L]; None if padding is on the right, where causal attention never reads it
     position_ids: Tensor  # [3, R, L] temporal, height and width positions of Qwen2.5-VL's M-RoPE
     pixel_values: Tensor  # [N, F]
     image_grid_thw: Tensor  # [B, 3] in patches
-    image_index: Tensor  # [R] which image a row judges
+    image_index: Tensor  # [R] the image of each row
 
     def to(self, device: torch.device | str) -> ScoreBatch:
         """The same batch on another device."""
-        mask = None if self.attention_mask is None else self.attention_mask.to(device)
         return ScoreBatch(
-            self.input_ids.to(device), mask, self.position_ids.to(device), self.pixel_values.to(device),
-            self.image_grid_thw.to(device), self.image_index.to(device),
-        )  # fmt: skip
+            input_ids=self.input_ids.to(device),
+            attention_mask=None if self.attention_mask is None else self.attention_mask.to(device),
+            position_ids=self.position_ids.to(device),
+            pixel_values=self.pixel_values.to(device),
+            image_grid_thw=self.image_grid_thw.to(device),
+            image_index=self.image_index.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class _Row:
+    ids: np.ndarray  # [L]
+    positions: np.ndarray  # [3, L]
 
 
 class ScoreProcessor:
-    """Makes `ScoreBatch`es: patches as Qwen2-VL's image processor makes them, tokens by the prompt template."""
+    """Makes `ScoreBatch`es: patches equal those of Qwen2-VL's image processor, tokens follow the prompt template."""
 
     def __init__(self, image_processor: Qwen2VLImageProcessorPil, template: PromptTemplate, pad_id: int) -> None:
         self.image_processor = image_processor
@@ -51,13 +64,13 @@ class ScoreProcessor:
         images: Images,
         prompts: Sequence[str],
         image_index: Sequence[int] | None = None,
-        padding_side: str = "right",
+        padding_side: Side = "right",
     ) -> ScoreBatch:
         """Builds the batch.
 
-        `images`: uint8 [B, H, W, 3], or a sequence of uint8 [H, W, 3] of any sizes. `prompts`: R texts; row r judges
-        image `image_index[r]`, or image r where that is None. An image under several prompts is encoded once.
-        Raises ValueError for pixels of another kind, or numbers of images and prompts that do not fit.
+        `prompts`: R texts. `image_index` [R]: the image of each row; None means image r for row r. An image under
+        several prompts is encoded once. Raises ValueError for pixels that are not uint8 [H, W, 3], or if the numbers of
+        images and prompts do not match.
         """
         index = list(range(len(prompts))) if image_index is None else list(image_index)
         if len(index) != len(prompts) or (image_index is None and len(images) != len(prompts)):
@@ -68,7 +81,7 @@ class ScoreProcessor:
         return ScoreBatch(ids, mask, positions, pixel_values, grid, torch.tensor(index))
 
     def patches(self, images: Images) -> tuple[Tensor, Tensor]:
-        """Patches [N, F] float32 and their grids [B, 3], equal to the library's processor."""
+        """Patches [N, F] float32 and their grids [B, 3], equal to those of the library's processor."""
         for image in images:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise ValueError(f"an image must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
@@ -77,16 +90,16 @@ class ScoreProcessor:
         height, width = images[0].shape[:2]
         if all(image.shape[:2] == (height, width) for image in images) and not self._resizes(height, width):
             return equal_patches(self.image_processor, np.asarray(images))
-        made = self.image_processor(list(images), return_tensors="pt", input_data_format="channels_last")
-        return made["pixel_values"], made["image_grid_thw"]
+        output = self.image_processor(list(images), return_tensors="pt", input_data_format="channels_last")
+        return output["pixel_values"], output["image_grid_thw"]
 
     def _resizes(self, height: int, width: int) -> bool:
         processor, size = self.image_processor, self.image_processor.size
         factor = processor.patch_size * processor.merge_size
         return (height, width) != smart_resize(height, width, factor, size["shortest_edge"], size["longest_edge"])
 
-    def _row(self, prompt: str, grid: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids [L] and M-RoPE positions [3, L] of one row, as `Qwen2_5_VLModel.get_rope_index` defines them."""
+    def _row(self, prompt: str, grid: Tensor) -> _Row:
+        """Token ids and M-RoPE positions of one row, as `Qwen2_5_VLModel.get_rope_index` defines them."""
         tokens = self.template.encode(prompt)
         merge = self.image_processor.merge_size
         rows, columns = int(grid[1]) // merge, int(grid[2]) // merge
@@ -98,26 +111,28 @@ class ScoreProcessor:
         positions[1, first : first + image] = first + np.repeat(np.arange(rows), columns)
         positions[2, first : first + image] = first + np.tile(np.arange(columns), rows)
         positions[:, first + image :] = first + max(rows, columns) + np.arange(last)
-        return ids, positions
+        return _Row(ids, positions)
 
-    def _pad(self, rows: list[tuple[np.ndarray, np.ndarray]], side: str) -> tuple[Tensor, Tensor | None, Tensor]:
+    def _pad(self, rows: Sequence[_Row], side: Side) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Token ids [R, L], attention mask [R, L] (None for right padding), positions [3, R, L]."""
         if side not in ("left", "right"):
             raise ValueError(f"padding_side must be left or right, got {side!r}")
-        length = max(len(ids) for ids, _ in rows)
+        length = max(len(row.ids) for row in rows)
         input_ids = np.full((len(rows), length), self._pad_id, dtype=np.int64)
         mask = np.zeros((len(rows), length), dtype=np.int64)
         position_ids = np.zeros((3, len(rows), length), dtype=np.int64)
-        for r, (ids, positions) in enumerate(rows):
-            where = slice(0, len(ids)) if side == "right" else slice(length - len(ids), length)
-            input_ids[r, where], mask[r, where], position_ids[:, r, where] = ids, 1, positions
-        left = torch.from_numpy(mask) if side == "left" else None
-        return torch.from_numpy(input_ids), left, torch.from_numpy(position_ids)
+        for r, row in enumerate(rows):
+            span = slice(0, len(row.ids)) if side == "right" else slice(length - len(row.ids), length)
+            input_ids[r, span], mask[r, span], position_ids[:, r, span] = row.ids, 1, row.positions
+        attention_mask = torch.from_numpy(mask) if side == "left" else None
+        return torch.from_numpy(input_ids), attention_mask, torch.from_numpy(position_ids)
 
 
 def equal_patches(processor: Qwen2VLImageProcessorPil, images: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Patches [N, F] and grids [B, 3] of uint8 [B, H, W, 3] images that need no resizing, all at once.
+    """Patches [N, F] and grids [B, 3] of images uint8 [B, H, W, 3] that need no resizing, computed in one batch.
 
-    The layout is the library's, which goes image by image. Raises ValueError where the patches do not tile the images.
+    The layout equals that of the library, which processes image by image. Raises ValueError if patches do not tile the
+    images.
     """
     patch, merge, repeat = processor.patch_size, processor.merge_size, processor.temporal_patch_size
     count, height, width, _ = images.shape

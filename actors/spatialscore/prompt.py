@@ -1,11 +1,11 @@
-"""The text around a user's prompt, and its tokens.
+"""The template around a user's prompt, and its tokens.
 
     <|im_start|>user
-    <|vision_start|> image tokens <|vision_end|> instruction with the prompt in it <|im_end|>
+    <|vision_start|> image tokens <|vision_end|> instruction with the prompt <|im_end|>
     <|im_start|>assistant
     <reward>
 
-`<reward>` is the last token, so with causal attention its hidden state has seen the image and the whole prompt.
+`<reward>` is the last token, so with causal attention its hidden state depends on the image and the whole prompt.
 """
 
 from __future__ import annotations
@@ -19,29 +19,30 @@ IMAGE_TOKEN = "<|image_pad|>"
 _PREFIX = "<|im_start|>user\n<|vision_start|>"
 _MIDDLE = "<|vision_end|>"
 _SUFFIX = f"<|im_end|>\n<|im_start|>assistant\n{REWARD_TOKEN}"
+_CACHE_SIZE = 65536  # prompts
 
 
 def add_reward_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Adds `<reward>` to the tokenizer where it is missing, and returns its id."""
+    """Adds `<reward>` to the tokenizer if it is missing, and returns its id."""
     tokenizer.add_tokens([AddedToken(REWARD_TOKEN, normalized=False, special=True)], special_tokens=True)
     return int(tokenizer.convert_tokens_to_ids(REWARD_TOKEN))  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True)
 class PromptTokens:
-    """One row's token ids around its image tokens."""
+    """Token ids of one row, without its image tokens."""
 
-    before: tuple[int, ...]  # up to and with <|vision_start|>
+    before: tuple[int, ...]  # up to and including <|vision_start|>
     after: tuple[int, ...]  # from <|vision_end|> to <reward>
 
 
 class PromptTemplate:
-    """Prompt text -> token ids. The user's text is plain text: what looks like a special token in it stays text."""
+    """Turns a prompt into token ids. Special tokens in the user's text are read as plain text."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, instruction: str = "{prompt}") -> None:
-        """`instruction` is the question put to the model; `{prompt}` marks where the user's text goes.
+        """`instruction`: the question for the model; `{prompt}` stands for the user's text.
 
-        Raises ValueError where `{prompt}` does not occur exactly once, or the tokenizer lacks `<reward>`.
+        Raises ValueError if `{prompt}` does not occur exactly once, or if the tokenizer lacks `<reward>`.
         """
         if instruction.count("{prompt}") != 1:
             raise ValueError(f"the instruction must contain {{prompt}} exactly once, got {instruction!r}")
@@ -55,23 +56,23 @@ class PromptTemplate:
         self._trail = (*self._plain(trail), *self._markup(_SUFFIX))
         self._cache: dict[str, PromptTokens] = {}
 
-    def encode(self, text: str) -> PromptTokens:
-        """Token ids of one prompt; the last is `<reward>`, which occurs nowhere else.
+    def encode(self, prompt: str) -> PromptTokens:
+        """Token ids of one prompt. The last one is `<reward>`, which occurs nowhere else.
 
         Raises ValueError for an empty prompt.
         """
-        if (found := self._cache.get(text)) is not None:
-            return found
-        if not text.strip():
-            raise ValueError("a prompt must not be empty: SpatialScore judges an image against its text")
-        tokens = PromptTokens(self._before, (*self._lead, *self._plain(text), *self._trail))
-        if len(self._cache) >= 65536:
+        if (cached := self._cache.get(prompt)) is not None:
+            return cached
+        if not prompt.strip():
+            raise ValueError("a prompt must not be empty: SpatialScore scores an image under its text")
+        tokens = PromptTokens(self._before, (*self._lead, *self._plain(prompt), *self._trail))
+        if len(self._cache) >= _CACHE_SIZE:
             self._cache.clear()
-        self._cache[text] = tokens
+        self._cache[prompt] = tokens
         return tokens
 
     def _plain(self, text: str) -> list[int]:
-        """Ids of text in which nothing is special.
+        """Token ids of text without special tokens.
 
         Raises ValueError if a special id comes out nevertheless: then the tokenizer cannot split that token.
         """
@@ -79,9 +80,9 @@ class PromptTemplate:
             return []
         ids = list(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])  # pyright: ignore
         unknown = self._tokenizer.unk_token_id
-        if found := [i for i in ids if i in self._special and i != unknown]:
-            names = self._tokenizer.convert_ids_to_tokens(found)
-            raise ValueError(f"a prompt must hold no special token, got {names} in {text!r}: remove them")
+        if special := [i for i in ids if i in self._special and i != unknown]:
+            names = self._tokenizer.convert_ids_to_tokens(special)
+            raise ValueError(f"a prompt must not contain special tokens, got {names} in {text!r}: remove them")
         return ids
 
     def _markup(self, text: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""The elastic pool of SpatialScore replicas: a Ray Serve deployment, and the caller's side of it."""
+"""The reward pool: replicas of a SpatialScore in Ray Serve, and the client that calls them."""
 
 from __future__ import annotations
 
@@ -23,111 +23,117 @@ from actors.services.endpoint import key_in
 from actors.spatialscore.scorer import SpatialScorer
 from actors.types import Scores, require_texts
 from actors.worker_setup import actor_options, init_worker
+from conf.errors import SettingsError
 from conf.serving import ServingSettings
 
 HEALTH_TOLERANCE = 1e-2
-FIRST_WAIT_S, MAX_BACKOFF_S = 0.2, 8.0  # before a scoring call is made again
+"""Relative change of the health check's score from which a replica counts as broken."""
+
+FIRST_WAIT_S, MAX_BACKOFF_S = 0.2, 8.0  # before a scoring call is retried
 
 
 @dataclass(frozen=True)
 class ScoreCall:
-    """One call's images and texts, checked."""
+    """One call's images and prompts, already checked."""
 
     images: Sequence[np.ndarray]  # B of uint8 [H, W, 3]
-    texts: Sequence[str]
+    prompts: Sequence[str]
 
 
 class ScoreReplica:
-    """One replica: a SpatialScorer whose forward passes gather several calls."""
+    """One replica: a SpatialScorer whose forward passes combine several calls."""
 
     def __init__(self, model_dir: str, settings: ServingSettings) -> None:
         device = init_worker(settings.threads, settings.gpus)
-        self._scorer = SpatialScorer.from_pretrained(
+        self.scorer = SpatialScorer.from_pretrained(
             model_dir, device=str(device), threads=settings.threads, batch_images=settings.batch_images
         )
-        batching = cast(Any, self._score_batch)  # serve.batch gives the method these two
+        batching = cast(Any, self._score_batch)  # serve.batch adds the two setters below
         batching.set_max_batch_size(settings.max_ongoing_requests)
         batching.set_batch_wait_timeout_s(settings.batch_wait_s)
-        self._probe = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
-        self._known = self._health_score()
+        self._health_image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+        self._score_at_start = self._health_score()
         self.check_health()
 
-    async def score(self, images: np.ndarray | Sequence[np.ndarray], texts: Sequence[str]) -> Scores:
-        """Scores image i against text i. `images`: uint8 [B, H, W, 3], which Ray fetches if it was a reference."""
-        require_texts(images, texts)
-        return await self._score_batch(ScoreCall(list(images), texts))
+    async def score(self, images: np.ndarray | Sequence[np.ndarray], prompts: Sequence[str]) -> Scores:
+        """Scores image i under prompt i. `images`: uint8 [B, H, W, 3]; Ray resolves a reference to them."""
+        require_texts(images, prompts)
+        return await self._score_batch(ScoreCall(list(images), prompts))
 
     @serve.batch
     async def _score_batch(self, calls: list[ScoreCall]) -> list[Scores]:
-        """Waiting calls that fill less than half a forward pass, as one: forward passes then are full, whoever asks.
+        """Scores all calls that wait. Calls of less than half a forward pass are combined, so that passes are full.
 
-        A larger call, such as a group of the policy, goes alone: the last bits of its scores then are its own, and do
-        not depend on what else was waiting. Killed runs end like undisturbed ones because of that.
+        A larger call, such as a group of the policy, is scored alone: the last bits of its scores then do not depend
+        on the other calls. A run whose workers were killed therefore ends like an undisturbed one, bit for bit.
         """
-        alone = [2 * len(call.texts) >= self._scorer.batch_images for call in calls]
-        small = [call for call, is_alone in zip(calls, alone, strict=True) if not is_alone]
-        gathered = iter(await asyncio.to_thread(self._score, small))
+        is_large = [2 * len(call.prompts) >= self.scorer.batch_images for call in calls]
+        small = [call for call, large in zip(calls, is_large, strict=True) if not large]
+        small_scores = iter(await asyncio.to_thread(self._score, small))
         return [
-            (await asyncio.to_thread(self._score, [call]))[0] if is_alone else next(gathered)
-            for call, is_alone in zip(calls, alone, strict=True)
+            (await asyncio.to_thread(self._score, [call]))[0] if large else next(small_scores)
+            for call, large in zip(calls, is_large, strict=True)
         ]
 
     def _score(self, calls: list[ScoreCall]) -> list[Scores]:
+        """Scores several calls as one batch, and splits the result by call."""
         images = [image for call in calls for image in call.images]
-        texts = [text for call in calls for text in call.texts]
-        if not texts:
+        prompts = [prompt for call in calls for prompt in call.prompts]
+        if not prompts:
             return [Scores(np.empty(0, np.float32), np.empty(0, np.float32)) for _ in calls]
-        scores = self._scorer.score(images=images, prompts=texts)
-        ends = np.cumsum([len(call.texts) for call in calls])[:-1]
-        return [
-            Scores(mu, sigma) for mu, sigma in zip(np.split(scores.mu, ends), np.split(scores.sigma, ends), strict=True)
-        ]
+        scores = self.scorer.score(images, prompts)
+        ends = np.cumsum([len(call.prompts) for call in calls])[:-1]
+        parts = zip(np.split(scores.mu, ends), np.split(scores.sigma, ends), strict=True)
+        return [Scores(mu, sigma) for mu, sigma in parts]
 
     def check_health(self) -> None:
-        """Scores a known image. Serve replaces a replica for which this raises: one whose forward pass fails, gives no
-        number, or another than when it was loaded.
+        """Raises if the forward pass fails, or gives another score, or NaN, for the image that was scored at the start.
+
+        Serve calls it, and replaces a replica for which it raises.
         """
-        found = self._health_score()
-        if not abs(found - self._known) <= HEALTH_TOLERANCE * max(1.0, abs(self._known)):  # false for NaN too
+        score, at_start = self._health_score(), self._score_at_start
+        if not abs(score - at_start) <= HEALTH_TOLERANCE * max(1.0, abs(at_start)):  # false for NaN too
             raise RuntimeError(
-                f"SpatialScore gives {found} for an image that it gave {self._known} when it was loaded: its weights "
-                "hold no finite numbers, or have changed"
+                f"SpatialScore gives the health check's image {score}, and gave it {at_start} when it was loaded: its "
+                "weights are not finite or have changed"
             )
 
     def _health_score(self) -> float:
-        return float(self._scorer.score(images=self._probe, prompts=["health check"]).mu[0])
+        return float(self.scorer.score(self._health_image, ["health check"]).mu[0])
 
 
 class RewardPool:
-    """Scores through the pool. A call whose replica dies, or that finds the queue full, is made again.
+    """Calls a reward's replicas, and retries a call if its replica dies or the queue is full.
 
-    Scoring changes nothing, so this is safe.
+    A retry is safe, because scoring has no side effects.
     """
 
-    def __init__(self, handle: DeploymentHandle, name: str, deployment: str, retries: int) -> None:
-        self._handle, self._name, self._deployment, self._most = handle, name, deployment, retries
-        self.retries = 0  # calls that had to be made again
+    def __init__(self, handle: DeploymentHandle[Any], name: str, deployment: str, max_retries: int) -> None:
+        """`name`: of the Serve application. `deployment`: of its deployment that scores."""
+        self._handle, self._name, self._deployment, self._max_retries = handle, name, deployment, max_retries
+        self.retries = 0  # calls that were retried so far
 
-    async def score(self, images: ray.ObjectRef | np.ndarray, texts: Sequence[str]) -> Scores:
-        """Scores image i against text i. `images`: uint8 [B, H, W, 3]; by reference, pixels do not pass the caller.
+    async def score(self, images: ray.ObjectRef[np.ndarray] | np.ndarray, prompts: Sequence[str]) -> Scores:
+        """Scores image i under prompt i. `images`: uint8 [B, H, W, 3], or a reference to them.
 
-        Raises ValueError for wrong images or texts, ray.exceptions.ObjectLostError where the referenced images are
-        gone, and the last replica's error after `retries` attempts in vain.
+        With a reference the pixels do not pass through the caller. Raises ValueError for wrong images or prompts,
+        ray.exceptions.ObjectLostError if the referenced images are lost, and the last replica's error after all
+        retries.
         """
         attempt = 0
         while True:
             try:
-                return await self._handle.score.remote(images, tuple(texts))
+                return await self._handle.score.remote(images, tuple(prompts))
             except (BackPressureError, RayActorError, ReplicaUnavailableError):
-                if attempt == self._most:
+                if attempt == self._max_retries:
                     raise
-                wait = min(MAX_BACKOFF_S, FIRST_WAIT_S * 2**attempt)
+                backoff = min(MAX_BACKOFF_S, FIRST_WAIT_S * 2**attempt)
                 attempt += 1
                 self.retries += 1
-                await asyncio.sleep(wait * random.uniform(0.5, 1.5))
+                await asyncio.sleep(backoff * random.uniform(0.5, 1.5))
 
     def replicas(self) -> int:
-        """Number of replicas that are running now; 0 where somebody has removed the application."""
+        """Number of running replicas; 0 if the application was removed."""
         application = serve.status().applications.get(self._name)
         status = application and application.deployments.get(self._deployment)
         return status.replica_states.get(ReplicaState.RUNNING, 0) if status else 0
@@ -138,7 +144,7 @@ class RewardPool:
 
 
 def deployment(model_dir: str, settings: ServingSettings) -> serve.Application:
-    """The pool's Serve application, not yet started: also what `serve build` and a KubeRay RayService can use."""
+    """The pool's Serve application, not yet started. `serve build` and a KubeRay RayService can use it too."""
     options = actor_options(settings.threads, settings.cpus, settings.gpus, settings.node_group, settings.runtime_env)
     replica = serve.deployment(
         ScoreReplica,
@@ -151,14 +157,14 @@ def deployment(model_dir: str, settings: ServingSettings) -> serve.Application:
         health_check_period_s=10,
         health_check_timeout_s=60,
     )
-    return replica.bind(model_dir, settings)
+    return cast(Any, replica).bind(model_dir, settings)
 
 
-def autoscaling_config(least: int, most: int, settings: ServingSettings) -> AutoscalingConfig:
-    """So many replicas, by the queue: a reward's own numbers, at the pace of `settings`."""
+def autoscaling_config(min_replicas: int, max_replicas: int, settings: ServingSettings) -> AutoscalingConfig:
+    """Autoscaling by queue length between these numbers of replicas. `settings` gives the delays."""
     return AutoscalingConfig(
-        min_replicas=least,
-        max_replicas=most,
+        min_replicas=min_replicas,
+        max_replicas=max_replicas,
         target_ongoing_requests=settings.target_ongoing_requests,
         upscale_delay_s=settings.upscale_delay_s,
         downscale_delay_s=settings.downscale_delay_s,
@@ -166,43 +172,42 @@ def autoscaling_config(least: int, most: int, settings: ServingSettings) -> Auto
 
 
 def application_name(reward: str, owner: str) -> str:
-    """A reward's name in Serve. `owner`, a run's folder, tells the rewards of two runs on one cluster apart."""
+    """A reward's name in Serve. `owner`, a run directory, separates the rewards of two runs on one cluster."""
     return f"{reward}-{hashlib.sha256(owner.encode()).hexdigest()[:8]}"
 
 
 def start_pool(settings: ServingSettings, model_dir: str, owner: str) -> RewardPool:
-    """Starts the pool on the cluster that Ray is connected to, and waits until its first replicas answer.
+    """Starts the pool on the connected cluster, and waits until its first replicas answer.
 
-    One that `owner`, a run's folder, left behind is taken over.
-
-    With `settings.http` the same replicas also answer POST /score on `settings.host`:`settings.port`. Raises
-    RuntimeError where this Ray's Serve runs without HTTP already: only its first start decides that; ValueError where
-    `settings.token_variable` is not set in the environment.
+    A pool that an earlier process of the same `owner`, a run directory, left behind is taken over. With `settings.http`
+    the same replicas also answer POST /score on `settings.host`:`settings.port`.
+    Raises SettingsError if Serve already runs without HTTP on this Ray (only its first start decides that), or if the
+    environment variable `settings.token_variable` is not set.
     """
     name = application_name("spatialscore", owner)
     application = deployment(model_dir, settings)
     if not settings.http:
         return serve_replicas(application, name, ScoreReplica.__name__, settings.retries)
-    from actors.workers.reward_http import ScoreHttp  # FastAPI, only where it is asked for
+    from actors.workers.reward_http import ScoreHttp  # needs FastAPI
 
     token = key_in(settings.token_variable, "the token of serving.http") if settings.token_variable else None
-    taken = settings.max_replicas * settings.max_ongoing_requests + settings.max_queued_requests
-    front = ScoreHttp.options(  # takes more than the replicas do, so that what is too much gets a reason
-        max_ongoing_requests=2 * taken, max_queued_requests=settings.max_queued_requests
+    capacity = settings.max_replicas * settings.max_ongoing_requests + settings.max_queued_requests
+    frontend = ScoreHttp.options(  # accepts more than the replicas do, so that the excess gets an answer with a reason
+        max_ongoing_requests=2 * capacity, max_queued_requests=settings.max_queued_requests
     )
-    _start_serve(settings)
+    _start_serve_with_http(settings)
     if not serve.status().proxies:
-        raise RuntimeError(
-            "serving.http=true needs Ray Serve with HTTP, but Serve runs on this Ray without it: stop it with "
-            "`serve shutdown` (a policy run uses it), or start a Ray of its own with ray_address=local"
+        raise SettingsError(
+            "serving.http=true needs Ray Serve with HTTP, but Serve already runs on this Ray without it: stop it with "
+            "`serve shutdown` (a policy run uses it), or start a separate Ray with ray_address=local"
         )
-    serve.run(front.bind(application, token), name=name, route_prefix="/")
+    serve.run(frontend.bind(application, token), name=name, route_prefix="/")
     handle = serve.get_deployment_handle(ScoreReplica.__name__, app_name=name)
     return RewardPool(handle, name, ScoreReplica.__name__, settings.retries)
 
 
-def _start_serve(settings: ServingSettings) -> None:
-    """Starts Serve with HTTP. A proxy that is slow to come is replaced by Serve, and fails its caller: called again."""
+def _start_serve_with_http(settings: ServingSettings) -> None:
+    """Starts Serve with HTTP. If its proxy starts too slowly, Serve replaces it and raises here; then retry."""
     for attempt in range(settings.retries + 1):
         try:
             serve.start(http_options={"host": settings.host, "port": settings.port})
@@ -213,7 +218,7 @@ def _start_serve(settings: ServingSettings) -> None:
             time.sleep(min(MAX_BACKOFF_S, FIRST_WAIT_S * 2**attempt))
 
 
-def serve_replicas(application: serve.Application, name: str, deployment: str, retries: int) -> RewardPool:
-    """Runs an application, whose one deployment has a `score`, without HTTP, and waits until it answers."""
+def serve_replicas(application: serve.Application, name: str, deployment: str, max_retries: int) -> RewardPool:
+    """Runs an application without HTTP and waits until it answers. Its deployment `deployment` has a `score` method."""
     serve.start(proxy_location="Disabled")
-    return RewardPool(serve.run(application, name=name, route_prefix=None), name, deployment, retries)
+    return RewardPool(serve.run(application, name=name, route_prefix=None), name, deployment, max_retries)

@@ -10,8 +10,8 @@ import numpy as np
 import ray
 from ray import serve
 
-from actors.rewards.detector import DIRECTIONS, DetectorReplica
-from actors.rewards.vlm_judge import JudgeReplica
+from actors.rewards.detector import DIRECTIONS, DetectorReward
+from actors.rewards.vlm_judge import JudgeReward
 from actors.services.endpoint import key_of
 from actors.types import Prompt, Relation, Scores
 from actors.worker_setup import actor_options
@@ -98,10 +98,10 @@ def start_rewards(settings: Settings) -> RewardMix:
     if mix.rules:
         terms.append(rules_term(settings, mix.rules))
     if judge:
-        replicas = _serve(judge, "judge", JudgeReplica.__name__, settings)
+        replicas = _serve(judge, "judge", JudgeReward.__name__, settings)
         terms.append(WeightedReward(mix.judge, replicas, judge_request(pool)))
     if detector:
-        replicas = _serve(detector, "detector", DetectorReplica.__name__, settings)
+        replicas = _serve(detector, "detector", DetectorReward.__name__, settings)
         terms.append(WeightedReward(mix.detector, replicas, detector_request(settings.detector)))
     return RewardMix(terms)
 
@@ -119,7 +119,7 @@ def _serve(application: serve.Application, reward: str, deployment: str, setting
 
 def _judge(settings: JudgeSettings, pool: ServingSettings) -> serve.Application:
     options = actor_options(1, pool.cpus, 0, runtime_env=settings.runtime_env)
-    return serve.deployment(JudgeReplica, ray_actor_options=options, max_ongoing_requests=64).bind(
+    return serve.deployment(JudgeReward, ray_actor_options=options, max_ongoing_requests=64).bind(
         settings, key_of(settings)
     )
 
@@ -131,7 +131,7 @@ def _detector(settings: Settings) -> serve.Application:
     relations = readable_relations([*prompts, *held_out.short, *held_out.long])
     options = actor_options(own.threads, own.cpus, own.gpus, own.node_group, own.runtime_env)
     replicas = autoscaling_config(own.min_replicas, own.max_replicas, settings.serving)
-    return serve.deployment(DetectorReplica, autoscaling_config=replicas, ray_actor_options=options).bind(
+    return serve.deployment(DetectorReward, autoscaling_config=replicas, ray_actor_options=options).bind(
         own, relations
     )
 

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from actors.spatialscore import SpatialScorer, load
-from actors.spatialscore.model import ADAPTER_FILE
+from actors.spatialscore.config import ADAPTER_FILE
 from actors.worker_setup import actor_options
 from conf.serving import ServingSettings
 from conf.settings import Settings

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from actors.files import write_file
-from actors.spatialscore.model import ADAPTER_FILE, BACKBONE_FOLDER, HEAD_FILE
+from actors.spatialscore.config import ADAPTER_FILE, BACKBONE_FOLDER, HEAD_FILE
 from conf.settings import Settings
 from pipelines.common.paths import reward_folder, score_folder
 

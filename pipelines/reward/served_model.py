@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from actors.spatialscore import SpatialScoreConfig
-from actors.spatialscore.model import CONFIG_FILE
+from actors.spatialscore.config import CONFIG_FILE
 from conf import UserError
 from conf.flux import EMBEDDED
 from conf.settings import Settings

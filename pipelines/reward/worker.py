@@ -77,8 +77,8 @@ def _report(fitter: RewardFitter, done: int, log: FitLog | None, finished: Worke
         torch.save({"done": done, "trained": trained, "engine": engine}, Path(folder) / "fit.pt")
         if finished:
             model = restore(build(finished.config), trained)  # the fitter's own may be sharded
-            facts = TrainingInfo(finished.settings.loss, finished.sampler.pairs, finished.sampler.steps)
-            model.save_pretrained(Path(folder) / "model", include_backbone=finished.include_backbone, facts=facts)
+            training = TrainingInfo(finished.settings.loss, finished.sampler.pairs, finished.sampler.steps)
+            model.save_pretrained(Path(folder) / "model", include_backbone=finished.include_backbone, training=training)
         ray.train.report({"step": done, **log.latest}, checkpoint=Checkpoint.from_directory(folder))
 
 

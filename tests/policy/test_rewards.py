@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import ray
 
-from actors.rewards.detector import DetectorReplica
-from actors.rewards.vlm_judge import grade_in
+from actors.rewards.detector import DetectorReward
+from actors.rewards.vlm_judge import parse_grade
 from actors.types import Prompt, Relation, Scores
 from conf import SettingsError, load
 from pipelines.common.prompts import draw_held_out_prompts, read_prompts
@@ -122,7 +122,7 @@ def test_a_detector_is_told_the_relations_of_all_the_runs_prompts(ray_cluster: N
     finally:
         rewards.stop()
     told = readable_relations([*read_prompts(prompts), *held_out.short, *held_out.long])
-    alone = DetectorReplica(settings.detector, told).score(images, texts)
+    alone = DetectorReward(settings.detector, told).score(images, texts)
     assert scores.mu.tolist() == pytest.approx((2 * alone.mu).tolist()) and scores.mu.max() > 0
 
 
@@ -160,4 +160,4 @@ def test_prompts_without_relations_are_refused_before_any_pool_starts(tmp_path: 
     ("answer", "grade"), [("7", 7.0), ("Grade: 8.5", 8.5), ("11", None), ("7 of 10", None), ("none", None)]
 )
 def test_a_grade_is_one_number(answer: str, grade: float | None) -> None:
-    assert np.isnan(grade_in(answer)) if grade is None else grade_in(answer) == grade
+    assert np.isnan(parse_grade(answer)) if grade is None else parse_grade(answer) == grade

@@ -39,7 +39,7 @@ def test_merged_and_separate_directories_score_alike(tmp_path: Path) -> None:
 def test_the_card_tells_what_is_known_and_no_path_of_this_machine(tmp_path: Path) -> None:
     save_tiny_vlm(tmp_path / "vlm")
     model = tiny_spatialscore(tmp_path / "vlm")
-    model.save_pretrained(tmp_path / "model", include_backbone=True, facts=TrainingInfo("bt", 8000, 500))
+    model.save_pretrained(tmp_path / "model", include_backbone=True, training=TrainingInfo("bt", 8000, 500))
     card = (tmp_path / "model" / CARD_FILE).read_text()
     assert card.startswith("---\nlicense: apache-2.0\n")
     for told in ("vlm, float32", "rank 32, alpha 64, separate", "`bt`", "8000 pairs, 500 optimizer steps"):

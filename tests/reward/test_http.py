@@ -1,4 +1,4 @@
-"""What POST /score answers, without Ray: the token, a full queue, a dead replica, pictures that are bombs."""
+"""What POST /score answers, without Ray: the token, a full queue, a dead replica, decompression bombs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ray.serve.exceptions import BackPressureError
 
 from actors.services.endpoint import Key
 from actors.types import Scores
-from actors.workers.reward_http import answer
+from actors.workers.reward_http import score_request
 from conf import SettingsError, load
 
 
-def _png(width: int, height: int) -> bytes:
-    """A PNG file whose header claims a size; its pixels are missing."""
+def _png_header(width: int, height: int) -> bytes:
+    """A PNG file whose header claims a size, without its pixels."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", b"")
 
@@ -33,18 +33,18 @@ def _chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
-def _whole_png() -> bytes:
+def _valid_png() -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def _ask(file: bytes, *, authorization: str = "", token: str = "", fails: Exception | None = None) -> Scores:
-    """The answer of a scorer that gives 1.5, or fails."""
+def _post(file: bytes, *, authorization: str = "", token: str = "", error: Exception | None = None) -> Scores:
+    """The answer if the replica scores 1.5, or raises `error`."""
 
     async def score(images: list[np.ndarray], prompts: list[str]) -> Scores:
-        if fails:
-            raise fails
+        if error:
+            raise error
         return Scores(np.full(len(images), 1.5, np.float32), np.ones(len(prompts), np.float32))
 
     body = json.dumps({"images": [base64.b64encode(file).decode()], "prompts": ["a red circle"]}).encode()
@@ -54,49 +54,50 @@ def _ask(file: bytes, *, authorization: str = "", token: str = "", fails: Except
     async def receive() -> dict[str, object]:
         return {"type": "http.request", "body": body, "more_body": False}
 
-    scorer = SimpleNamespace(score=SimpleNamespace(remote=score))
-    return asyncio.run(answer(Request(scope, receive), scorer, Key(token) if token else None))  # pyright: ignore[reportArgumentType]
+    replica = SimpleNamespace(score=SimpleNamespace(remote=score))
+    return asyncio.run(score_request(Request(scope, receive), replica, Key(token) if token else None))  # pyright: ignore[reportArgumentType]
 
 
-def test_with_a_token_only_its_bearer_is_answered() -> None:
-    assert _ask(_whole_png()).mu.tolist() == [1.5]
-    assert _ask(_whole_png(), token="secret", authorization="Bearer secret").mu.tolist() == [1.5]
+def test_a_request_needs_the_token_if_one_is_set() -> None:
+    assert _post(_valid_png()).mu.tolist() == [1.5]
+    assert _post(_valid_png(), token="secret", authorization="Bearer secret").mu.tolist() == [1.5]
     for wrong in ("", "Bearer", "Bearer secre", "Bearer secret2", "Basic secret", "secret", "Bearer s\u00e9cret"):
         with pytest.raises(HTTPException) as refused:
-            _ask(_whole_png(), token="secret", authorization=wrong)
+            _post(_valid_png(), token="secret", authorization=wrong)
         assert refused.value.status_code == 401
         assert refused.value.headers == {"WWW-Authenticate": "Bearer"}
         assert "secret" not in refused.value.detail
 
 
 @pytest.mark.parametrize(
-    ("error", "says"), [(BackPressureError(1, 1), "queue is full"), (RayActorError(), "replica that scored this died")]
+    ("error", "reason"),
+    [(BackPressureError(1, 1), "queue is full"), (RayActorError(), "replica that scored this request died")],
 )
-def test_what_no_replica_takes_now_may_be_sent_again(error: Exception, says: str) -> None:
+def test_a_request_that_no_replica_accepts_may_be_sent_again(error: Exception, reason: str) -> None:
     with pytest.raises(HTTPException) as refused:
-        _ask(_whole_png(), fails=error)
+        _post(_valid_png(), error=error)
     assert refused.value.status_code == 503
-    assert says in refused.value.detail
+    assert reason in refused.value.detail
     assert int((refused.value.headers or {})["Retry-After"]) > 0
 
 
 @pytest.mark.parametrize(
-    ("file", "status", "says"),
+    ("file", "status", "reason"),
     [
-        (_png(5000, 5000), 413, "5000 x 5000 pixels"),
-        (_png(2**16, 2**16), 413, "over 16000000 pixels"),  # Pillow itself refuses to open it
-        (_whole_png()[:-30], 422, "no readable PNG"),
+        (_png_header(5000, 5000), 413, "5000 x 5000 pixels"),
+        (_png_header(2**16, 2**16), 413, "over 16000000 pixels"),  # Pillow itself refuses to open it
+        (_valid_png()[:-30], 422, "not a readable PNG"),
     ],
-    ids=["large", "bomb", "truncated"],
+    ids=["large", "decompression bomb", "truncated"],
 )
-def test_bombs_and_broken_pictures_are_refused(file: bytes, status: int, says: str) -> None:
+def test_an_image_that_is_too_large_or_broken_is_refused(file: bytes, status: int, reason: str) -> None:
     with pytest.raises(HTTPException) as refused:
-        _ask(file)
+        _post(file)
     assert refused.value.status_code == status
-    assert says in refused.value.detail
+    assert reason in refused.value.detail
 
 
-def test_other_machines_are_answered_only_with_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_public_address_needs_a_token() -> None:
     with pytest.raises(SettingsError, match=r"serving\.host=0\.0\.0\.0 .* set serving\.token_variable"):
         load("scenes", ["serving.host=0.0.0.0"])
     assert load("scenes", ["serving.host=0.0.0.0", "serving.token_variable=TOKEN"]).serving.host == "0.0.0.0"

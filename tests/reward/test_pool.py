@@ -211,11 +211,11 @@ def test_a_replica_whose_weights_change_is_not_healthy(served: tuple[RewardPool,
     replica = ScoreReplica(str(served[1]), ServingSettings())
     replica.check_health()
     with torch.no_grad():
-        replica._scorer._model.head.layers[2].bias.add_(1.0)
+        replica.scorer.model.head.layers[2].bias.add_(1.0)
     with pytest.raises(RuntimeError, match="weights"):
         replica.check_health()
     with torch.no_grad():
-        replica._scorer._model.head.layers[2].bias.fill_(float("nan"))
+        replica.scorer.model.head.layers[2].bias.fill_(float("nan"))
     with pytest.raises(RuntimeError, match="nan"):
         replica.check_health()
 

@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 
 from actors.rewards.vlm_judge import QUESTION as GRADE_QUESTION
-from actors.rewards.vlm_judge import data_url, grade_in
+from actors.rewards.vlm_judge import data_url, parse_grade
 from actors.services.budget import Budget, LocalBudget
 from actors.services.endpoint import ContentRefused, Endpoint, Key, RetriesExhausted
 from conf.rewards import JudgeSettings
@@ -47,7 +47,7 @@ class VlmJudge:
             votes = [choice_in(answer) for answer in asyncio.run(self._ask(CHOICE_QUESTION, asked))]
             return combine_orders(votes[: len(pairs)], votes[len(pairs) :])
         asked = [((image,), pair.prompt) for pair in pairs for image in (pair.image_w, pair.image_l)]
-        grades = [grade_in(answer) for answer in asyncio.run(self._ask(GRADE_QUESTION, asked))]
+        grades = [parse_grade(answer) for answer in asyncio.run(self._ask(GRADE_QUESTION, asked))]
         by_pair = np.array(grades, np.float32).reshape(-1, 2)
         return PairPredictions(by_pair[:, 0] - by_pair[:, 1], np.zeros(len(pairs), bool))
 
