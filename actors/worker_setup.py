@@ -1,4 +1,4 @@
-"""How an actor's process is set up: its threads, and what it asks Ray for."""
+"""How an actor's process is set up: its threads, its device, and the resources it requests from Ray."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 import torch
 
 NODE_GROUP = "ray.io/node-group"
-"""The label that names a node's group: KubeRay sets it, `ray start --labels` can."""
+"""The node label with the name of the node's group. KubeRay sets it; elsewhere use `ray start --labels`."""
 
 
-def node_selector(nodes: str) -> dict[str, str]:
-    """The label selector for nodes of one group; empty for any node."""
-    return {NODE_GROUP: nodes} if nodes else {}
+def node_selector(node_group: str) -> dict[str, str]:
+    """The label selector for the nodes of one group. Empty for any node."""
+    return {NODE_GROUP: node_group} if node_group else {}
 
 
 def actor_options(
-    threads: int, cpus: float, gpus: float, nodes: str = "", runtime_env: Mapping[str, Any] | None = None
+    threads: int, cpus: float, gpus: float, node_group: str = "", runtime_env: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Options for `Actor.options(...)`: what to reserve, on nodes of which group (empty: any), a runtime environment
-    of Ray's (None: the job's), and OpenMP threads that sleep, not spin, when idle.
+    """Options for `Actor.options(...)`: resources, node group (empty: any node), threads and runtime environment.
 
-    An idle actor that spins takes the core away from the actor that has work: with gloo, MKL and OpenMP defaults a
-    second process on two cores would halve the first.
+    `runtime_env` is Ray's (None: that of the job). OpenMP threads sleep when they are idle. By default they spin, and
+    then an idle actor takes the core from a busy one: with the defaults of gloo, MKL and OpenMP a second process on two
+    cores halves the speed of the first.
     """
     environment = {
         "OMP_NUM_THREADS": str(threads),
@@ -32,16 +32,16 @@ def actor_options(
         "KMP_BLOCKTIME": "0",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    own = dict(runtime_env or {})
-    own["env_vars"] = environment | dict(own.get("env_vars", {}))
-    place = {"label_selector": node_selector(nodes)} if nodes else {}
-    return {"num_cpus": cpus, "num_gpus": gpus, "runtime_env": own} | place
+    merged_env = dict(runtime_env or {})
+    merged_env["env_vars"] = environment | dict(merged_env.get("env_vars", {}))
+    selector = {"label_selector": node_selector(node_group)} if node_group else {}
+    return {"num_cpus": cpus, "num_gpus": gpus, "runtime_env": merged_env} | selector
 
 
 def init_worker(threads: int, gpus: float) -> torch.device:
-    """Call first in an actor: fixes torch's threads, quietens the libraries, and returns its device.
+    """Sets torch's number of threads, silences the libraries, and returns the device. Call it first in an actor.
 
-    Raises RuntimeError where a GPU is reserved but torch sees none.
+    Raises RuntimeError if a GPU is reserved but torch finds none.
     """
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
@@ -53,6 +53,8 @@ def init_worker(threads: int, gpus: float) -> torch.device:
     transformers_logging.set_verbosity_error()
     if gpus > 0:
         if not torch.cuda.is_available():
-            raise RuntimeError(f"{gpus} GPUs are reserved for this actor, but torch sees none: install a CUDA build")
+            raise RuntimeError(
+                f"{gpus} GPUs are reserved for this actor, but torch finds none: install a CUDA build of torch"
+            )
         return torch.device("cuda")
     return torch.device("cpu")

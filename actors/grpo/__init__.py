@@ -1,1 +1,1 @@
-"""Group-relative policy optimisation on flow trajectories: advantages, loss, update. Pure tensors, no Ray."""
+"""Group-relative policy optimization on flow trajectories: advantages, loss, replay, learner. Imports no Ray."""

@@ -1,99 +1,90 @@
-"""Kept trajectories cut into rows of (sample, step), the learner's unit of work."""
+"""Kept trajectories cut into batches of (sample, denoise step) pairs, which the learner replays.
+
+Axes: N kept samples of a group, K trained denoise steps, R rows of a batch, S image tokens, C packed latent channels.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import torch
 
-from actors.types import Trajectory
+from actors.policy.base import Policy
+from actors.types import Conditioning, Trajectory
 
 
 @dataclass(frozen=True)
 class ReplayBatch:
-    """R pairs of one forward over D latents. Step-major: neighbours stand at the same noise level.
+    """R (sample, denoise step) pairs of one group, for one forward pass. Pairs of one denoise step are adjacent."""
 
-    Samples that began with one noise stand at the same latent when they first draw noise, and part only with that
-    draw: one velocity serves all their rows there, and D is smaller than R.
-    """
-
-    x: torch.Tensor  # [D, S, C] latents that steps started from
-    s: torch.Tensor  # [D] their noise levels
-    x_next: torch.Tensor  # [R, S, C] latent it drew
+    x: torch.Tensor  # [R, S, C] latents at which the denoise steps started
+    s: torch.Tensor  # [R] their noise levels
+    x_next: torch.Tensor  # [R, S, C] latents that the sampler drew
     s_next: torch.Tensor  # [R]
-    log_prob: torch.Tensor  # [R] as the sampler computed it
-    mean: torch.Tensor  # [R, S, C] of the Gaussian that the sampler drew from; [R, 0] where it kept none
+    log_prob: torch.Tensor  # [R] of x_next, as computed by the sampler
+    mean: torch.Tensor | None  # [R, S, C] of the Gaussian from which x_next was drawn; None if it was not kept
     advantage: torch.Tensor  # [R]
     weight: torch.Tensor  # [R] 1 / (N K)
-    denoise_step: torch.Tensor  # [R] int64, which denoise step
-    repeats: tuple[int, ...]  # D numbers: so many rows, one after the other, are steps from that latent
+    denoise_step: torch.Tensor  # [R] int64
+    padding: int  # extra rows of the forward pass, so that it has the same batch shape as the sampler's
 
-    def to(self, device: torch.device) -> ReplayBatch:
-        """The same rows on `device`."""
+    def to(self, device: torch.device) -> Self:
+        """The same batch on `device`."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: value.to(device) for name, value in values.items() if name != "repeats"})
+        return replace(self, **{k: v.to(device) for k, v in values.items() if isinstance(v, torch.Tensor)})
 
-    def repeat_rows(self, values: torch.Tensor) -> torch.Tensor:
-        """What the D latents have, [D, ...], for each row: [R, ...].
-
-        By expanding, not by indexing: its gradient is a plain sum, in one order on every device and number of threads.
-        """
-        parts = zip(values.split(1), self.repeats, strict=True)
-        return torch.cat([part.expand(count, *part.shape[1:]) for part, count in parts])
+    def velocity(self, policy: Policy, conditioning: Conditioning) -> torch.Tensor:
+        """The velocity that the policy predicts at each row: [R, S, C]."""
+        return padded_velocity(policy, self.x, self.s, conditioning, self.padding)
 
 
-@dataclass(frozen=True)
-class _Start:
-    """A latent that a step started from, and the samples that stood there."""
+def padded_velocity(
+    policy: Policy, x: torch.Tensor, s: torch.Tensor, conditioning: Conditioning, padding: int
+) -> torch.Tensor:
+    """The velocity at x [R, S, C] and s [R], from one forward pass of R + `padding` rows: [R, S, C].
 
-    step: int
-    samples: Sequence[int]
+    The extra rows are copies of the last one. They are cut off, so they have no gradient.
+    """
+    if padding:
+        x = torch.cat((x, x[-1:].expand(padding, -1, -1)))
+        s = torch.cat((s, s[-1:].expand(padding)))
+    return policy.velocity(x, s, policy.batch_conditioning([conditioning] * len(s)))[: len(s) - padding]
 
 
-def replay_batches(trajectories: Sequence[Trajectory], advantages: Sequence[float], rows: int) -> Iterator[ReplayBatch]:
-    """Cuts the N x K pairs of one group into forwards over at most `rows` latents.
+def replay_batches(
+    trajectories: Sequence[Trajectory], advantages: Sequence[float], max_rows: int
+) -> Iterator[ReplayBatch]:
+    """Cuts the N K pairs of one group into batches of at most `max_rows`.
 
-    `rows` 0 takes the sampler's own batch shape: a latent that all share goes alone, and the last forward of the
-    others is filled up with latents that no row is of, so that the learner's forwards have exactly the sampler's shape.
+    `max_rows=0` takes the batch shape of the sampler, and pads the last batch to it. A forward pass of the same shape
+    has the same rounding errors, so the ratio of the unchanged policy is then exactly 1.
     """
     if not trajectories:
         return
-    size, numbers = trajectories[0].batch_size, range(len(trajectories))
-    shared = [_Start(step, numbers) for step in trajectories[0].train_steps if step < trajectories[0].shared_prefix]
-    own = [_Start(step, (n,)) for step in trajectories[0].train_steps[len(shared) :] for n in numbers]
-    if rows:
-        forwards = _cut(shared + own, rows)
-    else:
-        forwards = [[start] for start in shared] + [
-            chunk + [_Start(chunk[0].step, ())] * (size - len(chunk)) for chunk in _cut(own, size)
-        ]
-    for starts in forwards:
-        yield _batch_of(starts, trajectories, advantages)
+    pairs = [(n, step) for step in trajectories[0].train_steps for n in range(len(trajectories))]
+    rows = max_rows or trajectories[0].batch_size
+    for first in range(0, len(pairs), rows):
+        chunk = pairs[first : first + rows]
+        yield make_batch(chunk, trajectories, advantages, padding=0 if max_rows else rows - len(chunk))
 
 
-def _cut(starts: Sequence[_Start], size: int) -> list[list[_Start]]:
-    return [list(starts[first : first + size]) for first in range(0, len(starts), size)]
-
-
-def _batch_of(starts: Sequence[_Start], trajectories: Sequence[Trajectory], advantages: Sequence[float]) -> ReplayBatch:
-    standing = [trajectories[start.samples[0] if start.samples else 0] for start in starts]
-    taken = [(n, start.step) for start in starts for n in start.samples]
-    pairs = [(trajectories[n], step) for n, step in taken]
-    weight = 1.0 / (len(trajectories) * len(trajectories[0].train_steps))
+def make_batch(
+    pairs: Sequence[tuple[int, int]], trajectories: Sequence[Trajectory], advantages: Sequence[float], padding: int
+) -> ReplayBatch:
+    """The batch of these pairs: (index into `trajectories`, denoise step)."""
+    rows = [(trajectories[n], step) for n, step in pairs]
+    means = [row.means[row.train_steps.index(step)] for row, step in rows if row.means is not None]
     return ReplayBatch(
-        x=torch.stack([row.latents[start.step] for row, start in zip(standing, starts, strict=True)]),
-        s=torch.stack([row.sigmas[start.step] for row, start in zip(standing, starts, strict=True)]),
-        x_next=torch.stack([row.latents[step + 1] for row, step in pairs]),
-        s_next=torch.stack([row.sigmas[step + 1] for row, step in pairs]),
-        log_prob=torch.stack([row.log_probs[step] for row, step in pairs]),
-        mean=torch.stack([_mean(row, step) for row, step in pairs]),
-        advantage=torch.tensor([advantages[n] for n, _ in taken], dtype=torch.float32),
-        weight=torch.full((len(pairs),), weight),
+        x=torch.stack([row.latents[step] for row, step in rows]),
+        s=torch.stack([row.sigmas[step] for row, step in rows]),
+        x_next=torch.stack([row.latents[step + 1] for row, step in rows]),
+        s_next=torch.stack([row.sigmas[step + 1] for row, step in rows]),
+        log_prob=torch.stack([row.log_probs[step] for row, step in rows]),
+        mean=torch.stack(means) if means else None,
+        advantage=torch.tensor([advantages[n] for n, _ in pairs], dtype=torch.float32),
+        weight=torch.full((len(pairs),), 1.0 / (len(trajectories) * len(trajectories[0].train_steps))),
         denoise_step=torch.tensor([step for _, step in pairs]),
-        repeats=tuple(len(start.samples) for start in starts),
+        padding=padding,
     )
-
-
-def _mean(trajectory: Trajectory, step: int) -> torch.Tensor:
-    return torch.empty(0) if trajectory.means is None else trajectory.means[trajectory.train_steps.index(step)]

@@ -1,7 +1,7 @@
 """AdamW over several ranks with DeepSpeed ZeRO. The only module that imports DeepSpeed.
 
-`DeepSpeedEngine` takes gradients that were accumulated elsewhere and shards the optimizer; `DeepSpeedModel` wraps a
-whole model, whose frozen weights ZeRO-3 shards too.
+`DeepSpeedEngine` takes gradients that were accumulated elsewhere, and shards the optimizer. `DeepSpeedModel` wraps a
+whole model; ZeRO-3 shards its frozen weights too.
 """
 
 from __future__ import annotations
@@ -26,38 +26,38 @@ from actors.optim.torch_engine import OptimizerSettings, StepResult, adamw
 
 
 class _Adapter(nn.Module):
-    """Copies of the trained parameters. DeepSpeed sees these alone, never the frozen base."""
+    """Copies of the trained parameters. DeepSpeed gets only these, not the frozen base."""
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         super().__init__()
         self.copies = nn.ParameterList([nn.Parameter(parameter.detach().clone()) for parameter in parameters])
 
     def forward(self, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
-        """sum <parameter, gradient>: the linear loss whose gradient is exactly what was accumulated."""
+        """The linear loss sum(parameter * gradient): its gradient is exactly the accumulated one."""
         return torch.stack([(copy * grad).sum() for copy, grad in zip(self.copies, gradients, strict=True)]).sum()
 
 
 class DeepSpeedEngine:
-    """ZeRO stage 1 or 2 over the ranks of the process group, which must have been initialised (gloo or nccl).
+    """ZeRO stage 1 or 2 over the ranks of the process group, which must have been initialized (gloo or nccl).
 
-    Each rank accumulates with plain backward passes, as many as it likes; `step` hands DeepSpeed one linear loss with
-    that gradient. Ranks therefore need not agree on the number of backward passes, only on the number of steps.
+    Each rank accumulates with any number of plain backward passes. `step` gives DeepSpeed one linear loss with the
+    accumulated gradient. Therefore ranks may differ in the number of backward passes, but not in the number of steps.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], settings: OptimizerSettings, zero_stage: int) -> None:
         if not dist.is_initialized():
             raise RuntimeError("DeepSpeedEngine needs torch.distributed.init_process_group first")
         if zero_stage not in (1, 2):
-            raise ValueError(f"zero_stage must be 1 or 2, got {zero_stage}: it holds the adapter alone")
+            raise ValueError(f"zero_stage must be 1 or 2, got {zero_stage}: this engine has only the LoRA")
         self.ranks = dist.get_world_size()
         self.parameters = list(parameters)
         self.adapter = _Adapter(self.parameters)
         optimizer = adamw(list(self.adapter.parameters()), settings)
-        # the ZeRO optimizer's own `.optimizer` is the AdamW over this rank's shard
+        # `self.zero.optimizer` is the AdamW over this rank's shard
         self.engine, self.zero = _initialize(self.adapter, optimizer, settings, {"stage": zero_stage})
 
     def step(self, lr: float) -> StepResult:
-        """See Engine. If any rank's gradient is not finite, or none has one, no rank steps."""
+        """See Engine. If the gradient of any rank is not finite, or no rank has one, then no rank steps."""
         device = self.parameters[0].device
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
         finite = all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
@@ -78,11 +78,12 @@ class DeepSpeedEngine:
         return StepResult(float(self.engine.get_global_grad_norm() or 0.0), applied=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """This rank's shard of AdamW's moments."""
+        """See Engine: this rank's shard of AdamW's moments."""
         return self.zero.optimizer.state_dict()
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See Engine."""
         for parameter, copy in zip(self.parameters, self.adapter.copies, strict=True):
             copy.copy_(parameter)
         self.zero.refresh_fp32_params()
@@ -90,17 +91,23 @@ class DeepSpeedEngine:
 
 
 class DeepSpeedModel:
-    """A ModelEngine under ZeRO 1, 2 or 3: its weights and state fit any number of ranks, and any stage."""
+    """A ModelEngine with ZeRO 1, 2 or 3. Its weights and state fit any number of ranks, and any stage."""
 
-    def __init__(self, model: nn.Module, settings: OptimizerSettings, zero_stage: int, keep_whole: int) -> None:
-        """`keep_whole`: ZeRO-3 does not shard parameters of fewer elements. Raises RuntimeError without a group."""
+    def __init__(
+        self, model: nn.Module, settings: OptimizerSettings, zero_stage: int, param_persistence_threshold: int
+    ) -> None:
+        """ZeRO-3 does not shard parameters with fewer than `param_persistence_threshold` elements.
+
+        Raises RuntimeError without a process group.
+        """
         if not dist.is_initialized():
             raise RuntimeError("DeepSpeedModel needs torch.distributed.init_process_group first")
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        zero = {"stage": zero_stage, "stage3_param_persistence_threshold": keep_whole}
+        zero = {"stage": zero_stage, "stage3_param_persistence_threshold": param_persistence_threshold}
         self.engine, self.zero = _initialize(model, adamw(self.parameters, settings), settings, zero)
 
     def __call__(self, *inputs: Any) -> Any:
+        """See ModelEngine."""
         return self.engine(*inputs)
 
     def backward(self, loss: torch.Tensor) -> None:
@@ -108,7 +115,7 @@ class DeepSpeedModel:
         self.engine.backward(loss)
 
     def step(self, lr: float) -> StepResult:
-        """See ModelEngine. If any rank's gradient is not finite, no rank steps."""
+        """See ModelEngine. If the gradient of any rank is not finite, no rank steps."""
         for group in self.zero.param_groups:
             group["lr"] = lr
         self.engine.step()
@@ -116,14 +123,15 @@ class DeepSpeedModel:
         return StepResult(norm, applied=math.isfinite(norm))
 
     def weights(self) -> list[torch.Tensor]:
-        """The trained parameters, whole, on the CPU."""
-        return [_whole(safe_get_full_fp32_param(parameter)) for parameter in self.parameters]
+        """See ModelEngine."""
+        return [_cpu_copy(safe_get_full_fp32_param(parameter)) for parameter in self.parameters]
 
     def state_dict(self) -> dict[str, Any]:
-        """AdamW's moments, whole, and its number of steps."""
+        """See ModelEngine: the number of steps, and AdamW's moments of each parameter."""
         step = int(next(iter(self.zero.optimizer.state.values()))["step"])
         moments = [
-            [_whole(safe_get_full_optimizer_state(parameter, key)) for key in _MOMENTS] for parameter in self.parameters
+            [_cpu_copy(safe_get_full_optimizer_state(parameter, key)) for key in _MOMENTS]
+            for parameter in self.parameters
         ]
         return {"step": step, "moments": moments}
 
@@ -131,11 +139,11 @@ class DeepSpeedModel:
         """See ModelEngine."""
         sharded = self.engine.zero_optimization_stage() == 3
         flat = self.zero.fp32_partitioned_groups_flat if sharded else self.zero.single_partition_of_fp32_groups
-        for part in flat:  # DeepSpeed itself makes their state at the first step
+        for part in flat:  # DeepSpeed itself creates their state at the first step
             moments = {key: torch.zeros_like(part) for key in _MOMENTS}
             self.zero.optimizer.state[part] = {"step": torch.tensor(float(state["step"])), **moments}
         if not sharded:
-            self.zero._lazy_init_hp_params_optimizer_state()  # else it does not find them by parameter
+            self.zero._lazy_init_hp_params_optimizer_state()  # otherwise the state is not found by parameter
         for parameter, moments in zip(self.parameters, state["moments"], strict=True):
             for key, moment in zip(_MOMENTS, moments, strict=True):
                 if sharded:
@@ -150,9 +158,9 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 def _initialize(
     model: nn.Module, optimizer: torch.optim.Optimizer, settings: OptimizerSettings, zero: dict[str, Any]
 ) -> tuple[Any, Any]:
-    """DeepSpeed's engine and ZeRO optimizer, one backward pass a step, in the dtypes that the parameters have."""
-    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists; Ray shows an actor only its own GPU
-    engine, made, _, _ = deepspeed.initialize(
+    """DeepSpeed's engine and its ZeRO optimizer: one backward pass for each step, in the dtypes of the parameters."""
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed needs it; Ray makes only its own GPU visible to an actor
+    engine, zero_optimizer, _, _ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
         dist_init_required=False,
@@ -165,17 +173,17 @@ def _initialize(
             "steps_per_print": 2**31,
         },
     )
-    return engine, made
+    return engine, zero_optimizer
 
 
-def _whole(value: torch.Tensor | None) -> torch.Tensor:
-    assert value is not None, "DeepSpeed holds no such state for a trained parameter"
+def _cpu_copy(value: torch.Tensor | None) -> torch.Tensor:
+    assert value is not None, "DeepSpeed has no such state for a trained parameter"
     return value.detach().cpu().clone()
 
 
-def _shard(whole: torch.Tensor, parameter: Any) -> torch.Tensor:
-    """This rank's part of a tensor that ZeRO-3 cuts into equal parts, the last one padded."""
+def _shard(full: torch.Tensor, parameter: Any) -> torch.Tensor:
+    """This rank's part of a tensor that ZeRO-3 splits into equal parts; the last part is padded."""
     size = parameter.ds_tensor.numel()
-    padded = whole.new_zeros(size * dist.get_world_size())
-    padded[: whole.numel()] = whole.flatten()
+    padded = full.new_zeros(size * dist.get_world_size())
+    padded[: full.numel()] = full.flatten()
     return padded[size * dist.get_rank() :][:size].to(parameter.ds_tensor.device)

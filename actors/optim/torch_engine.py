@@ -1,4 +1,4 @@
-"""What turns accumulated gradients into an optimizer step: plain torch, or `actors.optim.deepspeed_engine`."""
+"""Engines turn accumulated gradients into an optimizer step: plain torch here, actors/optim/deepspeed_engine.py."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class StepResult:
-    """One optimizer step. `applied` is False where the gradient was not finite or there was none."""
+    """One optimizer step. `applied` is False if the gradient was not finite, or if there was none."""
 
     grad_norm: float  # before clipping, over all ranks; NaN without a gradient
     applied: bool
 
 
 class Engine(Protocol):
-    """Consumes the `.grad` of the parameters it was made with; every rank must call `step` equally often."""
+    """Optimizes given parameters from their `.grad`. Every rank must call `step` equally often."""
 
     ranks: int
     parameters: list[nn.Parameter]
@@ -44,17 +44,17 @@ class Engine(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` gave; the parameters themselves must have been restored before."""
+        """Restores the state from `state_dict`. The parameters themselves must have been restored before."""
         ...
 
 
 def adamw(parameters: Sequence[nn.Parameter], settings: OptimizerSettings) -> torch.optim.AdamW:
-    """The optimizer of every engine; its learning rate is set at each step."""
+    """The optimizer of every engine. Its learning rate is set at each step."""
     return torch.optim.AdamW(parameters, lr=0.0, betas=settings.betas, weight_decay=settings.weight_decay)
 
 
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Makes every `.grad` its mean over the process group's ranks, a missing one counting as zero.
+    """Replaces every `.grad` by its mean over the ranks of the process group. A missing gradient counts as zero.
 
     Does nothing on one rank.
     """
@@ -68,7 +68,7 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
 
 
 class TorchEngine:
-    """AdamW on every rank of the process group, or on one rank where there is none. State is equal on all ranks."""
+    """AdamW on every rank of the process group, or on one rank without a group. The state is equal on all ranks."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], settings: OptimizerSettings) -> None:
         self.ranks = dist.get_world_size() if dist.is_initialized() else 1
@@ -77,7 +77,7 @@ class TorchEngine:
         self.optimizer = adamw(self.parameters, settings)
 
     def step(self, lr: float) -> StepResult:
-        """See Engine. A gradient that is not finite, or missing altogether, changes nothing."""
+        """See Engine. Without a gradient, or if it is not finite, nothing changes."""
         average_gradients(self.parameters)
         if all(parameter.grad is None for parameter in self.parameters):
             return StepResult(math.nan, applied=False)
@@ -91,27 +91,31 @@ class TorchEngine:
         return StepResult(norm, applied)
 
     def state_dict(self) -> dict[str, Any]:
+        """See Engine."""
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See Engine."""
         self.optimizer.load_state_dict(state)
 
 
 class ModelEngine(Protocol):
-    """A model with its optimizer on every rank, one backward pass a step. Called, it is the model.
+    """A model with its optimizer on every rank, with one backward pass for each step. Calling it calls the model.
 
-    A run goes on from a checkpoint with an engine that is made of the restored model, and then takes `state_dict`.
-    Weights and state are given whole, so they fit any number of ranks; every rank must take part in that.
+    To continue from a checkpoint, make an engine of the restored model and load the saved state into it. Weights and
+    state are not sharded, so they fit any number of ranks. The methods are collectives: every rank must call them.
     """
 
-    def __call__(self, *inputs: Any) -> Any: ...
+    def __call__(self, *inputs: Any) -> Any:
+        """The model's forward pass."""
+        ...
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients of this rank's loss; the step takes their mean over ranks."""
+        """Computes the gradients of this rank's loss. The step takes their mean over ranks."""
         ...
 
     def step(self, lr: float) -> StepResult:
-        """Clips, steps with `lr`, and clears the gradients. A gradient that is not finite changes nothing."""
+        """Clips, steps with `lr`, and clears the gradients. If the gradient is not finite, nothing changes."""
         ...
 
     def weights(self) -> list[Tensor]:
@@ -123,22 +127,25 @@ class ModelEngine(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` gave, in an engine that has not stepped."""
+        """Restores the state from `state_dict`, in an engine that has not stepped."""
         ...
 
 
 class TorchModel(TorchEngine):
-    """The plain ModelEngine: every rank holds the whole model."""
+    """The plain ModelEngine: every rank has the whole model."""
 
     def __init__(self, model: nn.Module, settings: OptimizerSettings) -> None:
         super().__init__([parameter for parameter in model.parameters() if parameter.requires_grad], settings)
         self.model = model
 
     def __call__(self, *inputs: Any) -> Any:
+        """See ModelEngine."""
         return self.model(*inputs)
 
     def backward(self, loss: Tensor) -> None:
+        """See ModelEngine."""
         loss.backward()
 
     def weights(self) -> list[Tensor]:
+        """See ModelEngine."""
         return [parameter.detach().cpu().clone() for parameter in self.parameters]

@@ -1,1 +1,1 @@
-"""The policy: FLUX with a LoRA, its noise schedule, its stochastic transition and its sampler. Imports no Ray."""
+"""The policy: a text-to-image model with a LoRA, its noise schedule, transition and sampler. Imports no Ray."""

@@ -1,13 +1,14 @@
-"""What the sampler, the learner and the exports ask of a text-to-image model, whichever family it is of.
+"""The interface of a text-to-image model for the sampler, the learner and the exports.
 
-A family (actors/flux, actors/qwen_image) says how a text becomes conditioning, latents a velocity, and latents pixels;
-what they share, the LoRA and the noise schedule, is here. Axes: B rows, T steps, S image tokens, C packed channels.
+A model family (actors/policy/flux.py, qwen_image.py) defines text -> conditioning, latents -> velocity and
+latents -> pixels. This module has what the families share: the LoRA and the noise schedule.
+Axes: B rows, T denoise steps, S image tokens, C packed latent channels, L text tokens, D embedding width.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
@@ -25,19 +26,19 @@ from conf.flux import FluxSettings
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 ConditioningBatch = Any
-"""The conditioning of every row of a batch, as the family stacks it: made by `rows`, read by `velocity` alone."""
+"""The conditioning of all rows of a batch, in the family's own type: from `batch_conditioning`, for `velocity`."""
 
 
 class Policy(ABC):
-    """A diffusers pipeline with one trainable LoRA. Without text encoders and VAE it is what a learner needs."""
+    """A diffusers pipeline with one trainable LoRA. A learner needs only its transformer and its scheduler."""
 
     pipeline_class: ClassVar[type[DiffusionPipeline]]
-    encoders: ClassVar[tuple[str, ...]]  # components that `flux.text_encoders_on_cpu` keeps off the GPU
-    inference_only_components: ClassVar[tuple[str, ...]]  # components that only `encode` and `decode` need
+    encoders: ClassVar[tuple[str, ...]]  # components that `flux.text_encoders_on_cpu` keeps on the CPU
+    inference_only_components: ClassVar[tuple[str, ...]]  # components that a learner does not load
     channels: int  # C
 
     def __init__(self, pipeline: Any, settings: FluxSettings, seed: int = 0) -> None:
-        """Takes over `pipeline`, its modules placed already. `seed` draws the LoRA's initial A; its B starts at 0."""
+        """Adds a LoRA to `pipeline`, whose modules are on their devices already. `seed` draws the LoRA's initial A."""
         self.pipeline = pipeline
         self.settings = settings
         self.transformer = pipeline.transformer
@@ -63,10 +64,10 @@ class Policy(ABC):
         transformer_only: bool = False,
         seed: int = 0,
     ) -> Self:
-        """Loads a directory in diffusers format or a hub id. `transformer_only` leaves text encoders and VAE out."""
-        left_out = cls.inference_only_components if transformer_only else ()
+        """Loads a directory in diffusers format or a hub id. `transformer_only`: without text encoders and VAE."""
+        omitted = cls.inference_only_components if transformer_only else ()
         pipeline: Any = cls.pipeline_class.from_pretrained(
-            model, torch_dtype=DTYPES[settings.dtype], **dict.fromkeys(left_out)
+            model, torch_dtype=DTYPES[settings.dtype], **dict.fromkeys(omitted)
         )
         for name, module in pipeline.components.items():
             if isinstance(module, nn.Module):
@@ -77,11 +78,12 @@ class Policy(ABC):
 
     @property
     def device(self) -> torch.device:
+        """The device of the transformer."""
         return self.transformer.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the frozen base; the LoRA is float32."""
+        """The dtype of the frozen base. The LoRA is always float32."""
         return self.transformer.dtype
 
     # --- what a family defines --------------------------------------------------------------------------------------
@@ -89,65 +91,72 @@ class Policy(ABC):
     @staticmethod
     @abstractmethod
     def pipeline_kwargs(settings: FluxSettings) -> dict[str, float]:
-        """What the plain pipeline must be told about guidance to draw as this policy does."""
+        """Arguments for guidance with which the plain pipeline samples exactly as this policy does."""
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> list[Conditioning]:
-        """One Conditioning a text, on the CPU. Each text is encoded alone, so its company cannot change its bits."""
+        """One Conditioning for each text, on the CPU.
+
+        Each text is encoded alone, so the other texts of the call cannot change its rounding errors.
+        """
 
     @abstractmethod
     def batch_conditioning(self, conditioning: Sequence[Conditioning]) -> ConditioningBatch:
-        """Stacks one Conditioning a row onto the policy's device."""
+        """Stacks one Conditioning for each row, on the policy's device."""
 
     @abstractmethod
     def velocity(self, latents: torch.Tensor, s: torch.Tensor, rows: ConditioningBatch) -> torch.Tensor:
-        """v(x_s, s) = eps - x0 as the model predicts it: latents [B, S, C] float32, s [B] -> [B, S, C] float32."""
+        """Predicts v(x_s, s) = eps - x0. latents [B, S, C] float32, s [B]. Returns [B, S, C] float32."""
 
     @abstractmethod
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        """Packed latents [B, S, C] through the VAE to [B, 3, H, W] in -1..1."""
+        """Decodes packed latents [B, S, C] with the VAE to pixels [B, 3, H, W] in -1..1."""
 
     # --- the flow ---------------------------------------------------------------------------------------------------
 
     def sigmas(self, steps: int) -> torch.Tensor:
-        """[T+1] float32 noise levels of a run of `steps` steps at this image size."""
+        """The noise levels of `steps` denoise steps at this image size: [T+1] float32, falling from 1 to 0."""
         return shifted_sigmas(self.pipeline.scheduler, steps, self.image_tokens)
 
     def timestep(self, s: torch.Tensor) -> torch.Tensor:
-        """The model's time at s [B], rounded as the plain pipeline rounds it, so that sampler, learner and pipeline
-        ask for the same time in every dtype."""
+        """The model's timestep at s [B], rounded to the model's dtype exactly as the plain pipeline rounds it."""
         return (s * 1000).to(self.dtype) / 1000
 
     def unpack(self, latents: torch.Tensor) -> torch.Tensor:
-        """Packed latents [B, S, C] in the VAE's layout: [B, C/4, H/8, W/8]; Qwen-Image's adds a frame axis of 1."""
+        """Packed latents [B, S, C] in the VAE's layout: [B, C/4, H/8, W/8]. Qwen-Image adds a frame axis of 1."""
         return self.pipeline._unpack_latents(
             latents, self.settings.height, self.settings.width, self.pipeline.vae_scale_factor
         )
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> np.ndarray:
-        """Packed latents [B, S, C] to images, uint8 [B, H, W, 3], rounded as the pipeline's image processor does."""
+        """Decodes packed latents [B, S, C] to uint8 images [B, H, W, 3]; rounds as the pipeline's image processor."""
         pixels = self.decode_latents(latents.to(self.device, self.dtype)).float()
         pixels = ((pixels * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
     def initial_noise(self, generators: Sequence[torch.Generator]) -> torch.Tensor:
-        """x at s = 1, bit for bit what the plain pipeline draws from the same generators: [B, S, C] float32."""
-        made = self.pipeline.prepare_latents(
-            len(generators), self.channels // 4, self.settings.height, self.settings.width,
-            self.dtype, self.device, list(generators),
-        )  # fmt: skip
-        return (made[0] if isinstance(made, tuple) else made).float()  # FLUX's also gives the image's positions
+        """The latents at s = 1: exactly what the plain pipeline draws from these generators. [B, S, C] float32."""
+        drawn = self.pipeline.prepare_latents(
+            len(generators),
+            self.channels // 4,
+            self.settings.height,
+            self.settings.width,
+            self.dtype,
+            self.device,
+            list(generators),
+        )
+        return (drawn[0] if isinstance(drawn, tuple) else drawn).float()  # FLUX also returns the image's position ids
 
     # --- the LoRA ---------------------------------------------------------------------------------------------------
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """The LoRA's parameters by their name in the transformer, in a fixed order."""
+        """The LoRA's parameters by their names in the transformer, in module order."""
         return lora_parameters(self.transformer)
 
     @contextmanager
-    def base(self) -> Iterator[None]:
-        """Inside, the policy is the frozen base model: the LoRA is switched off."""
+    def base(self) -> Generator[None]:
+        """Context in which the policy is its frozen base model: the LoRA is off."""
         self.transformer.disable_adapters()
         try:
             yield
@@ -155,17 +164,20 @@ class Policy(ABC):
             self.transformer.enable_adapters()
 
     def lora_state(self) -> dict[str, torch.Tensor]:
-        """The LoRA under diffusers' adapter keys, e.g. `transformer_blocks.0.attn.to_q.lora_A.weight`; no copies."""
+        """The LoRA by diffusers' adapter keys, e.g. `transformer_blocks.0.attn.to_q.lora_A.weight`; not copied."""
         return {key: value.detach() for key, value in get_peft_model_state_dict(self.transformer).items()}
 
     @torch.no_grad()
     def load_lora(self, state: Mapping[str, torch.Tensor] | Mapping[str, np.ndarray]) -> None:
         """Overwrites the LoRA in place. Raises ValueError unless keys and shapes are exactly this policy's."""
-        own = self.lora_state()
-        if own.keys() != state.keys():
-            odd = sorted(own.keys() ^ state.keys())
-            raise ValueError(f"the LoRA has other keys than this policy: {len(odd)} differ, e.g. {odd[0]}")
-        for key, target in own.items():
+        current = self.lora_state()
+        if current.keys() != state.keys():
+            different = sorted(current.keys() ^ state.keys())
+            raise ValueError(
+                f"the LoRA must have the keys of this policy, {len(different)} keys differ, e.g. {different[0]}: use "
+                "the same model and flux.lora_targets"
+            )
+        for key, target in current.items():
             source = torch.as_tensor(np.array(state[key]) if isinstance(state[key], np.ndarray) else state[key])
             if source.shape != target.shape:
                 raise ValueError(f"{key} must have shape {tuple(target.shape)}, got {tuple(source.shape)}")

@@ -1,4 +1,4 @@
-"""FLUX as a policy: text to conditioning, latents to velocity, latents to pixels."""
+"""FLUX as a policy: text to conditioning, latents to velocity, latents to pixels. Axes as in actors/policy/base.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import cast
 
 import torch
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
-from torch import nn
 
 from actors.policy.base import Policy
 from actors.types import Conditioning
@@ -17,32 +16,15 @@ from conf.flux import FluxSettings
 
 @dataclass(frozen=True)
 class FluxConditioning:
-    """The conditioning of every row of a batch, stacked once and used at all steps."""
+    """The conditioning of all rows of a batch, stacked once and used at all denoise steps."""
 
     prompt_embeds: torch.Tensor  # [B, L, D]
     pooled_embeds: torch.Tensor  # [B, D']
-    guidance: torch.Tensor | None  # [B]; None where the model has no guidance embedding
-
-
-class _FixedRotary(nn.Module):
-    """FLUX's rotary tables for one (text length, image size), computed once instead of in each forward."""
-
-    cos: torch.Tensor  # [L+S, head_dim]
-    sin: torch.Tensor
-
-    def __init__(self, cos: torch.Tensor, sin: torch.Tensor) -> None:
-        super().__init__()
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)  # buffers, as they must go where the model goes
-
-    def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if len(ids) != len(self.cos):
-            raise ValueError(f"this policy was made for {len(self.cos)} tokens, got {len(ids)}")
-        return self.cos, self.sin
+    guidance: torch.Tensor | None  # [B]; None if the model has no guidance embedding
 
 
 class FluxPolicy(Policy):
-    """FLUX.1. Its guidance is an embedding, so one forward a step is enough."""
+    """FLUX.1. Its guidance is an embedding, so each denoise step needs one forward pass."""
 
     pipeline_class = FluxPipeline
     encoders = ("text_encoder", "text_encoder_2")
@@ -52,16 +34,11 @@ class FluxPolicy(Policy):
         """See Policy."""
         super().__init__(pipeline, settings, seed)
         self.channels = self.transformer.x_embedder.in_features
-        self._fix_positions()
-        if pipeline.vae is not None:
-            pipeline.vae.to(memory_format=torch.channels_last)  # its convolutions take half the time
-
-    def _fix_positions(self) -> None:
-        rows, columns = self.settings.height // 16, self.settings.width // 16
+        rows, columns = settings.height // 16, settings.width // 16
         self._image_ids = self.pipeline._prepare_latent_image_ids(1, rows, columns, self.device, self.dtype)  # [S, 3]
-        self._text_ids = torch.zeros(self.settings.max_sequence_length, 3, device=self.device, dtype=self.dtype)
-        tables = self.transformer.pos_embed(torch.cat((self._text_ids, self._image_ids)))
-        self.transformer.register_module("pos_embed", _FixedRotary(*tables))
+        self._text_ids = torch.zeros(settings.max_sequence_length, 3, device=self.device, dtype=self.dtype)  # [L, 3]
+        if pipeline.vae is not None:
+            pipeline.vae.to(memory_format=torch.channels_last)  # halves the time of its convolutions
 
     @staticmethod
     def pipeline_kwargs(settings: FluxSettings) -> dict[str, float]:
@@ -70,13 +47,15 @@ class FluxPolicy(Policy):
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> list[Conditioning]:
-        """See Policy: T5's hidden states and CLIP's pooled output."""
+        """See Policy: the hidden states of T5 and the pooled output of CLIP."""
         encoded = []
         for text in texts:
             embeds, pooled, _ = self.pipeline.encode_prompt(
-                prompt=text, prompt_2=text, max_sequence_length=self.settings.max_sequence_length,
+                prompt=text,
+                prompt_2=text,
+                max_sequence_length=self.settings.max_sequence_length,
                 device=self.pipeline.text_encoder_2.device,
-            )  # fmt: skip
+            )
             encoded.append(Conditioning(cast(torch.Tensor, embeds)[0].cpu(), cast(torch.Tensor, pooled)[0].cpu()))
         return encoded
 

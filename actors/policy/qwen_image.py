@@ -1,7 +1,7 @@
 """Qwen-Image as a policy: its own text template, per-channel VAE statistics, texts of any length.
 
-Classifier-free guidance is off, here and wherever the policy is drawn (`true_cfg_scale=1` of QwenImagePipeline): it
-would double every forward of sampler and learner.
+Classifier-free guidance is off (`true_cfg_scale=1` of QwenImagePipeline) wherever this policy samples, because it would
+double the forward passes of sampler and learner. Axes as in actors/policy/base.py.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from conf.flux import FluxSettings
 
 @dataclass(frozen=True)
 class QwenConditioning:
-    """The conditioning of every row of a batch, padded to the longest."""
+    """The conditioning of all rows of a batch, padded to the longest text."""
 
     prompt_embeds: torch.Tensor  # [B, L, D]
-    mask: torch.Tensor | None  # [B, L] 1 for a token, 0 for padding; None where nothing is padded, as within a group
+    mask: torch.Tensor | None  # [B, L] 1 for a token, 0 for padding; None if no text is padded, as within a group
 
 
 class QwenImagePolicy(Policy):
@@ -46,13 +46,14 @@ class QwenImagePolicy(Policy):
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> list[Conditioning]:
-        """See Policy: the last hidden states of Qwen2.5-VL behind the template, without padding."""
+        """See Policy: the last hidden states of Qwen2.5-VL after the template, without padding."""
         encoded = []
         for text in texts:
             embeds, _ = self.pipeline.encode_prompt(
-                prompt=text, max_sequence_length=self.settings.max_sequence_length,
+                prompt=text,
+                max_sequence_length=self.settings.max_sequence_length,
                 device=self.pipeline.text_encoder.device,
-            )  # fmt: skip
+            )
             encoded.append(Conditioning(embeds[0].cpu(), None))
         return encoded
 
@@ -76,7 +77,7 @@ class QwenImagePolicy(Policy):
         )[0].float()
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        """See Policy. The VAE is one of videos: a picture is a video of one frame."""
+        """See Policy. The VAE is a video model: an image is a video of one frame."""
         vae = self.pipeline.vae
         unpacked = self.unpack(latents)  # [B, C/4, 1, H/8, W/8]
         mean = torch.tensor(vae.config.latents_mean).to(unpacked).view(1, -1, 1, 1, 1)

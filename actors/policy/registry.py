@@ -1,4 +1,4 @@
-"""Which policy a model is: its own `model_index.json` says so."""
+"""The policy class of a model, from the pipeline class in its `model_index.json`."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from actors.policy.base import Policy
 from actors.policy.flux import FluxPolicy
 from actors.policy.qwen_image import QwenImagePolicy
+from conf.errors import SettingsError
 from conf.flux import FluxSettings
 
 FAMILIES: tuple[type[Policy], ...] = (FluxPolicy, QwenImagePolicy)
 
 
 def family_of(model: str) -> type[Policy]:
-    """The family of a directory in diffusers format or a hub id. Raises ValueError for a pipeline of another class."""
-    named = cast(dict[str, Any], DiffusionPipeline.load_config(model))["_class_name"]
+    """The policy class of a directory in diffusers format or a hub id.
+
+    Raises SettingsError if it holds a pipeline of an unknown class.
+    """
+    name = cast(dict[str, Any], DiffusionPipeline.load_config(model))["_class_name"]
     for family in FAMILIES:
-        if family.pipeline_class.__name__ == named:
+        if family.pipeline_class.__name__ == name:
             return family
     known = ", ".join(family.pipeline_class.__name__ for family in FAMILIES)
-    raise ValueError(f"flux.model={model} must hold one of {known}, got a {named}")
+    raise SettingsError(f"flux.model={model} must hold one of {known}, got a {name}")
 
 
 def load_policy(
@@ -32,8 +36,8 @@ def load_policy(
     transformer_only: bool = False,
     seed: int = 0,
 ) -> Policy:
-    """The policy of a directory in diffusers format or a hub id; see Policy.from_pretrained.
+    """Loads the policy of a directory in diffusers format or a hub id; see Policy.from_pretrained.
 
-    Raises ValueError for a pipeline of another class.
+    Raises SettingsError if it holds a pipeline of an unknown class.
     """
     return family_of(model).from_pretrained(model, settings, device, transformer_only, seed)

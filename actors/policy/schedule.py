@@ -1,4 +1,4 @@
-"""FLUX's shifted noise schedule: when the flow is evaluated."""
+"""FLUX's shifted noise schedule: the noise levels of the denoise steps."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 
 
 def shifted_sigmas(scheduler: FlowMatchEulerDiscreteScheduler, steps: int, image_tokens: int) -> torch.Tensor:
-    """The T+1 noise levels that `FluxPipeline.__call__` would visit, falling from 1 to 0.
+    """The T+1 noise levels that `FluxPipeline.__call__` uses, falling from 1 to 0.
 
-    s = linspace(1, 1/T, T), then s <- e^mu / (e^mu + 1/s - 1) where `mu` grows linearly with the number of image
-    tokens S (`calculate_shift`), then 0 is appended. The scheduler's own configuration decides, so a model that ships
-    another shift is sampled as it was trained. The given scheduler is not changed.
+    s = linspace(1, 1/T, T), then s <- e^mu / (e^mu + 1/s - 1), then 0 is appended. `mu` grows linearly with the number
+    of image tokens S (`calculate_shift`). The constants come from the scheduler's configuration, so a model with
+    another shift is sampled as it was trained. Does not change `scheduler`.
 
-    Returns [T+1] float32.
+    Returns [T+1] float32. Raises ValueError for fewer than one step.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
