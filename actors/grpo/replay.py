@@ -35,6 +35,11 @@ class ReplayBatch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{k: v.to(device) for k, v in values.items() if isinstance(v, torch.Tensor)})
 
+    @property
+    def forward_rows(self) -> int:
+        """Rows of the forward pass, with padding."""
+        return len(self.s) + self.padding
+
     def velocity(self, policy: Policy, conditioning: Conditioning) -> torch.Tensor:
         """The velocity that the policy predicts at each row: [R, S, C]."""
         return padded_velocity(policy, self.x, self.s, conditioning, self.padding)

@@ -24,6 +24,11 @@ class SharedReplayBatch(ReplayBatch):
 
     repeats: tuple[int, ...]  # D numbers: this many consecutive rows start at the same latent
 
+    @property
+    def forward_rows(self) -> int:
+        """See ReplayBatch: D rows, with padding."""
+        return len(self.repeats) + self.padding
+
     def velocity(self, policy: Policy, conditioning: Conditioning) -> torch.Tensor:
         """See ReplayBatch.
 

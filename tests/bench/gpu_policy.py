@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from actors.grpo.advantages import group_advantages
 from actors.grpo.learner import GrpoLearner, OptimizerStepMetrics
-from actors.grpo.replay import replay_batches
+from actors.grpo.shared_noise import shared_replay_batches
 from actors.optim.torch_engine import OptimizerSettings, TorchEngine
 from actors.policy.flux import FluxPolicy
 from actors.policy.plan import SamplingPlan
@@ -179,7 +179,7 @@ def bench_update(bench: Bench, rows: int) -> list[Line]:
     settings = replace(bench.settings.policy, learner=replace(bench.settings.policy.learner, replay_batch=rows))
     learner, (_, trajectories) = learner_of(bench, settings), draw(bench)
     advantages = group_advantages(
-        np.arange(settings.group_size, dtype=np.float32), settings.algorithm.top_k, "selected", 5.0
+        np.arange(settings.group_size, dtype=np.float32), replace(settings.algorithm, advantage_std_over="group")
     )
     kept = [trajectories[i] for i in advantages.kept]
     metrics: list[OptimizerStepMetrics] = []
@@ -187,10 +187,10 @@ def bench_update(bench: Bench, rows: int) -> list[Line]:
 
     def update() -> None:
         learner.accumulate(advantages, bench.conditioning, kept)
-        metrics.append(learner.step())
+        metrics.append(learner.optimizer_step())
 
     duration, pairs = bench.seconds(update), metrics[0].rows
-    latents = sum(len(each.s) for each in replay_batches(kept, advantages.values, rows))
+    latents = sum(batch.forward_rows for batch in shared_replay_batches(kept, advantages.values, rows))
     forwards = latents * (3 if settings.algorithm.kl_weight else 2)  # forward, backward to activations, the reference
     shape = "the sampler's shape" if rows == settings.sampling.batch else "not the sampler's shape"
     return [
