@@ -6,7 +6,7 @@ from conf import Settings
 
 
 def run(settings: Settings) -> None:
-    """The whole pipeline as one job."""
+    """Runs the whole pipeline as one job."""
     from pipelines.common.ray_session import ray_session
     from pipelines.operations.run import run_pipeline
 
@@ -15,17 +15,17 @@ def run(settings: Settings) -> None:
 
 
 def submit(settings: Settings) -> None:
-    """Another verb as a job on a cluster. Raises SystemExit with the job's exit code."""
+    """Runs another command as a job on a cluster. Raises SystemExit with the job's exit code."""
     from pipelines.operations.submit import submit as submit_job
 
     raise SystemExit(submit_job(settings.submit))
 
 
 def status(settings: Settings) -> None:
-    """The run in the terminal."""
-    from pipelines.operations.submit import use_cluster
+    """Shows the state of a run in the terminal."""
+    from pipelines.operations.submit import select_cluster
 
-    use_cluster(settings.status.address)
-    from pipelines.operations.status import watch
+    select_cluster(settings.status.address)
+    from pipelines.operations.status import show_status
 
-    watch(settings)
+    show_status(settings)

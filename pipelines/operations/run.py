@@ -1,6 +1,6 @@
 """`spatialt2i run`: preferences -> reward -> policy -> evaluation as one job.
 
-A step whose output is complete for these settings is skipped; one that was interrupted goes on from where it was.
+A step is skipped if its output is complete for these settings. A step that was interrupted continues.
 """
 
 from __future__ import annotations
@@ -14,46 +14,51 @@ from pathlib import Path
 
 from actors.files import write_file
 from conf import Settings, dump
+from pipelines.common.paths import run_paths
 from pipelines.operations.stage_cache import StageRecord, read_record, write_record
-from pipelines.operations.stages import STEPS, Step
+from pipelines.operations.stages import STEPS, PipelineStep
+
+HEADING_WIDTH = 80
 
 
-def run_pipeline(settings: Settings, steps: Sequence[Step] = STEPS) -> None:
-    """Does what is missing, in order. Ray must be initialised.
+def run_pipeline(settings: Settings, steps: Sequence[PipelineStep] = STEPS) -> None:
+    """Runs the steps that are not complete, in order. Ray must be initialised.
 
-    Keeps every step's seconds in <run_dir>/timings.json, which the report shows. Raises what a step raises; SystemExit
-    where SpatialScore does not pass its examination.
+    Keeps the seconds of every step in <run_dir>/timings.json, which the report shows. Raises what a step raises, and
+    SystemExit if SpatialScore does not pass its sanity checks.
     """
-    run_dir = Path(settings.run_dir)
-    dump(settings, run_dir / "settings.yaml")
+    paths = run_paths(settings)
+    dump(settings, paths.settings)
     seconds: dict[str, float] = {}
     for step in steps:
-        print(f"\n── {step.title} " + "─" * max(4, 76 - len(step.title)), flush=True)
-        receipt = complete(step, settings)
-        if receipt:
-            print("complete for these settings, not done again")
+        print("\n" + f"── {step.title} ".ljust(HEADING_WIDTH, "─"), flush=True)
+        record = complete_record(step, settings)
+        if record:
+            print("skipped: complete for these settings")
         else:
-            receipt = run_step(step, settings)
-        print(receipt.summary, flush=True)
-        seconds[step.title] = receipt.seconds
-        _write_timings(run_dir / "timings.json", seconds)
+            record = run_step(step, settings)
+        print(record.summary, flush=True)
+        seconds[step.title] = record.seconds
+        _write_timings(paths.timings, seconds)
 
 
-def complete(step: Step, settings: Settings) -> StageRecord | None:
-    """The step's receipt, if its output is there and was made from these settings and inputs."""
-    receipt = read_record(step.record_path(settings))
-    there = Path(settings.run_dir, step.output).exists()
-    return receipt if receipt and there and receipt.digest == step.digest(settings) else None
+def complete_record(step: PipelineStep, settings: Settings) -> StageRecord | None:
+    """The step's record, if its output exists and was made from these settings and inputs; else None."""
+    record = read_record(step.record_path(settings))
+    exists = step.output(run_paths(settings)).exists()
+    return record if record and exists and record.digest == step.digest(settings) else None
 
 
-def run_step(step: Step, settings: Settings) -> StageRecord:
+def run_step(step: PipelineStep, settings: Settings) -> StageRecord:
+    """Runs a step and writes its record."""
     digest, start = step.digest(settings), time.monotonic()
-    told = step.work(settings)
-    receipt = StageRecord(digest, told, round(time.monotonic() - start, 1))
-    write_record(step.record_path(settings), receipt)
-    return receipt
+    summary = step.run(settings)
+    record = StageRecord(digest, summary, round(time.monotonic() - start, 1))
+    write_record(step.record_path(settings), record)
+    return record
 
 
 def _write_timings(path: Path, seconds: dict[str, float]) -> None:
+    """Writes the machine and the seconds of each step, by its title."""
     machine = f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}"
     write_file(str(path), json.dumps({"machine": machine, "seconds": seconds}, indent=1).encode())

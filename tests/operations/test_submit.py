@@ -1,4 +1,4 @@
-"""Jobs on a real head with token authentication: followed to their exit code, stopped, submitted again, resuming."""
+"""Jobs on a real head with token authentication: followed to their exit code, stopped, and resumed."""
 
 from __future__ import annotations
 
@@ -7,27 +7,41 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from conf import SettingsError
 from pipelines.cli import VERBS, understand
+from pipelines.common.paths import RunPaths
 from pipelines.policy.metrics import read_rows
 from tests.support.browser import Browser, wait_for
 from tests.support.head import Head, running_head
 
 ROOT = Path(__file__).parents[2]
 RUN = [
-    "rewards.spatialscore=0", "rewards.rules=1", "policy.iterations=10000", "policy.minutes=0", "policy.prompts_per_iteration=2",
-    "policy.group_size=4", "policy.algorithm.top_k=1", "policy.sampling.denoise_steps=3", "policy.sampling.window=1", "policy.learner.replay_batch=4",
-    "policy.checkpoint.every=1", "policy.evaluation.every=0", "policy.rollout.max_actors=1", "policy.learner.threads=1",
-    "policy.optimizer.lr=1e-6",  # from so few images it would unlearn to draw, and a run without any reward ends itself
-]  # fmt: skip
+    "rewards.spatialscore=0",
+    "rewards.rules=1",
+    "policy.iterations=10000",
+    "policy.minutes=0",
+    "policy.prompts_per_iteration=2",
+    "policy.group_size=4",
+    "policy.algorithm.top_k=1",
+    "policy.sampling.denoise_steps=3",
+    "policy.sampling.window=1",
+    "policy.learner.replay_batch=4",
+    "policy.learner.threads=1",
+    "policy.rollout.max_actors=1",
+    "policy.checkpoint.every=1",
+    "policy.evaluation.every=0",
+    # so few images would otherwise ruin the policy, and a run without any finite reward stops itself
+    "policy.optimizer.lr=1e-6",
+]
+"""Overrides of a policy run that goes on until it is stopped."""
 
 
-def test_the_words_after_submit_are_the_job_s_command() -> None:
+def test_the_words_after_submit_are_the_command_of_the_job() -> None:
     action, settings = understand(["submit", "policy", "train", "flux_dev", "run_dir=/shared/a", "submit.follow=false"])
     assert action is VERBS["submit"]["run"]
     assert settings.submit.command == "spatialt2i policy train flux_dev run_dir=/shared/a"
@@ -39,7 +53,7 @@ def test_the_words_after_submit_are_the_job_s_command() -> None:
     [
         ([], "submit policy train flux_dev"),
         (["polcy"], "did you mean policy"),
-        (["policy", "flux_dev"], "absolute path that every node sees, got runs/flux_dev"),
+        (["policy", "flux_dev"], "absolute path on storage that every node can reach, got runs/flux_dev"),
         (["policy", "run_dir=/shared/a", "policy.lrr=1"], "lrr"),
     ],
 )
@@ -61,59 +75,82 @@ def submit(head: Head, *words: str) -> subprocess.Popen[str]:
     )
 
 
-def ended(command: list[str], head: Head, **environment: str) -> tuple[int, str]:
-    """Exit code and output of a command that is run to its end."""
+def run_to_end(command: list[str], head: Head, **environment: str) -> tuple[int, str]:
+    """Runs a command to its end. Returns its exit code and its output."""
     result = subprocess.run(
-        command, env=head.environment | environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, timeout=300,
-    )  # fmt: skip
+        command,
+        env=head.environment | environment,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     return result.returncode, result.stdout
 
 
 def rows(run_dir: Path) -> list[dict[str, float]]:
-    metrics = run_dir / "policy" / "metrics.jsonl"
-    return read_rows(metrics)
+    """The metrics of a run so far."""
+    return read_rows(RunPaths(run_dir).metrics)
 
 
 @dataclass(frozen=True)
-class Running:
-    """A job that trains for as long as it is let."""
+class RunningJob:
+    """A submitted job that trains until it is stopped."""
 
     process: subprocess.Popen[str]
     run_dir: Path
-
-    @property
-    def words(self) -> list[str]:
-        return ["policy", "train", f"run_dir={self.run_dir}", *RUN]
+    words: list[str]  # its command
 
 
 @pytest.fixture(scope="module")
-def running(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def running(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningJob]:
     """A submitted policy run that has published two versions."""
     run_dir = tmp_path_factory.mktemp("running")
-    process = submit(head, *Running(None, run_dir).words, "submit.stop_on_interrupt=true")  # type: ignore[arg-type]
+    words = ["policy", "train", f"run_dir={run_dir}", *RUN]
+    process = submit(head, *words, "submit.stop_on_interrupt=true")
     deadline = time.monotonic() + 240
     while len(rows(run_dir)) < 2 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)
     assert process.poll() is None and len(rows(run_dir)) >= 2, process.communicate()[0]
-    yield Running(process, run_dir)
+    yield RunningJob(process, run_dir, words)
     if process.poll() is None:
         process.kill()
 
 
 @pytest.mark.slow
-def test_status_names_the_cluster_s_actors_and_needs_the_token(head: Head, running: Running) -> None:
-    command = [sys.executable, "-m", "pipelines.cli", "status", f"run_dir={running.run_dir}", "status.once=true",
-               f"status.address={head.dashboard}"]  # fmt: skip
-    code, told = ended(command, head)
-    assert code == 0 and "on-policy?" in told and "learner rank 0 of 1" in told and "rollout 0" in told, told
-    code, told = ended(command, head, RAY_AUTH_TOKEN="another")
-    assert code == 0 and "on-policy?" in told and "tells nothing" in told and "RAY_AUTH_TOKEN" in told, told
+def test_status_names_the_actors_of_the_cluster_and_needs_the_token(head: Head, running: RunningJob) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.cli",
+        "status",
+        f"run_dir={running.run_dir}",
+        "status.once=true",
+        f"status.address={head.dashboard}",
+    ]
+    code, output = run_to_end(command, head)
+    assert code == 0 and "on-policy?" in output and "learner rank 0 of 1" in output and "rollout 0" in output, output
+    code, output = run_to_end(command, head, RAY_AUTH_TOKEN="another")
+    assert code == 0 and "on-policy?" in output and "refuses" in output and "RAY_AUTH_TOKEN" in output, output
+
+
+@pytest.mark.slow
+def test_a_wrong_token_or_address_is_one_message_and_exit_code_2(head: Head) -> None:
+    process = submit(
+        replace(head, environment=head.environment | {"RAY_AUTH_TOKEN": "another"}), "doctor", "run_dir=/x"
+    )
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2 and "RAY_AUTH_TOKEN" in output and "Traceback" not in output, output
+    process = submit(replace(head, dashboard="http://127.0.0.1:9"), "doctor", "run_dir=/x")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2 and "submit.address" in output and "Traceback" not in output, output
 
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_ray_s_dashboard_shows_the_run_s_actors_by_name(head: Head, running: Running, tmp_path: Path) -> None:
+def test_the_dashboard_of_ray_shows_the_actors_by_name(head: Head, running: RunningJob, tmp_path: Path) -> None:
     with Browser(tmp_path / "profile", 1600, 1000) as browser:
         browser.command("Network.setCookie", name="ray-authentication-token", value=head.token, url=head.dashboard)
         browser.open(f"{head.dashboard}/#/actors")
@@ -122,39 +159,37 @@ def test_ray_s_dashboard_shows_the_run_s_actors_by_name(head: Head, running: Run
 
 
 @pytest.mark.slow
-def test_a_job_is_stopped_and_ray_s_own_client_resumes_it_by_the_readme_s_command(head: Head, running: Running) -> None:
-    """Ctrl-C, asked to, stops the job in mid-run; submitted again it goes on from its newest checkpoint."""
+def test_a_job_is_stopped_and_resumed_by_ray_s_own_client(head: Head, running: RunningJob) -> None:
+    """Ctrl-C stops the job if the setting asks for it. Submitted again, it continues from its newest checkpoint."""
     running.process.send_signal(signal.SIGINT)
-    told, _ = running.process.communicate(timeout=120)
-    assert running.process.returncode == 130 and "stopped raysubmit" in told, told
-    begun = rows(running.run_dir)
-    until = (begun[-1]["training_seconds"] + 1) / 60
-    code, told = ended(
-        ["ray", "job", "submit", "--address", head.dashboard, "--working-dir", ".", "--",
-         "spatialt2i", *running.words, f"policy.minutes={until}"], head,
-    )  # fmt: skip
-    assert code == 0, told[-3000:]
-    finished = rows(running.run_dir)
-    assert [row["iteration"] for row in finished] == list(range(1, len(finished) + 1))
-    assert finished[:2] == begun[:2]  # timings too: they were not made again
-    assert finished[-1]["training_seconds"] > begun[-1]["training_seconds"]
-    assert (running.run_dir / "policy" / "export" / "pytorch_lora_weights.safetensors").exists()
+    output, _ = running.process.communicate(timeout=120)
+    assert running.process.returncode == 130 and "stopped job raysubmit" in output, output
+    before = rows(running.run_dir)
+    until = (before[-1]["training_seconds"] + 1) / 60
+    command = ["ray", "job", "submit", "--address", head.dashboard, "--working-dir", ".", "--", "spatialt2i"]
+    code, output = run_to_end([*command, *running.words, f"policy.minutes={until}"], head)
+    assert code == 0, output[-3000:]
+    after = rows(running.run_dir)
+    assert [row["iteration"] for row in after] == list(range(1, len(after) + 1))
+    assert after[:2] == before[:2]  # with their timings: they were not computed again
+    assert after[-1]["training_seconds"] > before[-1]["training_seconds"]
+    assert (RunPaths(running.run_dir).export / "pytorch_lora_weights.safetensors").exists()
 
 
 @pytest.mark.slow
-def test_a_job_s_own_exit_code_comes_back(head: Head, tmp_path: Path) -> None:
-    told, _ = (job := submit(head, "doctor", f"run_dir={tmp_path}")).communicate(timeout=240)
-    assert job.returncode == 0 and "ready for scenes" in told, told
-    told, _ = (job := submit(head, "doctor", f"run_dir={tmp_path}", "flux.model=no/such/folder")).communicate(
-        timeout=240
-    )
-    assert job.returncode == 1 and "1 checks failed" in told and "failed" in told, told
+def test_the_exit_code_of_a_job_is_returned(head: Head, tmp_path: Path) -> None:
+    job = submit(head, "doctor", f"run_dir={tmp_path}")
+    output, _ = job.communicate(timeout=240)
+    assert job.returncode == 0 and "ready for scenes" in output, output
+    job = submit(head, "doctor", f"run_dir={tmp_path}", "flux.model=no/such/folder")
+    output, _ = job.communicate(timeout=240)
+    assert job.returncode == 1 and "1 check failed" in output, output
 
 
 @pytest.mark.slow
 def test_the_doctor_tells_a_wrong_token_from_the_right_one(head: Head, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pipelines.cli", "doctor", f"run_dir={tmp_path}", f"ray_address={head.address}"]
-    code, told = ended(command, head, RAY_AUTH_TOKEN="another")
-    assert code == 1 and "the token held here is not the cluster's" in told and "docs/cluster.md" in told, told
-    code, told = ended(command, head)
-    assert code == 0 and "Ray: joined" in told and head.address.rpartition(":")[2] in told, told
+    code, output = run_to_end(command, head, RAY_AUTH_TOKEN="another")
+    assert code == 1 and "this user's token is not the cluster's" in output and "docs/cluster.md" in output, output
+    code, output = run_to_end(command, head)
+    assert code == 0 and "Ray: connected to" in output and head.address.rpartition(":")[2] in output, output

@@ -1,4 +1,4 @@
-"""A real `ray start --head` on free ports with token authentication, ended by its own process ids."""
+"""A real `ray start --head` on free ports with token authentication. It is stopped by its process ids."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Head:
 
     dashboard: str  # http://127.0.0.1:port
     address: str  # 127.0.0.1:port, for ray.init
-    metrics: str  # http://127.0.0.1:port/metrics, which Prometheus asks
+    metrics: str  # http://127.0.0.1:port/metrics, which Prometheus scrapes
     token: str
     folder: Path  # Ray's temporary folder
-    environment: dict[str, str]  # of a process that may use it
+    environment: dict[str, str]  # of a process that may use the cluster
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Returns a port that no process listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -40,12 +40,12 @@ def free_port() -> int:
 
 @contextmanager
 def running_head(**variables: str) -> Iterator[Head]:
-    """Starts a head with two CPUs and waits until its dashboard answers, refusing those without the token."""
-    folder = Path(tempfile.mkdtemp(prefix="st"))  # short: sockets lie under it
+    """Starts a head with two CPUs, and waits until its dashboard answers and refuses requests without the token."""
+    folder = Path(tempfile.mkdtemp(prefix="st"))  # short, because the paths of Unix sockets are limited
     token = "0123456789abcdef" * 4
     (folder / "token").write_text(token)
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    environment = kept | {
+    other = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment = other | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -53,11 +53,11 @@ def running_head(**variables: str) -> Iterator[Head]:
         **variables,
     }
     port, dashboard, metrics = free_port(), free_port(), free_port()
-    ports = [f"--port={port}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={free_port()}",
-             f"--dashboard-agent-grpc-port={free_port()}", f"--metrics-export-port={metrics}",
-             f"--ray-client-server-port={free_port()}"]  # fmt: skip
-    command = ["ray", "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder}/r", *ports,
-               "--object-store-memory=300000000", "--node-ip-address=127.0.0.1"]  # fmt: skip
+    command = ["ray", "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder}/r"]
+    command += ["--object-store-memory=300000000", "--node-ip-address=127.0.0.1"]
+    command += [f"--port={port}", f"--dashboard-port={dashboard}", f"--metrics-export-port={metrics}"]
+    for name in ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "ray-client-server-port"):
+        command.append(f"--{name}={free_port()}")
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
     try:
@@ -67,19 +67,19 @@ def running_head(**variables: str) -> Iterator[Head]:
             address, f"127.0.0.1:{port}", f"http://127.0.0.1:{metrics}/metrics", token, folder / "r", environment
         )
     finally:
-        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        for member in family:
+        started = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for each in started:
             with suppress(psutil.NoSuchProcess):
-                member.terminate()
-        _, alive = psutil.wait_procs(family, timeout=10)
-        for member in alive:
+                each.terminate()
+        _, alive = psutil.wait_procs(started, timeout=10)
+        for each in alive:
             with suppress(psutil.NoSuchProcess):
-                member.kill()
+                each.kill()
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _wait_for_refusal(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Until the jobs API answers 401: it is up, and asks for the token."""
+    """Waits until the jobs API answers 401, i.e. is up and requires the token."""
     deadline = time.monotonic() + 90
     while process.poll() is None and time.monotonic() < deadline:
         try:

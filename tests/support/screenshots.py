@@ -22,7 +22,7 @@ from rich.console import Console
 
 from cluster.alerts import rules
 from conf import load
-from pipelines.operations.status import look
+from pipelines.operations.status import render_status
 from pipelines.policy.metrics import read_rows
 from tests.support.browser import Browser, wait_for
 from tests.support.head import Head, free_port, running_head
@@ -67,7 +67,7 @@ def status_page(run_dir: Path, dashboard: str) -> str:
     """`spatialt2i status` as a page in which a browser shows it."""
     settings = load("scenes", [f"run_dir={run_dir}", f"status.address={dashboard}", "policy.iterations=40"])
     console = Console(record=True, width=150, file=io.StringIO(), force_terminal=True)
-    console.print(look(settings))
+    console.print(render_status(settings))
     return "data:text/html;base64," + base64.b64encode(console.export_html().encode()).decode()
 
 

@@ -1,1 +1,1 @@
-"""The paper's findings examined in small: one run a variant and seed, one table."""
+"""`spatialt2i ablation`: trains variants of stage 3 under several seeds and compares them in tables."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from conf import Settings
+from pipelines.common.paths import run_paths
 from pipelines.common.ray_session import ray_session
 from pipelines.operations.ablation.run import run_ablation
 
 
 def run(settings: Settings) -> None:
-    """Trains the variants that are missing and prints the table."""
+    """Trains the variants that are missing and prints the tables."""
     with ray_session(settings):
-        report = run_ablation(settings)
-    print(f"\n{report.with_suffix('.md').read_text()}\nwrote {report} and {report.with_suffix('.md')}")
+        run_ablation(settings)
+    paths = run_paths(settings)
+    print(f"\n{paths.ablation_table.read_text()}\nwrote {paths.ablation_report} and {paths.ablation_table}")

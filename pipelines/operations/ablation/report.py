@@ -1,8 +1,8 @@
-"""Curves of all variants and seeds -> a table and a chart a question, as Markdown and as one HTML page."""
+"""Compares the curves of all variants and seeds: a table and a chart for each question, as Markdown and as HTML."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -13,16 +13,29 @@ from actors.files import write_file
 from conf import Settings
 from conf.ablation import QUESTIONS, VARIANTS
 from pipelines.common.charts import Series, line_chart
+from pipelines.common.paths import RunPaths
 from pipelines.policy.metrics import EvaluationRow
 
 Curve = Sequence[EvaluationRow]
 COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700")
-HEADER = ("variant", "seeds", "training, s", "short", "long", "objects", "short, equal time", "long, equal time",
-          "s to the same accuracy")  # fmt: skip
-INTRODUCTION = """Relations drawn right on held-out prompts by the exact checker (moving average, no noise), mean ±
-standard deviation over seeds. The first columns compare at equal updates: {iterations} policy versions. *Equal time* is
-the training time of the question's fastest variant; *the same accuracy* the mean of short and long that all its
-variants reached. The learning rate is constant{warmup}, so that a curve may be read at any point.
+HEADER = (
+    "variant",
+    "seeds",
+    "training, s",
+    "short",
+    "long",
+    "objects",
+    "short, equal time",
+    "long, equal time",
+    "s to same accuracy",
+)
+INTRODUCTION = """Fraction of the relations in held-out prompts that the exact checker finds right (images of the
+moving average of the weights, sampled without noise): mean ± standard deviation over seeds. *Short* prompts have one
+relation, *long* prompts have several; *objects* is the fraction of objects that are present. The first columns compare
+all variants after {iterations} iterations. *Equal time* compares them at the training time of the fastest variant of
+the question. *s to same accuracy* is the training time after which a variant reaches the accuracy (mean of short and
+long) that all variants of the question reached. The learning rate is constant{warmup}, so any point of a curve may be
+compared.
 """
 STYLE = """body{font:16px system-ui;max-width:70em;margin:2em auto;padding:0 1em}table{border-collapse:collapse}
 td,th{padding:.2em .7em;text-align:right;border-bottom:1px solid #ccc}td:first-child,th:first-child{text-align:left}
@@ -30,63 +43,65 @@ svg{max-width:44em;font-size:13px}.grid{stroke:#ddd}.line{fill:none;stroke-width
 
 
 @dataclass(frozen=True)
-class Row:
-    """One variant of one question. Each array holds a value a seed."""
+class Comparison:
+    """One variant in the table of one question. The arrays have one value for each seed."""
 
     variant: str
     seconds: np.ndarray  # training time
-    short: np.ndarray  # share of relations right after the last update
+    short: np.ndarray  # fraction of relations right after the last iteration
     long: np.ndarray
-    objects: np.ndarray  # share of objects present, mean of short and long
-    short_then: np.ndarray  # at equal time
-    long_then: np.ndarray
-    seconds_to_target: float  # of the mean curve; NaN if it never gets there
+    objects: np.ndarray  # fraction of objects present, mean of short and long prompts
+    short_at_equal_time: np.ndarray
+    long_at_equal_time: np.ndarray
+    seconds_to_target: float  # of the mean curve; NaN if it never reaches the target
 
 
 def accuracy(row: EvaluationRow) -> float:
-    """Mean of the shares of relations right on short and on long prompts."""
+    """Mean of the fractions of relations right on short and on long prompts."""
     return (row.relation_accuracy_short + row.relation_accuracy_long) / 2
 
 
 def mean_curve(curves: Sequence[Curve]) -> list[tuple[float, float]]:
-    """(training seconds, accuracy), both averaged over seeds at the same policy version."""
+    """(training seconds, accuracy) at each evaluated policy version, both averaged over seeds."""
     return [
         (float(np.mean([row.training_seconds for row in rows])), float(np.mean([accuracy(row) for row in rows])))
         for rows in zip(*curves, strict=True)
     ]
 
 
-def compare(question: Sequence[str], curves: Mapping[str, Sequence[Curve]]) -> list[Row]:
-    """One row a variant that has a finished run."""
+def compare(question: Sequence[str], curves: Mapping[str, Sequence[Curve]]) -> list[Comparison]:
+    """Compares the variants of a question that have a finished run."""
     present = [variant for variant in question if curves.get(variant)]
     means = {variant: mean_curve(curves[variant]) for variant in present}
-    time = min((points[-1][0] for points in means.values()), default=0.0)
+    equal_time = min((points[-1][0] for points in means.values()), default=0.0)
     target = min((max(y for _, y in points) for points in means.values()), default=0.0)
-    return [_row(variant, curves[variant], time, seconds_to(means[variant], target)) for variant in present]
+    return [
+        _comparison(variant, curves[variant], equal_time, seconds_to(means[variant], target)) for variant in present
+    ]
 
 
-def _row(variant: str, curves: Sequence[Curve], time: float, seconds_to_target: float) -> Row:
-    def then(field: str) -> np.ndarray:
+def _comparison(variant: str, curves: Sequence[Curve], equal_time: float, seconds_to_target: float) -> Comparison:
+    def at_equal_time(value: Callable[[EvaluationRow], float]) -> np.ndarray:
         return np.array([
-            np.interp(time, [row.training_seconds for row in curve], [getattr(row, field) for row in curve])
+            np.interp(equal_time, [row.training_seconds for row in curve], [value(row) for row in curve])
             for curve in curves
         ])  # fmt: skip
 
     last = [curve[-1] for curve in curves]
-    return Row(
+    return Comparison(
         variant,
-        np.array([row.training_seconds for row in last]),
-        np.array([row.relation_accuracy_short for row in last]),
-        np.array([row.relation_accuracy_long for row in last]),
-        np.array([(row.object_accuracy_short + row.object_accuracy_long) / 2 for row in last]),
-        then("relation_accuracy_short"),
-        then("relation_accuracy_long"),
-        seconds_to_target,
+        seconds=np.array([row.training_seconds for row in last]),
+        short=np.array([row.relation_accuracy_short for row in last]),
+        long=np.array([row.relation_accuracy_long for row in last]),
+        objects=np.array([(row.object_accuracy_short + row.object_accuracy_long) / 2 for row in last]),
+        short_at_equal_time=at_equal_time(lambda row: row.relation_accuracy_short),
+        long_at_equal_time=at_equal_time(lambda row: row.relation_accuracy_long),
+        seconds_to_target=seconds_to_target,
     )
 
 
 def seconds_to(points: Sequence[tuple[float, float]], target: float) -> float:
-    """When a curve first reaches `target`, between its points by a straight line; NaN if never."""
+    """When a curve of (seconds, accuracy) first reaches `target`, by linear interpolation; NaN if it never does."""
     before = points[0]
     for point in points:
         if point[1] >= target:
@@ -96,45 +111,51 @@ def seconds_to(points: Sequence[tuple[float, float]], target: float) -> float:
     return float("nan")
 
 
-def cells(row: Row) -> list[str]:
-    """A row as it is read."""
+def cells(row: Comparison) -> list[str]:
+    """The cells of a table row, in the order of HEADER."""
 
-    def share(values: np.ndarray) -> str:
+    def mean_and_std(values: np.ndarray) -> str:
         return f"{values.mean():.1%} ± {values.std(ddof=len(values) > 1):.1%}"
 
+    fractions = (row.short, row.long, row.objects, row.short_at_equal_time, row.long_at_equal_time)
     return [
-        row.variant, str(len(row.seconds)), f"{row.seconds.mean():.0f}", share(row.short), share(row.long),
-        share(row.objects), share(row.short_then), share(row.long_then), f"{row.seconds_to_target:.0f}",
-    ]  # fmt: skip
+        row.variant,
+        str(len(row.seconds)),
+        f"{row.seconds.mean():.0f}",
+        *map(mean_and_std, fractions),
+        f"{row.seconds_to_target:.0f}",
+    ]
 
 
-def write_report(curves: Mapping[str, Sequence[Curve]], settings: Settings, folder: Path) -> Path:
-    """Writes ablation.md and ablation.html, and returns the page."""
-    versions = settings.policy.optimizer.warmup_iterations
-    warmup = f" after a warm-up of {versions} versions" if versions > 1 else ""
+def write_report(curves: Mapping[str, Sequence[Curve]], settings: Settings, paths: RunPaths) -> Path:
+    """Writes the tables as Markdown and the report as HTML. Returns the path of the HTML file."""
+    warmup_iterations = settings.policy.optimizer.warmup_iterations
+    warmup = f" after a warm-up of {warmup_iterations} iterations" if warmup_iterations > 1 else ""
     introduction = INTRODUCTION.format(iterations=settings.ablation.iterations, warmup=warmup)
     text, page = [f"# Ablation\n\n{introduction}"], [f"<h1>Ablation</h1><p>{escape(introduction)}</p>"]
     for title, question in QUESTIONS.items():
         rows = compare(question, curves)
-        if len(rows) < 2:
+        if len(rows) < 2:  # nothing to compare
             continue
         table = [HEADER, *map(cells, rows)]
-        lines = ["| " + " | ".join(line) + " |" for line in table]
-        text.append("\n".join([f"## {title}\n", lines[0], "|---" * len(HEADER) + "|", *lines[1:], ""]))
+        text.append(_markdown_table(title, table))
         page.append(f"<h2>{escape(title)}</h2>{_html_table(table)}{_chart(title, rows, curves)}")
-    used = sorted({variant for question in QUESTIONS.values() for variant in question if curves.get(variant)})
-    text.append("\n".join(["## Variants\n", *(f"- `{name}`: {_meaning(name)}" for name in used), ""]))
-    page.append("<ul>" + "".join(f"<li>{name}: {escape(_meaning(name))}</li>" for name in used) + "</ul>")
-    write_file(str(folder / "ablation.md"), "\n".join(text).encode())
-    colours = "".join(f".c{i}{{stroke:{c};fill:{c}}}.name.c{i}{{stroke:none}}" for i, c in enumerate(COLOURS))
-    style = f"{STYLE}{colours}.line{{fill:none}}"
-    html = f"<!doctype html><meta charset=utf-8><title>Ablation</title><style>{style}</style>{''.join(page)}"
-    write_file(str(folder / "ablation.html"), html.encode())
-    return folder / "ablation.html"
+    finished = sorted({variant for question in QUESTIONS.values() for variant in question if curves.get(variant)})
+    text.append("\n".join(["## Variants\n", *(f"- `{name}`: {_overrides(name)}" for name in finished), ""]))
+    page.append("<ul>" + "".join(f"<li>{name}: {escape(_overrides(name))}</li>" for name in finished) + "</ul>")
+    write_file(str(paths.ablation_table), "\n".join(text).encode())
+    write_file(str(paths.ablation_report), _html_page("".join(page)).encode())
+    return paths.ablation_report
 
 
-def _meaning(variant: str) -> str:
+def _overrides(variant: str) -> str:
+    """The settings that a variant changes."""
     return ", ".join(VARIANTS[variant]) or "the run's own settings"
+
+
+def _markdown_table(title: str, table: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(line) + " |" for line in table]
+    return "\n".join([f"## {title}\n", lines[0], "|---" * len(HEADER) + "|", *lines[1:], ""])
 
 
 def _html_table(table: Sequence[Sequence[str]]) -> str:
@@ -142,6 +163,12 @@ def _html_table(table: Sequence[Sequence[str]]) -> str:
     return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
 
 
-def _chart(title: str, rows: Sequence[Row], curves: Mapping[str, Sequence[Curve]]) -> str:
+def _html_page(body: str) -> str:
+    colours = "".join(f".c{i}{{stroke:{c};fill:{c}}}.name.c{i}{{stroke:none}}" for i, c in enumerate(COLOURS))
+    style = f"{STYLE}{colours}.line{{fill:none}}"
+    return f"<!doctype html><meta charset=utf-8><title>Ablation</title><style>{style}</style>{body}"
+
+
+def _chart(title: str, rows: Sequence[Comparison], curves: Mapping[str, Sequence[Curve]]) -> str:
     series = [Series(row.variant, f"c{i}", tuple(mean_curve(curves[row.variant]))) for i, row in enumerate(rows)]
     return line_chart(f"{title}: relations right", series, "seconds of training", percent=True)
