@@ -8,8 +8,8 @@ import pytest
 
 from conf import Settings, load
 from pipelines.scenes.grammar import training_prompts
-from tests.actors.policy.conftest import flux_directory, policy
 from tests.support.rewards import RednessPool
+from tests.support.tiny_flux import flux_directory, policy
 
 __all__ = ["flux_directory", "policy"]
 

@@ -22,7 +22,7 @@ from pipelines.policy.export import export_lora
 from pipelines.policy.metrics import EVALUATIONS, EvaluationRow
 from pipelines.policy.model_card import model_card
 from pipelines.policy.progress import ProgressPrinter
-from tests.actors.policy.qwen_image.conftest import qwen_image_directory, qwen_image_flux
+from tests.support.tiny_qwen_image import qwen_image_directory, qwen_image_flux
 
 __all__ = ["qwen_image_directory", "qwen_image_flux"]
 

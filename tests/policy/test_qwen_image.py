@@ -13,10 +13,10 @@ from PIL import Image
 from conf import Settings
 from conf.evaluation import SampleSettings
 from conf.flux import FluxSettings
-from pipelines.policy.sample import sample_sheet
+from pipelines.policy.sample import sample_images
 from pipelines.policy.train import train_policy
-from tests.actors.policy.qwen_image.conftest import qwen_image_directory, qwen_image_flux
 from tests.support.rewards import RednessPool
+from tests.support.tiny_qwen_image import qwen_image_directory, qwen_image_flux
 
 __all__ = ["qwen_image_directory", "qwen_image_flux"]
 
@@ -31,8 +31,8 @@ def test_qwen_image_is_trained_and_sampled(
     result = train_policy(settings, rewards, lambda line: None)
     assert result.version == 2 and (result.export / "pytorch_lora_weights.safetensors").is_file()
     drawn = replace(settings, sample=SampleSettings("a red circle left of a blue square", images=2))
-    sheet = np.asarray(Image.open(sample_sheet(drawn)))
+    sheet = np.asarray(Image.open(sample_images(drawn)))
     base, tuned = np.split(sheet[: sheet.shape[0] // 2 * 2], 2)
     assert sheet.shape[1] > 2 * 64 and not np.array_equal(base[:, 64:], tuned[:, 64:])
     with pytest.raises(ValueError, match=r"sample\.text is empty"):
-        sample_sheet(settings)
+        sample_images(settings)

@@ -1,5 +1,7 @@
+"""Fixtures of the tiny FLUX."""
+
 from __future__ import annotations
 
-from tests.actors.policy.conftest import flux_directory, policy
+from tests.support.tiny_flux import flux_directory, policy
 
 __all__ = ["flux_directory", "policy"]

@@ -57,7 +57,7 @@ def test_steps_and_log_probs_match_float64_numpy(s: float, s_next: float) -> Non
     np.testing.assert_allclose(log_prob, -((drawn - mean) ** 2).mean((1, 2)), rtol=1e-5)
 
 
-def test_a_step_worked_out_by_hand() -> None:
+def test_a_step_computed_by_hand() -> None:
     """x = 2, v = 1, s = 0.5 -> 0.25, a = 1: sigma = 1, mean = 2 (1 - 0.25) + 1 (1 + 0.5) (-0.25) = 1.125, std = 0.5."""
     x, v = torch.full((1, 1, 1), 2.0), torch.ones(1, 1, 1)
     step = flow_sde(x, v, torch.tensor([0.5]), torch.tensor([0.25]), 1.0)
@@ -66,7 +66,7 @@ def test_a_step_worked_out_by_hand() -> None:
     assert log_prob.item() == pytest.approx(-0.5 - math.log(0.5) - 0.5 * math.log(2 * math.pi))
 
 
-def test_at_s_one_only_the_denominator_takes_the_next_level() -> None:
+def test_at_s_one_only_the_denominator_uses_the_next_noise_level() -> None:
     s, s_next = torch.tensor([1.0, 0.8]), torch.tensor([0.8, 0.6])
     expected = [0.7 * math.sqrt(1 / (1 - 0.8)), 0.7 * math.sqrt(0.8 / (1 - 0.8))]
     torch.testing.assert_close(flow_sde_diffusion(s, s_next, 0.7), torch.tensor(expected))
@@ -76,12 +76,12 @@ def test_at_s_one_only_the_denominator_takes_the_next_level() -> None:
 def test_noise_zero_is_the_euler_step(name: str) -> None:
     x, v = torch.randn(2, 2, 3, 4, generator=torch.Generator().manual_seed(0))
     s, s_next = torch.tensor([1.0, 0.7]), torch.tensor([0.7, 0.4])
-    step = transition_of(name)[0](x, v, s, s_next, 0.0)
+    step = transition_of(name).step(x, v, s, s_next, 0.0)
     torch.testing.assert_close(step.mean, euler(x, v, s, s_next), rtol=1e-5, atol=1e-6)
     assert not step.std.any()
 
 
-def test_maths_is_float32_under_a_bfloat16_model() -> None:
+def test_steps_are_float32_for_a_bfloat16_model() -> None:
     x, v = torch.randn(2, 1, 3, 4).bfloat16()
     s, s_next = torch.tensor([0.7]), torch.tensor([0.4])
     assert flow_sde(x, v, s, s_next, 0.7).mean.dtype == torch.float32
@@ -89,12 +89,14 @@ def test_maths_is_float32_under_a_bfloat16_model() -> None:
     assert flow_sde(x.double(), v.double(), s, s_next, 0.7).mean.dtype == torch.float64
 
 
-def test_the_log_prob_carries_gradient_to_the_velocity_alone() -> None:
+def test_the_log_prob_has_a_gradient_for_the_velocity_only() -> None:
     x, drawn = torch.randn(2, 1, 3, 4)
     v = torch.randn(1, 3, 4, requires_grad=True)
     drawn.requires_grad_()
-    for transition, log_prob in (transition_of("flow_sde"), transition_of("cps")):
-        log_prob(drawn, transition(x, v, torch.tensor([0.7]), torch.tensor([0.4]), 0.7)).sum().backward()
+    for transition in (transition_of("flow_sde"), transition_of("cps")):
+        transition.log_prob(
+            drawn, transition.step(x, v, torch.tensor([0.7]), torch.tensor([0.4]), 0.7)
+        ).sum().backward()
         assert drawn.grad is None and v.grad is not None and v.grad.abs().sum() > 0
 
 
@@ -140,12 +142,12 @@ def test_cps_keeps_the_noise_that_the_level_asks_for(steps: int) -> None:
     s = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     s = (3 * s / (1 + 2 * s))[:-1]
     spread: dict[str, list[float]] = {"cps": [], "flow_sde": []}
-    for name in spread:
-        transition, _ = transition_of(name)
+    for name, values in spread.items():
+        transition = transition_of(name)
         x = torch.randn(1, 100, 1000, generator=generator, dtype=torch.float64)
         for now, after in zip(s[:-1, None], s[1:, None], strict=True):
-            step = transition(x, (x - MEAN) / now, now, after, 0.7)
+            step = transition.step(x, (x - MEAN) / now, now, after, 0.7)
             x = step.mean + step.std * torch.randn(x.shape, generator=generator, dtype=torch.float64)
-            spread[name].append(x.std().item() / after.item())
+            values.append(x.std().item() / after.item())
     np.testing.assert_allclose(spread["cps"], 1.0, atol=0.005)
     assert max(spread["flow_sde"]) > 1.05
