@@ -1,1 +1,1 @@
-"""Stage 4: held-out prompts drawn before and after, judged, and a report that shows it."""
+"""Stage 4: images of held-out prompts before and after training, their assessment, and a report."""

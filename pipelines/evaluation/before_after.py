@@ -1,54 +1,57 @@
-"""One picture of an evaluation: a few prompts, drawn by the base above and by the trained policy below."""
+"""The before-and-after strip: a few prompts, with the image of the base above that of the trained policy."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from pipelines.evaluation.cases import SIDES, Assessment, Result
+from pipelines.common.paths import RunPaths
+from pipelines.evaluation.cases import MODELS, Assessment, Result
 from pipelines.evaluation.gallery import outcomes_of, sample_evenly
+from pipelines.evaluation.images import image_file
 
-COLUMNS = 8  # shared out among the fates in proportion to their sizes
+COLUMNS = 8
 TILE, GAP, FRAME = 168, 14, 3  # pixels
-NAMES, HEADER, FOOTER = 88, 58, 26  # pixels: names of the rows, prompts above, counts below a picture
-RIGHT, WRONG = (34, 160, 70), (214, 40, 40)
+ROW_NAMES, HEADER, FOOTER = 88, 58, 26  # pixels: left of the images, above them (prompt), below each (counts)
+RIGHT, WRONG = (34, 160, 70), (214, 40, 40)  # colour of the frame of a fully correct image, and of any other
 
 
 def choose(results: Sequence[Result]) -> list[Result]:
-    """COLUMNS cases, as many of each fate as its share of all cases asks for (largest remainders), none by hand."""
-    groups = [fate.results for fate in outcomes_of(results)]
-    exact = [COLUMNS * len(group) / len(results) for group in groups]
-    places = [int(share) for share in exact]
-    by_remainder = sorted(range(len(groups)), key=lambda i: places[i] - exact[i])
-    for i in by_remainder[: COLUMNS - sum(places)]:
-        places[i] += 1
-    return [result for group, count in zip(groups, places, strict=True) for result in sample_evenly(group, count)]
+    """Returns COLUMNS cases. Each outcome is shown in proportion to its share (method of largest remainders)."""
+    groups = [outcome.results for outcome in outcomes_of(results)]
+    quotas = [COLUMNS * len(group) / len(results) for group in groups]
+    counts = [int(quota) for quota in quotas]
+    by_remainder = sorted(range(len(groups)), key=lambda i: counts[i] - quotas[i])
+    for i in by_remainder[: COLUMNS - sum(counts)]:
+        counts[i] += 1
+    return [result for group, count in zip(groups, counts, strict=True) for result in sample_evenly(group, count)]
 
 
-def before_after_figure(results: Sequence[Result], folder: Path) -> Image.Image:
-    """The chosen cases from the pictures in `folder`/{base,policy}, framed green where the whole prompt is right."""
+def before_after_figure(results: Sequence[Result], paths: RunPaths) -> Image.Image:
+    """Returns the strip of the chosen cases. A green frame marks an image that is fully correct."""
     chosen = choose(results)
-    height = HEADER + len(SIDES) * (TILE + FOOTER)
-    canvas = Image.new("RGB", (NAMES + len(chosen) * (TILE + GAP), height), "white")
-    write = ImageDraw.Draw(canvas)
+    height = HEADER + len(MODELS) * (TILE + FOOTER)
+    figure = Image.new("RGB", (ROW_NAMES + len(chosen) * (TILE + GAP), height), "white")
+    draw = ImageDraw.Draw(figure)
     for row, name in enumerate(("base", "after\ntraining")):
-        write.text((8, HEADER + row * (TILE + FOOTER) + TILE // 2 - 16), name, fill="black", font_size=16)
+        draw.text((8, HEADER + row * (TILE + FOOTER) + TILE // 2 - 16), name, fill="black", font_size=16)
     for column, result in enumerate(chosen):
-        left = NAMES + column * (TILE + GAP)
-        write.text((left, 4), "\n".join(textwrap.wrap(result.case.prompt.text, 25)), fill="black", font_size=13)
-        for row, (side, sight) in enumerate(zip(SIDES, (result.base, result.policy), strict=True)):
-            with Image.open(folder / side / f"{result.case.name}.png") as image:
-                _tile(canvas, image, left, HEADER + row * (TILE + FOOTER), sight)
-    return canvas
+        left = ROW_NAMES + column * (TILE + GAP)
+        draw.text((left, 4), "\n".join(textwrap.wrap(result.case.prompt.text, 25)), fill="black", font_size=13)
+        for row, (model, assessment) in enumerate(zip(MODELS, (result.base, result.policy), strict=True)):
+            with Image.open(image_file(paths, model, result.case)) as image:
+                _paste_tile(figure, image, (left, HEADER + row * (TILE + FOOTER)), assessment)
+    return figure
 
 
-def _tile(canvas: Image.Image, image: Image.Image, left: int, top: int, sight: Assessment) -> None:
-    color, write = RIGHT if sight.perfect else WRONG, ImageDraw.Draw(canvas)
-    write.rectangle((left, top, left + TILE - 1, top + TILE - 1), fill=color)
+def _paste_tile(figure: Image.Image, image: Image.Image, corner: tuple[int, int], assessment: Assessment) -> None:
+    """Pastes a framed image with its count of correct relations. `corner`: left, top in pixels."""
+    color, draw = RIGHT if assessment.perfect else WRONG, ImageDraw.Draw(figure)
+    left, top = corner
+    draw.rectangle((left, top, left + TILE - 1, top + TILE - 1), fill=color)
     inner = TILE - 2 * FRAME
-    canvas.paste(image.convert("RGB").resize((inner, inner), Image.Resampling.LANCZOS), (left + FRAME, top + FRAME))
-    told = f"{sight.right} of {len(sight.outcomes)} right"
-    write.text((left, top + TILE + 2), told, fill=color, font_size=13)
+    figure.paste(image.convert("RGB").resize((inner, inner), Image.Resampling.LANCZOS), (left + FRAME, top + FRAME))
+    count = f"{assessment.num_right} of {len(assessment.outcomes)} relations correct"
+    draw.text((left, top + TILE + 2), count, fill=color, font_size=13)

@@ -8,6 +8,6 @@ from pipelines.evaluation.run import evaluate
 
 
 def run(settings: Settings) -> None:
-    """Draws, judges and reports the held-out prompts before and after."""
+    """Evaluates the trained policy against its base on held-out prompts and prints the main tables."""
     with ray_session(settings):
         print(evaluate(settings))

@@ -1,30 +1,31 @@
-"""Pictures for the report: which cases are shown, and what is said beside each."""
+"""The gallery of the report: which cases it shows, and the text beside each image."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipelines.common.images import data_uri
-from pipelines.evaluation.cases import SIDES, Assessment, Case, Result
+from pipelines.common.paths import RunPaths
+from pipelines.evaluation.cases import MODELS, Assessment, Case, Model, Result
+from pipelines.evaluation.images import image_file
 
 
 @dataclass(frozen=True)
 class Check:
-    """One relation of a prompt as a picture shows it."""
+    """One relation of a prompt and whether the image shows it."""
 
     text: str
     right: bool
-    instead: str  # what is seen where it is wrong
+    instead: str  # what the image shows if the relation does not hold
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture of an exhibit."""
+    """One image of a comparison."""
 
-    side: str
-    uri: str
+    model: Model
+    uri: str  # data URI of the image
     alt: str
     score: float
     checks: tuple[Check, ...]
@@ -32,7 +33,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One prompt with the base's and the policy's picture from the same noise."""
+    """One prompt with the images of the base and of the policy from the same noise."""
 
     prompt: str
     tiles: tuple[Tile, ...]
@@ -40,7 +41,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Panel:
-    """Cases with the same fate: how many there are, and some of them."""
+    """An outcome as the report shows it: how many cases have it, and some of them."""
 
     title: str
     note: str
@@ -51,77 +52,80 @@ class Panel:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Cases to which training did the same."""
+    """The cases on which training had the same effect."""
 
     title: str
     note: str
-    places: int  # of them that the report shows
+    max_shown: int  # in the report
     results: tuple[Result, ...]
 
 
 def outcomes_of(results: Sequence[Result]) -> tuple[Outcome, ...]:
-    """All cases by what became of them; every case has one fate. Needs the exact checker's outcomes."""
-    named: tuple[tuple[str, str, int, Callable[[Result], bool]], ...] = (
-        (
-            "Improved",
-            "More of the prompt is right after training.",
-            6,
-            lambda r: _num_satisfied(r.policy) > _num_satisfied(r.base),
-        ),
-        ("Right before and after", "Nothing was left to improve.", 3, lambda r: r.base.perfect and r.policy.perfect),
-        ("Still wrong", "As much is right as before, and not all of it.", 3, _still_wrong),
-        (
-            "Made worse",
-            "Less of the prompt is right after training.",
-            3,
-            lambda r: _num_satisfied(r.policy) < _num_satisfied(r.base),
-        ),
-    )
-    return tuple(
-        Outcome(title, note, places, tuple(result for result in results if fate(result)))
-        for title, note, places, fate in named
+    """Sorts all cases by the effect of training. Every case has one outcome. Needs the exact checker."""
+
+    def outcome(title: str, note: str, max_shown: int, belongs: Callable[[Result], bool]) -> Outcome:
+        return Outcome(title, note, max_shown, tuple(filter(belongs, results)))
+
+    return (
+        outcome("Improved", "More of the prompt is correct after training.", 6, _improved),
+        outcome("Correct before and after", "The base image was already fully correct.", 3, _stayed_perfect),
+        outcome("Still wrong", "As much of the prompt is correct as before, but not all of it.", 3, _still_wrong),
+        outcome("Made worse", "Less of the prompt is correct after training.", 3, _made_worse),
     )
 
 
-def sample_evenly(chosen: Sequence[Result], places: int) -> list[Result]:
-    """At most `places` cases, one a prompt, each from the middle of an equal part: none by hand."""
-    first = list({result.case.prompt.text: result for result in reversed(chosen)}.values())[::-1]
-    step = max(len(first) / max(places, 1), 1.0)
-    return [first[int((i + 0.5) * step)] for i in range(min(places, len(first)))]
+def sample_evenly(results: Sequence[Result], count: int) -> list[Result]:
+    """Returns at most `count` cases of distinct prompts, at even distances through the list."""
+    distinct = list({result.case.prompt.text: result for result in reversed(results)}.values())[::-1]
+    step = max(len(distinct) / max(count, 1), 1.0)
+    return [distinct[int((i + 0.5) * step)] for i in range(min(count, len(distinct)))]
 
 
-def build_gallery(results: Sequence[Result], folder: Path) -> tuple[Panel, ...]:
-    """Sorts all cases by their fate and takes a few of each."""
+def build_gallery(results: Sequence[Result], paths: RunPaths) -> tuple[Panel, ...]:
+    """Returns one panel per outcome with a few of its cases. Without the exact checker there is one panel."""
     if not any(result.base.outcomes for result in results):
-        return (_panel(Outcome("Before and after", "", 9, tuple(results)), results, folder),)
-    return tuple(_panel(fate, results, folder) for fate in outcomes_of(results) if fate.results)
+        return (_panel(Outcome("Before and after", "", 9, tuple(results)), results, paths),)
+    return tuple(_panel(outcome, results, paths) for outcome in outcomes_of(results) if outcome.results)
 
 
-def _num_satisfied(sight: Assessment) -> tuple[int, int]:
-    return sight.right, sum(sight.present.values())
+def _num_satisfied(image: Assessment) -> tuple[int, int]:
+    """(relations that hold, objects that are present): larger is better."""
+    return image.num_right, sum(image.present.values())
+
+
+def _improved(result: Result) -> bool:
+    return _num_satisfied(result.policy) > _num_satisfied(result.base)
+
+
+def _stayed_perfect(result: Result) -> bool:
+    return result.base.perfect and result.policy.perfect
 
 
 def _still_wrong(result: Result) -> bool:
     return _num_satisfied(result.base) == _num_satisfied(result.policy) and not result.policy.perfect
 
 
-def _panel(fate: Outcome, results: Sequence[Result], folder: Path) -> Panel:
-    exhibits = tuple(_comparison(result, folder) for result in sample_evenly(fate.results, fate.places))
-    return Panel(fate.title, fate.note, len(fate.results), len(fate.results) / len(results), exhibits)
+def _made_worse(result: Result) -> bool:
+    return _num_satisfied(result.policy) < _num_satisfied(result.base)
 
 
-def _comparison(result: Result, folder: Path) -> Comparison:
-    sights = (result.base, result.policy)
-    shown = tuple(_tile(side, result.case, sight, folder) for side, sight in zip(SIDES, sights, strict=True))
-    return Comparison(result.case.prompt.text, shown)
+def _panel(outcome: Outcome, results: Sequence[Result], paths: RunPaths) -> Panel:
+    shown = tuple(_comparison(result, paths) for result in sample_evenly(outcome.results, outcome.max_shown))
+    return Panel(outcome.title, outcome.note, len(outcome.results), len(outcome.results) / len(results), shown)
 
 
-def _tile(side: str, case: Case, sight: Assessment, folder: Path) -> Tile:
+def _comparison(result: Result, paths: RunPaths) -> Comparison:
+    images = (result.base, result.policy)
+    tiles = tuple(_tile(model, result.case, image, paths) for model, image in zip(MODELS, images, strict=True))
+    return Comparison(result.case.prompt.text, tiles)
+
+
+def _tile(model: Model, case: Case, image: Assessment, paths: RunPaths) -> Tile:
     checks = tuple(
         Check(f"{r.subject} {r.relation} {r.object}", outcome == "right", instead)
-        for r, outcome, instead in zip(case.prompt.relations, sight.outcomes, sight.instead, strict=False)
+        for r, outcome, instead in zip(case.prompt.relations, image.outcomes, image.instead, strict=False)
     )
-    who = "Before training" if side == "base" else "After training"
-    told = f": {sight.right} of {len(checks)} relations right" if checks else ""
-    alt = f"{who}, “{case.prompt.text}”{told}"
-    return Tile(side, data_uri((folder / side / f"{case.name}.png").read_bytes()), alt, sight.score, checks)
+    when = "Before training" if model == "base" else "After training"
+    count = f": {image.num_right} of {len(checks)} relations correct" if checks else ""
+    alt = f"{when}, “{case.prompt.text}”{count}"
+    return Tile(model, data_uri(image_file(paths, model, case).read_bytes()), alt, image.score, checks)

@@ -1,4 +1,4 @@
-"""The actors of evaluation: one draws every case by base and policy and looks at it, one scores it."""
+"""The Ray Data actors of an evaluation: one generates the images of each case, the other assesses them."""
 
 from __future__ import annotations
 
@@ -15,74 +15,87 @@ from actors.policy.registry import load_policy
 from actors.policy.sampler import sample_before_and_after
 from actors.types import Prompt, Relation
 from actors.worker_setup import init_worker
+from conf.flux import EMBEDDED
 from conf.settings import Settings
 from pipelines.common.images import decode, encode_png
-from pipelines.evaluation.cases import SIDES, Assessment, Case
+from pipelines.common.paths import RunPaths
+from pipelines.evaluation.cases import MODELS, Assessment, Case, Model
 from pipelines.reward.evaluate import open_scorer
 from pipelines.scenes.checker import check, inspect
 from pipelines.scenes.grammar import RELATIONS
 from pipelines.scenes.render import holds
 
 Batch = dict[str, np.ndarray]
+"""Columns of a Ray Data batch: `case` [B] pickled Case; then `base` and `policy` [B] pickled Assessment."""
 
 
 class GenerateImages:
-    """Draws cases by the base and by the exported LoRA, from the same noise, and saves the pictures."""
+    """Generates the images of cases by the base and by the exported LoRA, from the same noise, and saves them."""
 
-    def __init__(self, model: str, lora: Path, folder: Path, settings: Settings) -> None:
+    def __init__(self, model: str, paths: RunPaths, settings: Settings) -> None:
+        """`model`: the base, a folder or a name on the Hugging Face hub."""
         device = init_worker(settings.policy.rollout.threads, settings.policy.rollout.gpus)
         self._policy = load_policy(model, settings.flux, device)
-        self._policy.load_lora(read_lora(lora, settings.flux))
+        self._policy.load_lora(read_lora(paths.export, settings.flux))
         self._plan = SamplingPlan.for_evaluation(settings.evaluation, settings.policy.sampling.batch)
-        self._folder = folder
+        self._paths = paths
 
     def __call__(self, batch: Batch) -> Batch:
+        """Writes two PNG files per case. Returns the cases."""
         cases: list[Case] = [pickle.loads(packed) for packed in batch["case"]]
         conditioning = self._policy.encode([case.prompt.text for case in cases])
-        seeds = [case.seed for case in cases]
-        drawn = sample_before_and_after(self._policy, conditioning, seeds, self._plan)
-        for side, images in zip(SIDES, drawn, strict=True):
+        both = sample_before_and_after(self._policy, conditioning, [case.seed for case in cases], self._plan)
+        for model, images in zip(MODELS, both, strict=True):
             for case, image in zip(cases, images, strict=True):
-                write_file(str(self._folder / side / f"{case.name}.png"), encode_png(image))
+                write_file(str(image_file(self._paths, model, case)), encode_png(image))
         return {"case": batch["case"]}
 
 
 class ScoreImages:
-    """Scores the saved pictures by SpatialScore and, in the scenes world, looks at them with the exact checker."""
+    """Scores the saved images by SpatialScore and, in the scenes world, inspects them with the exact checker."""
 
-    def __init__(self, model: str, folder: Path, exact: bool, settings: Settings) -> None:
-        self._scorer = open_scorer(model, settings.serving)
-        self._folder, self._exact = folder, exact
+    def __init__(self, spatialscore: Path, paths: RunPaths, settings: Settings) -> None:
+        self._scorer = open_scorer(str(spatialscore), settings.serving)
+        self._paths, self._exact = paths, settings.flux.model == EMBEDDED
 
     def __call__(self, batch: Batch) -> Batch:
+        """Returns the cases with an Assessment of each of their images."""
         cases: list[Case] = [pickle.loads(packed) for packed in batch["case"]]
         columns: dict[str, Any] = {"case": batch["case"]}
-        for side in SIDES:
-            images = [decode(read_file(str(self._folder / side / f"{case.name}.png"))) for case in cases]
+        for model in MODELS:
+            images = [decode(read_file(str(image_file(self._paths, model, case)))) for case in cases]
             scores = self._scorer.score(images=images, prompts=[case.prompt.text for case in cases])
-            sights = [
+            assessments = [
                 inspect_image(image, case.prompt, float(mu)) if self._exact else Assessment(float(mu), {}, (), ())
                 for image, case, mu in zip(images, cases, scores.mu, strict=True)
             ]
-            columns[side] = np.array([pickle.dumps(sight) for sight in sights], dtype=object)
+            columns[model] = np.array([pickle.dumps(assessment) for assessment in assessments], dtype=object)
         return columns
 
 
+def image_file(paths: RunPaths, model: Model, case: Case) -> Path:
+    """Returns the PNG file of a case by one model."""
+    return paths.evaluation_images(model) / f"{case.name}.png"
+
+
 def inspect_image(image: np.ndarray, prompt: Prompt, score: float) -> Assessment:
-    """What the exact checker sees in a uint8 [64, 64, 3] picture, and in words what it sees instead of a relation."""
+    """Assesses an image, uint8 [64, 64, 3], with the exact checker. `score` is its SpatialScore."""
     verdict = check(image, prompt.relations)
     if verdict.perfect:
         return Assessment(score, verdict.present, verdict.outcomes, ("",) * len(verdict.outcomes))
     centres = {found.obj.name: (found.x, found.y) for found in inspect(image)}
     instead = tuple(
-        "" if outcome == "right" else seen_instead(relation, centres)
+        "" if outcome == "right" else describe_instead(relation, centres)
         for relation, outcome in zip(prompt.relations, verdict.outcomes, strict=True)
     )
     return Assessment(score, verdict.present, verdict.outcomes, instead)
 
 
-def seen_instead(relation: Relation, centres: dict[str, tuple[float, float]]) -> str:
-    """In words, how the subject stands to the object; object name -> (x, y) of those that are there, y downwards."""
+def describe_instead(relation: Relation, centres: dict[str, tuple[float, float]]) -> str:
+    """Describes how the subject is placed relative to the object.
+
+    `centres`: name -> (x, y) in pixels of the objects that are present. y points downwards.
+    """
     absent = [name for name in (relation.subject, relation.object) if name not in centres]
     if absent:
         return f"no clean {' and no clean '.join(absent)}"

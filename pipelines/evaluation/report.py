@@ -1,14 +1,14 @@
-"""report.html: one file that needs nothing else, for whoever wants to see what a run did."""
+"""report.html: one file without external references that shows what a run did."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -16,23 +16,30 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from omegaconf import OmegaConf
 
+from conf.flux import EMBEDDED
 from conf.settings import Settings
 from pipelines.common.charts import Series, line_chart
 from pipelines.common.images import data_uri
+from pipelines.common.paths import RunPaths
 from pipelines.evaluation.cases import Result
 from pipelines.evaluation.gallery import build_gallery
-from pipelines.evaluation.tables import Row, Tables
+from pipelines.evaluation.tables import Row, TableName, Tables
+from pipelines.preferences.roles.base import PairKind
 
-SAMPLE_PAIRS = 2  # of each kind
+SAMPLE_PAIRS = 2
+"""Preference pairs of each kind that the report shows."""
+
+JsonRow = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Headline:
-    """One number before and after."""
+    """One measure before and after training."""
 
     title: str
     note: str
     row: Row
+    is_share: bool
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class SamplePair:
-    """A preference pair as it was saved."""
+    """A preference pair of stage 1."""
 
     kind: str
     prompt: str
@@ -54,8 +61,14 @@ class SamplePair:
     changes: tuple[str, ...]
 
 
-def render_report(run_dir: Path, settings: Settings, results: Sequence[Result], tables: Tables, seconds: float) -> str:
-    """The page. Besides what it is given it reads what the stages before have left in `run_dir`, if they have."""
+def render_report(
+    paths: RunPaths, settings: Settings, results: Sequence[Result], tables: Tables, seconds: float
+) -> str:
+    """Returns the HTML page.
+
+    It also shows the training curves, preference pairs and timings of the earlier stages, as far as `paths` has them.
+    `seconds` is the duration of the evaluation.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -63,93 +76,110 @@ def render_report(run_dir: Path, settings: Settings, results: Sequence[Result], 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    timings = _read_json(run_dir / "timings.json") or {}
+    timings = _read_json(paths.timings) or {}
     return environment.get_template("report.html").render(
         settings=settings,
-        resolved=OmegaConf.to_yaml(OmegaConf.structured(settings)),
-        prompts=len({result.case.prompt.text for result in results}),
-        pictures=len(results),
+        embedded=settings.flux.model == EMBEDDED,
+        yaml=OmegaConf.to_yaml(OmegaConf.structured(settings)),
+        num_prompts=len({result.case.prompt.text for result in results}),
+        num_images=len(results),
         tables=tables,
         headlines=_headlines(tables),
-        figures=_figures(run_dir / "policy"),
-        walls=build_gallery(results, run_dir / "evaluation"),
-        accuracies=_accuracies(_read_json(run_dir / "reward" / "evaluation.json")),
-        preferences=_read_json(run_dir / "preferences" / "_manifest.json"),
-        pairs=_sample_pairs(run_dir / "preferences"),
-        stages={**timings.get("seconds", {}), "Evaluation, until this page": round(seconds, 1)},
+        figures=_training_curves(_read_lines(paths.metrics), _read_lines(paths.evaluations)),
+        panels=build_gallery(results, paths),
+        accuracies=_accuracies(_read_json(paths.reward_evaluation)),
+        manifest=_read_json(paths.preferences_manifest),
+        pairs=_sample_pairs(paths.preferences),
+        stages={**timings.get("seconds", {}), "4 · Evaluation, up to this page": round(seconds, 1)},
         machine=_machine(),
     )
 
 
 def _headlines(tables: Tables) -> list[Headline]:
-    wanted = (
-        ("relations", "all", "Relations right", "every relation of every prompt"),
-        ("relations", "long prompts", "… in long prompts", "two or three relations a prompt"),
-        ("perfect", "all", "Pictures all right", "every object and every relation"),
-        ("objects", "all", "Objects present", "drawn cleanly, exactly once"),
-        ("scores", "all", "SpatialScore", "mean, what training maximised"),
+    """Returns the main measures; [] without the exact checker."""
+    wanted: tuple[tuple[TableName, str, str, str], ...] = (
+        ("relations", "all", "Relations correct", "share of all spatial relations in all prompts"),
+        ("relations", "long prompts", "… in long prompts", "prompts with two relations or more"),
+        ("perfect", "all", "Images fully correct", "every object and every relation is correct"),
+        ("objects", "all", "Objects present", "shown cleanly, exactly once"),
+        ("scores", "all", "SpatialScore", "mean score of the reward model"),
     )
-    found = [Headline(title, note, row) for table, name, title, note in wanted if (row := tables.find(table, name))]
+    found = [
+        Headline(title, note, row, table != "scores")
+        for table, name, title, note in wanted
+        if (row := tables.find(table, name))
+    ]
     return found if len(found) > 1 else []
 
 
-def _figures(folder: Path) -> list[Figure]:
-    """Held-out accuracy and training reward over training time, of a run that has left its logs."""
-    figures = []
-    held_out, training = _read_lines(folder / "evaluation.jsonl"), _read_lines(folder / "metrics.jsonl")
-    lines = (
-        ("short prompts", "short", "relation_accuracy_short"),
-        ("long prompts", "long", "relation_accuracy_long"),
-        ("objects", "objects", "object_accuracy_long"),
+def _training_curves(training: Sequence[JsonRow], held_out: Sequence[JsonRow]) -> list[Figure]:
+    """Returns charts of held-out accuracy and of the reward over training time; [] if there are no logs."""
+    accuracy = (
+        Series("short prompts", "short", _curve(held_out, "relation_accuracy_short")),
+        Series("long prompts", "long", _curve(held_out, "relation_accuracy_long")),
+        Series("objects", "objects", _curve(held_out, "object_accuracy_long")),
     )
-    series = [Series(name, style, _curve(held_out, key)) for name, style, key in lines]
-    series = [line for line in series if line.points]
-    if series:
-        svg = line_chart("Held-out accuracy over training time", series, "minutes of training", percent=True)
-        caption = "Share of relations drawn right on held-out prompts, and of objects present in the long ones."
-        figures.append(Figure(Markup(svg), caption))
-    lines = (("training", "policy", training, "reward_mean"), ("held out", "short", held_out, "reward_mean"))
-    series = [Series(name, style, _curve(rows, key)) for name, style, rows, key in lines]
-    series = [line for line in series if line.points]
-    if series:
-        svg = line_chart("SpatialScore over training time", series, "minutes of training", percent=False)
-        caption = "Mean SpatialScore of the sampled training images (with noise) and of held-out images (without)."
-        figures.append(Figure(Markup(svg), caption))
-    return figures
+    reward = (
+        Series("training", "policy", _curve(training, "reward_mean")),
+        Series("held out", "short", _curve(held_out, "reward_mean")),
+    )
+    figures = (
+        _figure(
+            "Accuracy on held-out prompts during training",
+            accuracy,
+            "Share of relations that are correct in images of held-out prompts (short: one relation, long: two or "
+            "more), and share of objects that are present in images of the long ones.",
+            percent=True,
+        ),
+        _figure(
+            "Reward during training",
+            reward,
+            "Mean reward of the training images, which are sampled with noise, and of images of held-out prompts, "
+            "which are sampled without noise.",
+            percent=False,
+        ),
+    )
+    return [figure for figure in figures if figure]
 
 
-def _accuracies(evaluation: dict[str, Any] | None) -> dict[str, dict[str, float]]:
-    """SpatialScore's held-out pair accuracies that were measured, by what was asked."""
-    report = evaluation["models"][0]["accuracies"] if evaluation else {}
-    named = {
-        "all pairs": "overall",
-        "one changed relation": "one_change",
-        "two or three changed relations": "more_changes",
-        "an object missing, doubled or recoloured": "exploit",
-        "drawn by the base model": "generated",
-        "pictures exchanged, under the changed prompt": "perturbed_prompt",
-    }
-    return {title: report[key] for title, key in named.items() if report.get(key)}
+def _figure(title: str, series: Sequence[Series], caption: str, percent: bool) -> Figure | None:
+    """Returns a chart of the series that have points; None if none has."""
+    drawn = [line for line in series if line.points]
+    if not drawn:
+        return None
+    return Figure(Markup(line_chart(title, drawn, "minutes of training", percent)), caption)
 
 
-def _curve(rows: Sequence[dict[str, Any]], key: str) -> tuple[tuple[float, float], ...]:
+def _curve(rows: Sequence[JsonRow], key: str) -> tuple[tuple[float, float], ...]:
     return tuple((row["training_seconds"] / 60, row[key]) for row in rows if row.get(key) is not None)
 
 
+def _accuracies(evaluation: JsonRow | None) -> dict[str, JsonRow]:
+    """Returns the accuracies of SpatialScore on held-out pairs, by kind of pair."""
+    report = evaluation["models"][0]["accuracies"] if evaluation else {}
+    titles = {
+        "all pairs": "overall",
+        "one relation changed": "one_change",
+        "two or three relations changed": "more_changes",
+        "an object missing, doubled or recoloured": "corrupted",
+        "images generated by the base model": "generated",
+        "winner and loser exchanged, with the changed prompt": "perturbed_prompt",
+    }
+    return {title: report[key] for title, key in titles.items() if report.get(key)}
+
+
 def _sample_pairs(folder: Path) -> list[SamplePair]:
+    """Returns the first SAMPLE_PAIRS pairs of each kind."""
     files = sorted(folder.glob("*.parquet"))
     if not files:
         return []
     rows = ds.dataset(files, format="parquet")
-    samples = []
-    for kind in ("perturbed", "exploit", "generated"):
-        columns = ["kind", "prompt", "image_w", "image_l", "perturbations"]
-        table = rows.head(SAMPLE_PAIRS, columns=columns, filter=pc.field("kind") == kind)
-        samples += [_sample_pair(row) for row in table.to_pylist()]
-    return samples
+    columns = ["kind", "prompt", "image_w", "image_l", "perturbations"]
+    tables = [rows.head(SAMPLE_PAIRS, columns=columns, filter=pc.field("kind") == kind) for kind in get_args(PairKind)]
+    return [_sample_pair(row) for table in tables for row in table.to_pylist()]
 
 
-def _sample_pair(row: dict[str, Any]) -> SamplePair:
+def _sample_pair(row: JsonRow) -> SamplePair:
     changes = tuple(
         f"{change['kind']}: {change['from']} → {change['to'] or 'nothing'}" for change in row["perturbations"]
     )
@@ -158,7 +188,7 @@ def _sample_pair(row: dict[str, Any]) -> SamplePair:
 
 
 def _machine() -> str:
-    """The machine of the driver, in words."""
+    """Describes the machine of the driver."""
     model = platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -171,5 +201,5 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
+def _read_lines(path: Path) -> list[JsonRow]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -1,4 +1,4 @@
-"""Stage 4, the driver: held-out prompts -> pictures by base and policy -> judgement -> tables -> report."""
+"""Stage 4, the driver: held-out prompts -> images by base and policy -> assessments -> tables -> report."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import ray
 
 from actors.files import write_file
 from actors.worker_setup import actor_options
-from conf.flux import EMBEDDED
+from conf import UserError
 from conf.settings import Settings
-from pipelines.common.paths import score_folder
+from pipelines.common.paths import RunPaths, run_paths, spatialscore_folder
 from pipelines.evaluation.before_after import before_after_figure
 from pipelines.evaluation.cases import Case, Result, draw_cases, prompt_row
 from pipelines.evaluation.images import GenerateImages, ScoreImages
@@ -27,71 +27,91 @@ from pipelines.policy.fingerprint import flux_location
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What was measured, and where it is told in full."""
+    """The result of `evaluate`. Printed, it is a short table."""
 
     report: Path  # report.html
-    images: int  # of each side
+    images: int  # of each model
     tables: Tables
     seconds: float
 
     def __str__(self) -> str:
-        return f"{self.images} pictures before and after, in {self.seconds:.0f} s\n{_told(self.tables)}"
+        return f"{self.images} images before and after training, in {self.seconds:.0f} s\n{_summary(self.tables)}"
 
 
 def evaluate(settings: Settings) -> EvaluationResult:
-    """Judges the exported policy of `settings.run_dir` against its base, on the Ray of this process.
+    """Compares the exported policy of `settings.run_dir` with its base on held-out prompts.
 
-    Writes <run_dir>/evaluation/: {base,policy}/NNNN.png, prompts.jsonl, results.jsonl, report.json, report.html and,
-    where the exact checker can read the pictures, before_after.png.
-    Raises FileNotFoundError, naming the stage to run, where there is no SpatialScore or no exported policy.
+    Writes the images, prompts.jsonl, results.jsonl, report.json, report.html and, in the scenes world,
+    before_after.png to <run_dir>/evaluation. Ray must be initialised.
+    Raises UserError if there is no SpatialScore or no exported policy, SettingsError if there are no prompts.
     """
-    started = time.perf_counter()
-    run_dir = Path(settings.run_dir).absolute()
-    folder = run_dir / "evaluation"
+    started, paths = time.perf_counter(), run_paths(settings)
+    _require_earlier_stages(settings)
     cases = draw_cases(settings)
-    results = sorted(_judge(cases, folder, run_dir, settings), key=lambda result: result.case.name)
+    images = generate_images(cases, settings)
+    results = sorted(assess(images, len(cases), settings), key=lambda result: result.case.name)
     tables = tabulate(results, settings.evaluation.seed)
-    _write_lines(folder / "prompts.jsonl", (prompt_row(case) for case in cases))
-    _write_lines(folder / "results.jsonl", (_result_row(result) for result in results))
-    if any(result.base.outcomes for result in results):
-        before_after_figure(results, folder).save(folder / "before_after.png")
     seconds = time.perf_counter() - started
-    content = {"pictures": len(results), "seconds": seconds, "tables": asdict(tables)}
-    write_file(str(folder / "report.json"), json.dumps(content, indent=1).encode())
-    report = folder / "report.html"
-    write_file(str(report), render_report(run_dir, settings, results, tables, seconds).encode())
-    return EvaluationResult(report, len(results), tables, seconds)
+    _write_records(paths, cases, results, tables, seconds)
+    report = render_report(paths, settings, results, tables, seconds)
+    write_file(str(paths.evaluation_report), report.encode())
+    return EvaluationResult(paths.evaluation_report, len(results), tables, seconds)
 
 
-def _judge(cases: Sequence[Case], folder: Path, run_dir: Path, settings: Settings) -> Iterable[Result]:
-    """Streams the cases through the actors that draw and the one that judges."""
-    own, policy, pool = settings.evaluation, settings.policy, settings.serving
-    lora, score = run_dir / "policy" / "export", score_folder(settings)
-    for path, stage in ((lora, "policy train"), (score, "reward train")):
-        if not path.is_dir():
-            raise FileNotFoundError(f"evaluation needs {path}: run `spatialt2i {stage}` first")
-    rows = own.batch_prompts * own.images_per_prompt
-    blocks = -(-len(cases) // rows)
-    source: Any = ray.data.from_items([{"case": pickle.dumps(case)} for case in cases], override_num_blocks=blocks)
-    drawn = source.map_batches(
+def generate_images(cases: Sequence[Case], settings: Settings) -> Any:
+    """Returns a Ray Dataset (lazy) of cases whose images, by the base and by the policy, have been saved."""
+    rollout, rows = settings.policy.rollout, _batch_rows(settings)
+    n_blocks = -(-len(cases) // rows)
+    packed: Any = ray.data.from_items([{"case": pickle.dumps(case)} for case in cases], override_num_blocks=n_blocks)
+    return packed.map_batches(
         GenerateImages,
-        fn_constructor_args=(flux_location(settings), lora, folder, settings),
+        fn_constructor_args=(flux_location(settings), run_paths(settings), settings),
         batch_size=rows,
-        compute=ray.data.ActorPoolStrategy(size=min(policy.rollout.max_actors, blocks)),
-        **actor_options(policy.rollout.threads, policy.rollout.cpus, policy.rollout.gpus),
+        compute=ray.data.ActorPoolStrategy(size=min(rollout.max_actors, n_blocks)),
+        **actor_options(rollout.threads, rollout.cpus, rollout.gpus),
     )
-    judged = drawn.map_batches(
+
+
+def assess(images: Any, count: int, settings: Settings) -> Iterable[Result]:
+    """Runs the dataset of `generate_images` and yields the result of each case, in any order."""
+    serving, rows = settings.serving, _batch_rows(settings)
+    assessed = images.map_batches(
         ScoreImages,
-        fn_constructor_args=(str(score), folder, settings.flux.model == EMBEDDED, settings),
+        fn_constructor_args=(spatialscore_folder(settings), run_paths(settings), settings),
         batch_size=rows,
         compute=ray.data.ActorPoolStrategy(size=1),
-        **actor_options(pool.threads, pool.cpus, pool.gpus),
+        **actor_options(serving.threads, serving.cpus, serving.gpus),
     )
-    judged.context.enable_progress_bars = False
-    for done, row in enumerate(judged.iter_rows(), start=1):
-        if done % (4 * rows) == 0 or done == len(cases):
-            print(f"evaluation  {done}/{len(cases)} pictures before and after", flush=True)
+    assessed.context.enable_progress_bars = False
+    for done, row in enumerate(assessed.iter_rows(), start=1):
+        if done % (4 * rows) == 0 or done == count:
+            print(f"evaluation  {done}/{count} images before and after training", flush=True)
         yield Result(pickle.loads(row["case"]), pickle.loads(row["base"]), pickle.loads(row["policy"]))
+
+
+def _batch_rows(settings: Settings) -> int:
+    return settings.evaluation.batch_prompts * settings.evaluation.images_per_prompt
+
+
+def _require_earlier_stages(settings: Settings) -> None:
+    for folder, command in (
+        (run_paths(settings).export, "policy train"),
+        (spatialscore_folder(settings), "reward train"),
+    ):
+        if not folder.is_dir():
+            raise UserError(f"evaluation needs {folder}: run `spatialt2i {command}` first")
+
+
+def _write_records(
+    paths: RunPaths, cases: Sequence[Case], results: Sequence[Result], tables: Tables, seconds: float
+) -> None:
+    """Writes everything but the report."""
+    _write_lines(paths.evaluation_prompts, map(prompt_row, cases))
+    _write_lines(paths.evaluation_results, map(_result_row, results))
+    content = {"images": len(results), "seconds": seconds, "tables": asdict(tables)}
+    write_file(str(paths.evaluation_tables), json.dumps(content, indent=1).encode())
+    if any(result.base.outcomes for result in results):
+        before_after_figure(results, paths).save(paths.before_after)
 
 
 def _result_row(result: Result) -> dict[str, object]:
@@ -107,12 +127,15 @@ def _write_lines(path: Path, rows: Iterable[dict[str, object]]) -> None:
     write_file(str(path), "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
-def _told(tables: Tables) -> str:
+def _summary(tables: Tables) -> str:
     """The main measures as lines for a terminal."""
-    lines = [f"  {'':<34}{'base':>8}{'policy':>8}   difference, 95 % interval"]
-    named = (("relations right", tables.relations), ("objects present", tables.objects),
-             ("pictures all right", tables.perfect), ("SpatialScore", tables.scores))  # fmt: skip
-    for title, rows in named:
+    lines = [f"  {'':<34}{'base':>8}{'policy':>8}   difference [95 % interval]"]
+    for title, rows in (
+        ("relations correct", tables.relations),
+        ("objects present", tables.objects),
+        ("images fully correct", tables.perfect),
+        ("SpatialScore", tables.scores),
+    ):
         lines += [_line(f"{title}, {row.name}", row) for row in rows]
     return "\n".join(lines)
 

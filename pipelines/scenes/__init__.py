@@ -1,13 +1,22 @@
-"""The embedded world: scenes of coloured shapes whose spatial truth is known exactly."""
+"""The embedded world: scenes of coloured shapes. An exact checker reads spatial relations from pixels."""
 
 from pathlib import Path
 
+from conf import UserError
+
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
+"""Folder of the shipped tiny checkpoints."""
 
 
 def checkpoints_dir(name: str) -> Path:
-    """The shipped tiny checkpoint `flux` or `qwen2_5_vl`. Raises FileNotFoundError, with the mend, if absent."""
+    """Returns the folder of a shipped checkpoint: `flux`, `qwen2_5_vl` or a part such as `flux/vae`.
+
+    Raises UserError if it is absent.
+    """
     path = CHECKPOINTS / name
     if not path.is_dir():
-        raise FileNotFoundError(f"no shipped checkpoint {name!r} beside {__name__}: run `spatialt2i scenes pretrain`")
+        raise UserError(
+            f"the shipped checkpoint {name!r} is missing from {CHECKPOINTS}: restore the folder, or make it with "
+            "`spatialt2i scenes pretrain`"
+        )
     return path

@@ -1,7 +1,7 @@
-"""The language of the scenes world: objects, relations, sentences, perturbations and the held-out rule.
+"""The language of the scenes world: objects, relations, sentences, perturbations and held-out relations.
 
-A scene is a tree: object 0 is the head, relation i introduces object i+1 and ties it either to the head ("and") or
-to the object mentioned last ("that is"). A sentence says exactly its relations, so each determines the other.
+A scene is a tree. Object 0 is the head. Relation i introduces object i+1 and relates it to the head ("and") or to the
+object mentioned last ("that is"). A sentence states exactly the relations, so each can be computed from the other.
 
     a red circle left of a blue square                                  one relation: short
     a red circle left of a blue square and above a green triangle       the head is left of one and above the other
@@ -15,10 +15,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
 from actors.types import Prompt, Relation
+from conf import SettingsError
 
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (214, 48, 49),
@@ -33,8 +35,9 @@ RELATIONS = ("left of", "right of", "above", "below")
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 MIRRORED = {"left of": "right of", "right of": "left of", "above": "above", "below": "below"}
 MAX_OBJECTS = 4
-LONG_OBJECTS = 3  # of a long prompt; the shipped base has seen few scenes of four
+LONG_OBJECTS = 3  # objects of a long prompt; the shipped base was trained on few scenes of four
 HELD_OUT_PAIRS_PERCENT = 60
+MAX_SHORT_HELD_OUT = 120  # of about 150
 
 _OBJECT = rf"an? ({'|'.join(COLORS)}) ({'|'.join(SHAPES)})"
 _CLAUSE = re.compile(rf"^( and| that is|) ({'|'.join(RELATIONS)}) {_OBJECT}")
@@ -49,14 +52,17 @@ class SceneObject:
 
     @property
     def name(self) -> str:
+        """Colour and shape, e.g. "red circle"."""
         return f"{self.color} {self.shape}"
 
     @classmethod
     def named(cls, name: str) -> SceneObject:
-        """Reads "red circle". Raises ValueError for a colour or shape that the world does not have."""
+        """Parses a name such as "red circle". Raises ValueError for an unknown colour or shape."""
         color, _, shape = name.partition(" ")
         if color not in COLORS or shape not in SHAPES:
-            raise ValueError(f"an object is one of {', '.join(COLORS)} and one of {', '.join(SHAPES)}, got {name!r}")
+            raise ValueError(
+                f"an object is a colour ({', '.join(COLORS)}) and a shape ({', '.join(SHAPES)}), got {name!r}"
+            )
         return cls(color, shape)
 
 
@@ -64,7 +70,7 @@ class SceneObject:
 class Scene:
     """Objects in the order of mention, and one relation for each object after the first.
 
-    `parents[i]` is the index of the object to which relation i ties object i+1; `words[i]` reads from parent to child.
+    `parents[i]` is the index of the object that relation i relates to object i+1.
     """
 
     objects: tuple[SceneObject, ...]
@@ -73,7 +79,7 @@ class Scene:
 
     @cached_property
     def relations(self) -> tuple[Relation, ...]:
-        """The relations as (subject, relation, object) names."""
+        """The relations, with the names of their objects."""
         return tuple(
             Relation(self.objects[parent].name, word, self.objects[child].name)
             for child, (parent, word) in enumerate(zip(self.parents, self.words, strict=True), start=1)
@@ -89,26 +95,28 @@ class Scene:
         return " ".join(parts)
 
     def prompt(self) -> Prompt:
-        """The scene as a Prompt, its id derived from its text."""
+        """Returns the scene as a Prompt. Its id is a digest of its text."""
         digest = hashlib.blake2b(self.text.encode(), digest_size=6).hexdigest()
         return Prompt(id=digest, text=self.text, relations=self.relations)
 
 
 @dataclass(frozen=True)
 class Perturbation:
-    """One changed relation. `kind`: flip (to its opposite), turn (to the other axis)."""
+    """One changed relation. flip: to its opposite; turn: to the other axis."""
 
-    kind: str
+    kind: Literal["flip", "turn"]
     before: Relation
     after: Relation
 
 
 def parse(text: str) -> Scene:
-    """Reads a sentence back. Raises ValueError for anything that `Scene.text` does not write."""
+    """Parses a sentence. Raises ValueError if it does not follow the grammar of `Scene.text`."""
     head = re.match(_OBJECT, text)
     if not head:
-        raise ValueError(f"a scene begins with an object such as 'a red circle', got {text!r}")
-    objects, words, parents = [SceneObject(head[1], head[2])], [], []
+        raise ValueError(f"a scene must begin with an object such as 'a red circle', got {text!r}")
+    objects = [SceneObject(head[1], head[2])]
+    words: list[str] = []
+    parents: list[int] = []
     rest = text[head.end() :]
     while rest:
         clause = _CLAUSE.match(rest)
@@ -122,22 +130,22 @@ def parse(text: str) -> Scene:
 
 
 def canonical(relation: Relation) -> Relation:
-    """One form for two ways to say the same: A right of B is B left of A, A below B is B above A."""
+    """Returns one form for equivalent relations: A right of B is B left of A, A below B is B above A."""
     if relation.relation in ("right of", "below"):
         return Relation(relation.object, OPPOSITE[relation.relation], relation.subject)
     return relation
 
 
 def equivalent(first: Scene, second: Scene) -> bool:
-    """Whether both sentences say the same relations of the same objects."""
+    """Returns whether both scenes have equivalent relations."""
     return set(map(canonical, first.relations)) == set(map(canonical, second.relations))
 
 
 def is_held_out(relations: Iterable[Relation]) -> bool:
-    """Whether a prompt with these relations belongs to evaluation: it holds at least one held-out relation.
+    """Returns whether a prompt with these relations is held out for evaluation: at least one relation is held out.
 
-    Of 60 % of the object pairs, one of the four ways to place them is held out (about 80 of 540). No stage, the base's
-    pretraining included, is given a prompt that contains one, so evaluation asks for places never asked for before.
+    For 60 % of the object pairs, one of their four relations is held out (about 80 of 540). No stage uses a prompt
+    with such a relation for training, pretraining of the base included.
     """
     return any(map(_held_out, relations))
 
@@ -150,7 +158,10 @@ def _held_out(relation: Relation) -> bool:
 
 
 def write_scene(rng: np.random.Generator, n_objects: int, held_out: bool = False) -> Scene:
-    """Draws a scene of 2 to 4 objects with distinct colours, from the training prompts or from the held-out ones."""
+    """Draws a scene of 2 to 4 objects with distinct colours. Raises ValueError for another number of objects.
+
+    held_out: draw from the held-out scenes instead of the training scenes.
+    """
     if not 2 <= n_objects <= MAX_OBJECTS:
         raise ValueError(f"a scene has 2 to {MAX_OBJECTS} objects, got {n_objects}")
     colors, n_relations = list(COLORS), n_objects - 1
@@ -158,29 +169,30 @@ def write_scene(rng: np.random.Generator, n_objects: int, held_out: bool = False
         chosen = rng.permutation(len(colors))[:n_objects]
         objects = tuple(SceneObject(colors[c], SHAPES[rng.integers(len(SHAPES))]) for c in chosen)
         words = tuple(RELATIONS[rng.integers(len(RELATIONS))] for _ in range(n_relations))
-        # "and" only before "that is": after a chain it would be unclear to which object an "and" belongs.
-        star = int(rng.integers(1, n_relations + 1))
-        parents = tuple(0 if i < star else i for i in range(n_relations))
+        # Every "and" comes before every "that is". After a "that is", the object that an "and" refers to is ambiguous.
+        n_and = int(rng.integers(1, n_relations + 1))
+        parents = tuple(0 if i < n_and else i for i in range(n_relations))
         scene = Scene(objects, words, parents)
         if is_held_out(scene.relations) == held_out:
             return scene
 
 
 def mirror(scene: Scene) -> Scene:
-    """The scene in a mirror: left and right exchanged."""
+    """Returns the mirrored scene: left and right are exchanged."""
     return Scene(scene.objects, tuple(MIRRORED[word] for word in scene.words), scene.parents)
 
 
 def perturb(scene: Scene, count: int, rng: np.random.Generator) -> tuple[Scene, tuple[Perturbation, ...]]:
-    """Changes exactly `count` relations and nothing else. The result contradicts the original and is not held out.
+    """Changes exactly `count` relations and nothing else. The result contradicts the original.
 
-    Raises ValueError if the scene has fewer than `count` relations.
+    The result is not held out, unless the original is. Raises ValueError if the scene has fewer than `count` relations.
     """
     if not 1 <= count <= len(scene.words):
         raise ValueError(f"can change 1 to {len(scene.words)} relations of {scene.text!r}, got {count}")
     held_out = is_held_out(scene.relations)
     while True:
-        words, kinds = list(scene.words), {}
+        words = list(scene.words)
+        kinds: dict[int, Literal["flip", "turn"]] = {}
         for i in rng.permutation(len(words))[:count]:
             others = [word for word in RELATIONS if word not in (words[i], OPPOSITE[words[i]])]
             kinds[i] = "flip" if rng.random() < 0.6 else "turn"
@@ -192,19 +204,22 @@ def perturb(scene: Scene, count: int, rng: np.random.Generator) -> tuple[Scene, 
 
 
 def training_prompts(count: int, seed: int, long_fraction: float) -> list[Prompt]:
-    """`count` prompts that no evaluation uses; a `long_fraction` of them long, the others short."""
+    """Returns `count` prompts of training. A fraction `long_fraction` of them is long, the others are short."""
     rng = np.random.default_rng(seed)
     sizes = np.where(rng.random(count) < long_fraction, LONG_OBJECTS, 2)
     return [write_scene(rng, int(n)).prompt() for n in sizes]
 
 
 def held_out_prompts(count: int, long: bool, seed: int) -> list[Prompt]:
-    """`count` distinct evaluation prompts: two objects and one relation, or (long) three objects and two relations.
+    """Returns `count` distinct prompts of evaluation: two objects and one relation, or (long) three and two.
 
-    Raises ValueError if more short prompts are asked for than the held-out relations can make.
+    Raises SettingsError if more than MAX_SHORT_HELD_OUT short prompts are asked for.
     """
-    if not long and count > 120:
-        raise ValueError(f"there are about 150 short held-out prompts; ask for at most 120, got {count}")
+    if not long and count > MAX_SHORT_HELD_OUT:
+        raise SettingsError(
+            f"at most {MAX_SHORT_HELD_OUT} short held-out prompts can be drawn, got {count}: lower "
+            "evaluation.short_prompts or policy.evaluation.prompts"
+        )
     rng = np.random.default_rng(seed)
     prompts: dict[str, Prompt] = {}
     while len(prompts) < count:
@@ -214,6 +229,6 @@ def held_out_prompts(count: int, long: bool, seed: int) -> list[Prompt]:
 
 
 def spans(scene: Scene) -> list[tuple[int, int]]:
-    """Word positions [start, stop) of each object's mention ("a red circle") in the sentence, in order."""
+    """Returns the word positions [start, stop) of each mention of an object ("a red circle"), in order."""
     starts = [i for i, word in enumerate(scene.text.split()) if word == "a"]
     return [(start, start + 3) for start in starts]

@@ -1,26 +1,27 @@
-"""Draws scenes: 64 x 64 pixels, a 4 x 4 grid of cells, one object a cell with a little jitter.
+"""Renders scenes: 64 x 64 pixels, a 4 x 4 grid of cells, one object per cell with a little jitter.
 
-One cell is one packed FLUX token and one merged Qwen2.5-VL token. Shapes are drawn from signed distances, so edges are
-smooth; an object keeps its flat colour, with a faint shading and a soft shadow on a pastel gradient.
+One cell is one packed FLUX token and one merged Qwen2.5-VL token. Shapes are rendered from signed distances, so edges
+are smooth. An object has a flat colour with faint shading and a soft shadow. The background is a pastel gradient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from pipelines.scenes.grammar import COLORS, SHAPES, Scene, SceneObject
 
 SIZE = 64  # pixels
-GRID = 4  # cells a side
+GRID = 4  # cells per side
 CELL = SIZE // GRID
 JITTER = 0.8  # pixels
-DOMINANCE = 1.32  # a relation holds where its axis' offset is this many times the other's; a diagonal is neither
+DOMINANCE = 1.32  # a relation holds if the offset on its axis is this many times the other; no relation on a diagonal
 RADIUS = {"circle": 6.6, "square": 5.9, "triangle": 4.3}  # circle: radius; square: half side; triangle: inradius
 
-REACH = 14  # pixels from its centre within which an object and its shadow lie
+REACH = 14  # pixels; an object and its shadow lie within this distance of its centre
 
 _Y, _X = np.mgrid[0:SIZE, 0:SIZE] + 0.5  # pixel centres
 _OFFSET = {"left of": (1, 0), "right of": (-1, 0), "above": (0, 1), "below": (0, -1)}  # from subject to object
@@ -35,15 +36,26 @@ class Placement:
     y: float
 
 
+class Neighborhood(NamedTuple):
+    """The pixels around a centre, and their offsets from it."""
+
+    region: tuple[slice, slice]  # rows, columns
+    dx: np.ndarray  # [rows, columns], in pixels
+    dy: np.ndarray  # [rows, columns], in pixels
+
+
 def holds(relation: str, dx: float, dy: float) -> bool:
-    """Whether `relation` holds when the object lies (dx, dy) from the subject; y grows downwards."""
+    """Returns whether `relation` holds if the object lies at (dx, dy) from the subject. y points downwards."""
     ux, uy = _OFFSET[relation]
     along, across = dx * ux + dy * uy, dx * uy + dy * ux
     return along > 0 and along >= DOMINANCE * abs(across)
 
 
 def lay_out(scene: Scene, rng: np.random.Generator) -> tuple[Placement, ...]:
-    """Places the objects in distinct cells, at random among the ways in which every relation of the scene holds."""
+    """Places the objects in distinct cells, at random among the layouts in which every relation holds.
+
+    Raises ValueError if no layout satisfies the scene.
+    """
     cells: list[tuple[int, int]] = []
 
     def place(index: int) -> bool:
@@ -65,72 +77,71 @@ def lay_out(scene: Scene, rng: np.random.Generator) -> tuple[Placement, ...]:
 
     if not place(0):
         raise ValueError(f"no layout satisfies {scene.text!r}")
-    return tuple(_in_cell(thing, x, y, rng) for thing, (x, y) in zip(scene.objects, cells, strict=True))
+    return tuple(_in_cell(obj, x, y, rng) for obj, (x, y) in zip(scene.objects, cells, strict=True))
 
 
 def with_missing(placements: Sequence[Placement], rng: np.random.Generator) -> tuple[Placement, ...]:
-    """One object left out."""
-    gone = int(rng.integers(len(placements)))
-    return tuple(p for i, p in enumerate(placements) if i != gone)
+    """Returns the placements without one of them."""
+    dropped = int(rng.integers(len(placements)))
+    return tuple(p for i, p in enumerate(placements) if i != dropped)
 
 
 def with_double(placements: Sequence[Placement], rng: np.random.Generator) -> tuple[Placement, ...]:
-    """One object drawn a second time in a free cell."""
-    return (
-        *placements,
-        _in_cell(placements[int(rng.integers(len(placements)))].obj, *_free_cell(placements, rng), rng),
-    )
+    """Returns the placements with one object doubled in a free cell."""
+    obj = placements[int(rng.integers(len(placements)))].obj
+    return (*placements, _in_cell(obj, *_free_cell(placements, rng), rng))
 
 
 def with_recoloured(placements: Sequence[Placement], rng: np.random.Generator) -> tuple[Placement, ...]:
-    """One object in a colour, or of a shape, that no object of the scene has."""
+    """Returns the placements with one object in a colour that no other object has, or of another shape."""
     index = int(rng.integers(len(placements)))
-    thing = placements[index].obj
+    obj = placements[index].obj
     if rng.random() < 0.5:
         free = [color for color in COLORS if color not in {p.obj.color for p in placements}]
-        thing = replace(thing, color=free[rng.integers(len(free))])
+        obj = replace(obj, color=free[rng.integers(len(free))])
     else:
-        thing = replace(thing, shape=[shape for shape in SHAPES if shape != thing.shape][rng.integers(2)])
-    return tuple(replace(p, obj=thing) if i == index else p for i, p in enumerate(placements))
+        obj = replace(obj, shape=[shape for shape in SHAPES if shape != obj.shape][rng.integers(2)])
+    return tuple(replace(p, obj=obj) if i == index else p for i, p in enumerate(placements))
 
 
 def render(placements: Sequence[Placement], rng: np.random.Generator) -> np.ndarray:
-    """Draws the placements on a random pastel gradient. Returns uint8 [64, 64, 3]."""
-    canvas = _pastel_gradient(rng)
+    """Renders the placements on a random pastel gradient. Returns uint8 [64, 64, 3]."""
+    pixels = _pastel_gradient(rng)
     size = rng.uniform(0.95, 1.05, len(placements))
     for placed, scale in zip(placements, size, strict=True):
-        part, dx, dy = around(placed.x, placed.y)
-        shade = distance(placed.obj.shape, dx - 0.8, dy - 1.4, scale)
-        canvas[part] *= 1.0 - 0.16 * np.clip(0.5 - shade / 3.0, 0.0, 1.0)[..., None]
+        near = around(placed.x, placed.y)
+        shade = distance(placed.obj.shape, near.dx - 0.8, near.dy - 1.4, scale)
+        pixels[near.region] *= 1.0 - 0.16 * np.clip(0.5 - shade / 3.0, 0.0, 1.0)[..., None]
     for placed, scale in zip(placements, size, strict=True):
-        part, dx, dy = around(placed.x, placed.y)
-        cover = np.clip(0.5 - distance(placed.obj.shape, dx, dy, scale), 0.0, 1.0)[..., None]
-        light = 1.0 - 0.012 * dy[..., None]  # a little lighter at the top
-        canvas[part] += cover * (np.array(COLORS[placed.obj.color], dtype=np.float64) * light - canvas[part])
-    return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
+        near = around(placed.x, placed.y)
+        cover = np.clip(0.5 - distance(placed.obj.shape, near.dx, near.dy, scale), 0.0, 1.0)[..., None]
+        light = 1.0 - 0.012 * near.dy[..., None]  # a little lighter at the top
+        color = np.array(COLORS[placed.obj.color], dtype=np.float64)
+        pixels[near.region] += cover * (color * light - pixels[near.region])
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
-def around(x: float, y: float) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
-    """The part of a picture that an object centred at (x, y) can touch: (its rows and columns, dx, dy from there)."""
+def around(x: float, y: float) -> Neighborhood:
+    """Returns the pixels that an object centred at (x, y) can touch."""
     top, left = max(0, round(y) - REACH), max(0, round(x) - REACH)
-    part = slice(top, round(y) + REACH), slice(left, round(x) + REACH)
-    return part, _X[part] - x, _Y[part] - y
+    region = slice(top, round(y) + REACH), slice(left, round(x) + REACH)
+    return Neighborhood(region, _X[region] - x, _Y[region] - y)
 
 
 def distance(shape: str, dx: np.ndarray, dy: np.ndarray, scale: float = 1.0) -> np.ndarray:
-    """Signed distance, in pixels, to the outline of a shape from (dx, dy) off its centre; negative inside."""
+    """Returns the signed distance in pixels from offsets (dx, dy) to the outline of a shape. It is negative inside."""
     radius = RADIUS[shape] * scale
     if shape == "circle":
         return np.hypot(dx, dy) - radius
     if shape == "square":
         return np.maximum(np.abs(dx), np.abs(dy)) - radius
-    dy = dy - radius / 2  # the box's centre lies half an inradius above a triangle's centroid
+    dy = dy - radius / 2  # the centre of the bounding box lies half an inradius above the centroid of a triangle
     return np.maximum(dy, np.abs(dx) * np.sqrt(3) / 2 - dy / 2) - radius
 
 
-def _in_cell(thing: SceneObject, x: int, y: int, rng: np.random.Generator) -> Placement:
+def _in_cell(obj: SceneObject, x: int, y: int, rng: np.random.Generator) -> Placement:
     jx, jy = rng.uniform(-JITTER, JITTER, 2)
-    return Placement(thing, (x + 0.5) * CELL + jx, (y + 0.5) * CELL + jy)
+    return Placement(obj, (x + 0.5) * CELL + jx, (y + 0.5) * CELL + jy)
 
 
 def _free_cell(placements: Sequence[Placement], rng: np.random.Generator) -> tuple[int, int]:

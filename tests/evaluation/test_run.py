@@ -1,8 +1,11 @@
 """Stage 4 end to end on Ray, with real classes and random weights."""
 
+from __future__ import annotations
+
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,92 +17,122 @@ from actors.policy.lora import save_lora
 from actors.policy.plan import SamplingPlan
 from actors.policy.sampler import sample
 from actors.spatialscore import SpatialScorer
-from conf import Settings, load
+from conf import Settings, UserError, load
 from pipelines.common.images import decode
-from pipelines.evaluation.cases import draw_cases
-from pipelines.evaluation.run import evaluate
-from pipelines.policy.sample import sample_sheet
+from pipelines.common.paths import run_paths
+from pipelines.evaluation.cases import MODELS, draw_cases
+from pipelines.evaluation.images import image_file
+from pipelines.evaluation.run import EvaluationResult, evaluate
+from pipelines.policy.sample import sample_images
 from tests.support.tiny_flux import save_random_flux
 from tests.support.tiny_reward import save_tiny_vlm, tiny_spatialscore
 
 pytestmark = pytest.mark.ray
 LORA_NOISE = 0.3
+PROMPTS = (
+    {"text": "a red circle left of a blue square", "relations": [["red circle", "left of", "blue square"]]},
+    {"text": "a green square above a red circle", "relations": [["green square", "above", "red circle"]]},
+)
 
 
 @pytest.fixture(scope="module")
-def settings(ray_cluster, tmp_path_factory) -> Settings:
-    """A run whose stages have left a SpatialScore and an exported LoRA."""
+def settings(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A run with a SpatialScore and an exported LoRA, as the earlier stages write them."""
     folder = tmp_path_factory.mktemp("evaluated")
-    run_dir = folder / "run"
-    lines = [
-        {"text": "a red circle left of a blue square", "relations": [["red circle", "left of", "blue square"]]},
-        {"text": "a green square above a red circle", "relations": [["green square", "above", "red circle"]]},
-    ]
-    (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    save_tiny_vlm(folder / "vlm")
-    tiny_spatialscore(folder / "vlm").save_pretrained(run_dir / "reward" / "model")
-    settings = load("scenes", [
-        f"run_dir={run_dir}", f"flux.model={save_random_flux(folder / 'flux')}", "flux.lora_rank=4",
-        f"policy.held_out_prompts={folder / 'prompts.jsonl'}", "policy.rollout.max_actors=1", "evaluation.denoise_steps=2",
+    (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, PROMPTS)))
+    overrides = [
+        f"run_dir={folder / 'run'}",
+        f"flux.model={save_random_flux(folder / 'flux')}",
+        f"policy.held_out_prompts={folder / 'prompts.jsonl'}",
+        "flux.lora_rank=4",
+        "policy.rollout.max_actors=1",
+        "evaluation.denoise_steps=2",
         "evaluation.batch_prompts=1",
-    ])  # fmt: skip
-    policy = _policy(settings)
+    ]
+    settings = load("scenes", overrides)
+    save_tiny_vlm(folder / "vlm")
+    tiny_spatialscore(folder / "vlm").save_pretrained(run_paths(settings).reward_model)
+    policy = fresh_policy(settings)
     with torch.no_grad():
         for parameter in policy.trainable().values():
             parameter.add_(LORA_NOISE * torch.randn_like(parameter))
-    save_lora(policy.lora_state(), settings.flux, run_dir / "policy" / "export")
+    save_lora(policy.lora_state(), settings.flux, run_paths(settings).export)
     torch.save(policy.lora_state(), folder / "lora.pt")
     return settings
 
 
-def _policy(settings: Settings) -> FluxPolicy:
+@pytest.fixture(scope="module")
+def result(settings: Settings) -> EvaluationResult:
+    return evaluate(settings)
+
+
+@pytest.fixture(scope="module")
+def images(settings: Settings, result: EvaluationResult) -> dict[str, np.ndarray]:
+    """The saved images by model, uint8 [B, H, W, 3]."""
+    paths, cases = run_paths(settings), draw_cases(settings)
+    return {
+        model: np.stack([decode(image_file(paths, model, case).read_bytes()) for case in cases]) for model in MODELS
+    }
+
+
+def fresh_policy(settings: Settings) -> FluxPolicy:
+    """The base with a new LoRA, which changes nothing."""
     torch.manual_seed(0)
     return FluxPolicy.from_pretrained(settings.flux.model, settings.flux)
 
 
-def test_pictures_scores_and_page_are_those_of_base_and_policy(settings):
-    result = evaluate(settings)
-    folder, cases = Path(settings.run_dir) / "evaluation", draw_cases(settings)
-    assert result.images == len(cases) == 4 and result.report == folder.absolute() / "report.html"
-    drawn = {
-        side: np.stack([decode((folder / side / f"{case.name}.png").read_bytes()) for case in cases])
-        for side in ("base", "policy")
-    }
-    policy = _policy(settings)
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_images_are_those_of_base_and_policy(settings: Settings, images: dict[str, np.ndarray]) -> None:
+    cases, policy = draw_cases(settings), fresh_policy(settings)
     plan = SamplingPlan.for_evaluation(settings.evaluation)
     conditioning, seeds = policy.encode([case.prompt.text for case in cases]), [case.seed for case in cases]
-    expected = policy.decode(sample(policy, conditioning, seeds, plan).latents)  # a fresh LoRA is the base
-    assert np.abs(drawn["base"].astype(int) - expected).max() <= 1
-    policy.load_lora(torch.load(folder.parent.parent / "lora.pt"))
     expected = policy.decode(sample(policy, conditioning, seeds, plan).latents)
-    assert np.abs(drawn["policy"].astype(int) - expected).max() <= 1
-    assert np.abs(drawn["policy"].astype(int) - drawn["base"]).mean() > 1
-
-    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
-    scorer = SpatialScorer.from_pretrained(folder.parent / "reward" / "model")
-    for side, images in drawn.items():
-        scores = scorer.score(images=images, prompts=[case.prompt.text for case in cases])
-        np.testing.assert_allclose([row[side]["score"] for row in rows], scores.mu, rtol=1e-3, atol=1e-4)
-    assert [json.loads(line)["text"] for line in (folder / "prompts.jsonl").read_text().splitlines()] == [
-        case.prompt.text for case in cases
-    ]
-    report = json.loads((folder / "report.json").read_text())
-    assert report["pictures"] == 4 and report["tables"]["scores"][0]["count"] == 4
-    assert "SpatialScore" in result.report.read_text() and "SpatialScore, all" in str(result)
+    assert np.abs(images["base"].astype(int) - expected).max() <= 1
+    policy.load_lora(torch.load(Path(settings.run_dir).parent / "lora.pt"))
+    expected = policy.decode(sample(policy, conditioning, seeds, plan).latents)
+    assert np.abs(images["policy"].astype(int) - expected).max() <= 1
+    assert np.abs(images["policy"].astype(int) - images["base"]).mean() > 1
 
 
-def test_a_missing_stage_is_named(settings, tmp_path):
-    with pytest.raises(FileNotFoundError, match="run `spatialt2i policy train` first"):
+def test_scores_are_those_of_the_saved_spatialscore(settings: Settings, images: dict[str, np.ndarray]) -> None:
+    paths, texts = run_paths(settings), [case.prompt.text for case in draw_cases(settings)]
+    rows, scorer = rows_of(paths.evaluation_results), SpatialScorer.from_pretrained(paths.reward_model)
+    for model in MODELS:
+        scores = scorer.score(images=images[model], prompts=texts)
+        np.testing.assert_allclose([row[model]["score"] for row in rows], scores.mu, rtol=1e-3, atol=1e-4)
+
+
+def test_records_and_report_cover_all_cases(settings: Settings, result: EvaluationResult) -> None:
+    paths, cases = run_paths(settings), draw_cases(settings)
+    assert result.images == len(cases) == 4
+    assert result.report == paths.evaluation_report
+    assert [row["text"] for row in rows_of(paths.evaluation_prompts)] == [case.prompt.text for case in cases]
+    tables = json.loads(paths.evaluation_tables.read_text())
+    assert tables["images"] == 4
+    assert tables["tables"]["scores"][0]["count"] == 4
+    assert "SpatialScore" in result.report.read_text()
+    assert "SpatialScore, all" in str(result)
+
+
+def test_a_missing_stage_is_named(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="run `spatialt2i policy train` first"):
         evaluate(replace(settings, run_dir=str(tmp_path)))
 
 
-def test_a_text_is_drawn_by_base_and_policy_side_by_side(settings: Settings) -> None:
-    wanted = replace(settings, sample=replace(settings.sample, text="a red circle left of a blue square", images=2))
-    path = sample_sheet(wanted)
-    assert path == Path(settings.run_dir) / "samples" / "a-red-circle-left-of-a-blue-square.png"
+def test_a_sample_sheet_shows_base_above_policy(settings: Settings) -> None:
+    text = replace(settings.sample, text="a red circle left of a blue square", images=2)
+    path = sample_images(replace(settings, sample=text))
+    assert path == run_paths(settings).samples / "a-red-circle-left-of-a-blue-square.png"
     sheet = np.asarray(Image.open(path).convert("RGB")).astype(int)
     above, below = sheet[4 : 4 + 256, 64 : 64 + 256], sheet[290 : 290 + 256, 64 : 64 + 256]
     assert sheet.shape == (2 * 286, 64 + 2 * 264, 3)
-    assert np.abs(above - below).mean() > 1 and above.std() > 1  # the LoRA does something, and both are pictures
-    with pytest.raises(ValueError, match=r"sample\.text is empty"):
-        sample_sheet(settings)
+    assert above.std() > 1
+    assert np.abs(above - below).mean() > 1, "the LoRA changes nothing"
+
+
+def test_a_sample_without_a_text_is_refused(settings: Settings) -> None:
+    with pytest.raises(ValueError, match=r"sample\.text"):
+        sample_images(settings)
