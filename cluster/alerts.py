@@ -1,156 +1,182 @@
-"""What wakes an operator: Prometheus rules, each with a sentence on what to do."""
+"""The alert rules for Prometheus. Each has a sentence that says what happened and one that says what to do."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from cluster.panels import policy
 from conf import Settings
 from pipelines.policy.resources import reward_requests
 
-PROGRESS = "ray_spatialt2i_run_progress_time_seconds"
-FIRST_VERSION = 1800  # seconds that a driver may take to it: loading models, the base's evaluation, an iteration
+PROGRESS_TIME = "ray_spatialt2i_run_progress_time_seconds"
+"""Gauge: Unix time of the newest policy version, or of the driver's start."""
+START_LIMIT = 1800
+"""Seconds that a driver may need for its first version: it loads models, evaluates the base and runs an iteration."""
+LATE_SCORES = 0.25
+"""Fraction of an iteration that the learner may wait for scores."""
+MIN_FREE_DISK = 0.1
+"""Free fraction of a disk below which an alert is raised."""
 
 
 @dataclass(frozen=True)
 class Alert:
-    """One rule. `expression` gives a series where something is wrong; it must stay so for `minutes`."""
+    """One alert rule."""
 
     name: str
     expression: str
+    """PromQL; has a result while something is wrong."""
     minutes: int
-    severity: str  # critical: the run is lost or stands; warning: look at it today
-    happened: str
-    mend: str
+    """The expression must have a result for this long."""
+    severity: Literal["critical", "warning"]
+    """critical: the run is lost or makes no progress. warning: look at it today."""
+    summary: str
+    """What happened. {{ $labels.run }} and {{ $value }} are filled in by Prometheus."""
+    fix: str
+    """What to do."""
 
 
 def alerts(settings: Settings) -> tuple[Alert, ...]:
-    """All rules, with the preset's limits."""
-    return (*_no_progress(), *_policy(settings), _saturated(settings), *_disks())
+    """All rules, with the limits of the preset."""
+    return (
+        *_progress_alerts(),
+        *_policy_alerts(settings),
+        _reward_alert(settings),
+        *_disk_alerts(),
+    )
 
 
-def _no_progress() -> tuple[Alert, ...]:
-    """One rule for a driver before its first version, whose usual length nobody knows yet, and one for afterwards."""
-    age, usual = f"time() - {PROGRESS}", policy("iteration_seconds")
-    look = "Look at the job's last log lines (`ray job logs`): it says every half minute what it waits for."
+def _progress_alerts() -> tuple[Alert, Alert]:
+    """A rule for a driver before its first version, when the usual duration is unknown, and one for later."""
+    age, usual = f"time() - {PROGRESS_TIME}", policy("iteration_seconds")
+    see_log = "Read the end of the job's log (`ray job logs`): every 30 seconds it says what the run waits for."
     return (
         Alert(
-            "NotBegun",
-            f"{age} > {FIRST_VERSION} unless {usual}",
-            5,
-            "critical",
-            "{{ $labels.run }} has published no version since its driver started, {{ $value | humanizeDuration }} ago.",
-            f"{look} Add nodes, or lower what that role asks for. Where it waits for nothing, models are still being "
-            "loaded, or a first iteration takes that long: then leave it alone.",
+            "NoFirstVersion",
+            f"{age} > {START_LIMIT} unless {usual}",
+            minutes=5,
+            severity="critical",
+            summary="{{ $labels.run }}: no policy version since the driver started "
+            "{{ $value | humanizeDuration }} ago.",
+            fix=f"{see_log} Add nodes, or lower the resources of the role that waits. If nothing waits, models are "
+            "still being loaded or the first iteration is long: do nothing.",
         ),
         Alert(
             "NoProgress",
             f"{age} > 600 + 10 * {usual}",
-            5,
-            "critical",
-            "{{ $labels.run }} has published no version for {{ $value | humanizeDuration }}.",
-            f"{look} Add nodes, or stop the job and submit it again: it goes on from its newest checkpoint.",
+            minutes=5,
+            severity="critical",
+            summary="{{ $labels.run }}: no policy version for {{ $value | humanizeDuration }}.",
+            fix=f"{see_log} Add nodes, or stop the job and submit it again: it continues from its newest checkpoint.",
         ),
     )
 
 
-def _policy(settings: Settings) -> tuple[Alert, ...]:
-    tolerance, groups = settings.policy.algorithm.ratio_tolerance, settings.policy.prompts_per_iteration
-    kl, spread = policy("kl"), policy("reward_std")
+def _policy_alerts(settings: Settings) -> tuple[Alert, Alert, Alert]:
+    """Rules about the mathematics of the training."""
+    tolerance, prompts = settings.policy.algorithm.ratio_tolerance, settings.policy.prompts_per_iteration
+    kl, std = policy("kl"), policy("reward_std")
     return (
         Alert(
             "RatioDrift",
             f"{policy('ratio_drift')} > {tolerance:g}",
-            10,
-            "warning",
-            "Sampler and learner of {{ $labels.run }} disagree: |ratio - 1| is {{ $value }} before the first update.",
-            "Stop the run. Set policy.learner.replay_batch=0, which repeats the sampler's batch shape, or flux.dtype=float32; "
-            "see `Policy: the ratio` in docs/troubleshooting.md.",
+            minutes=10,
+            severity="warning",
+            summary="{{ $labels.run }}: sampler and learner compute different log-probabilities. Before the first "
+            "optimizer step, |ratio - 1| is up to {{ $value }}.",
+            fix="Stop the run. Set policy.learner.replay_batch=0, so that the learner uses the sampler's batch shape, "
+            "or flux.dtype=float32. See `Policy: the ratio` in docs/troubleshooting.md.",
         ),
         Alert(
             "KlRunaway",
             f"{kl} > 3 * max_over_time({kl}[1h] offset 15m) and {policy('iteration')} > 20",
-            5,
-            "warning",
-            "The KL of {{ $labels.run }} to its base, {{ $value }}, is three times the largest of the hour before.",
-            "Look at the held-out pictures. Where they got worse, go back to an older checkpoint with a lower "
+            minutes=5,
+            severity="warning",
+            summary="{{ $labels.run }}: the KL to the base, {{ $value }}, is three times the largest value of the "
+            "hour before.",
+            fix="Look at the held-out images. If they got worse, resume from an older checkpoint with a lower "
             "policy.optimizer.lr or a higher policy.algorithm.kl_weight.",
         ),
         Alert(
-            "SpreadGone",
-            f"{policy('groups_skipped')} > {groups / 2:g} or {spread} < 0.1 * max_over_time({spread}[6h])",
-            10,
-            "warning",
-            "Scores within groups of {{ $labels.run }} hardly differ any more, so little is learned.",
-            "If the held-out score is good, stop: the run is done. Else choose harder prompts, or raise "
+            "RewardSpreadLost",
+            f"{policy('groups_skipped')} > {prompts / 2:g} or {std} < 0.1 * max_over_time({std}[6h])",
+            minutes=10,
+            severity="warning",
+            summary="{{ $labels.run }}: scores within a group hardly differ any more, so little is learned.",
+            fix="If the held-out reward is good, the run is finished: stop it. Otherwise use harder prompts, or raise "
             "policy.sampling.noise_level.",
         ),
     )
 
 
-def most_replicas(settings: Settings) -> int:
-    """All replicas that the rewards of the run's mix may have together: what `reward_replicas` counts, at its most."""
-    pool, detector = settings.serving, settings.detector
-    grown = replace(
-        settings,
-        serving=replace(pool, min_replicas=pool.max_replicas),
-        detector=replace(detector, min_replicas=detector.max_replicas),
-    )
-    return sum(demand.count for demand in reward_requests(grown))
-
-
-def _sooner(settings: Settings) -> str:
-    """What to change where scores come late: of each reward that has a weight, what makes it faster."""
-    mix = settings.rewards
-    of_each = (
-        (mix.spatialscore, "SpatialScore",
-         "serving.max_replicas (and the reward group's maxReplicas), or serving.batch_images where the GPU has room"),
-        (mix.judge, "the judge", "judge.concurrency and judge.calls_per_minute, as far as its service allows"),
-        (mix.detector, "the detector", "detector.max_replicas, or detector.batch_images where the GPU has room"),
-    )  # fmt: skip
-    mends = {name: mend for weight, name, mend in of_each if weight}
-    if not mends:  # the exact checker alone, whose one replica no setting makes faster
-        return "Set policy.max_staleness=1, so that the exact checker scores while the learner learns."
-    if len(mends) == 1:
-        return f"Raise {next(iter(mends.values()))}."
-    told = "; ".join(f"for {name} {mend}" for name, mend in mends.items())
-    return f"`Calls under way` on the dashboard shows which reward has a queue. Raise {told}."
-
-
-def _saturated(settings: Settings) -> Alert:
-    late = f"{policy('wait_for_scores_seconds')} > 0.25 * {policy('iteration_seconds')}"
+def _reward_alert(settings: Settings) -> Alert:
+    late = f"{policy('wait_for_scores_seconds')} > {LATE_SCORES:g} * {policy('iteration_seconds')}"
     return Alert(
         "RewardPoolSaturated",
-        f"{late} and {policy('reward_replicas')} >= {most_replicas(settings)}",
-        15,
-        "warning",
-        "The learner of {{ $labels.run }} waits {{ $value }} s an iteration for scores, and all replicas are there.",
-        _sooner(settings),
+        f"{late} and {policy('reward_replicas')} >= {max_reward_replicas(settings)}",
+        minutes=15,
+        severity="warning",
+        summary="{{ $labels.run }}: the learner waits {{ $value }} s in an iteration for scores, although all reward "
+        "replicas are running.",
+        fix=_scaling_advice(settings),
     )
 
 
-def _disks() -> tuple[Alert, ...]:
-    mend = (
-        "Make room: lower policy.checkpoint.keep, remove old runs, or enlarge the volume. A run stops at the third "
-        "checkpoint in a row that cannot be written, and goes on when it is submitted again."
+def max_reward_replicas(settings: Settings) -> int:
+    """The largest number of replicas that all rewards of the run may have together."""
+    serving, detector = settings.serving, settings.detector
+    at_maximum = replace(
+        settings,
+        serving=replace(serving, min_replicas=serving.max_replicas),
+        detector=replace(detector, min_replicas=detector.max_replicas),
     )
+    return sum(request.count for request in reward_requests(at_maximum))
+
+
+def _scaling_advice(settings: Settings) -> str:
+    """What to change if scores arrive late: the settings that make each reward in use faster."""
+    weights = settings.rewards
+    advice_by_weight = (
+        (
+            weights.spatialscore,
+            "for SpatialScore",
+            "serving.max_replicas (and maxReplicas of the reward group), or serving.batch_images if the GPU has memory",
+        ),
+        (weights.judge, "for the judge", "judge.concurrency and judge.calls_per_minute, as far as its service allows"),
+        (
+            weights.detector,
+            "for the detector",
+            "detector.max_replicas, or detector.batch_images if the GPU has memory",
+        ),
+    )
+    advice = {reward: raised for weight, reward, raised in advice_by_weight if weight}
+    if not advice:  # only the exact checker, whose single replica no setting makes faster
+        return "Set policy.max_staleness=1, so that the exact checker scores images while the learner learns."
+    if len(advice) == 1:
+        return f"Raise {next(iter(advice.values()))}."
+    choices = "; ".join(f"{reward} {raised}" for reward, raised in advice.items())
+    return f"The panel `Scoring calls` shows which reward has a queue. Raise {choices}."
+
+
+def _disk_alerts() -> tuple[Alert, Alert]:
     return (
         Alert(
             "RunDiskNearlyFull",
-            "ray_spatialt2i_run_disk_free_ratio < 0.1",
-            5,
-            "critical",
-            "The disk of {{ $labels.run }} has {{ $value | humanizePercentage }} left.",
-            mend,
+            f"ray_spatialt2i_run_disk_free_ratio < {MIN_FREE_DISK:g}",
+            minutes=5,
+            severity="critical",
+            summary="{{ $labels.run }}: {{ $value | humanizePercentage }} of its disk is free.",
+            fix="Make room: lower policy.checkpoint.keep, remove old runs, or enlarge the volume. A run stops when "
+            "three checkpoints in a row cannot be written. It continues when it is submitted again.",
         ),
         Alert(
             "NodeDiskNearlyFull",
-            "ray_node_disk_free / (ray_node_disk_free + ray_node_disk_usage) < 0.1",
-            5,
-            "critical",
-            "The disk of node {{ $labels.ip }} has {{ $value | humanizePercentage }} left; at 5 % Ray stops spilling.",
-            "Remove old sessions under Ray's temporary folder, or give the node a larger disk.",
+            f"ray_node_disk_free / (ray_node_disk_free + ray_node_disk_usage) < {MIN_FREE_DISK:g}",
+            minutes=5,
+            severity="critical",
+            summary="Node {{ $labels.ip }}: {{ $value | humanizePercentage }} of its disk is free. Below 5 % Ray "
+            "cannot spill objects to it.",
+            fix="Remove old sessions under Ray's temporary folder, or give the node a larger disk.",
         ),
     )
 
@@ -167,7 +193,7 @@ def rules(settings: Settings) -> dict[str, Any]:
                         "expr": alert.expression,
                         "for": f"{alert.minutes}m",
                         "labels": {"severity": alert.severity},
-                        "annotations": {"summary": alert.happened, "description": alert.mend},
+                        "annotations": {"summary": alert.summary, "description": alert.fix},
                     }
                     for alert in alerts(settings)
                 ],

@@ -1,4 +1,4 @@
-"""The manifests for Kubernetes: volume claims, RayCluster, RayJob and RayService, as plain objects."""
+"""The manifests for Kubernetes: volume claims, RayCluster, RayJob and RayService."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from conf import Settings
 Manifest = dict[str, Any]
 
 DRIVER_KEYS = ("OPENAI_API_KEY", "ARK_API_KEY")
-"""Keys that only the driver, on the head, uses."""
+"""Environment variables with keys that only the driver, on the head, uses."""
 NODE_KEYS = ("HF_TOKEN", "SPATIALSCORE_TOKEN")
-"""What any node may need: to load a model, and to ask callers of SpatialScore's HTTP for their token."""
+"""Environment variables that every node needs: to download a model, and to check the token of HTTP callers."""
 
 
 def storage(values: Values) -> list[Manifest]:
-    """Claims for the run folders and the model cache."""
+    """Volume claims for the run directories and the model cache."""
     sizes = {f"{values.name}-shared": values.shared_size, f"{values.name}-models": values.models_size}
     return [
         {
@@ -34,12 +34,12 @@ def storage(values: Values) -> list[Manifest]:
 
 
 def ray_cluster(settings: Settings, values: Values) -> Manifest:
-    """A cluster that stays, for `spatialt2i submit`."""
+    """A cluster that keeps running, for `spatialt2i submit`."""
     return _resource("RayCluster", values.name, cluster_spec(values, groups(settings, values)))
 
 
 def ray_job(settings: Settings, values: Values) -> Manifest:
-    """All stages as a job with a cluster of its own, which goes when the job is done. A failed one resumes once."""
+    """All stages as one job with its own cluster, which is deleted when the job is done. A failed job resumes once."""
     command = (
         f"spatialt2i run {settings.preset} run_dir={values.shared}/{settings.preset} "
         f"policy.prompts={values.shared}/prompts.jsonl policy.held_out_prompts={values.shared}/held_out.jsonl "
@@ -59,7 +59,7 @@ def ray_job(settings: Settings, values: Values) -> Manifest:
 
 
 def ray_service(settings: Settings, values: Values) -> Manifest:
-    """SpatialScore over HTTP, by itself."""
+    """SpatialScore over HTTP, without a training run."""
     _, reward, _ = groups(settings, values)
     application = (
         "applications:\n"
@@ -75,7 +75,7 @@ def ray_service(settings: Settings, values: Values) -> Manifest:
 
 
 def cluster_spec(values: Values, workers: tuple[Group, ...]) -> Manifest:
-    """Head and worker groups, with Ray's autoscaler and token."""
+    """Head and worker groups, with Ray's autoscaler and token authentication."""
     return {
         "rayVersion": values.ray,
         "authOptions": {"mode": "token"},
@@ -97,20 +97,22 @@ def cluster_spec(values: Values, workers: tuple[Group, ...]) -> Manifest:
 
 
 def _worker_group(values: Values, group: Group) -> Manifest:
-    cpus, memory = group.pod_gpus * values.cpus_per_gpu, group.pod_gpus * values.memory_per_gpu
+    cpus, memory = group.gpus_per_pod * values.cpus_per_gpu, group.gpus_per_pod * values.memory_per_gpu
     return {
         "groupName": group.name,
-        "replicas": group.smallest,
-        "minReplicas": group.smallest,
-        "maxReplicas": group.largest,
+        "replicas": group.min_pods,
+        "minReplicas": group.min_pods,
+        "maxReplicas": group.max_pods,
         "rayStartParams": {},
-        "labels": {"ray.io/node-group": group.name},  # said here, as the autoscaler knows no label of a node to come
-        "template": _pod("ray-worker", values, _secrets(values, NODE_KEYS), cpus, memory, group.pod_gpus),
+        "labels": {
+            "ray.io/node-group": group.name
+        },  # the autoscaler does not know the labels of nodes that do not exist yet
+        "template": _pod("ray-worker", values, _secrets(values, NODE_KEYS), cpus, memory, group.gpus_per_pod),
     }
 
 
 def _dashboard(values: Values) -> list[Manifest]:
-    """Where Ray's dashboard finds Prometheus and Grafana, whose panels it shows."""
+    """Environment variables that tell Ray's dashboard where Prometheus and Grafana are. It shows their panels."""
     return [
         {"name": "RAY_PROMETHEUS_HOST", "value": values.prometheus_url},
         {"name": "RAY_GRAFANA_HOST", "value": values.grafana_url},
@@ -119,18 +121,18 @@ def _dashboard(values: Values) -> list[Manifest]:
 
 
 def _pod(container: str, values: Values, environment: list[Manifest], cpus: int, memory: int, gpus: int) -> Manifest:
-    """A pod of one container. `memory` in GiB; half of it may be Ray's object store."""
-    amount = {"cpu": str(cpus), "memory": f"{memory}Gi"} | ({"nvidia.com/gpu": str(gpus)} if gpus else {})
+    """A pod with one container. `memory` is in GiB; Ray's object store may use half of it."""
+    resources = {"cpu": str(cpus), "memory": f"{memory}Gi"} | ({"nvidia.com/gpu": str(gpus)} if gpus else {})
     claims = {"shared": values.shared, "models": values.models}
     spec = {
-        "restartPolicy": "Never",  # the autoscaler replaces pods; a restarted container would be a node it forgot
-        "securityContext": {"fsGroup": 100},  # of the image's user, so that it may write to the volumes
+        "restartPolicy": "Never",  # the autoscaler replaces pods; it would not know a restarted container
+        "securityContext": {"fsGroup": 100},  # group of the image's user, so that it may write to the volumes
         "containers": [
             {
                 "name": container,
                 "image": values.image,
                 "env": [{"name": "HF_HOME", "value": values.models}, *environment],
-                "resources": {"requests": amount, "limits": amount},
+                "resources": {"requests": resources, "limits": resources},
                 "volumeMounts": [
                     *({"name": name, "mountPath": path} for name, path in claims.items()),
                     {"name": "memory", "mountPath": "/dev/shm"},
@@ -148,6 +150,7 @@ def _pod(container: str, values: Values, environment: list[Manifest], cpus: int,
 
 
 def _secrets(values: Values, keys: tuple[str, ...]) -> list[Manifest]:
+    """Environment variables whose values come from the secret."""
     return [
         {"name": key, "valueFrom": {"secretKeyRef": {"name": values.secret, "key": key, "optional": True}}}
         for key in keys

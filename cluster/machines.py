@@ -1,4 +1,4 @@
-"""What machines without Kubernetes need: `ray up` files for on-premise and AWS, and the image for all."""
+"""Files for machines without Kubernetes (`ray up`, on-premise and on AWS), and the Dockerfile of the image."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from cluster.values import Values, gpu_nodes
 from conf import Settings
 
 TOKEN = ".ray/auth_token"
-"""Where Ray looks for its token, in a user's home."""
+"""Path in a user's home folder where Ray looks for its token."""
 
 
 def on_premise(settings: Settings, values: Values) -> dict[str, Any]:
-    """`ray up` over machines that exist already: one head, and as many GPU machines as the preset fills."""
+    """`ray up` on existing machines: one head, and as many GPU machines as the preset needs."""
     count, first = gpu_nodes(settings, values), ipaddress.ip_address(values.first_worker_ip)
     return {
         "cluster_name": values.name,
@@ -29,7 +29,7 @@ def on_premise(settings: Settings, values: Values) -> dict[str, Any]:
 
 
 def aws(settings: Settings, values: Values) -> dict[str, Any]:
-    """`ray up` on AWS: GPU machines are rented when work waits for them, and given back when idle."""
+    """`ray up` on AWS: GPU machines are started when work waits for them, and terminated when idle."""
     mount = (
         f"sudo apt-get install -y nfs-common && sudo mkdir -p {values.shared} && "
         f"(mountpoint -q {values.shared} || sudo mount -t nfs4 -o nfsvers=4.1,hard,noresvport "
@@ -59,7 +59,7 @@ def aws(settings: Settings, values: Values) -> dict[str, Any]:
 
 
 def _common(values: Values) -> dict[str, Any]:
-    """Image, mounts, secrets and the token. The dashboard listens on the head's loopback, as Ray has it by default."""
+    """Image, mounts, secrets and token. The dashboard listens on the head's loopback only, which is Ray's default."""
     home, start = "/home/ray", "ulimit -n 65536; ray start"
     return {
         "idle_timeout_minutes": max(1, values.idle_seconds // 60),

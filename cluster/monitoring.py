@@ -8,18 +8,20 @@ from typing import Any
 
 from cluster.alerts import rules
 from cluster.kuberay import Manifest
-from cluster.panels import Panel, Question, questions
+from cluster.panels import Panel, Question
+from cluster.questions import questions
 from cluster.values import Values
 from conf import Settings
 
 UID = "spatialt2i"
-WIDTH, HEIGHT = 6, 8  # of a panel: four in a row of Grafana's 24 columns
+WIDTH, HEIGHT = 6, 8
+"""Size of a panel. Grafana has 24 columns, so four panels fit in a row."""
 METRICS_PORT = "metrics"
-"""Name that KubeRay gives to the port at which a pod's Ray tells its metrics."""
+"""KubeRay's name of the port at which a pod's Ray serves its metrics."""
 
 
 def prometheus(values: Values) -> dict[str, Any]:
-    """`prometheus.yml` for a Prometheus beside the head: Ray keeps the list of nodes to ask in a file."""
+    """`prometheus.yml` for a Prometheus on the head, where Ray keeps the list of nodes to scrape in a file."""
     targets = f"{values.ray_folder}/prom_metrics_service_discovery.json"
     return {
         "global": {"scrape_interval": "10s", "evaluation_interval": "10s"},
@@ -29,8 +31,8 @@ def prometheus(values: Values) -> dict[str, Any]:
 
 
 def kubernetes(settings: Settings, values: Values) -> list[Manifest]:
-    """For the Prometheus operator and Grafana's sidecar: what to scrape, the rules, and the dashboard."""
-    pods = {
+    """Manifests for the Prometheus operator and Grafana's sidecar: what to scrape, the rules, and the dashboard."""
+    pod_monitor = {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PodMonitor",
         "metadata": {"name": f"{values.name}-ray", "labels": {"release": values.prometheus}},
@@ -41,33 +43,33 @@ def kubernetes(settings: Settings, values: Values) -> list[Manifest]:
             "podMetricsEndpoints": [{"port": METRICS_PORT, "interval": "10s"}],
         },
     }
-    alarms = {
+    alert_rules = {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
         "metadata": {"name": f"{values.name}-alerts", "labels": {"release": values.prometheus}},
         "spec": rules(settings),
     }
-    board = {
+    config_map = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": f"{values.name}-dashboard", "labels": {"grafana_dashboard": "1"}},
         "data": {"spatialt2i.json": dashboard_text(settings)},
     }
-    return [pods, alarms, board]
+    return [pod_monitor, alert_rules, config_map]
 
 
 def dashboard_text(settings: Settings) -> str:
-    """The dashboard as Grafana reads it."""
+    """The dashboard as JSON text for Grafana."""
     return json.dumps(dashboard(settings), indent=1, ensure_ascii=False) + "\n"
 
 
 def dashboard(settings: Settings) -> dict[str, Any]:
-    """A row a question. Data source and runs are chosen at the top."""
-    numbers = count(1)
+    """The dashboard: one row for each question. Data source and runs are selected at the top."""
+    panel_ids = count(1)
     panels = [
-        part
+        panel
         for row, question in enumerate(questions(settings))
-        for part in _row(question, row * (HEIGHT + 1), [next(numbers) for _ in range(len(question.panels) + 1)])
+        for panel in _row(question, row * (HEIGHT + 1), [next(panel_ids) for _ in range(len(question.panels) + 1)])
     ]
     return {
         "uid": UID,
@@ -77,16 +79,16 @@ def dashboard(settings: Settings) -> dict[str, Any]:
         "editable": True,
         "refresh": "10s",
         "time": {"from": "now-1h", "to": "now"},
-        "templating": {"list": [_data_sources(), _runs()]},
+        "templating": {"list": [_data_source_variable(), _run_variable()]},
         "panels": panels,
     }
 
 
-def _data_sources() -> dict[str, Any]:
+def _data_source_variable() -> dict[str, Any]:
     return {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus", "refresh": 1}
 
 
-def _runs() -> dict[str, Any]:
+def _run_variable() -> dict[str, Any]:
     return {
         "name": "run",
         "label": "Run",
@@ -101,44 +103,51 @@ def _runs() -> dict[str, Any]:
     }
 
 
-def _row(question: Question, top: int, numbers: list[int]) -> list[dict[str, Any]]:
+def _row(question: Question, top: int, panel_ids: list[int]) -> list[dict[str, Any]]:
+    """The heading of a row and its panels. `panel_ids` has one id for each of them."""
     heading = {
-        "type": "row", "id": numbers[0], "title": question.text, "collapsed": False, "panels": [],
+        "type": "row",
+        "id": panel_ids[0],
+        "title": question.text,
+        "collapsed": False,
+        "panels": [],
         "gridPos": {"x": 0, "y": top, "w": 4 * WIDTH, "h": 1},
-    }  # fmt: skip
+    }
+    panels = zip(question.panels, panel_ids[1:], strict=True)
     return [
         heading,
-        *(
-            _panel(panel, number, place * WIDTH, top + 1)
-            for place, (panel, number) in enumerate(zip(question.panels, numbers[1:], strict=True))
-        ),
+        *(_panel(panel, panel_id, column * WIDTH, top + 1) for column, (panel, panel_id) in enumerate(panels)),
     ]
 
 
-def _panel(panel: Panel, number: int, left: int, top: int) -> dict[str, Any]:
+def _panel(panel: Panel, panel_id: int, left: int, top: int) -> dict[str, Any]:
     source = {"type": "prometheus", "uid": "${datasource}"}
-    steps = [{"color": "green", "value": None}]
+    thresholds: list[dict[str, str | float | None]] = [{"color": "green", "value": None}]
     if panel.limit is not None:
-        steps.append({"color": "red", "value": panel.limit})
+        thresholds.append({"color": "red", "value": panel.limit})
     return {
         "type": "timeseries",
-        "id": number,
+        "id": panel_id,
         "title": panel.title,
-        "description": panel.meaning,
+        "description": panel.description,
         "datasource": source,
         "gridPos": {"x": left, "y": top, "w": WIDTH, "h": HEIGHT},
         "fieldConfig": {
             "defaults": {
                 "unit": panel.unit,
-                "thresholds": {"mode": "absolute", "steps": steps},
+                "thresholds": {"mode": "absolute", "steps": thresholds},
                 "custom": {"thresholdsStyle": {"mode": "off" if panel.limit is None else "line"}},
             },
             "overrides": [],
         },
         "options": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}},
         "targets": [
-            {"refId": chr(ord("A") + place), "expr": query.expression, "legendFormat": query.legend,
-             "datasource": source}
-            for place, query in enumerate(panel.queries)
+            {
+                "refId": chr(ord("A") + number),
+                "expr": query.expression,
+                "legendFormat": query.legend,
+                "datasource": source,
+            }
+            for number, query in enumerate(panel.queries)
         ],
-    }  # fmt: skip
+    }

@@ -1,4 +1,4 @@
-"""What an operator applies: committed as rendered, in agreement with the presets, and valid where it is read."""
+"""The generated files: committed as `cluster.render` writes them, equal to the presets, and valid for their readers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import jsonschema
 import pytest
 import yaml
 
-from cluster.render import main, rendered
+from cluster.render import changed_values, main, rendered
 from cluster.values import Values, gpu_nodes, groups
-from conf import load
+from conf import SettingsError, load
 from pipelines.cli import understand
 
 ROOT = Path(__file__).parents[2]
@@ -29,8 +29,8 @@ def files() -> dict[str, str]:
     return rendered(load("flux_dev"), Values())
 
 
-def test_the_committed_files_are_the_rendering(files: dict[str, str], tmp_path: Path) -> None:
-    main(["flux_dev", str(tmp_path)])
+def test_the_committed_files_are_what_render_writes(files: dict[str, str], tmp_path: Path) -> None:
+    assert main(["flux_dev", str(tmp_path)]) == 0
     for name, text in files.items():
         assert (ROOT / "cluster" / name).read_text() == text == (tmp_path / name).read_text(), (
             f"run `python -m cluster.render`: cluster/{name} is not what it writes"
@@ -81,15 +81,46 @@ def test_pods_hold_what_the_preset_places_on_them(preset: str) -> None:
 
 
 def test_a_preset_whose_roles_share_a_gpu_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"policy\.rollout\.gpus must be a whole number .* got 0\.35 .*flux_dev_1gpu"):
+    with pytest.raises(
+        SettingsError, match=r"policy\.rollout\.gpus must be a whole number .* got 0\.35 .*flux_dev_1gpu"
+    ):
         groups(load("flux_dev_1gpu"), Values())
 
 
-def test_the_job_places_its_roles_on_the_groups_there_are(files: dict[str, str]) -> None:
+def test_the_job_places_its_roles_on_the_groups_of_the_cluster(files: dict[str, str]) -> None:
     job = yaml.safe_load(files["rayjob.yaml"])["spec"]
     _, settings = understand(shlex.split(job["entrypoint"])[1:])
     named = [settings.policy.rollout.node_group, settings.serving.node_group, settings.policy.learner.node_group]
     assert named == [group["groupName"] for group in job["rayClusterSpec"]["workerGroupSpecs"]]
+
+
+def test_values_can_be_changed_on_the_command_line(tmp_path: Path) -> None:
+    assert main(["flux_dev", str(tmp_path), "image=registry.example/t2i:1", "gpus_per_node=4"]) == 0
+    job = cluster_of(yaml.safe_load((tmp_path / "rayjob.yaml").read_text()))
+    assert job["headGroupSpec"]["template"]["spec"]["containers"][0]["image"] == "registry.example/t2i:1"
+    assert yaml.safe_load((tmp_path / "aws.yaml").read_text())["max_workers"] == 8
+    assert "flux_dev image=registry.example/t2i:1 gpus_per_node=4`" in (tmp_path / "aws.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["flux_dev", "imge=x"], "no value 'imge' in cluster/values.py: did you mean image?"),
+        (["flux_dev", "gpus_per_node=four"], "gpus_per_node must be a whole number, got 'four'"),
+        (["flux_dv"], "did you mean flux_dev?"),
+        (["flux_dev_1gpu"], "policy.rollout.gpus must be a whole number"),
+    ],
+)
+def test_a_wrong_argument_is_one_message_and_exit_code_2(
+    words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and expected in err and err.count("\n") == 1
+
+
+def test_a_value_keeps_its_type() -> None:
+    assert changed_values(["head_cpus=16", "name=mine"]) == Values(head_cpus=16, name="mine")
 
 
 def test_claims_exist_and_secrets_are_references(files: dict[str, str]) -> None:
@@ -106,7 +137,7 @@ def test_claims_exist_and_secrets_are_references(files: dict[str, str]) -> None:
             assert keys and all(set(each) == {"name", "valueFrom"} for each in keys)
 
 
-def test_the_image_has_the_ray_that_is_pinned(files: dict[str, str]) -> None:
+def test_the_image_has_the_pinned_version_of_ray(files: dict[str, str]) -> None:
     pinned = f"ray=={Values().ray}"
     assert pinned in (ROOT / "constraints.txt").read_text().splitlines()
     assert f"FROM rayproject/ray:{Values().ray}-py311-gpu" in files["Dockerfile"]
@@ -115,7 +146,7 @@ def test_the_image_has_the_ray_that_is_pinned(files: dict[str, str]) -> None:
 
 
 def cluster_of(manifest: Tree) -> Tree:
-    """The Ray cluster that a manifest of any kind describes."""
+    """The Ray cluster in a manifest of any kind."""
     spec = manifest["spec"]
     return spec.get("rayClusterSpec") or spec.get("rayClusterConfig") or spec
 
@@ -129,7 +160,7 @@ def schema(plural: str) -> Tree:
 
 
 def strict(node: Any) -> Any:
-    """The same schema, in which fields that it does not name are errors; Kubernetes would drop them in silence."""
+    """The same schema, in which unknown fields are errors. Kubernetes would drop them silently."""
     if isinstance(node, list):
         return [strict(each) for each in node]
     if not isinstance(node, dict):
