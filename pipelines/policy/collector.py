@@ -34,8 +34,8 @@ class Rewards(Protocol):
         """Number of scoring calls that were repeated."""
         ...
 
-    async def score(self, images: ray.ObjectRef[np.ndarray], texts: tuple[str, ...]) -> Scores:
-        """Scores uint8 [B, H, W, 3] images, given as a reference, against one text each."""
+    async def score(self, images: ray.ObjectRef[np.ndarray], prompts: tuple[str, ...]) -> Scores:
+        """Scores images, a reference to uint8 [B, H, W, 3], against one prompt each."""
         ...
 
     async def replicas(self) -> Sequence[Replicas]:

@@ -1,4 +1,4 @@
-"""A run's numbers as gauges that Prometheus can scrape."""
+"""The numbers of a run as gauges that Prometheus can scrape."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from pathlib import Path
 
 from ray.util.metrics import Gauge
 
-REPEAT_AFTER = 5.0
-"""Seconds after which gauges are set again: Ray exports every 10, forgets what it exported, and drops it 20 later."""
+REPEAT_PERIOD_S = 5.0
+"""Gauges are set again at this period: Ray exports every 10 s and drops a gauge that was not set for 20 s."""
 
 
 class RunGauges:
-    """Numbers that Ray exports to Prometheus as ray_spatialt2i_<name>, labelled with the run's folder.
+    """Gauges that Ray exports to Prometheus as ray_spatialt2i_<name>, with the run directory as their label.
 
-    They last until `close`, however long an iteration takes: an alert must see them stand still.
+    They keep their values until `close`, however long an iteration takes, so that alerts can see a run without
+    progress.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -27,27 +28,27 @@ class RunGauges:
         threading.Thread(target=self._repeat, name="gauges", daemon=True).start()
 
     def set(self, name: str, value: float, description: str) -> None:
-        """Sets a gauge. One without a finite value ceases: Ray's exporter takes no NaN."""
+        """Sets a gauge. A value that is not finite removes it, because Ray's exporter refuses NaN."""
         with self._lock:
             if name not in self._gauges:
                 self._gauges[name] = Gauge(f"spatialt2i_{name}", description=description, tag_keys=("run",))
             self._values[name] = value
-            self._tell(name)
+            self._export(name)
 
     def progress(self) -> None:
-        """Says that the run got further just now."""
-        self.set("run_progress_time_seconds", time.time(), "when the newest version came, or the driver started")
+        """Records that the run made progress now."""
+        self.set("run_progress_time_seconds", time.time(), "when the newest version was published")
 
     def close(self) -> None:
-        """Lets all of them cease, as nothing more is awaited of the run, though the process may live on."""
+        """Ends all gauges. The process may continue, but no alert must fire for this run any more."""
         self._closed.set()
 
-    def _tell(self, name: str) -> None:
+    def _export(self, name: str) -> None:
         if math.isfinite(self._values[name]):
             self._gauges[name].set(self._values[name], {"run": self._run})
 
     def _repeat(self) -> None:
-        while not self._closed.wait(REPEAT_AFTER):
+        while not self._closed.wait(REPEAT_PERIOD_S):
             with self._lock:
                 for name in self._values:
-                    self._tell(name)
+                    self._export(name)

@@ -1,4 +1,4 @@
-"""Evaluation during training: held-out prompts, drawn by the rollout actors, judged where the pictures are."""
+"""Evaluation during training: the rollout actors generate images of held-out prompts, and the rewards score them."""
 
 from __future__ import annotations
 
@@ -17,28 +17,32 @@ from actors.types import Prompt
 from actors.workers.rollout import WeightsHandle
 from pipelines.common.prompts import HeldOut
 from pipelines.common.seeds import sample_seed
-from pipelines.policy.checker_metrics import CheckerCounts, count_remotely
+from pipelines.policy.checker_metrics import CheckerCounts, count_outcomes_remotely
 from pipelines.policy.collector import Rewards
 from pipelines.policy.image_grid import image_grid
 from pipelines.policy.metrics import EvaluationRow, mean_of_numbers
 from pipelines.policy.rollout_pool import RolloutPool
 
 BATCH = 24
-"""Images of one call, as in a training group."""
+"""Images of one call, as many as in a training group."""
 SHOWN = 6
-"""Pictures of short prompts, and as many of long ones, that are looked at by people."""
-NO_PICTURES = np.zeros((0, 0, 0, 3), np.uint8)
+"""Images of short prompts, and as many of long ones, in the grid that people look at."""
+NO_IMAGES = np.zeros((0, 0, 0, 3), np.uint8)
 
 
 @dataclass(frozen=True)
-class _Judged:
+class _Scored:
+    """Images of prompts of one kind, after scoring and checking."""
+
     counts: CheckerCounts
-    scores: np.ndarray  # [B]
-    pictures: np.ndarray  # uint8 [SHOWN, H, W, 3], the first ones
+    scores: np.ndarray
+    """[B]"""
+    images: np.ndarray
+    """The first ones, uint8 [SHOWN, H, W, 3]."""
 
 
 class HeldOutEvaluation:
-    """The same prompts and seeds at every call, so that curves compare like with like."""
+    """Evaluates policy versions on the same prompts and seeds each time, so that the results are comparable."""
 
     def __init__(
         self,
@@ -49,15 +53,15 @@ class HeldOutEvaluation:
         seed: int,
         exact: bool,
     ) -> None:
-        """`exact` has the scenes' checker judge the pictures too; no other world has one."""
+        """`exact`: also use the exact checker, which only the scenes world has."""
         self.rollouts, self.rewards, self.prompts = rollouts, rewards, prompts
         self.plan, self.seed, self.exact = plan, seed, exact
 
     async def run(self, weights: WeightsHandle, training_seconds: float) -> tuple[EvaluationRow, Image.Image]:
-        """Draws and judges all held-out prompts. Returns what was measured, and a sheet with some of the pictures."""
+        """Generates and scores one image for each held-out prompt. Returns the metrics and a grid of some images."""
         started = time.perf_counter()
         short, long = await asyncio.gather(
-            self._judge(self.prompts.short, weights, 0), self._judge(self.prompts.long, weights, 1)
+            self._evaluate(self.prompts.short, weights, 0), self._evaluate(self.prompts.long, weights, 1)
         )
         scores = np.concatenate((short.scores, long.scores))
         row = EvaluationRow(
@@ -65,58 +69,61 @@ class HeldOutEvaluation:
             training_seconds=training_seconds,
             evaluation_seconds=time.perf_counter() - started,
             images=len(scores),
-            relation_accuracy_short=_share(short.counts.right, short.counts.relations),
-            relation_accuracy_long=_share(long.counts.right, long.counts.relations),
-            object_accuracy_short=_share(short.counts.present, short.counts.objects),
-            object_accuracy_long=_share(long.counts.present, long.counts.objects),
-            relation_reversed_short=_share(short.counts.reversed, short.counts.relations),
-            relation_reversed_long=_share(long.counts.reversed, long.counts.relations),
+            relation_accuracy_short=_fraction(short.counts.right, short.counts.relations),
+            relation_accuracy_long=_fraction(long.counts.right, long.counts.relations),
+            object_accuracy_short=_fraction(short.counts.present, short.counts.objects),
+            object_accuracy_long=_fraction(long.counts.present, long.counts.objects),
+            relation_reversed_short=_fraction(short.counts.reversed, short.counts.relations),
+            relation_reversed_long=_fraction(long.counts.reversed, long.counts.relations),
             reward_mean=mean_of_numbers(scores),
             reward_mean_short=mean_of_numbers(short.scores),
             reward_mean_long=mean_of_numbers(long.scores),
         )
-        return row, self._sheet(short, long)
+        return row, self._grid(short, long)
 
-    def _sheet(self, short: _Judged, long: _Judged) -> Image.Image:
-        named = [("short", short, self.prompts.short), ("long", long, self.prompts.long)]
-        drawn = [(name, judged, prompts) for name, judged, prompts in named if len(judged.pictures)]
+    def _grid(self, short: _Scored, long: _Scored) -> Image.Image:
+        kinds = [("short", short, self.prompts.short), ("long", long, self.prompts.long)]
+        shown = [(name, scored, prompts) for name, scored, prompts in kinds if len(scored.images)]
         return image_grid(
-            [judged.pictures for _, judged, _ in drawn],
+            [scored.images for _, scored, _ in shown],
             [
-                [f"{mu:+.2f}  {prompt.text}" for mu, prompt in zip(judged.scores[:SHOWN], prompts, strict=False)]
-                for _, judged, prompts in drawn
+                [f"{mu:+.2f}  {prompt.text}" for mu, prompt in zip(scored.scores[:SHOWN], prompts, strict=False)]
+                for _, scored, prompts in shown
             ],
-            [name for name, _, _ in drawn],
+            [name for name, _, _ in shown],
         )
 
-    async def _judge(self, prompts: Sequence[Prompt], weights: WeightsHandle, kind: int) -> _Judged:
+    async def _evaluate(self, prompts: Sequence[Prompt], weights: WeightsHandle, kind: int) -> _Scored:
         batches = [prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH)]
-        judged = await asyncio.gather(
-            *(self._judge_batch(batch, weights, kind, i * BATCH) for i, batch in enumerate(batches))
+        parts = await asyncio.gather(
+            *(self._evaluate_batch(batch, weights, kind, i * BATCH) for i, batch in enumerate(batches))
         )
-        counts = sum((part.counts for part in judged), CheckerCounts())
-        pictures = judged[0].pictures if judged else NO_PICTURES
-        return _Judged(counts, np.concatenate([np.zeros(0), *(part.scores for part in judged)]), pictures)
+        counts = sum((part.counts for part in parts), CheckerCounts())
+        images = parts[0].images if parts else NO_IMAGES
+        return _Scored(counts, np.concatenate([np.zeros(0), *(part.scores for part in parts)]), images)
 
-    async def _judge_batch(self, prompts: Sequence[Prompt], weights: WeightsHandle, kind: int, first: int) -> _Judged:
+    async def _evaluate_batch(
+        self, prompts: Sequence[Prompt], weights: WeightsHandle, kind: int, first: int
+    ) -> _Scored:
+        """Evaluates prompts `first`, `first + 1`, … of one kind (0: short, 1: long), again if their images are lost."""
         texts = tuple(prompt.text for prompt in prompts)
         seeds = [sample_seed(self.seed, kind, first + i, 0) for i in range(len(prompts))]
         while True:
             images = await self.rollouts.generate_images(texts, seeds, weights, self.plan)
-            counting = count_remotely.remote(images, tuple(prompts)) if self.exact else None
+            counting = count_outcomes_remotely.remote(images, tuple(prompts)) if self.exact else None
             try:
                 scores = await self.rewards.score(images, texts)
-                shown = await first_of.remote(images, SHOWN) if first == 0 else NO_PICTURES
-                return _Judged(await counting if counting else CheckerCounts(), scores.mu, shown)
-            except ObjectLostError:  # their node took the images with it: the same ones are drawn again
+                shown = await first_images.remote(images, SHOWN) if first == 0 else NO_IMAGES
+                return _Scored(await counting if counting else CheckerCounts(), scores.mu, shown)
+            except ObjectLostError:  # the node with the images died
                 continue
 
 
 @ray.remote(num_cpus=0)
-def first_of(images: np.ndarray, count: int) -> np.ndarray:
-    """The first images: a task, so that only they travel to the driver."""
+def first_images(images: np.ndarray, count: int) -> np.ndarray:
+    """Returns the first images. A Ray task, so that the driver receives only those."""
     return images[:count]
 
 
-def _share(part: int, whole: int) -> float:
+def _fraction(part: int, whole: int) -> float:
     return part / whole if whole else float("nan")

@@ -1,4 +1,4 @@
-"""The model card of an exported policy: how to load it, how it was trained, what it achieved."""
+"""The model card of an exported policy: how to load it, how it was trained, and its results."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 
 from actors.policy.registry import family_of
 from conf.settings import Settings
-from pipelines.policy.checkpoint import training_settings
+from pipelines.common.paths import run_paths
 from pipelines.policy.metrics import EvaluationRow, read_evaluations
+from pipelines.policy.resume import training_settings
 
 CARD = """---
 base_model: {base}
@@ -49,7 +50,7 @@ image.save("image.png")
 
 ## Settings
 
-What decided the training's arithmetic; all else is in `settings.yaml` of the run.
+The settings that decide what is learned. `settings.yaml` of the run has all settings.
 
 ```yaml
 {settings}```
@@ -59,44 +60,58 @@ LOAD = """pipeline = {pipeline}.from_pretrained("{base}", torch_dtype=torch.{dty
 pipeline.load_lora_weights("{directory}")"""
 LOAD_MERGED = """pipeline = {pipeline}.from_pretrained("{directory}", torch_dtype=torch.{dtype})"""
 
-MEASURES = {
-    "relations right, short prompts": "relation_accuracy_short",
-    "relations right, long prompts": "relation_accuracy_long",
+METRICS = {
+    "correct relations, short prompts": "relation_accuracy_short",
+    "correct relations, long prompts": "relation_accuracy_long",
     "objects present, short prompts": "object_accuracy_short",
     "objects present, long prompts": "object_accuracy_long",
     "reward, all prompts": "reward_mean",
     "reward, short prompts": "reward_mean_short",
     "reward, long prompts": "reward_mean_long",
 }
+"""Row of the table of results -> field of EvaluationRow."""
 
 
 def model_card(settings: Settings, base: str, version: int, directory: Path, merged: bool) -> str:
-    """The card of version `version`, trained on the model at `base` and exported to `directory`.
+    """Returns the card of policy version `version`, trained on the model at `base` and exported to `directory`.
 
-    Its results are the run's held-out evaluations so far, up to that version. `merged`: the directory is a whole model.
+    Its results are the held-out evaluations of the run up to that version. `merged`: the directory has a whole model.
     """
-    flux, policy, mix = settings.flux, settings.policy, settings.rewards
+    flux, policy, use_ema = settings.flux, settings.policy, settings.evaluation.use_ema
+    top_k = policy.algorithm.top_k
     family = family_of(base)
     pipeline = family.pipeline_class.__name__
-    place = {"pipeline": pipeline, "base": base, "dtype": flux.dtype, "directory": directory.absolute()}
-    rows = [row for row in read_evaluations(Path(settings.run_dir, "policy")) if row.iteration <= version]
+    load = (LOAD_MERGED if merged else LOAD).format(
+        pipeline=pipeline, base=base, dtype=flux.dtype, directory=directory.absolute()
+    )
+    rows = [row for row in read_evaluations(run_paths(settings).evaluations) if row.iteration <= version]
+    tags = ["lora", "text-to-image", "grpo", *(["spatialscore"] if settings.rewards.spatialscore else [])]
     return CARD.format(
-        base=base, pipeline=pipeline, version=version, rank=flux.lora_rank, rewards=rewards_of(settings),
-        tags=", ".join(("lora", "text-to-image", "grpo", *(["spatialscore"] if mix.spatialscore else []))),
-        method="top-k GRPO" if policy.algorithm.top_k else "GRPO",
-        average=" (moving average)" if settings.evaluation.use_ema else "", iterations=policy.iterations,
-        prompts=policy.prompts_per_iteration, group=policy.group_size,
-        kept=f"the best and worst {policy.algorithm.top_k} of a group trained on" if policy.algorithm.top_k else "all of them trained on",
-        load=(LOAD_MERGED if merged else LOAD).format(**place),
-        height=flux.height, width=flux.width, steps=settings.evaluation.denoise_steps,
+        base=base,
+        pipeline=pipeline,
+        version=version,
+        rank=flux.lora_rank,
+        rewards=describe_rewards(settings),
+        tags=", ".join(tags),
+        method="top-k GRPO" if top_k else "GRPO",
+        average=" (moving average)" if use_ema else "",
+        iterations=policy.iterations,
+        prompts=policy.prompts_per_iteration,
+        group=policy.group_size,
+        kept=f"the best and worst {top_k} of a group trained on" if top_k else "all of them trained on",
+        load=load,
+        height=flux.height,
+        width=flux.width,
+        steps=settings.evaluation.denoise_steps,
         arguments=", ".join(f"{name}={value}" for name, value in family.pipeline_kwargs(flux).items()),
-        length=flux.max_sequence_length, results=results_table(rows, settings.evaluation.use_ema),
+        length=flux.max_sequence_length,
+        results=results_table(rows, use_ema),
         settings=OmegaConf.to_yaml(OmegaConf.create(training_settings(settings))),
-    )  # fmt: skip
+    )
 
 
-def rewards_of(settings: Settings) -> str:
-    """The rewards that have a weight, as the sum that a policy is trained on."""
+def describe_rewards(settings: Settings) -> str:
+    """Describes the rewards that have a weight, as a sum."""
     names = {
         "spatialscore": "SpatialScore",
         "rules": "the exact checker of scenes",
@@ -107,24 +122,23 @@ def rewards_of(settings: Settings) -> str:
     return " + ".join(name if weight == 1 else f"{weight:g} × {name}" for name, weight in weights.items())
 
 
-def results_table(rows: Sequence[EvaluationRow], average_exported: bool) -> str:
-    """The first (the base) and the last of some held-out evaluations as Markdown, measures without numbers left out.
+def results_table(rows: Sequence[EvaluationRow], exports_average: bool) -> str:
+    """Returns the first (the base) and the last held-out evaluation as a Markdown table, without metrics that are NaN.
 
-    A run always measures its moving average; unless `average_exported`, the text says that the export is another one.
+    A run always evaluates its averaged weights. If the export is not the average, the text says so.
     """
     if not rows:
         return "No held-out evaluation was made during training."
-    first, last = rows[0], rows[-1]
-    note = "" if average_exported else "; measured on the moving average, while the export is the last version itself"
+    first, last = asdict(rows[0]), asdict(rows[-1])
+    note = "" if exports_average else "; measured on the moving average, while the export is the last version itself"
     lines = [
-        f"{last.images} held-out prompts, one picture each, the same noise for both{note}.",
+        f"{last['images']} held-out prompts, one image each, the same noise for both{note}.",
         "",
-        f"| | version {first.iteration} | version {last.iteration} |",
+        f"| | version {first['iteration']} | version {last['iteration']} |",
         "|---|---|---|",
     ]
-    for name, measure in MEASURES.items():
-        before, after = getattr(first, measure), getattr(last, measure)
-        if not math.isnan(after):
-            shown = "{:+.2f}" if measure.startswith("score") else "{:.1%}"
-            lines.append(f"| {name} | {shown.format(before)} | {shown.format(after)} |")
+    for name, metric in METRICS.items():
+        if not math.isnan(last[metric]):
+            number = "{:+.2f}" if metric.startswith("reward") else "{:.1%}"
+            lines.append(f"| {name} | {number.format(first[metric])} | {number.format(last[metric])} |")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""One iteration's groups and updates -> its row and its line in the terminal."""
+"""Turns the groups and optimizer steps of one iteration into its row of metrics.jsonl and its line in the terminal."""
 
 from __future__ import annotations
 
@@ -18,63 +18,68 @@ from pipelines.policy.utilization import Utilization
 
 @dataclass(frozen=True)
 class Counters:
-    """What went wrong and was mended, since the driver started."""
+    """Failures that the run recovered from, since the driver started."""
 
     groups_reissued: int
     actors_replaced: int
     learner_restarts: int
     score_retries: int
-    groups_resampled: int  # for want of spread
+    groups_resampled: int
+    """Groups that were replaced because all scores were equal."""
 
     @classmethod
-    def of(cls, groups: GroupCollector, learner_restarts: int) -> Counters:
-        """Reads what the pools counted."""
-        rollouts = groups.rollouts
+    def of(cls, collector: GroupCollector, learner_restarts: int) -> Counters:
+        """Reads the counters of the pools."""
+        rollouts = collector.rollouts
         return cls(
-            rollouts.reissued + groups.lost,
-            rollouts.replaced,
-            learner_restarts,
-            groups.rewards.retries,
-            groups.replaced,
+            groups_reissued=rollouts.reissued + collector.lost,
+            actors_replaced=rollouts.replaced,
+            learner_restarts=learner_restarts,
+            score_retries=collector.rewards.retries,
+            groups_resampled=collector.replaced,
         )
 
 
 def iteration_row(
-    version: int, clock: IterationTimer, groups: Sequence[ScoredGroup], updates: Sequence[OptimizerStepMetrics], loads: Utilization,
+    version: int,
+    timer: IterationTimer,
+    groups: Sequence[ScoredGroup],
+    steps: Sequence[OptimizerStepMetrics],
+    utilization: Utilization,
     counters: Counters,
-) -> IterationRow:  # fmt: skip
-    """Measures the iteration that published `version`."""
+) -> IterationRow:
+    """Returns the metrics of the iteration that published `version`."""
     advantages = [group.advantages for group in groups]
     scores = np.concatenate([group.scores for group in groups])
     images = sum(group.report.images for group in groups)
-    rows = max(sum(update.rows for update in updates), 1)
+    rows = max(sum(step.rows for step in steps), 1)
     ages = [version - 1 - group.report.policy_version for group in groups]
-    rate = images / clock.iteration_seconds
+    rate = images / timer.iteration_seconds
 
     def per_row(values: Sequence[float]) -> float:
-        return sum(value * update.rows for value, update in zip(values, updates, strict=True)) / rows
+        return sum(value * step.rows for value, step in zip(values, steps, strict=True)) / rows
 
     return IterationRow(
         iteration=version,
-        training_seconds=clock.training_seconds,
-        iteration_seconds=clock.iteration_seconds,
-        between_iterations_seconds=clock.between_iterations_seconds,
-        learn_seconds=clock.learn_seconds,
-        learner_idle_seconds=max(clock.iteration_seconds - clock.learn_seconds - clock.publish_seconds, 0.0),
-        wait_for_images_seconds=clock.wait_for_images_seconds,
-        wait_for_scores_seconds=clock.wait_for_scores_seconds,
-        wait_for_ranks_seconds=clock.wait_for_ranks_seconds,
-        publish_seconds=clock.publish_seconds,
-        rollout_actors=loads.rollout_actors,
+        training_seconds=timer.training_seconds,
+        iteration_seconds=timer.iteration_seconds,
+        between_iterations_seconds=timer.between_iterations_seconds,
+        learn_seconds=timer.learn_seconds,
+        learner_idle_seconds=max(timer.iteration_seconds - timer.learn_seconds - timer.publish_seconds, 0.0),
+        wait_for_images_seconds=timer.wait_for_images_seconds,
+        wait_for_scores_seconds=timer.wait_for_scores_seconds,
+        wait_for_ranks_seconds=timer.wait_for_ranks_seconds,
+        publish_seconds=timer.publish_seconds,
+        rollout_actors=utilization.rollout_actors,
         sampling_seconds=sum(group.report.seconds for group in groups),
-        rollout_idle_seconds=loads.rollout_idle_seconds,
-        reward_replicas=loads.reward_replicas,
-        reward_queue=loads.reward_queue,
-        reward_idle_seconds=loads.reward_idle_seconds,
+        rollout_idle_seconds=utilization.rollout_idle_seconds,
+        reward_replicas=utilization.reward_replicas,
+        reward_queue=utilization.reward_queue,
+        reward_idle_seconds=utilization.reward_idle_seconds,
         score_latency_seconds=float(np.mean([group.score_seconds for group in groups])),
         images=images,
         images_per_second=rate,
-        images_per_second_per_gpu=rate / loads.gpus if loads.gpus else math.nan,
+        images_per_second_per_gpu=rate / utilization.gpus if utilization.gpus else math.nan,
         reward_mean=mean_of_numbers([advantage.mean for advantage in advantages]),
         reward_std=mean_of_numbers([advantage.std for advantage in advantages]),
         reward_p10=_quantile(scores, 0.1),
@@ -83,17 +88,17 @@ def iteration_row(
         groups_skipped=sum(bool(advantage.skipped) for advantage in advantages),
         scores_failed=sum(advantage.failed for advantage in advantages),
         scores_tied=sum(advantage.tied for advantage in advantages),
-        samples_trained=sum(update.samples for update in updates),
-        loss=per_row([update.loss for update in updates]),
-        kl=per_row([update.kl for update in updates]),
-        base_distance=per_row([update.base_distance for update in updates]),
-        ratio_mean=per_row([update.ratio_mean for update in updates]),
-        ratio_drift=updates[0].ratio_drift,
-        clip_fraction=per_row([update.clip_fraction for update in updates]),
-        grad_norm=updates[-1].grad_norm,
-        lr=updates[-1].lr,
-        optimizer_steps_applied=sum(update.applied for update in updates),
-        optimizer_steps_skipped=sum(not update.applied for update in updates),
+        samples_trained=sum(step.samples for step in steps),
+        loss=per_row([step.loss for step in steps]),
+        kl=per_row([step.kl for step in steps]),
+        base_distance=per_row([step.base_distance for step in steps]),
+        ratio_mean=per_row([step.ratio_mean for step in steps]),
+        ratio_drift=steps[0].ratio_drift,
+        clip_fraction=per_row([step.clip_fraction for step in steps]),
+        grad_norm=steps[-1].grad_norm,
+        lr=steps[-1].lr,
+        optimizer_steps_applied=sum(step.applied for step in steps),
+        optimizer_steps_skipped=sum(not step.applied for step in steps),
         staleness_max=max(ages),
         staleness_mean=float(np.mean(ages)),
         groups_reissued=counters.groups_reissued,
@@ -104,9 +109,9 @@ def iteration_row(
     )
 
 
-def _quantile(scores: np.ndarray, share: float) -> float:
+def _quantile(scores: np.ndarray, q: float) -> float:
     finite = scores[np.isfinite(scores)]
-    return float(np.quantile(finite, share)) if len(finite) else math.nan
+    return float(np.quantile(finite, q)) if len(finite) else math.nan
 
 
 def _kept_std(group: ScoredGroup) -> float:
@@ -115,57 +120,60 @@ def _kept_std(group: ScoredGroup) -> float:
 
 
 class ProgressPrinter:
-    """One tidy line an iteration: what, how many, rate, time left."""
+    """Logs one line for each iteration and each evaluation. docs/policy.md explains them."""
 
     def __init__(self, settings: Settings, log: Callable[[str], None]) -> None:
         self.policy, self.log = settings.policy, log
-        mix = settings.rewards
-        alone = mix.spatialscore == 1 and not (mix.rules or mix.judge or mix.detector)
-        self._score = "SpatialScore" if alone else "reward"  # what an evaluation's score is
-        self._pace = math.nan  # seconds an iteration, smoothed
+        weights = settings.rewards
+        only_spatialscore = weights.spatialscore == 1 and not (weights.rules or weights.judge or weights.detector)
+        self._reward_name = "SpatialScore" if only_spatialscore else "reward"
+        self._pace = math.nan
+        """Seconds of an iteration, smoothed."""
 
     def iteration(self, row: IterationRow) -> None:
-        """Says one iteration."""
-        smooth = 0.0 if math.isnan(self._pace) else 0.8
-        self._pace = row.iteration_seconds if not smooth else smooth * self._pace + 0.2 * row.iteration_seconds
+        """Logs one iteration."""
+        smoothing = 0.0 if math.isnan(self._pace) else 0.8
+        self._pace = row.iteration_seconds if not smoothing else smoothing * self._pace + 0.2 * row.iteration_seconds
         left = (self.policy.iterations - row.iteration) * self._pace
         if self.policy.minutes:
             left = max(min(left, self.policy.minutes * 60 - row.training_seconds), 0.0)
         self.log(
-            f"policy {row.iteration:>4}/{self.policy.iterations}"
+            f"iteration {row.iteration:>4}/{self.policy.iterations}"
             f"  reward {row.reward_mean:+.3f} ± {row.reward_std:.3f}"
-            f"  {row.images_per_second:.0f} img/s  clip {row.clip_fraction:.0%}  drift {row.ratio_drift:.0e}"
-            f"  {minutes(left)} left | {row.iteration_seconds:.1f} s: {wait_breakdown(row)}"
+            f"  {row.images_per_second:.0f} images/s  clipped {row.clip_fraction:.0%}"
+            f"  max |ratio-1| {row.ratio_drift:.0e}  {minutes(left)} left"
+            f" | {row.iteration_seconds:.1f} s: {wait_breakdown(row)}"
         )
 
     def evaluation(self, row: EvaluationRow) -> None:
-        """Says one held-out evaluation."""
+        """Logs one held-out evaluation."""
         checked = (
             f"relations {row.relation_accuracy_short:.1%} short, {row.relation_accuracy_long:.1%} long; "
-            f"objects {row.object_accuracy_short:.1%}, {row.object_accuracy_long:.1%}; "
+            f"objects {row.object_accuracy_short:.1%} short, {row.object_accuracy_long:.1%} long; "
         )
-        exact = not math.isnan(row.relation_accuracy_short)
+        has_checker = not math.isnan(row.relation_accuracy_short)
         self.log(
-            f"held out at {row.iteration}: {checked if exact else ''}{self._score} {row.reward_mean:+.3f}  ("
-            f"{row.images} images in {row.evaluation_seconds:.1f} s, after {minutes(row.training_seconds)} min of "
+            f"evaluation @{row.iteration}: {checked if has_checker else ''}{self._reward_name} {row.reward_mean:+.3f}"
+            f"  ({row.images} images in {row.evaluation_seconds:.1f} s, after {minutes(row.training_seconds)} of "
             "training)"
         )
 
 
 def wait_breakdown(row: IterationRow) -> str:
-    """Who waited for what, in a few words: the learner's seconds, and the others' idle share of the iteration."""
-    sampled = row.rollout_actors * row.iteration_seconds
-    idle = row.rollout_idle_seconds / sampled if sampled else 0.0
-    scored = row.reward_replicas * row.iteration_seconds
-    unscored = row.reward_idle_seconds / scored if scored else 0.0
-    others = f", other ranks {row.wait_for_ranks_seconds:.1f}" if row.wait_for_ranks_seconds >= 0.05 else ""
+    """Says where the iteration's time went: seconds of the learner, and the idle fraction of the other roles."""
+    rollout_seconds = row.rollout_actors * row.iteration_seconds
+    rollouts_idle = row.rollout_idle_seconds / rollout_seconds if rollout_seconds else 0.0
+    reward_seconds = row.reward_replicas * row.iteration_seconds
+    rewards_idle = row.reward_idle_seconds / reward_seconds if reward_seconds else 0.0
+    ranks = f", for other ranks {row.wait_for_ranks_seconds:.1f}" if row.wait_for_ranks_seconds >= 0.05 else ""
     return (
-        f"learn {row.learn_seconds:.1f}, wait for images {row.wait_for_images_seconds:.1f}, scores "
-        f"{row.wait_for_scores_seconds:.1f}{others}, publish {row.publish_seconds:.1f}; idle: {row.rollout_actors:.0f} "
-        f"rollouts {idle:.0%}, {row.reward_replicas:.0f} rewards {unscored:.0%}"
+        f"learn {row.learn_seconds:.1f}, wait for images {row.wait_for_images_seconds:.1f}, for scores "
+        f"{row.wait_for_scores_seconds:.1f}{ranks}, publish {row.publish_seconds:.1f}; idle: rollout actors "
+        f"{rollouts_idle:.0%} of {row.rollout_actors:.0f}, reward replicas {rewards_idle:.0%} of "
+        f"{row.reward_replicas:.0f}"
     )
 
 
 def minutes(seconds: float) -> str:
-    """m:ss."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+    """Formats a time as m:ss."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d} min"

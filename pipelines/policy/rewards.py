@@ -1,4 +1,4 @@
-"""What a policy is rewarded for: one reward, or a weighted sum of several, each in a Serve application of its own."""
+"""The rewards of stage 3: one reward or a weighted sum of several, each a Serve application."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from actors.services.endpoint import key_of
 from actors.types import Prompt, Relation, Scores
 from actors.worker_setup import actor_options
 from actors.workers.reward import RewardPool, application_name, autoscaling_config, serve_replicas, start_pool
+from conf import SettingsError, UserError
 from conf.flux import EMBEDDED
-from conf.rewards import JudgeSettings
-from conf.serving import ServingSettings
 from conf.settings import Settings
 from pipelines.common.prompts import draw_held_out_prompts, draw_training_prompts
 from pipelines.common.relations import canonical
@@ -30,42 +29,44 @@ from pipelines.policy.resources import (
     rules_request,
     spatialscore_request,
 )
-from pipelines.policy.rule_reward import RulesReplica
+from pipelines.policy.rule_reward import RulesReward
 from pipelines.reward.served_model import served_model
 
-_DIRECTION_OF = {"left": "left of", "above": "above"}  # a sense of the algebra of relations -> one of DIRECTIONS
+_DIRECTION_OF = {"left": "left of", "above": "above"}
+"""A canonical relation of pipelines.common.relations -> one of DIRECTIONS."""
 
 
 @dataclass(frozen=True)
 class WeightedReward:
-    """One reward of the sum."""
+    """One term of the weighted sum."""
 
     weight: float
     pool: RewardPool
-    request: ResourceRequest  # its replicas'
+    request: ResourceRequest
+    """The request of its replicas."""
 
 
 class RewardMix:
-    """Scores through several pools at once. An image that one of them cannot score is not a number for all."""
+    """The weighted sum of several rewards. If one of them gives NaN for an image, so does the sum."""
 
     def __init__(self, terms: Sequence[WeightedReward]) -> None:
         self._terms = tuple(terms)
 
     @property
     def retries(self) -> int:
-        """Calls that had to be made again, over all pools."""
+        """Scoring calls that were repeated, over all pools."""
         return sum(term.pool.retries for term in self._terms)
 
-    async def score(self, images: ray.ObjectRef, texts: Sequence[str]) -> Scores:
-        """sum_i w_i mu_i, and the sigma of that sum of independent Gaussians. See RewardPool.score."""
-        parts = await asyncio.gather(*(term.pool.score(images, texts) for term in self._terms))
+    async def score(self, images: ray.ObjectRef[np.ndarray], prompts: Sequence[str]) -> Scores:
+        """Returns sum_i w_i mu_i, and the sigma of this sum of independent Gaussians. See RewardPool.score."""
+        parts = await asyncio.gather(*(term.pool.score(images, prompts) for term in self._terms))
         weights = [term.weight for term in self._terms]
         mu = sum(weight * part.mu for weight, part in zip(weights, parts, strict=True))
         variance = sum((weight * part.sigma) ** 2 for weight, part in zip(weights, parts, strict=True))
         return Scores(np.asarray(mu, np.float32), np.sqrt(np.asarray(variance, np.float32)))
 
     async def replicas(self) -> list[Replicas]:
-        """Every reward's replicas that are running now."""
+        """The running replicas of each reward."""
         running = await asyncio.gather(*(asyncio.to_thread(term.pool.replicas) for term in self._terms))
         return [Replicas(term.request, count) for term, count in zip(self._terms, running, strict=True)]
 
@@ -76,89 +77,90 @@ class RewardMix:
 
 
 def start_rewards(settings: Settings) -> RewardMix:
-    """Starts a pool for every reward that has a weight in `settings.mix`, and waits until they answer.
+    """Starts a pool for each reward that has a weight, and waits until all of them answer.
 
-    The judge's key is read from this process's environment and given to its replicas alone.
-    Raises FileNotFoundError where SpatialScore has a weight but stage 2 has left no model, ValueError where the rules
-    are asked to read other pictures than those of the scenes world, where the judge's key is not set, or the detector
-    is asked for a prompt whose relations are not given or cannot be read from boxes.
+    The judge's key is read from the environment of this process and given to the judge's replica only. Raises
+    UserError if there is no SpatialScore or no key, and what `readable_relations` raises.
     """
-    mix, pool = settings.rewards, settings.serving
-    if mix.rules and settings.flux.model != EMBEDDED:
-        raise ValueError(
-            f"rewards.rules reads pictures of the scenes world only, not of flux.model={settings.flux.model}"
+    weights = settings.rewards
+    if weights.rules and settings.flux.model != EMBEDDED:
+        raise SettingsError(
+            "rewards.rules can check images of the scenes world only, i.e. flux.model=embedded, got "
+            f"{settings.flux.model}: set rewards.rules=0"
         )
-    # what can be refused comes first, so that nothing is left running
-    judge = _judge(settings.judge, pool) if mix.judge else None
-    detector = _detector(settings) if mix.detector else None
+    # Everything that may be refused comes before the first pool, so that no pool is left running.
+    model = served_model(settings) if weights.spatialscore else ""
+    judge = _judge_application(settings) if weights.judge else None
+    detector = _detector_application(settings) if weights.detector else None
     terms: list[WeightedReward] = []
-    if mix.spatialscore:
-        scorers = start_pool(pool, served_model(settings), settings.run_dir)
-        terms.append(WeightedReward(mix.spatialscore, scorers, spatialscore_request(pool)))
-    if mix.rules:
-        terms.append(rules_term(settings, mix.rules))
+    if model:
+        scorers = start_pool(settings.serving, model, settings.run_dir)
+        terms.append(WeightedReward(weights.spatialscore, scorers, spatialscore_request(settings.serving)))
+    if weights.rules:
+        terms.append(start_rules(settings, weights.rules))
     if judge:
-        replicas = _serve(judge, "judge", JudgeReward.__name__, settings)
-        terms.append(WeightedReward(mix.judge, replicas, judge_request(pool)))
+        pool = _start_pool(judge, "judge", JudgeReward.__name__, settings)
+        terms.append(WeightedReward(weights.judge, pool, judge_request(settings.serving)))
     if detector:
-        replicas = _serve(detector, "detector", DetectorReward.__name__, settings)
-        terms.append(WeightedReward(mix.detector, replicas, detector_request(settings.detector)))
+        pool = _start_pool(detector, "detector", DetectorReward.__name__, settings)
+        terms.append(WeightedReward(weights.detector, pool, detector_request(settings.detector)))
     return RewardMix(terms)
 
 
-def rules_term(settings: Settings, weight: float, relations: bool = True) -> WeightedReward:
-    """Starts the exact checker as a reward and waits until it answers. Without `relations` it sees objects only."""
-    pool = settings.serving
-    rules = serve.deployment(RulesReplica, ray_actor_options=actor_options(1, pool.cpus, 0)).bind(relations)
-    return WeightedReward(weight, _serve(rules, "rules", RulesReplica.__name__, settings), rules_request(pool))
+def start_rules(settings: Settings, weight: float, relations: bool = True) -> WeightedReward:
+    """Starts the exact checker as a reward and waits until it answers. Without `relations` only objects count."""
+    options = actor_options(1, settings.serving.cpus, 0)
+    application = serve.deployment(ray_actor_options=options)(RulesReward).bind(relations)
+    pool = _start_pool(application, "rules", RulesReward.__name__, settings)
+    return WeightedReward(weight, pool, rules_request(settings.serving))
 
 
-def _serve(application: serve.Application, reward: str, deployment: str, settings: Settings) -> RewardPool:
+def _start_pool(application: serve.Application, reward: str, deployment: str, settings: Settings) -> RewardPool:
     return serve_replicas(application, application_name(reward, settings.run_dir), deployment, settings.serving.retries)
 
 
-def _judge(settings: JudgeSettings, pool: ServingSettings) -> serve.Application:
-    options = actor_options(1, pool.cpus, 0, runtime_env=settings.runtime_env)
-    return serve.deployment(JudgeReward, ray_actor_options=options, max_ongoing_requests=64).bind(
-        settings, key_of(settings)
-    )
+def _judge_application(settings: Settings) -> serve.Application:
+    judge = settings.judge
+    options = actor_options(1, settings.serving.cpus, 0, runtime_env=judge.runtime_env)
+    replica = serve.deployment(ray_actor_options=options, max_ongoing_requests=64)(JudgeReward)
+    return replica.bind(judge, key_of(judge))
 
 
-def _detector(settings: Settings) -> serve.Application:
-    own = settings.detector
+def _detector_application(settings: Settings) -> serve.Application:
+    cfg = settings.detector
     prompts = draw_training_prompts(settings.policy, settings.flux)
     held_out = draw_held_out_prompts(settings.policy, settings.flux, settings.evaluation.seed)
     relations = readable_relations([*prompts, *held_out.short, *held_out.long])
-    options = actor_options(own.threads, own.cpus, own.gpus, own.node_group, own.runtime_env)
-    replicas = autoscaling_config(own.min_replicas, own.max_replicas, settings.serving)
-    return serve.deployment(DetectorReward, autoscaling_config=replicas, ray_actor_options=options).bind(
-        own, relations
+    replica = serve.deployment(
+        autoscaling_config=autoscaling_config(cfg.min_replicas, cfg.max_replicas, settings.serving),
+        ray_actor_options=actor_options(cfg.threads, cfg.cpus, cfg.gpus, cfg.node_group, cfg.runtime_env),
     )
+    return replica(DetectorReward).bind(cfg, relations)
 
 
 def readable_relations(prompts: Iterable[Prompt]) -> dict[str, tuple[Relation, ...]]:
-    """A prompt's text -> its relations, in the words of the detector's DIRECTIONS.
+    """Returns the text of each prompt -> its relations, in the words of the detector's DIRECTIONS.
 
-    Raises ValueError, naming the prompt, where it has none, or one that boxes do not tell.
+    Raises UserError, with the prompt, if a prompt has no relations or one that boxes cannot show.
     """
     readable: dict[str, tuple[Relation, ...]] = {}
     for prompt in prompts:
         if not prompt.relations:
-            raise ValueError(
-                f"rewards.detector needs the relations of every prompt, and {prompt.text[:60]!r} has none: give its line "
-                '"relations": [[subject, relation, object], …]'
+            raise UserError(
+                f"rewards.detector needs the relations of every prompt, and {prompt.text[:60]!r} has none: add "
+                '"relations": [[subject, relation, object], …] to its line'
             )
         readable[prompt.text] = tuple(_readable(prompt, relation) for relation in prompt.relations)
     return readable
 
 
 def _readable(prompt: Prompt, relation: Relation) -> Relation:
-    """`relation` as one of DIRECTIONS: "B to the right of A" is "A left of B"."""
+    """Returns the relation as one of DIRECTIONS: "B to the right of A" becomes "A left of B"."""
     try:
-        sense, first, second = canonical(relation)
-        return Relation(first, _DIRECTION_OF[sense], second)
+        canonical_name, first, second = canonical(relation)
+        return Relation(first, _DIRECTION_OF[canonical_name], second)
     except KeyError:
-        raise ValueError(
+        raise UserError(
             f"rewards.detector reads {', '.join(DIRECTIONS)} from boxes, not {relation.relation!r} of "
-            f"{prompt.text[:60]!r}: leave such prompts out, or reward them by rewards.spatialscore"
+            f"{prompt.text[:60]!r}: remove such prompts, or use rewards.spatialscore instead"
         ) from None

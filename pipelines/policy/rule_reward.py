@@ -1,4 +1,4 @@
-"""The exact checker as a reward: what rule rewards of GenEval's kind are to photographs, it is to the scenes world."""
+"""The exact checker as a reward: what GenEval's detector rules are for photographs, it is for the scenes world."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from pipelines.scenes.checker import check
 from pipelines.scenes.grammar import parse
 
 
-class RulesReplica:
-    """Scores the share of a prompt's objects that are there and of its relations that hold, each counting one."""
+class RulesReward:
+    """Scores the fraction of a prompt's objects and relations that the image shows. Each counts as one."""
 
     def __init__(self, relations: bool = True) -> None:
-        """Without `relations` only the objects count."""
+        """Without `relations`, only the objects count."""
         self._relations = relations
 
-    def score(self, images: np.ndarray, texts: Sequence[str]) -> Scores:
-        """Scores image i against sentence i. `images`: uint8 [B, 64, 64, 3]. Raises ValueError for other sentences."""
-        shares = []
-        for image, text in zip(images, texts, strict=True):
-            verdict = check(image, parse(text).relations)
-            parts = list(verdict.present.values())
+    def score(self, images: np.ndarray, prompts: Sequence[str]) -> Scores:
+        """Scores image i against prompt i. `images`: uint8 [B, 64, 64, 3].
+
+        Raises ValueError for a prompt that is not of the scenes grammar.
+        """
+        fractions: list[float] = []
+        for image, prompt in zip(images, prompts, strict=True):
+            verdict = check(image, parse(prompt).relations)
+            satisfied = list(verdict.present.values())
             if self._relations:
-                parts += [outcome == "right" for outcome in verdict.outcomes]
-            shares.append(sum(parts) / len(parts))
-        return Scores.deterministic(shares)
+                satisfied += [outcome == "right" for outcome in verdict.outcomes]
+            fractions.append(sum(satisfied) / len(satisfied))
+        return Scores.deterministic(fractions)

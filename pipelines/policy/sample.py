@@ -1,4 +1,4 @@
-"""`spatialt2i policy sample "a red circle left of a blue square"`: base and tuned policy side by side."""
+"""`spatialt2i policy sample "a red circle left of a blue square"`: images by the base and by the trained policy."""
 
 from __future__ import annotations
 
@@ -14,44 +14,45 @@ from actors.policy.registry import load_policy
 from actors.policy.sampler import sample_before_and_after
 from actors.spatialscore.scorer import SpatialScorer
 from actors.worker_setup import init_worker
+from conf import SettingsError, UserError
 from conf.settings import Settings
-from pipelines.common.paths import score_folder
+from pipelines.common.paths import run_paths, spatialscore_folder
 from pipelines.common.seeds import group_seeds
 from pipelines.policy.fingerprint import flux_location
 from pipelines.policy.image_grid import image_grid
 
 
-def sample_sheet(settings: Settings) -> Path:
-    """Draws `sample.text` by the base (upper row) and the exported policy (lower row) from the same noise.
+def sample_images(settings: Settings) -> Path:
+    """Generates images of `sample.text` by the base (upper row) and the exported policy (lower row), from equal noise.
 
-    Under each picture stands its SpatialScore, where the run has a reward model. Writes a PNG sheet and returns its
-    path. Raises ValueError without a text, FileNotFoundError without an exported policy.
+    Writes them to a PNG file, with the SpatialScore of each if the run has a reward model, and returns its path.
+    Raises UserError if there is no text or no exported policy.
     """
-    own, run_dir = settings.sample, Path(settings.run_dir)
-    export = run_dir / "policy" / "export"
-    if not own.text.strip():
-        raise ValueError('sample.text is empty: spatialt2i policy sample "a red circle left of a blue square"')
-    if not export.is_dir():
-        raise FileNotFoundError(f"no exported policy at {export}: run `spatialt2i policy train` first")
-    rows = _draw(settings, export)
-    reward = score_folder(settings)
-    captions = [[""] * own.images] * 2
+    cfg, paths = settings.sample, run_paths(settings)
+    if not cfg.text.strip():
+        raise SettingsError('sample.text must not be empty, e.g. spatialt2i policy sample "a cat left of a dog"')
+    if not paths.export.is_dir():
+        raise UserError(f"no exported policy at {paths.export}: run `spatialt2i policy train` first")
+    rows = _generate(settings, paths.export)
+    reward = spatialscore_folder(settings)
+    captions = [[""] * cfg.images] * 2
     if reward.is_dir():
         scorer = SpatialScorer.from_pretrained(reward)
-        scores = [scorer.score(images=images, prompts=[own.text] * len(images)).mu for images in rows]
+        scores = [scorer.score(images=images, prompts=[cfg.text] * len(images)).mu for images in rows]
         captions = [[f"SpatialScore {mu:+.2f}" for mu in row] for row in scores]
-    path = Path(own.out or run_dir / "samples" / f"{re.sub(r'[^a-z0-9]+', '-', own.text.lower()).strip('-')[:80]}.png")
+    name = re.sub(r"[^a-z0-9]+", "-", cfg.text.lower()).strip("-")[:80]
+    path = Path(cfg.out) if cfg.out else paths.samples / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     image_grid(rows, captions, ("base", "tuned")).save(path)
     return path
 
 
-def _draw(settings: Settings, export: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures uint8 [B, H, W, 3] by the base and by the policy."""
-    own = settings.sample
+def _generate(settings: Settings, export: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Returns images uint8 [B, H, W, 3] by the base and by the policy."""
+    cfg = settings.sample
     device = init_worker(settings.policy.learner.threads, 1.0 if torch.cuda.is_available() else 0.0)
     policy = load_policy(flux_location(settings), settings.flux, device)
     policy.load_lora(read_lora(export, settings.flux))
-    conditioning = policy.encode([own.text]) * own.images
-    seeds = group_seeds(own.seed, 0, 0, own.images)
+    conditioning = policy.encode([cfg.text]) * cfg.images
+    seeds = group_seeds(cfg.seed, 0, 0, cfg.images)
     return sample_before_and_after(policy, conditioning, seeds, SamplingPlan.for_evaluation(settings.evaluation))

@@ -94,7 +94,7 @@ def run_policy(settings: Settings, log: Callable[[str], None] = print) -> Policy
     if notice := evaluation_notice(settings):
         log(notice)
     starting = wait_with_status(asyncio.to_thread(start_rewards, settings), reward_requests(settings), log)
-    with closing(RunGauges(Path(settings.run_dir))) as gauges:
+    with closing(RunGauges(run_paths(settings).root)) as gauges:
         gauges.progress()  # so that an alert can fire while the rewards wait for resources
         rewards = asyncio.run(starting)
     try:
@@ -139,8 +139,8 @@ async def _train_and_export(settings: Settings, rewards: Rewards, log: Callable[
             training_seconds=run.timer.training_seconds,
             export=export_lora(weights, settings),
             checkpoints=run.checkpoints.location,
-            metrics=run.run_log.metrics,
-            evaluations=read_evaluations(paths.policy),
+            metrics=paths.metrics,
+            evaluations=read_evaluations(paths.evaluations),
         )
     finally:
         run.close()

@@ -23,10 +23,10 @@ from pipelines.policy.collector import GroupCollector, Rewards, ScoredGroup
 from pipelines.policy.fingerprint import flux_location
 from pipelines.policy.held_out import HeldOutEvaluation
 from pipelines.policy.learner_client import LearnerClient
-from pipelines.policy.metrics import RunLog
 from pipelines.policy.progress import Counters, ProgressPrinter, iteration_row
 from pipelines.policy.resume import run_identity
 from pipelines.policy.rollout_pool import RolloutPool
+from pipelines.policy.run_log import RunLog
 from pipelines.policy.timing import IterationTimer
 from pipelines.policy.utilization import UtilizationMonitor
 
@@ -40,7 +40,7 @@ class TrainingRun:
         self.settings, self.policy = settings, policy
         self.timer = IterationTimer(policy.learner.ranks)
         self.checkpoints = run_checkpoints(settings)
-        self.run_log = RunLog(run_paths(settings).policy)
+        self.run_log = RunLog(run_paths(settings))
         start_learner = partial(LearnerGroup, LearnerJob(model, settings.flux, policy))
         ranks = start_learner()  # before the rollout actors, which may take all remaining resources
         number = count()

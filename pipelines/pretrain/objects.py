@@ -15,7 +15,7 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from conf.flux import FluxSettings
 from conf.policy import ExportSettings, PolicyOptimizerSettings, PolicySettings, TrainEvaluationSettings
 from conf.settings import Settings
-from pipelines.policy.rewards import RewardMix, rules_term
+from pipelines.policy.rewards import RewardMix, start_rules
 from pipelines.policy.train import train_policy
 from pipelines.scenes.grammar import training_prompts
 
@@ -50,7 +50,7 @@ def train_on_objects(
         policy=policy,
         export=ExportSettings(merged=True),
     )
-    rewards = RewardMix([rules_term(settings, 1.0, relations=False)])
+    rewards = RewardMix([start_rules(settings, 1.0, relations=False)])
     try:
         train_policy(settings, rewards, log)
     finally:

@@ -14,7 +14,7 @@ import torch
 from safetensors.numpy import load_file
 
 from actors.types import Scores
-from conf import Settings, dump
+from conf import Settings, UserError, dump
 from pipelines.policy import train as train_module
 from pipelines.policy import training_run
 from pipelines.policy.collector import Group, GroupCollector, ImagesLostError, ScoredGroup
@@ -22,7 +22,7 @@ from pipelines.policy.export import export_newest
 from pipelines.policy.train import PolicyResult, train_policy
 from pipelines.policy.training_run import TrainingRun
 from tests.support.alone import run_alone
-from tests.support.rewards import IndifferentPool, RednessPool
+from tests.support.rewards import ConstantPool, RednessPool
 
 pytestmark = pytest.mark.ray
 
@@ -95,7 +95,7 @@ def test_a_run_is_not_resumed_with_other_training_settings(
     undisturbed: PolicyResult, rewards: RednessPool, settings_of: SettingsOf
 ) -> None:
     run_dir = undisturbed.export.parent.parent
-    with pytest.raises(ValueError, match=r"lr was 0\.003 and is 0\.001.*policy\.resume=never"):
+    with pytest.raises(UserError, match=r"lr was 0\.003 and is 0\.001.*policy\.resume=never"):
         train_policy(settings_of(run_dir, "policy.optimizer.lr=1e-3"), rewards, lambda line: None)
 
 
@@ -165,7 +165,7 @@ def test_staleness_one_overlaps_and_is_bounded(rewards: RednessPool, settings_of
     assert result.version == 4
     assert max(row["staleness_max"] for row in rows(result)) == 1
     assert [row.iteration for row in result.evaluations] == [0, 4]
-    shown = sorted((tmp_path / "policy" / "pictures").iterdir())
+    shown = sorted((tmp_path / "policy" / "images").iterdir())
     assert [path.name for path in shown] == ["000000.png", "000004.png"]
     assert shown[0].read_bytes() != shown[1].read_bytes()
     assert result.evaluations[0].training_seconds == 0.0 and np.isfinite(result.evaluations[1].reward_mean)
@@ -175,10 +175,10 @@ def test_groups_without_spread_are_replaced_then_the_run_stops(
     ray_cluster: None, settings_of: SettingsOf, tmp_path: Path
 ) -> None:
     """A reward that cannot tell pictures apart: every group is replaced twice, and no update changes anything."""
-    pool = IndifferentPool()
+    pool = ConstantPool()
     with pytest.raises(RuntimeError, match=r"2 optimizer steps in a row changed nothing.*had 0 samples"):
         train_policy(settings_of(tmp_path, "policy.optimizer.max_empty_steps=2"), pool, lambda line: None)
-    assert pool.calls == 2 * 3 and len(pool.texts) > 2
+    assert pool.calls == 2 * 3 and len(pool.prompts) > 2
 
 
 @pytest.mark.slow

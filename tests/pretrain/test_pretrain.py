@@ -12,7 +12,7 @@ import torch
 from diffusers import FluxPipeline
 
 from conf.pretrain import PretrainSettings
-from pipelines.policy.rule_reward import RulesReplica
+from pipelines.policy.rule_reward import RulesReward
 from pipelines.pretrain.flux import FluxPhase, _drawn
 from pipelines.pretrain.flux_batches import Encoders, SampledScenes, caption
 from pipelines.pretrain.objects import train_on_objects
@@ -72,8 +72,8 @@ def test_a_reward_for_objects_leaves_relations_out() -> None:
     asked = "a red circle left of a blue square"
     texts = [asked, "a red circle right of a blue square", "a red circle left of a green square"]
     images = np.stack([render(lay_out(parse(text), rng), rng) for text in texts])
-    assert RulesReplica(relations=False).score(images, [asked] * 3).mu.tolist() == pytest.approx([1, 1, 1 / 2])
-    assert RulesReplica().score(images, [asked] * 3).mu.tolist() == pytest.approx([1, 2 / 3, 1 / 3])
+    assert RulesReward(relations=False).score(images, [asked] * 3).mu.tolist() == pytest.approx([1, 1, 1 / 2])
+    assert RulesReward().score(images, [asked] * 3).mu.tolist() == pytest.approx([1, 2 / 3, 1 / 3])
 
 
 @pytest.mark.ray

@@ -1,4 +1,4 @@
-"""A reward that needs no training: how red an image is. A pool of one actor with the interface of the real pool."""
+"""Rewards that need no training, with the interface `Rewards` of pipelines.policy.collector."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from pipelines.policy.resources import Replicas, ResourceRequest
 class Redness:
     """Scores images by their mean red minus their mean blue, in grey levels."""
 
-    def score(self, images: np.ndarray, texts: tuple[str, ...]) -> Scores:
-        """images uint8 [B, H, W, 3], one text each."""
-        assert len(images) == len(texts)
+    def score(self, images: np.ndarray, prompts: tuple[str, ...]) -> Scores:
+        """`images`: uint8 [B, H, W, 3], one prompt each."""
+        assert len(images) == len(prompts)
         pixels = images.astype(np.float32)
         return Scores(pixels[..., 0].mean((1, 2)) - pixels[..., 2].mean((1, 2)), np.ones(len(images), np.float32))
 
 
 class RednessPool:
-    """Scores by reference on one actor."""
+    """A pool of one Redness actor."""
 
     def __init__(self) -> None:
         self.retries = 0
         self.actor = ray.remote(Redness).options(num_cpus=0.1).remote()
 
-    async def score(self, images: ray.ObjectRef, texts: tuple[str, ...]) -> Scores:
-        """See RewardPool in pipelines.policy.collector."""
-        return await self.actor.score.remote(images, texts)
+    async def score(self, images: ray.ObjectRef[np.ndarray], prompts: tuple[str, ...]) -> Scores:
+        """Scores by reference on the actor."""
+        return await self.actor.score.remote(images, prompts)
 
     async def replicas(self) -> list[Replicas]:
-        """See RewardPool in pipelines.policy.collector."""
+        """One replica, always."""
         return [Replicas(ResourceRequest("redness", 1, 0.1, 0.0, "", ""), running=1)]
 
     def stop(self) -> None:
@@ -39,19 +39,19 @@ class RednessPool:
         ray.kill(self.actor)
 
 
-class IndifferentPool:
-    """Gives every picture the same score."""
+class ConstantPool:
+    """Gives every image the same score, without Ray."""
 
     def __init__(self) -> None:
         self.retries, self.calls = 0, 0
-        self.texts: set[str] = set()
+        self.prompts: set[str] = set()
 
-    async def score(self, images: ray.ObjectRef, texts: tuple[str, ...]) -> Scores:
-        """See RewardPool in pipelines.policy.collector."""
+    async def score(self, images: ray.ObjectRef[np.ndarray], prompts: tuple[str, ...]) -> Scores:
+        """Counts the call and remembers the prompt."""
         self.calls += 1
-        self.texts.add(texts[0])
-        return Scores(np.ones(len(texts), np.float32), np.ones(len(texts), np.float32))
+        self.prompts.add(prompts[0])
+        return Scores(np.ones(len(prompts), np.float32), np.ones(len(prompts), np.float32))
 
     async def replicas(self) -> list[Replicas]:
-        """See RewardPool in pipelines.policy.collector."""
+        """None."""
         return []

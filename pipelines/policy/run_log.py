@@ -1,0 +1,97 @@
+"""Records what a run measured: JSON Lines files, TensorBoard, and gauges for Prometheus."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Generator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+
+from actors.files import write_file
+from pipelines.common.paths import RunPaths
+from pipelines.policy.gauges import RunGauges
+from pipelines.policy.metrics import EvaluationRow, IterationRow, read_evaluations, read_rows
+
+
+class RunLog:
+    """Appends rows to the files of a run directory, and copies them to TensorBoard and Ray's metrics."""
+
+    def __init__(self, paths: RunPaths) -> None:
+        """Counts the calling driver as one more of the run."""
+        paths.policy.mkdir(parents=True, exist_ok=True)
+        self._paths, self._gauges = paths, RunGauges(paths.root)
+        self._driver = _count_driver(paths.drivers)
+        self._gauges.set("policy_driver_starts", self._driver, "drivers of the run so far")  # before the first row
+        self._gauges.progress()  # so that an alert can fire for a run that never publishes a version
+        self._board = SummaryWriter(str(paths.tensorboard))
+
+    def truncate_after(self, version: int) -> None:
+        """Removes rows and images after `version`, because the run is about to make them again."""
+        for path in (self._paths.metrics, self._paths.evaluations):
+            if path.exists():
+                kept = [row for row in read_rows(path) if row["iteration"] <= version]
+                write_file(str(path), "".join(json.dumps(row) + "\n" for row in kept).encode())
+        for image in self._paths.images.glob("*.png"):
+            if int(image.stem) > version:
+                image.unlink()
+        self._board.close()
+        self._board = SummaryWriter(str(self._paths.tensorboard), purge_step=version + 1)
+
+    def iteration(self, row: IterationRow) -> None:
+        """Records one iteration, the number of its driver, and the free share of the run's disk."""
+        with self._warn_on_full_disk(row.iteration):
+            self._write(self._paths.metrics, "policy", replace(row, driver_starts=self._driver))
+        disk = shutil.disk_usage(self._paths.policy)
+        self._gauges.progress()
+        self._gauges.set("run_disk_free_ratio", disk.free / disk.total, "free share of the run folder's disk")
+
+    def evaluation(self, row: EvaluationRow, images: Image.Image) -> None:
+        """Records one held-out evaluation and its grid of images (also as images/<iteration>.png)."""
+        with self._warn_on_full_disk(row.iteration):
+            self._write(self._paths.evaluations, "evaluation", row)
+            self._paths.images.mkdir(exist_ok=True)
+            images.save(self._paths.images / f"{row.iteration:06d}.png")
+            self._board.add_image("evaluation/images", np.asarray(images), row.iteration, dataformats="HWC")
+
+    def has_evaluation(self, version: int) -> bool:
+        """Whether the held-out evaluation of a version is recorded."""
+        return any(row.iteration == version for row in read_evaluations(self._paths.evaluations))
+
+    @contextlib.contextmanager
+    def _warn_on_full_disk(self, version: int) -> Generator[None]:
+        """Logs a warning if a record cannot be written: a full disk must not end the run."""
+        try:
+            yield
+        except OSError as error:
+            logging.warning("the metrics of version %d were not written to %s: %s", version, self._paths.policy, error)
+
+    def _write(self, path: Path, family: str, row: IterationRow | EvaluationRow) -> None:
+        values = asdict(row)
+        with path.open("a") as file:
+            finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
+            file.write(json.dumps(finite) + "\n")  # JSON has no NaN
+        for key, value in values.items():
+            self._board.add_scalar(f"{family}/{key}", value, row.iteration)
+            self._gauges.set(f"{family}_{key}", value, f"{family}: {key.replace('_', ' ')}")
+        self._board.flush()
+
+    def close(self) -> None:
+        """Flushes TensorBoard and ends the gauges."""
+        self._gauges.close()
+        self._board.close()
+
+
+def _count_driver(path: Path) -> int:
+    """Appends a row for this driver to a file that is never truncated. Returns the number of its rows."""
+    with path.open("a") as file:
+        file.write(json.dumps({"started": time.time()}) + "\n")
+    return len(path.read_text().splitlines())
