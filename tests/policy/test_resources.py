@@ -7,10 +7,13 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 import ray
+from ray.exceptions import RayError
 
+from actors.policy.plan import SamplingPlan
 from conf import UserError, load, presets
 from pipelines.policy.cluster_state import NodeResources, read_cluster
 from pipelines.policy.resource_wait import describe_shortage, describe_wait, wait_with_status
@@ -170,7 +173,7 @@ def test_only_a_private_cluster_is_checked_before_the_start(ray_cluster: None, m
 class Loading:
     """An actor that loads until `gates` are ready."""
 
-    def __init__(self, gates: list[ray.ObjectRef]) -> None:  # in a list, so that Ray does not wait for them first
+    def __init__(self, gates: list[ray.ObjectRef[None]]) -> None:  # in a list, so that Ray does not wait for them first
         ray.get(gates)
 
     def ready(self) -> None:
@@ -193,9 +196,9 @@ def test_an_actor_that_loads_is_told_from_one_that_has_no_node(ray_cluster: None
     def gate() -> None:
         time.sleep(60)
 
-    closed = gate.remote()
+    closed = cast(Any, gate).remote()
     request = ResourceRequest("loaders", 1, 3.0, 0.0, "", "")
-    start = ray.remote(Loading).options(num_cpus=3.0).remote
+    start: Any = ray.remote(Loading).options(num_cpus=3.0).remote
     first = start([closed])
     wait_until(lambda: read_cluster().nodes[0].free_cpus <= 1)
     wait_until(lambda: not read_cluster().is_pending(3.0, 0.0))
@@ -215,7 +218,7 @@ def test_an_actor_that_loads_is_told_from_one_that_has_no_node(ray_cluster: None
         )
 
     ray.cancel(closed, force=True)  # the loaders fail, which ends the wait
-    with pytest.raises(ray.exceptions.RayError):
+    with pytest.raises(RayError):
         asyncio.run(wait())
     assert messages and messages[0].startswith("waiting for 1 loaders")
     ray.kill(second)
@@ -225,8 +228,6 @@ def test_an_actor_that_loads_is_told_from_one_that_has_no_node(ray_cluster: None
 def test_presets_replay_in_the_batch_shape_of_the_sampler(preset: str) -> None:
     """In bfloat16 a forward pass of another shape rounds differently, and the on-policy gate may refuse it."""
     policy = load(preset, ["policy.prompts=mine.jsonl"]).policy
-    from actors.policy.plan import SamplingPlan
-
     trained = len(SamplingPlan.for_training(policy).train_steps)
     kept = 2 * policy.algorithm.top_k or policy.group_size
     assert policy.learner.replay_batch == policy.sampling.batch and kept * trained % policy.learner.replay_batch == 0

@@ -1,107 +1,198 @@
-"""What is said and counted of the rewards of a mix, each of which has a place of its own."""
+"""Utilization of real pools, and rollout actors that are given up for a reward that Ray cannot place."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from types import SimpleNamespace
-from typing import Any, cast
+import time
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
+import ray
+from ray.exceptions import RayError
 
+from actors.types import Scores
 from conf import load
-from pipelines.policy import utilization as watch
-from pipelines.policy.resources import Replicas, reward_requests
-from pipelines.policy.timing import TimeWeightedGauge
-from pipelines.policy.utilization import UtilizationMonitor
+from conf.settings import Settings
+from pipelines.policy.cluster_state import read_cluster
+from pipelines.policy.collector import GroupCollector, Rewards
+from pipelines.policy.resources import Replicas, ResourceRequest, detector_request, spatialscore_request
+from pipelines.policy.rollout_pool import RolloutPool
+from pipelines.policy.timing import IterationTimer, TimeWeightedGauge
+from pipelines.policy.utilization import Utilization, UtilizationMonitor
 
-MIX = load("flux_dev", ["rewards.detector=1", "detector.gpus=0.2", "detector.node_group=rules", "policy.learner.gpus=0",
-                        "policy.learner.cpus=1", "policy.rollout.gpus=0", "serving.gpus=0.5"])  # fmt: skip
+SETTINGS = load("scenes", ["rewards.detector=1", "serving.gpus=0.5", "detector.gpus=0.2"])
 
 
-class Rollouts:
-    """As many actors as are asked for, and what was asked of them."""
+class Sleeper:
+    """A rollout actor without a model."""
 
-    def __init__(self) -> None:
-        self.ready_actors, self.busy_actors = TimeWeightedGauge(), TimeWeightedGauge()
-        self.calls: list[str] = []
-
-    def any_ready(self) -> bool:
-        """There are."""
+    def ready(self) -> bool:
+        """Ready at once."""
         return True
 
-    def scale_down(self) -> None:
-        """Notes it."""
-        self.calls.append("give way")
 
-    def grow(self) -> None:
-        """Notes it."""
-        self.calls.append("grow")
+class FixedReplicas:
+    """Rewards with a fixed number of running replicas; an error stands for a controller that is away."""
 
+    retries = 0
 
-class Rewards:
-    """So many running replicas of SpatialScore, and of the detector."""
+    def __init__(self, *replicas: Replicas, error: RayError | None = None) -> None:
+        self._replicas, self._error = replicas, error
 
-    def __init__(self, *running: int) -> None:
-        self.running = running
+    async def score(self, images: ray.ObjectRef[np.ndarray], prompts: tuple[str, ...]) -> Scores:
+        """Not used here."""
+        raise NotImplementedError
 
     async def replicas(self) -> list[Replicas]:
-        """See RewardPool in pipelines.policy.collector."""
-        return [Replicas(*pair) for pair in zip(reward_requests(MIX), self.running, strict=True)]
+        """Returns the replicas or raises the error."""
+        if self._error:
+            raise self._error
+        return list(self._replicas)
 
 
-def watched(rewards: Rewards, said: list[str]) -> tuple[UtilizationMonitor, Any]:
-    """A watch on `rewards`, for which one group waits, and what it watches."""
-    groups = SimpleNamespace(rollouts=Rollouts(), rewards=rewards, scoring=TimeWeightedGauge())
-    groups.scoring.add(+1)
-    return UtilizationMonitor(MIX, cast(Any, groups), said.append), groups
+class OneReplica(FixedReplicas):
+    """A reward whose single replica is a real actor, which runs when Ray finds a node for it."""
+
+    def __init__(self, request: ResourceRequest) -> None:
+        super().__init__()
+        self._request, self.running = request, 0
+        self.actor: Any = ray.remote(Sleeper).options(num_cpus=request.cpus).remote()
+        self._ready = asyncio.ensure_future(self._when_ready())
+
+    async def _when_ready(self) -> None:
+        await self.actor.ready.remote()
+        self.running = 1
+
+    async def replicas(self) -> list[Replicas]:
+        """Whether the actor runs."""
+        return [Replicas(self._request, self.running)]
 
 
-def test_the_reward_that_is_missing_is_the_one_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It loads first, and then, lost again, it finds no room: to that alone a rollout actor gives way."""
-    monkeypatch.setattr(watch, "REMIND_AFTER", 0.01)
-    unplaced: list[int] = []
-    monkeypatch.setattr(watch, "pending_actors", lambda demand: len(unplaced))
-    monkeypatch.setattr(watch, "describe_wait", lambda demand: f"waiting for {demand}")
-    said: list[str] = []
-    rewards = Rewards(2, 0)
-    one, groups = watched(rewards, said)
-
-    async def watch_for_a_while() -> None:
-        standing_by = asyncio.create_task(one.report_stalls())
-        while len(said) < 3:
-            await asyncio.sleep(0.01)
-        assert not groups.rollouts.calls
-        unplaced.append(1)
-        while not groups.rollouts.calls:
-            await asyncio.sleep(0.01)
-        rewards.running = (2, 1)
-        while "grow" not in groups.rollouts.calls:
-            await asyncio.sleep(0.01)
-        standing_by.cancel()
-
-    asyncio.run(asyncio.wait_for(watch_for_a_while(), 10))
-    assert set(said) == {"waiting for 1 detector replicas of 0.1 CPUs and 0.2 GPUs on nodes of group rules"}
+async def until(condition: Callable[[], bool]) -> None:
+    """Polls for at most 60 s."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
 
 
-async def loads_under(rewards: Rewards) -> watch.Utilization:
-    """What one iteration under `rewards` reads, their number having been asked for."""
-    one, _ = watched(rewards, [])
-    one.begin()
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    return one.end()
+async def pool_of(count: int, cpus: float) -> RolloutPool:
+    """A pool whose actors are all ready."""
+    pool = RolloutPool(ray.remote(Sleeper).options(num_cpus=cpus).remote, count, 1)
+    await until(lambda: pool.ready_actors.value == count)
+    return pool
 
 
-def test_gpus_are_counted_reward_by_reward() -> None:
-    held = asyncio.run(loads_under(Rewards(3, 2)))
-    assert held.gpus == pytest.approx(3 * 0.5 + 2 * 0.2) and held.reward_replicas == 5
+def collector_of(rollouts: RolloutPool, rewards: Rewards) -> GroupCollector:
+    """A collector for which one group waits for its scores."""
+    collector = GroupCollector(rollouts, rewards, [], SETTINGS.policy)
+    collector.scoring.add(1)
+    return collector
 
 
-def test_while_the_controller_is_away_nothing_is_claimed() -> None:
-    class Away(Rewards):
-        async def replicas(self) -> list[Replicas]:
-            raise ConnectionError
+@pytest.mark.ray
+def test_rollout_actors_are_given_up_for_a_reward_without_a_node(ray_cluster: None) -> None:
+    """Three actors of 1.2 CPUs leave no room for the replica of 2 CPUs. It loads after two of them are gone."""
+    messages: list[str] = []
+    request = ResourceRequest("detector replicas", 1, 2.0, 0.0, "", "")
 
-    held = asyncio.run(loads_under(Away()))
-    assert math.isnan(held.reward_replicas) and held.gpus == 0
+    async def run() -> None:
+        rollouts = await pool_of(3, cpus=1.2)
+        rewards = OneReplica(request)
+        await until(lambda: read_cluster().is_pending(2.0, 0.0))
+        monitor = UtilizationMonitor(SETTINGS, collector_of(rollouts, rewards), messages.append, period_s=1.0)
+        reports = asyncio.create_task(monitor.report_stalls())
+        await until(lambda: len(rollouts.actors) < 3)
+        assert messages[0].startswith("waiting for 1 detector replicas of 2 CPUs and 0 GPUs: 2 CPUs requested, 4 reg")
+        await until(lambda: rewards.running == 1)
+        assert len(rollouts.actors) >= 1
+        await until(lambda: len(rollouts.actors) == 3)  # requested again; they stay pending
+        reports.cancel()
+        rollouts.stop()
+        ray.kill(rewards.actor)
+
+    asyncio.run(run())
+
+
+@pytest.mark.ray
+def test_no_rollout_actor_is_given_up_for_a_reward_that_loads(ray_cluster: None) -> None:
+    """Its replica has a node: nothing of its size is pending."""
+    messages: list[str] = []
+    request = ResourceRequest("detector replicas", 1, 0.123, 0.0, "", "")
+
+    async def run() -> None:
+        rollouts = await pool_of(2, cpus=0.2)
+        collector = collector_of(rollouts, FixedReplicas(Replicas(request, 0)))
+        reports = asyncio.create_task(UtilizationMonitor(SETTINGS, collector, messages.append, 0.1).report_stalls())
+        await until(lambda: len(messages) >= 3)
+        assert len(rollouts.actors) == 2
+        reports.cancel()
+        rollouts.stop()
+
+    asyncio.run(run())
+    assert set(messages) == {"waiting for 1 detector replicas to load: all of them have a node"}
+
+
+async def utilization_under(rewards: Rewards, settings: Settings) -> Utilization:
+    """Measures 0.2 s of two idle rollout actors and one group that waits for its scores."""
+    rollouts = await pool_of(2, cpus=0.2)
+    monitor = UtilizationMonitor(settings, collector_of(rollouts, rewards), print)
+    monitor.begin()
+    await asyncio.sleep(0.2)
+    utilization = monitor.end()
+    rollouts.stop()
+    return utilization
+
+
+@pytest.mark.ray
+def test_gpus_and_idle_time_are_summed_over_rewards(ray_cluster: None) -> None:
+    """One group waits: of three replicas of the first reward two idle, of two of the second one."""
+    rewards = FixedReplicas(
+        Replicas(spatialscore_request(SETTINGS.serving), 3), Replicas(detector_request(SETTINGS.detector), 2)
+    )
+    utilization = asyncio.run(utilization_under(rewards, SETTINGS))
+    assert utilization.reward_replicas == 5
+    assert utilization.reward_queue == 1
+    assert utilization.gpus == pytest.approx(3 * 0.5 + 2 * 0.2)
+    assert utilization.rollout_actors == 2
+    assert 2 * 0.2 <= utilization.rollout_idle_seconds <= 2 * 5
+    assert utilization.reward_idle_seconds == pytest.approx(3 / 2 * utilization.rollout_idle_seconds, rel=0.05)
+
+
+@pytest.mark.ray
+def test_without_an_answer_of_the_controller_reward_fields_are_nan(ray_cluster: None) -> None:
+    utilization = asyncio.run(utilization_under(FixedReplicas(error=RayError()), SETTINGS))
+    assert math.isnan(utilization.reward_replicas)
+    assert math.isnan(utilization.reward_idle_seconds)
+    assert utilization.gpus == 0
+
+
+def test_a_gauge_knows_how_long_it_had_each_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 s at 0, 3 s at 1, 1 s at 4. Of three servers three are idle, then two, then none."""
+    now = [10.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    gauge = TimeWeightedGauge()
+    for seconds, change in ((2, +1), (3, +3), (1, 0)):
+        now[0] += seconds
+        gauge.add(change)
+    window = gauge.read()
+    assert (window.seconds, window.integral, window.mean) == (6, 7, 7 / 6)
+    assert (window.idle_seconds(3), window.idle_seconds(1), window.idle_seconds(0)) == (3 * 2 + 2 * 3, 2, 0)
+    assert gauge.read().seconds_at == {4: 0.0}
+
+
+def test_waits_are_split_by_cause_and_are_means_over_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of two ranks waits 4 s, of which the images take 3. Then it waits 3 s for the other rank."""
+    now = [10.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    timer = IterationTimer(ranks=2)
+    timer.start()
+    now[0] += 4
+    timer.waited(since=10.0, sampled_at=13.0)
+    timer.ranks_waited([now[0] - 3, now[0]])
+    timer.stop()
+    assert (timer.wait_for_images_seconds, timer.wait_for_scores_seconds) == (1.5, 0.5)
+    assert (timer.wait_for_ranks_seconds, timer.iteration_seconds) == (1.5, 4.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import ray
 
@@ -24,7 +26,7 @@ class RednessPool:
 
     def __init__(self) -> None:
         self.retries = 0
-        self.actor = ray.remote(Redness).options(num_cpus=0.1).remote()
+        self.actor: Any = ray.remote(Redness).options(num_cpus=0.1).remote()
 
     async def score(self, images: ray.ObjectRef[np.ndarray], prompts: tuple[str, ...]) -> Scores:
         """Scores by reference on the actor."""
