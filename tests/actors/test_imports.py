@@ -1,4 +1,4 @@
-"""The computing packages carry no Ray: they run on a GPU machine that has none."""
+"""The packages that compute do not import Ray, so they run on a machine without it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class NoRay:
 
 sys.meta_path.insert(0, NoRay())
 import actors.optim.torch_engine, actors.worker_setup, actors.types
-import actors.policy.registry, actors.policy.flux, actors.policy.sampler, actors.policy.base, actors.policy.qwen_image
-import actors.grpo.advantages, actors.grpo.learner
+import actors.policy.registry, actors.policy.sampler
+import actors.grpo.advantages, actors.grpo.batch_std, actors.grpo.learner
 import actors.spatialscore.model, actors.spatialscore.scorer, actors.spatialscore.losses
 assert "ray" not in sys.modules
 """
 
 
 def test_the_computation_imports_without_ray() -> None:
-    result = subprocess.run([sys.executable, "-W", "ignore", "-c", PROGRAM], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-W", "ignore", "-c", PROGRAM], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

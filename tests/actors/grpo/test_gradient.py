@@ -1,7 +1,8 @@
-"""The gradient that the optimizer sees is that of the loss in docs/mathematics.md, in size as well as in direction.
+"""The optimizer's gradient equals that of the loss in docs/mathematics.md, in size as well as in direction.
 
-AdamW does not see the size of a gradient, so no other test would notice a factor. The reference is written from the
-document alone: one (sample, step) pair at a time, plain torch, and nothing of actors/grpo or actors/flux but the model.
+AdamW's step does not depend on the size of a gradient, so no other test would notice a wrong factor. The reference is
+written from the document alone: one (sample, step) pair at a time, in plain torch. It uses only the model of
+actors/policy, and nothing of actors/grpo.
 Axes: N kept samples of a group, K trained steps, S image tokens, C packed latent channels.
 """
 
@@ -27,31 +28,36 @@ from actors.policy.sampler import sample
 from actors.types import Conditioning, Trajectory
 from conf.flux import FluxSettings
 from conf.policy import AlgorithmSettings, LearnerSettings, PolicyOptimizerSettings, PolicySettings, SamplingSettings
-from tests.actors.optim.test_engines import free_port
+from tests.support.ports import free_port
+from tests.support.tiny_flux import perturb_lora
 
 Group = tuple[Advantages, Conditioning, list[Trajectory]]
 
 FLUX = FluxSettings(
-    height=32, width=32, max_sequence_length=4, lora_rank=4, lora_alpha=8,
+    height=32,
+    width=32,
+    max_sequence_length=4,
+    lora_rank=4,
+    lora_alpha=8,
     lora_targets=("x_embedder", "attn.to_q", "attn.to_v", "ff.net.2", "ff_context.net.2"),
-)  # fmt: skip
-"""4 image tokens; layers by which a small LoRA moves the velocity far enough for ratios that are not near 1."""
+)
+"""4 image tokens. In these layers a small LoRA changes the velocity enough for ratios that are not near 1."""
 
-GROUPS = 3  # of an update; the third is skipped
+GROUPS = 3  # of an optimizer step; the third is skipped
 SETTINGS = PolicySettings(
     iterations=4,
     group_size=4,
-    algorithm=AlgorithmSettings(top_k=0, base_regularizer_weight=0.0),
+    algorithm=AlgorithmSettings(top_k=0, base_regularizer_weight=0.0, advantage_std_over="group"),
     sampling=SamplingSettings(denoise_steps=4, window=0, noise_level=0.3),
     learner=LearnerSettings(replay_batch=5),
     optimizer=PolicyOptimizerSettings(lr=1e-3, warmup_iterations=1),
 )
-CLIP_RANGES = {"plain": 5e-3, "guard": 3e-3}
+CLIP_RANGES = {"none": 5e-3, "grpo_guard": 3e-3}
 KL_WEIGHTS = {"": 0.0, "flow_grpo": 20.0, "gaussian": 3.0, "velocity": 0.05}
-"""Large enough for a KL term that no tolerance hides."""
+"""By KL form. Large enough that no tolerance hides the KL term."""
 
 TOLERANCE = 1e-4
-"""Of the gradient's norm. The learner computes in float32, the reference's formulas in float64."""
+"""Relative to the gradient's norm. The learner computes in float32, the reference in float64."""
 
 
 class RecordingEngine(TorchEngine):
@@ -62,65 +68,58 @@ class RecordingEngine(TorchEngine):
             settings.optimizer.betas, settings.optimizer.weight_decay, settings.optimizer.max_grad_norm
         )
         super().__init__(list(policy.trainable().values()), constants)
-        self.seen: list[torch.Tensor] = []
+        self.recorded: list[torch.Tensor] = []
 
     def step(self, lr: float) -> StepResult:
         average_gradients(self.parameters)
-        self.seen.append(torch.cat([p.grad.flatten() for p in self.parameters if p.grad is not None]))
+        self.recorded.append(torch.cat([p.grad.flatten() for p in self.parameters if p.grad is not None]))
         return super().step(lr)
 
 
-def settings_of(trained_steps: int, kl_form: str, ratio: str, updates: int, noise: str) -> PolicySettings:
-    """Settings of one iteration; `kl_form` "" is an update without a KL term."""
+def settings_of(train_steps: int, kl_form: str, ratio_norm: str, steps: int, shared_noise: bool) -> PolicySettings:
+    """Settings of an iteration with this many optimizer steps; `kl_form` "" is a loss without a KL term."""
     return replace(
         SETTINGS,
-        prompts_per_iteration=GROUPS * updates,
-        sampling=replace(SETTINGS.sampling, train_steps=trained_steps, shared_initial_noise=noise),
+        prompts_per_iteration=GROUPS * steps,
+        sampling=replace(SETTINGS.sampling, train_steps=train_steps, shared_initial_noise=shared_noise),
         algorithm=replace(
             SETTINGS.algorithm,
             kl_form=kl_form or "flow_grpo",
             kl_weight=KL_WEIGHTS[kl_form],
-            ratio_norm=ratio,
-            clip_range=CLIP_RANGES[ratio],
+            ratio_norm=ratio_norm,
+            clip_range=CLIP_RANGES[ratio_norm],
         ),
-        optimizer=replace(SETTINGS.optimizer, steps_per_iteration=updates),
+        optimizer=replace(SETTINGS.optimizer, steps_per_iteration=steps),
     )
 
 
 def policy_of(directory: Path | str) -> FluxPolicy:
     """The policy that samples: its LoRA's B is not 0."""
     policy = FluxPolicy.from_pretrained(str(directory), FLUX, transformer_only=True)
-    disturb(policy, seed=1, scale=0.1)
+    perturb_lora(policy, 0.1, seed=1)
     return policy
 
 
-def disturb(policy: FluxPolicy, seed: int, scale: float) -> None:
-    """Moves the LoRA, as optimizer steps between sampling and learning would."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in policy.trainable().values():
-        parameter.data += scale * torch.randn(parameter.shape, generator=generator)
-
-
 def groups_of(policy: FluxPolicy, settings: PolicySettings) -> list[Group]:
-    """Groups of two updates. In each, one with four kept samples, one with two, and one that is skipped."""
+    """Groups of two optimizer steps. In each: one with four kept samples, one with two, and one that is skipped."""
     generator = torch.Generator().manual_seed(2)
     plan = SamplingPlan.for_training(
         replace(settings, algorithm=replace(settings.algorithm, ratio_norm="grpo_guard"))
-    )  # the plain ratio does not read the means
+    )  # without GRPO-Guard the means are not read
     groups: list[Group] = []
     for number in range(2 * GROUPS):
         kept = ((0, 1, 2, 3), (1, 3), ())[number % GROUPS]
         conditioning = Conditioning(torch.randn(4, 64, generator=generator), torch.randn(64, generator=generator))
-        drawn = sample(policy, [conditioning] * 4, range(10 * number, 10 * number + 4), plan, policy_version=-1)
+        samples = sample(policy, [conditioning] * 4, range(10 * number, 10 * number + 4), plan, policy_version=-1)
         values = (1.5 * torch.randn(len(kept), generator=generator)).tolist()
         advantages = Advantages(kept, tuple(values), 4, 0, 0, 0.0, 1.0, "" if kept else "zero spread")
-        groups.append((advantages, conditioning, [drawn.trajectories[i] for i in kept]))
+        groups.append((advantages, conditioning, [samples.trajectories[i] for i in kept]))
     return groups
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One kept sample at one trained step, and what the model says there."""
+    """One kept sample at one trained step, and what the model predicts there."""
 
     trajectory: Trajectory
     step: int
@@ -144,8 +143,8 @@ class Pair:
     def surrogate(self, settings: PolicySettings) -> tuple[torch.Tensor, bool]:
         """max(-A r, -A clip(r)) ("Loss", "Log-probability", "GRPO-Guard"), and whether the clip decides it."""
         mean, std, _ = self.transition(self.velocity, settings.sampling.noise_level)
-        drawn = self.trajectory.latents[self.step + 1].double()
-        log_p = (-((drawn - mean) ** 2) / (2 * std**2) - math.log(std) - math.log(math.sqrt(2 * math.pi))).mean()
+        x_next = self.trajectory.latents[self.step + 1].double()
+        log_p = (-((x_next - mean) ** 2) / (2 * std**2) - math.log(std) - math.log(math.sqrt(2 * math.pi))).mean()
         log_r = log_p - self.trajectory.log_probs[self.step].double()
         if settings.algorithm.ratio_norm == "grpo_guard":
             assert self.trajectory.means is not None
@@ -153,10 +152,10 @@ class Pair:
             log_r = std * (log_r + ((mean - old) ** 2 / (2 * std**2)).mean())
         r = log_r.exp()
         bounded = r.clamp(1 - settings.algorithm.clip_range, 1 + settings.algorithm.clip_range)
-        free, held = -self.advantage * r, -self.advantage * bounded
+        plain, clipped = -self.advantage * r, -self.advantage * bounded
         s, s_next = self.times
         divisor = abs(s_next - s) if settings.algorithm.ratio_norm == "grpo_guard" else 1.0
-        return torch.maximum(free, held) / divisor, bool(held > free)
+        return torch.maximum(plain, clipped) / divisor, bool(clipped > plain)
 
     def kl(self, settings: PolicySettings) -> torch.Tensor:
         """The table of "KL"."""
@@ -171,26 +170,26 @@ class Pair:
 
 
 def pairs_of(policy: FluxPolicy, group: Group) -> list[Pair]:
-    """All N K pairs of a group, of one forward with the LoRA and one without."""
+    """All N K pairs of a group, from one forward pass with the LoRA and one without."""
     advantages, conditioning, trajectories = group
-    places = [(n, step) for n in range(len(trajectories)) for step in trajectories[n].train_steps]
-    if not places:
+    indices = [(n, step) for n in range(len(trajectories)) for step in trajectories[n].train_steps]
+    if not indices:
         return []
-    x = torch.stack([trajectories[n].latents[step] for n, step in places])
-    s = torch.stack([trajectories[n].sigmas[step] for n, step in places])
-    rows = policy.batch_conditioning([conditioning] * len(places))
+    x = torch.stack([trajectories[n].latents[step] for n, step in indices])
+    s = torch.stack([trajectories[n].sigmas[step] for n, step in indices])
+    rows = policy.batch_conditioning([conditioning] * len(indices))
     velocity = policy.velocity(x, s, rows).double()
     with policy.base(), torch.no_grad():
         base = policy.velocity(x, s, rows).double()
     return [
-        Pair(trajectories[n], step, advantages.values[n], velocity[i], base[i]) for i, (n, step) in enumerate(places)
+        Pair(trajectories[n], step, advantages.values[n], velocity[i], base[i]) for i, (n, step) in enumerate(indices)
     ]
 
 
 def reference(
     policy: FluxPolicy, groups: Sequence[Group], settings: PolicySettings
 ) -> tuple[torch.Tensor, list[bool], float]:
-    """The document's gradient of one update, which pairs the clip decides, and the KL term's share of the norm."""
+    """The documented gradient of one optimizer step, which pairs are clipped, and the KL term's share of the norm."""
     surrogates, kls, clipped = [], [], []
     for group in groups:
         pairs = pairs_of(policy, group)
@@ -208,118 +207,124 @@ def reference(
     return gradient, clipped, float(settings.algorithm.kl_weight * flat[1].norm() / gradient.norm())
 
 
-def assert_close(seen: torch.Tensor, wanted: torch.Tensor) -> None:
-    assert float((seen - wanted).norm()) <= TOLERANCE * float(wanted.norm())
+def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    assert float((actual - expected).norm()) <= TOLERANCE * float(expected.norm())
 
 
-Sampled = dict[tuple[int, str], list[Group]]
+Sampled = dict[tuple[int, bool], list[Group]]
 
 
 @pytest.fixture(scope="module")
 def sampled(flux_directory: Path) -> Sampled:
-    """(K, initial noise) -> groups of two updates, all by the same weights."""
+    """(K, shared initial noise) -> groups of two optimizer steps, all by the same weights."""
     policy = policy_of(flux_directory)
     return {
-        (k, noise): groups_of(policy, settings_of(k, "", "plain", 1, noise))
+        (k, shared): groups_of(policy, settings_of(k, "", "none", 1, shared))
         for k in (1, 2)
-        for noise in ("own", "shared")
+        for shared in (False, True)
     }
 
 
 @pytest.fixture(scope="module")
 def shared_policy(flux_directory: Path) -> FluxPolicy:
-    """Built once, as that takes longer than a test."""
+    """Built once, because building takes longer than a test."""
     return policy_of(flux_directory)
 
 
 @pytest.fixture
 def policy(shared_policy: FluxPolicy) -> Iterator[FluxPolicy]:
-    """The weights that sampled; what a test does to them is undone."""
+    """The weights that sampled. They are restored after each test."""
     before = {key: value.clone() for key, value in shared_policy.lora_state().items()}
     yield shared_policy
     shared_policy.load_lora(before)
 
 
-@pytest.mark.parametrize("noise", ["own", "shared"])
-@pytest.mark.parametrize("updates", [1, 2])
-@pytest.mark.parametrize("ratio", ["plain", "guard"])
+@pytest.mark.parametrize("shared_noise", [False, True])
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("ratio_norm", ["none", "grpo_guard"])
 @pytest.mark.parametrize("kl_form", ["", "flow_grpo", "gaussian", "velocity"])
-@pytest.mark.parametrize("trained_steps", [1, 2])
-def test_the_gradient_is_that_of_the_documents_loss(
-    policy: FluxPolicy, sampled: Sampled, trained_steps: int, kl_form: str, ratio: str, updates: int, noise: str
+@pytest.mark.parametrize("train_steps", [1, 2])
+def test_the_gradient_is_that_of_the_documented_loss(
+    policy: FluxPolicy,
+    sampled: Sampled,
+    train_steps: int,
+    kl_form: str,
+    ratio_norm: str,
+    steps: int,
+    shared_noise: bool,
 ) -> None:
-    """Off-policy: the LoRA has moved since the samples were drawn, so some ratios are clipped and some are not."""
-    settings = settings_of(trained_steps, kl_form, ratio, updates, noise)
-    disturb(policy, seed=3, scale=0.1)
+    """Off-policy: the LoRA has changed since sampling, so some ratios are clipped and some are not."""
+    settings = settings_of(train_steps, kl_form, ratio_norm, steps, shared_noise)
+    perturb_lora(policy, 0.1, seed=3)
     engine = RecordingEngine(policy, settings)
     learner, clipped = GrpoLearner(policy, engine, settings), []
-    for update in range(updates):
-        groups = sampled[trained_steps, noise][update * GROUPS : (update + 1) * GROUPS]
-        wanted, decided, kl_share = reference(policy, groups, settings)
+    for step in range(steps):
+        groups = sampled[train_steps, shared_noise][step * GROUPS : (step + 1) * GROUPS]
+        expected, clips, kl_share = reference(policy, groups, settings)
         for group in groups:
             learner.accumulate(*group)
-        metrics = learner.step()
-        assert metrics.applied and metrics.clip_fraction == pytest.approx(sum(decided) / len(decided))
-        assert_close(engine.seen[update], wanted)
+        metrics = learner.optimizer_step()
+        assert metrics.applied and metrics.clip_fraction == pytest.approx(sum(clips) / len(clips))
+        assert_close(engine.recorded[step], expected)
         assert kl_share > 0.05 if kl_form else kl_share == 0
-        clipped += decided
+        clipped += clips
     assert {True, False} == set(clipped)
 
 
-@pytest.mark.parametrize("ratio", ["plain", "guard"])
-@pytest.mark.parametrize("trained_steps", [1, 2])
+@pytest.mark.parametrize("ratio_norm", ["none", "grpo_guard"])
+@pytest.mark.parametrize("train_steps", [1, 2])
 def test_the_gradient_of_the_weights_that_sampled(
-    policy: FluxPolicy, sampled: Sampled, trained_steps: int, ratio: str
+    policy: FluxPolicy, sampled: Sampled, train_steps: int, ratio_norm: str
 ) -> None:
-    """On-policy: every ratio is 1, and what is left is the policy gradient."""
-    settings = settings_of(trained_steps, "", ratio, 1, "shared")
+    """On-policy: every ratio is 1, and the gradient is the policy gradient."""
+    settings = settings_of(train_steps, "", ratio_norm, 1, True)
     engine = RecordingEngine(policy, settings)
     learner = GrpoLearner(policy, engine, settings)
-    groups = sampled[trained_steps, "shared"][:GROUPS]
-    wanted, decided, _ = reference(policy, groups, settings)
+    groups = sampled[train_steps, True][:GROUPS]
+    expected, clips, _ = reference(policy, groups, settings)
     for group in groups:
         learner.accumulate(*group)
-    assert learner.step().ratio_mean == pytest.approx(1.0, abs=1e-5) and not any(decided)
-    assert_close(engine.seen[0], wanted)
+    assert learner.optimizer_step().ratio_mean == pytest.approx(1.0, abs=1e-5) and not any(clips)
+    assert_close(engine.recorded[0], expected)
 
 
 def run_rank(rank: int, port: int, model: str, folder: str) -> torch.Tensor:
-    """One of two learner ranks, with every second group. Returns the gradient that its optimizer sees."""
+    """One of two learner ranks, with every second group. Returns the gradient of its optimizer step."""
     torch.distributed.init_process_group(
         "gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=timedelta(seconds=200)
     )
     try:
         settings, groups = torch.load(f"{folder}/groups.pt", weights_only=False)
         policy = policy_of(model)
-        disturb(policy, seed=3, scale=0.1)
+        perturb_lora(policy, 0.1, seed=3)
         engine = RecordingEngine(policy, settings)
         learner = GrpoLearner(policy, engine, settings)
         for group in groups[rank::2]:
             learner.accumulate(*group)
-        learner.step()
+        learner.optimizer_step()
     finally:
         torch.distributed.destroy_process_group()
-    return engine.seen[0]
+    return engine.recorded[0]
 
 
 def run_second_rank(_: int, *arguments: Any) -> None:
-    """In a process of its own; the first rank is the test's process, as a start costs more than the test."""
+    """Rank 1 in its own process. Rank 0 is the test's process, because a new process takes longer than the test."""
     torch.set_num_threads(1)
     run_rank(1, *arguments)
 
 
-def test_two_ranks_see_the_gradient_of_all_their_groups(
+def test_two_ranks_have_the_gradient_of_all_their_groups(
     policy: FluxPolicy, sampled: Sampled, flux_directory: Path, tmp_path: Path
 ) -> None:
-    """The size of an update does not depend on the number of ranks, nor on how unequal their work is."""
-    settings = replace(settings_of(2, "flow_grpo", "plain", 1, "shared"), prompts_per_step=2 * GROUPS)
-    groups = sampled[2, "shared"]
+    """The gradient depends neither on the number of ranks nor on how unequal their work is."""
+    settings = replace(settings_of(2, "flow_grpo", "none", 1, True), prompts_per_iteration=2 * GROUPS)
+    groups = sampled[2, True]
     torch.save((settings, groups), tmp_path / "groups.pt")
     arguments = (free_port(), str(flux_directory), str(tmp_path))
     second = multiprocessing.spawn(run_second_rank, args=arguments, nprocs=1, join=False)
     assert second is not None
-    seen = run_rank(0, *arguments)
+    actual = run_rank(0, *arguments)
     assert second.join(timeout=60)
-    disturb(policy, seed=3, scale=0.1)
-    wanted, _, _ = reference(policy, groups, settings)
-    assert_close(seen, wanted)
+    perturb_lora(policy, 0.1, seed=3)
+    expected, _, _ = reference(policy, groups, settings)
+    assert_close(actual, expected)

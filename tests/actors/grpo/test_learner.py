@@ -7,231 +7,147 @@ import numpy as np
 import pytest
 import torch
 
-from actors.grpo.advantages import Advantages, group_advantages
-from actors.grpo.learner import GrpoLearner, OffPolicyError
-from actors.grpo.replay import replay_batches
-from actors.optim.torch_engine import OptimizerSettings, TorchEngine
+from actors.grpo.advantages import group_advantages
 from actors.policy.flux import FluxPolicy
-from actors.policy.plan import SamplingPlan
-from actors.policy.sampler import sample
-from actors.types import Conditioning, Trajectory
-from conf.flux import FluxSettings
-from conf.policy import AlgorithmSettings, LearnerSettings, PolicyOptimizerSettings, PolicySettings, SamplingSettings
+from actors.types import Conditioning
+from tests.support.learner import SETTINGS, gradients_of, groups_of, learner_of, train
+from tests.support.tiny_flux import perturb_lora
 
-SETTINGS = PolicySettings(
-    iterations=4,
-    prompts_per_iteration=2,
-    group_size=4,
-    algorithm=AlgorithmSettings(top_k=2, ratio_tolerance=0.0),
-    sampling=SamplingSettings(denoise_steps=4, window=2),
-    learner=LearnerSettings(replay_batch=0),
-    optimizer=PolicyOptimizerSettings(steps_per_iteration=1),
-)
-TEXTS = ["a red circle left of a blue square", "a green triangle above a red square"]
-
-Groups = list[tuple[Advantages, Conditioning, list[Trajectory]]]
+FASTER = replace(SETTINGS, optimizer=replace(SETTINGS.optimizer, lr=1e-3))
 
 
-def learner_of(directory: Path, settings: PolicySettings = SETTINGS) -> GrpoLearner:
-    policy = FluxPolicy.from_pretrained(str(directory), FluxSettings(), transformer_only=True, seed=settings.seed)
-    constants = OptimizerSettings(
-        settings.optimizer.betas, settings.optimizer.weight_decay, settings.optimizer.max_grad_norm
-    )
-    engine = TorchEngine(list(policy.trainable().values()), constants)
-    return GrpoLearner(policy, engine, settings)
-
-
-def groups_of(policy: FluxPolicy, learner: GrpoLearner, first_seed: int = 0) -> Groups:
-    """Two groups under the learner's own weights, scored by a fixed random direction of the final latents."""
-    policy.load_lora(learner.weights().lora)
-    direction = torch.randn(16, 32, generator=torch.Generator().manual_seed(0))
-    groups = []
-    for i, conditioning in enumerate(policy.encode(TEXTS)):
-        seeds = range(first_seed + 10 * i, first_seed + 10 * i + 4)
-        drawn = sample(
-            policy,
-            [conditioning] * 4,
-            seeds,
-            SamplingPlan.for_training(learner.settings, learner.version),
-            learner.version,
-        )
-        advantages = group_advantages((drawn.latents * direction).sum((1, 2)).numpy(), 2, "selected", 5.0)
-        groups.append((advantages, conditioning, [drawn.trajectories[k] for k in advantages.kept]))
-    return groups
-
-
-def train(learner: GrpoLearner, policy: FluxPolicy, iterations: int) -> None:
-    for _ in range(iterations):
-        for group in groups_of(policy, learner, 100 * learner.version):
-            learner.accumulate(*group)
-        learner.step()
-        learner.advance()
-
-
-def test_the_replay_of_the_samplers_own_shape_is_exact(policy: FluxPolicy, flux_directory: Path) -> None:
-    """Tolerance 0: the ratio is exactly 1 before the first update, with a LoRA that does something."""
+def test_a_replay_in_the_samplers_batch_shape_is_exact(policy: FluxPolicy, flux_directory: Path) -> None:
+    """Tolerance 0: the ratio is exactly 1 before the first optimizer step, with a LoRA that has an effect."""
     learner = learner_of(flux_directory)
-    generator = torch.Generator().manual_seed(0)
-    for parameter in learner.policy.trainable().values():
-        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    perturb_lora(learner.policy, 0.05)
     for group in groups_of(policy, learner):
-        learner.accumulate(*group)
-    metrics = learner.step()
+        group.add_to(learner)
+    metrics = learner.optimizer_step()
     assert (metrics.ratio_drift, metrics.ratio_mean) == (0.0, 1.0)
     assert metrics.applied and metrics.rows == 16 and metrics.samples == 8
+    assert metrics.regularizer_rows == 4
 
 
-def test_an_update_raises_what_was_rewarded(policy: FluxPolicy, flux_directory: Path) -> None:
-    """After one update the log-probs of good samples rise against those of bad ones."""
-    learner = learner_of(flux_directory, replace(SETTINGS, optimizer=replace(SETTINGS.optimizer, lr=1e-3)))
+def test_an_optimizer_step_makes_the_best_samples_more_likely(policy: FluxPolicy, flux_directory: Path) -> None:
+    """After one step the log-probabilities of good samples have risen relative to those of bad ones."""
+    learner = learner_of(flux_directory, FASTER)
     groups = groups_of(policy, learner)
     for group in groups:
-        learner.accumulate(*group)
-    learner.step()
+        group.add_to(learner)
+    learner.optimizer_step()
     for group in groups:
-        learner.accumulate(*group)
-    second = learner.step()
+        group.add_to(learner)
+    second = learner.optimizer_step()
     assert second.ratio_mean != 1.0 and np.isnan(second.ratio_drift)
     assert second.loss < 0  # mean of -A r, which was 0
 
 
-def test_a_divisor_at_the_step_is_one_of_the_advantages(policy: FluxPolicy, flux_directory: Path) -> None:
-    """Loss and gradient norm, which an AdamW step alone would not tell; the second update clips ratios."""
-    measured = []
-    for at_once, last in ((8.0, 1.0), (1.0, 8.0)):
-        learner = learner_of(
-            flux_directory, replace(SETTINGS, optimizer=replace(SETTINGS.optimizer, lr=1e-3, warmup_iterations=1))
-        )
+def test_a_gradient_divisor_equals_smaller_advantages(policy: FluxPolicy, flux_directory: Path) -> None:
+    """Compares loss and gradient norm, because AdamW's step does not depend on them. The second step clips."""
+    measured: list[tuple[float, float, float]] = []
+    for advantage_divisor, grad_divisor in ((8.0, 1.0), (1.0, 8.0)):
+        learner = learner_of(flux_directory, replace(FASTER, optimizer=replace(FASTER.optimizer, warmup_iterations=1)))
         groups = groups_of(policy, learner)
         for _ in range(2):
-            for advantages, *rest in groups:
-                divided = replace(advantages, values=tuple(value / at_once for value in advantages.values))
-                learner.accumulate(divided, *rest)
-            metrics = learner.step(last)
+            for group in groups:
+                values = tuple(value / advantage_divisor for value in group.advantages.values)
+                learner.accumulate(replace(group.advantages, values=values), group.conditioning, group.trajectories)
+            metrics = learner.optimizer_step(grad_divisor)
             measured.append((metrics.loss, metrics.grad_norm, metrics.clip_fraction))
     assert measured[1][2] > 0
-    assert measured[2:] == measured[:2]  # to the bit: 8 is a power of two
+    assert measured[2:] == measured[:2]  # bit for bit: 8 is a power of two
 
 
-def test_rows_of_a_forward_do_not_change_the_gradient(policy: FluxPolicy, flux_directory: Path) -> None:
-    gradients = []
+def test_the_size_of_a_forward_pass_does_not_change_the_gradient(policy: FluxPolicy, flux_directory: Path) -> None:
+    gradients: list[list[torch.Tensor]] = []
     for rows in (0, 3, 16):
-        learner = learner_of(
-            flux_directory,
-            replace(
-                SETTINGS,
-                learner=replace(SETTINGS.learner, replay_batch=rows),
-                algorithm=replace(SETTINGS.algorithm, kl_weight=0.1),
-            ),
+        settings = replace(
+            SETTINGS,
+            learner=replace(SETTINGS.learner, replay_batch=rows),
+            algorithm=replace(SETTINGS.algorithm, kl_weight=0.1),
         )
+        learner = learner_of(flux_directory, settings)
         for group in groups_of(policy, learner):
-            learner.accumulate(*group)
-        gradients.append([p.grad.clone() for p in learner.policy.trainable().values() if p.grad is not None])
+            group.add_to(learner)
+        gradients.append(gradients_of(learner))
     for others in gradients[1:]:
         for one, other in zip(gradients[0], others, strict=True):
             torch.testing.assert_close(one, other, atol=1e-7, rtol=1e-3)
 
 
 @pytest.mark.parametrize("rows", [0, 3, 16])
-@pytest.mark.parametrize("ratio", ["plain", "guard"])
-def test_a_latent_that_samples_share_is_replayed_once_for_all(
-    policy: FluxPolicy, flux_directory: Path, rows: int, ratio: str
+@pytest.mark.parametrize("ratio_norm", ["none", "grpo_guard"])
+def test_shared_latents_are_replayed_once_with_the_same_gradient(
+    policy: FluxPolicy, flux_directory: Path, rows: int, ratio_norm: str
 ) -> None:
-    """The same gradient, KL and drift as where every sample replays it for itself, from fewer forwards."""
+    """The same gradient, KL and ratio as if each sample replayed the shared latent alone."""
     settings = replace(
         SETTINGS,
         learner=replace(SETTINGS.learner, replay_batch=rows),
-        algorithm=replace(SETTINGS.algorithm, ratio_norm=ratio, kl_weight=0.1, ratio_tolerance=1e-4),
+        algorithm=replace(SETTINGS.algorithm, ratio_norm=ratio_norm, kl_weight=0.1, ratio_tolerance=1e-4),
     )
-    gradients, measured, latents = [], [], []
+    gradients, measured = [], []
     for shared in (True, False):
         learner = learner_of(flux_directory, settings)
-        for advantages, conditioning, trajectories in groups_of(policy, learner):
-            assert all(row.shared_prefix == 1 for row in trajectories)
-            told = [row if shared else replace(row, shared=0) for row in trajectories]
-            learner.accumulate(advantages, conditioning, told)
-            latents.append(sum(len(each.s) for each in replay_batches(told, advantages.values, rows)))
-        gradients.append([p.grad.clone() for p in learner.policy.trainable().values() if p.grad is not None])
-        metrics = learner.step()
+        for group in groups_of(policy, learner):
+            assert all(row.shared_prefix == 1 for row in group.trajectories)
+            rewritten = [row if shared else replace(row, shared_prefix=0) for row in group.trajectories]
+            learner.accumulate(group.advantages, group.conditioning, rewritten)
+        gradients.append(gradients_of(learner))
+        metrics = learner.optimizer_step()
         measured.append((metrics.rows, metrics.loss, metrics.kl, metrics.ratio_mean, metrics.grad_norm))
-    assert latents == [5, 5, 8, 8]
     assert measured[0] == pytest.approx(measured[1], abs=1e-6)
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, atol=1e-7, rtol=1e-3)
 
 
-def test_the_guarded_ratio_is_exact_on_policy_and_trains(policy: FluxPolicy, flux_directory: Path) -> None:
-    learner = learner_of(
-        flux_directory,
-        replace(SETTINGS, algorithm=replace(SETTINGS.algorithm, ratio_norm="grpo_guard", clip_range=2e-6)),
-    )
-    groups = groups_of(policy, learner)
-    assert groups[0][2][0].means is not None and groups[0][2][0].means.shape == (2, 16, 32)
-    for group in groups:
-        learner.accumulate(*group)
-    metrics = learner.step()
-    assert (metrics.ratio_drift, metrics.ratio_mean) == (0.0, 1.0) and metrics.applied
-
-
-def test_a_window_is_trained_and_nothing_else(policy: FluxPolicy, flux_directory: Path) -> None:
-    learner = learner_of(
-        flux_directory,
-        replace(SETTINGS, sampling=replace(SETTINGS.sampling, window=1, window_position="sliding", window_stride=1)),
-    )
+def test_only_the_window_is_trained(policy: FluxPolicy, flux_directory: Path) -> None:
+    sampling = replace(SETTINGS.sampling, window=1, window_position="sliding", window_stride=1)
+    learner = learner_of(flux_directory, replace(SETTINGS, sampling=sampling))
     learner.version = 1
     groups = groups_of(policy, learner)
-    assert groups[0][2][0].train_steps == (1,)
+    assert groups[0].trajectories[0].train_steps == (1,)
     for group in groups:
-        learner.accumulate(*group)
-    metrics = learner.step()
+        group.add_to(learner)
+    metrics = learner.optimizer_step()
     assert metrics.rows == 8 and metrics.ratio_drift == 0.0
-
-
-def test_the_gate_names_the_step_that_drifted(policy: FluxPolicy, flux_directory: Path) -> None:
-    learner = learner_of(flux_directory)
-    advantages, conditioning, trajectories = groups_of(policy, learner)[0]
-    log_probs = trajectories[1].log_probs.clone()
-    log_probs[1] += 1e-3
-    trajectories[1] = replace(trajectories[1], log_probs=log_probs)
-    learner.accumulate(advantages, conditioning, trajectories)
-    before = learner.weights().lora
-    with pytest.raises(OffPolicyError, match=r"got 0.001 at denoise step 1"):
-        learner.step()
-    assert all(np.array_equal(value, before[key]) for key, value in learner.weights().lora.items())
-
-
-def test_stale_samples_do_not_shut_the_gate(policy: FluxPolicy, flux_directory: Path) -> None:
-    learner = learner_of(flux_directory)
-    advantages, conditioning, trajectories = groups_of(policy, learner)[0]
-    stale = [replace(row, policy_version=-1, log_probs=row.log_probs + 1e-3) for row in trajectories]
-    learner.accumulate(advantages, conditioning, stale)
-    assert learner.step().applied
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing(policy: FluxPolicy, flux_directory: Path) -> None:
     learner = learner_of(flux_directory)
-    advantages, conditioning, trajectories = groups_of(policy, learner)[0]
-    learner.accumulate(replace(advantages, values=(float("nan"),) * 4), conditioning, trajectories)
+    group = groups_of(policy, learner)[0]
+    learner.accumulate(replace(group.advantages, values=(float("nan"),) * 4), group.conditioning, group.trajectories)
     before = learner.weights().lora
-    metrics = learner.step()
+    metrics = learner.optimizer_step()
     assert not metrics.applied and learner.optimizer_steps == 0
     assert all(np.array_equal(value, before[key]) for key, value in learner.weights().lora.items())
+    group.add_to(learner)
+    metrics = learner.optimizer_step()
+    assert metrics.applied and metrics.ratio_drift == 0.0  # the weights are still the published ones
 
 
-def test_an_update_of_skipped_groups_is_skipped(flux_directory: Path) -> None:
+def test_an_optimizer_step_of_skipped_groups_changes_nothing(flux_directory: Path) -> None:
     learner = learner_of(flux_directory)
-    skipped = group_advantages(np.zeros(4), 2, "selected", 5.0)
+    skipped = group_advantages(np.zeros(4), SETTINGS.algorithm)
     learner.accumulate(skipped, Conditioning(torch.zeros(24, 64), torch.zeros(64)), [])
-    metrics = learner.step()
+    metrics = learner.optimizer_step()
     assert not metrics.applied and np.isnan(metrics.grad_norm) and metrics.rows == 0
+    assert (metrics.loss, metrics.base_distance, metrics.regularizer_rows) == (0.0, 0.0, 0)
 
 
-def test_a_resumed_learner_goes_on_bit_for_bit(policy: FluxPolicy, flux_directory: Path, tmp_path: Path) -> None:
+def test_trajectories_must_match_the_kept_samples(policy: FluxPolicy, flux_directory: Path) -> None:
+    learner = learner_of(flux_directory)
+    group = groups_of(policy, learner)[0]
+    with pytest.raises(ValueError, match="got 3 and 4"):
+        learner.accumulate(group.advantages, group.conditioning, group.trajectories[:3])
+
+
+def test_a_resumed_learner_continues_bit_for_bit(policy: FluxPolicy, flux_directory: Path, tmp_path: Path) -> None:
     undisturbed = learner_of(flux_directory)
     train(undisturbed, policy, 2)
     torch.save(undisturbed.state_dict(), tmp_path / "state.pt")
     train(undisturbed, policy, 2)
-    resumed = learner_of(flux_directory, replace(SETTINGS, seed=1))  # another start, so that only the state can help
+    resumed = learner_of(flux_directory, replace(SETTINGS, seed=1))  # other initial weights: only the state can help
     resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     train(resumed, policy, 2)
     assert resumed.version == 4 and resumed.optimizer_steps == undisturbed.optimizer_steps == 4
@@ -239,38 +155,60 @@ def test_a_resumed_learner_goes_on_bit_for_bit(policy: FluxPolicy, flux_director
         assert all(np.array_equal(value, other.lora[key]) for key, value in one.lora.items())
 
 
-def test_a_loaded_state_begins_without_a_gradient(policy: FluxPolicy, flux_directory: Path) -> None:
+def test_a_loaded_state_has_no_gradient(policy: FluxPolicy, flux_directory: Path) -> None:
     """What was accumulated before belongs to other weights."""
     learner = learner_of(flux_directory)
     state = learner.state_dict()
     for group in groups_of(policy, learner):
-        learner.accumulate(*group)
+        group.add_to(learner)
     learner.load_state_dict(state)
     assert all(parameter.grad is None for parameter in learner.engine.parameters)
-    metrics = learner.step()
-    assert not metrics.applied and metrics.rows == 0
+    metrics = learner.optimizer_step()
+    assert not metrics.applied and metrics.rows == 0 and metrics.regularizer_rows == 0
+    assert np.isnan(metrics.ratio_drift)
 
 
-def test_learning_rate_and_moving_average(flux_directory: Path) -> None:
-    learner = learner_of(
-        flux_directory,
-        replace(
-            SETTINGS, optimizer=replace(SETTINGS.optimizer, lr=1.0 - 1e-9, final_lr_fraction=0.2, warmup_iterations=1)
-        ),
-    )
-    rates = []
-    for _ in range(5):
-        rates.append(learner.learning_rate())
-        learner.advance()
-    assert rates == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
-    learner.version, learner.settings = (
-        1,
-        replace(learner.settings, optimizer=replace(learner.settings.optimizer, warmup_iterations=4)),
-    )
-    assert learner.learning_rate() == pytest.approx(2 / 4 * 0.8)
-    learner.version = 5
-    key, value = next(iter(learner.policy.lora_state().items()))
-    old = learner.ema[key].clone()
-    value += 1.0
-    learner.advance()  # version 6: d = 7 / 16
-    torch.testing.assert_close(learner.ema[key], old * 7 / 16 + value * 9 / 16)
+def test_a_version_is_on_policy_until_its_first_optimizer_step(policy: FluxPolicy, flux_directory: Path) -> None:
+    """Also after `end_iteration` and after a loaded state; the drift is measured exactly then."""
+    learner = learner_of(flux_directory, replace(FASTER, algorithm=replace(SETTINGS.algorithm, ratio_tolerance=1.0)))
+
+    def drift(version: int) -> float:
+        for group in groups_of(policy, learner):
+            assert group.trajectories[0].policy_version == version
+            group.add_to(learner)
+        return learner.optimizer_step().ratio_drift
+
+    state = learner.state_dict()
+    assert drift(0) == 0.0 and np.isnan(drift(0))
+    assert learner.end_iteration() == 1
+    assert drift(1) == 0.0
+    learner.load_state_dict(state)
+    assert learner.version == 0 and drift(0) == 0.0
+
+
+def test_the_learning_rate_and_the_moving_average_follow_the_version(policy: FluxPolicy, flux_directory: Path) -> None:
+    settings = replace(SETTINGS, optimizer=replace(SETTINGS.optimizer, lr=1e-3, warmup_iterations=4))
+    learner = learner_of(flux_directory, settings)
+    start = learner.weights().lora
+    rates: list[float] = []
+    for _ in range(2):
+        for group in groups_of(policy, learner):
+            group.add_to(learner)
+        rates.append(learner.optimizer_step().lr)
+        learner.end_iteration()
+        if learner.version == 1:  # d = 2 / 11
+            averaged, lora = learner.ema_weights(), learner.weights().lora
+            assert averaged.version == 1
+            for key, value in averaged.lora.items():
+                np.testing.assert_allclose(value, start[key] * 2 / 11 + lora[key] * 9 / 11, atol=1e-7)
+    assert rates == pytest.approx([1e-3 / 4, 2 / 4 * 1e-3 * (1 - 0.9 / 4)])
+
+
+def test_published_weights_are_copies(policy: FluxPolicy, flux_directory: Path) -> None:
+    learner = learner_of(flux_directory, FASTER)
+    weights, averaged = learner.weights(), learner.ema_weights()
+    before = {key: value.copy() for key, value in (*weights.lora.items(), *averaged.lora.items())}
+    train(learner, policy, 1)
+    for key, value in (*weights.lora.items(), *averaged.lora.items()):
+        assert np.array_equal(value, before[key])
+    assert any(not np.array_equal(value, before[key]) for key, value in learner.weights().lora.items())

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pytest
 import torch
 
-from actors.grpo.loss import Prediction, clipped_ratio_loss, divergence_of, ratio_norm
-from actors.policy.transition import GaussianStep, flow_sde, flow_sde_log_prob, transition_of
+from actors.grpo.loss import Prediction, clipped_ratio_loss, divergence_of
+from actors.policy.transition import flow_sde, flow_sde_log_prob, transition_of
 
 
 def tensor(*values: float) -> torch.Tensor:
@@ -22,18 +23,18 @@ def test_the_clipped_ratio_by_hand() -> None:
     torch.testing.assert_close(result.ratio, ratios)
 
 
-def proposals(name: str) -> tuple[Prediction, Prediction, torch.Tensor, torch.Tensor]:
+def predictions() -> tuple[Prediction, Prediction, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     x, v, base = torch.randn(3, 2, 3, 4, generator=generator, dtype=torch.float64)
     s, s_next = tensor(1.0, 0.6), tensor(0.8, 0.3)
-    transition, _ = transition_of(name)
+    transition = transition_of("flow_sde").step
     v.requires_grad_()
     new = Prediction(v, transition(x, v, s, s_next, 0.7))
     return new, Prediction(base, transition(x, base, s, s_next, 0.7)), v, s - s_next
 
 
 def test_the_divergences_against_torch_distributions() -> None:
-    new, base, _, step = proposals("flow_sde")
+    new, base, _, step = predictions()
     exact = torch.distributions.kl_divergence(
         torch.distributions.Normal(new.gaussian.mean, new.gaussian.std),
         torch.distributions.Normal(base.gaussian.mean, new.gaussian.std),
@@ -43,12 +44,12 @@ def test_the_divergences_against_torch_distributions() -> None:
     squared = ((new.velocity - base.velocity) ** 2).mean(dim=(1, 2))
     torch.testing.assert_close(divergence_of("velocity")(new, base), squared)
     with pytest.raises(ValueError, match="kl_form must be one of"):
-        divergence_of("kl")
+        divergence_of("kl")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("form", ["flow_grpo", "gaussian", "velocity"])
-def test_divergences_pull_towards_the_base(form: str) -> None:
-    new, base, v, _ = proposals("flow_sde")
+def test_divergences_pull_towards_the_base(form: Literal["flow_grpo", "gaussian", "velocity"]) -> None:
+    new, base, v, _ = predictions()
     divergence_of(form)(new, base).sum().backward()
     assert v.grad is not None
     assert ((v.grad * (new.velocity - base.velocity)).sum(dim=(1, 2)) > 0).all()
@@ -72,24 +73,3 @@ def test_the_whole_objective_against_finite_differences() -> None:
     on_policy = base.clone().requires_grad_()
     objective(on_policy).backward()
     assert on_policy.grad is not None and not math.isclose(on_policy.grad.abs().sum().item(), 0.0)
-
-
-def test_guarded_ratios_are_centred_and_equally_wide_at_all_steps() -> None:
-    """Monte Carlo under the old policy: plain log-ratios are off centre and wider at later steps, guarded ones not."""
-    generator = torch.Generator().manual_seed(0)
-    x, v, other = torch.randn(3, 1, 3, 4, generator=generator, dtype=torch.float64).expand(-1, 20_000, -1, -1)
-    plain, guarded = [], []
-    for s, s_next in ((1.0, 0.9), (0.4, 0.2)):
-        levels = torch.full((2, len(x)), 1.0, dtype=torch.float64) * tensor(s, s_next)[:, None]
-        old, new = (flow_sde(x, velocity, *levels, 0.7) for velocity in (v, v + 0.3 * other))
-        shift = (new.mean - old.mean)[:1]
-        new = GaussianStep(old.mean + 0.1 * shift / shift.norm(), old.std, old.diffusion)  # as far at each step
-        drawn = old.mean + old.std * torch.randn(x.shape, generator=generator, dtype=torch.float64)
-        log_ratio = flow_sde_log_prob(drawn, new) - flow_sde_log_prob(drawn, old)
-        plain.append(log_ratio)
-        guarded.append(ratio_norm(log_ratio, new.mean, old.mean, old.std))
-    error = [float(one.std()) / math.sqrt(len(x)) for one in guarded]
-    assert all(abs(float(one.mean())) < 4 * e for one, e in zip(guarded, error, strict=True))
-    assert all(float(one.mean()) < -4 * float(one.std()) / math.sqrt(len(x)) for one in plain)
-    assert float(guarded[0].std() / guarded[1].std()) == pytest.approx(1.0, abs=0.03)
-    assert float(plain[1].std() / plain[0].std()) > 1.3

@@ -1,8 +1,8 @@
-"""DeepSpeed on two ranks makes the same update as plain torch on one, and resumes."""
+"""DeepSpeed on two ranks makes the same steps as plain torch on one rank, and resumes."""
 
 from __future__ import annotations
 
-import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch.multiprocessing as multiprocessing
 from torch import nn
 
 from actors.optim.torch_engine import OptimizerSettings, TorchEngine, TorchModel
+from tests.support.ports import free_port
 
 SETTINGS = OptimizerSettings(betas=(0.9, 0.99), weight_decay=1e-2, max_grad_norm=0.5)
 STEPS = 4
@@ -23,7 +24,7 @@ def parameters() -> list[nn.Parameter]:
 
 
 def backward(weights: list[nn.Parameter], step: int, part: int, scale: float) -> None:
-    """One group's gradient: of four groups a step, each with its own data."""
+    """The gradient of one of the four groups of a step; each group has its own data."""
     generator = torch.Generator().manual_seed(10 * step + part)
     loss = sum(((w - torch.randn(w.shape, generator=generator)) ** 2).sum() for w in weights)
     (loss * scale).backward()
@@ -38,25 +39,25 @@ def run_rank(rank: int, port: int, zero_stage: int, folder: str) -> None:
     engine = DeepSpeedEngine(weights, SETTINGS, zero_stage)
     norms = []
     for step in range(STEPS):
-        if step == 2:  # a new engine goes on from what the first one saved
+        if step == 2:  # a new engine continues from the state of the first one
             saved = engine.state_dict()
             engine = DeepSpeedEngine(weights, SETTINGS, zero_stage)
             engine.load_state_dict(saved)
-        # rank 0 learns three of the four groups, rank 1 one: their numbers of backward passes differ
+        # rank 0 has three of the four groups, rank 1 has one: their numbers of backward passes differ
         for part in (0, 1, 2) if rank == 0 else (3,):
             backward(weights, step, part, scale=2 / 4)
         norms.append(engine.step(lr=0.1).grad_norm)
     weights[0].grad = torch.full_like(weights[0], float("nan")) if rank == 1 else None
     refused = engine.step(lr=0.1)
     assert not refused.applied and engine.ranks == 2
-    assert not engine.step(lr=0.1).applied  # nobody has a gradient
+    assert not engine.step(lr=0.1).applied  # no rank has a gradient
     torch.save(([w.detach() for w in weights], norms), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("zero_stage", [1, 2])
-def test_two_ranks_are_one(zero_stage: int, tmp_path: Path) -> None:
+def test_two_ranks_equal_one_rank(zero_stage: int, tmp_path: Path) -> None:
     """Up to floating-point order: DeepSpeed sums gradients over ranks before it averages them."""
     weights = parameters()
     engine = TorchEngine(weights, SETTINGS)
@@ -74,7 +75,7 @@ def test_two_ranks_are_one(zero_stage: int, tmp_path: Path) -> None:
 
 
 class HalfFrozen(nn.Module):
-    """A frozen bfloat16 layer, as SpatialScore's backbone, between trained float32 ones of odd sizes."""
+    """A frozen bfloat16 layer, like SpatialScore's backbone, between trained float32 layers of odd sizes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,11 +89,11 @@ class HalfFrozen(nn.Module):
 
 
 def restored(weights: list[torch.Tensor]) -> HalfFrozen:
-    made = HalfFrozen()
+    model = HalfFrozen()
     with torch.no_grad():
-        for parameter, weight in zip((p for p in made.parameters() if p.requires_grad), weights, strict=True):
+        for parameter, weight in zip((p for p in model.parameters() if p.requires_grad), weights, strict=True):
             parameter.copy_(weight)
-    return made
+    return model
 
 
 def run_model(engine: Any, step: int, rows: slice, ranks: int) -> float:
@@ -108,11 +109,11 @@ def run_model_rank(rank: int, port: int, zero_stage: int, folder: str) -> None:
     from actors.optim.deepspeed_engine import DeepSpeedModel
 
     rows, norms = slice(4 * rank, 4 * rank + 4), []
-    engine = DeepSpeedModel(HalfFrozen(), SETTINGS, zero_stage, keep_whole=0)
+    engine = DeepSpeedModel(HalfFrozen(), SETTINGS, zero_stage, param_persistence_threshold=0)
     for step in range(STEPS):
-        if step == 2:  # a new engine goes on from what the first one saved
+        if step == 2:  # a new engine continues from the state of the first one
             weights, state = engine.weights(), engine.state_dict()
-            engine = DeepSpeedModel(restored(weights), SETTINGS, zero_stage, keep_whole=8)
+            engine = DeepSpeedModel(restored(weights), SETTINGS, zero_stage, param_persistence_threshold=8)
             engine.load_state_dict(state)
         norms.append(run_model(engine, step, rows, ranks=2))
     torch.save((engine.weights(), engine.state_dict(), norms), f"{folder}/{rank}.pt")
@@ -128,8 +129,8 @@ def run_model_rank(rank: int, port: int, zero_stage: int, folder: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("zero_stage", [2, 3])
-def test_a_model_under_zero_is_the_plain_one_and_resumes(zero_stage: int, tmp_path: Path) -> None:
-    """A run on two ranks ends with the plain run's weights, and the same moments."""
+def test_a_model_with_zero_equals_the_plain_one_and_resumes(zero_stage: int, tmp_path: Path) -> None:
+    """A run on two ranks ends with the weights and the moments of the plain run."""
     plain = TorchModel(HalfFrozen(), SETTINGS)
     norms = [run_model(plain, step, slice(0, 8), ranks=1) for step in range(STEPS)]
     multiprocessing.spawn(run_model_rank, args=(free_port(), zero_stage, str(tmp_path)), nprocs=2)
@@ -137,18 +138,11 @@ def test_a_model_under_zero_is_the_plain_one_and_resumes(zero_stage: int, tmp_pa
         weights, state, their_norms = torch.load(tmp_path / f"{rank}.pt")
         torch.testing.assert_close(weights, plain.weights(), atol=1e-6, rtol=1e-5)
         assert their_norms == pytest.approx(norms, rel=1e-5)
-        moments = [[own["exp_avg"], own["exp_avg_sq"]] for own in plain.optimizer.state.values()]
+        moments = [[moment["exp_avg"], moment["exp_avg_sq"]] for moment in plain.optimizer.state.values()]
         torch.testing.assert_close(state, {"step": STEPS, "moments": moments}, atol=1e-7, rtol=1e-4)
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
-
-
-def test_torch_engine_skips_what_is_not_finite() -> None:
+def test_torch_engine_skips_a_missing_or_infinite_gradient() -> None:
     weights = parameters()
     engine = TorchEngine(weights, SETTINGS)
     assert not engine.step(lr=0.1).applied
@@ -156,3 +150,16 @@ def test_torch_engine_skips_what_is_not_finite() -> None:
     assert not engine.step(lr=0.1).applied
     assert all(torch.equal(one, other) for one, other in zip(weights, parameters(), strict=True))
     assert weights[0].grad is None
+
+
+def test_torch_engine_clips_and_uses_the_learning_rate() -> None:
+    """Adam's first step is lr for each element, whatever the gradient; the reported norm is that before clipping."""
+    weights = parameters()
+    engine = TorchEngine(weights, replace(SETTINGS, weight_decay=0.0))
+    for weight in weights:
+        weight.grad = torch.full_like(weight, 2.0)
+    result = engine.step(lr=0.25)
+    assert result.applied and result.grad_norm == pytest.approx(2 * (15 + 7 + 4) ** 0.5)
+    for weight, before in zip(weights, parameters(), strict=True):
+        torch.testing.assert_close(weight.detach(), before.detach() - 0.25)
+        assert weight.grad is None
