@@ -19,9 +19,13 @@ async def wait_with_status(
     requests: Sequence[ResourceRequest],
     log: Callable[[str], None],
     on_wait: Callable[[], object] = lambda: None,
-    period_s: float = STATUS_PERIOD_S,
+    period_s: float | None = None,
 ) -> Result:
-    """Awaits `work`, which needs `requests`. Every `period_s` seconds it logs what is missing and calls `on_wait`."""
+    """Awaits `work`, which needs `requests`. Every `period_s` seconds it logs what is missing and calls `on_wait`.
+
+    The default of `period_s` is STATUS_PERIOD_S.
+    """
+    period_s = STATUS_PERIOD_S if period_s is None else period_s
     task = asyncio.ensure_future(work)
     try:
         while not (await asyncio.wait({task}, timeout=period_s))[0]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -11,11 +13,14 @@ import pytest
 from ray.exceptions import ObjectLostError
 
 from actors.grpo.advantages import Advantages, group_advantages
+from actors.grpo.learner import OptimizerStepMetrics
 from actors.types import Conditioning
 from actors.workers.learner import LearnerJob, LearnerRank
 from actors.workers.learner_group import LearnerLostError
 from conf import load
 from conf.flux import FluxSettings
+from pipelines.policy import resource_wait
+from pipelines.policy.checkpoint import Checkpoints
 from pipelines.policy.collector import Group, ScoredGroup
 from pipelines.policy.learner_client import LearnerClient
 from pipelines.policy.timing import IterationTimer
@@ -155,3 +160,69 @@ def test_a_rank_refuses_groups_of_another_version() -> None:
         with pytest.raises(ValueError, match=f"policy version {version} reached a learner at version 3"):
             rank.accumulate(version, *group)
     assert learner.groups == 1
+
+
+class StepRecorder:
+    """Learner ranks that record the divisor of the optimizer step."""
+
+    async def optimizer_step(self, grad_divisor: float) -> OptimizerStepMetrics:
+        self.grad_divisor = grad_divisor
+        values = {field.name: 0 for field in fields(OptimizerStepMetrics)}
+        return OptimizerStepMetrics(**cast(Any, values | {"applied": True}))
+
+
+@pytest.mark.parametrize(("std_over", "divisor"), [("group", 1.0), ("batch", 50.5**0.5 + 1e-4)])
+def test_the_gradient_is_divided_by_the_std_of_the_batch(std_over: Any, divisor: float) -> None:
+    """Two groups with scores of -1, 1 and -10, 10: the std of all four scores is sqrt(50.5)."""
+    settings = replace(SETTINGS, algorithm=replace(SETTINGS.algorithm, advantage_std_over=std_over))
+    ranks = StepRecorder()
+    client = LearnerClient(settings, cast(Any, ranks), UNUSED, UNUSED, IterationTimer(2), print)
+    asyncio.run(client.optimizer_step([scored_group("narrow", 1.0), scored_group("wide", 10.0)]))
+    assert ranks.grad_divisor == pytest.approx(divisor)
+
+
+class LoadingRanks:
+    """Learner ranks that Ray places at once or late, and that load for a while."""
+
+    def __init__(self, placed_at_once: bool) -> None:
+        self._placed_at_once, self.loading = placed_at_once, False
+
+    async def placed(self) -> None:
+        await asyncio.sleep(0 if self._placed_at_once else 0.5)
+
+    async def start(self) -> None:
+        self.loading = True
+        await asyncio.sleep(0.5)
+
+
+class RolloutCalls:
+    """Records the calls of a rollout pool that is ready when the learner loads."""
+
+    def __init__(self, ranks: LoadingRanks) -> None:
+        self._ranks = ranks
+        self.calls: list[str] = []
+
+    def scale_down(self) -> None:
+        self.calls.append("scale_down")
+
+    def scale_up(self) -> None:
+        self.calls.append("scale_up")
+
+    async def ready(self) -> None:
+        assert self._ranks.loading, "learner and rollout actors must load at the same time"
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("placed_at_once", [True, False])
+def test_rollout_actors_are_given_up_while_the_learner_is_not_placed(
+    ray_cluster: None, placed_at_once: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A learner that is placed and loads takes no resources from them."""
+    monkeypatch.setattr(resource_wait, "STATUS_PERIOD_S", 0.05)
+    ranks = LoadingRanks(placed_at_once)
+    rollouts = RolloutCalls(ranks)
+    collector = cast(Any, SimpleNamespace(rollouts=rollouts))
+    client = LearnerClient(SETTINGS, cast(Any, ranks), UNUSED, collector, IterationTimer(2), lambda line: None)
+    assert asyncio.run(client.restore(Checkpoints(str(tmp_path), keep=1))) is None
+    assert rollouts.calls[-1] == "scale_up"
+    assert ("scale_down" in rollouts.calls) is not placed_at_once
