@@ -89,9 +89,9 @@ def start_rewards(settings: Settings) -> RewardMix:
             f"{settings.flux.model}: set rewards.rules=0"
         )
     # Everything that may be refused comes before the first pool, so that no pool is left running.
-    model = served_model(settings) if weights.spatialscore else ""
     judge = _judge_application(settings) if weights.judge else None
     detector = _detector_application(settings) if weights.detector else None
+    model = served_model(settings) if weights.spatialscore else ""
     terms: list[WeightedReward] = []
     if model:
         scorers = start_pool(settings.serving, model, settings.run_dir)

@@ -1,3 +1,5 @@
+"""Fixtures of stage 3: settings of a run that takes seconds, and rewards that need no training."""
+
 from __future__ import annotations
 
 import json
@@ -10,8 +12,9 @@ from conf import Settings, load
 from pipelines.scenes.grammar import training_prompts
 from tests.support.rewards import RednessPool
 from tests.support.tiny_flux import flux_directory, policy
+from tests.support.tiny_qwen_image import qwen_image_directory, qwen_image_flux
 
-__all__ = ["flux_directory", "policy"]
+__all__ = ["flux_directory", "policy", "qwen_image_directory", "qwen_image_flux"]
 
 
 @pytest.fixture(scope="session")
@@ -25,16 +28,25 @@ def prompt_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def settings_of(flux_directory: Path, prompt_file: Path) -> Callable[..., Settings]:
-    """Settings of a run of seconds: 2 prompts x 4 images, three steps."""
+    """Makes settings of a run that takes seconds: 4 iterations of 2 prompts x 4 images, 3 denoise steps."""
+    small = [
+        f"flux.model={flux_directory}",
+        f"policy.prompts={prompt_file}",
+        "policy.iterations=4",
+        "policy.prompts_per_iteration=2",
+        "policy.group_size=4",
+        "policy.algorithm.top_k=1",
+        "policy.sampling.denoise_steps=3",
+        "policy.sampling.window=1",
+        "policy.learner.replay_batch=4",
+        "policy.learner.threads=1",
+        "policy.rollout.max_actors=1",
+        "policy.checkpoint.every=2",
+        "policy.evaluation.every=0",
+    ]
 
     def make(run_dir: Path, *overrides: str) -> Settings:
-        return load("scenes", [
-            f"run_dir={run_dir}", f"flux.model={flux_directory}", f"policy.prompts={prompt_file}",
-            "policy.iterations=4", "policy.prompts_per_iteration=2", "policy.group_size=4", "policy.algorithm.top_k=1",
-            "policy.sampling.denoise_steps=3", "policy.sampling.window=1", "policy.learner.replay_batch=4", "policy.checkpoint.every=2",
-            "policy.evaluation.every=0", "policy.learner.threads=1", "policy.rollout.max_actors=1",
-            *overrides,
-        ])  # fmt: skip
+        return load("scenes", [f"run_dir={run_dir}", *small, *overrides])
 
     return make
 

@@ -1,4 +1,4 @@
-"""What a finished policy leaves for others: a card that is true, and a whole model that a plain pipeline loads."""
+"""The export: a model card that is true, and a whole model that a plain pipeline loads."""
 
 from __future__ import annotations
 
@@ -18,17 +18,15 @@ from actors.policy.flux import FluxPolicy
 from actors.types import PolicyWeights
 from conf import Settings
 from conf.flux import FluxSettings
+from pipelines.common.paths import run_paths
 from pipelines.policy.export import export_lora
-from pipelines.policy.metrics import EVALUATIONS, EvaluationRow
+from pipelines.policy.metrics import EvaluationRow
 from pipelines.policy.model_card import model_card
 from pipelines.policy.progress import ProgressPrinter
-from tests.support.tiny_qwen_image import qwen_image_directory, qwen_image_flux
-
-__all__ = ["qwen_image_directory", "qwen_image_flux"]
 
 
-def draw(model: Path, lora: Path | None = None) -> np.ndarray:
-    """What diffusers itself draws."""
+def generate(model: Path, lora: Path | None = None) -> np.ndarray:
+    """Returns an image by diffusers' own pipeline."""
     pipeline: Any = FluxPipeline.from_pretrained(model)
     pipeline.set_progress_bar_config(disable=True)
     if lora:
@@ -40,7 +38,7 @@ def draw(model: Path, lora: Path | None = None) -> np.ndarray:
     return np.array(images[0]).astype(int)
 
 
-def test_the_merged_model_draws_what_base_and_lora_draw(
+def test_the_merged_model_generates_what_base_and_lora_generate(
     policy: FluxPolicy, flux_directory: Path, settings_of: Callable[..., Settings], tmp_path: Path
 ) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -50,16 +48,16 @@ def test_the_merged_model_draws_what_base_and_lora_draw(
     settings = settings_of(tmp_path, "export.merged=true")
     export = export_lora(PolicyWeights(3, lora), settings)
     merged = export.with_name("merged")
-    with_lora = draw(flux_directory, export)
-    np.testing.assert_allclose(draw(merged), with_lora, atol=1)
-    assert np.abs(draw(flux_directory) - with_lora).max() > 8
+    with_lora = generate(flux_directory, export)
+    np.testing.assert_allclose(generate(merged), with_lora, atol=1)
+    assert np.abs(generate(flux_directory) - with_lora).max() > 8
     assert f'FluxPipeline.from_pretrained("{merged}"' in (merged / "README.md").read_text()
     assert f'pipeline.load_lora_weights("{export}")' in (export / "README.md").read_text()
     export_lora(PolicyWeights(3, lora), settings)  # again, over the old one
     assert sorted(path.name for path in export.parent.iterdir()) == ["export", "merged"]
 
 
-def test_the_card_tells_settings_and_results_of_that_version(
+def test_the_card_has_settings_and_results_of_its_version(
     settings_of: Callable[..., Settings], flux_directory: Path, tmp_path: Path
 ) -> None:
     settings = settings_of(tmp_path, "policy.algorithm.top_k=0")
@@ -69,12 +67,12 @@ def test_the_card_tells_settings_and_results_of_that_version(
         asdict(EvaluationRow(iteration, 1.0, 1.0, 96, accuracy, 0.0, 0.9, 0.8, 0.0, 0.0, accuracy * 4, 1.0, 2.0))
         for iteration, accuracy in ((0, 0.5), (20, 0.75), (40, 1.0))
     ]
-    lines = [json.dumps(row | {"relation_accuracy_long": None}) + "\n" for row in rows]  # no long prompts were asked
-    (tmp_path / "policy").mkdir()
-    (tmp_path / "policy" / EVALUATIONS).write_text("".join(lines))
+    lines = [json.dumps(row | {"relation_accuracy_long": None}) + "\n" for row in rows]  # there were no long prompts
+    run_paths(settings).policy.mkdir()
+    run_paths(settings).evaluations.write_text("".join(lines))
     card = model_card(settings, str(flux_directory), 20, tmp_path, merged=False)
-    assert "| relations right, short prompts | 50.0% | 75.0% |" in card  # of version 20, not of 40
-    assert "| reward, all prompts | +2.00 | +3.00 |" in card and "relations right, long prompts" not in card
+    assert "| correct relations, short prompts | 50.0% | 75.0% |" in card  # of version 20, not of 40
+    assert "| reward, all prompts | +2.00 | +3.00 |" in card and "correct relations, long prompts" not in card
     assert "policy version 20 (moving average) of 4 planned" in card and "measured on" not in card
     last = replace(settings, evaluation=replace(settings.evaluation, use_ema=False))
     card = model_card(last, str(flux_directory), 20, tmp_path, merged=False)
@@ -86,26 +84,37 @@ def test_the_card_tells_settings_and_results_of_that_version(
     [
         ((), "against SpatialScore with top-k GRPO: policy version 3 ", "SpatialScore"),
         (("policy.algorithm.top_k=0",), "against SpatialScore with GRPO: policy", "SpatialScore"),
-        (("rewards.spatialscore=0", "rewards.rules=1"), "against the exact checker of scenes with top-k GRPO", "reward"),
+        (
+            ("rewards.spatialscore=0", "rewards.rules=1"),
+            "against the exact checker of scenes with top-k GRPO",
+            "reward",
+        ),
         (("rewards.judge=0.5", "judge.model=m"), "against SpatialScore + 0.5 × the judge m with top-k", "reward"),
-        (("rewards.spatialscore=2", "rewards.detector=1", "detector.model=d"), "against 2 × SpatialScore + the detector d with",
-         "reward"),
+        (
+            ("rewards.spatialscore=2", "rewards.detector=1", "detector.model=d"),
+            "against 2 × SpatialScore + the detector d with",
+            "reward",
+        ),
         (("rewards.spatialscore=2",), "against 2 × SpatialScore with", "reward"),
     ],
-)  # fmt: skip
-def test_card_and_terminal_name_what_the_policy_is_rewarded_for(
-    settings_of: Callable[..., Settings], flux_directory: Path, tmp_path: Path, overrides: tuple[str, ...],
-    trained: str, score: str,
-) -> None:  # fmt: skip
+)
+def test_card_and_progress_line_name_the_rewards(
+    settings_of: Callable[..., Settings],
+    flux_directory: Path,
+    tmp_path: Path,
+    overrides: tuple[str, ...],
+    trained: str,
+    score: str,
+) -> None:
     settings = settings_of(tmp_path, *overrides)
     card = model_card(settings, str(flux_directory), 3, tmp_path, merged=False)
     assert trained in card
     assert ("grpo, spatialscore]" in card) == bool(settings.rewards.spatialscore)
-    said: list[str] = []
+    messages: list[str] = []
     nan = math.nan
     row = EvaluationRow(3, 60.0, 2.0, 8, nan, nan, nan, nan, nan, nan, 1.5, 1.0, 2.0)
-    ProgressPrinter(settings, said.append).evaluation(row)
-    assert said == [f"held out at 3: {score} +1.500  (8 images in 2.0 s, after 1:00 min of training)"]
+    ProgressPrinter(settings, messages.append).evaluation(row)
+    assert messages == [f"evaluation @3: {score} +1.500  (8 images in 2.0 s, after 1:00 min of training)"]
 
 
 def test_the_card_of_qwen_image_names_its_own_pipeline(
