@@ -1,111 +1,145 @@
-"""Stage 1, the driver: makes the shards that are missing, says how it goes, and finishes the set."""
+"""Stage 1, the driver: writes, perturbs, generates, encodes, reviews and saves the missing shards, then finalizes."""
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from typing import Any
 
 import ray
 
 from actors.services.budget import BudgetReached
+from conf import SettingsError
 from conf.flux import EMBEDDED
 from conf.settings import Settings
-from pipelines.preferences.dataset.shards import Folder, fingerprint_of, plan_shards
-from pipelines.preferences.finalize import finish
-from pipelines.preferences.pipeline import plan, sampling_plans
+from pipelines.common.fingerprints import SHORT_DIGITS, digest_of, digest_of_files
+from pipelines.common.paths import run_paths
+from pipelines.preferences import pipeline
+from pipelines.preferences.dataset.build_folder import BuildFolder
+from pipelines.preferences.dataset.shards import GeneratorName, plan_shards
+from pipelines.preferences.finalize import finalize
 from pipelines.preferences.services import ServiceContext
 from pipelines.scenes import checkpoints_dir
 
 
 @dataclass(frozen=True)
 class PreferencesResult:
-    """Where the pairs are and how many there are."""
+    """The location and the size of a finished build."""
 
     directory: str
     pairs: int
     train: int
     test: int
-    seconds: float  # that making them took; of the first time if they were there already
+    seconds: float  # build time; of the first build if it was complete already
     built: bool  # False: a complete build was found
 
     def __str__(self) -> str:
-        how = f"made in {self.seconds:.0f} s" if self.built else "were there already"
-        return f"{self.pairs} pairs {how} ({self.train} to train, {self.test} to test) in {self.directory}"
+        action = f"built in {self.seconds:.0f} s" if self.built else "already complete"
+        return f"{self.pairs} pairs {action} ({self.train} train, {self.test} test) in {self.directory}"
 
 
-class RowsLeft(RuntimeError):
-    """A service did not answer for some rows. Its text says how many and why."""
+class IncompleteBuildError(RuntimeError):
+    """A service did not answer for some rows. The message gives their number and the reason."""
 
 
 def build_preferences(settings: Settings) -> PreferencesResult:
-    """Makes the preference pairs of a run, on the Ray of this process. A complete build is left as it is.
+    """Builds the preference pairs of a run, on the Ray of this process. A complete build is left as it is.
 
-    Raises ValueError if the run's folder holds a build with other settings or a service's key is not set, BudgetReached
-    if calls cost too much, RowsLeft if a service did not answer: the next start goes on with what was made.
+    Raises UserError if the run directory holds a build with other settings or the key of a service is not set,
+    BudgetReached if the budget is used up, IncompleteBuildError if a service did not answer. The next start continues
+    with the shards that are finished.
     """
     started = time.perf_counter()
-    own = settings.preferences
-    if own.generated_fraction and settings.flux.model != EMBEDDED:
-        raise ValueError(
-            f"generated pairs are drawn and judged in the scenes world, which has flux.model={EMBEDDED}, got "
-            f"{settings.flux.model}: set preferences.generated_fraction=0"
+    check_world(settings)
+    folder = BuildFolder(run_paths(settings), fingerprint(settings))
+    manifest = folder.read_manifest()
+    if manifest is not None:
+        return _result(folder, manifest, built=False)
+
+    missing = [shard for shard in plan_shards(settings.preferences) if not folder.is_finished(shard)]
+    if missing:
+        generators: list[GeneratorName] = sorted({shard.generator for shard in missing})
+        services = ServiceContext.open(settings, branches=len(generators))
+        branches: list[ray.data.Dataset] = []
+        for generator in generators:
+            rows = pipeline.list_rows([shard for shard in missing if shard.generator == generator], settings)
+            rows = pipeline.write(rows, settings, services)
+            rows = pipeline.perturb(rows, settings, services)
+            rows = pipeline.generate(rows, generator, settings, services)
+            rows = pipeline.encode(rows)
+            rows = pipeline.review(rows, settings)
+            branches.append(rows)
+        reports = pipeline.save(branches, folder, settings)
+        _run(reports, settings.preferences.pairs, sum(shard.stop - shard.start for shard in missing), services)
+
+    build = {"settings": asdict(settings.preferences), "seconds": time.perf_counter() - started}
+    return _result(folder, finalize(folder, settings.preferences, build), built=True)
+
+
+def check_world(settings: Settings) -> None:
+    """Raises SettingsError if the base policy should generate scenes but is not the embedded one."""
+    fraction = settings.preferences.generated_fraction
+    if fraction and settings.flux.model != EMBEDDED:
+        raise SettingsError(
+            f"preferences.generated_fraction={fraction} needs flux.model={EMBEDDED}, because only the scenes world can "
+            f"check generated pairs, got flux.model={settings.flux.model}: set preferences.generated_fraction=0"
         )
-    directory = Path(settings.run_dir).absolute() / "preferences"
-    folder = Folder(directory, fingerprint(settings))
-    manifest = folder.manifest()
-    built = manifest is None
-    if manifest is None:
-        waiting = [shard for shard in plan_shards(own) if not folder.finished(shard)]
-        if waiting:
-            line = ServiceContext.open(settings, len({shard.generator for shard in waiting}))
-            _follow(plan(waiting, settings, folder, line), own.pairs, sum(s.stop - s.start for s in waiting), line)
-        manifest = finish(folder, own, {"settings": asdict(own), "seconds": time.perf_counter() - started})
-    splits = manifest["by_split"]
-    return PreferencesResult(
-        str(directory), manifest["pairs"], splits.get("train", 0), splits.get("test", 0), manifest["seconds"], built
-    )
-
-
-def _follow(plan: ray.data.Dataset, total: int, waiting: int, line: ServiceContext) -> None:
-    """Runs the plan and says how many rows are done, how fast, how long the rest will take, and what calls cost.
-
-    Raises BudgetReached or RowsLeft if rows are left.
-    """
-    started, done, left = time.perf_counter(), 0, {}
-    if waiting < total:
-        print(f"preferences  {total - waiting}/{total} pairs were there already", flush=True)
-    for row in plan.iter_rows():
-        done += int(row["rows"])
-        if row["reason"]:
-            left[row["reason"]] = row["message"]
-            continue
-        rate = done / (time.perf_counter() - started)
-        told = f"{total - waiting + done}/{total} pairs  {rate:.0f} pairs/s  {(waiting - done) / rate:.0f} s left"
-        spent = line.account.usage()
-        print(f"preferences  {told}" + (f"  {spent}" if spent.calls else ""), flush=True)
-    if "budget" in left:
-        raise BudgetReached(f"{waiting - done} pairs are not made: {left['budget']}")
-    if left:
-        raise RowsLeft(f"{waiting - done} pairs are not made, start again to make them: {next(iter(left.values()))}")
 
 
 def fingerprint(settings: Settings) -> str:
-    """Of all that decides the rows: not of how many actors make them, or where a service is."""
-    own = replace(settings.preferences, generator_actors=1, generator_threads=1, generator_cpus=1.0, generator_gpus=0.0)
-    parts: list[object] = [own]
-    for used, service in (
-        (own.writer == "chat", settings.writer),
-        (own.perturber == "chat", settings.perturber),
-        (own.generators.seedream > 0, settings.seedream),
-        (own.generators.qwen_image > 0, settings.qwen_image),
-        (own.generators.hunyuan_image > 0, settings.hunyuan_image),
+    """A digest of everything that determines the rows. Numbers of actors and addresses of services do not."""
+    cfg = replace(settings.preferences, generator_actors=1, generator_threads=1, generator_cpus=1.0, generator_gpus=0.0)
+    inputs: dict[str, object] = {"preferences": cfg}
+    for used, section in (
+        (cfg.writer == "chat", settings.writer),
+        (cfg.perturber == "chat", settings.perturber),
+        (cfg.generators.seedream > 0, settings.seedream),
+        (cfg.generators.qwen_image > 0, settings.qwen_image),
+        (cfg.generators.hunyuan_image > 0, settings.hunyuan_image),
     ):
-        parts += [service.identity()] if used else []
-    if not own.generated_fraction:
-        return fingerprint_of(parts)
-    weights = hashlib.blake2b(digest_size=8)
-    for path in sorted(checkpoints_dir("flux").rglob("*.safetensors")):
-        weights.update(path.read_bytes())
-    return fingerprint_of((*parts, settings.flux, sampling_plans(settings), weights.hexdigest()))
+        if used:
+            inputs[section.section] = section.identity()
+    if cfg.generated_fraction:
+        inputs["flux"] = settings.flux
+        inputs["sampling"] = pipeline.sampling_plans(settings)
+        inputs["weights"] = digest_of_files(checkpoints_dir("flux"))
+    return digest_of(inputs)[:SHORT_DIGITS]
+
+
+def _run(reports: ray.data.Dataset, total: int, missing: int, services: ServiceContext) -> None:
+    """Executes the plan. Logs the rows that are done, the rate, the time left, and the usage of services.
+
+    `reports` has one row per shard. Raises BudgetReached or IncompleteBuildError if rows are left.
+    """
+    started, done = time.perf_counter(), 0
+    unfinished: dict[str, str] = {}  # reason -> message
+    if missing < total:
+        print(f"preferences  {total - missing}/{total} pairs exist already", flush=True)
+    for report in reports.iter_rows():
+        done += int(report["rows"])
+        if report["reason"]:
+            unfinished[report["reason"]] = report["message"]
+            continue
+        rate = done / (time.perf_counter() - started)
+        progress = f"{total - missing + done}/{total} pairs  {rate:.0f} pairs/s  {(missing - done) / rate:.0f} s left"
+        usage = services.budget.usage()
+        print(f"preferences  {progress}" + (f"  {usage}" if usage.calls else ""), flush=True)
+    if "budget" in unfinished:
+        raise BudgetReached(f"{missing - done} pairs are missing: {unfinished['budget']}")
+    if unfinished:
+        message = next(iter(unfinished.values()))
+        raise IncompleteBuildError(
+            f"{missing - done} pairs are missing because a service did not answer: {message}: start the command again"
+        )
+
+
+def _result(folder: BuildFolder, manifest: dict[str, Any], built: bool) -> PreferencesResult:
+    splits = manifest["by_split"]
+    return PreferencesResult(
+        directory=str(folder.path),
+        pairs=manifest["pairs"],
+        train=splits.get("train", 0),
+        test=splits.get("test", 0),
+        seconds=manifest["seconds"],
+        built=built,
+    )

@@ -1,23 +1,24 @@
-"""The end of a build, once all shards are there: near-duplicates go, the benchmark is drawn, the manifest is written.
+"""The end of a build, when all shards exist: drop near-duplicates, draw the benchmark, write the manifest.
 
-Done again after it was killed, it comes to the same: every decision follows from all rows together, in their order.
+Every decision depends on all rows in their order, so a repetition after a kill gives the same result.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from conf.preferences import PreferencesSettings
 from pipelines.preferences.checks.duplicates import near_duplicate_images, near_duplicate_prompts
-from pipelines.preferences.dataset.shards import Folder
+from pipelines.preferences.dataset.build_folder import BuildFolder
 from pipelines.preferences.dataset.splits import Member, choose_benchmark, split_of
 
 
-def finish(folder: Folder, settings: PreferencesSettings, told: dict[str, Any]) -> dict[str, Any]:
-    """Returns the manifest; `told` is added to it. Raises ValueError if there are too few pairs for the benchmark."""
-    files = folder.index()
+def finalize(folder: BuildFolder, settings: PreferencesSettings, build: dict[str, Any]) -> dict[str, Any]:
+    """Returns the manifest, with the entries of `build` added. Raises UserError if the benchmark lacks pairs."""
+    files = folder.read_index()
     ids = files["pair_id"].to_pylist()
     rows = _without(files, [i for i in range(1, len(ids)) if ids[i] == ids[i - 1]])
     total = len(rows)
@@ -27,27 +28,28 @@ def finish(folder: Folder, settings: PreferencesSettings, told: dict[str, Any]) 
     winners, losers = ([image["phash"] for image in rows[side].to_pylist()] for side in ("image_w", "image_l"))
     rows = _without(rows, near_duplicate_images(list(zip(winners, losers, strict=True))))
     splits = _splits(rows, settings)
-    for shard in _changed(files, splits):
-        folder.assign(shard, splits)
-    dropped = {"near_duplicate_prompts": prompts, "near_duplicate_pictures": total - prompts - len(rows)}
-    return folder.close(dropped | told)
+    for shard in _changed_shards(files, splits):
+        folder.assign_splits(shard, splits)
+    dropped = {"near_duplicate_prompts": prompts, "near_duplicate_images": total - prompts - len(rows)}
+    return folder.write_manifest(dropped | build)
 
 
-def _without(rows: pa.Table, numbers: list[int]) -> pa.Table:
-    gone = set(numbers)
-    return rows.filter(pa.array([i not in gone for i in range(len(rows))]))
+def _without(rows: pa.Table, numbers: Sequence[int]) -> pa.Table:
+    """The rows without those numbers."""
+    dropped = set(numbers)
+    return rows.filter(pa.array([i not in dropped for i in range(len(rows))]))
 
 
 def _splits(rows: pa.Table, settings: PreferencesSettings) -> dict[str, str]:
     """Pair id -> split."""
-    ids, groups, changes = (rows[name].to_pylist() for name in ("pair_id", "group_id", "n_perturb"))
+    ids, groups, edits = (rows[name].to_pylist() for name in ("pair_id", "group_id", "n_perturb"))
     splits = {pair: split_of(group, settings.test_fraction) for pair, group in zip(ids, groups, strict=True)}
-    members = [Member(*parts) for parts in zip(ids, groups, changes, strict=True) if splits[parts[0]] == "test"]
+    members = [Member(*columns) for columns in zip(ids, groups, edits, strict=True) if splits[columns[0]] == "test"]
     benchmark = choose_benchmark(members, settings.benchmark_single_edit, settings.benchmark_multi_edit)
     return splits | dict.fromkeys(benchmark, "benchmark")
 
 
-def _changed(rows: pa.Table, splits: dict[str, str]) -> list[str]:
-    """Shards that hold a row which is dropped or belongs to another split than its file's."""
+def _changed_shards(rows: pa.Table, splits: dict[str, str]) -> list[str]:
+    """Shards with a row that is dropped or is in the file of another split."""
     columns = (rows[name].to_pylist() for name in ("pair_id", "split", "shard"))
     return sorted({shard for pair, split, shard in zip(*columns, strict=True) if splits.get(pair) != split})

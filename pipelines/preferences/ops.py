@@ -1,28 +1,32 @@
-"""The roles as stages of a Ray Data plan. A batch is one whole shard: a column `record`, one pickled record a row.
+"""The roles as functions of a Ray Data batch. A batch is one whole shard: column `record`, one pickled record a row.
 
-Roles that compute are functions, and those that hold a model are actors, which alone import its library: every worker
-of the plan imports this module. Those that call a service are in `services`.
+Roles that compute are functions. Roles that hold a model are actors, and only they import its library, because every
+worker of the plan imports this module. Roles that call a service are in `services`.
 """
 
 from __future__ import annotations
 
 import pickle
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from actors.policy.plan import SamplingPlan
 from actors.worker_setup import init_worker
+from conf.preferences import DiffusersSettings
 from conf.settings import Settings
-from pipelines.preferences.dataset.shards import row_specs
+from pipelines.preferences.dataset.build_folder import BuildFolder
+from pipelines.preferences.dataset.schema import to_table
+from pipelines.preferences.dataset.shards import Shard, row_specs
+from pipelines.preferences.dataset.splits import split_of
 from pipelines.preferences.roles.base import (
     Dropped,
     Generator,
     ImagePair,
     Perturber,
     RawPair,
-    Reviewed,
+    ReviewedPair,
     Reviewer,
     RowSpec,
     Writer,
@@ -34,94 +38,123 @@ Batch = dict[str, np.ndarray]
 
 
 def list_row_specs(row: dict[str, Any], settings: Settings) -> list[dict[str, Any]]:
-    """A shard -> its rows."""
-    return [
-        {**row, "record": pickle.dumps(task)} for task in row_specs(pickle.loads(row["shard"]), settings.preferences)
-    ]
+    """Turns a shard into its rows: RowSpec records."""
+    specs = row_specs(pickle.loads(row["shard"]), settings.preferences)
+    return [{**row, "record": pickle.dumps(spec)} for spec in specs]
 
 
-def write(batch: Batch, writer: Writer) -> Batch:
-    """Task -> Draft."""
-    tasks: list[RowSpec] = records_of(batch)
-    return with_records(batch, writer.write(tasks))
+def write_batch(batch: Batch, writer: Writer) -> Batch:
+    """RowSpec -> PromptPair."""
+    specs: list[RowSpec] = records_of(batch)
+    return with_records(batch, writer.write(specs))
 
 
-def perturb(batch: Batch, perturber: Perturber) -> Batch:
-    """Draft -> Draft."""
+def perturb_batch(batch: Batch, perturber: Perturber) -> Batch:
+    """PromptPair -> PromptPair with a perturbed prompt."""
     return with_records(batch, map_live(records_of(batch), perturber.perturb))
 
 
-def generate(batch: Batch, painter: Generator) -> Batch:
-    """Draft -> Painted."""
-    return with_records(batch, map_live(records_of(batch), painter.generate))
+def generate_batch(batch: Batch, generator: Generator) -> Batch:
+    """PromptPair -> ImagePair or RawPair."""
+    return with_records(batch, map_live(records_of(batch), generator.generate))
 
 
-def encode(batch: Batch) -> Batch:
-    """Drawn -> Painted; painters of small pictures have encoded theirs already."""
-    return with_records(batch, map_live(records_of(batch), _encoded))
+def encode_batch(batch: Batch) -> Batch:
+    """RawPair -> ImagePair. Generators of small images have encoded theirs already."""
+
+    def encode(pairs: Sequence[RawPair | ImagePair]) -> list[ImagePair]:
+        return [pair.encoded() if isinstance(pair, RawPair) else pair for pair in pairs]
+
+    return with_records(batch, map_live(records_of(batch), encode))
 
 
-def _encoded(pairs: Sequence[RawPair | ImagePair]) -> list[ImagePair]:
-    return [pair.encoded() if isinstance(pair, RawPair) else pair for pair in pairs]
+def review_batch(batch: Batch, reviewer: Reviewer) -> Batch:
+    """ImagePair -> ReviewedPair."""
+
+    def review(pairs: Sequence[ImagePair]) -> list[ReviewedPair]:
+        return [ReviewedPair(pair, one) for pair, one in zip(pairs, reviewer.review(pairs), strict=True)]
+
+    return with_records(batch, map_live(records_of(batch), review))
 
 
-def review(batch: Batch, reviewer: Reviewer) -> Batch:
-    """Painted -> Reviewed."""
+def save_batch(batch: Batch, folder: BuildFolder, test_fraction: float) -> Batch:
+    """Writes one whole shard and returns its report.
 
-    def reviewed(pairs: Sequence[Any]) -> list[Reviewed]:
-        return [Reviewed(*parts) for parts in zip(pairs, reviewer.review(pairs), strict=True)]
+    If another start may still succeed for some of its rows, the shard is not written: the next start makes it again.
+    """
+    shard: Shard = pickle.loads(batch["shard"][0])
+    records: list[ReviewedPair | Dropped] = records_of(batch)
+    reviewed = [record for record in records if isinstance(record, ReviewedPair)]
+    dropped = [record for record in records if isinstance(record, Dropped)]
+    indices = [record.spec.index for record in dropped] + [record.pair.prompts.spec.index for record in reviewed]
+    if sorted(indices) != list(range(shard.start, shard.stop)):
+        raise RuntimeError(
+            f"shard {shard.index} must hold exactly the rows {shard.start} to {shard.stop - 1}, got {len(records)} rows"
+        )
+    unfinished = [record for record in dropped if not record.final]
+    if unfinished:
+        return _report(0, unfinished[0].reason, unfinished[0].message)
+    kept = [record for record in reviewed if record.review.kept]
+    splits = [split_of(record.pair.prompts.group_id, test_fraction) for record in kept]
+    table = to_table([one.pair for one in kept], [one.review for one in kept], splits, folder.fingerprint)
+    folder.write(shard, table.sort_by("pair_id"), len(reviewed) - len(kept), dropped)
+    return _report(len(records), "", "")
 
-    return with_records(batch, map_live(records_of(batch), reviewed))
 
-
-class BaseGenerator:
-    """Draft -> Painted, by an actor that holds the base FLUX."""
+class BasePolicyActor:
+    """PromptPair -> ImagePair, by an actor that holds the base FLUX."""
 
     def __init__(self, settings: Settings, plans: Sequence[SamplingPlan]) -> None:
         from actors.policy.flux import FluxPolicy
         from pipelines.preferences.roles.policy_generator import PolicyGenerator
 
-        own = settings.preferences
-        device = init_worker(own.generator_threads, own.generator_gpus)
+        cfg = settings.preferences
+        device = init_worker(cfg.generator_threads, cfg.generator_gpus)
         policy = FluxPolicy.from_pretrained(str(checkpoints_dir("flux")), settings.flux, device)
-        self._painter = PolicyGenerator(policy, plans, SceneWriter(), own.batch_size)
+        self._generator = PolicyGenerator(policy, plans, SceneWriter(), cfg.batch_size)
 
     def __call__(self, batch: Batch) -> Batch:
-        return generate(batch, self._painter)
+        """Generates the images of one shard."""
+        return generate_batch(batch, self._generator)
 
 
-class DiffusersStage:
-    """Draft -> Drawn, by an actor that holds a diffusers pipeline."""
+class DiffusersActor:
+    """PromptPair -> RawPair, by an actor that holds a diffusers pipeline."""
 
-    def __init__(self, generator: str, settings: Settings) -> None:
+    def __init__(self, generator: Literal["qwen_image", "hunyuan_image"], settings: DiffusersSettings) -> None:
         from pipelines.preferences.roles.generators import DiffusersGenerator
 
-        own = getattr(settings, generator)
-        self._painter = DiffusersGenerator(generator, own, init_worker(own.threads, own.gpus))
+        device = init_worker(settings.threads, settings.gpus)
+        self._generator = DiffusersGenerator(generator, settings, device)
 
     def __call__(self, batch: Batch) -> Batch:
-        return with_records(batch, map_live(records_of(batch), self._painter.generate))
+        """Generates the images of one shard."""
+        return generate_batch(batch, self._generator)
 
 
 def records_of(batch: Batch) -> list[Any]:
-    """The records of a shard's rows."""
+    """The records of a shard, one for each row."""
     return [pickle.loads(packed) for packed in batch["record"]]
 
 
 def with_records(batch: Batch, records: Sequence[object]) -> Batch:
-    """The shard with these records instead."""
+    """The shard with other records, one for each row."""
     column = np.empty(len(records), dtype=object)
     column[:] = [pickle.dumps(record) for record in records]
     return {"shard": batch["shard"], "record": column}
 
 
 def map_live(records: list[Any], role: Callable[[list[Any]], Sequence[Any]]) -> list[Any]:
-    """What the role makes of the rows that are not dropped, the others as they are."""
-    done = iter(role([record for record in records if not isinstance(record, Dropped)]))
-    return [record if isinstance(record, Dropped) else next(done) for record in records]
+    """Applies a role to the rows that are not dropped. Dropped rows stay as they are, and the order is kept."""
+    results = iter(role([record for record in records if not isinstance(record, Dropped)]))
+    return [record if isinstance(record, Dropped) else next(results) for record in records]
 
 
 async def map_live_async(records: list[Any], role: Callable[[list[Any]], Awaitable[Sequence[Any]]]) -> list[Any]:
-    """`alive` for a role that waits."""
-    done = iter(await role([record for record in records if not isinstance(record, Dropped)]))
-    return [record if isinstance(record, Dropped) else next(done) for record in records]
+    """`map_live` for a role that awaits its results."""
+    results = iter(await role([record for record in records if not isinstance(record, Dropped)]))
+    return [record if isinstance(record, Dropped) else next(results) for record in records]
+
+
+def _report(rows: int, reason: str, message: str) -> Batch:
+    return {"rows": np.array([rows]), "reason": np.array([reason]), "message": np.array([message])}

@@ -1,4 +1,4 @@
-"""The roles that call a service, as actors of a Ray Data plan whose shards wait for their answers side by side."""
+"""The roles that call a service, as actors of a Ray Data plan. Several shards wait for their answers at once."""
 
 from __future__ import annotations
 
@@ -14,105 +14,109 @@ from actors.services.endpoint import Endpoint, Key, key_of
 from actors.worker_setup import actor_options
 from conf.endpoints import EndpointSettings
 from conf.settings import Settings
+from pipelines.common.paths import run_paths
 from pipelines.preferences.ops import Batch, map_live_async, records_of, with_records
 from pipelines.preferences.roles.chat import ChatPerturber, ChatWriter
 from pipelines.preferences.roles.seedream import SeedreamGenerator
 
 E = TypeVar("E", bound=EndpointSettings)
 
-API_CPUS = 0.05
+SERVICE_CPUS = 0.05
 """Ray CPUs of an actor that waits for answers."""
 
 
 class RemoteBudget:
-    """A Meter that is an actor."""
+    """A BudgetTracker that is a Ray actor."""
 
-    def __init__(self, meter: Any) -> None:  # Any: a handle of a Meter, whose methods Ray does not type
-        self.meter = meter
+    def __init__(self, tracker: Any) -> None:  # Any: a handle of a BudgetTracker, whose methods Ray does not type
+        self.tracker = tracker
 
     async def acquire(self, caller: str, calls_per_minute: int) -> float:
-        """See Meter.admit."""
+        """See BudgetTracker.acquire."""
         try:
-            return await self.meter.admit.remote(caller, calls_per_minute)
+            return await self.tracker.acquire.remote(caller, calls_per_minute)
         except RayTaskError as error:
             raise error.cause from None
 
-    async def record(self, spent: Usage) -> None:
-        """See Meter.record."""
-        await self.meter.record.remote(spent)
+    async def record(self, usage: Usage) -> None:
+        """See BudgetTracker.record."""
+        await self.tracker.record.remote(usage)
 
     def usage(self) -> Usage:
-        """What all calls cost so far."""
-        return ray.get(self.meter.spent.remote())
+        """The usage of all calls so far."""
+        return ray.get(self.tracker.usage.remote())
 
 
 @dataclass(frozen=True)
 class ServiceContext:
-    """What an actor needs to call a service: the account that all share, and where answers are kept."""
+    """What an actor needs to call a service: the settings, the shared budget and the location of cached answers."""
 
     settings: Settings
-    account: RemoteBudget
-    branches: int  # of the plan, each with actors of its own, that share the services' places
+    budget: RemoteBudget
+    branches: int  # of the plan; each has its own actors, and they share the concurrency of a service
 
     @classmethod
     def open(cls, settings: Settings, branches: int) -> ServiceContext:
-        """Starts the account's actor."""
-        meter: Any = ray.remote(BudgetTracker).options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
-        account = f"{settings.run_dir}/account.jsonl"
-        return cls(settings, RemoteBudget(meter.remote(settings.budget, account)), branches)
+        """Starts the actor that tracks the budget."""
+        tracker: Any = ray.remote(BudgetTracker).options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+        return cls(settings, RemoteBudget(tracker.remote(settings.budget, str(run_paths(settings).account))), branches)
 
     def share(self, endpoint: E) -> E:
-        """One branch's share of the calls that may be under way."""
+        """The settings of a service with one branch's share of its concurrency."""
         return replace(endpoint, concurrency=max(1, endpoint.concurrency // self.branches))
 
-    def map(self, rows: Any, stage: type, endpoint: EndpointSettings) -> Any:
-        """Rows (a Dataset) after a stage of this module. Raises ValueError if the service's key is not set."""
-        places = self.share(endpoint).concurrency
-        shards = math.ceil(places / self.settings.preferences.shard_rows) + 1  # at once, so that no place stays free
+    def map(self, rows: ray.data.Dataset, actor: type, endpoint: EndpointSettings) -> ray.data.Dataset:
+        """Maps whole shards on an actor of this module. Raises SettingsError if the key of the service is not set."""
+        concurrency = self.share(endpoint).concurrency
+        # One shard more than the concurrency needs, so that no slot is idle while a shard ends.
+        shards = math.ceil(concurrency / self.settings.preferences.shard_rows) + 1
         return rows.map_batches(
-            stage,
+            actor,
             fn_constructor_args=(self, key_of(endpoint)),
             batch_size=None,
             compute=ray.data.ActorPoolStrategy(
                 size=1, max_tasks_in_flight_per_actor=shards, max_concurrent_calls_per_actor=shards
             ),
-            **actor_options(1, API_CPUS, 0),
+            **actor_options(1, SERVICE_CPUS, 0),
         )
 
     def endpoint(self, endpoint: EndpointSettings, key: Key) -> Endpoint:
-        """The service, for one actor."""
-        cache = self.settings.budget.cache or f"{self.settings.run_dir}/answers"
-        return Endpoint(self.share(endpoint), key, self.account, cache)
+        """The client of a service, for one actor."""
+        cache = self.settings.budget.cache or str(run_paths(self.settings).answers)
+        return Endpoint(self.share(endpoint), key, self.budget, cache)
 
 
-class ChatWriting:
-    """Task -> Draft, by a service."""
+class ChatWriterActor:
+    """RowSpec -> PromptPair, by a chat model."""
 
-    def __init__(self, line: ServiceContext, key: Key) -> None:
-        own = line.settings.writer
-        self._writer = ChatWriter(line.endpoint(own, key), own)
+    def __init__(self, services: ServiceContext, key: Key) -> None:
+        settings = services.settings.writer
+        self._writer = ChatWriter(services.endpoint(settings, key), settings)
 
     async def __call__(self, batch: Batch) -> Batch:
+        """Writes the prompts of one shard."""
         return with_records(batch, await map_live_async(records_of(batch), self._writer.write))
 
 
-class ChatPerturbing:
-    """Draft -> Draft, by a service."""
+class ChatPerturberActor:
+    """PromptPair -> PromptPair with a perturbed prompt, by a chat model."""
 
-    def __init__(self, line: ServiceContext, key: Key) -> None:
-        own = line.settings.perturber
-        self._perturber = ChatPerturber(line.endpoint(own, key), own, line.settings.preferences.single_edit_fraction)
+    def __init__(self, services: ServiceContext, key: Key) -> None:
+        settings, single = services.settings.perturber, services.settings.preferences.single_edit_fraction
+        self._perturber = ChatPerturber(services.endpoint(settings, key), settings, single)
 
     async def __call__(self, batch: Batch) -> Batch:
+        """Perturbs the prompts of one shard."""
         return with_records(batch, await map_live_async(records_of(batch), self._perturber.perturb))
 
 
-class SeedreamGenerating:
-    """Draft -> Drawn, by a service."""
+class SeedreamActor:
+    """PromptPair -> RawPair, by an images API."""
 
-    def __init__(self, line: ServiceContext, key: Key) -> None:
-        own = line.settings.seedream
-        self._painter = SeedreamGenerator(line.endpoint(own, key), own)
+    def __init__(self, services: ServiceContext, key: Key) -> None:
+        settings = services.settings.seedream
+        self._generator = SeedreamGenerator(services.endpoint(settings, key), settings)
 
     async def __call__(self, batch: Batch) -> Batch:
-        return with_records(batch, await map_live_async(records_of(batch), self._painter.generate))
+        """Generates the images of one shard."""
+        return with_records(batch, await map_live_async(records_of(batch), self._generator.generate))

@@ -101,7 +101,7 @@ def losses() -> None:
     """
     training, held_out = _drawn(0, 1600), _drawn(1600, 2000)
     print(f"SpatialScore, {LOSS_STEPS} steps of {BATCH} pairs, {len(held_out)} other pairs in the right order")
-    print(f"{'loss':<10} {'all':>7} {'1 change':>9} {'2-3':>7} {'exploit':>8} {'sigma':>8} {'ECE':>8}")
+    print(f"{'loss':<10} {'all':>7} {'1 change':>9} {'2-3':>7} {'corrupted':>8} {'sigma':>8} {'ECE':>8}")
     for loss in ("bt", "sampled", "marginal", "probit"):
         fitter = _fitter(RewardSettings(loss=loss, batch_size=BATCH, workers=1), 4096)
         for number in range(LOSS_STEPS):
@@ -115,7 +115,7 @@ def losses() -> None:
 
 def _row(report: ModelReport) -> str:
     found = report.accuracies
-    shares = (found.overall, found.one_change, found.more_changes, found.exploit)
+    shares = (found.overall, found.one_change, found.more_changes, found.corrupted)
     one, two, three, four = (f"{share.accuracy:.1%}" if share else "-" for share in shares)
     return f"{one:>7} {two:>9} {three:>7} {four:>8}"
 
@@ -127,18 +127,18 @@ def _fitter(settings: RewardSettings, pixels: int) -> RewardFitter:
 
 
 def _drawn(first: int, last: int) -> list[Pair]:
-    tasks = [RowSpec(index, "exploit" if index % 3 == 0 else "perturbed", index) for index in range(first, last)]
+    tasks = [RowSpec(index, "corrupted" if index % 3 == 0 else "perturbed", index) for index in range(first, last)]
     return [
         _pair(painted) for painted in SceneGenerator().generate(ScenePerturber().perturb(SceneWriter().write(tasks)))
     ]
 
 
 def _pair(painted: ImagePair) -> Pair:
-    draft = painted.draft
+    draft = painted.prompts
     changed = draft.perturbed.text if draft.perturbed else None
     return Pair(
-        str(draft.task.index), draft.prompt.text, changed, painted.winner.pixels(), painted.loser.pixels(),
-        draft.task.kind, len(draft.changes) if changed else 0, group_id=draft.group_id,
+        str(draft.spec.index), draft.prompt.text, changed, painted.winner.pixels(), painted.loser.pixels(),
+        draft.spec.kind, len(draft.edits) if changed else 0, group_id=draft.group_id,
     )  # fmt: skip
 
 

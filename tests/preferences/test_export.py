@@ -1,4 +1,6 @@
-"""Exports that other preference code reads."""
+"""Exports in the formats of Pick-a-Pic v2 and HPDv3."""
+
+from __future__ import annotations
 
 import io
 import json
@@ -9,30 +11,33 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from conf import load
+from conf import UserError, load
 from pipelines.common.images import decode
+from pipelines.common.paths import RunPaths
+from pipelines.preferences.dataset.build_folder import BuildFolder
 from pipelines.preferences.dataset.export import export_hpdv3, export_pickapic
 from pipelines.preferences.dataset.schema import to_table
-from pipelines.preferences.dataset.shards import Folder, plan_shards
+from pipelines.preferences.dataset.shards import plan_shards
 from pipelines.preferences.roles.base import RowSpec
-from pipelines.preferences.roles.scenes import SceneGenerator, ScenePerturber, SceneReviewer, SceneWriter
+from pipelines.preferences.roles.scenes import SceneReviewer
+from tests.support.scene_pairs import scene_pairs
 
 
 @pytest.fixture(scope="module")
-def preferences(tmp_path_factory) -> Path:
-    directory = tmp_path_factory.mktemp("preferences")
-    drafts = ScenePerturber().perturb(SceneWriter().write([RowSpec(i, "perturbed", 5 + i) for i in range(20)]))
-    pairs = SceneGenerator().generate(drafts)
+def preferences(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The parquet folder of twenty pairs."""
+    paths = RunPaths(tmp_path_factory.mktemp("run"))
+    pairs = scene_pairs([RowSpec(i, "perturbed", 5 + i) for i in range(20)])
     table = to_table(pairs, SceneReviewer().review(pairs), ["train"] * 20, "test")
-    Folder(directory, "x").write(plan_shards(load().preferences)[0], table, rejected=0, dropped=[])
-    return directory
+    BuildFolder(paths, "x").write(plan_shards(load().preferences)[0], table, rejected=0, dropped=[])
+    return paths.preferences
 
 
-def test_pick_a_pic_rows_name_the_preferred_picture_on_either_side(preferences, tmp_path):
+def test_pick_a_pic_rows_have_the_preferred_image_on_either_side(preferences: Path, tmp_path: Path) -> None:
     rows = pq.read_table(export_pickapic(preferences, "train", tmp_path)).to_pylist()
     source = {row["prompt"]: row for row in pq.read_table(preferences / "train-00000.parquet").to_pylist()}
     assert len(rows) == 20
-    assert 0 < sum(row["label_0"] for row in rows) < 20, "the preferred picture must not always come first"
+    assert 0 < sum(row["label_0"] for row in rows) < 20, "the preferred image must not always come first"
     for row in rows:
         assert row["label_0"] + row["label_1"] == 1.0 and row["has_label"] and row["are_different"]
         best = 0 if row["label_0"] == 1.0 else 1
@@ -44,7 +49,7 @@ def test_pick_a_pic_rows_name_the_preferred_picture_on_either_side(preferences, 
         assert row["num_example_per_prompt"] >= 1
 
 
-def test_hpdv3_entries_put_the_preferred_path_first(preferences, tmp_path):
+def test_hpdv3_entries_have_the_preferred_path_first(preferences: Path, tmp_path: Path) -> None:
     path = export_hpdv3(preferences, "train", tmp_path)
     entries = json.loads(path.read_text())
     source = {row["prompt"]: row for row in pq.read_table(preferences / "train-00000.parquet").to_pylist()}
@@ -56,6 +61,6 @@ def test_hpdv3_entries_put_the_preferred_path_first(preferences, tmp_path):
     assert len(entries) == 20
 
 
-def test_an_empty_split_is_refused(preferences, tmp_path):
-    with pytest.raises(ValueError, match="no pairs of split 'test'"):
+def test_an_empty_split_is_a_user_error(preferences: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no pairs of split 'test'"):
         export_hpdv3(preferences, "test", tmp_path)

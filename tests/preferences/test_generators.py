@@ -1,8 +1,9 @@
-"""Painters of photographs: the real pipeline classes in tiny random configurations, on their way through the plan."""
+"""Generators of photographs: the real pipeline classes with tiny random weights, alone and in a whole build."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow.dataset as ds
@@ -16,10 +17,10 @@ from pipelines.preferences.build import build_preferences
 from pipelines.preferences.dataset.shards import plan_shards
 from pipelines.preferences.roles.base import PromptPair, RowSpec
 from pipelines.preferences.roles.generators import DiffusersGenerator
-from pipelines.preferences.roles.scenes import ScenePerturber, SceneWriter
+from tests.support.scene_pairs import scene_prompts
 from tests.support.tiny_generators import save_random_hunyuan, save_random_qwen
 
-SMALL = {"height": 64, "width": 64, "steps": 2, "dtype": "float32", "batch": 4, "threads": 1, "gpus": 0.0}
+SMALL = {"height": 64, "width": 64, "denoise_steps": 2, "dtype": "float32", "batch": 4, "threads": 1, "gpus": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -31,36 +32,49 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-def drafts(count: int) -> list[PromptPair]:
-    return ScenePerturber().perturb(SceneWriter().write([RowSpec(i, "perturbed", 2**40 + i) for i in range(count)]))
+def _prompts(count: int) -> list[PromptPair]:
+    return scene_prompts([RowSpec(i, "perturbed", 2**40 + i) for i in range(count)])
 
 
 @pytest.mark.parametrize("generator", ["qwen_image", "hunyuan_image"])
-def test_both_pictures_of_a_pair_are_drawn_from_its_seed_whatever_the_batch(
-    generator: str, models: dict[str, Path]
+def test_the_seed_of_a_pair_determines_both_images_in_every_batch(
+    generator: Literal["qwen_image", "hunyuan_image"], models: dict[str, Path]
 ) -> None:
-    painter = DiffusersGenerator(generator, DiffusersSettings(str(models[generator]), **SMALL), torch.device("cpu"))
-    pairs = painter.generate(drafts(3))
+    settings = DiffusersSettings(
+        str(models[generator]), height=64, width=64, denoise_steps=2, dtype="float32", threads=1, gpus=0.0
+    )
+    model = DiffusersGenerator(generator, settings, torch.device("cpu"))
+    pairs = model.generate(_prompts(3))
     for pair in pairs:
         assert pair.winner.pixels.shape == (64, 64, 3) and pair.winner.pixels.dtype == np.uint8
-        assert pair.winner.seed == pair.loser.seed == pair.draft.image_seed < 2**31
+        assert pair.winner.seed == pair.loser.seed == pair.prompts.image_seed < 2**31
         assert pair.winner.generator == pair.loser.generator == generator
-        assert (pair.winner.pixels != pair.loser.pixels).any(), "the other prompt must show"
-    (alone,) = painter.generate(drafts(3)[2:])
+        assert (pair.winner.pixels != pair.loser.pixels).any(), "another prompt must give another image"
+    (alone,) = model.generate(_prompts(3)[2:])
     difference = np.abs(alone.winner.pixels.astype(int) - pairs[2].winner.pixels)
-    assert difference.max() <= 2, "another batch may move the last bits only"
+    assert difference.max() <= 2, "another batch may change rounding only"
 
 
 @pytest.mark.ray
-def test_a_mix_of_painters_makes_one_set_that_waits_for_people(
+def test_several_generators_make_one_dataset_that_waits_for_annotators(
     ray_cluster: None, models: dict[str, Path], tmp_path: Path
 ) -> None:
     sizes = [f"{name}.{key}={value}" for name in models for key, value in {**SMALL, "cpus": 0.1}.items()]
-    settings = load("scenes", [
-        f"run_dir={tmp_path}", "preferences.pairs=12", "preferences.shard_rows=4", "preferences.corrupted_fraction=0",
-        "preferences.generated_fraction=0", "preferences.reviewer=annotators", "preferences.generators.qwen_image=1",
-        "preferences.generators.hunyuan_image=1", *(f"{name}.model={path}" for name, path in models.items()), *sizes,
-    ])  # fmt: skip
+    settings = load(
+        "scenes",
+        [
+            f"run_dir={tmp_path}",
+            "preferences.pairs=12",
+            "preferences.shard_rows=4",
+            "preferences.corrupted_fraction=0",
+            "preferences.generated_fraction=0",
+            "preferences.reviewer=annotators",
+            "preferences.generators.qwen_image=1",
+            "preferences.generators.hunyuan_image=1",
+            *(f"{name}.model={path}" for name, path in models.items()),
+            *sizes,
+        ],
+    )
     result = build_preferences(settings)
     rows = ds.dataset(result.directory, format="parquet").to_table().sort_by("pair_id").to_pylist()
     assert [row["generator"] for row in rows] == ["scenes-renderer"] * 4 + ["qwen_image"] * 4 + ["hunyuan_image"] * 4
@@ -68,7 +82,7 @@ def test_a_mix_of_painters_makes_one_set_that_waits_for_people(
     assert all(decode(row["image_l"]["bytes"]).shape == (64, 64, 3) for row in rows)
 
 
-def test_a_mix_is_cut_into_shards_of_one_painter_each() -> None:
+def test_every_shard_has_one_generator() -> None:
     settings = load("flux_dev").preferences
     shards = plan_shards(settings)
     assert [shard.start for shard in shards[1:]] == [shard.stop for shard in shards[:-1]] and shards[-1].stop == 80000
@@ -79,7 +93,7 @@ def test_a_mix_is_cut_into_shards_of_one_painter_each() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("preferences.generators.renderer=0", "one of them above"),
         ("preferences.generators.seedream=1", "set both to 0"),
@@ -87,7 +101,7 @@ def test_a_mix_is_cut_into_shards_of_one_painter_each() -> None:
         ("preferences.writer=chatt", "did you mean chat?"),
     ],
 )
-def test_roles_that_cannot_be_are_refused(override: str, told: str) -> None:
+def test_invalid_roles_are_refused(override: str, message: str) -> None:
     with pytest.raises(SettingsError) as refused:
         load("scenes", [override])
-    assert told in str(refused.value)
+    assert message in str(refused.value)

@@ -14,10 +14,17 @@ from pipelines.preferences.review.auth import Session
 from pipelines.preferences.review.overview import render_overview
 from pipelines.preferences.review.pairs import PairSet
 from pipelines.preferences.review.serve import open_database, open_queue, open_store
-from pipelines.preferences.review.store import ADJUDICATION, REVIEW
 from pipelines.reward.triage import triage
-from tests.support.openai_server import Behaviour, Refusing, serving
+from tests.support.openai_server import Behaviour, ContentRefusal, serving
+from tests.support.scene_pairs import write_scene_pairs
 from tests.support.tiny_reward import save_tiny_vlm, tiny_spatialscore
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """A run with forty pairs."""
+    write_scene_pairs(tmp_path / "preferences", 40)
+    return tmp_path
 
 
 def settings_of(run_dir: Path, *more: str) -> Settings:
@@ -42,17 +49,17 @@ def test_a_judge_behind_an_endpoint_orders_the_queue_and_casts_no_vote(
     doubted, refused = pairs.ids[7], pairs.ids[11]
 
     def prefer(body: dict[str, Any], untrue: bool) -> str:
-        """The winner, but for one pair the loser; will not speak of another."""
+        """The winner, but for one pair the loser; refuses to answer for another."""
         urls = [part["image_url"]["url"] for part in body["messages"][0]["content"][:2]]
         shown = [decode(base64.b64decode(url.partition(",")[2])).tobytes() for url in urls]
         first = shown[0] in winners
         name = winners[shown[0 if first else 1]]
         if name == refused:
-            raise Refusing
+            raise ContentRefusal
         return "1" if first == (name != doubted) else "2"
 
     settings = settings_of(run_dir, "review.triage=judge", "judge.key_variable=JUDGE_KEY")
-    shuffled, behaviour = queue_of(settings), Behaviour(speak=prefer)
+    shuffled, behaviour = queue_of(settings), Behaviour(reply=prefer)
     with serving(behaviour) as url:
         settings = settings_of(run_dir, "review.triage=judge", "judge.key_variable=JUDGE_KEY", f"judge.url={url}")
         doubts = triage(settings)
@@ -65,10 +72,13 @@ def test_a_judge_behind_an_endpoint_orders_the_queue_and_casts_no_vote(
     store = open_store(settings, database)
     desk = open_queue(settings, database, store)
     assert not store.votes() and set(store.statuses().values()) == {"pending"}
-    pages = {stage: render_overview(desk.overview(Session("x", stage, ""))) for stage in (REVIEW, ADJUDICATION)}
+    review, adjudication = (
+        render_overview(desk.overview(Session("x", "review", ""))),
+        render_overview(desk.overview(Session("x", "adjudication", ""))),
+    )
     database.close()
-    assert "gpt-5 doubts some pairs" in pages[ADJUDICATION] and "doubts" not in pages[REVIEW]
-    assert "not doubted</th><td>38</td>" in pages[ADJUDICATION]
+    assert "gpt-5 flagged some pairs" in adjudication and "flagged" not in review
+    assert "not flagged</th><td>38</td>" in adjudication
 
 
 def test_spatialscore_orders_it_too(run_dir: Path) -> None:
@@ -78,5 +88,5 @@ def test_spatialscore_orders_it_too(run_dir: Path) -> None:
     lines: list[str] = []
     doubts = triage(settings, lines.append)
     assert lines[-1].startswith("triage  40/40 pairs")
-    worst_first = sorted(filter(doubts.about, doubts.margins), key=doubts.margins.__getitem__)
+    worst_first = sorted(filter(doubts.is_flagged, doubts.margins), key=doubts.margins.__getitem__)
     assert 0 < len(worst_first) < 40 and queue_of(settings)[: len(worst_first)] == worst_first

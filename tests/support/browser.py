@@ -1,4 +1,4 @@
-"""Headless Chromium, driven over its DevTools protocol."""
+"""Headless Chromium, controlled through its DevTools protocol."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -21,12 +22,12 @@ _CODES = {"Enter": 13, "Backspace": 8, " ": 32, "ArrowUp": 38, "ArrowDown": 40, 
 
 
 class Browser:
-    """One Chromium with a profile of its own, so two of them are two people."""
+    """One Chromium with its own profile. Two of them act as two users."""
 
     def __init__(self, profile: Path, width: int = 1280, height: int = 860, phone: bool = False) -> None:
         program = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
         if not program:
-            pytest.skip("there is no Chromium on the path")
+            pytest.skip("Chromium is not on the path")
         flags = [*_FLAGS, f"--user-data-dir={profile}", "--remote-debugging-port=0", f"--window-size={width},{height}"]
         self._process = subprocess.Popen([program, *flags, "about:blank"], stderr=subprocess.DEVNULL)
         port_file = profile / "DevToolsActivePort"
@@ -53,7 +54,7 @@ class Browser:
         self._process.wait(20)
 
     def command(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """One DevTools command and its result."""
+        """Sends one DevTools command and returns its result."""
         self._number += 1
         self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
         while True:
@@ -62,43 +63,43 @@ class Browser:
                 assert "error" not in message, f"{method}: {message['error']}"
                 return message["result"]
 
-    def forget(self) -> Browser:
-        """Leaves the page and whoever was logged in."""
+    def reset(self) -> Browser:
+        """Leaves the page and removes its cookies."""
         self.open("about:blank")
         self.command("Network.clearBrowserCookies")
         return self
 
     def open(self, address: str) -> None:
-        """Goes to an address and waits until the page has loaded."""
+        """Opens an address and waits until the page has loaded."""
         self.command("Page.navigate", url=address)
         wait_for(lambda: self.value("document.readyState") == "complete", address)
 
     def value(self, expression: str) -> Any:
-        """What a JavaScript expression gives."""
-        told = self.command("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in told, told
-        return told["result"].get("value")
+        """The value of a JavaScript expression."""
+        result = self.command("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
 
     def text(self, selector: str) -> str:
-        """What can be read in the first element, "" if there is none or it is hidden."""
+        """The visible text of the first matching element; "" if there is none or it is hidden."""
         return self.value(f"document.querySelector({json.dumps(selector)})?.innerText ?? ''")
 
     def press(self, *keys: str) -> None:
-        """Presses keys one after the other, as a keyboard does."""
+        """Presses keys one after the other."""
         for key in keys:
-            what: dict[str, Any] = {"key": key, "windowsVirtualKeyCode": _CODES.get(key, ord(key[0].upper()))}
+            event: dict[str, Any] = {"key": key, "windowsVirtualKeyCode": _CODES.get(key, ord(key[0].upper()))}
             text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
-            self.command("Input.dispatchKeyEvent", type="keyDown", **what, **({"text": text} if text else {}))
-            self.command("Input.dispatchKeyEvent", type="keyUp", **what)
+            self.command("Input.dispatchKeyEvent", type="keyDown", **event, **({"text": text} if text else {}))
+            self.command("Input.dispatchKeyEvent", type="keyUp", **event)
 
     def screenshot(self, path: Path) -> None:
-        """The window as a PNG file."""
+        """Writes the window as a PNG file."""
         path.write_bytes(base64.b64decode(self.command("Page.captureScreenshot", format="png")["data"]))
 
 
-def wait_for(condition: Any, what: str, seconds: float = 60.0) -> None:
-    """Waits until `condition()` holds. Fails with `what` if it does not come true."""
+def wait_for(condition: Callable[[], Any], description: str, seconds: float = 60.0) -> None:
+    """Waits until `condition()` is true. Fails with `description` after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, f"waited {seconds:.0f} s for {what}"
+        assert time.monotonic() < end, f"waited {seconds:.0f} s for {description}"
         time.sleep(0.05)

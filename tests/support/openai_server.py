@@ -1,9 +1,10 @@
-"""An OpenAI-compatible server on loopback that speaks for the scenes world: it writes, perturbs and paints.
+"""An OpenAI-compatible server on loopback for the scenes world: it writes, perturbs and renders.
 
-What it says in a chat can be another function. A function that raises `Refusing` refuses as a content policy does.
+The replies of its chat model can be another function. If that raises `ContentRefusal`, the server refuses as a content
+policy does.
 
-It can be told to misbehave. Whether a question is troubled follows from its content; asked again it is answered,
-except for `never`, which refuses for good, as a content policy does.
+The server can fail on purpose. The content of a question decides whether it fails. A repeated question succeeds, except
+for the failure `never`, which always refuses.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,48 +29,47 @@ from pipelines.common.images import encode_png
 from pipelines.scenes import grammar, render
 
 FRAME = "As seen by the viewer,"
-ONCE = ("429", "500", "garbage", "drop", "slow")  # a call's troubles
-ANSWERS = ("refusal", "malformed", "untrue")  # what the model may say instead; asking again in other words helps
+ONCE = ("429", "500", "garbage", "drop", "slow")  # failures of a call
+ANSWERS = ("refusal", "malformed", "untrue")  # invalid replies of the model; a question in other words succeeds
 NEVER = "never"
 
-
-Speaker = Callable[[dict[str, Any], bool], str]
-"""(body of a chat question, whether to say something untrue) -> what the model says."""
-
-
-class Refusing(Exception):
-    """The model will not answer this."""
+Reply = Callable[[dict[str, Any], bool], str]
+"""(body of a chat question, whether the reply must be wrong) -> the reply of the model."""
 
 
-def speak_of_scenes(body: dict[str, Any], untrue: bool) -> str:
-    """A writer's or a perturber's answer, as structured output."""
+class ContentRefusal(Exception):
+    """The model refuses to answer."""
+
+
+def scenes_reply(body: dict[str, Any], untrue: bool) -> str:
+    """The answer of a writer or a perturber, as structured output."""
     form = body["response_format"]["json_schema"]
     assert form["strict"] and form["schema"]["additionalProperties"] is False
-    speak = written if form["name"] == "WrittenPrompt" else perturbed
-    return json.dumps(speak(body["messages"][0]["content"], untrue))
+    answer = written if form["name"] == "WrittenPrompt" else perturbed
+    return json.dumps(answer(body["messages"][0]["content"], untrue))
 
 
 @dataclass
 class Behaviour:
-    """Shares of questions that are troubled, by trouble, and what was seen."""
+    """Fractions of questions that fail, by failure, and a record of what happened."""
 
     shares: Mapping[str, float] = field(default_factory=dict)
-    speak: Speaker = speak_of_scenes
-    bodies: list[dict[str, Any]] = field(default_factory=list)  # of all questions, in the order they came
-    seconds: float = 0.0  # that every answer takes
+    reply: Reply = scenes_reply
+    bodies: list[dict[str, Any]] = field(default_factory=list)  # of all questions, in the order of arrival
+    seconds: float = 0.0  # duration of every call
     slow_seconds: float = 1.5
-    seen: Counter[str] = field(default_factory=Counter)  # digest of a question -> times it was asked
-    answered: Counter[str] = field(default_factory=Counter)  # … and was given an answer to pay for
-    troubles: Counter[str] = field(default_factory=Counter)
+    seen: Counter[str] = field(default_factory=Counter)  # digest of a question -> calls
+    answered: Counter[str] = field(default_factory=Counter)  # digest of a question -> answers that cost something
+    failures: Counter[str] = field(default_factory=Counter)
     keys: set[str] = field(default_factory=set)
-    waited: list[float] = field(default_factory=list)  # seconds between a 429 and the same question again
-    busy: int = 0
-    busiest: int = 0  # calls under way at once
+    retry_waits: list[float] = field(default_factory=list)  # seconds between a 429 and the same question again
+    in_flight: int = 0  # calls
+    max_in_flight: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
-    told_to_wait: dict[str, float] = field(default_factory=dict)
+    rejected_at: dict[str, float] = field(default_factory=dict)  # digest of a question -> time of its 429
 
-    def trouble_of(self, digest: str, names: Sequence[str]) -> str:
-        """Which of `names` befalls the question, by its content; "" for none."""
+    def failure_of(self, digest: str, names: Sequence[str]) -> str:
+        """The failure out of `names` that the content of a question selects; "" for none."""
         draw = int(hashlib.sha256(f"trouble|{digest}".encode()).hexdigest()[:8], 16) / 16**8
         for name in names:
             draw -= self.shares.get(name, 0.0)
@@ -83,75 +83,78 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         raw = self.rfile.read(int(self.headers["Content-Length"]))
-        digest, own, body = hashlib.sha256(raw).hexdigest(), self.behaviour, json.loads(raw)
-        with own.lock:
-            own.bodies.append(body)
-            own.seen[digest] += 1
-            own.keys.add(self.headers["Authorization"])
-            own.busy += 1
-            own.busiest = max(own.busiest, own.busy)
-            if digest in own.told_to_wait:
-                own.waited.append(time.monotonic() - own.told_to_wait.pop(digest))
-            trouble = own.trouble_of(digest, ONCE) if own.seen[digest] == 1 else ""
-            own.troubles[trouble] += 1
+        digest, behaviour, body = hashlib.sha256(raw).hexdigest(), self.behaviour, json.loads(raw)
+        with behaviour.lock:
+            behaviour.bodies.append(body)
+            behaviour.seen[digest] += 1
+            behaviour.keys.add(self.headers["Authorization"])
+            behaviour.in_flight += 1
+            behaviour.max_in_flight = max(behaviour.max_in_flight, behaviour.in_flight)
+            if digest in behaviour.rejected_at:
+                behaviour.retry_waits.append(time.monotonic() - behaviour.rejected_at.pop(digest))
+            failure = behaviour.failure_of(digest, ONCE) if behaviour.seen[digest] == 1 else ""
+            behaviour.failures[failure] += 1
         try:
-            time.sleep(own.slow_seconds if trouble == "slow" else own.seconds)
-            self._respond(body, digest, trouble)
+            time.sleep(behaviour.slow_seconds if failure == "slow" else behaviour.seconds)
+            self._respond(body, digest, failure)
         except (BrokenPipeError, ConnectionResetError):
-            pass  # the client had waited long enough, or was killed
+            pass  # the client timed out or was killed
         finally:
-            with own.lock:
-                own.busy -= 1
+            with behaviour.lock:
+                behaviour.in_flight -= 1
 
-    def _respond(self, body: dict[str, Any], digest: str, trouble: str) -> None:
-        if trouble == "429":
+    def _respond(self, body: dict[str, Any], digest: str, failure: str) -> None:
+        if failure == "429":
             with self.behaviour.lock:
-                self.behaviour.told_to_wait[digest] = time.monotonic()
+                self.behaviour.rejected_at[digest] = time.monotonic()
             self._send(429, b'{"error": {"message": "slow down"}}', {"Retry-After": "1"})
-        elif trouble == "500":
+        elif failure == "500":
             self._send(500, b'{"error": {"message": "oh"}}')
-        elif trouble == "garbage":
+        elif failure == "garbage":
             self._send(200, b"<html>a proxy's page</html> {")
-        elif trouble == "drop":
+        elif failure == "drop":
             self.connection.shutdown(socket.SHUT_RDWR)
         elif self.path.endswith("/images/generations"):
-            self._paint(body, digest)
+            self._generate(body, digest)
         else:
             self._chat(body, digest)
 
     def _chat(self, body: dict[str, Any], digest: str) -> None:
         question = json.dumps(body["messages"][0]["content"])
-        never = self.behaviour.trouble_of(hashlib.sha256(question.encode()).hexdigest(), (NEVER,))
-        lie = self.behaviour.trouble_of(digest, ANSWERS) if len(body["messages"]) == 1 else ""
+        never = self.behaviour.failure_of(hashlib.sha256(question.encode()).hexdigest(), (NEVER,))
+        invalid = self.behaviour.failure_of(digest, ANSWERS) if len(body["messages"]) == 1 else ""
         with self.behaviour.lock:
-            self.behaviour.troubles[never or lie] += 1
+            self.behaviour.failures[never or invalid] += 1
         message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
         try:
             if never:
-                raise Refusing
-            if lie == "refusal":
+                raise ContentRefusal
+            if invalid == "refusal":
                 message["refusal"] = "I will not"
             else:
-                said = self.behaviour.speak(body, lie == "untrue")
-                message["content"] = said[: len(said) // 2] if lie == "malformed" else said
-        except Refusing:
+                reply = self.behaviour.reply(body, invalid == "untrue")
+                message["content"] = reply[: len(reply) // 2] if invalid == "malformed" else reply
+        except ContentRefusal:
             return self._send(400, b'{"error": {"message": "against the policy", "code": "content_policy_violation"}}')
         answer = {
-            "id": "1", "object": "chat.completion", "created": 0, "model": body["model"],
+            "id": "1",
+            "object": "chat.completion",
+            "created": 0,
+            "model": body["model"],
             "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150},
-        }  # fmt: skip
-        self._paid(answer, digest)
+        }
+        self._send_answer(answer, digest)
 
-    def _paint(self, body: dict[str, Any], digest: str) -> None:
+    def _generate(self, body: dict[str, Any], digest: str) -> None:
         assert body["response_format"] == "b64_json" and body["watermark"] is False
         text = body["prompt"].removeprefix(FRAME).strip()
         rng = np.random.default_rng([body["seed"], int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)])
         pixels = render.render(render.lay_out(grammar.parse(text), rng), rng)
         image = base64.b64encode(encode_png(pixels)).decode()
-        self._paid({"created": 0, "data": [{"b64_json": image}]}, digest)
+        self._send_answer({"created": 0, "data": [{"b64_json": image}]}, digest)
 
-    def _paid(self, answer: dict[str, Any], digest: str) -> None:
+    def _send_answer(self, answer: dict[str, Any], digest: str) -> None:
         self._send(200, json.dumps(answer).encode())
         with self.behaviour.lock:
             self.behaviour.answered[digest] += 1
@@ -165,22 +168,22 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Stays quiet."""
+        """Logs nothing."""
 
 
 def written(question: str, untrue: bool) -> dict[str, Any]:
-    """A writer's answer: a sentence of the grammar with as many relations as asked. `untrue`: with one too few."""
+    """A writer's answer: a sentence with the requested number of relations. `untrue`: with one relation too few."""
     relations, variation = (int(re.search(rf"{word} (\d+)", question)[1]) for word in ("exactly", "Variation"))  # type: ignore[index]
     scene = grammar.write_scene(np.random.default_rng(variation), relations + 1)
-    told = [
+    relations_data = [
         {**vars(relation), "phrase": phrase} for relation, phrase in zip(scene.relations, phrases(scene), strict=True)
     ]
-    return {"prompt": f"{FRAME} {scene.text}", "frame": FRAME, "relations": told[untrue:]}
+    return {"prompt": f"{FRAME} {scene.text}", "frame": FRAME, "relations": relations_data[untrue:]}
 
 
 def phrases(scene: grammar.Scene) -> list[str]:
     """The part of the sentence that states each relation."""
-    found = []
+    found: list[str] = []
     for child, (parent, word) in enumerate(zip(scene.parents, scene.words, strict=True), start=1):
         link = {True: f"a {scene.objects[parent].name} ", False: "and "}[child == 1 or parent != 0]
         link += "that is " if child > 1 and parent != 0 else ""
@@ -189,24 +192,24 @@ def phrases(scene: grammar.Scene) -> list[str]:
 
 
 def perturbed(question: str, untrue: bool) -> dict[str, Any]:
-    """A perturber's answer. `untrue`: it changes an object as well."""
+    """A perturber's answer. `untrue`: it also changes an object."""
     text = re.search(rf"{FRAME} (.*)", question)[1]  # type: ignore[index]
     count = int(re.search(r"Change exactly (\d+)", question)[1])  # type: ignore[index]
     scene = grammar.parse(text)
     seed = int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
     changed, _ = grammar.perturb(scene, count, np.random.default_rng(seed))
-    told = [
+    changes = [
         {"number": i, **vars(after)}
         for i, (before, after) in enumerate(zip(scene.relations, changed.relations, strict=True), start=1)
         if before != after
     ]
     prompt = f"{FRAME} {changed.text}"
-    return {"prompt": re.sub("circle|square|triangle", "hexagon", prompt) if untrue else prompt, "changes": told}
+    return {"prompt": re.sub("circle|square|triangle", "hexagon", prompt) if untrue else prompt, "changes": changes}
 
 
 @contextmanager
-def serving(behaviour: Behaviour) -> Iterator[str]:
-    """The server's base URL."""
+def serving(behaviour: Behaviour) -> Generator[str]:
+    """Runs the server and yields its base URL."""
     handler = type("Handler", (_Handler,), {"behaviour": behaviour})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True

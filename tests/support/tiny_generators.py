@@ -1,8 +1,9 @@
-"""QwenImagePipeline and HunyuanImagePipeline of the real classes with random weights, small enough for one core."""
+"""QwenImagePipeline and HunyuanImagePipeline with random weights: the real classes, small enough for one core."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -19,8 +20,11 @@ from pipelines.pretrain.vlm_model import build_model, build_tokenizer
 from tests.support.tiny_qwen_image import random_qwen_image_pipeline
 
 
-def tokenizer_of_lines() -> PreTrainedTokenizerFast:
-    """The scenes tokenizer with a token for a line's end: both pipelines count those in the part that they cut off."""
+def line_tokenizer() -> PreTrainedTokenizerFast:
+    """The scenes tokenizer with a token for the end of a line.
+
+    Both pipelines count these tokens in the prefix that they remove.
+    """
     tokenizer = build_tokenizer()
     parts = pre_tokenizers.Split(Regex(r"\n|\w+|[^\w\s]"), "removed", invert=True)
     tokenizer.backend_tokenizer.pre_tokenizer = parts  # type: ignore[attr-defined]
@@ -28,30 +32,56 @@ def tokenizer_of_lines() -> PreTrainedTokenizerFast:
 
 
 def save_random_qwen(directory: Path) -> Path:
-    """Writes the tiny QwenImagePipeline and returns its directory."""
+    """Writes a tiny QwenImagePipeline in diffusers format and returns its directory."""
     pipeline = random_qwen_image_pipeline()
-    pipeline.register_modules(tokenizer=tokenizer_of_lines())
+    pipeline.register_modules(tokenizer=line_tokenizer())
     pipeline.save_pretrained(directory)
     return directory
 
 
 def save_random_hunyuan(directory: Path) -> Path:
-    """Writes the pipeline in diffusers format and returns its directory: 32 x compression, as the real one has."""
+    """Writes a tiny HunyuanImagePipeline in diffusers format and returns its directory.
+
+    Its VAE compresses 32 x, as the real one does.
+    """
     torch.manual_seed(0)
-    tokenizer = tokenizer_of_lines()
+    tokenizer = line_tokenizer()
     transformer = HunyuanImageTransformer2DModel(
-        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=16, num_layers=1, num_single_layers=1,
-        num_refiner_layers=1, patch_size=(1, 1), text_embed_dim=96, text_embed_2_dim=32, rope_axes_dim=(8, 8),
-    )  # fmt: skip
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        num_layers=1,
+        num_single_layers=1,
+        num_refiner_layers=1,
+        patch_size=(1, 1),
+        text_embed_dim=96,
+        text_embed_2_dim=32,
+        rope_axes_dim=(8, 8),
+    )
     vae = AutoencoderKLHunyuanImage(
-        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(32,) * 6, layers_per_block=1,
-        spatial_compression_ratio=32, sample_size=64, scaling_factor=0.75,
-    )  # fmt: skip
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        block_out_channels=(32,) * 6,
+        layers_per_block=1,
+        spatial_compression_ratio=32,
+        sample_size=64,
+        scaling_factor=0.75,
+    )
     glyphs = T5EncoderModel(T5Config(d_model=32, d_kv=8, d_ff=37, num_layers=1, num_heads=2, vocab_size=400))
     guider = AdaptiveProjectedMixGuidance(adaptive_projected_guidance_start_step=1)
-    pipeline = HunyuanImagePipeline(
-        FlowMatchEulerDiscreteScheduler(shift=7.0), vae.eval(), build_model(tokenizer).eval(), tokenizer, glyphs.eval(),
-        ByT5Tokenizer(), transformer.eval(), guider, guider,
-    )  # fmt: skip
+    pipeline: Any = HunyuanImagePipeline  # Any: the tokenizer is not the Qwen2Tokenizer of its signature
+    pipeline = pipeline(
+        FlowMatchEulerDiscreteScheduler(shift=7.0),
+        vae.eval(),
+        build_model(tokenizer).eval(),
+        tokenizer,
+        glyphs.eval(),
+        ByT5Tokenizer(),
+        transformer.eval(),
+        guider,
+        guider,
+    )
     pipeline.save_pretrained(directory)
     return directory

@@ -1,1 +1,1 @@
-"""Checks on prompts and pairs."""
+"""Checks of prompts, and the search for near-duplicates."""

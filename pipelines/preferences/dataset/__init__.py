@@ -1,1 +1,1 @@
-"""The preference dataset on disk: schema, shards, splits, publishing and export."""
+"""The preference dataset on disk: shards, schema, splits, published versions, exports and the report."""

@@ -1,4 +1,4 @@
-"""The dataset card: counts beside the paper's, how far reviewers agreed, and what the licence depends on."""
+"""The dataset card: counts next to those of the paper, agreement of the annotators, and the licence."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from pipelines.preferences.review.overview import Overview
 
 
 def render_card(
-    settings: PublishSettings, kept: Statistics, overview: Overview | None, left_out: Mapping[str, int]
+    settings: PublishSettings, published: Statistics, overview: Overview | None, left_out: Mapping[str, int]
 ) -> str:
-    """README.md. `overview`: None where nobody has reviewed."""
+    """The text of README.md. `overview` is None if no annotator has reviewed; `left_out` maps a reason to pairs."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template("card.md").render(
         settings=settings,
         schema_version=SCHEMA_VERSION,
-        kept=kept,
+        published=published,
         overview=overview,
         left_out=left_out,
         paper_scenes=PAPER_SCENES,
         paper_relations=PAPER_RELATIONS,
-        size=_size_category(kept.pairs),
+        size=_size_category(published.pairs),
     )
 
 
 def _size_category(pairs: int) -> str:
-    """As the Hugging Face Hub names it."""
+    """The name of the size category on the Hugging Face Hub."""
     steps = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"))
     return next((name for limit, name in steps if pairs < limit), "100K<n<1M")

@@ -1,4 +1,4 @@
-"""Preference pairs in the forms that other preference code reads: Pick-a-Pic v2 and HPDv3."""
+"""Exports preference pairs in the formats of Pick-a-Pic v2 and HPDv3, which other code reads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from actors.files import write_file
+from actors.files import digest, write_file
+from conf import UserError
 
 _ROW_GROUP = 32  # rows in memory at a time
 
@@ -44,32 +45,32 @@ _PICKAPIC = pa.schema(
 
 
 def export_pickapic(preferences: Path, split: str, out: Path) -> Path:
-    """Writes a split as `<split>.parquet` in the columns of Pick-a-Pic v2, and returns the file.
+    """Writes a split as `<split>.parquet` with the columns of Pick-a-Pic v2, and returns the file.
 
-    Which picture comes first is drawn from the pair's id. Raises ValueError if the split is empty.
+    The id of a pair determines which image comes first. Raises UserError if the split is empty.
     """
     counts = Counter(row["prompt"] for row in _rows(preferences, split, columns=["prompt"]))
     path, partial = out / f"{split}.parquet", out / f"{split}.parquet.partial"
     out.mkdir(parents=True, exist_ok=True)
-    with pq.ParquetWriter(partial, _PICKAPIC) as file:
+    with pq.ParquetWriter(partial, _PICKAPIC) as file:  # row group by row group: a split may not fit in memory
         for start, rows in enumerate(_grouped(_rows(preferences, split))):
-            made = [_pickapic(start * _ROW_GROUP + i, row, counts) for i, row in enumerate(rows)]
-            file.write_table(pa.Table.from_pylist(made, schema=_PICKAPIC))
+            converted = [_pickapic(start * _ROW_GROUP + i, row, counts) for i, row in enumerate(rows)]
+            file.write_table(pa.Table.from_pylist(converted, schema=_PICKAPIC))
     partial.replace(path)
     return path
 
 
 def export_hpdv3(preferences: Path, split: str, out: Path) -> Path:
-    """Writes a split as `<split>.json` in HPDv3's form, beside a folder of images, and returns the file.
+    """Writes a split as `<split>.json` in the format of HPDv3, next to a folder of images, and returns the file.
 
-    `path1` is always the preferred picture; paths are relative to the file. Raises ValueError if the split is empty.
+    `path1` is always the preferred image. Paths are relative to the file. Raises UserError if the split is empty.
     """
-    entries = []
+    entries: list[dict[str, Any]] = []
     for row in _rows(preferences, split):
-        paths = {}
+        paths: dict[str, str] = {}
         for side in ("w", "l"):
             image = row[f"image_{side}"]
-            paths[side] = f"images/{_digest(image)[:24]}.png"
+            paths[side] = f"images/{digest(image['bytes'])[:24]}.png"
             write_file(str(out / paths[side]), image["bytes"])
         votes = row["review"]["votes"]
         entries.append(
@@ -91,7 +92,7 @@ def export_hpdv3(preferences: Path, split: str, out: Path) -> Path:
 def _rows(preferences: Path, split: str, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
     files = sorted(preferences.glob(f"{split}-*.parquet"))
     if not files:
-        raise ValueError(f"{preferences} holds no pairs of split {split!r}: run `spatialt2i preferences` first")
+        raise UserError(f"no pairs of split {split!r} in {preferences}: run `spatialt2i preferences build` first")
     for path in files:
         for batch in pq.ParquetFile(path).iter_batches(batch_size=_ROW_GROUP, columns=columns):
             yield from batch.to_pylist()
@@ -103,17 +104,17 @@ def _grouped(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 
 def _pickapic(index: int, row: dict[str, Any], counts: Mapping[str, int]) -> dict[str, Any]:
-    turned = hashlib.blake2b(row["pair_id"].encode(), digest_size=1).digest()[0] % 2
-    images = [row["image_l"], row["image_w"]] if turned else [row["image_w"], row["image_l"]]
+    loser_first = hashlib.blake2b(row["pair_id"].encode(), digest_size=1).digest()[0] % 2
+    images = [row["image_l"], row["image_w"]] if loser_first else [row["image_w"], row["image_l"]]
     sides: dict[str, Any] = {}
     for i, image in enumerate(images):
-        preferred = float(i == turned)
-        sides |= {f"image_{i}_uid": _digest(image), f"image_{i}_url": "", f"jpg_{i}": _jpeg(image["bytes"])}
+        preferred = float(i == loser_first)
+        sides |= {f"image_{i}_uid": digest(image["bytes"]), f"image_{i}_url": "", f"jpg_{i}": _jpeg(image["bytes"])}
         sides |= {f"label_{i}": preferred, f"model_{i}": row["generator"]}
     return {
         **sides,
         "are_different": True,
-        "best_image_uid": _digest(row["image_w"]),
+        "best_image_uid": digest(row["image_w"]["bytes"]),
         "caption": row["prompt"],
         "created_at": None,
         "has_label": True,
@@ -121,10 +122,6 @@ def _pickapic(index: int, row: dict[str, Any], counts: Mapping[str, int]) -> dic
         "user_id": 0,
         "num_example_per_prompt": counts[row["prompt"]],
     }
-
-
-def _digest(image: Mapping[str, Any]) -> str:
-    return hashlib.sha256(image["bytes"]).hexdigest()
 
 
 def _jpeg(encoded: bytes) -> bytes:

@@ -1,163 +1,140 @@
-"""`spatialt2i preferences publish`: a versioned dataset folder that stands for itself.
+"""`spatialt2i preferences publish`: a versioned dataset folder that is complete in itself.
 
-    <out>/<version>/README.md                          the card
+    <out>/<version>/README.md                          the dataset card
     <out>/<version>/data/train-00000.parquet           rows of PUBLISHED_SCHEMA
-    <out>/<version>/pickapic/, hpdv3/                  the same pairs in the forms of Pick-a-Pic v2 and HPDv3
+    <out>/<version>/pickapic/, hpdv3/                  the same pairs in the formats of Pick-a-Pic v2 and HPDv3
     <out>/<version>/SHA256SUMS                         of every file above: `sha256sum -c SHA256SUMS`
 
-A version is written under a temporary name and renamed when it is whole; one that is there is never touched.
+A version is written under a temporary name and renamed when it is complete. An existing version is never changed.
 """
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
+from actors.files import write_folder
+from conf import UserError
 from conf.review import PublishSettings
 from conf.settings import Settings
-from pipelines.common.paths import DATA
+from pipelines.common.fingerprints import digest_of_file
+from pipelines.common.paths import PUBLISHED_DATA, run_paths
 from pipelines.preferences.dataset.card import render_card
 from pipelines.preferences.dataset.export import export_hpdv3, export_pickapic
-from pipelines.preferences.dataset.published import PUBLISHED_SCHEMA, published_row
+from pipelines.preferences.dataset.split_writer import ROW_GROUP, SplitWriter
 from pipelines.preferences.dataset.statistics import Statistics
 from pipelines.preferences.dataset.verify import CHECKSUMS
 from pipelines.preferences.review.overview import Overview, summarise
-from pipelines.preferences.review.pairs import PairSet, pairs_folder
-from pipelines.preferences.review.results import reviewed
-from pipelines.preferences.review.serve import open_database, open_store, review_database
+from pipelines.preferences.review.pairs import PairSet
+from pipelines.preferences.review.results import review_results
+from pipelines.preferences.review.serve import open_database, open_store
 from pipelines.preferences.roles.base import Review
-
-ROW_GROUP = 16  # rows: readers fetch so many pairs of pictures at once
 
 
 @dataclass(frozen=True)
-class Published:
-    """A version that is there."""
+class PublishedVersion:
+    """A published version."""
 
     folder: Path
     pairs: int
-    left_out: Mapping[str, int]  # why -> pairs
+    left_out: Mapping[str, int]  # reason -> pairs
 
     def __str__(self) -> str:
-        out = "".join(f", {count} {why} left out" for why, count in sorted(self.left_out.items()))
-        return f"{self.pairs} pairs in {self.folder}{out}"
+        left_out = "".join(f", {count} {reason} left out" for reason, count in sorted(self.left_out.items()))
+        return f"{self.pairs} pairs in {self.folder}{left_out}"
 
 
-def publish(settings: Settings) -> Published:
-    """Writes the run's pairs, with what people said of them, as a version of the dataset.
+def publish(settings: Settings) -> PublishedVersion:
+    """Writes the pairs of the run, with the reviews of the annotators, as a version of the dataset.
 
-    Raises FileExistsError if the version is there, FileNotFoundError without pairs, ValueError if none may go out.
+    Raises UserError if the version exists already, or if there are no pairs that may be published.
     """
-    own = settings.publish
-    out = Path(own.out or f"{settings.run_dir}/published").absolute()
-    folder, partial = out / own.version, out / f".{own.version}.partial"
+    cfg = settings.publish
+    root = Path(cfg.out).absolute() if cfg.out else run_paths(settings).published
+    folder = root / cfg.version
     if folder.exists():
-        raise FileExistsError(f"{folder} is published: raise publish.version, or delete the folder")
-    shutil.rmtree(partial, ignore_errors=True)
-    source = pairs_folder(settings)
-    reviews, overview = review_of(settings)
-    writer = _Writer(partial / DATA, own)
-    for row in rows_of(source):
-        writer.take(row, reviews.get(row["pair_id"]))
-    writer.close()
-    if not writer.kept.pairs:
-        raise ValueError(f"no pair of {source} may be published, left out: {dict(writer.left_out)}")
-    if own.exports:
-        for split in writer.kept.splits:
-            print(f"publish  exporting {split}", flush=True)
-            export_pickapic(partial / DATA, split, partial / "pickapic")
-            export_hpdv3(partial / DATA, split, partial / "hpdv3")
-    (partial / "README.md").write_text(render_card(own, writer.kept, overview, writer.left_out))
-    _write_checksums(partial)
-    partial.rename(folder)
-    return Published(folder, writer.kept.pairs, writer.left_out)
+        raise UserError(f"{folder} is published already: raise publish.version, or delete the folder")
+    published = Statistics()
+    left_out: dict[str, int] = {}
+
+    def write(partial: Path) -> None:
+        reviews, overview = read_reviews(settings)
+        _write_rows(partial / PUBLISHED_DATA, run_paths(settings).preferences, reviews, cfg, published, left_out)
+        if cfg.exports:
+            for split in published.splits:
+                print(f"publish  exporting {split}", flush=True)
+                export_pickapic(partial / PUBLISHED_DATA, split, partial / "pickapic")
+                export_hpdv3(partial / PUBLISHED_DATA, split, partial / "hpdv3")
+        (partial / "README.md").write_text(render_card(cfg, published, overview, left_out))
+        _write_checksums(partial)
+
+    write_folder(folder, write)
+    return PublishedVersion(folder, published.pairs, left_out)
 
 
-def review_of(settings: Settings) -> tuple[dict[str, Review], Overview | None]:
-    """What people decided on the run's pairs: nothing, and None, where nobody was asked."""
-    if not review_database(settings).exists():
+def read_reviews(settings: Settings) -> tuple[dict[str, Review], Overview | None]:
+    """The annotators' reviews of the run's pairs, pair id -> review, and their overview.
+
+    Empty and None if no review was started.
+    """
+    if not run_paths(settings).review_database.exists():
         return {}, None
     database = open_database(settings)
     store = open_store(settings, database)
     votes, statuses = store.votes(), store.statuses()
     database.close()
-    return reviewed(PairSet(pairs_folder(settings)), votes, statuses), summarise(votes, statuses, {})
+    results = review_results(PairSet(run_paths(settings).preferences), votes, statuses)
+    return results, summarise(votes, statuses, gold={})
 
 
-def rows_of(folder: Path) -> Iterator[dict[str, Any]]:
-    """All rows of a folder of pairs, a few in memory at a time."""
+def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """All rows of a folder of pairs, a few in memory at a time. Raises UserError if there are none."""
     files = sorted(folder.glob("*.parquet"))
     if not files:
-        raise FileNotFoundError(f"no pairs in {folder}: run `spatialt2i preferences` first")
+        raise UserError(f"no pairs in {folder}: run `spatialt2i preferences build` first")
     for path in files:
         for batch in pq.ParquetFile(path).iter_batches(batch_size=ROW_GROUP):
             yield from batch.to_pylist()
 
 
-@dataclass
-class _Writer:
-    """Sorts rows into files by split, and counts them."""
+def _write_rows(
+    target: Path,
+    source: Path,
+    reviews: Mapping[str, Review],
+    settings: PublishSettings,
+    published: Statistics,
+    left_out: dict[str, int],
+) -> None:
+    """Writes the rows that may be published and counts them in `published`, the others in `left_out`."""
+    writer = SplitWriter(target, settings.shard_rows)
+    for row in read_rows(source):
+        review = reviews.get(row["pair_id"])
+        reason = _reason_to_leave_out(row, review, settings.only_reviewed)
+        if reason:
+            left_out[reason] = left_out.get(reason, 0) + 1
+            continue
+        published.add(writer.write(row, review))
+        if published.pairs % 1000 == 0:
+            print(f"publish  {published.pairs} pairs", flush=True)
+    writer.close()
+    if not published.pairs:
+        raise UserError(f"no pair of {source} may be published, left out: {left_out}: review the pairs first")
 
-    folder: Path
-    settings: PublishSettings
-    kept: Statistics = field(default_factory=Statistics)
-    left_out: dict[str, int] = field(default_factory=dict)
-    _waiting: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    _files: dict[str, tuple[pq.ParquetWriter, int]] = field(default_factory=dict)  # split -> (file, rows in it)
-    _numbers: dict[str, int] = field(default_factory=dict)  # split -> files begun
 
-    def take(self, row: Mapping[str, Any], review: Review | None) -> None:
-        """One more row, unless its review forbids it."""
-        status = review.status if review else row["review"]["status"]
-        known = review is not None or row["review"]["gold"]
-        why = status if status in ("rejected", "disputed") else ""
-        if self.settings.only_reviewed and not (known and status == "accepted"):
-            why = why or "not reviewed"
-        if why:
-            self.left_out[why] = self.left_out.get(why, 0) + 1
-            return
-        made = published_row(row, review)
-        self.kept.add(made)
-        waiting = self._waiting.setdefault(row["split"], [])
-        waiting.append(made)
-        written = self._files[row["split"]][1] if row["split"] in self._files else 0
-        if len(waiting) == min(ROW_GROUP, self.settings.shard_rows - written):
-            self._flush(row["split"])
-        if self.kept.pairs % 1000 == 0:
-            print(f"publish  {self.kept.pairs} pairs", flush=True)
-
-    def close(self) -> None:
-        """Writes what is left."""
-        for split in list(self._waiting):
-            self._flush(split)
-        for file, _ in self._files.values():
-            file.close()
-
-    def _flush(self, split: str) -> None:
-        rows = self._waiting.pop(split)
-        file, written = self._files.pop(split, (None, 0))
-        if file is None:
-            number = self._numbers[split] = self._numbers.get(split, -1) + 1
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = pq.ParquetWriter(self.folder / f"{split}-{number:05d}.parquet", PUBLISHED_SCHEMA, compression="zstd")
-        file.write_table(pa.Table.from_pylist(rows, schema=PUBLISHED_SCHEMA))
-        written += len(rows)
-        if written >= self.settings.shard_rows:
-            file.close()
-        else:
-            self._files[split] = file, written
+def _reason_to_leave_out(row: Mapping[str, Any], review: Review | None, only_reviewed: bool) -> str:
+    """Why a row must not be published; "" if it may be."""
+    status = review.status if review else row["review"]["status"]
+    if status in ("rejected", "disputed"):
+        return status
+    known = review is not None or row["review"]["gold"]
+    return "not reviewed" if only_reviewed and not (known and status == "accepted") else ""
 
 
 def _write_checksums(folder: Path) -> None:
-    lines = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.relative_to(folder)}\n")
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = [f"{digest_of_file(path)}  {path.relative_to(folder)}\n" for path in files]
     (folder / CHECKSUMS).write_text("".join(lines))

@@ -1,7 +1,7 @@
-"""Rows as they are published: `datasets.load_dataset("parquet", ...)` shows their images as images.
+"""Rows as they are published. `datasets.load_dataset("parquet", ...)` decodes their images.
 
-`datasets` takes the features of a table from the schema's metadata, and an image must then be {bytes, path} alone; so
-the digests, which a build keeps inside its image structs, become columns of their own.
+`datasets` reads the features of a table from the metadata of its schema. There an image must be {bytes, path} only, so
+the digests, which a build stores inside its image structs, become separate columns.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 def _schema() -> pa.Schema:
     fields: list[pa.Field] = []
-    for own in SCHEMA:
-        if own.name in ("image_w", "image_l"):
-            fields.append(pa.field(own.name, _IMAGE))
-            fields += [pa.field(f"{own.name}_{digest}", pa.string()) for digest in ("sha256", "phash")]
+    for column in SCHEMA:
+        if column.name in ("image_w", "image_l"):
+            fields.append(pa.field(column.name, _IMAGE))
+            fields += [pa.field(f"{column.name}_{digest}", pa.string()) for digest in ("sha256", "phash")]
         else:
-            fields.append(own)
+            fields.append(column)
     features = {field.name: _feature(field.type) for field in fields}
     metadata = {"schema_version": SCHEMA_VERSION, "huggingface": json.dumps({"info": {"features": features}})}
     return pa.schema(fields, metadata=metadata)
 
 
 def _feature(kind: pa.DataType) -> dict[str, Any]:
-    """An Arrow type as `datasets` describes it."""
+    """The description of an Arrow type for `datasets`."""
     if kind == _IMAGE:
         return {"_type": "Image"}
     if pa.types.is_struct(kind):
@@ -48,7 +48,7 @@ PUBLISHED_SCHEMA = _schema()
 
 
 def published_row(row: Mapping[str, Any], review: Review | None) -> dict[str, Any]:
-    """A build's row in PUBLISHED_SCHEMA, with the review that people gave it, if they did."""
+    """A row of a build as a row of PUBLISHED_SCHEMA, with the annotators' review if there is one."""
     digests = {f"image_{side}_{name}": row[f"image_{side}"][name] for side in SIDES for name in ("sha256", "phash")}
     images = {f"image_{side}": {"bytes": row[f"image_{side}"]["bytes"], "path": None} for side in SIDES}
     return {**row, **digests, **images, "review": vars(review) if review else row["review"]}

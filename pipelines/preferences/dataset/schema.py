@@ -1,4 +1,4 @@
-"""What a row of the preference data is: DESIGN's columns as an Arrow schema, and how a reviewed pair becomes one."""
+"""The Arrow schema of the preference rows, and the conversion of reviewed pairs to rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCHEMA_VERSION = "1"
 
 _IMAGE = pa.struct(
     [("bytes", pa.binary()), ("path", pa.string()), ("sha256", pa.string()), ("phash", pa.string())]
-)  # `bytes` and `path` are what `datasets.Image` decodes
+)  # `datasets.Image` decodes the fields `bytes` and `path`
 _RELATION = pa.struct([("subject", pa.string()), ("relation", pa.string()), ("object", pa.string())])
 _PERTURBATION = pa.struct([("kind", pa.string()), ("from", pa.string()), ("to", pa.string())])
 _REVIEW = pa.struct(
@@ -25,13 +25,13 @@ SCHEMA = pa.schema(
         ("pair_id", pa.string()),
         ("group_id", pa.string()),
         ("split", pa.string()),  # train | test | benchmark
-        ("kind", pa.string()),  # perturbed | exploit | generated
+        ("kind", pa.string()),  # see PairKind
         ("prompt", pa.string()),
-        ("perturbed_prompt", pa.string()),  # null where the prompt was not changed
-        ("image_w", _IMAGE),  # the winner, which shows the prompt
-        ("image_l", _IMAGE),
+        ("perturbed_prompt", pa.string()),  # null if both images have the same prompt
+        ("image_w", _IMAGE),  # the winner: it shows the prompt
+        ("image_l", _IMAGE),  # the loser
         ("generator", pa.string()),
-        ("seed", pa.int64()),  # of everything random; painters of photographs take it modulo 2^31
+        ("seed", pa.int64()),  # of all randomness; image services get it modulo 2^31
         ("scene", pa.string()),
         ("relations", pa.list_(_RELATION)),
         ("perturbations", pa.list_(_PERTURBATION)),
@@ -45,38 +45,38 @@ SCHEMA = pa.schema(
 
 
 def to_table(pairs: Sequence[ImagePair], reviews: Sequence[Review], splits: Sequence[str], provenance: str) -> pa.Table:
-    """Reviewed pairs as rows of SCHEMA, in their order."""
-    rows = [_row(*parts, provenance) for parts in zip(pairs, reviews, splits, strict=True)]
+    """Reviewed pairs as rows of SCHEMA, in the same order. `provenance` is the fingerprint of the build."""
+    rows = [_row(pair, review, split, provenance) for pair, review, split in zip(pairs, reviews, splits, strict=True)]
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
 def pair_id(index: int) -> str:
-    """The id of row `index`, which sorts as the rows do."""
+    """The id of row `index`. Ids sort in the order of the rows."""
     return f"pair-{index:08d}"
 
 
 def _row(pair: ImagePair, review: Review, split: str, provenance: str) -> dict[str, object]:
-    draft = pair.draft
+    prompts = pair.prompts
     return {
-        "pair_id": pair_id(draft.task.index),
-        "group_id": draft.group_id,
+        "pair_id": pair_id(prompts.spec.index),
+        "group_id": prompts.group_id,
         "split": split,
-        "kind": draft.task.kind,
-        "prompt": draft.prompt.text,
-        "perturbed_prompt": draft.perturbed.text if draft.perturbed else None,
+        "kind": prompts.spec.kind,
+        "prompt": prompts.prompt.text,
+        "perturbed_prompt": prompts.perturbed.text if prompts.perturbed else None,
         "image_w": _image(pair.winner),
         "image_l": _image(pair.loser),
         "generator": pair.winner.generator,
-        "seed": draft.task.seed,
-        "scene": draft.scene,
-        "relations": [vars(relation) for relation in draft.prompt.relations],
-        "perturbations": [{"kind": c.kind, "from": c.before, "to": c.after} for c in draft.changes],
-        "n_perturb": len(draft.changes) if draft.perturbed else 0,
+        "seed": prompts.spec.seed,
+        "scene": prompts.scene,
+        "relations": [vars(relation) for relation in prompts.prompt.relations],
+        "perturbations": [{"kind": e.kind, "from": e.before, "to": e.after} for e in prompts.edits],
+        "n_perturb": len(prompts.edits) if prompts.perturbed else 0,
         "review": vars(review),
         "schema_version": SCHEMA_VERSION,
         "provenance": provenance,
     }
 
 
-def _image(picture: StoredImage) -> dict[str, object]:
-    return {"bytes": picture.png, "path": None, "sha256": picture.sha256, "phash": picture.phash}
+def _image(image: StoredImage) -> dict[str, object]:
+    return {"bytes": image.png, "path": None, "sha256": image.sha256, "phash": image.phash}

@@ -1,4 +1,4 @@
-"""Which pair belongs to which split. A group, that is a prompt with all that is like it, is never on both sides."""
+"""Assigns pairs to splits by groups, so that a prompt and its variants are never in both train and test."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from conf import UserError
+
 SPLITS = ("train", "test", "benchmark")
 
 
 @dataclass(frozen=True)
 class Member:
-    """A pair of the test side."""
+    """A pair of the split test."""
 
     pair_id: str
     group_id: str
@@ -19,20 +21,21 @@ class Member:
 
 
 def split_of(group_id: str, test_fraction: float) -> str:
-    """`train` or `test`, by the group alone."""
-    draw = int.from_bytes(hashlib.blake2b(f"split|{group_id}".encode(), digest_size=4).digest())
-    return "test" if draw < test_fraction * 2**32 else "train"
+    """`train` or `test`. Depends only on the group."""
+    value = int.from_bytes(hashlib.blake2b(f"split|{group_id}".encode(), digest_size=4).digest())
+    return "test" if value < test_fraction * 2**32 else "train"
 
 
-def choose_benchmark(members: Sequence[Member], one: int, more: int) -> set[str]:
-    """Ids of `one` pairs with one changed relation and `more` with two or three, out of the test side, by whole groups.
+def choose_benchmark(members: Sequence[Member], single_edit: int, multi_edit: int) -> set[str]:
+    """Chooses whole groups of the split test for the benchmark, and returns the ids of their pairs.
 
-    Raises ValueError if the test side has too few.
+    `single_edit` pairs have one changed relation, `multi_edit` pairs have two or three. Raises UserError if the split
+    has too few of them.
     """
     groups: dict[str, list[Member]] = {}
     for member in members:
         groups.setdefault(member.group_id, []).append(member)
-    left = {1: one, 2: more}
+    left = {1: single_edit, 2: multi_edit}
     chosen: set[str] = set()
     for group in sorted(groups, key=lambda group: hashlib.blake2b(f"benchmark|{group}".encode()).digest()):
         counts = {n: sum(min(member.n_perturb, 2) == n for member in groups[group]) for n in (0, 1, 2)}
@@ -40,12 +43,13 @@ def choose_benchmark(members: Sequence[Member], one: int, more: int) -> set[str]
             chosen |= {member.pair_id for member in groups[group]}
             left = {n: left[n] - counts[n] for n in left}
     if any(left.values()):
-        raise ValueError(_too_few(left, one, more))
+        raise UserError(_too_few(left, single_edit, multi_edit))
     return chosen
 
 
-def _too_few(left: Mapping[int, int], one: int, more: int) -> str:
+def _too_few(left: Mapping[int, int], single_edit: int, multi_edit: int) -> str:
     return (
-        f"the benchmark needs {one} pairs with one changed relation and {more} with two or three, and test "
-        f"lacks {left[1]} and {left[2]} of them: raise preferences.pairs or test_fraction, or lower benchmark_*"
+        f"the benchmark needs {single_edit} pairs with one changed relation and {multi_edit} with two or three, but "
+        f"the split test lacks {left[1]} and {left[2]} of them: raise preferences.pairs or preferences.test_fraction, "
+        "or lower preferences.benchmark_single_edit or preferences.benchmark_multi_edit"
     )

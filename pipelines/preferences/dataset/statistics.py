@@ -1,4 +1,4 @@
-"""What a set of preference pairs consists of, counted row by row, beside what the paper reports of its own."""
+"""Counts of a set of preference pairs, and the counts that the paper reports."""
 
 from __future__ import annotations
 
@@ -8,25 +8,34 @@ from dataclasses import dataclass, field
 from typing import Any
 
 PAPER_SCENES = {
-    "Kitchen": 3971, "Living Room": 3037, "Classroom": 1808, "Study": 1607, "Bedroom": 1602, "Hallway": 1323,
-    "Garage": 923, "Campsite": 895, "Patio": 864, "Dining Room": 836, "Garden": 826, "Bathroom": 750,
-    "Home Office": 634, "Greenhouse": 632, "Balcony": 613, "Nursery": 503,
-}  # fmt: skip
-"""Pairs by scene, from the paper's pie chart, which shows a long tail without names."""
+    "Kitchen": 3971,
+    "Living Room": 3037,
+    "Classroom": 1808,
+    "Study": 1607,
+    "Bedroom": 1602,
+    "Hallway": 1323,
+    "Garage": 923,
+    "Campsite": 895,
+    "Patio": 864,
+    "Dining Room": 836,
+    "Garden": 826,
+    "Bathroom": 750,
+    "Home Office": 634,
+    "Greenhouse": 632,
+    "Balcony": 613,
+    "Nursery": 503,
+}
+"""Pairs per scene, from the paper's pie chart. The chart also shows a long tail without names."""
 
 PAPER_RELATIONS = {3: 503, 4: 3348, 5: 10572, 6: 15572, 7: 19054, 8: 13829, 9: 11056, 10: 3430, 11: 1428, 12: 357}
-"""Pairs by relations of the prompt, read by eye from the paper's histogram."""
+"""Relations of a prompt -> pairs, read by eye from the paper's histogram."""
 
-WORD_BIN = 5  # words of a prompt are counted in steps of this many
-
-COLUMNS = (
-    "split", "kind", "prompt", "generator", "scene", "relations", "perturbations", "n_perturb", "review"
-)  # fmt: skip
+WORD_BIN = 5  # width in words of a bin of prompt lengths
 
 
 @dataclass
 class Statistics:
-    """Counts of rows. `scenes`, `relations` and so on are value -> pairs."""
+    """Counts of rows. Every counter maps a value to a number of pairs, unless its comment says otherwise."""
 
     pairs: int = 0
     splits: Counter[str] = field(default_factory=Counter)
@@ -34,16 +43,16 @@ class Statistics:
     generators: Counter[str] = field(default_factory=Counter)
     scenes: Counter[str] = field(default_factory=Counter)
     relations: Counter[int] = field(default_factory=Counter)  # number of relations of the prompt
-    words: Counter[int] = field(default_factory=Counter)  # lower end of a bin of WORD_BIN words
-    phrases: Counter[str] = field(default_factory=Counter)  # words of a relation, over all relations
-    perturbations: Counter[str] = field(default_factory=Counter)  # kind of a change, over all changes
+    words: Counter[int] = field(default_factory=Counter)  # of the prompt, as the lower end of a bin of WORD_BIN words
+    phrases: Counter[str] = field(default_factory=Counter)  # wording of a relation -> relations
+    perturbations: Counter[str] = field(default_factory=Counter)  # kind of an edit -> edits
     changed: Counter[int] = field(default_factory=Counter)  # number of changed relations
     statuses: Counter[str] = field(default_factory=Counter)
     by_generator: Counter[tuple[str, str]] = field(default_factory=Counter)  # (generator, status)
     votes: int = 0
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Counts one row of the preference schema; pictures are not looked at."""
+        """Counts one row of the preference schema. Does not read its images."""
         self.pairs += 1
         self.splits[row["split"]] += 1
         self.kinds[row["kind"]] += 1
@@ -52,7 +61,7 @@ class Statistics:
         self.relations[len(row["relations"])] += 1
         self.words[len(row["prompt"].split()) // WORD_BIN * WORD_BIN] += 1
         self.phrases.update(relation["relation"] for relation in row["relations"])
-        self.perturbations.update(change["kind"] for change in row["perturbations"])
+        self.perturbations.update(edit["kind"] for edit in row["perturbations"])
         self.changed[row["n_perturb"]] += 1
         self.statuses[row["review"]["status"]] += 1
         self.by_generator[row["generator"], row["review"]["status"]] += 1

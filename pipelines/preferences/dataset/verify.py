@@ -1,4 +1,4 @@
-"""Whether a published version is what its publisher wrote: every file of its data, and the form of its rows."""
+"""Checks that a published version is complete and unchanged: the digest of every data file, and the schema version."""
 
 from __future__ import annotations
 
@@ -8,50 +8,60 @@ from collections.abc import Callable
 import pyarrow.parquet as pq
 
 from actors.files import exists, file_system, join, list_folder, read_file
-from pipelines.common.paths import DATA, data_of
+from conf import UserError
+from pipelines.common.paths import PUBLISHED_DATA, published_data
 from pipelines.preferences.dataset.schema import SCHEMA_VERSION
 
 CHECKSUMS = "SHA256SUMS"
-"""File of a version's folder with a line `<sha256>  <path>` for each file."""
+"""File of a version's folder, with one line `<sha256>  <path>` for each file."""
 
 
 def verify(version: str, log: Callable[[str], None]) -> None:
-    """Reads a version's data once; `log` gets a line a file.
+    """Reads the data of a version, a path or URI, once. `log` gets one line for each file.
 
-    Raises FileNotFoundError where there is no published version, ValueError where a file is missing, added, damaged or
-    of another schema version.
+    Raises UserError if there is no published version, or if a file is missing, added, damaged or of another schema
+    version.
     """
     sums = join(version, CHECKSUMS)
     if not exists(sums):
-        raise FileNotFoundError(
-            f"reward.pairs must be a published version, with {CHECKSUMS} beside {DATA}/, got {version}: name the "
-            "folder that `spatialt2i preferences publish` wrote"
+        raise UserError(
+            f"reward.pairs must be a published version, with {CHECKSUMS} next to {PUBLISHED_DATA}/, got {version}: set "
+            "it to a folder that `spatialt2i preferences publish` wrote"
         )
     lines = [line.split("  ", 1) for line in read_file(sums).decode().splitlines()]
-    wanted = {path.removeprefix(f"{DATA}/"): digest for digest, path in lines if path.startswith(f"{DATA}/")}
-    there = {name for name in list_folder(data_of(version)) if name.endswith(".parquet")}
-    if not wanted or there != wanted.keys():
-        differing = sorted(there ^ wanted.keys())
-        raise ValueError(f"{version} must hold the files that its {CHECKSUMS} names, and no others, got {differing}")
-    for number, name in enumerate(sorted(wanted), start=1):
-        location = join(data_of(version), name)
-        if _digest(location) != wanted[name]:
-            raise ValueError(f"{location} is not what was published: fetch it again")
-        told = _schema_version(location)
-        if told != SCHEMA_VERSION:
-            raise ValueError(
-                f"{location} must have rows of schema version {SCHEMA_VERSION}, got {told or 'none'}: publish the "
-                "pairs again with this version of spatialt2i"
-            )
-        log(f"pairs  {number}/{len(wanted)} files of {version} are as they were published")
+    prefix, data = f"{PUBLISHED_DATA}/", published_data(version)
+    expected = {path.removeprefix(prefix): digest for digest, path in lines if path.startswith(prefix)}
+    found = {name for name in list_folder(data) if name.endswith(".parquet")}
+    if not expected or found != expected.keys():
+        differing = sorted(found ^ expected.keys())
+        raise UserError(
+            f"{version} must hold exactly the files that its {CHECKSUMS} lists, got these missing or added: "
+            f"{differing}: download or publish it again"
+        )
+    for number, name in enumerate(sorted(expected), start=1):
+        _verify_file(join(data, name), expected[name])
+        log(f"pairs  verified file {number}/{len(expected)} of {version}")
+
+
+def _verify_file(location: str, expected: str) -> None:
+    """Checks one parquet file. `expected` is its SHA-256."""
+    if _digest(location) != expected:
+        raise UserError(f"{location} differs from what was published: download it again")
+    version = _schema_version(location)
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{location} must have rows of schema version {SCHEMA_VERSION}, got {version or 'none'}: publish the pairs "
+            "again with this version of spatialt2i"
+        )
 
 
 def _digest(location: str) -> str:
+    """SHA-256 of a file on any file system, read in blocks."""
     system, path = file_system(location)
     digest = hashlib.sha256()
     with system.open_input_stream(path) as stream:
-        while part := stream.read(1 << 20):
-            digest.update(part)
+        while block := stream.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 

@@ -1,1 +1,1 @@
-"""Review by people: a page where each picture of a pair is judged on its own, relation by relation."""
+"""Review by annotators: a web page on which each image of a pair is judged on its own, relation by relation."""

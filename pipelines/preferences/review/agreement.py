@@ -1,4 +1,4 @@
-"""How far reviewers agree beyond chance."""
+"""How far annotators agree beyond chance."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 
 
-def cohens_kappa(pairs: Sequence[tuple[Hashable, Hashable]]) -> float | None:
-    """kappa = (p_o - p_e) / (1 - p_e) of two reviewers' labels of the same items (Cohen 1960).
+def cohens_kappa(labels: Sequence[tuple[Hashable, Hashable]]) -> float | None:
+    """Returns kappa = (p_o - p_e) / (1 - p_e) for two annotators' labels of the same items (Cohen 1960).
 
-    None without items, or where both always gave one and the same label: chance then explains everything.
+    Returns None if there are no items, or if both always gave the same single label, so that p_e is 1.
     """
-    if not pairs:
+    if not labels:
         return None
-    count = len(pairs)
-    first, second = Counter(one for one, _ in pairs), Counter(other for _, other in pairs)
-    observed = sum(one == other for one, other in pairs) / count
+    count = len(labels)
+    first, second = Counter(one for one, _ in labels), Counter(other for _, other in labels)
+    observed = sum(one == other for one, other in labels) / count
     expected = sum(first[label] * second[label] for label in first) / count**2
     return None if expected == 1 else (observed - expected) / (1 - expected)
 
 
 def krippendorffs_alpha(units: Sequence[Sequence[Hashable]]) -> float | None:
-    """alpha = 1 - D_o / D_e for nominal labels, from coincidences (Krippendorff 2011). A unit is one item's labels.
+    """Returns alpha = 1 - D_o / D_e for nominal labels, by coincidences (Krippendorff 2011).
 
-    Any number of reviewers, any of whom may be missing; units with one label say nothing. None where nothing is
-    comparable or all labels are the same.
+    A unit holds the labels of one item, from any number of annotators. Units with one label do not count. Returns None
+    if no unit has two labels, or if all labels are the same.
     """
     comparable = [Counter(unit) for unit in units if len(unit) > 1]
     totals: Counter[Hashable] = sum(comparable, Counter())

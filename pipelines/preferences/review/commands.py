@@ -1,4 +1,7 @@
-"""`spatialt2i preferences review | publish | report`: what needs no cluster. Each imports only what it needs."""
+"""`spatialt2i preferences review | publish | report | to_label_studio | from_label_studio`.
+
+These commands need no Ray cluster. Each imports only what it needs.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from conf import Settings
 
 
 def review(settings: Settings) -> None:
-    """Serves the page on which people review the run's pairs, until interrupted."""
+    """Serves the page on which annotators review the run's pairs, until it is interrupted."""
     from pipelines.preferences.review.serve import serve_review
 
     serve_review(settings)
@@ -20,21 +23,21 @@ def publish(settings: Settings) -> None:
 
 
 def report(settings: Settings) -> None:
-    """Draws what the run's pairs consist of."""
-    from pipelines.preferences.dataset.report import report as draw_report
+    """Writes charts and samples of the run's pairs as an HTML file."""
+    from pipelines.preferences.dataset.report import report as write_report
 
-    print(draw_report(settings))
+    print(write_report(settings))
 
 
 def to_label_studio(settings: Settings) -> None:
-    """Writes the pairs that still lack reviews as tasks of Label Studio."""
+    """Writes the pairs that still lack reviews as tasks for Label Studio."""
     from pipelines.preferences.review.label_studio import export_tasks
 
     print(export_tasks(settings))
 
 
 def from_label_studio(settings: Settings) -> None:
-    """Saves the votes that were cast in Label Studio."""
+    """Saves annotations that were made in Label Studio as votes."""
     from pipelines.preferences.review.label_studio import import_annotations
 
     print(import_annotations(settings))

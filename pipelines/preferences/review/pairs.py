@@ -1,4 +1,4 @@
-"""The set under review: its pairs as reviewers see them, and its pictures, one at a time."""
+"""The dataset under review: its pairs as annotators see them, and its images, one at a time."""
 
 from __future__ import annotations
 
@@ -12,22 +12,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from conf.settings import Settings
+from conf import UserError
+from pipelines.preferences.row_values import PairKind, ReviewStatus, Side
 
-SIDES = ("w", "l")
+SIDES: tuple[Side, Side] = ("w", "l")
 Relation = tuple[str, str, str]
-"""(subject, relation, object); `actors.types.Relation` would make the page wait for torch."""
+"""(subject, relation, object). `actors.types.Relation` would import torch and delay the page."""
 
 PRESENCE = "Everything named is there, once each"
-"""The first claim about every picture; the others are its relations."""
+"""The first claim about every image. The others are its relations."""
 
 _COLUMNS = ("pair_id", "kind", "prompt", "relations", "perturbations", "n_perturb", "review")
-_KEPT_GROUPS = 8  # row groups whose pictures are kept in memory
-
-
-def pairs_folder(settings: Settings) -> Path:
-    """The parquet files of a run's pairs. Absolute."""
-    return Path(settings.run_dir).absolute() / "preferences"
+_CACHED_GROUPS = 8  # row groups whose images stay in memory
 
 
 @dataclass(frozen=True)
@@ -35,28 +31,28 @@ class ReviewPair:
     """A pair with its claims: claim 0 is PRESENCE, claim i + 1 is relation i."""
 
     pair_id: str
-    kind: str  # perturbed | exploit | generated
+    kind: PairKind
     prompt: str
     relations: tuple[Relation, ...]
-    changed: tuple[int, ...]  # claims that the loser must violate; empty if the row does not say which
+    changed: tuple[int, ...]  # claims that must fail for the loser; empty if the row does not say which
     n_perturb: int
     gold: bool  # its truth is known exactly
-    status: str  # of the row's own review
+    status: ReviewStatus  # in the row's own review
 
     @property
     def claims(self) -> int:
-        """Number of claims about each picture."""
+        """Number of claims about each image."""
         return len(self.relations) + 1
 
 
 class PairSet:
-    """Pairs of a folder of parquet files. Texts are in memory; a picture is read when it is asked for."""
+    """The pairs of a folder of parquet files. Texts are in memory; an image is read when it is requested."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises FileNotFoundError if the folder holds no pairs."""
+        """Raises UserError if the folder holds no pairs."""
         self._files = sorted(folder.glob("*.parquet"))
         if not self._files:
-            raise FileNotFoundError(f"no pairs in {folder}: run `spatialt2i preferences` first")
+            raise UserError(f"no pairs in {folder}: run `spatialt2i preferences build` first")
         self._texts = pa.concat_tables(pq.read_table(path, columns=list(_COLUMNS)) for path in self._files)
         self._rows: dict[str, int] = {name: row for row, name in enumerate(self._texts["pair_id"].to_pylist())}
         self._groups = _row_groups(self._files)
@@ -71,19 +67,19 @@ class PairSet:
 
     @property
     def ids(self) -> list[str]:
-        """All pairs, in the order of the files."""
+        """The ids of all pairs, in the order of the files."""
         return list(self._rows)
 
     def pair(self, pair_id: str) -> ReviewPair:
-        """Raises KeyError for a pair that the set has not."""
-        return _pair(self._texts.slice(self._rows[pair_id], 1).to_pylist()[0])
+        """Raises KeyError if the dataset has no such pair."""
+        return _review_pair(self._texts.slice(self._rows[pair_id], 1).to_pylist()[0])
 
     def pairs(self) -> list[ReviewPair]:
         """All pairs, in the order of the files."""
-        return [_pair(row) for row in self._texts.to_pylist()]
+        return [_review_pair(row) for row in self._texts.to_pylist()]
 
-    def image(self, pair_id: str, side: str) -> bytes:
-        """The image file of one side, "w" or "l". Raises KeyError for a pair that the set has not."""
+    def image(self, pair_id: str, side: Side) -> bytes:
+        """The image file of one side. Raises KeyError if the dataset has no such pair."""
         row = self._rows[pair_id]
         number = max(i for i, group in enumerate(self._groups) if group.start <= row)
         with self._lock:
@@ -94,7 +90,7 @@ class PairSet:
                 table = pq.ParquetFile(group.path).read_row_group(group.index, columns=columns)
                 self._cache[number] = table
             self._cache.move_to_end(number)
-            while len(self._cache) > _KEPT_GROUPS:
+            while len(self._cache) > _CACHED_GROUPS:
                 self._cache.popitem(last=False)
         return table[f"image_{side}"][row - self._groups[number].start].as_py()["bytes"]
 
@@ -102,12 +98,13 @@ class PairSet:
 @dataclass(frozen=True)
 class _RowGroup:
     path: Path
-    index: int
-    start: int  # number, in the whole set, of its first row
+    index: int  # in the file
+    start: int  # number of its first row in the whole dataset
 
 
 def _row_groups(files: Sequence[Path]) -> list[_RowGroup]:
-    groups, start = [], 0
+    groups: list[_RowGroup] = []
+    start = 0
     for path in files:
         metadata = pq.read_metadata(path)
         for index in range(metadata.num_row_groups):
@@ -116,17 +113,17 @@ def _row_groups(files: Sequence[Path]) -> list[_RowGroup]:
     return groups
 
 
-def _pair(row: dict[str, Any]) -> ReviewPair:
-    relations = tuple((said["subject"], said["relation"], said["object"]) for said in row["relations"])
-    spoken = [" ".join(relation) for relation in relations]
-    before = [change["from"] for change in row["perturbations"]]
-    located = row["n_perturb"] > 0 and all(sentence in spoken for sentence in before)
+def _review_pair(row: dict[str, Any]) -> ReviewPair:
+    relations = tuple((one["subject"], one["relation"], one["object"]) for one in row["relations"])
+    sentences = [" ".join(relation) for relation in relations]
+    changed = [edit["from"] for edit in row["perturbations"]]
+    located = row["n_perturb"] > 0 and all(sentence in sentences for sentence in changed)
     return ReviewPair(
         pair_id=row["pair_id"],
         kind=row["kind"],
         prompt=row["prompt"],
         relations=relations,
-        changed=tuple(sorted(spoken.index(sentence) + 1 for sentence in before)) if located else (),
+        changed=tuple(sorted(sentences.index(sentence) + 1 for sentence in changed)) if located else (),
         n_perturb=row["n_perturb"],
         gold=row["review"]["gold"],
         status=row["review"]["status"],

@@ -1,4 +1,4 @@
-"""What people decided, as it goes into a row's `review` column."""
+"""The annotators' decisions, as they are stored in a row's `review` column."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from pipelines.preferences.review.annotation import vote
 from pipelines.preferences.review.pairs import PairSet
 from pipelines.preferences.review.store import Vote
 from pipelines.preferences.roles.base import Review
+from pipelines.preferences.row_values import PreferenceVote, ReviewStatus
 
 
-def reviewed(pairs: PairSet, votes: Sequence[Vote], statuses: Mapping[str, str]) -> dict[str, Review]:
-    """Pair -> its review, for every pair of the set that people have voted on.
+def review_results(pairs: PairSet, votes: Sequence[Vote], statuses: Mapping[str, ReviewStatus]) -> dict[str, Review]:
+    """Pair id -> review, for every pair of the dataset that has votes.
 
-    `statuses` are those of the queue: accepted, rejected, disputed or pending. A pair that was shown as a gold one is
-    in no queue: its truth is known and its status stays as it is.
+    `statuses` are those of the queue. A pair that was shown as a gold pair is not in it: its truth is known, so it
+    keeps the status of its row.
     """
     by_pair: dict[str, list[Vote]] = defaultdict(list)
     for one in votes:
         if one.pair_id in pairs:
             by_pair[one.pair_id].append(one)
-    found = {}
-    for pair_id, given in by_pair.items():
+    results: dict[str, Review] = {}
+    for pair_id, pair_votes in by_pair.items():
         pair = pairs.pair(pair_id)
-        spoken = tuple(vote(pair, one.annotation) for one in given)
-        agreement = Counter(spoken).most_common(1)[0][1] / len(spoken)
-        status = statuses.get(pair_id, pair.status)
-        found[pair_id] = Review(status, spoken, agreement, pair.gold)
-    return found
+        preferences: tuple[PreferenceVote, ...] = tuple(vote(pair, one.annotation) for one in pair_votes)
+        agreement = Counter(preferences).most_common(1)[0][1] / len(preferences)
+        results[pair_id] = Review(statuses.get(pair_id, pair.status), preferences, agreement, pair.gold)
+    return results

@@ -1,4 +1,4 @@
-"""What a model thinks of the pairs under review: kept beside the votes, never among them."""
+"""A model's scores of the pairs under review. They are stored next to the votes and never become votes."""
 
 from __future__ import annotations
 
@@ -10,49 +10,46 @@ from pathlib import Path
 
 from actors.files import write_file
 
-FILE = "triage.json"
-
 
 @dataclass(frozen=True)
 class TriageScores:
-    """By how much a model prefers each winner. A pair that it does not prefer, or did not answer, it doubts."""
+    """The margins by which a model prefers each winner. It flags a pair without a positive margin."""
 
-    by: str  # the model
-    margins: Mapping[str, float | None]  # pair id -> margin; None where there was no answer
+    model: str
+    margins: Mapping[str, float | None]  # pair id -> margin; None if the model gave no answer
 
     @classmethod
-    def read(cls, folder: Path) -> TriageScores | None:
-        """What `write` left in a run's review folder; None where nobody has triaged."""
-        path = folder / FILE
+    def read(cls, path: Path) -> TriageScores | None:
+        """Reads the file that `write` wrote. Returns None if there is none."""
         return cls(**json.loads(path.read_text())) if path.exists() else None
 
-    def write(self, folder: Path) -> None:
-        """Keeps it in a run's review folder, whole or not at all."""
-        write_file(str(folder / FILE), json.dumps(asdict(self)).encode())
+    def write(self, path: Path) -> None:
+        """Writes the scores as JSON."""
+        write_file(str(path), json.dumps(asdict(self)).encode())
 
-    def about(self, pair_id: str) -> bool:
-        """Whether the model doubts a pair; no for one that it has not seen."""
+    def is_flagged(self, pair_id: str) -> bool:
+        """Whether the model does not prefer the winner, or gave no answer. False if it has not scored the pair."""
         margin = self.margins.get(pair_id, 1.0)
         return margin is None or margin <= 0
 
     def rank(self, pair_id: str) -> float:
-        """The lower, the sooner people should look: at doubted pairs, the worst first. All others are alike."""
-        margin = self.margins.get(pair_id)
-        if not self.about(pair_id):
+        """The sort key of a pair: flagged pairs first, the lowest margin first. All others have the same rank."""
+        if not self.is_flagged(pair_id):
             return float("inf")
+        margin = self.margins.get(pair_id)
         return float("-inf") if margin is None else margin
 
 
 @dataclass(frozen=True)
-class TriageCheck:
-    """Whether doubts were of use: what people decided on the pairs that the model doubts, and on the others."""
+class TriageOutcome:
+    """How annotators decided on the pairs that a model flagged, and on the others."""
 
-    by: str
-    doubted: Counter[str]  # status -> pairs
-    others: Counter[str]
+    model: str
+    flagged: Counter[str]  # status -> pairs
+    not_flagged: Counter[str]  # status -> pairs
 
 
-def check(doubts: TriageScores, statuses: Mapping[str, str]) -> TriageCheck:
-    """`statuses`: pair id -> status."""
-    doubted = Counter(status for pair_id, status in statuses.items() if doubts.about(pair_id))
-    return TriageCheck(doubts.by, doubted, Counter(statuses.values()) - doubted)
+def triage_outcome(scores: TriageScores, statuses: Mapping[str, str]) -> TriageOutcome:
+    """Counts the statuses (pair id -> status) of flagged and of other pairs."""
+    flagged = Counter(status for pair_id, status in statuses.items() if scores.is_flagged(pair_id))
+    return TriageOutcome(scores.model, flagged, Counter(statuses.values()) - flagged)

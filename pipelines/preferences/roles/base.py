@@ -1,11 +1,11 @@
-"""The four roles that make a preference pair, and the records they hand to one another.
+"""The four roles that make a preference pair, and the records that they pass on.
 
-    Task --writer--> Draft --perturber--> Draft --painter--> Painted --reviewer--> Review
+    RowSpec --writer--> PromptPair --perturber--> PromptPair --generator--> ImagePair --reviewer--> Review
 
-A row that cannot go on becomes `Dropped` and passes the other roles by.
+A row that fails becomes `Dropped`. The later roles skip it.
 
-Every role works on a list, so that an implementation may batch its forwards or bound its concurrent calls as it likes,
-and answers in the order it was asked. What it answers follows from its input and the task's seed alone.
+Every role takes and returns a list, in the same order, so an implementation can batch its forward passes or limit its
+concurrent calls. The result depends only on the input and on the seed of the row.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ import numpy as np
 
 from actors.types import Prompt
 from pipelines.common.images import StoredImage
-
-KINDS = ("perturbed", "exploit", "generated")
+from pipelines.preferences.row_values import PairKind, PreferenceVote, ReviewStatus
 
 
 @dataclass(frozen=True)
@@ -27,13 +26,13 @@ class RowSpec:
     """One row to make."""
 
     index: int  # of the row in the whole build
-    kind: str  # one of KINDS
-    seed: int  # of everything random about the row
+    kind: PairKind
+    seed: int  # all randomness of the row derives from it
 
 
 @dataclass(frozen=True)
 class Edit:
-    """What is wrong in the loser, e.g. "flip", from "red circle left of blue square" to "red circle right of …"."""
+    """One error of the loser, e.g. "flip", "red circle left of blue square", "red circle right of blue square"."""
 
     kind: str
     before: str
@@ -42,71 +41,73 @@ class Edit:
 
 @dataclass(frozen=True)
 class PromptPair:
-    """A pair in words."""
+    """The two prompts of a pair."""
 
-    task: RowSpec
+    spec: RowSpec
     prompt: Prompt
-    scene: str  # the kind of place, e.g. "Kitchen"; here the form of the sentence
-    group_id: str  # equal for prompts that must share a split
-    phrases: tuple[str, ...] = ()  # where the prompt states each relation, word for word; empty: not known
-    perturbed: Prompt | None = None  # what the loser shows instead; None where the prompt itself is not changed
-    changes: tuple[Edit, ...] = ()
+    scene: str  # kind of place, e.g. "Kitchen"; in the scenes world the form of the sentence
+    group_id: str  # equal for prompts that must be in the same split
+    phrases: tuple[str, ...] = ()  # the words of the prompt that state each relation; empty if unknown
+    perturbed: Prompt | None = None  # the prompt of the loser; None if both images have the same prompt
+    edits: tuple[Edit, ...] = ()
 
     @property
     def texts(self) -> tuple[str, str]:
-        """What winner and loser are to show. Raises ValueError where the prompt is not perturbed."""
+        """The prompts of the winner and of the loser. Raises ValueError if the prompt is not perturbed."""
         if self.perturbed is None:
-            raise ValueError(f"row {self.task.index} must be perturbed before it is painted, got kind {self.task.kind}")
+            raise ValueError(
+                f"row {self.spec.index} must be perturbed before its images are generated, got kind {self.spec.kind}"
+            )
         return self.prompt.text, self.perturbed.text
 
     @property
     def image_seed(self) -> int:
-        """Of both pictures: the row's, modulo the 2^31 that services take."""
-        return self.task.seed % 2**31
+        """The seed of both images: the seed of the row modulo 2^31, the range that image services accept."""
+        return self.spec.seed % 2**31
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """A row that ends here."""
+    """A row that a role could not process."""
 
-    task: RowSpec
-    role: str  # that could not do it
-    reason: str  # one of few words, to be counted
+    spec: RowSpec
+    role: str
+    reason: str  # one of a few words, so that reasons can be counted
     message: str
-    final: bool = True  # False: another time it may succeed, so the row is made again by the next start
+    final: bool = True  # False: the next start makes the row again, because it may succeed then
 
 
 @dataclass(frozen=True)
 class RawImage:
-    """One picture as it leaves a painter."""
+    """One generated image, not encoded yet."""
 
     pixels: np.ndarray  # uint8 [H, W, 3]
-    generator: str  # who painted it
+    generator: str
     seed: int
 
     def encoded(self) -> StoredImage:
-        """The picture as it is kept."""
+        """The image as it is stored."""
         return StoredImage.of(self.pixels, self.generator, self.seed)
 
 
 @dataclass(frozen=True)
 class RawPair:
-    """A pair as it leaves a painter that has no time to encode it."""
+    """A pair of images that are not encoded yet, so that the generator does not wait for PNG encoding."""
 
-    draft: PromptPair
+    prompts: PromptPair
     winner: RawImage
     loser: RawImage
 
     def encoded(self) -> ImagePair:
-        """The pair as it is kept."""
-        return ImagePair(self.draft, self.winner.encoded(), self.loser.encoded())
+        """The pair as it is stored."""
+        return ImagePair(self.prompts, self.winner.encoded(), self.loser.encoded())
 
 
 @dataclass(frozen=True)
 class ImagePair:
-    """A pair in pictures. The painter adds its own changes to the draft where it spoils a picture on purpose."""
+    """A pair of images. A generator that corrupts the loser adds its edit to `prompts`."""
 
-    draft: PromptPair
+    prompts: PromptPair
     winner: StoredImage
     loser: StoredImage
 
@@ -115,57 +116,66 @@ class ImagePair:
 class Review:
     """Whether the winner shows the prompt and the loser does not."""
 
-    status: str  # accepted | rejected | pending
-    votes: tuple[str, ...]  # one a reviewer: "w", "l" or "tie"
-    agreement: float  # share of votes for the most frequent answer
+    status: ReviewStatus
+    votes: tuple[PreferenceVote, ...]  # one for each reviewer
+    agreement: float  # fraction of the votes that are the most frequent vote
     gold: bool  # the truth of this pair is known exactly
 
     @property
     def accepted(self) -> bool:
+        """Whether the pair may be trained on."""
         return self.status == "accepted"
 
     @property
     def kept(self) -> bool:
-        """Whether the row is written: a pending one waits in its file for people to review it."""
+        """Whether the row is written. Pending rows are written so that annotators can review them."""
         return self.status != "rejected"
 
 
 @dataclass(frozen=True)
-class Reviewed:
-    """A pair and what became of it."""
+class ReviewedPair:
+    """A pair and its review."""
 
     pair: ImagePair
     review: Review
 
 
 class Writer(Protocol):
-    """Writes one prompt a task."""
+    """Writes one prompt for each row."""
 
-    def write(self, tasks: Sequence[RowSpec]) -> list[PromptPair]: ...
+    def write(self, specs: Sequence[RowSpec]) -> list[PromptPair]:
+        """Returns one PromptPair for each row, without a perturbed prompt."""
+        ...
 
 
 class Perturber(Protocol):
     """Changes one to three spatial relations of a prompt and nothing else, so that the result contradicts it."""
 
-    def perturb(self, drafts: Sequence[PromptPair]) -> list[PromptPair]: ...
+    def perturb(self, prompts: Sequence[PromptPair]) -> list[PromptPair]:
+        """Adds the perturbed prompts and their edits."""
+        ...
 
 
 class Generator(Protocol):
-    """Paints both sides of a pair."""
+    """Generates both images of a pair."""
 
-    def generate(self, drafts: Sequence[PromptPair]) -> list[ImagePair]: ...
+    def generate(self, prompts: Sequence[PromptPair]) -> Sequence[ImagePair | RawPair]:
+        """Returns one pair of images for each pair of prompts."""
+        ...
 
 
 class Reviewer(Protocol):
-    """Accepts a pair whose winner shows the prompt and whose loser does not."""
+    """Accepts a pair if its winner shows the prompt and its loser does not."""
 
-    def review(self, pairs: Sequence[ImagePair]) -> list[Review]: ...
+    def review(self, pairs: Sequence[ImagePair]) -> list[Review]:
+        """Returns one review for each pair."""
+        ...
 
 
 @dataclass(frozen=True)
 class PendingReviewer:
-    """Leaves every pair to the people who review the finished set."""
+    """Leaves every pair to the annotators who review the finished dataset."""
 
     def review(self, pairs: Sequence[ImagePair]) -> list[Review]:
-        """`pending` for all."""
+        """Returns status `pending` for all pairs."""
         return [Review("pending", (), agreement=0.0, gold=False) for _ in pairs]

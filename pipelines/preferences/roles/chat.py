@@ -1,13 +1,14 @@
 """The writer and the perturber as language models behind an OpenAI-compatible endpoint, with structured outputs.
 
-An answer that breaks a rule is sent back with the rule, a bounded number of times; then the row is dropped.
+If an answer breaks a rule, the model is asked again and told the rule, a limited number of times. Then the row is
+dropped.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from actors.types import Prompt, Relation
 from conf.endpoints import PerturberSettings, WriterSettings
 from pipelines.common.relations import BETWEEN, split_group
 from pipelines.preferences.checks.prompt_checks import InvalidAnswer, check_perturbation, check_statements, words_of
-from pipelines.preferences.dataset.distribution import Assignment, assign, count_of_changes
+from pipelines.preferences.dataset.distribution import Assignment, assign, draw_edit_count
 from pipelines.preferences.roles.base import Dropped, PromptPair, RowSpec
 from pipelines.preferences.roles.llm_prompts import PERTURB, WRITE, PerturbedPrompt, WrittenPrompt
 
@@ -29,113 +30,131 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ChatWriter:
-    """Asks for one prompt a task, drawn from the paper's distribution."""
+    """Asks for one prompt for each row. Scene and number of relations are drawn from the paper's distribution."""
 
     endpoint: Endpoint
     settings: WriterSettings
 
-    async def write(self, tasks: Sequence[RowSpec]) -> list[PromptPair | Dropped]:
-        """One draft a task, in order. Raises EndpointError if no call can succeed."""
-        return list(await asyncio.gather(*(or_dropped(task, "writer", self._write(task)) for task in tasks)))
+    async def write(self, specs: Sequence[RowSpec]) -> list[PromptPair | Dropped]:
+        """Returns one PromptPair for each row, in order. Raises EndpointError if no call can succeed."""
+        return list(await asyncio.gather(*(or_dropped(spec, "writer", self._write(spec)) for spec in specs)))
 
-    async def _write(self, task: RowSpec) -> PromptPair:
-        own = self.settings
-        wanted = assign(task, own.min_relations, own.max_relations)
+    async def _write(self, spec: RowSpec) -> PromptPair:
+        settings = self.settings
+        assignment = assign(spec, settings.min_relations, settings.max_relations)
         question = WRITE.format(
-            fewest=own.min_words, most=own.max_words, scene=wanted.scene, relations=wanted.relations,
-            viewpoint=wanted.viewpoint, between=BETWEEN, variation=wanted.variation,
-        )  # fmt: skip
+            fewest=settings.min_words,
+            most=settings.max_words,
+            scene=assignment.scene,
+            relations=assignment.relations,
+            viewpoint=assignment.viewpoint,
+            between=BETWEEN,
+            variation=assignment.variation,
+        )
         return await ask_until_valid(
-            self.endpoint, question, WrittenPrompt, own.attempts, lambda answer: self._read(task, wanted, answer)
+            self.endpoint,
+            question,
+            WrittenPrompt,
+            settings.attempts,
+            lambda answer: self._prompt_pair(spec, assignment, answer),
         )
 
-    def _read(self, task: RowSpec, wanted: Assignment, answer: WrittenPrompt) -> PromptPair:
-        relations = tuple(Relation(told.subject, told.relation, told.object) for told in answer.relations)
-        phrases = tuple(told.phrase for told in answer.relations)
-        length = len(answer.prompt.split())
-        if len(relations) != wanted.relations:
-            raise InvalidAnswer("relations", f"there must be {wanted.relations} relations, got {len(relations)}")
-        if not self.settings.min_words <= length <= self.settings.max_words:
+    def _prompt_pair(self, spec: RowSpec, assignment: Assignment, answer: WrittenPrompt) -> PromptPair:
+        """The checked answer. Raises InvalidAnswer if it breaks a rule."""
+        relations = tuple(Relation(stated.subject, stated.relation, stated.object) for stated in answer.relations)
+        phrases = tuple(stated.phrase for stated in answer.relations)
+        words, settings = len(answer.prompt.split()), self.settings
+        if len(relations) != assignment.relations:
+            raise InvalidAnswer("relations", f"there must be {assignment.relations} relations, got {len(relations)}")
+        if not settings.min_words <= words <= settings.max_words:
             raise InvalidAnswer(
-                "length", f"the prompt must have {self.settings.min_words} to {self.settings.max_words} words"
+                "length", f"the prompt must have {settings.min_words} to {settings.max_words} words, got {words}"
             )
         if not answer.frame.strip() or answer.frame.lower() not in answer.prompt.lower():
             raise InvalidAnswer(
-                "frame", f"the prompt must say whose view it takes in the words of `frame`, {answer.frame!r}"
+                "frame", f"the prompt must state the point of view in the words of `frame`, got frame {answer.frame!r}"
             )
         check_statements(answer.prompt, relations, phrases)
-        prompt = Prompt(_digest(answer.prompt), answer.prompt, relations, {"frame": answer.frame})
-        return PromptPair(task, prompt, wanted.scene, split_group(relations), phrases)
+        prompt = Prompt(_prompt_id(answer.prompt), answer.prompt, relations, {"frame": answer.frame})
+        return PromptPair(spec, prompt, assignment.scene, split_group(relations), phrases)
 
 
 @dataclass(frozen=True)
 class ChatPerturber:
-    """Asks for a prompt in which one, or two to three, relations are changed, and checks it without a model."""
+    """Asks for a prompt with one, or two to three, changed relations, and checks it without a model."""
 
     endpoint: Endpoint
     settings: PerturberSettings
-    one: float  # share of prompts with exactly one changed relation
+    single_edit_fraction: float  # fraction of prompts with exactly one changed relation
 
-    async def perturb(self, drafts: Sequence[PromptPair]) -> list[PromptPair | Dropped]:
+    async def perturb(self, prompts: Sequence[PromptPair]) -> list[PromptPair | Dropped]:
         """Adds the contradicting prompts, in order. Raises EndpointError if no call can succeed."""
-        return list(await asyncio.gather(*(or_dropped(d.task, "perturber", self._perturb(d)) for d in drafts)))
+        pairs = (or_dropped(prompt.spec, "perturber", self._perturb(prompt)) for prompt in prompts)
+        return list(await asyncio.gather(*pairs))
 
-    async def _perturb(self, draft: PromptPair) -> PromptPair:
-        relations = draft.prompt.relations
-        count = count_of_changes(draft.task, len(relations), self.one)
-        told = (f"{i}. {r.subject} {r.relation} {r.object}" for i, r in enumerate(relations, start=1))
-        question = PERTURB.format(prompt=draft.prompt.text, relations="\n".join(told), count=count)
+    async def _perturb(self, prompt: PromptPair) -> PromptPair:
+        relations = prompt.prompt.relations
+        count = draw_edit_count(prompt.spec, len(relations), self.single_edit_fraction)
+        numbered = (f"{i}. {r.subject} {r.relation} {r.object}" for i, r in enumerate(relations, start=1))
+        question = PERTURB.format(prompt=prompt.prompt.text, relations="\n".join(numbered), count=count)
         return await ask_until_valid(
-            self.endpoint, question, PerturbedPrompt, self.settings.attempts, lambda answer: _read(draft, count, answer)
+            self.endpoint,
+            question,
+            PerturbedPrompt,
+            self.settings.attempts,
+            lambda answer: _with_perturbed(prompt, count, answer),
         )
 
 
-def _read(draft: PromptPair, count: int, answer: PerturbedPrompt) -> PromptPair:
-    before, phrases = draft.prompt.relations, draft.phrases
-    changed = {told.number - 1: Relation(told.subject, told.relation, told.object) for told in answer.changes}
+def _with_perturbed(prompt: PromptPair, count: int, answer: PerturbedPrompt) -> PromptPair:
+    """The pair with the checked answer. Raises InvalidAnswer if it breaks a rule."""
+    before = prompt.prompt.relations
+    changed = {one.number - 1: Relation(one.subject, one.relation, one.object) for one in answer.changes}
     if len(changed) != count or not changed.keys() <= set(range(len(before))):
-        raise InvalidAnswer(
-            "relations", f"exactly {count} of the {len(before)} relations must change, got {sorted(changed)}"
-        )
-    changes = check_perturbation(draft.prompt.text, before, phrases, answer.prompt, changed)
+        numbers = sorted(i + 1 for i in changed)
+        raise InvalidAnswer("relations", f"exactly {count} of the {len(before)} relations must change, got {numbers}")
+    edits = check_perturbation(prompt.prompt.text, before, prompt.phrases, answer.prompt, changed)
     after = tuple(changed.get(i, relation) for i, relation in enumerate(before))
-    prompt = Prompt(_digest(answer.prompt), answer.prompt, after, draft.prompt.metadata)
-    return replace(draft, perturbed=prompt, changes=changes)
+    perturbed = Prompt(_prompt_id(answer.prompt), answer.prompt, after, prompt.prompt.metadata)
+    return replace(prompt, perturbed=perturbed, edits=edits)
 
 
 async def ask_until_valid(endpoint: Endpoint, question: str, form: type[A], attempts: int, read: Callable[[A], T]) -> T:
-    """Asks until `read` raises no Unfit. Raises the last Unfit; a refusal is one, too."""
+    """Asks until `read` accepts the answer. After `attempts` answers it raises the last InvalidAnswer.
+
+    A refusal counts as an invalid answer.
+    """
     messages: list[dict[str, Any]] = [{"role": "user", "content": question}]
     schema = {"name": form.__name__, "schema": form.model_json_schema(), "strict": True}
-    trouble = InvalidAnswer("malformed", "no answer was read")
+    problem = InvalidAnswer("malformed", "the model gave no answer")
     for attempt in range(1, attempts + 1):
         try:
             text = await endpoint.chat(messages, schema)
             return read(form.model_validate_json(text))
         except ContentRefused as refusal:
-            trouble = InvalidAnswer("refused", str(refusal))
+            problem = InvalidAnswer("refused", str(refusal))
         except ValidationError as error:
-            trouble = InvalidAnswer("malformed", "; ".join(problem["msg"] for problem in error.errors())[:300])
+            problem = InvalidAnswer("malformed", "; ".join(one["msg"] for one in error.errors())[:300])
         except InvalidAnswer as error:
-            trouble = error
-        again = f"Answer {attempt} cannot be used: {trouble.message}. Mend this and answer in full once more."
-        messages = [messages[0], {"role": "user", "content": again}]
-    raise trouble
+            problem = error
+        correction = f"Answer {attempt} is not valid: {problem.message}. Fix this and give the whole answer again."
+        messages = [messages[0], {"role": "user", "content": correction}]
+    raise problem
 
 
-async def or_dropped(task: RowSpec, role: str, work: Any) -> Any:
-    """The result of `work` (an awaitable), or why the row ends here."""
+async def or_dropped(spec: RowSpec, role: str, work: Awaitable[T]) -> T | Dropped:
+    """The result of `work`, or why the row ends here."""
     try:
         return await work
-    except InvalidAnswer as trouble:
-        return Dropped(task, role, trouble.reason, trouble.message)
-    except ContentRefused as refusal:
-        return Dropped(task, role, "refused", str(refusal))
-    except RetriesExhausted as silence:
-        return Dropped(task, role, "unanswered", str(silence), final=False)
-    except BudgetReached as limit:
-        return Dropped(task, role, "budget", str(limit), final=False)
+    except InvalidAnswer as error:
+        return Dropped(spec, role, error.reason, error.message)
+    except ContentRefused as error:
+        return Dropped(spec, role, "refused", str(error))
+    except RetriesExhausted as error:
+        return Dropped(spec, role, "unanswered", str(error), final=False)
+    except BudgetReached as error:
+        return Dropped(spec, role, "budget", str(error), final=False)
 
 
-def _digest(text: str) -> str:
+def _prompt_id(text: str) -> str:
     return hashlib.blake2b(" ".join(words_of(text)).encode(), digest_size=6).hexdigest()

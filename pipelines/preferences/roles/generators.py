@@ -1,12 +1,12 @@
-"""Painters of photographs that run here: diffusers pipelines, each on actors of its own.
+"""Generators of photographs that run on the cluster: diffusers pipelines, each on its own actors.
 
-Both pictures of a pair are one painter's, from one seed, so that they differ by little but what the prompts say.
+One generator makes both images of a pair from one seed, so that they differ mainly in what the prompts say.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,17 +15,22 @@ from diffusers import HunyuanImagePipeline, QwenImagePipeline
 from conf.preferences import DiffusersSettings
 from pipelines.preferences.roles.base import PromptPair, RawImage, RawPair
 
-_PIPELINES: dict[str, Any] = {"qwen_image": QwenImagePipeline, "hunyuan_image": HunyuanImagePipeline}  # Any: no base
+_PIPELINES: dict[str, Any] = {  # Any: the two classes have no common base with a typed call
+    "qwen_image": QwenImagePipeline,
+    "hunyuan_image": HunyuanImagePipeline,
+}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class DiffusersGenerator:
-    """Paints with QwenImagePipeline or HunyuanImagePipeline, in batches."""
+    """Generates images with QwenImagePipeline or HunyuanImagePipeline, in batches."""
 
-    def __init__(self, generator: str, settings: DiffusersSettings, device: torch.device) -> None:
-        """`generator`: qwen_image or hunyuan_image, which is also the name of the settings' section."""
+    def __init__(
+        self, generator: Literal["qwen_image", "hunyuan_image"], settings: DiffusersSettings, device: torch.device
+    ) -> None:
+        """Loads the pipeline of `generator`, which is also the name of its settings section."""
         self._generator, self._settings = generator, settings
-        dtype = getattr(torch, settings.dtype)
-        self._pipeline = _PIPELINES[generator].from_pretrained(settings.model, torch_dtype=dtype)
+        self._pipeline = _PIPELINES[generator].from_pretrained(settings.model, torch_dtype=_DTYPES[settings.dtype])
         self._pipeline.set_progress_bar_config(disable=True)
         if settings.offload == "model":
             self._pipeline.enable_model_cpu_offload(device=device)
@@ -34,26 +39,31 @@ class DiffusersGenerator:
         else:
             self._pipeline.to(device)
 
-    def generate(self, drafts: Sequence[PromptPair]) -> list[RawPair]:
-        """Both pictures of every draft, in order. Every draft must be perturbed."""
-        texts = [text for draft in drafts for text in draft.texts]
-        seeds = [draft.image_seed for draft in drafts for _ in range(2)]
+    def generate(self, prompts: Sequence[PromptPair]) -> list[RawPair]:
+        """Returns both images of every pair, in order. Raises ValueError if a prompt is not perturbed."""
+        texts = [text for prompt in prompts for text in prompt.texts]
+        seeds = [prompt.image_seed for prompt in prompts for _ in range(2)]
         size = self._settings.batch
         batches = [slice(start, start + size) for start in range(0, len(texts), size)]
         pixels = [image for batch in batches for image in self._generate(texts[batch], seeds[batch])]
-        canvases = [RawImage(image, self._generator, seed) for image, seed in zip(pixels, seeds, strict=True)]
-        return [RawPair(draft, *canvases[2 * i : 2 * i + 2]) for i, draft in enumerate(drafts)]
+        images = [RawImage(image, self._generator, seed) for image, seed in zip(pixels, seeds, strict=True)]
+        return [RawPair(prompt, images[2 * i], images[2 * i + 1]) for i, prompt in enumerate(prompts)]
 
     @torch.no_grad()
     def _generate(self, texts: list[str], seeds: list[int]) -> np.ndarray:
-        """uint8 [B, H, W, 3]."""
-        own = self._settings
+        """One call of the pipeline: uint8 [B, H, W, 3]."""
+        settings = self._settings
         if self._generator == "qwen_image":
-            guidance: dict[str, Any] = {"true_cfg_scale": own.guidance, "negative_prompt": [" "] * len(texts)}
-        else:  # a checkpoint that is not distilled holds its guidance in its guider
-            guidance = {"distilled_guidance_scale": own.guidance}
+            guidance: dict[str, Any] = {"true_cfg_scale": settings.guidance, "negative_prompt": [" "] * len(texts)}
+        else:  # a HunyuanImage checkpoint that is not distilled takes its guidance from its guider instead
+            guidance = {"distilled_guidance_scale": settings.guidance}
         images = self._pipeline(
-            prompt=texts, height=own.height, width=own.width, num_inference_steps=own.denoise_steps, output_type="np",
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds], **guidance,
-        ).images  # fmt: skip
+            prompt=texts,
+            height=settings.height,
+            width=settings.width,
+            num_inference_steps=settings.denoise_steps,
+            output_type="np",
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            **guidance,
+        ).images
         return (np.asarray(images).clip(0, 1) * 255).round().astype(np.uint8)

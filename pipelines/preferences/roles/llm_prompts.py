@@ -1,4 +1,4 @@
-"""What the chat roles ask, and the form that an answer must have."""
+"""The questions of the chat roles, and the schemas of their answers."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ prompt, all objects and all other relations stay exactly as they are.
 Return the whole new prompt, and for each changed relation its number and what it says now."""
 
 
-def _known(wording: str) -> str:
+def _check_wording(wording: str) -> str:
     if wording not in WORDINGS:
         raise ValueError(f"relation must be one of the allowed wordings, got {wording!r}")
     return wording
 
 
-Wording = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": list(WORDINGS)})]
+Wording = Annotated[str, AfterValidator(_check_wording), Field(json_schema_extra={"enum": list(WORDINGS)})]
 
 
 class _Strict(BaseModel):
@@ -51,7 +51,7 @@ class _Strict(BaseModel):
 
 
 class StatedRelation(_Strict):
-    """One relation as a writer returns it."""
+    """One relation in a writer's answer."""
 
     subject: str
     relation: Wording
@@ -68,7 +68,7 @@ class WrittenPrompt(_Strict):
 
 
 class ChangedRelation(_Strict):
-    """One changed relation as a perturber returns it."""
+    """One changed relation in a perturber's answer."""
 
     number: int
     subject: str

@@ -1,4 +1,4 @@
-"""The four roles of the preference stage in the scenes world, where the truth of every picture is known exactly."""
+"""The four roles in the scenes world, which knows exactly what every image shows."""
 
 from __future__ import annotations
 
@@ -11,81 +11,82 @@ from actors.types import Relation
 from pipelines.common.images import StoredImage
 from pipelines.common.relations import split_group
 from pipelines.preferences.roles.base import Edit, ImagePair, PromptPair, Review, RowSpec
+from pipelines.preferences.row_values import PreferenceVote
 from pipelines.scenes import grammar, render
 from pipelines.scenes.checker import Verdict, check
 from pipelines.scenes.render import Placement
 
 RENDERER = "scenes-renderer"
-SHORT_SHARE, LONGEST_SHARE = 0.4, 0.15  # of prompts have one relation, and three; the others two
+ONE_RELATION, THREE_RELATIONS = 0.4, 0.15  # fractions of the prompts; the others have two relations
 
-# Streams of one task's seed: what one role draws does not depend on how much another one drew.
-_WRITE, _PERTURB, _PAINT = range(3)
+# Streams of a row's random numbers. What one role draws does not depend on how much another role drew.
+_WRITE, _PERTURB, _RENDER = range(3)
 
 
-def task_rng(task: RowSpec, *path: int) -> np.random.Generator:
-    """The random numbers of one role for one task."""
-    return np.random.default_rng([task.seed, *path])
+def row_rng(spec: RowSpec, *stream: int) -> np.random.Generator:
+    """The random numbers of one role for one row."""
+    return np.random.default_rng([spec.seed, *stream])
 
 
 @dataclass(frozen=True)
 class SceneWriter:
-    """Sentences of the grammar, from the training side of its held-out rule."""
+    """Writes sentences of the grammar that belong to the training prompts."""
 
-    def write(self, tasks: Sequence[RowSpec]) -> list[PromptPair]:
-        """One sentence a task."""
-        return [self.write_one(task) for task in tasks]
+    def write(self, specs: Sequence[RowSpec]) -> list[PromptPair]:
+        """Writes one sentence for each row."""
+        return [self.write_one(spec) for spec in specs]
 
-    def write_one(self, task: RowSpec, attempt: int = 0) -> PromptPair:
-        """The sentence of a task; `attempt` gives another one for the same task."""
-        rng = task_rng(task, _WRITE, attempt)
-        n_objects = int(rng.choice((2, 3, 4), p=(SHORT_SHARE, 1 - SHORT_SHARE - LONGEST_SHARE, LONGEST_SHARE)))
-        scene = grammar.write_scene(rng, n_objects)
-        return PromptPair(task, scene.prompt(), _form(scene), split_group(scene.relations))
+    def write_one(self, spec: RowSpec, attempt: int = 0) -> PromptPair:
+        """Writes the sentence of a row. Another `attempt` gives another sentence for the same row."""
+        rng = row_rng(spec, _WRITE, attempt)
+        fractions = (ONE_RELATION, 1 - ONE_RELATION - THREE_RELATIONS, THREE_RELATIONS)
+        scene = grammar.write_scene(rng, int(rng.choice((2, 3, 4), p=fractions)))
+        return PromptPair(spec, scene.prompt(), _form(scene), split_group(scene.relations))
 
 
 @dataclass(frozen=True)
 class ScenePerturber:
-    """Turns or flips relations of a sentence. Drafts of other kinds than `perturbed` pass unchanged."""
+    """Turns or flips relations of a sentence. Rows of other kinds than `perturbed` pass unchanged."""
 
-    one: float = 0.5  # share of perturbed prompts with exactly one changed relation
+    single_edit_fraction: float = 0.5  # of the perturbed prompts
 
-    def perturb(self, drafts: Sequence[PromptPair]) -> list[PromptPair]:
-        """Adds the contradicting prompt and what was changed."""
-        return [self._perturb(draft) if draft.task.kind == "perturbed" else draft for draft in drafts]
+    def perturb(self, prompts: Sequence[PromptPair]) -> list[PromptPair]:
+        """Adds the contradicting prompt and its edits."""
+        return [self._perturb(prompt) if prompt.spec.kind == "perturbed" else prompt for prompt in prompts]
 
-    def _perturb(self, draft: PromptPair) -> PromptPair:
-        rng = task_rng(draft.task, _PERTURB)
-        scene = grammar.parse(draft.prompt.text)
-        changed, changes = grammar.perturb(scene, self._count(len(scene.words), rng), rng)
+    def _perturb(self, prompt: PromptPair) -> PromptPair:
+        rng = row_rng(prompt.spec, _PERTURB)
+        scene = grammar.parse(prompt.prompt.text)
+        changed, changes = grammar.perturb(scene, self._num_edits(len(scene.words), rng), rng)
         if grammar.equivalent(scene, changed):
-            raise ValueError(f"{changed.text!r} says the same as {scene.text!r}: a perturbed prompt must contradict it")
-        told = tuple(Edit(change.kind, sentence(change.before), sentence(change.after)) for change in changes)
-        return replace(draft, perturbed=changed.prompt(), changes=told)
+            raise ValueError(f"a perturbed prompt must contradict {scene.text!r}, got {changed.text!r}")
+        edits = tuple(Edit(change.kind, sentence(change.before), sentence(change.after)) for change in changes)
+        return replace(prompt, perturbed=changed.prompt(), edits=edits)
 
-    def _count(self, relations: int, rng: np.random.Generator) -> int:
-        # Sentences with one relation fill their share of `one` already; the others fill the rest of it.
-        long_one = max(0.0, (self.one - SHORT_SHARE) / (1 - SHORT_SHARE))
-        return 1 if relations == 1 or rng.random() < long_one else int(rng.integers(2, relations + 1))
+    def _num_edits(self, relations: int, rng: np.random.Generator) -> int:
+        # Sentences with one relation already make up a part of `single_edit_fraction`. Longer ones make up the rest.
+        single = max(0.0, (self.single_edit_fraction - ONE_RELATION) / (1 - ONE_RELATION))
+        return 1 if relations == 1 or rng.random() < single else int(rng.integers(2, relations + 1))
 
 
 @dataclass(frozen=True)
 class SceneGenerator:
-    """The renderer. The loser shows the perturbed prompt, or the prompt with one object spoiled (`exploit`)."""
+    """The renderer. The loser shows the perturbed prompt, or the prompt with one object corrupted."""
 
-    def generate(self, drafts: Sequence[PromptPair]) -> list[ImagePair]:
-        """Both pictures of every draft, each in a layout of its own."""
-        return [self._generate(draft) for draft in drafts]
+    def generate(self, prompts: Sequence[PromptPair]) -> list[ImagePair]:
+        """Renders both images of every pair, each in its own layout."""
+        return [self._generate(prompt) for prompt in prompts]
 
-    def _generate(self, draft: PromptPair) -> ImagePair:
-        rng = task_rng(draft.task, _PAINT)
-        scene = grammar.parse(draft.prompt.text)
+    def _generate(self, prompt: PromptPair) -> ImagePair:
+        rng = row_rng(prompt.spec, _RENDER)
+        scene = grammar.parse(prompt.prompt.text)
         winner = render.lay_out(scene, rng)
-        if draft.perturbed is None:
-            loser, change = _corrupt(render.lay_out(scene, rng), rng)
-            draft = replace(draft, changes=(change,))
+        if prompt.perturbed is None:
+            loser, edit = _corrupt(render.lay_out(scene, rng), rng)
+            prompt = replace(prompt, edits=(edit,))
         else:
-            loser = render.lay_out(grammar.parse(draft.perturbed.text), rng)
-        return ImagePair(draft, _image(winner, draft.task, rng), _image(loser, draft.task, rng))
+            loser = render.lay_out(grammar.parse(prompt.perturbed.text), rng)
+        return ImagePair(prompt, _image(winner, prompt.spec, rng), _image(loser, prompt.spec, rng))
 
 
 @dataclass(frozen=True)
@@ -93,28 +94,29 @@ class SceneReviewer:
     """The exact checker: the winner must show its prompt, the loser must not."""
 
     def review(self, pairs: Sequence[ImagePair]) -> list[Review]:
-        """One vote a pair. Between generated pictures the one that shows more of the prompt must win."""
+        """Returns one review with one vote for each pair. Of two generated images the better one must be the winner."""
         return [self._review(pair) for pair in pairs]
 
     def _review(self, pair: ImagePair) -> Review:
-        asked = pair.draft.prompt.relations
-        instead = pair.draft.perturbed.relations if pair.draft.perturbed else ()
-        winner = check(pair.winner.pixels(), asked)
-        both = check(pair.loser.pixels(), (*asked, *instead))  # one look for both sentences: their objects are the same
-        loser = Verdict(both.present, both.outcomes[: len(asked)])
-        shown = Verdict(both.present, both.outcomes[len(asked) :])
-        better = num_satisfied(winner) > num_satisfied(loser)
-        accepted = better if pair.draft.task.kind == "generated" else winner.perfect and not loser.perfect
-        vote = "w" if better else "l" if num_satisfied(loser) > num_satisfied(winner) else "tie"
-        faithful = not instead or shown.perfect  # the loser shows what it is said to show
-        return Review("accepted" if accepted and faithful else "rejected", (vote,), agreement=1.0, gold=True)
+        prompts = pair.prompts
+        relations = prompts.prompt.relations
+        perturbed = prompts.perturbed.relations if prompts.perturbed else ()
+        winner = check(pair.winner.pixels(), relations)
+        both = check(pair.loser.pixels(), (*relations, *perturbed))  # both sentences name the same objects
+        loser = Verdict(both.present, both.outcomes[: len(relations)])
+        loser_of_perturbed = Verdict(both.present, both.outcomes[len(relations) :])
+        vote = _vote(num_satisfied(winner), num_satisfied(loser))
+        generated = prompts.spec.kind == "generated"
+        accepted = vote == "w" if generated else winner.perfect and not loser.perfect
+        shows_perturbed = not perturbed or loser_of_perturbed.perfect
+        return Review("accepted" if accepted and shows_perturbed else "rejected", (vote,), agreement=1.0, gold=True)
 
 
 def num_satisfied(verdict: Verdict) -> int:
-    """What makes one picture of a prompt better than another: relations that hold and objects that are there.
+    """How well an image shows its prompt: relations that hold plus objects that are present.
 
-    Both count the same. Were relations to come first, a picture that leaves an object out would beat a whole one with
-    one relation less, and a policy would learn to leave it out.
+    Both count the same. If relations counted more, an image that leaves an object out would beat a complete image
+    with one relation less, and a policy would learn to leave objects out.
     """
     return verdict.right + sum(verdict.present.values())
 
@@ -124,15 +126,20 @@ def sentence(relation: Relation) -> str:
     return f"{relation.subject} {relation.relation} {relation.object}"
 
 
+def _vote(winner: int, loser: int) -> PreferenceVote:
+    return "w" if winner > loser else "l" if loser > winner else "tie"
+
+
 def _form(scene: grammar.Scene) -> str:
+    """The shape of the scene's tree of relations."""
     if len(scene.words) == 1:
         return "pair"
-    stars = scene.parents.count(0)
-    return "star" if stars == len(scene.words) else "chain" if stars == 1 else "branch"
+    at_head = scene.parents.count(0)
+    return "star" if at_head == len(scene.words) else "chain" if at_head == 1 else "branch"
 
 
-_Corrupt = Callable[[Sequence[Placement], np.random.Generator], tuple[Placement, ...]]
-_EXPLOITS: tuple[tuple[str, _Corrupt], ...] = (
+_Corruption = Callable[[Sequence[Placement], np.random.Generator], tuple[Placement, ...]]
+_CORRUPTIONS: tuple[tuple[str, _Corruption], ...] = (
     ("missing", render.with_missing),
     ("doubled", render.with_double),
     ("recoloured", render.with_recoloured),
@@ -140,17 +147,17 @@ _EXPLOITS: tuple[tuple[str, _Corrupt], ...] = (
 
 
 def _corrupt(placements: tuple[Placement, ...], rng: np.random.Generator) -> tuple[tuple[Placement, ...], Edit]:
-    kind, spoil = _EXPLOITS[rng.integers(len(_EXPLOITS))]
-    spoiled = spoil(placements, rng)
-    gone = [placed.obj.name for placed in placements if placed not in spoiled]
-    new = [placed.obj.name for placed in spoiled if placed not in placements]
+    kind, corruption = _CORRUPTIONS[rng.integers(len(_CORRUPTIONS))]
+    corrupted = corruption(placements, rng)
+    removed = [placed.obj.name for placed in placements if placed not in corrupted]
+    added = [placed.obj.name for placed in corrupted if placed not in placements]
     if kind == "doubled":
-        twice = spoiled[-1].obj.name
-        return spoiled, Edit(kind, twice, f"{twice} twice")
-    if kind == "recoloured" and gone[0].split()[0] == new[0].split()[0]:
+        doubled = corrupted[-1].obj.name
+        return corrupted, Edit(kind, doubled, f"{doubled} twice")
+    if kind == "recoloured" and removed[0].split()[0] == added[0].split()[0]:
         kind = "reshaped"
-    return spoiled, Edit(kind, gone[0], new[0] if new else "")
+    return corrupted, Edit(kind, removed[0], added[0] if added else "")
 
 
-def _image(placements: Sequence[Placement], task: RowSpec, rng: np.random.Generator) -> StoredImage:
-    return StoredImage.of(render.render(placements, rng), RENDERER, task.seed)
+def _image(placements: Sequence[Placement], spec: RowSpec, rng: np.random.Generator) -> StoredImage:
+    return StoredImage.of(render.render(placements, rng), RENDERER, spec.seed)

@@ -1,4 +1,4 @@
-"""The painter behind an OpenAI-compatible images API. Seedream's, by default."""
+"""The generator behind an OpenAI-compatible images API, by default that of Seedream."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ from pipelines.preferences.roles.chat import or_dropped
 
 @dataclass(frozen=True)
 class SeedreamGenerator:
-    """Paints by an OpenAI-compatible images API."""
+    """Generates images by an OpenAI-compatible images API."""
 
     endpoint: Endpoint
     settings: SeedreamSettings
 
-    async def generate(self, drafts: Sequence[PromptPair]) -> list[RawPair | Dropped]:
-        """Both pictures of every draft, in order. Raises EndpointError if no call can succeed."""
-        return list(
-            await asyncio.gather(*(or_dropped(draft.task, "painter", self._generate(draft)) for draft in drafts))
-        )
+    async def generate(self, prompts: Sequence[PromptPair]) -> list[RawPair | Dropped]:
+        """Returns both images of every pair, in order. Raises EndpointError if no call can succeed."""
+        pairs = (or_dropped(prompt.spec, "generator", self._generate(prompt)) for prompt in prompts)
+        return list(await asyncio.gather(*pairs))
 
-    async def _generate(self, draft: PromptPair) -> RawPair:
-        winner, loser = await asyncio.gather(*(self._raw_image(text, draft.image_seed) for text in draft.texts))
-        return RawPair(draft, winner, loser)
+    async def _generate(self, prompt: PromptPair) -> RawPair:
+        winner, loser = await asyncio.gather(*(self._raw_image(text, prompt.image_seed) for text in prompt.texts))
+        return RawPair(prompt, winner, loser)
 
     async def _raw_image(self, text: str, seed: int) -> RawImage:
         content = await self.endpoint.image(text, self.settings.size, seed)
         try:
             return RawImage(await asyncio.to_thread(decode, content), "seedream", seed)
         except UnidentifiedImageError:
-            raise InvalidAnswer("malformed", f"{len(content)} bytes that are no image") from None
+            raise InvalidAnswer(
+                "malformed", f"the service must return an image, got {len(content)} other bytes"
+            ) from None

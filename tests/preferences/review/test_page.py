@@ -1,21 +1,23 @@
-"""The page in real Chromium, by keyboard."""
+"""The review page in Chromium, operated by keyboard."""
+
+from __future__ import annotations
 
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.preferences.review.conftest import serving
-from tests.preferences.review.test_server import _votes
 from tests.support.browser import Browser, wait_for
+from tests.support.review_server import saved_votes, serving_review
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
 def browsers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Browser, Browser]]:
-    """A desktop and a phone: two people."""
+    """A desktop and a phone, of two annotators."""
     folder = tmp_path_factory.mktemp("profiles")
     with Browser(folder / "desktop") as desktop, Browser(folder / "phone", 390, 844, phone=True) as phone:
         yield desktop, phone
@@ -23,12 +25,12 @@ def browsers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Browser
 
 @pytest.fixture
 def desktop(browsers: tuple[Browser, Browser]) -> Browser:
-    return browsers[0].forget()
+    return browsers[0].reset()
 
 
 @pytest.fixture
 def phone(browsers: tuple[Browser, Browser]) -> Browser:
-    return browsers[1].forget()
+    return browsers[1].reset()
 
 
 def _log_in(browser: Browser, link: str) -> None:
@@ -41,25 +43,27 @@ def _saved(browser: Browser, count: int) -> None:
 
 
 def _pressed(browser: Browser) -> list[str]:
-    """The answers that stand on the screen, "" where none does."""
+    """The answers on the screen, "" if a claim has none."""
     row = "[...document.querySelectorAll('#claims li')]"
     return browser.value(f"{row}.map((li) => li.querySelector('[aria-pressed=true]')?.dataset.answer ?? '')")
 
 
-def test_two_people_review_at_once_by_keyboard_and_go_on_after_the_server_was_killed(run_dir, desktop, phone):
+def test_two_annotators_review_at_once_and_continue_after_the_server_was_killed(
+    run_dir: Path, desktop: Browser, phone: Browser
+) -> None:
     settings = ("review.gold_fraction=0",)
     ann, ben = desktop, phone
-    with serving(run_dir, *settings) as server:
+    with serving_review(run_dir, *settings) as server:
         port = server.address.rpartition(":")[2]
         _log_in(ann, server.links["annotator_1"])
         _log_in(ben, server.links["annotator_2"])
-        assert "#" not in ann.value("location.href"), "the token does not stay in the address"
+        assert "#" not in ann.value("location.href"), "the token is removed from the address"
         for done in range(1, 4):
             for browser in (ann, ben):
                 browser.press("a", "Enter", "a", "Enter")
             for browser in (ann, ben):
                 _saved(browser, done)
-        votes = _votes(run_dir)
+        votes = saved_votes(run_dir)
         assert len(set(votes)) == len(votes) == 6
         ann.press("y", "n")
         os.kill(server.process.pid, signal.SIGKILL)
@@ -67,18 +71,18 @@ def test_two_people_review_at_once_by_keyboard_and_go_on_after_the_server_was_ki
         prompt, kept = ann.text("#prompt"), _pressed(ann)
         assert kept[:2] == ["yes", "no"]
         ann.press("a", "Enter", "a", "Enter")
-        wait_for(lambda: "cannot be reached" in ann.text("#said"), "the page to say that the server is away")
-        assert ann.text("#prompt") == prompt, "it has not moved on"
-    with serving(run_dir, *settings, f"review.port={port}"):
+        wait_for(lambda: "cannot be reached" in ann.text("#message"), "the message that the server is away")
+        assert ann.text("#prompt") == prompt, "the page must not move to the next pair"
+    with serving_review(run_dir, *settings, f"review.port={port}"):
         _saved(ann, 4)
         ben.press("a", "Enter", "a", "Enter")
         _saved(ben, 4)
-        votes = _votes(run_dir)
+        votes = saved_votes(run_dir)
         assert len(set(votes)) == len(votes) == 8
 
 
-def test_every_key_does_what_the_help_says(run_dir, desktop):
-    with serving(run_dir, "review.gold_fraction=0") as server:
+def test_every_key_does_what_the_help_says(run_dir: Path, desktop: Browser) -> None:
+    with serving_review(run_dir, "review.gold_fraction=0") as server:
         page = desktop
         _log_in(page, server.links["annotator_1"])
         claims = len(_pressed(page))
@@ -88,43 +92,50 @@ def test_every_key_does_what_the_help_says(run_dir, desktop):
         page.press("ArrowUp", "ArrowUp", "2")
         assert _pressed(page)[0] == "no"
         page.press("z")
-        assert _pressed(page)[0] == "yes", "undo takes back one answer"
+        assert _pressed(page)[0] == "yes", "undo withdraws one answer"
         page.press("Enter" if claims > 2 else "ArrowDown")
-        assert page.text("#question").startswith("Does the first"), "an open claim holds the page"
+        assert page.text("#question").startswith("Does the first"), "the page stays until every claim has an answer"
         page.press("a", "Enter")
         assert page.text("#question").startswith("Does the second")
         page.press("ArrowLeft")
         assert page.text("#question").startswith("Does the first") and _pressed(page)[:2] == ["yes", "unsure"]
         page.press(" ")
         assert page.value("document.getElementById('zoom').open")
-        width = page.value("document.getElementById('zoomed').width")
+        width = page.value("document.getElementById('zoom-image').width")
         page.press("+")
-        assert page.value("document.getElementById('zoomed').width") == 2 * width
+        assert page.value("document.getElementById('zoom-image').width") == 2 * width
         page.press(" ", "?")
         assert page.value("document.getElementById('help').open")
         page.press("?", "ArrowRight", "n")
         page.value("location.reload()")
-        wait_for(lambda: page.value("document.readyState") == "complete" and page.text("#prompt"), "the page again")
-        assert page.text("#question").startswith("Does the second") and _pressed(page)[0] == "no", "a draft is kept"
+        wait_for(
+            lambda: page.value("document.readyState") == "complete" and page.text("#prompt"),
+            "the page after its reload",
+        )
+        assert page.text("#question").startswith("Does the second") and _pressed(page)[0] == "no", (
+            "a draft survives a reload"
+        )
         page.press("a", "Enter")
         _saved(page, 1)
         page.press("Backspace")
         _saved(page, 0)
-        assert _pressed(page)[0] == "no", "the undone pair comes with its answers"
+        assert _pressed(page)[0] == "no", "the undone pair has its answers"
 
 
-def test_the_pages_fit_a_desktop_and_a_phone_and_name_their_controls(run_dir, desktop, phone):
+def test_the_pages_fit_a_desktop_and_a_phone_and_label_their_controls(
+    run_dir: Path, desktop: Browser, phone: Browser
+) -> None:
     fits = "document.documentElement.scrollWidth <= innerWidth"
     buttons = "[...document.querySelectorAll('{}')].filter((b) => {}).length"
-    with serving(run_dir) as server:
+    with serving_review(run_dir) as server:
         for page in (desktop, phone):
             _log_in(page, server.links["adjudicator"])
             assert "Nothing to do yet" in page.text("#notice-title")
             page.open(f"{server.address}/overview")
             assert page.value(fits) and "Nobody has voted" in page.text("main")
-            page.forget()
+            page.reset()
             _log_in(page, server.links["annotator_1"])
             assert page.value(fits) and page.text("#prompt")
             assert page.value(buttons.format("button", "!(b.textContent.trim() || b.ariaLabel)")) == 0
             low = page.value(buttons.format(".choice button, .actions button", "b.offsetHeight < 40"))
-            assert low == 0, "fingers need room"
+            assert low == 0, "buttons must be large enough for a finger"

@@ -1,63 +1,85 @@
-"""A published version: whole or absent, with what people decided, and readable by others' tools."""
+"""A published version: complete or absent, with the annotators' decisions, and readable by other tools."""
+
+from __future__ import annotations
 
 import hashlib
 import io
 import json
 import subprocess
 import time
+from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow.parquet as pq
 import pytest
 
-from conf import Settings, load
+from conf import Settings, UserError, load
 from pipelines.common.images import decode
-from pipelines.common.paths import preferences_folder
+from pipelines.common.paths import pairs_location
 from pipelines.preferences.dataset.publish import publish
 from pipelines.preferences.dataset.verify import verify
 from pipelines.preferences.review.annotation import Annotation, truth, verdict
 from pipelines.preferences.review.auth import Session
+from pipelines.preferences.review.pairs import ReviewPair
 from pipelines.preferences.review.serve import open_database, open_queue, open_store
-from pipelines.preferences.review.store import ADJUDICATION, REVIEW, Vote
+from pipelines.preferences.review.store import ReviewStage, Store, Vote
 from pipelines.reward.data import read_pairs, read_rows
-from pipelines.reward.sampler import RankInfo, _read_window, make_sampler
+from pipelines.reward.sampler import RankInfo, make_sampler, read_window
 
 
-def _settings(run_dir, *overrides: str) -> Settings:
+def _settings(run_dir: Path, *overrides: str) -> Settings:
     return load("scenes", [f"run_dir={run_dir}", "publish.shard_rows=20", "review.gold_fraction=0", *overrides])
 
 
 @pytest.fixture
-def decided(run_dir) -> dict[str, str]:
-    """Both reviewers judge the first six pairs: two right, two wrong, on two they differ, of which one is decided."""
+def decided(run_dir: Path) -> dict[str, str]:
+    """Pair id -> status: annotators accept two pairs, reject two and disagree on two, of which one is adjudicated."""
     settings = _settings(run_dir)
     database = open_database(settings)
     store = open_store(settings, database)
-    desk = open_queue(settings, database, store)
+    queue = open_queue(settings, database, store)
     statuses = ["accepted", "accepted", "rejected", "rejected", "disputed", "accepted"]
-    found = {}
+    found: dict[str, str] = {}
     for number, status in enumerate(statuses):
-        pair_id = desk.next_item(Session("annotator_1", REVIEW, "")).pair.pair_id
-        pair = desk.find(pair_id)
+        item = queue.next_item(Session("annotator_1", "review", ""))
+        assert item
+        pair, pair_id = item.pair, item.pair.pair_id
         right, wrong = truth(pair), Annotation(("yes",) * pair.claims, ("yes",) * pair.claims)
-        cast = [(("annotator_1", REVIEW), right if number in (0, 1, 4, 5) else wrong)]
-        cast.append((("annotator_2", REVIEW), right if number < 2 else wrong))
+        assert right
+        _cast(store, pair, "annotator_1", right if number in (0, 1, 4, 5) else wrong)
+        _cast(store, pair, "annotator_2", right if number < 2 else wrong)
         if number == 5:
-            cast.append((("adjudicator", ADJUDICATION), right))
-        for (name, stage), ballot in cast:
-            said = verdict(pair, ballot)
-            store.cast(Vote(f"{name}|{pair_id}", pair_id, name, stage, ballot, said, "w", 4.0, time.time()))
+            _cast(store, pair, "adjudicator", right, "adjudication")
         assert store.status(pair_id) == status
         found[pair_id] = status
     database.close()
     return found
 
 
-def _rows(folder) -> dict[str, dict]:
+def _cast(
+    store: Store, pair: ReviewPair, annotator: str, annotation: Annotation, stage: ReviewStage = "review"
+) -> None:
+    store.cast(
+        Vote(
+            vote_id=f"{annotator}|{pair.pair_id}",
+            pair_id=pair.pair_id,
+            annotator=annotator,
+            stage=stage,
+            annotation=annotation,
+            verdict=verdict(pair, annotation),
+            first_side="w",
+            seconds=4.0,
+            cast_at=time.time(),
+        )
+    )
+
+
+def _rows(folder: Path) -> dict[str, dict[str, Any]]:
     return {row["pair_id"]: row for path in folder.glob("data/*.parquet") for row in pq.read_table(path).to_pylist()}
 
 
-def test_what_people_decided_is_in_the_rows_and_what_they_rejected_is_not(run_dir, decided):
+def test_decisions_are_in_the_rows_and_rejected_pairs_are_left_out(run_dir: Path, decided: dict[str, str]) -> None:
     published = publish(_settings(run_dir))
     rows = _rows(published.folder)
     assert len(rows) == published.pairs == 37 and published.left_out == {"rejected": 2, "disputed": 1}
@@ -67,14 +89,14 @@ def test_what_people_decided_is_in_the_rows_and_what_they_rejected_is_not(run_di
     assert votes == [["tie", "w", "w"], ["w", "w"], ["w", "w"]]
     assert {round(review["agreement"], 2) for review in kept.values()} == {1.0, 0.67}
     card = (published.folder / "README.md").read_text()
-    assert "13 votes by\n3 people" in card and "2 pairs were left out: rejected" in card
-    assert "| 7 | 0 | 0.0 % | 24.1 % |" in card, "the paper's mode, beside ours"
+    assert "13 votes\nby 3 annotators" in card and "2 pairs were left out: rejected" in card
+    assert "| 7 | 0 | 0.0 % | 24.1 % |" in card, "the mode of the paper next to our share"
 
 
-def test_a_version_is_whole_checked_and_never_overwritten(run_dir):
+def test_a_version_is_complete_and_never_overwritten(run_dir: Path) -> None:
     settings = _settings(run_dir)
-    (run_dir / "published" / ".1.0.0.partial").mkdir(parents=True)
-    (run_dir / "published" / ".1.0.0.partial" / "torn").write_text("left by a killed run")
+    (run_dir / "published" / "1.0.0.partial").mkdir(parents=True)
+    (run_dir / "published" / "1.0.0.partial" / "leftover").write_text("of a killed run")
     folder = publish(settings).folder
     assert {path.name for path in folder.iterdir()} == {"README.md", "SHA256SUMS", "data", "hpdv3", "pickapic"}
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
@@ -82,12 +104,12 @@ def test_a_version_is_whole_checked_and_never_overwritten(run_dir):
     assert len((folder / "SHA256SUMS").read_text().splitlines()) == len(files) - 1
     names = [path.name for path in sorted(folder.glob("data/*"))]
     assert names == ["test-00000.parquet", "train-00000.parquet", "train-00001.parquet"]
-    with pytest.raises(FileExistsError, match=r"raise publish\.version"):
+    with pytest.raises(UserError, match=r"raise publish\.version"):
         publish(settings)
     assert publish(_settings(run_dir, "publish.version=1.0.1", "publish.exports=false")).folder.name == "1.0.1"
 
 
-def test_digests_are_beside_the_images_and_the_exports_hold_the_same_pairs(run_dir):
+def test_digests_match_the_images_and_the_exports_hold_the_same_pairs(run_dir: Path) -> None:
     folder = publish(_settings(run_dir)).folder
     rows = _rows(folder)
     for row in rows.values():
@@ -98,44 +120,45 @@ def test_digests_are_beside_the_images_and_the_exports_hold_the_same_pairs(run_d
     assert len(json.loads((folder / "hpdv3" / "train.json").read_text())) == len(train)
 
 
-def test_only_reviewed_pairs_are_published_where_that_is_asked(run_dir, decided):
-    # the scenes world knows the truth of all its pairs, so only what people have left open or rejected is missing
+def test_only_reviewed_pairs_are_published_if_set(run_dir: Path, decided: dict[str, str]) -> None:
+    # The truth of all pairs of the scenes world is known, so only rejected and disputed pairs are missing.
     published = publish(_settings(run_dir, "publish.only_reviewed=true", "publish.exports=false"))
     assert published.pairs == 37
 
 
-def test_stage_2_learns_from_a_version_only_if_it_is_what_was_published(run_dir, decided):
+def test_a_changed_version_is_refused_by_stage_2(run_dir: Path, decided: dict[str, str]) -> None:
     folder = publish(_settings(run_dir, "publish.exports=false")).folder
-    pairs = preferences_folder(_settings(run_dir, f"reward.pairs={folder}"))
-    told: list[str] = []
-    verify(str(folder), told.append)
-    order = make_sampler(pairs, batch_size=5, epochs=1, window_rows=10, seed=0)
-    (window, *_) = order.windows(0)
-    learnt = read_rows(_read_window(order, window, RankInfo(0, 1), 0).to_pylist(), check=str)
+    pairs = pairs_location(_settings(run_dir, f"reward.pairs={folder}"))
+    lines: list[str] = []
+    verify(str(folder), lines.append)
+    sampler = make_sampler(pairs, batch_size=5, epochs=1, window_rows=10, seed=0)
+    (window, *_) = sampler.windows(0)
+    decoded = read_rows(read_window(sampler, window, RankInfo(0, 1), 0).to_pylist(), check=str)
     kept = _rows(folder)
-    assert len(told) == 3 and order.pairs + len(read_pairs(pairs, "test")) == len(kept) == 37
-    assert len(learnt[0]) >= 10 and not learnt[1] and {pair.pair_id for pair in learnt[0]} <= kept.keys()
+    assert len(lines) == 3 and sampler.pairs + len(read_pairs(pairs, "test")) == len(kept) == 37
+    assert len(decoded.pairs) >= 10 and not decoded.unreadable
+    assert {pair.pair_id for pair in decoded.pairs} <= kept.keys()
 
     file = sorted(folder.glob("data/*"))[0]
     content = file.read_bytes()
     file.write_bytes(content[:-1] + b"x")
-    with pytest.raises(ValueError, match="is not what was published: fetch it again"):
-        verify(str(folder), told.append)
+    with pytest.raises(UserError, match="differs from what was published: download it again"):
+        verify(str(folder), lines.append)
     file.rename(folder / "data" / "other.parquet")
-    with pytest.raises(ValueError, match=r"no others, got \['other.parquet', 'test-00000.parquet'\]"):
-        verify(str(folder), told.append)
+    with pytest.raises(UserError, match=r"missing or added: \['other.parquet', 'test-00000.parquet'\]"):
+        verify(str(folder), lines.append)
     (folder / "data" / "other.parquet").unlink()
     pq.write_table(pq.read_table(io.BytesIO(content)).replace_schema_metadata({"schema_version": "0"}), file)
     sums = folder / "SHA256SUMS"
     digests = (hashlib.sha256(one).hexdigest() for one in (content, file.read_bytes()))
     sums.write_text(sums.read_text().replace(*digests))
-    with pytest.raises(ValueError, match="schema version 1, got 0: publish"):
-        verify(str(folder), told.append)
-    with pytest.raises(FileNotFoundError, match="must be a published version"):
-        verify(str(run_dir / "preferences"), told.append)
+    with pytest.raises(UserError, match="schema version 1, got 0: publish"):
+        verify(str(folder), lines.append)
+    with pytest.raises(UserError, match="must be a published version"):
+        verify(str(run_dir / "preferences"), lines.append)
 
 
-def test_huggingface_datasets_shows_images_as_images(run_dir, tmp_path):
+def test_huggingface_datasets_decodes_the_images(run_dir: Path, tmp_path: Path) -> None:
     folder = publish(_settings(run_dir)).folder
     files = [str(path) for path in sorted(folder.glob("data/train-*.parquet"))]
     loaded = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))

@@ -1,9 +1,10 @@
-"""The review as a process: nothing lost, nothing doubled, nobody let in who should not be."""
+"""The review server as a process: no vote is lost or counted twice, and only invited annotators have access."""
+
+from __future__ import annotations
 
 import itertools
 import os
 import signal
-import sqlite3
 import stat
 import threading
 import uuid
@@ -13,84 +14,80 @@ from pathlib import Path
 import pytest
 import requests
 
-from conf import SettingsError, load
+from conf import SettingsError, UserError, load
+from pipelines.common.paths import RunPaths
 from pipelines.preferences.review.database import Database
-from pipelines.preferences.review.pairs import PairSet
-from pipelines.preferences.review.store import REVIEW, Entry, Store
-from tests.preferences.review.conftest import Client, Server, answer, serving, write_pairs
+from pipelines.preferences.review.pairs import SIDES, PairSet
+from pipelines.preferences.review.serve import open_database, open_queue, open_store
+from pipelines.preferences.review.store import QueueEntry, Store
+from tests.support.review_server import ReviewClient, ReviewServer, answers_to, saved_votes, serving_review
+from tests.support.scene_pairs import write_scene_pairs
 
 
-def _work(client: Client, saved: list[str], pattern: tuple[str, ...] = ("yes",), until: int = 10**6) -> None:
-    """Votes until nothing is left or the server is gone; `saved` are the pairs that the server acknowledged."""
+def _review(client: ReviewClient, saved: list[str], pattern: tuple[str, ...] = ("yes",), until: int = 10**6) -> None:
+    """Votes until no pair is left or the server is gone. Adds the pairs that the server acknowledged to `saved`."""
     try:
-        told = client.post("next").json()
-        while told["sheet"] and len(saved) < until:
-            sheet = told["sheet"]
-            answered = client.post("vote", vote_id=uuid.uuid4().hex, **answer(sheet, pattern))
-            if answered.status_code == 409:  # this reviewer's other window was faster
-                told = client.post("next").json()
+        reply = client.post("next").json()
+        while reply["item"] and len(saved) < until:
+            item = reply["item"]
+            response = client.post("vote", vote_id=uuid.uuid4().hex, **answers_to(item, pattern))
+            if response.status_code == 409:  # the annotator's other window was faster
+                reply = client.post("next").json()
                 continue
-            assert answered.ok, answered.text
-            saved.append(sheet["pair_id"])
-            told = answered.json()
+            assert response.ok, response.text
+            saved.append(item["pair_id"])
+            reply = response.json()
     except requests.ConnectionError:
         pass
 
 
-def _votes(run_dir, *reviewers: str) -> list[tuple[str, str]]:
-    """(reviewer, pair) of all votes, or these reviewers', that stand, read from the file itself."""
-    with sqlite3.connect(run_dir / "review" / "review.sqlite") as database:
-        votes = database.execute("SELECT reviewer, pair_id FROM votes WHERE NOT withdrawn").fetchall()
-    return [vote for vote in votes if not reviewers or vote[0] in reviewers]
-
-
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for tests that have reviewers of their own."""
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReviewServer]:
+    """One server for several tests. Each test uses other annotators."""
     run_dir = tmp_path_factory.mktemp("shared")
-    write_pairs(run_dir / "preferences", 40)
-    people = ("review.annotators=[ann,ben,cat,dan,eve]", "review.annotators_per_pair=5", "review.gold_fraction=0")
-    with serving(run_dir, *people) as server:
+    write_scene_pairs(run_dir / "preferences", 40)
+    overrides = ("review.annotators=[ann,ben,cat,dan,eve]", "review.annotators_per_pair=5", "review.gold_fraction=0")
+    with serving_review(run_dir, *overrides) as server:
         yield server
 
 
-def _winners_first(client: Client, run_dir: Path) -> dict[str, bool]:
-    """Pair -> whether its winner was shown first, for all pairs."""
-    pairs, shown = PairSet(run_dir / "preferences"), {}
-    told = client.post("next").json()
-    while sheet := told["sheet"]:
-        first, second = (client.picture(path) for path in sheet["pictures"])
-        sides = {side: pairs.image(sheet["pair_id"], side) for side in ("w", "l")}
+def _winner_is_first(client: ReviewClient, run_dir: Path) -> dict[str, bool]:
+    """Pair id -> whether the client saw its winner first, for all pairs."""
+    pairs = PairSet(RunPaths(run_dir).preferences)
+    winner_first: dict[str, bool] = {}
+    reply = client.post("next").json()
+    while item := reply["item"]:
+        first, second = (client.image(path) for path in item["images"])
+        sides = {side: pairs.image(item["pair_id"], side) for side in SIDES}
         assert {first, second} == set(sides.values())
-        shown[sheet["pair_id"]] = first == sides["w"]
-        told = client.post("vote", vote_id=uuid.uuid4().hex, **answer(sheet)).json()
-    return shown
+        winner_first[item["pair_id"]] = first == sides["w"]
+        reply = client.post("vote", vote_id=uuid.uuid4().hex, **answers_to(item)).json()
+    return winner_first
 
 
-def test_four_windows_at_once_lose_and_double_nothing(run_dir):
-    people = ("review.annotators=[ann,ben,cat]", "review.adjudicators=[]", "review.gold_fraction=0")
-    with serving(run_dir, *people) as server:
-        windows = [server.client(name) for name in ("ann", "ben", "cat", "ann")]  # ann has two windows open
-        saved: list[list[str]] = [[] for _ in windows]
-        threads = [threading.Thread(target=_work, args=pair) for pair in zip(windows, saved, strict=True)]
+def test_four_windows_at_once_lose_and_double_no_vote(run_dir: Path) -> None:
+    names = ("ann", "ben", "cat", "ann")  # ann has two windows open
+    overrides = ("review.annotators=[ann,ben,cat]", "review.adjudicators=[]", "review.gold_fraction=0")
+    with serving_review(run_dir, *overrides) as server:
+        clients = [server.client(name) for name in names]
+        saved: list[list[str]] = [[] for _ in clients]
+        threads = [threading.Thread(target=_review, args=pair) for pair in zip(clients, saved, strict=True)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    votes = _votes(run_dir)
-    assert len(set(votes)) == len(votes) == 2 * 40, "each pair has exactly two votes, by different people"
-    acknowledged = [
-        (name, pair) for name, mine in zip(("ann", "ben", "cat", "ann"), saved, strict=True) for pair in mine
-    ]
+    votes = saved_votes(run_dir)
+    assert len(set(votes)) == len(votes) == 2 * 40, "each pair has exactly two votes, by different annotators"
+    acknowledged = [(name, pair) for name, pairs in zip(names, saved, strict=True) for pair in pairs]
     assert sorted(acknowledged) == sorted(votes)
 
 
-def test_a_killed_server_has_lost_no_vote_that_it_acknowledged(run_dir):
+def test_a_killed_server_loses_no_acknowledged_vote(run_dir: Path) -> None:
     saved: dict[str, list[str]] = {"annotator_1": [], "annotator_2": []}
-    with serving(run_dir) as server:
+    with serving_review(run_dir) as server:
         clients = {name: server.client(name) for name in saved}
-        _work(clients["annotator_1"], saved["annotator_1"], until=3)
-        threads = [threading.Thread(target=_work, args=(clients[name], saved[name])) for name in saved]
+        _review(clients["annotator_1"], saved["annotator_1"], until=3)
+        threads = [threading.Thread(target=_review, args=(clients[name], pairs)) for name, pairs in saved.items()]
         for thread in threads:
             thread.start()
         while len(saved["annotator_2"]) < 5:
@@ -98,115 +95,121 @@ def test_a_killed_server_has_lost_no_vote_that_it_acknowledged(run_dir):
         os.kill(server.process.pid, signal.SIGKILL)
         for thread in threads:
             thread.join()
-    done = {(name, pair) for name, pairs in saved.items() for pair in pairs}
-    assert done <= set(_votes(run_dir)), "what was acknowledged is there"
-    before = len(_votes(run_dir))
-    assert 8 <= before < 80
-    with serving(run_dir) as server:
-        for name in saved:
+    acknowledged = {(name, pair) for name, pairs in saved.items() for pair in pairs}
+    assert acknowledged <= set(saved_votes(run_dir))
+    assert 8 <= len(saved_votes(run_dir)) < 80
+    with serving_review(run_dir) as server:
+        for name, pairs in saved.items():
             again = server.client(name)
-            again.http.cookies.update(clients[name].http.cookies)  # the login outlives the server as well
-            assert again.http.get(f"{server.address}/api/me", timeout=30).json()["reviewer"] == name
-            _work(server.client(name), saved[name])
-    votes = _votes(run_dir)
-    assert len(set(votes)) == len(votes) == 2 * 38 + 2 * 2, "38 pairs twice, and the two gold ones by both"
+            again.http.cookies.update(clients[name].http.cookies)
+            session = again.http.get(f"{server.address}/api/me", timeout=30).json()
+            assert session["annotator"] == name, "the login survives the server"
+            _review(server.client(name), pairs)
+    votes = saved_votes(run_dir)
+    assert len(set(votes)) == len(votes) == 2 * 38 + 2 * 2, "38 pairs by two annotators, and two gold pairs by both"
 
 
-def test_a_vote_sent_again_counts_once_and_an_undone_one_not_at_all(shared):
-    client = shared.client("cat")
-    sheet = client.post("next").json()["sheet"]
-    vote = {"vote_id": uuid.uuid4().hex, **answer(sheet)}
-    assert all(client.post("vote", **vote).ok for _ in range(2)) and len(_votes(shared.run_dir, "cat")) == 1
+def test_a_repeated_vote_counts_once_and_an_undone_vote_does_not_count(shared_server: ReviewServer) -> None:
+    client, run_dir = shared_server.client("cat"), shared_server.run_dir
+    item = client.post("next").json()["item"]
+    vote = {"vote_id": uuid.uuid4().hex, **answers_to(item)}
+    assert all(client.post("vote", **vote).ok for _ in range(2))
+    assert len(saved_votes(run_dir, "cat")) == 1
     other = client.post("vote", **{**vote, "vote_id": uuid.uuid4().hex})
-    assert other.status_code == 409 and len(_votes(shared.run_dir, "cat")) == 1
-    back = client.post("undo").json()["sheet"]
-    assert (back["pair_id"], back["answers"]) == (sheet["pair_id"], [vote["first"], vote["second"]])
-    assert not _votes(shared.run_dir, "cat") and client.post("undo").status_code == 409
-    assert client.post("next").json()["sheet"]["pair_id"] == sheet["pair_id"], "the undone pair is on the screen"
+    assert other.status_code == 409
+    assert len(saved_votes(run_dir, "cat")) == 1
+    undone = client.post("undo").json()["item"]
+    assert (undone["pair_id"], undone["answers"]) == (item["pair_id"], [vote["first"], vote["second"]])
+    assert not saved_votes(run_dir, "cat")
+    assert client.post("undo").status_code == 409
+    assert client.post("next").json()["item"]["pair_id"] == item["pair_id"], "the undone pair is on the screen"
 
 
-def test_only_who_is_invited_gets_in_and_only_by_our_own_page(shared):
-    mode = stat.S_IMODE((shared.run_dir / "review" / "invitations.txt").stat().st_mode)
+def test_requests_need_a_login_and_the_token_of_the_page(shared_server: ReviewServer) -> None:
+    mode = stat.S_IMODE(RunPaths(shared_server.run_dir).review_invitations.stat().st_mode)
     assert mode == 0o600
     stranger = requests.Session()
     for method, path in (
         ("get", "/api/me"),
         ("post", "/api/next"),
-        ("get", "/picture/pair-00000001/x"),
+        ("get", "/image/pair-00000001/x"),
         ("get", "/overview"),
     ):
-        assert stranger.request(method, shared.address + path, timeout=30).status_code == 401, path
-    assert stranger.post(f"{shared.address}/api/login", json={"token": "x"}, timeout=30).status_code == 401
-    client = shared.client("ann")
+        assert stranger.request(method, shared_server.address + path, timeout=30).status_code == 401, path
+    wrong = stranger.post(f"{shared_server.address}/api/login", json={"token": "x"}, timeout=30)
+    assert wrong.status_code == 401
+    client = shared_server.client("ann")
     cookie = next(iter(client.http.cookies))
-    assert cookie.has_nonstandard_attr("HttpOnly") and cookie.get_nonstandard_attr("SameSite") == "strict"
-    for token in ("", "wrong", shared.client("ben").me["csrf"]):
+    assert cookie.has_nonstandard_attr("HttpOnly")
+    assert cookie.get_nonstandard_attr("SameSite") == "strict"
+    for token in ("", "wrong", shared_server.client("ben").session["csrf"]):
         client.http.headers["X-CSRF-Token"] = token
         assert client.post("next").status_code == 403
-    page = requests.get(shared.address, timeout=30)
+    page = requests.get(shared_server.address, timeout=30)
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
     assert page.headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_pictures_are_reached_by_the_keys_of_a_reviewers_own_sheets_only(shared):
-    ann, ben = shared.client("ann"), shared.client("ben")
-    sheet = ann.post("next").json()["sheet"]
-    assert all(ann.picture(path).startswith(b"\x89PNG") for path in sheet["pictures"])
-    assert "w" not in sheet and not {"changed", "winner", "kind", "gold"} & set(sheet), "the sheet is blind"
+def test_only_the_keys_of_an_annotators_own_items_give_images(shared_server: ReviewServer) -> None:
+    ann, ben = shared_server.client("ann"), shared_server.client("ben")
+    item = ann.post("next").json()["item"]
+    assert all(ann.image(path).startswith(b"\x89PNG") for path in item["images"])
+    assert not {"w", "changed", "winner", "kind", "gold"} & set(item), "an item must not tell the winner"
     for path in (
-        sheet["pictures"][0],
-        "/picture/../../etc/passwd",
+        item["images"][0],
+        "/image/../../etc/passwd",
         "/page/../app.py",
-        f"/picture/{sheet['pair_id']}/w",
+        f"/image/{item['pair_id']}/w",
     ):
-        assert ben.http.get(shared.address + path, timeout=30).status_code in (401, 404), path
-    bad = [{"pair_id": "pair-99999999"}, {"first": ["yes"]}, {"second": ["perhaps"] * len(sheet["claims"])}]
-    for wrong in bad:
-        refused = ann.post("vote", **{"vote_id": uuid.uuid4().hex, **answer(sheet), **wrong})
+        assert ben.http.get(shared_server.address + path, timeout=30).status_code in (401, 404), path
+    for wrong in ({"pair_id": "pair-99999999"}, {"first": ["yes"]}, {"second": ["perhaps"] * len(item["claims"])}):
+        refused = ann.post("vote", **{"vote_id": uuid.uuid4().hex, **answers_to(item), **wrong})
         assert refused.status_code == 422, refused.text
-    assert not _votes(shared.run_dir, "ann", "ben")
+    assert not saved_votes(shared_server.run_dir, "ann", "ben")
 
 
-def test_sides_are_shuffled_for_each_reviewer_and_stay_as_they_are(shared):
-    sides = {name: _winners_first(shared.client(name), shared.run_dir) for name in ("dan", "eve")}
-    for shown in sides.values():
-        assert 8 <= sum(shown.values()) <= 32, "the winner comes first about as often as not"
+def test_the_first_image_is_random_for_each_annotator(shared_server: ReviewServer) -> None:
+    sides = {name: _winner_is_first(shared_server.client(name), shared_server.run_dir) for name in ("dan", "eve")}
+    for winner_first in sides.values():
+        assert 8 <= sum(winner_first.values()) <= 32, "the winner is first about half of the time"
     assert sides["dan"] != sides["eve"]
 
 
-def test_an_adjudicator_gets_the_disputed_pairs_and_has_the_last_word(run_dir):
-    with serving(run_dir, "review.gold_fraction=0") as server:
-        judge = server.client("adjudicator")
-        assert judge.post("next").json()["sheet"] is None
-        yes, no = server.client("annotator_1"), server.client("annotator_2")
-        _work(yes, [], ("yes",), until=4)
-        _work(no, [], ("unsure",), until=4)
-        told = judge.post("next").json()
-        assert told["progress"]["left"] == 4
-        everything = [list(range(len(told["sheet"]["claims"])))] * 2
-        assert told["sheet"]["disputed"] == everything
+def test_an_adjudicator_gets_the_disputed_pairs_and_decides_them(run_dir: Path) -> None:
+    with serving_review(run_dir, "review.gold_fraction=0") as server:
+        adjudicator = server.client("adjudicator")
+        assert adjudicator.post("next").json()["item"] is None
+        first, second = server.client("annotator_1"), server.client("annotator_2")
+        _review(first, [], ("yes",), until=4)
+        _review(second, [], ("unsure",), until=4)
+        reply = adjudicator.post("next").json()
+        assert reply["progress"]["waiting"] == 4
+        all_claims = [list(range(len(reply["item"]["claims"])))] * 2
+        assert reply["item"]["disputed"] == all_claims
         decided: list[str] = []
-        _work(judge, decided)
-        assert len(decided) == 4 and judge.post("next").json()["sheet"] is None
-        assert no.post("undo").status_code == 409, "an adjudicated pair is closed"
-    database = Database(run_dir / "review" / "review.sqlite")
+        _review(adjudicator, decided)
+        assert len(decided) == 4
+        assert adjudicator.post("next").json()["item"] is None
+        assert second.post("undo").status_code == 409, "a vote on an adjudicated pair cannot be undone"
+    database = Database(RunPaths(run_dir).review_database)
     statuses = Store(database, 2, 60.0).statuses()
-    assert {statuses[pair] for pair in decided} == {"rejected"}, "yes to everything means: the loser is not spoiled"
+    database.close()
+    assert {statuses[pair] for pair in decided} == {"rejected"}, "yes to all claims: the loser is as good as the winner"
 
 
-def test_a_pair_on_somebodys_screen_is_offered_in_their_place_to_nobody_until_the_lease_ends(tmp_path):
+def test_a_leased_pair_is_offered_to_others_only_after_its_lease(tmp_path: Path) -> None:
     database = Database(tmp_path / "x.sqlite")
-    long, short = Store(database, 2, 600.0), Store(database, 2, -1.0)
-    long.fill([Entry("a", gold=False), Entry("b", gold=False)])
-    first = [long.lease(name, REVIEW, want_gold=False) for name in ("ann", "ben", "cat", "dan", "eve")]
+    long, expired = Store(database, 2, 600.0), Store(database, 2, -1.0)
+    long.fill([QueueEntry("a", gold=False), QueueEntry("b", gold=False)])
+    first = [long.lease(name, "review", want_gold=False) for name in ("ann", "ben", "cat", "dan", "eve")]
     assert first == ["a", "a", "b", "b", None]
-    assert short.lease("ann", REVIEW, want_gold=False) == "a"  # ann's lease, renewed, has now run out
-    assert long.lease("eve", REVIEW, want_gold=False) == "a"
+    assert expired.lease("ann", "review", want_gold=False) == "a"  # renews ann's lease, which ends at once
+    assert long.lease("eve", "review", want_gold=False) == "a"
 
 
-def test_settings_that_cannot_work_are_refused():
+def test_invalid_settings_are_refused() -> None:
     for words, expected in (
-        (["review.annotators=[ann]"], "per_pair must be at most the number of reviewers"),
+        (["review.annotators=[ann]"], "per_pair must be at most the number of annotators"),
         (["review.annotators=[ann,ann]"], "must all differ"),
         (["review.annotators=['a b',c]"], "names of letters"),
         (["publish.version=1"], "MAJOR.MINOR.PATCH"),
@@ -215,11 +218,21 @@ def test_settings_that_cannot_work_are_refused():
             load("scenes", words)
 
 
-def test_gold_pairs_may_come_from_another_folder(run_dir, tmp_path):
-    write_pairs(tmp_path / "known", 10, first=1000)
-    with serving(run_dir, f"review.gold_pairs={tmp_path / 'known'}", "review.gold_fraction=0.2") as server:
+def test_gold_pairs_can_be_those_of_another_folder(run_dir: Path, tmp_path: Path) -> None:
+    write_scene_pairs(tmp_path / "known", 10, first=1000)
+    with serving_review(run_dir, f"review.gold_pairs={tmp_path / 'known'}", "review.gold_fraction=0.2") as server:
         saved: list[str] = []
-        _work(server.client("annotator_1"), saved)
+        _review(server.client("annotator_1"), saved)
     gold = [pair for pair in saved if pair >= "pair-00001000"]
-    assert len(saved) == 40 + len(gold) and len(gold) == 8
-    assert max(len(list(run)) for is_gold, run in itertools.groupby(pair in gold for pair in saved) if is_gold) <= 2
+    assert len(saved) == 40 + len(gold)
+    assert len(gold) == 8
+    runs = (len(list(run)) for is_gold, run in itertools.groupby(pair in gold for pair in saved) if is_gold)
+    assert max(runs) <= 2, "gold pairs are spread over the queue"
+
+
+def test_gold_pairs_with_ids_of_the_dataset_are_a_user_error(run_dir: Path) -> None:
+    settings = load("scenes", [f"run_dir={run_dir}", f"review.gold_pairs={run_dir / 'preferences'}"])
+    database = open_database(settings)
+    with pytest.raises(UserError, match="other ids than the dataset under review, got pair-00000000"):
+        open_queue(settings, database, open_store(settings, database))
+    database.close()

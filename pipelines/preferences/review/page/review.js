@@ -1,117 +1,121 @@
-// The review page. It moves on only when the server has said that a vote is on disk; until then answers stay here, also
-// over a reload, and the vote is sent again under the same id, which the server counts once.
+// The review page. It moves to the next pair only after the server has confirmed that the vote is on disk. Until then the
+// answers stay here, also over a reload. A vote is sent again under the same id, and the server counts it once.
 
 const $ = (id) => document.getElementById(id);
 const ANSWERS = ["yes", "no", "unsure"];
 const KEYS = { y: "yes", n: "no", u: "unsure", 1: "yes", 2: "no", 3: "unsure" };
-const WAITS = [1, 2, 4, 8, 15];  // seconds between attempts to save
+const RETRY_SECONDS = [1, 2, 4, 8, 15];
+const MESSAGE_MS = 3500;
 
 let session = null;
-let sheet = null;    // the pair on the screen, as the server described it
-let answers = null;  // [picture][claim]
-let step = 0;        // the picture in question
-let cursor = 0;      // the claim in question
-let history = [];    // [picture, claim, the answer before], newest last
+let item = null;       // the pair on the screen, as the server described it
+let answers = null;    // [image][claim]
+let shownImage = 0;    // 0 or 1
+let cursor = 0;        // the current claim
+let history = [];      // [image, claim, previous answer], newest last
 let voteId = "";
-let seconds = 0;     // that this pair was visible
+let seconds = 0;       // time that this pair was visible, without the time since visibleSince
 let visibleSince = 0;
 let busy = false;
 let zoomLevel = 1;
 
-async function ask(path, body) {
+async function request(path, body) {
   const headers = { "Content-Type": "application/json" };
   if (session) headers["X-CSRF-Token"] = session.csrf;
   const options = body === undefined ? {} : { method: "POST", headers, body: JSON.stringify(body) };
   const response = await fetch(path, options);
-  const told = await response.json().catch(() => ({}));
-  if (response.ok) return told;
-  const reason = typeof told.detail === "string" ? told.detail : `the server answered ${response.status}`;
+  const content = await response.json().catch(() => ({}));
+  if (response.ok) return content;
+  const reason = typeof content.detail === "string" ? content.detail : `the server answered ${response.status}`;
   throw Object.assign(new Error(reason), { status: response.status });
 }
 
-async function askUntilAnswered(path, body) {
+async function requestUntilAnswered(path, body) {
   for (let attempt = 0; ; attempt++) {
     try {
-      return await ask(path, body);
+      return await request(path, body);
     } catch (error) {
       if (error.status && error.status < 500) throw error;
-      const wait = WAITS[Math.min(attempt, WAITS.length - 1)];
-      say(`The server cannot be reached. Your answers are kept; trying again in ${wait} s.`, true);
+      const wait = RETRY_SECONDS[Math.min(attempt, RETRY_SECONDS.length - 1)];
+      showMessage(`The server cannot be reached. Your answers are kept. Next attempt in ${wait} s.`, true);
       await new Promise((resolve) => setTimeout(resolve, wait * 1000));
     }
   }
 }
 
-let saying = 0;
-function say(text, stay = false) {
-  $("said").textContent = text;
-  clearTimeout(saying);
-  if (!stay && text) saying = setTimeout(() => { $("said").textContent = ""; }, 3500);
+let messageTimer = 0;
+function showMessage(text, stay = false) {
+  $("message").textContent = text;
+  clearTimeout(messageTimer);
+  if (!stay && text) messageTimer = setTimeout(() => { $("message").textContent = ""; }, MESSAGE_MS);
 }
 
-// ---- coming in
+// ---- login and the next pair
 
-async function enter() {
+async function start() {
   const token = location.hash.slice(1);
   if (token) window.history.replaceState(null, "", location.pathname);
   try {
-    session = token ? await ask("/api/login", { token }) : await ask("/api/me");
+    session = token ? await request("/api/login", { token }) : await request("/api/me");
   } catch (error) {
-    return notice("Log in with your link", token ? sentence(error.message) : "Open the login link that you were sent.", false);
+    return showNotice("Log in with your link", token ? sentence(error.message) : "Open the login link that you received.", false);
   }
-  $("who").textContent = `${session.reviewer} · `;
+  $("who").textContent = `${session.annotator} · `;
   $("bar").hidden = false;
-  await run(async () => receive(await askUntilAnswered("/api/next", {})));
+  await run(loadNext);
 }
 
-function notice(title, text, again) {
-  $("sheet").hidden = true;
+async function loadNext() {
+  receive(await requestUntilAnswered("/api/next", {}));
+}
+
+function showNotice(title, text, withButtons) {
+  $("review").hidden = true;
   $("notice").hidden = false;
   $("notice-title").textContent = title;
   $("notice-text").textContent = text;
-  $("notice-again").hidden = $("notice-undo").hidden = !again;
+  $("notice-reload").hidden = $("notice-undo").hidden = !withButtons;
 }
 
-function receive(told) {
-  const { mine, left, settled, pairs, per_hour } = told.progress;
-  $("bar-progress").value = pairs ? settled / pairs : 0;
-  $("bar-text").textContent = `${mine} done · ${left} to go`;
-  $("pace").textContent = per_hour ? `${Math.round(per_hour)} an hour` : "";
-  sheet = told.sheet;
-  if (!sheet) {
-    const more = session.stage === "adjudication" ? "No disputed pair waits for you just now." : "Every pair has the reviews it needs, or is on somebody's screen.";
-    return notice(mine ? "All done, thank you" : "Nothing to do yet", `${more} ${settled} of ${pairs} pairs are settled.`, true);
+function receive(reply) {
+  const { done, waiting, decided, pairs, pairs_per_hour } = reply.progress;
+  $("bar-progress").value = pairs ? decided / pairs : 0;
+  $("bar-text").textContent = `${done} done · ${waiting} to go`;
+  $("pace").textContent = pairs_per_hour ? `${Math.round(pairs_per_hour)} per hour` : "";
+  item = reply.item;
+  if (!item) {
+    const reason = session.stage === "adjudication" ? "There is no disputed pair at the moment." : "Every pair has enough reviews, or is on the screen of another annotator.";
+    return showNotice(done ? "All done, thank you" : "Nothing to do yet", `${reason} ${decided} of ${pairs} pairs are decided.`, true);
   }
-  show();
+  showItem();
 }
 
-function show() {
-  const kept = JSON.parse(localStorage.getItem(draftName()) || "null");
-  const empty = [0, 1].map(() => sheet.claims.map(() => ""));
-  answers = sheet.answers ? sheet.answers.map((given) => [...given]) : kept ? kept.answers : empty;
-  voteId = kept && !sheet.answers ? kept.voteId : crypto.randomUUID ? crypto.randomUUID() : randomId();
-  seconds = kept && !sheet.answers ? kept.seconds : 0;
+function showItem() {
+  const draft = item.answers ? null : JSON.parse(localStorage.getItem(draftName()) || "null");
+  const empty = [0, 1].map(() => item.claims.map(() => ""));
+  answers = item.answers ? item.answers.map((given) => [...given]) : draft ? draft.answers : empty;
+  voteId = draft ? draft.voteId : crypto.randomUUID ? crypto.randomUUID() : randomId();
+  seconds = draft ? draft.seconds : 0;
   visibleSince = performance.now();
   history = [];
   $("notice").hidden = true;
-  $("sheet").hidden = false;
-  $("prompt").textContent = sheet.prompt;
-  step = sheet.answers ? 1 : answers[0].every(Boolean) ? 1 : 0;
-  turnTo(step);
-  new Image().src = sheet.pictures[1];
+  $("review").hidden = false;
+  $("prompt").textContent = item.prompt;
+  showImage(item.answers || answers[0].every(Boolean) ? 1 : 0);
+  new Image().src = item.images[1];  // loads the second image in advance
 }
 
-function randomId() {  // where the page is reached over plain HTTP from another machine, browsers give no randomUUID
+function randomId() {  // browsers have no randomUUID on a page that comes over plain HTTP from another machine
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-function draftName() { return `draft|${session.reviewer}|${sheet.pair_id}`; }
+function draftName() { return `draft|${session.annotator}|${item.pair_id}`; }
 
-function keepDraft() {
-  localStorage.setItem(draftName(), JSON.stringify({ answers, voteId, seconds: spent() }));
+function saveDraft() {
+  localStorage.setItem(draftName(), JSON.stringify({ answers, voteId, seconds: secondsVisible() }));
 }
 
-function spent() {
+function secondsVisible() {
   return seconds + (document.hidden ? 0 : (performance.now() - visibleSince) / 1000);
 }
 
@@ -120,38 +124,38 @@ document.addEventListener("visibilitychange", () => {
   else visibleSince = performance.now();
 });
 
-// ---- drawing
+// ---- rendering
 
-function turnTo(picture) {
-  step = picture;
-  const open = answers[step].indexOf("");
+function showImage(image) {
+  shownImage = image;
+  const open = answers[image].indexOf("");
   cursor = open < 0 ? 0 : open;
-  const name = step ? "second" : "first";
-  $("image").src = $("zoomed").src = sheet.pictures[step];
-  $("image").alt = $("zoomed").alt = `The ${name} picture`;
-  $("question").textContent = `Does the ${name} picture show this?`;
-  drawClaims();
-  draw();
+  const name = image ? "second" : "first";
+  $("image").src = $("zoom-image").src = item.images[image];
+  $("image").alt = $("zoom-image").alt = `The ${name} image`;
+  $("question").textContent = `Does the ${name} image show this?`;
+  renderClaims();
+  render();
   if (matchMedia("(max-width: 860px)").matches) window.scrollTo(0, 0);
 }
 
-function words(claim, into) {
-  into.replaceChildren();
-  if (claim.length === 1) return into.append(claim[0]);
+function renderClaim(claim, element) {
+  element.replaceChildren();
+  if (claim.length === 1) return element.append(claim[0]);
   const relation = document.createElement("em");
   relation.textContent = claim[1];
-  into.append(`${claim[0]} `, relation, ` ${claim[2]}`);
+  element.append(`${claim[0]} `, relation, ` ${claim[2]}`);
 }
 
-function drawClaims() {
-  $("claims").replaceChildren(...sheet.claims.map((claim, index) => {
-    const item = document.createElement("li");
+function renderClaims() {
+  $("claims").replaceChildren(...item.claims.map((claim, index) => {
+    const row = document.createElement("li");
     const text = document.createElement("p");
     text.id = `claim-${index}`;
-    words(claim, text);
-    if (sheet.disputed && sheet.disputed[step].includes(index)) {
+    renderClaim(claim, text);
+    if (item.disputed && item.disputed[shownImage].includes(index)) {
       const note = document.createElement("small");
-      note.textContent = "The reviewers differ here.";
+      note.textContent = "The annotators disagree here.";
       text.append(note);
     }
     const choice = document.createElement("div");
@@ -163,105 +167,106 @@ function drawClaims() {
       button.type = "button";
       button.dataset.answer = answer;
       button.textContent = answer[0].toUpperCase() + answer.slice(1);
-      button.addEventListener("click", () => { cursor = index; give(answer); });
+      button.addEventListener("click", () => { cursor = index; giveAnswer(answer); });
       return button;
     }));
-    item.append(text, choice);
-    return item;
+    row.append(text, choice);
+    return row;
   }));
 }
 
-function draw() {
-  [...$("claims").children].forEach((item, index) => {
-    mark(item, index === cursor);
-    for (const button of item.querySelectorAll("button")) {
-      button.setAttribute("aria-pressed", String(button.dataset.answer === answers[step][index]));
+function render() {
+  [...$("claims").children].forEach((row, index) => {
+    setCurrent(row, index === cursor);
+    for (const button of row.querySelectorAll("button")) {
+      button.setAttribute("aria-pressed", String(button.dataset.answer === answers[shownImage][index]));
     }
   });
-  for (const button of $("steps").querySelectorAll("button")) {
-    const picture = Number(button.dataset.step);
-    mark(button, picture === step);
-    button.classList.toggle("done", answers[picture].every(Boolean));
+  for (const button of $("tabs").querySelectorAll("button")) {
+    const image = Number(button.dataset.image);
+    setCurrent(button, image === shownImage);
+    button.classList.toggle("done", answers[image].every(Boolean));
   }
-  const complete = answers[step].every(Boolean), other = answers[1 - step].every(Boolean);
-  $("go-on").disabled = busy || !complete;
+  const complete = answers[shownImage].every(Boolean), otherComplete = answers[1 - shownImage].every(Boolean);
+  $("continue").disabled = busy || !complete;
   $("rest").disabled = busy || complete;
   $("undo").disabled = busy;
-  $("go-on-text").textContent = complete && other ? "Save and go on" : "Next picture";
-  words(sheet.claims[cursor], $("zoom-claim"));
+  $("continue-text").textContent = complete && otherComplete ? "Save and continue" : "Next image";
+  renderClaim(item.claims[cursor], $("zoom-claim"));
 }
 
-function mark(element, current) {
+function setCurrent(element, current) {
   if (current) element.setAttribute("aria-current", "true");
   else element.removeAttribute("aria-current");
 }
 
-function reveal() {
+function scrollToCursor() {
   $("claims").children[cursor].scrollIntoView({ block: "nearest" });
 }
 
-// ---- answering
+// ---- answers
 
-function give(answer) {
+function giveAnswer(answer) {
   if (busy) return;
-  history.push([step, cursor, answers[step][cursor]]);
-  answers[step][cursor] = answer;
-  say("");
-  const next = answers[step].findIndex((given, index) => !given && index > cursor);
-  const first = answers[step].indexOf("");
+  const given = answers[shownImage];
+  history.push([shownImage, cursor, given[cursor]]);
+  given[cursor] = answer;
+  showMessage("");
+  const next = given.findIndex((other, index) => !other && index > cursor);
+  const first = given.indexOf("");
   cursor = next >= 0 ? next : first >= 0 ? first : cursor;
-  keepDraft();
-  draw();
-  reveal();
+  saveDraft();
+  render();
+  scrollToCursor();
 }
 
-function giveRest() {
+function answerRest() {
   if (busy) return;
-  answers[step].forEach((given, index) => {
+  answers[shownImage].forEach((given, index) => {
     if (given) return;
-    history.push([step, index, ""]);
-    answers[step][index] = "yes";
+    history.push([shownImage, index, ""]);
+    answers[shownImage][index] = "yes";
   });
-  keepDraft();
-  draw();
+  saveDraft();
+  render();
 }
 
-function goOn() {
+function continueReview() {
   if (busy) return;
-  const open = answers[step].indexOf("");
+  const open = answers[shownImage].indexOf("");
   if (open >= 0) {
     cursor = open;
-    draw();
-    return say("Every claim needs an answer; unsure is one.");
+    render();
+    return showMessage("Every claim needs an answer. Unsure is an answer, too.");
   }
-  if (answers[1 - step].every(Boolean)) return save();
-  turnTo(1 - step);
+  if (answers[1 - shownImage].every(Boolean)) return save();
+  showImage(1 - shownImage);
 }
 
 async function run(work) {
   busy = true;
-  if (sheet) draw();
+  if (item) render();
   try {
     await work();
   } finally {
     busy = false;
-    if (sheet) draw();
+    if (item) render();
   }
 }
 
 async function save() {
-  const vote = { vote_id: voteId, pair_id: sheet.pair_id, first: answers[0], second: answers[1], seconds: spent() };
+  const vote = { vote_id: voteId, pair_id: item.pair_id, first: answers[0], second: answers[1], seconds: secondsVisible() };
   await run(async () => {
     try {
-      const told = await askUntilAnswered("/api/vote", vote);
+      const reply = await requestUntilAnswered("/api/vote", vote);
       localStorage.removeItem(draftName());
-      say("Saved.");
-      receive(told);
+      showMessage("Saved.");
+      receive(reply);
     } catch (error) {
-      if (error.status !== 409) return failed(error);
+      if (error.status !== 409) return showError(error);
       localStorage.removeItem(draftName());
-      say("This pair was answered in another window or decided since.");
-      receive(await askUntilAnswered("/api/next", {}));
+      showMessage("This pair was answered in another window, or decided in the meantime.");
+      await loadNext();
     }
   });
 }
@@ -270,37 +275,37 @@ async function undo() {
   if (busy) return;
   const last = history.pop();
   if (last) {
-    const [picture, claim, before] = last;
-    answers[picture][claim] = before;
-    if (picture !== step) turnTo(picture);
+    const [image, claim, previous] = last;
+    answers[image][claim] = previous;
+    if (image !== shownImage) showImage(image);
     cursor = claim;
-    keepDraft();
-    draw();
-    return reveal();
+    saveDraft();
+    render();
+    return scrollToCursor();
   }
   await run(async () => {
     try {
-      const told = await askUntilAnswered("/api/undo", {});
-      if (sheet) localStorage.removeItem(draftName());
-      receive(told);
-      say("The last pair is back. Change it and save it again.");
+      const reply = await requestUntilAnswered("/api/undo", {});
+      if (item) localStorage.removeItem(draftName());
+      receive(reply);
+      showMessage("The last pair is open again. Change it and save it.");
     } catch (error) {
-      if (error.status === 409) say(error.message);
-      else failed(error);
+      if (error.status === 409) showMessage(error.message);
+      else showError(error);
     }
   });
 }
 
-function failed(error) {
+function showError(error) {
   if (error.status === 401 || error.status === 403) {
-    return notice("You are logged out", "Open your login link again; the answers on this screen are kept.", false);
+    return showNotice("You are logged out", "Open your login link again. The answers on this screen are kept.", false);
   }
-  say(sentence(error.message), true);
+  showMessage(sentence(error.message), true);
 }
 
 function sentence(text) { return `${text[0].toUpperCase()}${text.slice(1)}.`; }
 
-// ---- the picture, large
+// ---- the enlarged image
 
 function openZoom() {
   zoomLevel = 1;
@@ -309,7 +314,7 @@ function openZoom() {
 }
 
 function sizeZoom() {
-  const image = $("zoomed"), pane = $("pane");
+  const image = $("zoom-image"), pane = $("zoom-pane");
   const fit = Math.min(pane.clientWidth / image.naturalWidth, pane.clientHeight / image.naturalHeight);
   image.width = Math.round(image.naturalWidth * fit * zoomLevel);
   image.classList.toggle("small", fit * zoomLevel > 3);
@@ -318,75 +323,75 @@ function sizeZoom() {
 function zoomBy(factor, x = 0.5, y = 0.5) {
   zoomLevel = Math.min(8, Math.max(1, zoomLevel * factor));
   sizeZoom();
-  const pane = $("pane");
+  const pane = $("zoom-pane");
   pane.scrollTo((pane.scrollWidth - pane.clientWidth) * x, (pane.scrollHeight - pane.clientHeight) * y);
 }
 
-$("zoomed").addEventListener("load", () => { if ($("zoom").open) sizeZoom(); });
+$("zoom-image").addEventListener("load", () => { if ($("zoom").open) sizeZoom(); });
 $("image").addEventListener("load", () => {
   $("zoom-open").classList.toggle("small", $("image").naturalWidth < 200);
 });
-$("pane").addEventListener("click", (event) => {
-  const box = $("zoomed").getBoundingClientRect();
+$("zoom-pane").addEventListener("click", (event) => {
+  const box = $("zoom-image").getBoundingClientRect();
   const [x, y] = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
   if (zoomLevel >= 4) zoomBy(0);
   else zoomBy(2, x, y);
 });
 
-// ---- wiring
+// ---- events
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if ((event.key === "Enter" || event.key === " ") && event.target.closest("button, a")) return;  // reached by Tab
+  if ((event.key === "Enter" || event.key === " ") && event.target.closest("button, a")) return;  // the focused control gets the key
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if ($("help").open) return key === "?" ? $("help").close() : undefined;
   if (key === "?") return $("help").showModal();
-  if ($("sheet").hidden) {
+  if ($("review").hidden) {
     if ((key === "z" || key === "Backspace") && !$("notice-undo").hidden) undo();
     return;
   }
   const zoomed = $("zoom").open;
-  const pan = (x, y) => () => $("pane").scrollBy(x, y);
-  const move = (by) => () => { cursor = Math.min(sheet.claims.length - 1, Math.max(0, cursor + by)); draw(); reveal(); };
-  const turn = (to) => () => { if (!busy && step !== to) turnTo(to); };
+  const scroll = (x, y) => () => $("zoom-pane").scrollBy(x, y);
+  const moveCursor = (by) => () => { cursor = Math.min(item.claims.length - 1, Math.max(0, cursor + by)); render(); scrollToCursor(); };
+  const switchImage = (to) => () => { if (!busy && shownImage !== to) showImage(to); };
   const actions = {
-    a: giveRest, z: undo, Backspace: undo, Enter: goOn,
+    a: answerRest, z: undo, Backspace: undo, Enter: continueReview,
     " ": zoomed ? () => $("zoom").close() : openZoom,
-    ArrowUp: zoomed ? pan(0, -80) : move(-1), ArrowDown: zoomed ? pan(0, 80) : move(1),
-    ArrowLeft: zoomed ? pan(-80, 0) : turn(0), ArrowRight: zoomed ? pan(80, 0) : turn(1),
+    ArrowUp: zoomed ? scroll(0, -80) : moveCursor(-1), ArrowDown: zoomed ? scroll(0, 80) : moveCursor(1),
+    ArrowLeft: zoomed ? scroll(-80, 0) : switchImage(0), ArrowRight: zoomed ? scroll(80, 0) : switchImage(1),
     "+": zoomed ? () => zoomBy(2) : null, "=": zoomed ? () => zoomBy(2) : null, "-": zoomed ? () => zoomBy(0.5) : null,
   };
-  const action = KEYS[key] ? () => give(KEYS[key]) : actions[key];
+  const action = KEYS[key] ? () => giveAnswer(KEYS[key]) : actions[key];
   if (!action) return;
   event.preventDefault();
   if (!event.repeat || key.startsWith("Arrow")) action();
 });
 
-document.addEventListener("click", (event) => {  // a clicked button keeps no focus, so that Enter still means: go on
+document.addEventListener("click", (event) => {  // a clicked button loses focus, so that Enter still means "continue"
   if (event.detail && event.target.closest("button")) document.activeElement.blur();
 });
 $("undo").addEventListener("click", undo);
-$("rest").addEventListener("click", giveRest);
-$("go-on").addEventListener("click", goOn);
+$("rest").addEventListener("click", answerRest);
+$("continue").addEventListener("click", continueReview);
 $("notice-undo").addEventListener("click", undo);
-$("notice-again").addEventListener("click", () => run(async () => receive(await askUntilAnswered("/api/next", {}))));
-$("steps").addEventListener("click", (event) => {
-  if (event.target.dataset.step && !busy) turnTo(Number(event.target.dataset.step));
+$("notice-reload").addEventListener("click", () => run(loadNext));
+$("tabs").addEventListener("click", (event) => {
+  if (event.target.dataset.image && !busy) showImage(Number(event.target.dataset.image));
 });
 $("zoom-open").addEventListener("click", openZoom);
 $("zoom-close").addEventListener("click", () => $("zoom").close());
 $("zoom-in").addEventListener("click", () => zoomBy(2));
 $("zoom-out").addEventListener("click", () => zoomBy(0.5));
 for (const button of $("zoom").querySelectorAll("[data-answer]")) {
-  button.addEventListener("click", () => give(button.dataset.answer));
+  button.addEventListener("click", () => giveAnswer(button.dataset.answer));
 }
 $("open-help").addEventListener("click", () => $("help").showModal());
 $("close-help").addEventListener("click", () => $("help").close());
 $("log-out").addEventListener("click", async () => {
-  await ask("/api/logout", {});
-  session = sheet = null;
+  await request("/api/logout", {});
+  session = item = null;
   $("bar").hidden = true;
-  notice("You are logged out", "Open your login link to come back.", false);
+  showNotice("You are logged out", "Open your login link to come back.", false);
 });
 
-enter();
+start();

@@ -1,0 +1,159 @@
+"""The folder of one build, on a file system that all nodes share.
+
+    preferences/{train,test,benchmark}-00003.parquet   rows of shard 3
+    preferences/.shards/00003.json                     written after them: shard 3 is complete; its dropped rows
+    preferences/_manifest.json                         written last: the build is complete
+
+A build that was killed continues with the shards that have no report.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from actors.files import write_file
+from conf import UserError
+from pipelines.common.fingerprints import digest_of_file
+from pipelines.common.paths import RunPaths
+from pipelines.preferences.dataset.schema import SCHEMA_VERSION, pair_id
+from pipelines.preferences.dataset.shards import Shard
+from pipelines.preferences.dataset.splits import SPLITS
+from pipelines.preferences.roles.base import Dropped
+
+ROW_GROUP_BYTES = 48 << 20
+"""Most bytes that a reader holds at once: about 16 pairs of 1024 x 1024 pixels, or a whole shard of small images."""
+
+INDEX_COLUMNS = [
+    "pair_id",
+    "group_id",
+    "split",
+    "kind",
+    "prompt",
+    "perturbed_prompt",
+    "n_perturb",
+    "image_w.phash",
+    "image_l.phash",
+]
+"""The columns of a row without its images."""
+
+
+class BuildFolder:
+    """The parquet files, shard reports and manifest of one build."""
+
+    def __init__(self, paths: RunPaths, fingerprint: str) -> None:
+        """Raises UserError if the folder holds a build with other settings."""
+        self._paths, self.path, self.fingerprint = paths, paths.preferences, fingerprint
+        for file in (paths.preferences_manifest, *self._reports()):
+            if file.exists() and (found := json.loads(file.read_text())["fingerprint"]) != fingerprint:
+                raise UserError(
+                    f"{self.path} must hold pairs that were built with these settings ({fingerprint}), but {file.name} "
+                    f"was written with other settings ({found}): delete the folder or choose another run_dir"
+                )
+
+    def read_manifest(self) -> dict[str, Any] | None:
+        """The manifest of a complete build, else None. A shard with a damaged or missing file becomes unfinished."""
+        if not self._paths.preferences_manifest.exists():
+            return None
+        manifest = json.loads(self._paths.preferences_manifest.read_text())
+        damaged = [file["name"] for file in manifest["files"] if _digest(self.path / file["name"]) != file["sha256"]]
+        for name in damaged:
+            self._report(Path(name).stem.partition("-")[2]).unlink(missing_ok=True)
+        return None if damaged else manifest
+
+    def is_finished(self, shard: Shard) -> bool:
+        """Whether all rows of a shard are on disk."""
+        return self._report(f"{shard.index:05d}").exists()
+
+    def write(self, shard: Shard, table: pa.Table, rejected: int, dropped: Sequence[Dropped]) -> None:
+        """Writes the rows of a shard by split, and then the report that makes it count as finished."""
+        self._write_splits(f"{shard.index:05d}", table)
+        ends = [
+            {"pair_id": pair_id(row.spec.index), "role": row.role, "reason": row.reason, "message": row.message}
+            for row in dropped
+        ]
+        report = {"fingerprint": self.fingerprint, "rows": len(table), "rejected": rejected, "dropped": ends}
+        write_file(str(self._report(f"{shard.index:05d}")), json.dumps(report).encode())
+
+    def read_index(self) -> pa.Table:
+        """All rows without their images, sorted by pair id, with the column `shard` added.
+
+        If `assign_splits` was killed, a pair can be in two files; then it is in the index twice.
+        """
+        parts: list[pa.Table] = []
+        for path in sorted(self.path.glob("*.parquet")):
+            rows = pq.ParquetFile(path).read(columns=INDEX_COLUMNS)
+            parts.append(rows.append_column("shard", pa.array([path.stem.partition("-")[2]] * len(rows))))
+        return pa.concat_tables(parts).sort_by("pair_id")
+
+    def assign_splits(self, shard: str, splits: Mapping[str, str]) -> None:
+        """Keeps the rows of a shard that are in `splits` (pair id -> split), each in the file of its split."""
+        paths = sorted(self.path.glob(f"*-{shard}.parquet"))
+        table = pa.concat_tables(pq.read_table(path) for path in paths)
+        rows = {pair: row for row, pair in enumerate(table["pair_id"].to_pylist())}
+        kept = sorted(pair for pair in rows if pair in splits)
+        table = table.take([rows[pair] for pair in kept])
+        column = pa.array([splits[pair] for pair in kept], pa.string())
+        self._write_splits(shard, table.set_column(table.schema.get_field_index("split"), "split", column))
+
+    def write_manifest(self, build: Mapping[str, Any]) -> dict[str, Any]:
+        """Counts the rows, adds the entries of `build`, writes the manifest and returns it."""
+        reports = [json.loads(path.read_text()) for path in self._reports()]
+        dropped = [f"{end['role']}: {end['reason']}" for report in reports for end in report["dropped"]]
+        names = sorted(path.name for path in self.path.glob("*.parquet"))
+        columns = ["split", "kind", "n_perturb", "group_id", "generator"]
+        rows = pa.concat_tables(pq.read_table(self.path / name, columns=columns) for name in names)
+        manifest = {
+            "schema_version": SCHEMA_VERSION,
+            "fingerprint": self.fingerprint,
+            "pairs": len(rows),
+            "groups": len(rows["group_id"].unique()),
+            "by_split": _counts(rows, "split"),
+            "by_kind": _counts(rows, "kind"),
+            "by_n_perturb": _counts(rows, "n_perturb"),
+            "by_generator": _counts(rows, "generator"),
+            "rejected": sum(report["rejected"] for report in reports),
+            "dropped": dict(sorted(Counter(dropped).items())),
+            **build,
+            "files": [{"name": name, "sha256": _digest(self.path / name)} for name in names],
+        }
+        write_file(str(self._paths.preferences_manifest), json.dumps(manifest, indent=2).encode())
+        return manifest
+
+    def _reports(self) -> list[Path]:
+        return sorted(self._paths.preferences_shards.glob("*.json"))
+
+    def _report(self, shard: str) -> Path:
+        return self._paths.preferences_shards / f"{shard}.json"
+
+    def _write_splits(self, shard: str, table: pa.Table) -> None:
+        """Writes new rows before it removes old ones, so that a kill between the two loses no row."""
+        for split in reversed(SPLITS):
+            path, rows = self.path / f"{split}-{shard}.parquet", table.filter(pc.field("split") == split)
+            if len(rows):
+                _write_table(path, rows)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
+    buffer = io.BytesIO()
+    rows = max(1, ROW_GROUP_BYTES * len(table) // table.nbytes)
+    pq.write_table(table, buffer, compression="zstd", row_group_size=rows)
+    write_file(str(path), buffer.getvalue())
+
+
+def _counts(rows: pa.Table, column: str) -> dict[str, int]:
+    return {str(value): count for value, count in sorted(Counter(rows[column].to_pylist()).items())}
+
+
+def _digest(path: Path) -> str:
+    return digest_of_file(path) if path.exists() else "absent"

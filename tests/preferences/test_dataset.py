@@ -1,0 +1,90 @@
+"""Shards, sampling plans, the schema, near-duplicates and the benchmark, without Ray."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pytest
+
+from conf import UserError, load
+from pipelines.common.images import StoredImage, hamming
+from pipelines.common.paths import RunPaths
+from pipelines.preferences.dataset.build_folder import BuildFolder
+from pipelines.preferences.dataset.schema import SCHEMA, to_table
+from pipelines.preferences.dataset.shards import plan_shards, row_specs
+from pipelines.preferences.dataset.splits import Member, choose_benchmark
+from pipelines.preferences.finalize import finalize
+from pipelines.preferences.pipeline import sampling_plans
+from pipelines.preferences.roles.base import ImagePair, PromptPair, Review, RowSpec
+from tests.support.scene_pairs import scene_prompts
+
+
+def test_images_have_the_form_that_huggingface_datasets_decodes() -> None:
+    for side in ("image_w", "image_l"):
+        fields = {field.name: field.type for field in SCHEMA.field(side).type}
+        assert fields["bytes"] == pa.binary()
+        assert fields["path"] == pa.string()
+
+
+def test_the_base_samples_without_and_with_training_noise_and_shares_no_noise() -> None:
+    plain, training = sampling_plans(load("scenes", ["policy.sampling.shared_initial_noise=true"]))
+    assert not plain.noise_steps
+    assert training.noise_steps
+    assert training.images_per_noise == 1
+    assert plain.denoise_steps == training.denoise_steps
+
+
+def test_kinds_have_their_fractions_and_shards_cover_every_row() -> None:
+    settings = load("scenes", ["preferences.pairs=1000", "preferences.shard_rows=130"]).preferences
+    specs = [spec for shard in plan_shards(settings) for spec in row_specs(shard, settings)]
+    assert [spec.index for spec in specs] == list(range(1000))
+    assert Counter(spec.kind for spec in specs) == {"perturbed": 400, "corrupted": 200, "generated": 400}
+    assert len({spec.seed for spec in specs}) == 1000
+
+
+def test_near_duplicate_images_are_dropped_and_finalizing_can_be_repeated(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    first, loser, third = (rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(3))
+    similar = first.copy()
+    similar[0, 0] = 255 - similar[0, 0]
+    assert hamming(StoredImage.of(first, "", 0).phash, StoredImage.of(similar, "", 0).phash) <= 4
+    prompt = scene_prompts([RowSpec(0, "perturbed", 1)])[0].prompt
+    pairs = [
+        ImagePair(
+            PromptPair(RowSpec(i, "corrupted", 1), prompt, "pair", "g"),
+            StoredImage.of(winner, "", 0),
+            StoredImage.of(loser, "", 0),
+        )
+        for i, winner in enumerate((first, similar, third))
+    ]
+    paths, review = RunPaths(tmp_path), Review("accepted", ("w",), 1.0, True)
+    folder = BuildFolder(paths, "abc")
+    shard = plan_shards(load("scenes", ["preferences.pairs=10"]).preferences)[0]
+    folder.write(shard, to_table(pairs, [review] * 3, ["train"] * 3, "abc"), rejected=0, dropped=[])
+    settings = load("scenes", ["preferences.test_fraction=0"]).preferences
+    manifest = finalize(folder, settings, {})
+    assert manifest["near_duplicate_images"] == 1
+    assert manifest["pairs"] == 2
+    ids = ds.dataset(paths.preferences, format="parquet").to_table()["pair_id"].to_pylist()
+    assert sorted(ids) == ["pair-00000000", "pair-00000002"]
+    assert finalize(folder, settings, {})["near_duplicate_images"] == 0
+    assert json.loads(paths.preferences_manifest.read_text())["fingerprint"] == "abc"
+
+
+def test_the_benchmark_takes_whole_groups_and_its_exact_size() -> None:
+    members = [Member(f"p{i}", f"g{i // 2}", n_perturb=1 + i // 2 % 2) for i in range(40)]
+    chosen = choose_benchmark(members, single_edit=6, multi_edit=4)
+    edits = Counter(member.n_perturb for member in members if member.pair_id in chosen)
+    assert edits == {1: 6, 2: 4}
+    groups = {member.group_id for member in members if member.pair_id in chosen}
+    assert chosen == {member.pair_id for member in members if member.group_id in groups}
+
+
+def test_too_few_pairs_for_the_benchmark_are_a_user_error() -> None:
+    with pytest.raises(UserError, match=r"lacks 1 and 2 of them: raise preferences\.pairs"):
+        choose_benchmark([Member("p", "g", n_perturb=1)], single_edit=2, multi_edit=2)
