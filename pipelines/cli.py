@@ -34,7 +34,9 @@ VERBS: dict[str, dict[str, Action]] = {
             ("preferences", "writer", "perturber", "qwen_image", "hunyuan_image", "seedream", "budget"),
         ),
         "triage": Action(
-            f"{_REWARD}:triage", "order the review queue by a model's doubts", ("review", "judge", "serving")
+            f"{_REWARD}:triage",
+            "show pairs that a model finds doubtful first in the review",
+            ("review", "judge", "serving"),
         ),
         "review": Action(f"{_REVIEW}:review", "serve the review page for annotators, until interrupted", ("review",)),
         "to_label_studio": Action(f"{_REVIEW}:to_label_studio", "write unreviewed pairs as tasks", ("review",)),
@@ -55,7 +57,7 @@ VERBS: dict[str, dict[str, Action]] = {
             "measure pairwise accuracy on the held-out pairs, with baselines",
             ("baselines", "reward"),
         ),
-        "check": Action(f"{_REWARD}:doctor", "run the sanity checks that allow a reward model to train a policy"),
+        "check": Action(f"{_REWARD}:check", "run the sanity checks that allow a reward model to train a policy"),
         "score": Action(
             f"{_REWARD}:score",
             "score a folder of images under their prompts",
@@ -107,7 +109,11 @@ VERBS: dict[str, dict[str, Action]] = {
         )
     },
     "status": {
-        "run": Action(f"{_OPERATIONS}:status", "show a run live: learning, waiting, rewards, failures", ("status",))
+        "run": Action(
+            f"{_OPERATIONS}:status",
+            "show the state of a run: progress, learning, waits, rewards, failures",
+            ("status",),
+        )
     },
     "ablation": {
         "run": Action(
@@ -161,11 +167,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run(*parse(words))
         sys.stdout.flush()
     except UserError as error:
-        print(f"spatialt2i: {error}", file=sys.stderr)
+        print(f"spatialt2i: {_message(error)}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output, e.g. `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _message(error: UserError) -> str:
+    """The text of an error. If it was raised in a Ray task, Ray's own text is a traceback, so its cause is shown."""
+    cause = vars(error).get("cause")
+    return str(cause if isinstance(cause, UserError) else error)
 
 
 def run(action: Action, resolved: Resolved) -> None:
@@ -177,8 +189,8 @@ def run(action: Action, resolved: Resolved) -> None:
     getattr(importlib.import_module(module), function)(argument)
 
 
-def understand(words: Sequence[str]) -> tuple[Action, Settings]:
-    """Like `parse`, but gives the settings alone."""
+def parse_settings(words: Sequence[str]) -> tuple[Action, Settings]:
+    """Like `parse`, without the sources of the values."""
     action, resolved = parse(words)
     return action, resolved.settings
 

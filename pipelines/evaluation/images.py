@@ -20,7 +20,7 @@ from conf.settings import Settings
 from pipelines.common.images import decode, encode_png
 from pipelines.common.paths import RunPaths
 from pipelines.evaluation.cases import MODELS, Assessment, Case, Model
-from pipelines.reward.evaluate import open_scorer
+from pipelines.reward.served_model import open_scorer
 from pipelines.scenes.checker import check, inspect
 from pipelines.scenes.grammar import RELATIONS
 from pipelines.scenes.render import holds

@@ -1,7 +1,7 @@
-"""Does "90 % sure" mean right nine times of ten? Reliability of P(w beats l), before and after temperature scaling.
+"""Calibration of P(w beats l): reliability before and after temperature scaling.
 
-Axes: N pairs. A logit z says P(w beats l) = sigmoid(z / T); which of the two is the winner is not told to the model, so
-its confidence is that in the image it prefers: max(P, 1 - P), between 1/2 and 1.
+Axes: N pairs. A logit z means P(w beats l) = sigmoid(z / T). The model does not know which image is the winner, so its
+confidence is the probability of the image that it prefers: max(P, 1 - P), between 1/2 and 1.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ LOG_TEMPERATURE_BOUNDS = (-4.0, 4.0)
 
 @dataclass(frozen=True)
 class Bin:
-    """Pairs of about equal confidence."""
+    """Pairs of similar confidence."""
 
     pairs: int
     confidence: float  # mean
-    accuracy: float
+    accuracy: float  # share of pairs in the right order
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Reliability on one half of the held-out pairs, with the temperature that the other half wants."""
+    """Reliability on one half of the held-out pairs, with the temperature fitted on the other half."""
 
-    probability: str  # how P was made from the scores
-    temperature: float
+    probability: str  # what P is computed from
+    temperature: float  # T
     error: float  # expected calibration error with T = 1
     error_scaled: float  # with the fitted temperature
     bins: tuple[Bin, ...]  # with T = 1
@@ -50,7 +50,7 @@ def gaussian_logits(mu_w: np.ndarray, sigma_w: np.ndarray, mu_l: np.ndarray, sig
 def calibrate(probability: str, logits: np.ndarray, fit_half: np.ndarray) -> Calibration:
     """Fits T on the pairs of `fit_half` and measures on the others.
 
-    logits [N]: above 0 where the winner is preferred. fit_half [N]: bool. Raises ValueError where a half is empty.
+    logits [N]: above 0 if the model prefers the winner. fit_half [N]: bool. Raises ValueError if a half is empty.
     """
     if fit_half.all() or not fit_half.any():
         raise ValueError(f"calibration needs pairs in both halves, got {int(fit_half.sum())} of {len(fit_half)}")
@@ -61,25 +61,25 @@ def calibrate(probability: str, logits: np.ndarray, fit_half: np.ndarray) -> Cal
 
 
 def fit_temperature(logits: np.ndarray) -> float:
-    """T that minimises mean -log sigmoid(z / T) (Guo et al. 2017), within e^-4 to e^4."""
+    """T in [e^-4, e^4] that minimizes mean -log sigmoid(z / T) (Guo et al. 2017)."""
 
     def loss(log_temperature: float) -> float:
         return float(np.logaddexp(0.0, -logits / np.exp(log_temperature)).mean())
 
-    found: Any = minimize_scalar(loss, bounds=LOG_TEMPERATURE_BOUNDS, method="bounded")
-    return float(np.exp(found.x))
+    result: Any = minimize_scalar(loss, bounds=LOG_TEMPERATURE_BOUNDS, method="bounded")
+    return float(np.exp(result.x))
 
 
 def reliability(logits: np.ndarray) -> tuple[Bin, ...]:
-    """Bins of equal width over confidence 1/2 to 1; empty ones are left out. A tie is wrong."""
+    """Bins of equal width over the confidence from 1/2 to 1, without empty ones. A tie counts as wrong."""
     confidence = 1.0 / (1.0 + np.exp(-np.abs(logits)))  # [N]
     right = logits > 0
-    number = np.minimum(((confidence - 0.5) * 2 * BINS).astype(int), BINS - 1)
-    found = [number == index for index in np.unique(number)]
-    return tuple(Bin(int(at.sum()), float(confidence[at].mean()), float(right[at].mean())) for at in found)
+    bin_of_pair = np.minimum(((confidence - 0.5) * 2 * BINS).astype(int), BINS - 1)
+    members = [bin_of_pair == number for number in np.unique(bin_of_pair)]
+    return tuple(Bin(int(m.sum()), float(confidence[m].mean()), float(right[m].mean())) for m in members)
 
 
 def expected_error(bins: tuple[Bin, ...]) -> float:
-    """Expected calibration error: the bins' |confidence - accuracy|, weighed by their pairs."""
-    pairs = sum(one.pairs for one in bins)
-    return sum(one.pairs * abs(one.confidence - one.accuracy) for one in bins) / pairs
+    """Expected calibration error: mean over pairs of |confidence - accuracy| of their bin."""
+    pairs = sum(b.pairs for b in bins)
+    return sum(b.pairs * abs(b.confidence - b.accuracy) for b in bins) / pairs

@@ -1,4 +1,4 @@
-"""`spatialt2i reward …`."""
+"""The actions of `spatialt2i reward`, and `spatialt2i preferences triage`."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from pipelines.reward.merge import write_merged
 from pipelines.reward.report import table as accuracy_table
 from pipelines.reward.sanity_checks import run_sanity_checks
 from pipelines.reward.sanity_checks import table as checks_table
-from pipelines.reward.score import WrongPrompts, score_images
+from pipelines.reward.score import score_images
 from pipelines.reward.serve import serve_reward
 from pipelines.reward.train import train_reward
 from pipelines.reward.triage import triage as triage_pairs
 
 
 def train(settings: Settings) -> None:
-    """Fits SpatialScore, measures it on held-out pairs and examines it, as only an examined one steers a policy."""
+    """Trains SpatialScore, measures it on held-out pairs, and runs its sanity checks."""
     with ray_session(settings):
         print(train_reward(settings))
-        _measure(settings)
-        doctor(settings)
+        _evaluate(settings)
+        check(settings)
 
 
 def evaluate(settings: Settings) -> None:
     """Measures the run's SpatialScore on held-out pairs."""
     with ray_session(settings):
-        _measure(settings)
+        _evaluate(settings)
 
 
-def doctor(settings: Settings) -> None:
-    """Examines the run's SpatialScore. Raises SystemExit(1) where a check fails."""
+def check(settings: Settings) -> None:
+    """Runs the sanity checks of the run's SpatialScore. Raises SystemExit(1) if one fails."""
     with ray_session(settings):
         checks = run_sanity_checks(settings)
     print(checks_table(checks))
@@ -40,37 +40,35 @@ def doctor(settings: Settings) -> None:
 
 
 def score(settings: Settings) -> None:
-    """Scores a folder of images under their prompts. Raises SystemExit, with the mend, where the input is wrong."""
+    """Scores a folder of images under their prompts."""
     with ray_session(settings):
-        try:
-            print(score_images(settings))
-        except WrongPrompts as error:
-            raise SystemExit(f"reward score  {error}") from None
+        print(score_images(settings))
 
 
 def merge(settings: Settings) -> None:
-    """Writes the run's SpatialScore with its LoRA merged to <run_dir>/reward/merged."""
+    """Writes the run's SpatialScore with its LoRA merged into the backbone."""
     print(f"SpatialScore with its LoRA merged: {write_merged(settings)}")
 
 
 def serve(settings: Settings) -> None:
-    """Serves the run's SpatialScore over HTTP until interrupted."""
+    """Serves the run's SpatialScore over HTTP until it is interrupted."""
     with ray_session(settings):
         serve_reward(settings)
 
 
 def triage(settings: Settings) -> None:
-    """Has a model say which pairs it doubts: `review` then shows people those first."""
-    doubts = triage_pairs(settings)
-    doubted = sum(doubts.about(pair_id) for pair_id in doubts.margins)
+    """Lets a model flag doubtful pairs. `preferences review` then shows them first."""
+    scores = triage_pairs(settings)
+    flagged = sum(scores.is_flagged(pair_id) for pair_id in scores.margins)
     print(
-        f"{doubts.by} doubts {doubted} of {len(doubts.margins)} pairs: the review shows those first, and decides itself"
+        f"{scores.model} flags {flagged} of {len(scores.margins)} pairs as doubtful. The review shows them first; "
+        "annotators decide."
     )
 
 
-def _measure(settings: Settings) -> None:
-    """Raises SystemExit, with the mend, where a rival's calls cost more than the budget."""
+def _evaluate(settings: Settings) -> None:
+    """Raises SystemExit with a message if the calls of a baseline reach the budget."""
     try:
         print(accuracy_table(evaluate_reward(settings)))
-    except BudgetReached as early:
-        raise SystemExit(f"reward evaluate  {early}") from None
+    except BudgetReached as error:
+        raise SystemExit(f"reward evaluate  {error}") from None

@@ -1,4 +1,4 @@
-"""Preference rows -> comparisons: which image should score higher under which prompt.
+"""Preference rows and the comparisons made from them: which image should score higher under which prompt.
 
 Axes: N pairs, R rows (an image under a prompt), C comparisons (two rows).
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import pyarrow.compute as pc
@@ -15,15 +16,29 @@ import pyarrow.dataset
 from PIL import Image
 
 from actors.files import file_system
+from conf import UserError
 from pipelines.common.images import decode
+from pipelines.preferences.row_values import PairKind
 
 COLUMNS = (
-    "pair_id", "group_id", "prompt", "perturbed_prompt", "image_w", "image_l", "kind", "n_perturb", "relations",
+    "pair_id",
+    "group_id",
+    "prompt",
+    "perturbed_prompt",
+    "image_w",
+    "image_l",
+    "kind",
+    "n_perturb",
+    "relations",
     "perturbations",
-)  # fmt: skip
-_BAD_ROW = (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError)  # what PIL and we raise for one
+)
+"""The columns of a preference row that stage 2 reads."""
+
+_ROW_ERRORS = (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError)
+"""What PIL and this module raise for a row that cannot be decoded."""
+
 _SIDES = {"left": "right", "leftmost": "rightmost", "leftward": "rightward", "leftwards": "rightwards"}
-_MIRRORED = {**_SIDES, **{there: here for here, there in _SIDES.items()}}
+_MIRRORED = {**_SIDES, **{right: left for left, right in _SIDES.items()}}
 _SIDE_WORD = re.compile(rf"\b({'|'.join(_MIRRORED)})\b", re.IGNORECASE)
 
 
@@ -33,17 +48,17 @@ class Pair:
 
     pair_id: str
     prompt: str
-    perturbed_prompt: str | None  # what image_l shows, where the prompt was changed to make it
+    perturbed_prompt: str | None  # what image_l shows, if the prompt was changed to make it
     image_w: np.ndarray  # uint8 [H, W, 3], shows the prompt
     image_l: np.ndarray  # uint8 [H, W, 3]
-    kind: str  # perturbed | exploit | generated
-    n_perturb: int
-    changed: tuple[str, ...] = ()  # words of the relations that were changed, e.g. ("left of",)
+    kind: PairKind
+    n_perturb: int  # changed relations
+    changed: tuple[str, ...] = ()  # words of the changed relations, e.g. ("left of",)
     group_id: str = ""  # pairs of one group have the same or nearly the same prompt
 
 
 @dataclass(frozen=True)
-class Unreadable:
+class UnreadableRow:
     """A row that could not be decoded."""
 
     pair_id: str
@@ -51,50 +66,70 @@ class Unreadable:
 
 
 @dataclass(frozen=True)
+class DecodedRows:
+    """The pairs of some rows, and the rows that could not be decoded."""
+
+    pairs: list[Pair]
+    unreadable: list[UnreadableRow]
+
+
+@dataclass(frozen=True)
 class Comparisons:
-    """Rows to score, and which of them should beat which."""
+    """Rows to score, and which of them should score higher than which."""
 
     images: tuple[np.ndarray, ...]  # distinct images
     prompts: tuple[str, ...]  # [R]
-    image_index: tuple[int, ...]  # [R]
+    image_index: tuple[int, ...]  # [R] image of each row
     winners: tuple[int, ...]  # [C] row numbers
-    losers: tuple[int, ...]  # [C]
-    pairs: tuple[int, ...]  # [C] which pair a comparison is of
+    losers: tuple[int, ...]  # [C] row numbers
+    pairs: tuple[int, ...]  # [C] the pair of each comparison
+
+
+def require_held_out_pairs(folder: str) -> None:
+    """Raises UserError, with a fix, if the parquet folder does not exist or its test split is empty."""
+    system, path = file_system(folder)
+    try:
+        dataset = pyarrow.dataset.dataset(path, filesystem=system)
+    except FileNotFoundError:
+        raise UserError(f"no preference pairs at {folder}: run `spatialt2i preferences` first") from None
+    if "split" not in dataset.schema.names:  # an empty folder
+        raise UserError(f"no preference pairs at {folder}: run `spatialt2i preferences` first")
+    if not dataset.count_rows(filter=pc.field("split") == "test"):
+        raise UserError(f"no held-out pairs at {folder}: raise preferences.test_fraction or preferences.pairs")
 
 
 def read_pairs(folder: str, split: str) -> list[Pair]:
-    """All pairs of a split, decoded, in the order of their ids."""
+    """All pairs of a split, decoded and sorted by id."""
     system, path = file_system(folder)
     dataset = pyarrow.dataset.dataset(path, filesystem=system)
     table = dataset.to_table(columns=list(COLUMNS), filter=pc.field("split") == split).sort_by("pair_id")
-    return [_pair(row) for row in table.to_pylist()]
+    return [_decode_row(row) for row in table.to_pylist()]
 
 
-def read_rows(
-    rows: Sequence[Mapping[str, object]], check: Callable[[str], object]
-) -> tuple[list[Pair], list[Unreadable]]:
-    """Decodes preference rows. A row that cannot be is named and left out; nothing takes its place.
+def read_rows(rows: Sequence[Mapping[str, object]], check: Callable[[str], object]) -> DecodedRows:
+    """Decodes preference rows. A row that cannot be decoded is listed and left out, and nothing replaces it.
 
-    `check` is called with every text, and raises ValueError for one that the reward model cannot read.
+    `check` is called with every prompt, and raises ValueError for one that the reward model cannot read.
     """
-    pairs, unreadable = [], []
+    pairs: list[Pair] = []
+    unreadable: list[UnreadableRow] = []
     for row in rows:
         try:
-            pair = _pair(row)
-            for text in (pair.prompt, pair.perturbed_prompt):
-                if text is not None:
-                    check(text)
-        except _BAD_ROW as error:
-            unreadable.append(Unreadable(str(row["pair_id"]), f"{type(error).__name__}: {error}"))
+            pair = _decode_row(row)
+            for prompt in (pair.prompt, pair.perturbed_prompt):
+                if prompt is not None:
+                    check(prompt)
+        except _ROW_ERRORS as error:
+            unreadable.append(UnreadableRow(str(row["pair_id"]), f"{type(error).__name__}: {error}"))
         else:
             pairs.append(pair)
-    return pairs, unreadable
+    return DecodedRows(pairs, unreadable)
 
 
 def mirror_text(text: str) -> str:
-    """The text with left and right exchanged, as the scene reads in a mirror. Capitals are kept.
+    """The text with left and right exchanged. Capitals are kept.
 
-    'right' is always read as a side; texts where it is not ('right in front of') should not be mirrored.
+    'right' is always read as a side. Do not mirror texts with another meaning of it ('right in front of').
     """
 
     def exchange(match: re.Match[str]) -> str:
@@ -105,52 +140,66 @@ def mirror_text(text: str) -> str:
 
 
 def mirrored(pair: Pair) -> Pair:
-    """The pair in a mirror: both images flipped, left and right exchanged in both texts."""
-    perturbed = None if pair.perturbed_prompt is None else mirror_text(pair.perturbed_prompt)
-    return Pair(
-        pair.pair_id, mirror_text(pair.prompt), perturbed, pair.image_w[:, ::-1], pair.image_l[:, ::-1],
-        pair.kind, pair.n_perturb, tuple(mirror_text(word) for word in pair.changed), pair.group_id,
-    )  # fmt: skip
+    """The mirrored pair: both images flipped horizontally, left and right exchanged in both texts."""
+    return replace(
+        pair,
+        prompt=mirror_text(pair.prompt),
+        perturbed_prompt=None if pair.perturbed_prompt is None else mirror_text(pair.perturbed_prompt),
+        image_w=pair.image_w[:, ::-1],
+        image_l=pair.image_l[:, ::-1],
+        changed=tuple(mirror_text(word) for word in pair.changed),
+    )
 
 
 def compare(pairs: Sequence[Pair], both_prompts: bool) -> Comparisons:
-    """Every image_w should beat its image_l under the prompt; the other way round under the perturbed prompt."""
+    """The comparisons of some pairs: image_w should score higher than image_l under the prompt.
+
+    With `both_prompts`, image_l should also score higher than image_w under the perturbed prompt, if there is one.
+    """
     images: list[np.ndarray] = []
     prompts: list[str] = []
-    index: list[int] = []
+    image_index: list[int] = []
     winners: list[int] = []
-    of: list[int] = []
+    pair_of: list[int] = []
     for number, pair in enumerate(pairs):
-        first = len(images)
+        w, l = len(images), len(images) + 1  # noqa: E741
         images += [pair.image_w, pair.image_l]
-        ordered = [(pair.prompt, first, first + 1)]
+        comparisons = [(pair.prompt, w, l)]
         if both_prompts and pair.perturbed_prompt:
-            ordered.append((pair.perturbed_prompt, first + 1, first))
-        for prompt, better, worse in ordered:
+            comparisons.append((pair.perturbed_prompt, l, w))
+        for prompt, winner, loser in comparisons:
             winners.append(len(prompts))
-            of.append(number)
+            pair_of.append(number)
             prompts += [prompt, prompt]
-            index += [better, worse]
+            image_index += [winner, loser]
     losers = tuple(row + 1 for row in winners)
-    return Comparisons(tuple(images), tuple(prompts), tuple(index), tuple(winners), losers, tuple(of))
+    return Comparisons(tuple(images), tuple(prompts), tuple(image_index), tuple(winners), losers, tuple(pair_of))
 
 
-def _pair(row: Mapping[str, object]) -> Pair:
+def _decode_row(row: Mapping[str, object]) -> Pair:
     image_w, image_l, perturbed = row["image_w"], row["image_l"], row["perturbed_prompt"]
     if not isinstance(image_w, Mapping) or not isinstance(image_l, Mapping):
         raise ValueError("image_w and image_l must be images, got null")
     return Pair(
-        str(row["pair_id"]), str(row["prompt"]), str(perturbed) if perturbed else None,
-        decode(image_w["bytes"]), decode(image_l["bytes"]), str(row["kind"]), int(str(row["n_perturb"])),
-        _changed(row), str(row["group_id"]),
-    )  # fmt: skip
+        pair_id=str(row["pair_id"]),
+        prompt=str(row["prompt"]),
+        perturbed_prompt=str(perturbed) if perturbed else None,
+        image_w=decode(image_w["bytes"]),
+        image_l=decode(image_l["bytes"]),
+        kind=cast(PairKind, row["kind"]),
+        n_perturb=int(str(row["n_perturb"])),
+        changed=_changed_relations(row),
+        group_id=str(row["group_id"]),
+    )
 
 
-def _changed(row: Mapping[str, object]) -> tuple[str, ...]:
-    """Words of the prompt's relations that a perturbation names as what it changed."""
+def _changed_relations(row: Mapping[str, object]) -> tuple[str, ...]:
+    """Words of the prompt's relations that a perturbation changed."""
     relations, perturbations = row["relations"], row["perturbations"]
     assert isinstance(relations, Iterable) and isinstance(perturbations, Iterable)
-    before = {change["from"] for change in perturbations}
+    changed = {perturbation["from"] for perturbation in perturbations}
     return tuple(
-        one["relation"] for one in relations if f"{one['subject']} {one['relation']} {one['object']}" in before
+        relation["relation"]
+        for relation in relations
+        if f"{relation['subject']} {relation['relation']} {relation['object']}" in changed
     )

@@ -1,11 +1,11 @@
-"""How often SpatialScore, and its rivals, order held-out pairs rightly: intervals, significance, calibration."""
+"""How often SpatialScore and the baselines order held-out pairs correctly: intervals, significance, calibration."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import ray
@@ -13,106 +13,99 @@ import ray
 from actors.files import write_file
 from actors.spatialscore import SpatialScorer
 from actors.spatialscore.card import CARD_FILE, with_accuracy
-from actors.types import Scores
-from actors.worker_setup import actor_options, init_worker
+from actors.worker_setup import actor_options
 from conf.serving import ServingSettings
 from conf.settings import Settings
-from pipelines.common.intervals import mcnemar
-from pipelines.common.paths import model_folder, preferences_folder, reward_folder, score_folder
-from pipelines.reward.accuracy import Evaluation, ModelReport, summarise
+from pipelines.common.intervals import PairedTest, mcnemar
+from pipelines.common.paths import pairs_location, run_paths
+from pipelines.reward.accuracy import Evaluation, ModelReport, summarize
 from pipelines.reward.baselines.run import predict_by_baseline
 from pipelines.reward.calibration import Calibration, calibrate, gaussian_logits, mean_logits
-from pipelines.reward.data import Pair, read_pairs
+from pipelines.reward.data import Pair, read_pairs, require_held_out_pairs
+from pipelines.reward.pair_scores import score_pairs, score_under_perturbed_prompts
 from pipelines.reward.predictions import PairPredictions
 from pipelines.reward.report import accuracy_rows, render_report
+from pipelines.reward.served_model import open_scorer, served_model
 
 NAME = "SpatialScore"
 
 
-def evaluate_reward(settings: Settings, log: Callable[[str], None] = print) -> Evaluation:
-    """Judges the held-out pairs by SpatialScore and the rivals of `baselines.names`.
+@dataclass(frozen=True)
+class Measurement:
+    """One model on all held-out pairs."""
 
-    Writes evaluation.json and report.html to <run_dir>/reward, and the accuracies into the model card of the run's own
-    SpatialScore. Ray must be initialised. `log` gets lines of progress.
-    Raises ValueError where there are no held-out pairs, and what `predict_by_baseline` raises.
+    report: ModelReport
+    right: np.ndarray  # [N] bool: pairs in the right order
+    calibrations: tuple[Calibration, ...] = ()
+
+
+def evaluate_reward(settings: Settings, log: Callable[[str], None] = print) -> Evaluation:
+    """Measures SpatialScore on the held-out pairs, and compares it with the baselines of `baselines.names`.
+
+    Writes evaluation.json and report.html to <run_dir>/reward, and the accuracy into the model card of the run's own
+    SpatialScore. `log` takes lines of progress. Ray must be initialized.
+    Raises UserError if there is no SpatialScore or no held-out pair, and the errors of `predict_by_baseline`.
     """
-    pool, folder = settings.serving, preferences_folder(settings)
-    task = ray.remote(_measure).options(**actor_options(pool.threads, pool.cpus, pool.gpus))
-    report, right, calibrations = ray.get(task.remote(str(score_folder(settings)), folder, pool))
-    models, tests = [report], []
+    pairs = pairs_location(settings)
+    require_held_out_pairs(pairs)
+    ours = _measure_remotely(served_model(settings), pairs, settings.serving)
+    reports: list[ModelReport] = [ours.report]
+    tests: list[PairedTest] = []
     for name in settings.baselines.names:
-        judged = predict_by_baseline(name, settings, log)
-        rival, rival_right = ray.get(ray.remote(_report).options(num_cpus=pool.cpus).remote(name, judged, folder))
-        models.append(rival)
-        tests.append(mcnemar(NAME, right, name, rival_right))
-    evaluation = Evaluation(tuple(models), tuple(tests), calibrations)
-    out = reward_folder(settings)
-    write_file(str(out / "evaluation.json"), json.dumps(asdict(evaluation), indent=2).encode())
-    write_file(str(out / "report.html"), render_report(evaluation).encode())
-    card = model_folder(settings) / CARD_FILE
-    if not settings.serving.model and card.is_file():  # the run's own: another run's directory is left as it is
-        write_file(str(card), with_accuracy(card.read_text(), accuracy_rows(report)).encode())
+        predictions = predict_by_baseline(name, settings, log)
+        baseline = _summarize_remotely(name, predictions, pairs, settings.serving)
+        reports.append(baseline.report)
+        tests.append(mcnemar(NAME, ours.right, name, baseline.right))
+    evaluation = Evaluation(tuple(reports), tuple(tests), ours.calibrations)
+    _write(evaluation, settings)
     return evaluation
 
 
-def margins(
-    scorer: SpatialScorer, better: Sequence[np.ndarray], worse: Sequence[np.ndarray], prompts: Sequence[str]
-) -> np.ndarray:
-    """mu of each better image less mu of the worse one under the same prompt  # [N]."""
-    if not prompts:
-        return np.empty(0, np.float32)
-    winners, losers = _both(scorer, better, worse, prompts)
-    return winners.mu - losers.mu
-
-
-def measure(scorer: SpatialScorer, pairs: Sequence[Pair]) -> tuple[ModelReport, np.ndarray, tuple[Calibration, ...]]:
-    """SpatialScore on pairs: its report, which pairs are right  # [N] bool, and its calibration.
-
-    Raises ValueError where `pairs` is empty.
-    """
-    if not pairs:
-        raise ValueError("no held-out pairs to measure on: raise preferences.test_fraction or preferences.pairs")
-    w, l = _both(scorer, [p.image_w for p in pairs], [p.image_l for p in pairs], [p.prompt for p in pairs])  # noqa: E741
-    turned = [pair for pair in pairs if pair.perturbed_prompt]
-    turned_margin = margins(
-        scorer, [p.image_l for p in turned], [p.image_w for p in turned], [p.perturbed_prompt or "" for p in turned]
+def measure(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Measurement:
+    """Measures SpatialScore on pairs. Raises ValueError if there are none."""
+    scores = score_pairs(scorer, pairs)
+    predictions = PairPredictions(scores.margin, truncated=np.zeros(len(pairs), bool))
+    perturbed = score_under_perturbed_prompts(scorer, [pair for pair in pairs if pair.perturbed_prompt])
+    report = summarize(NAME, predictions, pairs, perturbed.margin)
+    w, l, half = scores.winner, scores.loser, fit_half(pairs)  # noqa: E741
+    if half.all() or not half.any():
+        return Measurement(report, predictions.right)
+    calibrations = (
+        calibrate("mu", mean_logits(w.mu, l.mu), half),
+        calibrate("mu and sigma", gaussian_logits(w.mu, w.sigma, l.mu, l.sigma), half),
     )
-    judged = PairPredictions(w.mu - l.mu, np.zeros(len(pairs), bool))
-    half = fit_half(pairs)
-    calibrations: tuple[Calibration, ...] = ()
-    if half.any() and not half.all():
-        calibrations = (
-            calibrate("mu", mean_logits(w.mu, l.mu), half),
-            calibrate("mu and sigma", gaussian_logits(w.mu, w.sigma, l.mu, l.sigma), half),
-        )
-    return summarise(NAME, judged, pairs, turned_margin), judged.right, calibrations
+    return Measurement(report, predictions.right, calibrations)
 
 
 def fit_half(pairs: Sequence[Pair]) -> np.ndarray:
-    """Which pairs a temperature is fitted on  # [N] bool. Drawn by prompt group, so that none has pairs in both."""
+    """The pairs on which the temperature is fitted  # [N] bool. All pairs of a prompt group are in the same half."""
     digests = [hashlib.sha256(f"calibration|{pair.group_id}".encode()).digest() for pair in pairs]
     return np.array([digest[0] < 128 for digest in digests])
 
 
-def open_scorer(model: str, pool: ServingSettings) -> SpatialScorer:
-    """The run's SpatialScore in this process, on the device that the pool's settings reserve."""
-    device = init_worker(pool.threads, pool.gpus)
-    return SpatialScorer.from_pretrained(
-        model, device=str(device), threads=pool.threads, batch_images=pool.batch_images
-    )
+def _measure_remotely(model: str, folder: str, serving: ServingSettings) -> Measurement:
+    """Measures the SpatialScore in the directory `model`, in a Ray task with the resources of a replica."""
+
+    def run() -> Measurement:
+        return measure(open_scorer(model, serving), read_pairs(folder, "test"))
+
+    return ray.get(ray.remote(run).options(**actor_options(serving.threads, serving.cpus, serving.gpus)).remote())
 
 
-def _both(
-    scorer: SpatialScorer, better: Sequence[np.ndarray], worse: Sequence[np.ndarray], prompts: Sequence[str]
-) -> tuple[Scores, Scores]:
-    count = len(prompts)
-    scores = scorer.score(images=[*better, *worse], prompts=[*prompts, *prompts])
-    return Scores(scores.mu[:count], scores.sigma[:count]), Scores(scores.mu[count:], scores.sigma[count:])
+def _summarize_remotely(name: str, predictions: PairPredictions, folder: str, serving: ServingSettings) -> Measurement:
+    """Summarizes a baseline's predictions in a Ray task: the driver does not hold the pairs' images."""
+
+    def run() -> Measurement:
+        return Measurement(summarize(name, predictions, read_pairs(folder, "test")), predictions.right)
+
+    return ray.get(ray.remote(run).options(num_cpus=serving.cpus).remote())
 
 
-def _measure(model: str, folder: str, pool: ServingSettings) -> tuple[ModelReport, np.ndarray, tuple[Calibration, ...]]:
-    return measure(open_scorer(model, pool), read_pairs(folder, "test"))
-
-
-def _report(name: str, judged: PairPredictions, folder: str) -> tuple[ModelReport, np.ndarray]:
-    return summarise(name, judged, read_pairs(folder, "test")), judged.right
+def _write(evaluation: Evaluation, settings: Settings) -> None:
+    paths = run_paths(settings)
+    write_file(str(paths.reward_evaluation), json.dumps(asdict(evaluation), indent=2).encode())
+    write_file(str(paths.reward_report), render_report(evaluation).encode())
+    card = paths.reward_model / CARD_FILE
+    if not settings.serving.model and card.is_file():  # a model of another run is left unchanged
+        rows = accuracy_rows(evaluation.models[0])
+        write_file(str(card), with_accuracy(card.read_text(), rows).encode())

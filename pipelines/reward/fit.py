@@ -1,4 +1,4 @@
-"""One worker's part of fitting SpatialScore: pairs in, an optimizer step out. No Ray here."""
+"""One optimizer step of SpatialScore on one worker. Imports no Ray."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from pipelines.reward.sampler import RankInfo
 from pipelines.reward.train_metrics import TrainMetrics
 
 BETAS = (0.9, 0.98)
-ALONE = RankInfo(0, 1)
+ONE_RANK = RankInfo(0, 1)
 
 
 @dataclass(frozen=True)
 class FitStep:
-    """What one optimizer step saw on this worker."""
+    """The result of one optimizer step on this worker."""
 
     loss: float  # mean over comparisons
     accuracy: float  # share of comparisons in the right order
-    grad_norm: float
+    grad_norm: float  # before clipping
     lr: float
 
 
 def learning_rate(settings: RewardSettings, step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine down to `final_lr_fraction` of the rate."""
+    """Learning rate of optimizer step `step` of `steps`: linear warm-up, then a cosine to `final_lr_fraction` of it."""
     warmup = max(1, round(settings.warmup_fraction * steps))
     if step < warmup:
         return settings.lr * (step + 1) / warmup
@@ -42,75 +42,79 @@ def learning_rate(settings: RewardSettings, step: int, steps: int) -> float:
 
 
 class RewardFitter:
-    """SpatialScore with its optimizer, on one of several ranks whose gradients the engine averages."""
+    """SpatialScore with its optimizer, on one of several ranks. The engine averages their gradients."""
 
     def __init__(
-        self, model: SpatialScore, settings: RewardSettings, device: torch.device, rank: RankInfo = ALONE
+        self, model: SpatialScore, settings: RewardSettings, device: torch.device, rank: RankInfo = ONE_RANK
     ) -> None:
-        self.model = model  # its weights may be sharded: `state_dict` has them whole
+        self.model = model  # the engine may shard its weights: use `state_dict` to read them
         self.processor = model.processor
-        self.arithmetic = FlopsCounter.of(model)
         self.settings = settings
         self.device = device
         self.rank = rank
-        self.names = list(model.trainable())
-        self.engine = _engine(model.to(device).train(), settings)
+        self._flops = FlopsCounter.of(model)
+        self._names = list(model.trainable())
+        self.engine = _make_engine(model.to(device).train(), settings)
 
-    def step(self, pairs: Sequence[Pair], number: int, steps: int, tally: TrainMetrics | None = None) -> FitStep:
-        """Optimizer step `number` of `steps` on this rank's pairs, which `tally` counts."""
-        if self.settings.mirror:
-            pairs = [mirrored(pair) if self._flips(pair, number) else pair for pair in pairs]
-        wanted = compare(pairs, self.settings.both_prompts)
-        batch = self.processor(wanted.images, wanted.prompts, wanted.image_index).to(self.device)
+    def optimizer_step(
+        self, pairs: Sequence[Pair], step: int, steps: int, metrics: TrainMetrics | None = None
+    ) -> FitStep:
+        """Does optimizer step `step` of `steps` on this rank's pairs, and adds it to `metrics`."""
+        pairs = self._mirror_half(pairs, step)
+        comparisons = compare(pairs, self.settings.both_prompts)
+        batch = self.processor(comparisons.images, comparisons.prompts, comparisons.image_index).to(self.device)
         mu, sigma = self.engine(batch)
-        w, l = list(wanted.winners), list(wanted.losers)  # noqa: E741
-        noise = self._noise(pairs, wanted, number) if self.settings.loss == "sampled" else None
+        w, l = list(comparisons.winners), list(comparisons.losers)  # noqa: E741
+        noise = self._noise(pairs, comparisons, step) if self.settings.loss == "sampled" else None
         losses = pair_loss(self.settings.loss, mu[w], sigma[w], mu[l], sigma[l], noise=noise)
-        # Per pair, not per comparison, and of the whole batch: the engine's mean over ranks is then the batch's loss.
+        # The engine averages over ranks. Divided by the pairs of the whole batch, that is the batch's loss per pair.
         self.engine.backward(losses.sum() * self.rank.ranks / self.settings.batch_size)
-        lr = learning_rate(self.settings, number, steps)
+        lr = learning_rate(self.settings, step, steps)
         result = self.engine.step(lr)
         margins = (mu[w] - mu[l]).detach()
-        if tally is not None:
-            tally.add([pairs[i] for i in wanted.pairs], margins, losses.detach(), sigma.detach())
-            tally.pairs += len(pairs)
-            tally.flops += self.arithmetic.training(batch)
+        if metrics is not None:
+            metrics.add([pairs[i] for i in comparisons.pairs], margins, losses.detach(), sigma.detach())
+            metrics.pairs += len(pairs)
+            metrics.flops += self._flops.training(batch)
         return FitStep(losses.mean().item(), (margins > 0).float().mean().item(), result.grad_norm, lr)
 
-    def _flips(self, pair: Pair, number: int) -> bool:
-        """By pair and step alone, so that the number of ranks does not matter."""
-        return bool(_draw(self.settings.seed, number, pair.pair_id) & 1)
+    def _mirror_half(self, pairs: Sequence[Pair], step: int) -> Sequence[Pair]:
+        """Mirrors a random half, if the settings ask for it. The choice depends on pair and step only, not on ranks."""
+        if not self.settings.mirror:
+            return pairs
+        return [mirrored(pair) if _random_bits(self.settings.seed, step, pair.pair_id) & 1 else pair for pair in pairs]
 
-    def _noise(self, pairs: Sequence[Pair], wanted: Comparisons, number: int) -> torch.Tensor:
-        """Standard normal draws for every comparison, by pair and step alone  # [N, C]."""
-        columns = []
-        for place, pair in enumerate(pairs):
-            own = torch.Generator().manual_seed(_draw(self.settings.seed, number, pair.pair_id, "noise"))
-            columns.append(torch.randn((self.settings.sigma_draws, wanted.pairs.count(place)), generator=own))
+    def _noise(self, pairs: Sequence[Pair], comparisons: Comparisons, step: int) -> torch.Tensor:
+        """Standard normal draws of every comparison  # [N, C]. They depend on pair and step only, not on ranks."""
+        columns: list[torch.Tensor] = []
+        for number, pair in enumerate(pairs):
+            generator = torch.Generator().manual_seed(_random_bits(self.settings.seed, step, pair.pair_id, "noise"))
+            shape = (self.settings.sigma_draws, comparisons.pairs.count(number))
+            columns.append(torch.randn(shape, generator=generator))
         return torch.cat(columns, dim=1).to(self.device)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The trained parameters, by name. Every rank must call it."""
-        return dict(zip(self.names, self.engine.weights(), strict=True))
+        """The trained parameters by name. Every rank must call it."""
+        return dict(zip(self._names, self.engine.weights(), strict=True))
 
 
 @torch.no_grad()
 def restore(model: SpatialScore, trained: dict[str, torch.Tensor]) -> SpatialScore:
-    """The model, with what `RewardFitter.state_dict` gave. Raises KeyError where a parameter is missing."""
+    """Copies what `RewardFitter.state_dict` returned into the model. Raises KeyError if a parameter is missing."""
     for name, parameter in model.trainable().items():
         parameter.copy_(trained[name])
     return model
 
 
-def _draw(*parts: object) -> int:
-    """63 bits that depend on the parts alone."""
+def _random_bits(*parts: object) -> int:
+    """63 pseudo-random bits that depend on the parts only."""
     return int.from_bytes(hashlib.blake2b("|".join(map(str, parts)).encode(), digest_size=8).digest()) >> 1
 
 
-def _engine(model: SpatialScore, settings: RewardSettings) -> ModelEngine:
+def _make_engine(model: SpatialScore, settings: RewardSettings) -> ModelEngine:
     optimizer = OptimizerSettings(BETAS, settings.weight_decay, settings.max_grad_norm)
     if settings.engine == "torch":
         return TorchModel(model, optimizer)
-    from actors.optim.deepspeed_engine import DeepSpeedModel  # kept out of the path that does not ask for it
+    from actors.optim.deepspeed_engine import DeepSpeedModel  # not needed by the engine torch
 
     return DeepSpeedModel(model, optimizer, settings.zero_stage, settings.param_persistence_threshold)

@@ -1,4 +1,4 @@
-"""`reward merge`: the run's SpatialScore with its LoRA folded into the backbone, one directory that needs no PEFT."""
+"""`reward merge`: writes the run's SpatialScore with its LoRA merged into the backbone, for use without PEFT."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from pathlib import Path
 from actors.files import write_folder
 from actors.spatialscore import load
 from conf.settings import Settings
-from pipelines.common.paths import reward_folder
+from pipelines.common.paths import run_paths
 from pipelines.reward.served_model import served_model
 
 
 def write_merged(settings: Settings) -> Path:
-    """Writes <run_dir>/reward/merged, complete or not at all, and returns it.
-
-    Raises FileNotFoundError where the run has no SpatialScore.
-    """
-    model, target = load(served_model(settings)).merge(), reward_folder(settings) / "merged"
-    write_folder(target, model.save_pretrained)
+    """Writes <run_dir>/reward/merged and returns its path. Raises UserError if the run has no SpatialScore."""
+    target = run_paths(settings).reward_merged
+    write_folder(target, load(served_model(settings)).merge().save_pretrained)
     return target

@@ -1,4 +1,4 @@
-"""Table 1 of the paper (arXiv 2602.24233): pairwise accuracy of every model on its benchmark."""
+"""Table 1 of the paper (arXiv 2602.24233): pairwise accuracy of each model on the paper's benchmark."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ class PaperRow:
     """One model's published accuracies."""
 
     model: str
-    one_change: float  # 1 perturbed relation
-    more_changes: float  # 2 or 3
+    one_change: float  # pairs with 1 perturbed relation
+    more_changes: float  # pairs with 2 or 3
     overall: float
 
 

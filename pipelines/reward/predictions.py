@@ -1,4 +1,4 @@
-"""What a model says of preference pairs, whatever kind of model it is.
+"""How a model orders the images of preference pairs, for every kind of model.
 
 Axes: N pairs, B images.
 """
@@ -16,19 +16,19 @@ from pipelines.reward.data import Pair
 
 @dataclass(frozen=True)
 class PairPredictions:
-    """A model's answers on N pairs."""
+    """A model's predictions on N pairs."""
 
-    margin: np.ndarray  # [N] float32: above 0 it prefers image_w, below 0 image_l; 0 a tie; NaN no answer
-    truncated: np.ndarray  # [N] bool: it did not read the whole prompt
+    margin: np.ndarray  # [N] float32: > 0 prefers image_w, < 0 prefers image_l, 0 is a tie, NaN no answer
+    truncated: np.ndarray  # [N] bool: the model could not read the whole prompt
 
     @property
     def right(self) -> np.ndarray:
-        """Whether each pair is in the right order  # [N] bool. A tie is wrong, and so is no answer."""
+        """Whether each pair is in the right order  # [N] bool. A tie and a missing answer count as wrong."""
         return self.margin > 0
 
     @classmethod
-    def joined(cls, parts: Sequence[PairPredictions]) -> PairPredictions:
-        """Several parts as one, in their order."""
+    def concatenate(cls, parts: Sequence[PairPredictions]) -> PairPredictions:
+        """Several parts as one, in order."""
         return cls(np.concatenate([p.margin for p in parts]), np.concatenate([p.truncated for p in parts]))
 
 
@@ -36,20 +36,20 @@ class PairJudge(Protocol):
     """A model that orders the images of pairs."""
 
     def judge(self, pairs: Sequence[Pair]) -> PairPredictions:
-        """Answers pair by pair. It must not learn from a pair which image is the winner."""
+        """Predictions for each pair. An implementation must not use that image_w is the winner."""
         ...
 
 
 @dataclass(frozen=True)
 class ImageScores:
-    """A scoring model's values for B images under their prompts; higher is better."""
+    """A model's scores of B images under their prompts; higher is better."""
 
-    values: np.ndarray  # [B] float32, NaN where there is none
-    truncated: np.ndarray  # [B] bool
+    values: np.ndarray  # [B] float32; NaN: no score
+    truncated: np.ndarray  # [B] bool: the model could not read the whole prompt
 
 
 class ImageScorer(Protocol):
-    """A model that scores one image under one prompt."""
+    """A model that scores an image under a prompt."""
 
     def score(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> ImageScores:
         """Scores image i, uint8 [H, W, 3], under prompt i."""
@@ -57,18 +57,19 @@ class ImageScorer(Protocol):
 
 
 class ScoringJudge:
-    """Orders a pair by the scores of its images."""
+    """Orders the images of a pair by their scores."""
 
     def __init__(self, scorer: ImageScorer, batch_images: int) -> None:
+        """`batch_images`: images of one forward pass, at least the two of a pair."""
         self._scorer, self._pairs = scorer, max(1, batch_images // 2)
 
     def judge(self, pairs: Sequence[Pair]) -> PairPredictions:
-        """Margins are differences of scores, both images of a pair in one forward."""
-        return PairPredictions.joined(
-            [self._judge(pairs[start : start + self._pairs]) for start in range(0, len(pairs), self._pairs)]
+        """Margins are score differences. Both images of a pair are in the same forward pass."""
+        return PairPredictions.concatenate(
+            [self._judge_batch(pairs[start : start + self._pairs]) for start in range(0, len(pairs), self._pairs)]
         )
 
-    def _judge(self, pairs: Sequence[Pair]) -> PairPredictions:
+    def _judge_batch(self, pairs: Sequence[Pair]) -> PairPredictions:
         images = [image for pair in pairs for image in (pair.image_w, pair.image_l)]
         scores = self._scorer.score(images, [pair.prompt for pair in pairs for _ in range(2)])
         values = scores.values.reshape(-1, 2).astype(np.float32)

@@ -1,4 +1,4 @@
-"""`reward evaluate` on the terminal and as one self-contained HTML page."""
+"""The result of `reward evaluate`: text for the terminal, and one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ SUBSETS = {
     "1 changed relation": "one_change",
     "2-3 changed relations": "more_changes",
     "all changed relations": "relations",
-    "missing, doubled, recoloured": "exploit",
-    "drawn by the base policy": "generated",
+    "missing, doubled, recoloured": "corrupted",
+    "images of the base policy": "generated",
     "other image, perturbed prompt": "perturbed_prompt",
     "all pairs": "overall",
 }
-TABLE_COLUMNS = ("one_change", "more_changes", "relations")  # as the paper's Table 1
+TABLE_COLUMNS = ("one_change", "more_changes", "relations")
+"""Columns of the paper's Table 1."""
 
 
 def table(evaluation: Evaluation) -> str:
-    """All that was found, as aligned text."""
+    """The whole evaluation as aligned text."""
     ours = evaluation.models[0]
     lines = ["held-out pairs in the right order (95 % interval)"]
-    lines += [_row(name, found) for name, key in SUBSETS.items() if (found := getattr(ours.accuracies, key))]
+    lines += [_row(name, accuracy) for name, accuracy in _by_subset(ours).items()]
     lines += [_row(f"changed: {word}", accuracy) for word, accuracy in ours.by_relation.items()]
-    for one in evaluation.calibrations:
+    for calibration in evaluation.calibrations:
         lines.append(
-            f"calibration of P from {one.probability}: error {one.error:.3f}; {one.error_scaled:.3f} with temperature "
-            f"{one.temperature:.2f}, fitted on the other half of the pairs"
+            f"calibration error of P from {calibration.probability}: {calibration.error:.3f}; "
+            f"{calibration.error_scaled:.3f} with temperature {calibration.temperature:.2f}, fitted on the other "
+            "half of the pairs"
         )
     lines += ["", f"{'Table 1':<18}{'1 change':>10}{'2-3':>8}{'overall':>9}   paper: {'1':>5}{'2-3':>7}{'overall':>9}"]
     lines += [_table_1_row(model) for model in evaluation.models]
@@ -46,22 +48,22 @@ def table(evaluation: Evaluation) -> str:
     ]
     for test in evaluation.tests:
         lines.append(
-            f"{test.name} - {test.other}: {test.difference:+.1%}, right alone {test.only_first} against "
-            f"{test.only_other}, McNemar's exact p = {test.p:.2g}"
+            f"{test.name} - {test.other}: {test.difference:+.1%}; pairs that only one model orders correctly: "
+            f"{test.only_first} and {test.only_other}; McNemar's exact p = {test.p:.2g}"
         )
     for model in evaluation.models:
         if model.truncated or model.unanswered:
-            lines.append(f"{model.name}: {model.truncated} prompts not read to their end, {model.unanswered} no answer")
+            lines.append(
+                f"{model.name}: {model.truncated} prompts truncated, {model.unanswered} pairs without an answer"
+            )
     return "\n".join(lines)
 
 
 def accuracy_rows(report: ModelReport) -> list[tuple[str, str]]:
-    """What a model card tells of held-out accuracy: which pairs, and the share with its interval."""
-    found = {name: getattr(report.accuracies, key) for name, key in SUBSETS.items()}
+    """The rows of a model card's accuracy table: (kind of pairs, accuracy with its interval)."""
     return [
-        (name, f"{one.accuracy:.1%} ({one.low:.1%} to {one.high:.1%}), {one.pairs} pairs")
-        for name, one in found.items()
-        if one
+        (name, f"{accuracy.accuracy:.1%} ({accuracy.low:.1%} to {accuracy.high:.1%}), {accuracy.pairs} pairs")
+        for name, accuracy in _by_subset(report).items()
     ]
 
 
@@ -80,12 +82,12 @@ def render_report(evaluation: Evaluation) -> str:
         subsets=SUBSETS,
         columns=TABLE_COLUMNS,
         paper={row.model.lower(): row for row in TABLE_1},
-        charts=[(one, Markup(reliability_diagram(one))) for one in evaluation.calibrations],
+        charts=[(calibration, Markup(reliability_diagram(calibration))) for calibration in evaluation.calibrations],
     )
 
 
 def reliability_diagram(calibration: Calibration) -> str:
-    """Accuracy over confidence, both beyond 1/2, as inline SVG."""
+    """Accuracy over confidence, both from 1/2 to 1, as inline SVG."""
     series = [
         Series("calibrated", "objects", ((0.5, 0.5), (1.0, 1.0))),
         Series("as scored", "policy", _curve(calibration.bins)),
@@ -97,18 +99,24 @@ def reliability_diagram(calibration: Calibration) -> str:
 
 
 def _curve(bins: tuple[Bin, ...]) -> tuple[tuple[float, float], ...]:
-    return tuple((one.confidence, one.accuracy) for one in bins)
+    return tuple((b.confidence, b.accuracy) for b in bins)
 
 
-def _row(name: str, found: Accuracy) -> str:
-    return f"{name:<30}  {found.accuracy:6.1%}  [{found.low:.1%}, {found.high:.1%}]  {found.right}/{found.pairs}"
+def _by_subset(report: ModelReport) -> dict[str, Accuracy]:
+    """Name of a subset of pairs -> accuracy, for the subsets that are not empty."""
+    accuracies = vars(report.accuracies)
+    return {name: accuracies[key] for name, key in SUBSETS.items() if accuracies[key]}
+
+
+def _row(name: str, accuracy: Accuracy) -> str:
+    share, interval = f"{accuracy.accuracy:6.1%}", f"[{accuracy.low:.1%}, {accuracy.high:.1%}]"
+    return f"{name:<30}  {share}  {interval}  {accuracy.right}/{accuracy.pairs}"
 
 
 def _table_1_row(model: ModelReport) -> str:
-    found = [getattr(model.accuracies, key) for key in TABLE_COLUMNS]
-    ours = "".join(
-        f"{one.accuracy:>{w}.1%}" if one else f"{'-':>{w}}" for one, w in zip(found, (10, 8, 9), strict=True)
-    )
+    accuracies: list[Accuracy | None] = [vars(model.accuracies)[key] for key in TABLE_COLUMNS]
+    cells = [f"{accuracy.accuracy:.1%}" if accuracy else "-" for accuracy in accuracies]
+    ours = "".join(f"{cell:>{width}}" for cell, width in zip(cells, (10, 8, 9), strict=True))
     row = next((row for row in TABLE_1 if row.model.lower() == model.name.lower()), None)
     return f"{model.name:<18}{ours}{_published(row) if row else ''}"
 

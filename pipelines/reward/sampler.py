@@ -1,9 +1,10 @@
-"""Which pairs optimizer step n learns from: a pure function of the seed, whatever the workers and their deaths.
+"""The pairs of each optimizer step: a pure function of the seed, for any number of workers and interruptions.
 
-An epoch is one sequence of the training pairs. The files' row groups are put in an order drawn from (seed, epoch) and
-cut into windows of about `window_rows` rows, whose rows are permuted. Step n takes the epoch's next B rows, and rank r
-of W those at [r B / W, (r + 1) B / W): the same pairs on any number of workers. Ray tasks read the windows ahead, in
-order. Every rank reads each window's file and keeps its own rows, which costs far less than learning from them.
+An epoch is one sequence of the training pairs. The files' row groups are shuffled with (seed, epoch) and cut into
+windows of about `window_rows` rows, and the rows of a window are permuted. Step n takes the next B rows of the epoch,
+and rank r of W takes the rows [r B / W, (r + 1) B / W) of them, so any number of workers learns the same batches. Ray
+tasks read the windows ahead, in order. Every rank reads the files of each window and keeps its own rows, which costs
+far less than the training on them.
 """
 
 from __future__ import annotations
@@ -24,23 +25,26 @@ import pyarrow.parquet as pq
 import ray
 
 from actors.files import file_system
+from conf import SettingsError, UserError
 from pipelines.reward.data import COLUMNS
 
 IDENTITY = ("split", "prompt", "perturbed_prompt", "image_w.sha256", "image_l.sha256")
+"""Columns whose content identifies a training row."""
 PUBLISHED_IDENTITY = (*IDENTITY[:3], "image_w_sha256", "image_l_sha256")
+"""The same columns in a published version."""
 TRAINING = pc.field("split") == "train"
-READ_CPUS = 0.25  # Ray CPUs of a reading task, which waits for files most of the time
+READ_CPUS = 0.25  # Ray CPUs of a task that reads files: it waits for them most of the time
 READ_AHEAD = 2  # windows
 
 
 @dataclass(frozen=True)
 class RowGroup:
-    """Some of a parquet file's rows."""
+    """The training rows of one row group of a parquet file."""
 
     path: str  # inside the folder's file system
     index: int
-    rows: int  # of the training split
-    content: str  # digest of those rows' images and prompts: a fit on other rows is another fit
+    rows: int
+    content: str  # digest of the rows' images and prompts, so that a fit on other rows is another fit
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,13 @@ class RankInfo:
     ranks: int
 
     def share(self, batch_size: int) -> slice:
-        """The places of a batch that are this worker's."""
+        """The rows of a batch that this worker takes."""
         return slice(self.rank * batch_size // self.ranks, (self.rank + 1) * batch_size // self.ranks)
 
 
 @dataclass(frozen=True)
 class ShuffleWindow:
-    """Rows [start, stop) of an epoch's sequence."""
+    """The rows [start, stop) of an epoch's sequence, which are read and shuffled together."""
 
     epoch: int
     number: int
@@ -68,7 +72,7 @@ class ShuffleWindow:
 
 @dataclass(frozen=True)
 class PairSampler:
-    """The order of a whole fit."""
+    """Which pairs each optimizer step of a fit takes."""
 
     folder: str
     groups: tuple[RowGroup, ...]
@@ -84,7 +88,7 @@ class PairSampler:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches of an epoch; the rows that are left over differ from epoch to epoch."""
+        """Complete batches of an epoch. The rows that are left over differ from epoch to epoch."""
         return self.pairs // self.batch_size
 
     @property
@@ -94,8 +98,10 @@ class PairSampler:
 
     def windows(self, epoch: int) -> list[ShuffleWindow]:
         """The windows of an epoch, in order."""
-        rng, windows, first, start = np.random.default_rng([self.seed, epoch]), [], 0, 0
+        rng = np.random.default_rng([self.seed, epoch])
         groups = [self.groups[i] for i in rng.permutation(len(self.groups))]
+        windows: list[ShuffleWindow] = []
+        first, start = 0, 0
         for last in range(1, len(groups) + 1):
             rows = sum(group.rows for group in groups[first:last])
             if rows >= self.window_rows or last == len(groups):
@@ -103,69 +109,90 @@ class PairSampler:
                 first, start = last, start + rows
         return windows
 
-    def row_indices(self, window: ShuffleWindow, rank: RankInfo, step: int) -> np.ndarray:
-        """Which of a window's rows, in file order, a rank learns from optimizer step `step` on, in order  # [N]."""
-        permutation = np.random.default_rng([self.seed, window.epoch, window.number]).permutation(
-            window.stop - window.start
-        )
+    def row_indices(self, window: ShuffleWindow, rank: RankInfo, first_step: int) -> np.ndarray:
+        """The rows of a window that a rank takes from `first_step` on, in order  # [N], numbered as in the files."""
+        rng = np.random.default_rng([self.seed, window.epoch, window.number])
+        permutation = rng.permutation(window.stop - window.start)
         position = np.arange(window.start, window.stop)  # in the epoch's sequence
-        share, place = rank.share(self.batch_size), position % self.batch_size
-        begun = window.epoch * self.steps_per_epoch + position // self.batch_size >= step
-        whole = position < self.steps_per_epoch * self.batch_size
-        return permutation[begun & whole & (share.start <= place) & (place < share.stop)]
+        in_batch = position % self.batch_size
+        step = window.epoch * self.steps_per_epoch + position // self.batch_size
+        complete = position < self.steps_per_epoch * self.batch_size
+        share = rank.share(self.batch_size)
+        mine = (share.start <= in_batch) & (in_batch < share.stop)
+        return permutation[(step >= first_step) & complete & mine]
 
 
 def make_sampler(folder: str, batch_size: int, epochs: int, window_rows: int, seed: int) -> PairSampler:
-    """The order of a fit on the folder's training pairs. Raises ValueError where they do not fill one batch."""
+    """The sampler of a fit on the training pairs of a parquet folder.
+
+    Raises UserError if there are no training pairs, SettingsError if they do not fill one batch.
+    """
+    groups = _row_groups(folder)
+    if not groups:
+        raise UserError(f"no preference pairs to train on at {folder}: run `spatialt2i preferences` first")
+    sampler = PairSampler(folder, tuple(groups), batch_size, epochs, window_rows, seed)
+    if not sampler.steps_per_epoch:
+        raise SettingsError(f"reward.batch_size={batch_size} exceeds the {sampler.pairs} training pairs: lower it")
+    return sampler
+
+
+def _row_groups(folder: str) -> list[RowGroup]:
+    """All row groups with training rows; none if the folder does not exist."""
     system, path = file_system(folder)
-    groups = []
-    for file in sorted(pyarrow.dataset.dataset(path, filesystem=system).files):  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        files: list[str] = sorted(pyarrow.dataset.dataset(path, filesystem=system).files)  # pyright: ignore[reportAttributeAccessIssue]
+    except FileNotFoundError:
+        return []
+    groups: list[RowGroup] = []
+    for file in files:
         parquet = pq.ParquetFile(file, filesystem=system)
+        identity = PUBLISHED_IDENTITY if "image_w_sha256" in parquet.schema_arrow.names else IDENTITY
         for index in range(parquet.num_row_groups):
-            identity = PUBLISHED_IDENTITY if "image_w_sha256" in parquet.schema_arrow.names else IDENTITY
             rows = parquet.read_row_group(index, columns=list(identity)).filter(TRAINING)
             if rows.num_rows:
                 content = hashlib.sha256(json.dumps(rows.to_pydict()).encode()).hexdigest()
                 groups.append(RowGroup(file, index, rows.num_rows, content))
-    if not groups:
-        raise ValueError(f"{folder} holds no preference rows to train on: run `spatialt2i preferences` first")
-    order = PairSampler(folder, tuple(groups), batch_size, epochs, window_rows, seed)
-    if not order.steps_per_epoch:
-        raise ValueError(f"reward.batch_size={batch_size} exceeds the {order.pairs} training pairs: lower it")
-    return order
+    return groups
 
 
-def rows_of_steps(order: PairSampler, rank: RankInfo, first: int) -> Iterator[list[dict[str, Any]]]:
-    """A rank's rows of the optimizer steps `first`, `first` + 1, ... to the fit's end. Ray must be initialised.
+def rows_of_steps(sampler: PairSampler, rank: RankInfo, first_step: int) -> Iterator[list[dict[str, Any]]]:
+    """A rank's rows of the optimizer steps from `first_step` to the end of the fit. Ray must be initialized.
 
-    Windows are read ahead by Ray tasks. Ray Data's executor, which would do the same, schedules in a thread of the
-    worker, and there takes about as much of its core as the small model's training.
+    Ray tasks read windows ahead. Ray Data's executor could do the same, but it schedules in a thread of the worker, and
+    takes about as much of the worker's core as the training of the small model.
     """
-    epochs = range(first // order.steps_per_epoch, order.epochs)
+    epochs = range(first_step // sampler.steps_per_epoch, sampler.epochs)
     windows = (
-        window for epoch in epochs for window in order.windows(epoch) if len(order.row_indices(window, rank, first))
+        window
+        for epoch in epochs
+        for window in sampler.windows(epoch)
+        if len(sampler.row_indices(window, rank, first_step))
     )
-    share = rank.share(order.batch_size)
+    share = rank.share(sampler.batch_size)
     size = share.stop - share.start
-    ahead = deque(_read_remotely.remote(order, window, rank, first) for window in islice(windows, READ_AHEAD))
+
+    def read(window: ShuffleWindow) -> ray.ObjectRef[pa.Table]:
+        return _read_remotely.remote(sampler, window, rank, first_step)
+
+    ahead = deque(read(window) for window in islice(windows, READ_AHEAD))
     rows: list[dict[str, Any]] = []
     while ahead:
         rows += ray.get(ahead.popleft()).to_pylist()
-        ahead.extend(_read_remotely.remote(order, window, rank, first) for window in islice(windows, 1))
-        whole = len(rows) - len(rows) % size
-        yield from (rows[start : start + size] for start in range(0, whole, size))
-        rows = rows[whole:]
+        ahead.extend(read(window) for window in islice(windows, 1))
+        complete = len(rows) - len(rows) % size
+        yield from (rows[start : start + size] for start in range(0, complete, size))
+        rows = rows[complete:]
 
 
-def _read_window(order: PairSampler, window: ShuffleWindow, rank: RankInfo, first: int) -> pa.Table:
-    """A rank's rows of a window, in the order of learning."""
-    system, _ = file_system(order.folder)
+def read_window(sampler: PairSampler, window: ShuffleWindow, rank: RankInfo, first_step: int) -> pa.Table:
+    """A rank's rows of a window, in the order of the optimizer steps."""
+    system, _ = file_system(sampler.folder)
     files = {path: pq.ParquetFile(path, filesystem=system) for path in {group.path for group in window.groups}}
-    tables = []
+    tables: list[pa.Table] = []
     for group in window.groups:
         table = files[group.path].read_row_group(group.index, columns=[*COLUMNS, "split"])
         tables.append(table.filter(TRAINING).drop_columns(["split"]))
-    return pa.concat_tables(tables).take(order.row_indices(window, rank, first))
+    return pa.concat_tables(tables).take(sampler.row_indices(window, rank, first_step))
 
 
-_read_remotely = ray.remote(num_cpus=READ_CPUS, max_retries=3)(_read_window)
+_read_remotely = ray.remote(num_cpus=READ_CPUS, max_retries=3)(read_window)

@@ -1,4 +1,4 @@
-"""What the doctor found, on disk, and who may steer a policy because of it."""
+"""The result of the sanity checks in the run directory, and the rule that only a checked model may train a policy."""
 
 from __future__ import annotations
 
@@ -10,62 +10,63 @@ from pathlib import Path
 
 from actors.files import write_file
 from actors.spatialscore.config import ADAPTER_FILE, BACKBONE_FOLDER, HEAD_FILE
+from conf import UserError
 from conf.settings import Settings
-from pipelines.common.paths import reward_folder, score_folder
-
-SANITY_REPORT_FILE = "doctor.json"
+from pipelines.common.paths import run_paths, spatialscore_folder
 
 
 @dataclass(frozen=True)
 class SanityCheck:
-    """One check's outcome, with what it means if it fails."""
+    """The outcome of one check."""
 
     name: str
     passed: bool
     value: float
-    wanted: str
-    if_failed: str
+    requirement: str
+    if_failed: str  # what a failure means, and how to fix it
 
 
 def write_sanity_report(settings: Settings, checks: Sequence[SanityCheck]) -> None:
-    """Writes <run_dir>/reward/doctor.json: the checks, and the digest of the weights that they were made on."""
-    found = {"weights": weights_digest(score_folder(settings)), "checks": [asdict(check) for check in checks]}
-    write_file(str(reward_folder(settings) / SANITY_REPORT_FILE), json.dumps(found, indent=2).encode())
+    """Writes the checks, with the digest of the weights that were checked."""
+    report = {"weights": weights_digest(spatialscore_folder(settings)), "checks": [asdict(check) for check in checks]}
+    write_file(str(run_paths(settings).sanity_checks), json.dumps(report, indent=2).encode())
 
 
 def require_passed(settings: Settings) -> None:
-    """Raises ValueError, with the mend, unless the run's SpatialScore has passed all of the doctor's checks.
+    """Raises UserError, with the fix, unless the run's SpatialScore has passed all sanity checks.
 
-    The examination may lie in this run or beside the model (`serving.model` of another run), and counts for the weights
-    that it was made on only. `serving.skip_sanity_checks` goes without.
+    The report may be in this run, or next to the model if `serving.model` names the model of another run. It counts
+    only for the weights that were checked. With `serving.skip_sanity_checks` nothing is required.
     """
     if settings.serving.skip_sanity_checks:
         return
-    model = score_folder(settings)
-    checks = _read_sanity_report(reward_folder(settings), model) or _read_sanity_report(model.parent, model)
-    mend = "or set serving.skip_sanity_checks=true to train on it all the same"
+    model = spatialscore_folder(settings)
+    report = run_paths(settings).sanity_checks
+    checks = _read_checks(report, model) or _read_checks(model.parent / report.name, model)
+    skip = "or set serving.skip_sanity_checks=true to train on it nevertheless"
     if not checks:
-        raise ValueError(f"the SpatialScore at {model} was not examined: run `spatialt2i reward check`, {mend}")
+        raise UserError(
+            f"the sanity checks of the SpatialScore at {model} were not run: run `spatialt2i reward check`, {skip}"
+        )
     if failed := [check.name for check in checks if not check.passed]:
-        raise ValueError(
-            f"the SpatialScore at {model} failed at the doctor's: {', '.join(failed)}. `spatialt2i reward check` says "
-            f"what that means; mend it, {mend}"
+        raise UserError(
+            f"the SpatialScore at {model} failed sanity checks: {', '.join(failed)}. `spatialt2i reward check` "
+            f"explains each failure; fix it, {skip}"
         )
 
 
-def _read_sanity_report(folder: Path, model: Path) -> tuple[SanityCheck, ...]:
-    """The checks in a folder, if they were made on the model's weights; else none."""
-    path = folder / SANITY_REPORT_FILE
-    if not path.is_file():
+def _read_checks(report: Path, model: Path) -> tuple[SanityCheck, ...]:
+    """The checks in a report if they were made on the model's weights; else none."""
+    if not report.is_file():
         return ()
-    found = json.loads(path.read_text())
-    if not isinstance(found, dict) or found["weights"] != weights_digest(model):  # a list: of before weights were noted
+    content = json.loads(report.read_text())
+    if content["weights"] != weights_digest(model):
         return ()
-    return tuple(SanityCheck(**check) for check in found["checks"])
+    return tuple(SanityCheck(**check) for check in content["checks"])
 
 
 def weights_digest(model: Path) -> str:
-    """SHA-256 of what was trained: adapter and head, or the backbone that an adapter was merged into, and head."""
+    """SHA-256 of the trained weights: adapter and head, or merged backbone and head."""
     adapter = model / ADAPTER_FILE
     trained = [adapter] if adapter.is_file() else sorted((model / BACKBONE_FOLDER).glob("*.safetensors"))
     total = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""The run's SpatialScore over HTTP: `spatialt2i reward serve`, and as an application that a RayService keeps."""
+"""SpatialScore over HTTP: `spatialt2i reward serve`, and the Serve application that a KubeRay RayService deploys."""
 
 from __future__ import annotations
 
@@ -15,35 +15,38 @@ from conf.settings import Settings
 from pipelines.reward.served_model import served_model
 
 TOKEN_VARIABLE = "SPATIALSCORE_TOKEN"
-"""Environment variable with the token that callers of `application` must bear."""
+"""Environment variable with the token that callers of `application` must send."""
 
 
 def serve_reward(settings: Settings) -> None:
-    """Answers POST /score on `serving.host`:`serving.port`, and returns after SIGINT or SIGTERM. Ray must be initialised."""
-    pool_settings = replace(settings.serving, http=True)
-    # not the pool of a policy run in that folder, which ends with it
-    pool = start_pool(pool_settings, served_model(settings), f"serve {settings.run_dir}")
-    print(f"SpatialScore answers POST http://{pool_settings.host}:{pool_settings.port}/score", flush=True)
+    """Answers POST /score on `serving.host`:`serving.port` until SIGINT or SIGTERM. Ray must be initialized.
+
+    Raises UserError if the run has no SpatialScore, and the errors of `start_pool`.
+    """
+    serving = replace(settings.serving, http=True)
+    owner = f"serve {settings.run_dir}"  # separate from the pool of a policy run, which stops with that run
+    pool = start_pool(serving, served_model(settings), owner)
+    print(f"SpatialScore answers POST http://{serving.host}:{serving.port}/score", flush=True)
     stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         stop.wait()
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
         pool.stop()
 
 
 def application(arguments: dict[str, str]) -> serve.Application:
-    """What a Serve config file names as `pipelines.reward.serve:application`, with args `preset` and `run_dir`.
+    """The application that a Serve config file names as `pipelines.reward.serve:application`.
 
-    It answers other machines, so callers must always bear the token in SPATIALSCORE_TOKEN. Raises as `key_in` does
-    where that is not set, SettingsError for an unknown preset, and FileNotFoundError where the run has no SpatialScore.
+    Its arguments are `preset` and `run_dir`. It answers other machines, so callers must send the token in
+    SPATIALSCORE_TOKEN. Raises SettingsError if that variable is not set or the preset is unknown, UserError if the run
+    has no SpatialScore.
     """
-    from actors.workers.reward_http import (
-        ScoreHttp,  # a deployment, made when it is imported: only where HTTP is asked for
-    )
+    # Importing the module creates a deployment, which only HTTP needs.
+    from actors.workers.reward_http import ScoreHttp
 
     settings = load(arguments["preset"], [f"run_dir={arguments['run_dir']}"])
-    token = key_in(TOKEN_VARIABLE, "the token that callers of SpatialScore must bear")
+    token = key_in(TOKEN_VARIABLE, "the token that callers of SpatialScore must send")
     return ScoreHttp.bind(deployment(served_model(settings), settings.serving), token)

@@ -1,11 +1,13 @@
-"""The SpatialScore that a run trains and serves, as the settings name it."""
+"""The SpatialScore that the settings of a run name: what it is built from, and where it is loaded from."""
 
 from __future__ import annotations
 
-from actors.spatialscore import SpatialScoreConfig
+from actors.spatialscore import SpatialScoreConfig, SpatialScorer
 from actors.spatialscore.config import CONFIG_FILE
+from actors.worker_setup import init_worker
 from conf import UserError
 from conf.flux import EMBEDDED
+from conf.serving import ServingSettings
 from conf.settings import Settings
 from pipelines.common.paths import spatialscore_folder
 from pipelines.scenes import checkpoints_dir
@@ -34,4 +36,12 @@ def model_config(settings: Settings) -> SpatialScoreConfig:
         head_width=cfg.head_width,
         log_sigma_min=cfg.log_sigma_min,
         log_sigma_max=cfg.log_sigma_max,
+    )
+
+
+def open_scorer(model: str, serving: ServingSettings) -> SpatialScorer:
+    """Loads the SpatialScore directory `model` in this process, on the device that `serving` reserves."""
+    device = init_worker(serving.threads, serving.gpus)
+    return SpatialScorer.from_pretrained(
+        model, device=str(device), threads=serving.threads, batch_images=serving.batch_images
     )

@@ -1,69 +1,72 @@
-"""What fitting saw between two reports: sums that add up over steps and workers, and the rates made of them."""
+"""Metrics of a fit between two reports: sums over comparisons that add up over steps and workers."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch.distributed as dist
 from torch import Tensor
 
-from pipelines.reward.data import Pair, Unreadable
+from pipelines.reward.data import Pair, UnreadableRow
 
 
 @dataclass
 class TrainMetrics:
-    """Sums over comparisons, and the pairs that could not be read."""
+    """Sums over comparisons, and the rows that could not be read."""
 
     pairs: int = 0
     flops: float = 0.0  # of the model's forward and backward passes
     loss: float = 0.0
     margin: float = 0.0  # of mu_w - mu_l
-    sigma: float = 0.0  # of all rows
-    groups: dict[str, tuple[int, int]] = field(default_factory=lambda: defaultdict(lambda: (0, 0)))  # right, all
-    unreadable: list[Unreadable] = field(default_factory=list)
+    sigma: float = 0.0  # over all rows, scaled to one value per comparison
+    comparisons: Counter[str] = field(default_factory=Counter[str])  # by group: "all", a kind of pair, a relation
+    correct: Counter[str] = field(default_factory=Counter[str])  # comparisons in the right order, by group
+    unreadable: list[UnreadableRow] = field(default_factory=list[UnreadableRow])
 
     def add(self, pairs: Sequence[Pair], margins: Tensor, losses: Tensor, sigma: Tensor) -> None:
-        """Counts one step: `pairs[c]` is the pair of comparison c, with its margin and loss  # [C]."""
+        """Adds one step. pairs, margins, losses: of each comparison  # [C]. sigma: of each row  # [R]."""
         self.loss += losses.sum().item()
         self.margin += margins.sum().item()
         self.sigma += sigma.mean().item() * len(pairs)
         for pair, margin in zip(pairs, margins.tolist(), strict=True):
             for group in _groups(pair):
-                right, count = self.groups[group]
-                self.groups[group] = (right + (margin > 0), count + 1)
+                self.comparisons[group] += 1
+                self.correct[group] += margin > 0
 
     def merge(self, other: TrainMetrics) -> None:
-        """Adds another worker's tally."""
-        for name in ("pairs", "flops", "loss", "margin", "sigma"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        for group, (right, count) in other.groups.items():
-            mine = self.groups[group]
-            self.groups[group] = (mine[0] + right, mine[1] + count)
+        """Adds another worker's metrics."""
+        self.pairs += other.pairs
+        self.flops += other.flops
+        self.loss += other.loss
+        self.margin += other.margin
+        self.sigma += other.sigma
+        self.comparisons.update(other.comparisons)
+        self.correct.update(other.correct)
         self.unreadable += other.unreadable
 
-    def rates(self) -> dict[str, float]:
-        """Means over comparisons; accuracy, a tie being wrong, over all and by group."""
-        count = self.groups["all"][1]
+    def means(self) -> dict[str, float]:
+        """Means over comparisons. Accuracy over all comparisons and by group; a tie counts as wrong."""
+        count = self.comparisons["all"]
         if not count:
             return {}
         accuracy = {
-            "accuracy" if group == "all" else f"accuracy/{group}": right / total
-            for group, (right, total) in sorted(self.groups.items())
+            "accuracy" if group == "all" else f"accuracy/{group}": self.correct[group] / total
+            for group, total in sorted(self.comparisons.items())
         }
         return {"loss": self.loss / count, "margin": self.margin / count, "sigma": self.sigma / count, **accuracy}
 
 
-def over_workers(tally: TrainMetrics) -> TrainMetrics:
-    """The sum of all workers' tallies, on every one of them."""
+def over_workers(metrics: TrainMetrics) -> TrainMetrics:
+    """The sum of all workers' metrics, on every worker. Every worker must call it."""
     if not dist.is_initialized():
-        return tally
-    gathered: list[dict[str, object]] = [{}] * dist.get_world_size()
-    dist.all_gather_object(gathered, {**vars(tally), "groups": dict(tally.groups)})
+        return metrics
+    gathered = [TrainMetrics() for _ in range(dist.get_world_size())]
+    dist.all_gather_object(gathered, metrics)
     total = TrainMetrics()
-    for values in gathered:
-        total.merge(TrainMetrics(**values))  # pyright: ignore[reportArgumentType]
+    for part in gathered:
+        total.merge(part)
     return total
 
 

@@ -1,10 +1,11 @@
-"""`spatialt2i preferences triage`: a model says which pairs it doubts, so that people see those first.
+"""`spatialt2i preferences triage`: a model flags the pairs that it finds doubtful, so that annotators see them first.
 
-It decides nothing: no vote is written, no pair is left out, and reviewers are not told what it said.
+It decides nothing: it casts no vote, leaves no pair out, and annotators do not see its scores.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -12,55 +13,63 @@ from actors.services.budget import BudgetTracker, LocalBudget
 from actors.services.endpoint import key_of
 from conf.settings import Settings
 from pipelines.common.images import decode
-from pipelines.preferences.review.pairs import PairSet, pairs_folder
-from pipelines.preferences.review.serve import review_folder
+from pipelines.common.paths import run_paths
+from pipelines.preferences.review.pairs import PairSet
 from pipelines.preferences.review.triage_scores import TriageScores
 from pipelines.reward.baselines.vlm import VlmJudge
 from pipelines.reward.data import Pair
-from pipelines.reward.evaluate import margins, open_scorer
-from pipelines.reward.served_model import served_model
+from pipelines.reward.pair_scores import score_pairs
+from pipelines.reward.served_model import open_scorer, served_model
 
-CHUNK = 64  # pairs whose pictures are in memory at a time
+CHUNK = 64  # pairs whose images are in memory at a time
 
-Judge = Callable[[Sequence[Pair]], Sequence[float]]
-"""Pairs -> by how much it prefers each winner; NaN where it has no answer."""
+Margins = Callable[[Sequence[Pair]], Sequence[float]]
+"""Returns the margin by which a model prefers each winner; NaN if it has no answer."""
 
 
 def triage(settings: Settings, log: Callable[[str], None] = print) -> TriageScores:
-    """Asks the model of `review.triage` about all pairs that may be reviewed, and keeps what it said.
+    """Scores all pairs that can be reviewed with the model of `review.triage`, and writes the scores for the review.
 
-    Raises FileNotFoundError without pairs or a SpatialScore, ValueError where the judge's key is not set, BudgetReached
-    if calls cost too much: the next start reads the answers that were paid for.
+    Raises UserError if there are no pairs or no SpatialScore, SettingsError if the judge's key is not set, and
+    BudgetReached if calls cost too much: the next start reads the paid answers from the cache.
     """
-    pairs, judge = PairSet(pairs_folder(settings)), _judge(settings)
-    waiting = [pair.pair_id for pair in pairs.pairs() if pair.status != "rejected"]
-    found: dict[str, float | None] = {}
+    paths = run_paths(settings)
+    pairs, margins_of = PairSet(paths.preferences), _open_model(settings)
+    pair_ids = [pair.pair_id for pair in pairs.pairs() if pair.status != "rejected"]
+    margins: dict[str, float | None] = {}
     started = time.perf_counter()
-    for start in range(0, len(waiting), CHUNK):
-        chunk = [_pair(pairs, pair_id) for pair_id in waiting[start : start + CHUNK]]
-        told = [float(margin) for margin in judge(chunk)]
-        found |= {pair.pair_id: None if margin != margin else margin for pair, margin in zip(chunk, told, strict=True)}
-        rate = len(found) / (time.perf_counter() - started)
-        left = (len(waiting) - len(found)) / rate
-        log(f"triage  {len(found)}/{len(waiting)} pairs  {rate:.1f} pairs/s  {left:.0f} s left")
-    doubts = TriageScores("SpatialScore" if settings.review.triage == "spatialscore" else settings.judge.model, found)
-    doubts.write(review_folder(settings))
-    return doubts
+    for start in range(0, len(pair_ids), CHUNK):
+        chunk = [_decode_pair(pairs, pair_id) for pair_id in pair_ids[start : start + CHUNK]]
+        for pair, margin in zip(chunk, margins_of(chunk), strict=True):
+            margins[pair.pair_id] = None if math.isnan(margin) else float(margin)
+        rate = len(margins) / (time.perf_counter() - started)
+        seconds_left = (len(pair_ids) - len(margins)) / rate
+        log(f"triage  {len(margins)}/{len(pair_ids)} pairs  {rate:.1f} pairs/s  {seconds_left:.0f} s left")
+    model = "SpatialScore" if settings.review.triage == "spatialscore" else settings.judge.model
+    scores = TriageScores(model, margins)
+    scores.write(paths.triage_scores)
+    return scores
 
 
-def _judge(settings: Settings) -> Judge:
+def _open_model(settings: Settings) -> Margins:
     if settings.review.triage == "spatialscore":
         scorer = open_scorer(served_model(settings), settings.serving)
-        return lambda pairs: margins(
-            scorer, [p.image_w for p in pairs], [p.image_l for p in pairs], [p.prompt for p in pairs]
-        ).tolist()
-    account = LocalBudget(BudgetTracker(settings.budget, f"{settings.run_dir}/account.jsonl"))
-    cache = settings.budget.cache or f"{settings.run_dir}/answers"
-    judge = VlmJudge(settings.judge, key_of(settings.judge), "pairwise", cache, account)
+        return lambda pairs: score_pairs(scorer, pairs).margin.tolist()
+    paths = run_paths(settings)
+    budget = LocalBudget(BudgetTracker(settings.budget, str(paths.account)))
+    cache = settings.budget.cache or str(paths.answers)
+    judge = VlmJudge(settings.judge, key_of(settings.judge), "pairwise", cache, budget)
     return lambda pairs: judge.judge(pairs).margin.tolist()
 
 
-def _pair(pairs: PairSet, pair_id: str) -> Pair:
-    told = pairs.pair(pair_id)
-    winner, loser = (decode(pairs.image(pair_id, side)) for side in ("w", "l"))
-    return Pair(pair_id, told.prompt, None, winner, loser, told.kind, told.n_perturb)
+def _decode_pair(pairs: PairSet, pair_id: str) -> Pair:
+    pair = pairs.pair(pair_id)
+    return Pair(
+        pair_id=pair_id,
+        prompt=pair.prompt,
+        perturbed_prompt=None,
+        image_w=decode(pairs.image(pair_id, "w")),
+        image_l=decode(pairs.image(pair_id, "l")),
+        kind=pair.kind,
+        n_perturb=pair.n_perturb,
+    )

@@ -1,4 +1,4 @@
-"""A Qwen2.5-VL of the shipped form with random weights, and a SpatialScore on it."""
+"""A Qwen2.5-VL of the shipped architecture with random weights, a SpatialScore on it, and decoded pairs."""
 
 from __future__ import annotations
 
@@ -7,21 +7,38 @@ from pathlib import Path
 import torch
 
 from actors.spatialscore import SpatialScore, SpatialScoreConfig, build
+from pipelines.preferences.roles.base import ImagePair
 from pipelines.pretrain.vlm_model import build_model, build_tokenizer, save
+from pipelines.reward.data import Pair
 
 
 def save_tiny_vlm(path: Path) -> None:
-    """Writes a transformers directory; random weights are enough for what tests claim with it."""
+    """Writes a transformers directory. Random weights are enough for what the tests check with it."""
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
     save(build_model(tokenizer), tokenizer, path)
 
 
 def tiny_spatialscore(vlm_dir: Path) -> SpatialScore:
-    """A SpatialScore whose LoRA, head and `<reward>` row are all away from their initial values."""
+    """A SpatialScore whose LoRA, head and `<reward>` row all differ from their initial values."""
     torch.manual_seed(1)
-    made = build(SpatialScoreConfig(model=str(vlm_dir), pixels=4096))
+    model = build(SpatialScoreConfig(model=str(vlm_dir), pixels=4096))
     with torch.no_grad():
-        for parameter in made.trainable().values():
+        for parameter in model.trainable().values():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    return made.eval()
+    return model.eval()
+
+
+def decoded(pair: ImagePair) -> Pair:
+    """A pair of stage 1 as stage 2 reads it from a dataset. Its id is the number of its row."""
+    prompts = pair.prompts
+    return Pair(
+        pair_id=str(prompts.spec.index),
+        prompt=prompts.prompt.text,
+        perturbed_prompt=prompts.perturbed.text if prompts.perturbed else None,
+        image_w=pair.winner.pixels(),
+        image_l=pair.loser.pixels(),
+        kind=prompts.spec.kind,
+        n_perturb=len(prompts.edits) if prompts.perturbed else 0,
+        group_id=prompts.group_id,
+    )

@@ -1,1 +1,1 @@
-"""The models that SpatialScore is measured against, behind one interface: `judgements.PairJudge`."""
+"""The models that SpatialScore is compared with, behind one interface: `predictions.PairJudge`."""

@@ -1,4 +1,4 @@
-"""PickScore and HPSv2.1: CLIP ViT-H-14, the cosine of image and text. Their text ends after 77 tokens."""
+"""PickScore and HPSv2.1: the cosine of image and text in CLIP ViT-H-14. They read 77 tokens of a prompt."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPM
 from pipelines.reward.baselines.registry import ScorerContext
 from pipelines.reward.predictions import ImageScores, PairJudge, ScoringJudge
 
-PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"  # tokenizer, image processor and shape of both
+PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+"""Tokenizer, image processor and configuration of both models."""
 HPSV2_FILE = "HPS_v2.1_compressed.pt"
 
 
 class ClipScorer:
-    """logit scale x cosine(image, text)."""
+    """Scores by logit scale x cosine(image, text)."""
 
     def __init__(self, model: CLIPModel, processor: str, device: str) -> None:
         self._model: Any = cast(nn.Module, model).to(device).eval()
@@ -33,36 +34,39 @@ class ClipScorer:
 
     @torch.inference_mode()
     def score(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> ImageScores:
-        """Scores image i under prompt i; a prompt beyond the model's positions is cut, and said to be."""
-        whole = [len(ids) for ids in self._tokenizer(list(prompts))["input_ids"]]
+        """Scores image i under prompt i. A prompt longer than the model's positions is truncated."""
+        lengths = [len(ids) for ids in self._tokenizer(list(prompts))["input_ids"]]
         tokens = self._tokenizer(
             list(prompts), padding=True, truncation=True, max_length=self._length, return_tensors="pt"
         ).to(self._device)
         pixels = self._images([Image.fromarray(image) for image in images], return_tensors="pt").to(self._device)
-        made = self._model(**tokens, pixel_values=pixels["pixel_values"])
-        cosine = (made.image_embeds * made.text_embeds).sum(-1)  # both of length 1
+        output = self._model(**tokens, pixel_values=pixels["pixel_values"])
+        cosine = (output.image_embeds * output.text_embeds).sum(-1)  # both have norm 1
         values = (self._model.logit_scale.exp() * cosine).float().cpu().numpy()
-        return ImageScores(values, np.array(whole) > self._length)
+        return ImageScores(values, np.array(lengths) > self._length)
 
 
-def open_pickscore(place: ScorerContext) -> PairJudge:
-    """PickScore from a directory or hub id in transformers form."""
-    processor = place.model if Path(place.model).is_dir() else PROCESSOR
-    model = CLIPModel.from_pretrained(place.model)
-    return ScoringJudge(ClipScorer(model, processor, place.device), place.batch_images)
+def open_pickscore(context: ScorerContext) -> PairJudge:
+    """Opens PickScore from a directory or hub id in transformers format."""
+    processor = context.model if Path(context.model).is_dir() else PROCESSOR
+    model = CLIPModel.from_pretrained(context.model)
+    return ScoringJudge(ClipScorer(model, processor, context.device), context.batch_images)
 
 
-def open_hpsv2(place: ScorerContext) -> PairJudge:
-    """HPSv2.1 from its OpenCLIP checkpoint: in a directory beside a CLIP in transformers form, or on the hub."""
-    local = Path(place.model).is_dir()
-    file = str(Path(place.model) / HPSV2_FILE) if local else hf_hub_download(place.model, HPSV2_FILE)
-    base = place.model if local else PROCESSOR
+def open_hpsv2(context: ScorerContext) -> PairJudge:
+    """Opens HPSv2.1 from its OpenCLIP checkpoint, in a directory that also holds a CLIP, or on the hub.
+
+    Raises ValueError if the checkpoint does not fit the CLIP.
+    """
+    local = Path(context.model).is_dir()
+    file = str(Path(context.model) / HPSV2_FILE) if local else hf_hub_download(context.model, HPSV2_FILE)
+    base = context.model if local else PROCESSOR
     model = CLIPModel(CLIPConfig.from_pretrained(base))
     checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     missing, unknown = model.load_state_dict(from_open_clip(checkpoint["state_dict"]), strict=False)
     if unknown or [name for name in missing if not name.endswith("position_ids")]:
-        raise ValueError(f"{file} does not fit {base}: it lacks {missing[:3]} and holds unknown {unknown[:3]}")
-    return ScoringJudge(ClipScorer(model, base, place.device), place.batch_images)
+        raise ValueError(f"{file} does not fit {base}: it lacks {missing[:3]} and has unknown weights {unknown[:3]}")
+    return ScoringJudge(ClipScorer(model, base, context.device), context.batch_images)
 
 
 _RENAMED = (
@@ -85,17 +89,19 @@ _RENAMED = (
 
 
 def from_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """OpenCLIP's names for a CLIP -> transformers'. Projections are transposed, joint q, k, v are taken apart."""
-    found: dict[str, Tensor] = {}
-    for name, value in state.items():
+    """Translates OpenCLIP's weights of a CLIP to transformers'. Transposes projections, and splits joint q, k, v."""
+    converted: dict[str, Tensor] = {}
+    for source, value in state.items():
+        name = source
         if name in ("visual.proj", "text_projection"):
-            found["visual_projection.weight" if "visual" in name else "text_projection.weight"] = value.T.contiguous()
+            target = "visual_projection.weight" if "visual" in name else "text_projection.weight"
+            converted[target] = value.T.contiguous()
             continue
         for pattern, replacement in _RENAMED:
             name = re.sub(pattern, replacement, name)
         if joint := re.match(r"(.*)\.attn\.in_proj_(weight|bias)$", name):
             for part, rows in zip("qkv", value.chunk(3), strict=True):
-                found[f"{joint[1]}.self_attn.{part}_proj.{joint[2]}"] = rows
+                converted[f"{joint[1]}.self_attn.{part}_proj.{joint[2]}"] = rows
         elif name != "attn_mask":
-            found[name] = value
-    return found
+            converted[name] = value
+    return converted

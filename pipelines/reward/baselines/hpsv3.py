@@ -1,7 +1,8 @@
-"""HPSv3: Qwen2-VL-7B read at `<|Reward|>` by an MLP that gives (mu, log sigma). Its score is mu.
+"""HPSv3: Qwen2-VL-7B, and an MLP that maps the hidden state of `<|Reward|>` to (mu, log sigma). Its score is mu.
 
-Kept as its weights were trained: the token stands near the end, not last, and image tokens get 1-D positions, because
-its forward hands the language model embeddings without ids. The rubric is read from the published package's source.
+Two details follow its training: the token is near the end and not the last one, and image tokens have 1-D positions,
+because its forward pass gives the language model embeddings without ids. The prompt template is read from the source of
+the published package.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ BASE = "Qwen/Qwen2-VL-7B-Instruct"
 FILE = "HPSv3.safetensors"
 TOKEN = "<|Reward|>"
 PIXELS = 256 * 28 * 28
-RUBRIC_FILE = "hpsv3/dataset/data_collator_qwen.py"  # of the package hpsv3
+TEMPLATE_FILE = "hpsv3/dataset/data_collator_qwen.py"  # of the package hpsv3
 _START = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
 _END = "<|im_end|>\n<|im_start|>assistant\n"
 
@@ -41,42 +42,46 @@ class Hpsv3(nn.Module):
         hidden = config.get_text_config().hidden_size
         self.backbone = Qwen2VLModel(config)
         self.rm_head = nn.Sequential(
-            nn.Linear(hidden, widths[0]), nn.ReLU(), nn.Dropout(0.05),
-            nn.Linear(widths[0], widths[1]), nn.ReLU(), nn.Linear(widths[1], 2),
-        )  # fmt: skip
+            nn.Linear(hidden, widths[0]),
+            nn.ReLU(),
+            nn.Dropout(0.05),
+            nn.Linear(widths[0], widths[1]),
+            nn.ReLU(),
+            nn.Linear(widths[1], 2),
+        )
 
     @classmethod
     def from_state(cls, config: Qwen2VLConfig, state: Mapping[str, Tensor]) -> Hpsv3:
-        """From published weights, in the old or the new naming of transformers.
+        """Builds the model from published weights, with the old or the new names of transformers.
 
-        Raises RuntimeError where weights are missing or of another shape.
+        Raises RuntimeError if weights are missing or have another shape.
         """
         named = {new: value for name, value in state.items() if (new := _renamed(name))}
         text = config.get_text_config()
-        text.vocab_size = len(named["backbone.language_model.embed_tokens.weight"])  # HPSv3 cut the padding rows off
+        text.vocab_size = len(named["backbone.language_model.embed_tokens.weight"])  # HPSv3 has no padding rows
         model = cls(config, (len(named["rm_head.0.bias"]), len(named["rm_head.3.bias"])))
         cast(nn.Module, model.backbone).to(named["backbone.language_model.embed_tokens.weight"].dtype)
         model.load_state_dict(named)
         return model
 
     def forward(self, ids: Tensor, mask: Tensor, pixels: Tensor, grid: Tensor, image_id: int, reward_id: int) -> Tensor:
-        """mu of each row  # [B]. ids, mask [B, L], padded on the right."""
-        made = self.backbone.get_image_features(pixels, cast(torch.LongTensor, grid))
-        features = torch.cat(cast(tuple[Tensor, ...], cast(BaseModelOutputWithPooling, made).pooler_output))
+        """Returns mu of each row  # [B]. ids, mask [B, L], padded on the right."""
+        output = self.backbone.get_image_features(pixels, cast(torch.LongTensor, grid))
+        features = torch.cat(cast(tuple[Tensor, ...], cast(BaseModelOutputWithPooling, output).pooler_output))
         embeddings = self.backbone.get_input_embeddings()(ids)
         embeddings = embeddings.masked_scatter((ids == image_id).unsqueeze(-1), features.to(embeddings.dtype))
-        flat = torch.arange(ids.shape[1], device=ids.device).expand(3, *ids.shape)
+        positions = torch.arange(ids.shape[1], device=ids.device).expand(3, *ids.shape)
         hidden = self.backbone.language_model(
-            inputs_embeds=embeddings, attention_mask=mask, position_ids=flat, use_cache=False
+            inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=False
         ).last_hidden_state
         return self.rm_head(hidden[ids == reward_id].float())[:, 0]
 
 
 class Hpsv3Scorer:
-    """HPSv3 on images and prompts. It reads a prompt to its end."""
+    """Scores images under prompts with HPSv3. Prompts are not truncated."""
 
     def __init__(self, model: Hpsv3, base: str, template: str, device: str, pixels: int = PIXELS) -> None:
-        """`base`: directory or hub id of tokenizer and image processor. `template`: the rubric with {text_prompt}."""
+        """`base`: directory or hub id of tokenizer and image processor. `template`: the prompt, with {text_prompt}."""
         self._model, self._device = model.to(device).eval(), device
         self._model.rm_head.float()
         self._tokenizer = AutoTokenizer.from_pretrained(base)
@@ -88,9 +93,9 @@ class Hpsv3Scorer:
 
     @torch.inference_mode()
     def score(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> ImageScores:
-        """Scores image i under prompt i. What looks like a special token in a prompt is taken apart."""
-        made = self._images([Image.fromarray(image) for image in images], return_tensors="pt").to(self._device)
-        tokens = made["image_grid_thw"].prod(1) // self._images.merge_size**2
+        """Scores image i under prompt i. Special tokens in a prompt are split, so that they are plain text."""
+        patches = self._images([Image.fromarray(image) for image in images], return_tensors="pt").to(self._device)
+        tokens = patches["image_grid_thw"].prod(1) // self._images.merge_size**2
         texts = [
             f"{_START}{'<|image_pad|>' * int(count)}<|vision_end|>"
             f"{self._template.format(text_prompt=prompt.replace('<|', '< |'))}{_END}"
@@ -98,31 +103,35 @@ class Hpsv3Scorer:
         ]
         rows = self._tokenizer(texts, padding=True, padding_side="right", return_tensors="pt").to(self._device)
         mu = self._model(
-            rows["input_ids"], rows["attention_mask"], made["pixel_values"], made["image_grid_thw"],
-            self._image_id, self._reward_id,
-        )  # fmt: skip
+            rows["input_ids"],
+            rows["attention_mask"],
+            patches["pixel_values"],
+            patches["image_grid_thw"],
+            self._image_id,
+            self._reward_id,
+        )
         return ImageScores(mu.float().cpu().numpy(), np.zeros(len(prompts), bool))
 
 
-def open_hpsv3(place: ScorerContext) -> PairJudge:
-    """HPSv3 from a directory that also holds its base's configuration, or from the hub."""
-    local = Path(place.model).is_dir()
-    base = place.model if local else BASE
-    file = str(Path(place.model) / FILE) if local else hf_hub_download(place.model, FILE)
+def open_hpsv3(context: ScorerContext) -> PairJudge:
+    """Opens HPSv3 from a directory that also holds its base's configuration, or from the hub."""
+    local = Path(context.model).is_dir()
+    base = context.model if local else BASE
+    file = str(Path(context.model) / FILE) if local else hf_hub_download(context.model, FILE)
     model = Hpsv3.from_state(Qwen2VLConfig.from_pretrained(base), load_file(file))
-    return ScoringJudge(Hpsv3Scorer(model, base, published_template(), place.device), place.batch_images)
+    return ScoringJudge(Hpsv3Scorer(model, base, published_template(), context.device), context.batch_images)
 
 
 def published_template() -> str:
-    """The rubric and the closing words with the token, read from the package's source without running it.
+    """The prompt template, read from the source of the package hpsv3 without running it.
 
-    Raises FileNotFoundError where the package hpsv3 is not installed.
+    Raises FileNotFoundError if the package is not installed.
     """
     try:
         files = importlib.metadata.files("hpsv3") or []
     except importlib.metadata.PackageNotFoundError as error:
         raise FileNotFoundError("the package hpsv3 is not installed: set baselines.isolated=true") from error
-    source = next(file for file in files if str(file) == RUBRIC_FILE).read_text()
+    source = next(file for file in files if str(file) == TEMPLATE_FILE).read_text()
     texts = {
         statement.targets[0].id: statement.value.value
         for statement in ast.parse(source).body
@@ -134,7 +143,7 @@ def published_template() -> str:
 
 
 def _renamed(name: str) -> str:
-    """A published weight's name in `Hpsv3`; empty for the output layer, which a score does not need."""
+    """The name in `Hpsv3` of a published weight; empty for the output layer, which scores do not need."""
     if name.startswith("rm_head."):
         return name
     name = name.removeprefix("model.")

@@ -1,4 +1,4 @@
-"""ImageReward: BLIP (ViT-L/16 and a BERT that looks at it) read at `[CLS]` by an MLP. Its text ends after 35 tokens."""
+"""ImageReward: BLIP (a ViT-L/16 and a BERT that attends to it) and an MLP on `[CLS]`. It reads 35 tokens."""
 
 from __future__ import annotations
 
@@ -22,14 +22,21 @@ from pipelines.reward.predictions import ImageScores, PairJudge, ScoringJudge
 FILE = "ImageReward.pt"
 TOKENIZER = "google-bert/bert-base-uncased"
 TOKENS = 35
-MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of its raw values; the published score is normalised with them
-_VISION = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
-           "image_size": 224, "patch_size": 16, "layer_norm_eps": 1e-6}  # fmt: skip
+MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of its raw output; the published score is normalized with them
+_VISION = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 224,
+    "patch_size": 16,
+    "layer_norm_eps": 1e-6,
+}
 _TEXT = {"vocab_size": 30524, "encoder_hidden_size": 1024, "num_attention_heads": 12, "hidden_act": "gelu"}
 
 
 class ImageReward(nn.Module):
-    """The published model's parts, as classes of transformers."""
+    """The published model, built from classes of transformers."""
 
     def __init__(self, config: BlipConfig) -> None:
         super().__init__()
@@ -40,17 +47,17 @@ class ImageReward(nn.Module):
         self.mlp = nn.ModuleList([nn.Linear(*pair) for pair in pairwise(widths)])
 
     def forward(self, ids: Tensor, mask: Tensor, pixels: Tensor) -> Tensor:
-        """The normalised score of each row  # [B]. ids, mask [B, L]; pixels [B, 3, H, W]."""
-        seen = self.vision(pixel_values=pixels).last_hidden_state
-        read = self.text(input_ids=ids, attention_mask=mask, encoder_hidden_states=seen, is_decoder=False)
-        value = read.last_hidden_state[:, 0].float()
-        for layer in self.mlp:  # without activations between them, as published
+        """Returns the normalized score of each row  # [B]. ids, mask [B, L]; pixels [B, 3, H, W]."""
+        image = self.vision(pixel_values=pixels).last_hidden_state
+        output = self.text(input_ids=ids, attention_mask=mask, encoder_hidden_states=image, is_decoder=False)
+        value = output.last_hidden_state[:, 0].float()
+        for layer in self.mlp:  # the published MLP has no activations
             value = layer(value)
         return (value[:, 0] - MEAN) / STD
 
 
 class ImageRewardScorer:
-    """ImageReward on images and prompts."""
+    """Scores images under prompts with ImageReward."""
 
     def __init__(self, model: ImageReward, tokenizer: str, device: str) -> None:
         self._model, self._device = model.to(device).eval(), device
@@ -60,25 +67,27 @@ class ImageRewardScorer:
 
     @torch.inference_mode()
     def score(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> ImageScores:
-        """Scores image i under prompt i; a prompt beyond 35 tokens is cut, and said to be."""
-        whole = [len(ids) for ids in self._tokenizer(list(prompts))["input_ids"]]
+        """Scores image i under prompt i. A prompt longer than 35 tokens is truncated."""
+        lengths = [len(ids) for ids in self._tokenizer(list(prompts))["input_ids"]]
         rows = self._tokenizer(list(prompts), padding=True, truncation=True, max_length=TOKENS, return_tensors="pt").to(
             self._device
         )
         pixels = self._images([Image.fromarray(image) for image in images], return_tensors="pt").to(self._device)
         values = self._model(rows["input_ids"], rows["attention_mask"], pixels["pixel_values"])
-        return ImageScores(values.cpu().numpy(), np.array(whole) > TOKENS)
+        return ImageScores(values.cpu().numpy(), np.array(lengths) > TOKENS)
 
 
-def open_image_reward(place: ScorerContext) -> PairJudge:
-    """ImageReward from a directory that also holds a BlipConfig and the tokenizer, or from the hub."""
-    local = Path(place.model).is_dir()
-    file = str(Path(place.model) / FILE) if local else hf_hub_download(place.model, FILE)
-    config = BlipConfig.from_pretrained(place.model) if local else BlipConfig(text_config=_TEXT, vision_config=_VISION)
+def open_image_reward(context: ScorerContext) -> PairJudge:
+    """Opens ImageReward from a directory that also holds a BlipConfig and the tokenizer, or from the hub."""
+    local = Path(context.model).is_dir()
+    file = str(Path(context.model) / FILE) if local else hf_hub_download(context.model, FILE)
+    config = (
+        BlipConfig.from_pretrained(context.model) if local else BlipConfig(text_config=_TEXT, vision_config=_VISION)
+    )
     model = ImageReward(config)
     model.load_state_dict(from_published(torch.load(file, map_location="cpu", weights_only=True)))
-    scorer = ImageRewardScorer(model, place.model if local else TOKENIZER, place.device)
-    return ScoringJudge(scorer, place.batch_images)
+    scorer = ImageRewardScorer(model, context.model if local else TOKENIZER, context.device)
+    return ScoringJudge(scorer, context.batch_images)
 
 
 _RENAMED = (
@@ -91,18 +100,19 @@ _RENAMED = (
     (r"\.norm([12])\.", r".layer_norm\1."),
     (r"\.attn\.qkv\.", ".self_attn.qkv."),
     (r"\.attn\.proj\.", ".self_attn.projection."),
-    (r"^mlp\.layers\.(\d+)\.", lambda found: f"mlp.{(0, 2, 4, 6, 7).index(int(found[1]))}."),
+    (r"^mlp\.layers\.(\d+)\.", lambda match: f"mlp.{(0, 2, 4, 6, 7).index(int(match[1]))}."),
 )
 _UNUSED = ("blip.vision_proj.", "blip.text_proj.", "blip.text_encoder.embeddings.position_ids")
 
 
 def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The published names -> those of `ImageReward`; what a score does not need is left out."""
-    found = {}
-    for name, value in state.items():
+    """Renames published weights to the names of `ImageReward`. Leaves out weights that scores do not need."""
+    renamed: dict[str, Tensor] = {}
+    for source, value in state.items():
+        name = source
         if name.startswith(_UNUSED):
             continue
         for pattern, replacement in _RENAMED:
             name = re.sub(pattern, replacement, name)
-        found[name] = value
-    return found
+        renamed[name] = value
+    return renamed

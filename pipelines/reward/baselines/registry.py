@@ -1,7 +1,7 @@
-"""Which rivals there are: what opens them, where their weights are, and what their process must have installed.
+"""The known baselines: the function that opens each, its weights, and the packages that its process needs.
 
-Every adapter is written over classes of transformers, pinned here, so that a rival stays what it was when the project
-moves on, and cannot clash with the pins of another.
+Every adapter uses classes of transformers. The version is pinned here, so that a baseline does not change when the
+project upgrades, and does not conflict with the packages of another baseline.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 _TRANSFORMERS = "transformers==5.23.0"
 _OPENAI_API = "https://api.openai.com/v1"
 _GEMINI_API = "https://generativelanguage.googleapis.com/v1beta/openai/"
-_LOCAL_API = "http://127.0.0.1:8000/v1"  # where `vllm serve` answers
+_LOCAL_API = "http://127.0.0.1:8000/v1"  # the default of `vllm serve`
 
 
 @dataclass(frozen=True)
 class ScorerEntry:
-    """A rival whose weights run here."""
+    """A baseline whose weights are loaded here."""
 
-    opener: str  # "module:function" of pipelines.reward.baselines; takes a ScorerContext, gives a PairJudge
+    opener: str  # "module:function" of pipelines.reward.baselines: ScorerContext -> PairJudge
     model: str  # hub id
     requirements: tuple[str, ...]  # pip requirements of its runtime environment
 
@@ -34,11 +34,11 @@ class JudgeEntry:
 
 @dataclass(frozen=True)
 class ScorerContext:
-    """Where a rival's opener finds its weights, and how it runs."""
+    """The input of a baseline's opener."""
 
     model: str  # directory or hub id
     device: str
-    batch_images: int
+    batch_images: int  # images of one forward pass
 
 
 SCORERS: dict[str, ScorerEntry] = {

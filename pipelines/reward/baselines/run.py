@@ -1,15 +1,16 @@
-"""Runs one rival over the held-out pairs: an actor in a Ray runtime environment of its own, answers kept on disk."""
+"""Runs one baseline on the held-out pairs, in an actor with a runtime environment of its own. Predictions are saved."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.metadata
 import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal
 
 import numpy as np
 import ray
@@ -18,129 +19,163 @@ from actors.files import write_file
 from actors.services.budget import BudgetTracker, LocalBudget
 from actors.services.endpoint import Key, key_of
 from actors.worker_setup import actor_options, init_worker
+from conf import SettingsError
 from conf.baselines import BaselinesSettings
 from conf.rewards import JudgeSettings
 from conf.settings import Settings
-from pipelines.common.paths import preferences_folder, reward_folder
+from pipelines.common.paths import RunPaths, pairs_location, run_paths
 from pipelines.reward.baselines.registry import JUDGES, SCORERS, ScorerContext
-from pipelines.reward.baselines.vlm import VlmJudge
+from pipelines.reward.baselines.vlm import JudgeForm, VlmJudge
 from pipelines.reward.data import Pair, read_pairs
 from pipelines.reward.predictions import PairJudge, PairPredictions
 
 
 @dataclass(frozen=True)
 class BaselinePlan:
-    """What decides a rival's answers: equal plans share their saved answers."""
+    """What determines a baseline's predictions. Equal plans share saved predictions."""
 
     name: str
     model: str
     url: str = ""  # judges only
-    form: str = ""
+    form: JudgeForm | Literal[""] = ""  # judges only
+
+
+@dataclass(frozen=True)
+class ActorInfo:
+    """What an actor has loaded."""
+
+    pairs: int
+    digest: str  # of the pairs
 
 
 class BaselineActor:
-    """A rival with the pairs it judges."""
+    """A baseline with the pairs that it judges."""
 
-    def __init__(self, plan: BaselinePlan, settings: Settings, pairs: str, run: str, key: Key) -> None:
-        """`pairs`, `run`: the folders of the pairs and of the run, absolute."""
+    def __init__(self, plan: BaselinePlan, settings: Settings, pairs: str, paths: RunPaths, key: Key) -> None:
+        """`pairs`: folder or URI of the pairs."""
         device = init_worker(settings.baselines.threads, settings.baselines.gpus)
         self._pairs = read_pairs(pairs, "test")
-        self._rival = open_baseline(plan, settings, str(device), key, run)
+        self._baseline = open_baseline(plan, settings, str(device), key, paths)
 
-    def pairs(self) -> str:
-        """A digest of all that is judged, images too, and the number of pairs, as "digest:count"."""
-        return f"{content_digest(self._pairs)}:{len(self._pairs)}"
+    def info(self) -> ActorInfo:
+        """Number and digest of the pairs."""
+        return ActorInfo(len(self._pairs), content_digest(self._pairs))
 
     def judge(self, start: int, stop: int) -> PairPredictions:
         """Judges pairs [start, stop)."""
-        return self._rival.judge(self._pairs[start:stop])
+        return self._baseline.judge(self._pairs[start:stop])
 
 
-def open_baseline(plan: BaselinePlan, settings: Settings, device: str, key: Key, folder: str) -> PairJudge:
-    """The rival in this process. `key`: of a judge's endpoint, whose answers and account of calls lie in the run's
-    `folder`: `budget` holds over all that the run asks of services."""
-    if plan.name in JUDGES:
-        account = LocalBudget(BudgetTracker(settings.budget, f"{folder}/account.jsonl"))
-        cache = settings.budget.cache or f"{folder}/reward/rivals/answers"
-        return VlmJudge(judge_settings(plan, settings.baselines), key, plan.form, cache, account)
+def open_baseline(plan: BaselinePlan, settings: Settings, device: str, key: Key, paths: RunPaths) -> PairJudge:
+    """Opens the baseline in this process. `key`: of a judge's endpoint.
+
+    A judge caches its answers in the run directory. Its calls count towards the budget of the whole run.
+    """
+    if plan.form:
+        budget = LocalBudget(BudgetTracker(settings.budget, str(paths.account)))
+        cache = settings.budget.cache or str(paths.answers)
+        return VlmJudge(judge_settings(plan, settings.baselines), key, plan.form, cache, budget)
     module, function = SCORERS[plan.name].opener.split(":")
     opener = getattr(importlib.import_module(f"pipelines.reward.baselines.{module}"), function)
     return opener(ScorerContext(plan.model, device, settings.baselines.batch_images))
 
 
 def predict_by_baseline(name: str, settings: Settings, log: Callable[[str], None]) -> PairPredictions:
-    """All held-out pairs judged by the rival called `name`; what was judged before is read, not asked again.
+    """Predictions of the baseline called `name` on all held-out pairs. Saved predictions are not made again.
 
-    Ray must be initialised. Answers lie in <run_dir>/reward/rivals/<name>-<digest>/. Raises ValueError where a judge's
-    key is not set, BudgetReached where its calls cost too much, and what the rival raises while it loads or judges.
+    Ray must be initialized. Raises SettingsError if a judge's key is not set or a package is not installed,
+    BudgetReached if a judge's calls cost too much, and the errors of the baseline.
     """
-    rivals = settings.baselines
-    plan = plan_of(name, rivals)
-    key = key_of(judge_settings(plan, rivals)) if name in JUDGES else Key("")
-    actor: Any = ray.remote(BaselineActor).options(**_options(name, rivals)).remote(
-        plan, settings, str(Path(preferences_folder(settings)).absolute()), str(Path(settings.run_dir).absolute()), key
-    )  # fmt: skip
+    cfg, paths = settings.baselines, run_paths(settings)
+    _require_packages(name, cfg)
+    plan = plan_of(name, cfg)
+    key = key_of(judge_settings(plan, cfg)) if plan.form else Key("")
+    actor_class: Any = ray.remote(BaselineActor).options(**_actor_options(name, cfg))
+    actor = actor_class.remote(plan, settings, pairs_location(settings), paths, key)
     try:
-        pairs_digest, _, count = cast(str, ray.get(actor.pairs.remote())).partition(":")
-        folder = reward_folder(settings) / "rivals" / f"{name}-{_digest([*vars(plan).values(), pairs_digest])}"
-        return _judge_chunks(actor, folder, name, int(count), rivals.chunk_pairs, log)
+        info: ActorInfo = ray.get(actor.info.remote())
+        folder = paths.baselines / f"{name}-{_digest([*vars(plan).values(), info.digest])}"
+        return _judge_chunks(actor, folder, name, info.pairs, cfg.chunk_pairs, log)
     finally:
         ray.kill(actor)
 
 
-def plan_of(name: str, rivals: BaselinesSettings) -> BaselinePlan:
-    """Which model, and for a judge which endpoint and form, the settings name."""
+def _require_packages(name: str, cfg: BaselinesSettings) -> None:
+    """Raises SettingsError if a scorer is to use the installed packages, and one of them is missing."""
+    if cfg.isolated or name not in SCORERS:
+        return
+    for requirement in SCORERS[name].requirements:
+        package = requirement.partition("==")[0]
+        try:
+            importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            raise SettingsError(
+                f"the baseline {name} needs the package {package}, which is not installed: set baselines.isolated=true"
+            ) from None
+
+
+def plan_of(name: str, cfg: BaselinesSettings) -> BaselinePlan:
+    """The model, and for a judge the endpoint and the form, that the settings name."""
     if name in JUDGES:
-        entry = JUDGES[name]
-        return BaselinePlan(
-            name, rivals.models.get(name, entry.model), rivals.urls.get(name, entry.url), rivals.judge_form
-        )
-    return BaselinePlan(name, rivals.models.get(name, SCORERS[name].model))
+        judge = JUDGES[name]
+        return BaselinePlan(name, cfg.models.get(name, judge.model), cfg.urls.get(name, judge.url), cfg.judge_form)
+    return BaselinePlan(name, cfg.models.get(name, SCORERS[name].model))
 
 
-def judge_settings(plan: BaselinePlan, rivals: BaselinesSettings) -> JudgeSettings:
-    """How a judge's endpoint is called."""
+def judge_settings(plan: BaselinePlan, cfg: BaselinesSettings) -> JudgeSettings:
+    """The endpoint of a judge."""
     return JudgeSettings(
-        plan.url, plan.model, JUDGES[plan.name].key_variable, rivals.judge_concurrency, retries=rivals.judge_retries,
-        price_in=rivals.price_in.get(plan.name, 0.0), price_out=rivals.price_out.get(plan.name, 0.0),
-    )  # fmt: skip
+        url=plan.url,
+        model=plan.model,
+        key_variable=JUDGES[plan.name].key_variable,
+        concurrency=cfg.judge_concurrency,
+        retries=cfg.judge_retries,
+        price_in=cfg.price_in.get(plan.name, 0.0),
+        price_out=cfg.price_out.get(plan.name, 0.0),
+    )
 
 
 def _judge_chunks(
     actor: Any, folder: Path, name: str, count: int, chunk: int, log: Callable[[str], None]
 ) -> PairPredictions:
-    parts, begun, asked = [], time.monotonic(), 0
+    """Judges `count` pairs chunk by chunk, and saves each chunk, so that an interruption loses at most one."""
+    parts: list[PairPredictions] = []
+    started, judged = time.monotonic(), 0
     for start in range(0, count, chunk):
         stop = min(count, start + chunk)
         file = folder / f"{start:06d}-{stop:06d}.json"
         if file.exists():
             parts.append(_read(file))
             continue
-        judged: PairPredictions = ray.get(actor.judge.remote(start, stop))
-        answers = {"margin": judged.margin.astype(float).tolist(), "truncated": judged.truncated.tolist()}
-        write_file(str(file), json.dumps(answers).encode())
-        parts.append(judged)
-        asked += stop - start
-        rate = asked / (time.monotonic() - begun)
+        predictions: PairPredictions = ray.get(actor.judge.remote(start, stop))
+        _write(file, predictions)
+        parts.append(predictions)
+        judged += stop - start
+        rate = judged / (time.monotonic() - started)
         log(f"{name}: {stop}/{count} pairs  {rate:.1f} pairs/s  {(count - stop) / rate:.0f} s left")
-    return PairPredictions.joined(parts)
+    return PairPredictions.concatenate(parts)
+
+
+def _write(file: Path, predictions: PairPredictions) -> None:
+    content = {"margin": predictions.margin.astype(float).tolist(), "truncated": predictions.truncated.tolist()}
+    write_file(str(file), json.dumps(content).encode())
 
 
 def _read(file: Path) -> PairPredictions:
-    answers = json.loads(file.read_text())
-    return PairPredictions(np.array(answers["margin"], np.float32), np.array(answers["truncated"], bool))
+    content = json.loads(file.read_text())
+    return PairPredictions(np.array(content["margin"], np.float32), np.array(content["truncated"], bool))
 
 
-def _options(name: str, rivals: BaselinesSettings) -> dict[str, Any]:
-    options = actor_options(rivals.threads, rivals.cpus, rivals.gpus)
-    if rivals.isolated and name in SCORERS:
-        pins = {"packages": list(SCORERS[name].requirements), "pip_install_options": ["--no-deps"]}
-        options["runtime_env"] = {**options["runtime_env"], "pip": pins}
+def _actor_options(name: str, cfg: BaselinesSettings) -> dict[str, Any]:
+    options = actor_options(cfg.threads, cfg.cpus, cfg.gpus)
+    if cfg.isolated and name in SCORERS:
+        pip = {"packages": list(SCORERS[name].requirements), "pip_install_options": ["--no-deps"]}
+        options["runtime_env"] = {**options["runtime_env"], "pip": pip}
     return options
 
 
 def content_digest(pairs: Sequence[Pair]) -> str:
-    """Of the pairs' ids, prompts and pixels, in their order."""
+    """First digits of the SHA-256 of the pairs' ids, prompts and pixels, in order."""
     total = hashlib.sha256()
     for pair in pairs:
         total.update(json.dumps([pair.pair_id, pair.prompt, pair.image_w.shape, pair.image_l.shape]).encode())

@@ -1,8 +1,9 @@
-"""UnifiedReward: Qwen2.5-VL-7B that is shown two images and says which is better. Both orders are asked."""
+"""UnifiedReward: a Qwen2.5-VL-7B that sees two images and says which is better. It is asked in both orders."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -16,7 +17,6 @@ from pipelines.reward.baselines.registry import ScorerContext
 from pipelines.reward.data import Pair
 from pipelines.reward.predictions import PairJudge, PairPredictions
 
-# The words it was trained with, as its authors publish them for evaluation.
 QUESTION = (
     "You are given a text caption and two generated images based on that caption. Your task is to evaluate and compare "
     "these images based on two key criteria:\n1. Alignment with the Caption: Assess how well each image aligns with "
@@ -27,19 +27,28 @@ QUESTION = (
     'conclusion such as "Image 1 is better.", "Image 2 is better." and "Both images are equally good."\nYour task is '
     "provided as follows:\nText Caption: [{prompt}]"
 )
+"""The question that it was trained with, as its authors publish it for evaluation."""
+
 ANSWERS = {"Image 1 is better": 1.0, "Image 2 is better": -1.0, "Both images are equally good": 0.0}
 MAX_NEW_TOKENS = 512
 _START = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 _END = "<|im_end|>\n<|im_start|>assistant\n"
 
 
+@dataclass(frozen=True)
+class _Question:
+    first: np.ndarray  # uint8 [H, W, 3]
+    second: np.ndarray
+    prompt: str
+
+
 class UnifiedReward:
-    """Generates an answer to each pair, greedily."""
+    """Generates an answer to each question greedily."""
 
     def __init__(
         self, model: Qwen2_5_VLForConditionalGeneration, source: str, device: str, pairs: int, new_tokens: int
     ) -> None:
-        """`source`: directory or hub id of tokenizer and image processor; `pairs`: of one forward."""
+        """`source`: directory or hub id of tokenizer and image processor. `pairs`: questions of one forward pass."""
         self._model: Any = cast(nn.Module, model).to(device).eval()
         self._device = device
         self._tokenizer = AutoTokenizer.from_pretrained(source)
@@ -48,47 +57,50 @@ class UnifiedReward:
         self._pairs, self._new_tokens = pairs, new_tokens
 
     def judge(self, pairs: Sequence[Pair]) -> PairPredictions:
-        """Asks with the winner first and with the loser first; answers that contradict each other are a tie."""
-        winner_first = [(pair.image_w, pair.image_l, pair.prompt) for pair in pairs]
-        loser_first = [(pair.image_l, pair.image_w, pair.prompt) for pair in pairs]
+        """Asks with the winner first and with the loser first. Answers that contradict each other are a tie."""
+        winner_first = [_Question(pair.image_w, pair.image_l, pair.prompt) for pair in pairs]
+        loser_first = [_Question(pair.image_l, pair.image_w, pair.prompt) for pair in pairs]
         answers = self._answers([*winner_first, *loser_first])
         return combine_orders(answers[: len(pairs)], answers[len(pairs) :])
 
-    def _answers(self, asked: Sequence[tuple[np.ndarray, np.ndarray, str]]) -> list[float]:
-        found: list[float] = []
-        for start in range(0, len(asked), self._pairs):
-            found += [answer_in(text) for text in self._generate(asked[start : start + self._pairs])]
-        return found
+    def _answers(self, questions: Sequence[_Question]) -> list[float]:
+        answers: list[float] = []
+        for start in range(0, len(questions), self._pairs):
+            answers += [parse_answer(text) for text in self._generate(questions[start : start + self._pairs])]
+        return answers
 
     @torch.inference_mode()
-    def _generate(self, asked: Sequence[tuple[np.ndarray, np.ndarray, str]]) -> list[str]:
-        images = [Image.fromarray(image) for first, second, _ in asked for image in (first, second)]
-        made = self._images(images, return_tensors="pt").to(self._device)
-        counts = (made["image_grid_thw"].prod(1) // self._images.merge_size**2).view(-1, 2).tolist()
+    def _generate(self, questions: Sequence[_Question]) -> list[str]:
+        images = [Image.fromarray(image) for question in questions for image in (question.first, question.second)]
+        patches = self._images(images, return_tensors="pt").to(self._device)
+        counts = (patches["image_grid_thw"].prod(1) // self._images.merge_size**2).view(-1, 2).tolist()
         texts = [
             _START
             + "".join(f"<|vision_start|>{'<|image_pad|>' * count}<|vision_end|>" for count in pair_counts)
-            + QUESTION.format(prompt=prompt.replace("<|", "< |"))
+            + QUESTION.format(prompt=question.prompt.replace("<|", "< |"))
             + _END
-            for (_, _, prompt), pair_counts in zip(asked, counts, strict=True)
+            for question, pair_counts in zip(questions, counts, strict=True)
         ]
         rows = self._tokenizer(texts, padding=True, padding_side="left", return_tensors="pt").to(self._device)
-        made_ids = self._model.generate(
-            input_ids=rows["input_ids"], attention_mask=rows["attention_mask"],
-            pixel_values=made["pixel_values"], image_grid_thw=made["image_grid_thw"],
+        generated = self._model.generate(
+            input_ids=rows["input_ids"],
+            attention_mask=rows["attention_mask"],
+            pixel_values=patches["pixel_values"],
+            image_grid_thw=patches["image_grid_thw"],
             mm_token_type_ids=(rows["input_ids"] == self._image_id).int(),
-            do_sample=False, max_new_tokens=self._new_tokens,
-        )  # fmt: skip
-        return self._tokenizer.batch_decode(made_ids[:, rows["input_ids"].shape[1] :], skip_special_tokens=True)
+            do_sample=False,
+            max_new_tokens=self._new_tokens,
+        )
+        return self._tokenizer.batch_decode(generated[:, rows["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
-def answer_in(text: str) -> float:
-    """1 for the first image, -1 for the second, 0 for neither; NaN unless the text gives exactly one of the answers."""
-    said = [value for words, value in ANSWERS.items() if words in text]
-    return said[0] if len(said) == 1 else float("nan")
+def parse_answer(text: str) -> float:
+    """1 for the first image, -1 for the second, 0 for neither; NaN unless the text contains exactly one of ANSWERS."""
+    values = [value for words, value in ANSWERS.items() if words in text]
+    return values[0] if len(values) == 1 else float("nan")
 
 
-def open_unified_reward(place: ScorerContext) -> PairJudge:
-    """UnifiedReward from a directory or hub id in transformers form."""
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(place.model, dtype="auto")
-    return UnifiedReward(model, place.model, place.device, max(1, place.batch_images // 2), MAX_NEW_TOKENS)
+def open_unified_reward(context: ScorerContext) -> PairJudge:
+    """Opens UnifiedReward from a directory or hub id in transformers format."""
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(context.model, dtype="auto")
+    return UnifiedReward(model, context.model, context.device, max(1, context.batch_images // 2), MAX_NEW_TOKENS)

@@ -1,0 +1,84 @@
+"""Rank 0's report of a fit: TensorBoard, metrics.jsonl, unreadable.jsonl, and a line for the terminal."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray.actor import ActorHandle
+from torch.utils.tensorboard import SummaryWriter
+
+from actors.files import write_file
+from actors.spatialscore.config import DTYPES
+from actors.spatialscore.flops import measured_peak
+from pipelines.common.paths import RunPaths
+from pipelines.reward.job import WorkerJob
+from pipelines.reward.sampler import RankInfo
+from pipelines.reward.train_metrics import TrainMetrics
+
+
+class FitLog:
+    """Reports the metrics of all workers. A resumed fit drops the rows of the steps that it repeats."""
+
+    def __init__(
+        self, lines: ActorHandle[Any], job: WorkerJob, rank: RankInfo, device: torch.device, done: int
+    ) -> None:
+        """`lines`: the actor that takes lines for the terminal. `done`: optimizer steps before a resumed fit."""
+        self._lines, self._workers, self._steps = lines, rank.ranks, job.sampler.steps
+        paths = RunPaths(Path(job.run_dir))
+        self._metrics_file, self._unreadable_file = paths.reward_metrics, paths.reward_unreadable
+        self._board = SummaryWriter(str(paths.reward_tensorboard), purge_step=done + 1)
+        self._peak = job.settings.peak_tflops * 1e12 or measured_peak(device, DTYPES[job.config.dtype])
+        self._start = self._last = time.monotonic()
+        self._first = done
+        _truncate_after(self._metrics_file, done)
+        self._unreadable = _truncate_after(self._unreadable_file, done)
+        self.latest: dict[str, float] = {}
+
+    def add(self, done: int, metrics: TrainMetrics, step: Mapping[str, float]) -> None:
+        """Reports the metrics of all workers since the last call. `done`: optimizer steps so far.
+
+        `step`: values of the last optimizer step by name.
+        """
+        now = time.monotonic()
+        seconds, self._last = now - self._last, now
+        speed = {
+            "pairs_per_second": metrics.pairs / seconds,
+            "mfu": metrics.flops / (seconds * self._peak * self._workers),
+        }
+        self._unreadable += len(metrics.unreadable)
+        self.latest = {**metrics.means(), **step, **speed, "unreadable": self._unreadable}
+        for name, value in self.latest.items():
+            self._board.add_scalar(f"reward/{name}", value, done)
+        self._board.flush()
+        _append(self._metrics_file, {"step": done, **self.latest})
+        for row in metrics.unreadable:
+            _append(self._unreadable_file, {"step": done, **vars(row)})
+        self._lines.put.remote(self._line(done, now))
+
+    def _line(self, done: int, now: float) -> str:
+        seconds_left = (self._steps - done) * (now - self._start) / (done - self._first)
+        loss, accuracy, rate = (self.latest[name] for name in ("loss", "accuracy", "pairs_per_second"))
+        text = (
+            f"reward step {done}/{self._steps}  loss {loss:.3f}  accuracy {accuracy:.3f}  "
+            f"{rate:.0f} pairs/s  {seconds_left:.0f} s left"
+        )
+        return f"{text}  {self._unreadable} unreadable pairs" if self._unreadable else text
+
+
+def _truncate_after(path: Path, done: int) -> int:
+    """Drops the rows of steps after `done`, which are about to be repeated. Returns the number of rows left."""
+    if not path.exists():
+        return 0
+    kept = [line for line in path.read_text().splitlines(True) if json.loads(line)["step"] <= done]
+    write_file(str(path), "".join(kept).encode())
+    return len(kept)
+
+
+def _append(path: Path, row: Mapping[str, Any]) -> None:
+    with path.open("a") as stream:
+        stream.write(json.dumps(row) + "\n")

@@ -1,0 +1,118 @@
+"""Image files to scores: the Ray Data pipeline of `reward score`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import ray
+from PIL import Image
+
+from actors.files import join, read_file
+from actors.spatialscore import SpatialScorer
+from actors.worker_setup import actor_options
+from conf.serving import ServingSettings
+from pipelines.common.images import decode
+from pipelines.reward.score_input import ScoreRequest
+from pipelines.reward.served_model import open_scorer
+
+SCHEMA = pa.schema(
+    [
+        ("image", pa.string()),
+        ("prompt", pa.string()),
+        ("mu", pa.float32()),  # higher is better; null if there is an error
+        ("sigma", pa.float32()),
+        ("error", pa.string()),  # why there is no score; null if there is one
+    ]
+)
+READ_CPUS = 0.25  # Ray CPUs of a task that reads files: it waits for them most of the time
+_IMAGE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+
+
+def score_tables(
+    requests: Sequence[ScoreRequest], images: str, model: str, serving: ServingSettings, table_rows: int
+) -> Iterator[pa.Table]:
+    """Scores the images of a folder, and yields tables of SCHEMA with `table_rows` rows, in the order of the requests.
+
+    Ray Data reads files ahead of a pool of actors with one SpatialScore each.
+    """
+    if not requests:
+        return iter(())
+    rows = ray.data.from_items([asdict(request) for request in requests])
+    rows.context.execution_options.preserve_order = True
+    read = cast(Any, partial(_read_files, images=images))
+    rows = rows.map_batches(read, batch_size=serving.batch_images, batch_format="pyarrow", num_cpus=READ_CPUS)
+    rows = rows.map_batches(
+        FileScorer,
+        fn_constructor_args=(model, serving),
+        batch_size=serving.batch_images,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(min_size=serving.min_replicas, max_size=serving.max_replicas),
+        **actor_options(serving.threads, serving.cpus, serving.gpus, serving.node_group),
+    )
+    return iter(rows.iter_batches(batch_size=table_rows, batch_format="pyarrow"))
+
+
+class FileScorer:
+    """One actor of the pool: takes rows with image files, returns rows of SCHEMA."""
+
+    def __init__(self, model: str, serving: ServingSettings) -> None:
+        self._scorer = open_scorer(model, serving)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Scores all readable images in one call."""
+        return score_files(self._scorer, rows)
+
+
+@dataclass
+class _Row:
+    """A row of SCHEMA."""
+
+    image: str
+    prompt: str
+    mu: float | None = None
+    sigma: float | None = None
+    error: str | None = None
+
+
+def score_files(scorer: SpatialScorer, rows: pa.Table) -> pa.Table:
+    """Turns rows {image, prompt, file, error} into rows of SCHEMA. An image that cannot be scored gets an error."""
+    results = [_Row(row["image"], row["prompt"], error=row["error"]) for row in rows.to_pylist()]
+    images: list[np.ndarray] = []
+    readable: list[_Row] = []
+    for row, file in zip(results, rows["file"].to_pylist(), strict=True):
+        if row.error is None:
+            try:
+                scorer.check(row.prompt)
+                images.append(decode(file))
+                readable.append(row)
+            except _IMAGE_ERRORS as error:
+                row.error = _describe(error)
+    if images:
+        scores = scorer.score(images=images, prompts=[row.prompt for row in readable])
+        for row, mu, sigma in zip(readable, scores.mu.tolist(), scores.sigma.tolist(), strict=True):
+            row.mu, row.sigma = mu, sigma
+    return pa.Table.from_pylist([vars(row) for row in results], schema=SCHEMA)
+
+
+def _read_files(rows: pa.Table, images: str) -> pa.Table:
+    """Adds the columns file and error: the content of the image file, or why it cannot be read."""
+    files: list[bytes | None] = []
+    errors: list[str | None] = []
+    for name in rows["image"].to_pylist():
+        try:
+            files.append(read_file(join(images, name)))
+            errors.append(None)
+        except OSError as error:
+            files.append(None)
+            errors.append("no such image" if isinstance(error, FileNotFoundError) else _describe(error))
+    with_files = rows.append_column("file", pa.array(files, pa.binary()))
+    return with_files.append_column("error", pa.array(errors, pa.string()))
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
