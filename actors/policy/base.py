@@ -174,8 +174,8 @@ class Policy(ABC):
         if current.keys() != state.keys():
             different = sorted(current.keys() ^ state.keys())
             raise ValueError(
-                f"the LoRA must have the keys of this policy, {len(different)} keys differ, e.g. {different[0]}: use "
-                "the same model and flux.lora_targets"
+                f"the LoRA must have exactly this policy's keys, but {len(different)} differ, e.g. {different[0]}: "
+                "use the same model and flux.lora_targets"
             )
         for key, target in current.items():
             source = torch.as_tensor(np.array(state[key]) if isinstance(state[key], np.ndarray) else state[key])

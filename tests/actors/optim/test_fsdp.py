@@ -14,7 +14,8 @@ from torch.distributed.tensor import DTensor
 from actors.grpo.learner import GrpoLearner
 from actors.grpo.metrics import OptimizerStepMetrics
 from actors.policy.flux import FluxPolicy
-from actors.workers.learner import LearnerJob, LearnerRank, merge_metrics
+from actors.workers.learner import LearnerJob, LearnerRank
+from actors.workers.learner_group import merge_metrics
 from conf.flux import FluxSettings
 from conf.policy import AlgorithmSettings, LearnerSettings, PolicyOptimizerSettings, PolicySettings, SamplingSettings
 from tests.support.learner import Group, groups_of, torch_engine
