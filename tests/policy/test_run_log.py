@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pipelines.common.paths import RunPaths
-from pipelines.policy.metrics import EvaluationRow, read_evaluations, read_rows
+from pipelines.policy.metrics import EvaluationRow, IterationRow, read_evaluations, read_rows
 from pipelines.policy.run_log import RunLog
 
 ROW = EvaluationRow(**{field.name: 1.0 for field in fields(EvaluationRow)} | {"iteration": 7, "images": 2})
@@ -65,3 +65,9 @@ def test_drivers_are_counted(tmp_path: Path) -> None:
         log.truncate_after(-1)
         log.close()
     assert len(read_rows(paths.drivers)) == 2
+
+
+@pytest.mark.parametrize("row", [IterationRow, EvaluationRow])
+def test_the_guide_explains_every_field(row: type[IterationRow | EvaluationRow]) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "policy.md").read_text()
+    assert [field.name for field in fields(row) if f"`{field.name}`" not in guide] == []
