@@ -1,4 +1,4 @@
-"""Which SpatialScore may steer a policy: one that the doctor has passed, with these very weights."""
+"""Only a SpatialScore whose present weights have passed the sanity checks may train a policy."""
 
 from __future__ import annotations
 
@@ -6,65 +6,53 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from actors.types import Scores
-from conf import Settings, load
-from pipelines.policy.stage import run_policy
-from pipelines.reward.data import Pair
-from pipelines.reward.sanity_checks import check_2x2, check_image_size, check_noise_images
+from conf import Settings, UserError, load
+from pipelines.common.paths import run_paths
+from pipelines.policy.train import run_policy
 from pipelines.reward.sanity_report import SanityCheck, require_passed, write_sanity_report
 from tests.support.tiny_reward import save_tiny_vlm, tiny_spatialscore
 
-PASSED = SanityCheck("mirror", True, 0.0, "at least 0", "")
+PASSED = SanityCheck("mirror", passed=True, value=0.0, requirement="at least 0", if_failed="")
+FAILED = replace(PASSED, name="2 x 2", passed=False)
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """A run that has a SpatialScore."""
     save_tiny_vlm(tmp_path / "vlm")
-    tiny_spatialscore(tmp_path / "vlm").save_pretrained(tmp_path / "reward" / "model")
-    return load("scenes", [f"run_dir={tmp_path}"])
+    settings = load("scenes", [f"run_dir={tmp_path}"])
+    tiny_spatialscore(tmp_path / "vlm").save_pretrained(run_paths(settings).reward_model)
+    return settings
 
 
-def test_only_an_examined_model_steers_a_policy(settings: Settings, tmp_path: Path) -> None:
+def test_an_unchecked_model_trains_no_policy(settings: Settings) -> None:
     with pytest.raises(
-        ValueError, match=r"was not examined: run `spatialt2i reward check`, or set serving\.skip_sanity_checks"
+        UserError, match=r"were not run: run `spatialt2i reward check`, or set serving\.skip_sanity_checks"
     ):
         run_policy(settings)
     require_passed(replace(settings, serving=replace(settings.serving, skip_sanity_checks=True)))
-    write_sanity_report(settings, [PASSED, replace(PASSED, name="2 x 2", passed=False)])
-    with pytest.raises(ValueError, match=r"failed at the doctor's: 2 x 2\."):
+
+
+def test_a_model_that_failed_a_check_trains_no_policy(settings: Settings) -> None:
+    write_sanity_report(settings, [PASSED, FAILED])
+    with pytest.raises(UserError, match=r"failed sanity checks: 2 x 2\."):
         run_policy(settings)
+
+
+def test_a_checked_model_may_train_the_policy_of_its_run_and_of_other_runs(settings: Settings, tmp_path: Path) -> None:
     write_sanity_report(settings, [PASSED])
     require_passed(settings)
-    other = load("scenes", [f"run_dir={tmp_path / 'other'}", f"serving.model={tmp_path / 'reward' / 'model'}"])
-    require_passed(other)  # another run may use it too
-    head = tmp_path / "reward" / "model" / "head.safetensors"
+    model = run_paths(settings).reward_model
+    require_passed(load("scenes", [f"run_dir={tmp_path / 'other'}", f"serving.model={model}"]))
+    report = json.loads(run_paths(settings).sanity_checks.read_text())
+    assert [check["name"] for check in report["checks"]] == ["mirror"]
+
+
+def test_a_check_does_not_count_for_other_weights(settings: Settings) -> None:
+    write_sanity_report(settings, [PASSED])
+    head = run_paths(settings).reward_model / "head.safetensors"
     head.write_bytes(head.read_bytes()[:-1] + b"x")
-    with pytest.raises(ValueError, match="was not examined"):
+    with pytest.raises(UserError, match="were not run"):
         require_passed(settings)
-    assert json.loads((tmp_path / "reward" / "doctor.json").read_text())["checks"][0]["name"] == "mirror"
-
-
-class Brightness:
-    """Likes bright images, or such as are as bright as the prompt's number; `sharp`: only small ones."""
-
-    def __init__(self, reads: bool, largest: int = 10**6) -> None:
-        self._reads, self._largest = reads, largest
-
-    def score(self, *, images: list[np.ndarray], prompts: list[str]) -> Scores:
-        light = [float(image.mean()) if image.shape[0] <= self._largest else 0.0 for image in images]
-        mu = [-abs(at - float(p)) if self._reads else at for at, p in zip(light, prompts, strict=True)]
-        return Scores(np.asarray(mu, np.float32), np.ones(len(mu), np.float32))
-
-
-def test_the_doctor_s_checks_tell_good_from_bad() -> None:
-    """A model that reads the prompt passes; one that only likes bright images, or small ones, does not."""
-    dark, bright = (np.full((8, 8, 3), level, np.uint8) for level in (10, 200))
-    pairs = [Pair("", "10", "200", dark, bright, "perturbed", 1), Pair("", "200", "10", bright, dark, "perturbed", 1)]
-    reader, taste, small = Brightness(True), Brightness(False), Brightness(True, largest=8)
-    for check, bad in ((check_2x2, taste), (check_noise_images, taste), (check_image_size, small)):
-        assert check(reader, pairs).passed, check  # pyright: ignore[reportArgumentType]
-        assert not check(bad, pairs).passed, check  # pyright: ignore[reportArgumentType]

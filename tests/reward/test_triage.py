@@ -1,4 +1,4 @@
-"""A model puts the pairs that it doubts first. It decides nothing, and reviewers are not told."""
+"""Triage puts the pairs that a model flags first. It decides nothing, and annotators do not see its scores."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def run_dir(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def settings_of(run_dir: Path, *more: str) -> Settings:
-    return load("scenes", [f"run_dir={run_dir}", "review.gold_fraction=0", *more])
+def _settings(run_dir: Path, *overrides: str) -> Settings:
+    return load("scenes", [f"run_dir={run_dir}", "review.gold_fraction=0", *overrides])
 
 
-def queue_of(settings: Settings) -> list[str]:
-    """The pairs as one reviewer gets them."""
+def _queue(settings: Settings) -> list[str]:
+    """The pairs in the order in which an annotator gets them."""
     database = open_database(settings)
     open_queue(settings, database, open_store(settings, database))
     rows = database.all("SELECT pair_id FROM pairs WHERE listed ORDER BY position")
@@ -45,48 +45,50 @@ def test_a_judge_behind_an_endpoint_orders_the_queue_and_casts_no_vote(
 ) -> None:
     monkeypatch.setenv("JUDGE_KEY", "sk-secret")
     pairs = PairSet(run_dir / "preferences")
-    winners = {decode(pairs.image(name, "w")).tobytes(): name for name in pairs.ids}
-    doubted, refused = pairs.ids[7], pairs.ids[11]
+    pair_of_winner = {decode(pairs.image(name, "w")).tobytes(): name for name in pairs.ids}
+    flagged, refused = pairs.ids[7], pairs.ids[11]
 
-    def prefer(body: dict[str, Any], untrue: bool) -> str:
-        """The winner, but for one pair the loser; refuses to answer for another."""
+    def choose(body: dict[str, Any], untrue: bool) -> str:
+        """Chooses the winner, except for one pair, and refuses another."""
         urls = [part["image_url"]["url"] for part in body["messages"][0]["content"][:2]]
-        shown = [decode(base64.b64decode(url.partition(",")[2])).tobytes() for url in urls]
-        first = shown[0] in winners
-        name = winners[shown[0 if first else 1]]
+        images = [decode(base64.b64decode(url.partition(",")[2])).tobytes() for url in urls]
+        winner_is_first = images[0] in pair_of_winner
+        name = pair_of_winner[images[0 if winner_is_first else 1]]
         if name == refused:
             raise ContentRefusal
-        return "1" if first == (name != doubted) else "2"
+        return "1" if winner_is_first == (name != flagged) else "2"
 
-    settings = settings_of(run_dir, "review.triage=judge", "judge.key_variable=JUDGE_KEY")
-    shuffled, behaviour = queue_of(settings), Behaviour(reply=prefer)
+    overrides = ("review.triage=judge", "judge.key_variable=JUDGE_KEY")
+    shuffled, behaviour = _queue(_settings(run_dir, *overrides)), Behaviour(reply=choose)
     with serving(behaviour) as url:
-        settings = settings_of(run_dir, "review.triage=judge", "judge.key_variable=JUDGE_KEY", f"judge.url={url}")
-        doubts = triage(settings)
-        assert triage(settings) == doubts and sum(behaviour.seen.values()) == 80, "both orders of 40 pairs, once"
-    assert doubts.margins[doubted] == -1.0 and doubts.margins[refused] is None
-    rest = [name for name in shuffled if name not in (doubted, refused)]
-    assert queue_of(settings) == [refused, doubted, *rest], "the others stay as they were shuffled"
+        settings = _settings(run_dir, *overrides, f"judge.url={url}")
+        scores = triage(settings)
+        assert triage(settings) == scores
+        assert sum(behaviour.seen.values()) == 80, "both orders of 40 pairs, each asked once"
+    assert (scores.margins[flagged], scores.margins[refused]) == (-1.0, None)
+    rest = [name for name in shuffled if name not in (flagged, refused)]
+    assert _queue(settings) == [refused, flagged, *rest], "the other pairs stay in shuffled order"
 
     database = open_database(settings)
     store = open_store(settings, database)
-    desk = open_queue(settings, database, store)
-    assert not store.votes() and set(store.statuses().values()) == {"pending"}
-    review, adjudication = (
-        render_overview(desk.overview(Session("x", "review", ""))),
-        render_overview(desk.overview(Session("x", "adjudication", ""))),
-    )
+    queue = open_queue(settings, database, store)
+    assert not store.votes()
+    assert set(store.statuses().values()) == {"pending"}
+    review = render_overview(queue.overview(Session("x", "review", "")))
+    adjudication = render_overview(queue.overview(Session("x", "adjudication", "")))
     database.close()
-    assert "gpt-5 flagged some pairs" in adjudication and "flagged" not in review
+    assert "gpt-5 flagged some pairs" in adjudication
     assert "not flagged</th><td>38</td>" in adjudication
+    assert "flagged" not in review
 
 
-def test_spatialscore_orders_it_too(run_dir: Path) -> None:
+def test_spatialscore_orders_the_queue(run_dir: Path) -> None:
     save_tiny_vlm(run_dir / "vlm")
     tiny_spatialscore(run_dir / "vlm").save_pretrained(run_dir / "score")
-    settings = settings_of(run_dir, f"serving.model={run_dir / 'score'}")
+    settings = _settings(run_dir, f"serving.model={run_dir / 'score'}")
     lines: list[str] = []
-    doubts = triage(settings, lines.append)
+    scores = triage(settings, lines.append)
     assert lines[-1].startswith("triage  40/40 pairs")
-    worst_first = sorted(filter(doubts.is_flagged, doubts.margins), key=doubts.margins.__getitem__)
-    assert 0 < len(worst_first) < 40 and queue_of(settings)[: len(worst_first)] == worst_first
+    lowest_first = sorted(filter(scores.is_flagged, scores.margins), key=scores.margins.__getitem__)
+    assert 0 < len(lowest_first) < 40
+    assert _queue(settings)[: len(lowest_first)] == lowest_first

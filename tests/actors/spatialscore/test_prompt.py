@@ -1,4 +1,4 @@
-"""The template: one `<reward>`, last, whatever the user writes."""
+"""The prompt template: exactly one `<reward>` at the end, for every text of the user."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_an_instruction_surrounds_the_prompt(model: SpatialScore) -> None:
     template = PromptTemplate(model.tokenizer, "is there {prompt} ?")
     words = model.tokenizer.convert_ids_to_tokens(template.encode("a red circle").after)
     assert words[:8] == ["<|vision_end|>", "is", "there", "a", "red", "circle", "?", "<|im_end|>"]
-    for wrong in ("no place for it", "{prompt} {prompt}"):
+    for wrong in ("no placeholder", "{prompt} {prompt}"):
         with pytest.raises(ValueError, match="exactly once"):
             PromptTemplate(model.tokenizer, wrong)
     with pytest.raises(ValueError, match="must not be empty"):
