@@ -50,7 +50,7 @@ class ReviewClient:
         self.session: dict[str, str] = response.json()
         self.http.headers["X-CSRF-Token"] = self.session["csrf"]
 
-    def post(self, name: str, **body: object) -> requests.Response:
+    def post(self, name: str, **body: Any) -> requests.Response:
         """POST /api/<name>."""
         return self.http.post(f"{self.address}/api/{name}", json=body, timeout=30)
 

@@ -150,8 +150,8 @@ def test_a_changed_version_is_refused_by_stage_2(run_dir: Path, decided: dict[st
     (folder / "data" / "other.parquet").unlink()
     pq.write_table(pq.read_table(io.BytesIO(content)).replace_schema_metadata({"schema_version": "0"}), file)
     sums = folder / "SHA256SUMS"
-    digests = (hashlib.sha256(one).hexdigest() for one in (content, file.read_bytes()))
-    sums.write_text(sums.read_text().replace(*digests))
+    before, after = (hashlib.sha256(one).hexdigest() for one in (content, file.read_bytes()))
+    sums.write_text(sums.read_text().replace(before, after))
     with pytest.raises(UserError, match="schema version 1, got 0: publish"):
         verify(str(folder), lines.append)
     with pytest.raises(UserError, match="must be a published version"):
@@ -161,7 +161,7 @@ def test_a_changed_version_is_refused_by_stage_2(run_dir: Path, decided: dict[st
 def test_huggingface_datasets_decodes_the_images(run_dir: Path, tmp_path: Path) -> None:
     folder = publish(_settings(run_dir)).folder
     files = [str(path) for path in sorted(folder.glob("data/train-*.parquet"))]
-    loaded = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    loaded: Any = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
     rows = _rows(folder)
     assert isinstance(loaded.features["image_w"], datasets.Image) and len(loaded) == 32
     for shown in loaded.select(range(3)):
