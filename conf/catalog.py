@@ -158,7 +158,7 @@ def _same_name(last: str, names: Sequence[str]) -> list[str]:
 def _similar_name(text: str, names: Sequence[str]) -> list[str]:
     """Names with the words of `text` in another grouping (policy.checkpoint_dir), or else of similar spelling."""
     flat = {name.replace(".", "_"): name for name in names}
-    spelt, last = text.replace(".", "_"), text.split(".")[-1]
+    spelt, last = text.replace(".", "_"), text.rsplit(".", maxsplit=1)[-1]
     regrouped = [name for form, name in flat.items() if form == spelt or form.endswith(f"_{last}")]
     if regrouped:
         return regrouped

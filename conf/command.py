@@ -68,7 +68,7 @@ def read_words(action: Action, title: str, words: Sequence[str], actions: Sequen
         elif free and re.fullmatch(free[0].pattern, word, re.DOTALL):
             overrides.append(_quoted(free.pop(0).setting, word))
         else:
-            raise SettingsError(unexpected(word, f"an action of {title.split()[0]}", actions))
+            raise SettingsError(unexpected(word, f"an action of {title.split(maxsplit=1)[0]}", actions))
     return preset or "scenes", overrides
 
 

@@ -126,8 +126,16 @@ def _blame(keys: Sequence[str], layers: Sequence[Layer]) -> str:
 
 
 def dump(settings: Settings, path: Path) -> None:
-    """Writes the resolved settings as YAML that `load` reads back to an equal value. Replaces the file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes the resolved settings as YAML that `load` reads back to an equal value. Replaces the file atomically.
+
+    Raises SettingsError if the file cannot be written.
+    """
     partial = path.with_suffix(".partial")
-    partial.write_text(OmegaConf.to_yaml(OmegaConf.structured(settings)))
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(OmegaConf.to_yaml(OmegaConf.structured(settings)))
+        partial.replace(path)
+    except OSError as error:
+        raise SettingsError(
+            f"run_dir must be a folder that can be written, got {settings.run_dir}: {error.strerror}"
+        ) from error

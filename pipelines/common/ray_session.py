@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 
 import ray
+from ray.exceptions import AuthenticationError
 
-from conf import Settings
+from conf import Settings, UserError
 
+CONNECT_TIMEOUT = 3.0
+"""Seconds that a cluster has to accept a connection."""
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Environment variable that Ray sets for the entrypoint of a submitted job."""
 
@@ -21,6 +25,8 @@ def ray_session(settings: Settings) -> Generator[None]:
 
     A private cluster ends with the block. On a shared cluster only the actors of this job are stopped. If Ray is
     connected already, this does nothing, so blocks can be nested.
+
+    Raises UserError if the cluster at `settings.ray_address` does not answer, or refuses this user.
     """
     if ray.is_initialized():
         yield
@@ -41,9 +47,35 @@ def ray_session(settings: Settings) -> Generator[None]:
             logging_level=logging.WARNING,
         )
     else:
-        address = "auto" if settings.ray_address == "local" else settings.ray_address
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        connect("auto" if settings.ray_address == "local" else settings.ray_address)
     try:
         yield
     finally:
         ray.shutdown()  # ends a private cluster, and Serve with it
+
+
+def connect(address: str) -> None:
+    """Connects to a running cluster. Raises UserError if that fails; its cause is Ray's error."""
+    fix = "start a cluster (`ray start --head`), or set ray_address=host:port, or ray_address=local for a private one"
+    if not accepts_connections(address):
+        raise UserError(f"no Ray cluster answers at ray_address={address}: {fix}")
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    except (AuthenticationError, ConnectionError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"cannot connect to the Ray cluster at ray_address={address}: {reason} Fix: {fix}; if the cluster needs a "
+            "token, set RAY_AUTH_TOKEN"
+        ) from error
+
+
+def accepts_connections(address: str) -> bool:
+    """Whether something accepts connections at host:port. Ray itself would retry for a minute. "auto" counts as yes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        return True
+    try:
+        socket.create_connection((host, int(port)), CONNECT_TIMEOUT).close()
+    except (OSError, ValueError):  # ValueError: the port is not a number
+        return False
+    return True

@@ -16,7 +16,7 @@ import yaml
 from cluster.render import changed_values, main, rendered
 from cluster.values import Values, gpu_nodes, groups
 from conf import SettingsError, load
-from pipelines.cli import understand
+from pipelines.cli import parse_settings
 
 ROOT = Path(__file__).parents[2]
 CRDS = os.environ.get("SPATIALT2I_KUBERAY_CRDS", "")
@@ -89,7 +89,7 @@ def test_a_preset_whose_roles_share_a_gpu_is_refused() -> None:
 
 def test_the_job_places_its_roles_on_the_groups_of_the_cluster(files: dict[str, str]) -> None:
     job = yaml.safe_load(files["rayjob.yaml"])["spec"]
-    _, settings = understand(shlex.split(job["entrypoint"])[1:])
+    _, settings = parse_settings(shlex.split(job["entrypoint"])[1:])
     named = [settings.policy.rollout.node_group, settings.serving.node_group, settings.policy.learner.node_group]
     assert named == [group["groupName"] for group in job["rayClusterSpec"]["workerGroupSpecs"]]
 

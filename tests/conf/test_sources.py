@@ -75,7 +75,7 @@ def test_a_wrong_preset_file_is_one_line_that_names_the_file(folder: Path, file:
     message = str(refused.value)
     assert expected in message and "\n" not in message
     assert message.startswith("preset ") and "command line" not in message
-    assert f"{file if file != 'loop_a' else 'loop_b'}.yaml" in message.split(": ")[0]
+    assert f"{file if file != 'loop_a' else 'loop_b'}.yaml" in message.split(": ", maxsplit=1)[0]
 
 
 def test_a_missing_file_is_named() -> None:

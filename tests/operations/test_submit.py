@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from conf import SettingsError
-from pipelines.cli import VERBS, understand
+from pipelines.cli import VERBS, parse_settings
 from pipelines.common.paths import RunPaths
 from pipelines.policy.metrics import read_rows
 from tests.support.browser import Browser, wait_for
@@ -42,7 +42,9 @@ RUN = [
 
 
 def test_the_words_after_submit_are_the_command_of_the_job() -> None:
-    action, settings = understand(["submit", "policy", "train", "flux_dev", "run_dir=/shared/a", "submit.follow=false"])
+    action, settings = parse_settings(
+        ["submit", "policy", "train", "flux_dev", "run_dir=/shared/a", "submit.follow=false"]
+    )
     assert action is VERBS["submit"]["run"]
     assert settings.submit.command == "spatialt2i policy train flux_dev run_dir=/shared/a"
     assert not settings.submit.follow
@@ -59,7 +61,7 @@ def test_the_words_after_submit_are_the_command_of_the_job() -> None:
 )
 def test_a_command_that_cannot_run_is_refused_before_it_is_sent(words: list[str], expected: str) -> None:
     with pytest.raises(SettingsError, match=expected):
-        understand(["submit", *words])
+        parse_settings(["submit", *words])
 
 
 @pytest.fixture(scope="module")

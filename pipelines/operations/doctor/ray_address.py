@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
 
-from conf import Settings
-from pipelines.common.ray_session import IN_A_JOB, ray_session
+from conf import Settings, UserError
+from pipelines.common.ray_session import IN_A_JOB, accepts_connections, ray_session
 from pipelines.operations.doctor.finding import Finding
 from pipelines.operations.doctor.gpus import check_node_gpus
 from pipelines.operations.submit import has_token
 
-CONNECT_TIMEOUT = 3.0
-"""Seconds that a cluster has to accept a connection."""
 CLUSTER_FIX = (
     "start one (`ray start --head`), set ray_address=host:port, or run this as a job: spatialt2i submit doctor"
 )
@@ -23,13 +20,12 @@ TOKEN_FIX = "put the cluster's token into RAY_AUTH_TOKEN or ~/.ray/auth_token; d
 def check_ray(settings: Settings) -> Iterator[Finding]:
     """Joins the cluster as a run would, checks it, and leaves it. A private cluster is not started for this."""
     import ray
-    from ray.exceptions import AuthenticationError
 
     if settings.ray_address == "local" and IN_A_JOB not in os.environ:
         yield Finding(True, "Ray: a private cluster on this machine")
         return
     address = settings.ray_address
-    if not _accepts_connections(address):
+    if not accepts_connections(address):
         yield Finding(False, f"Ray: nothing answers at {address}", CLUSTER_FIX)
         return
     try:
@@ -37,26 +33,20 @@ def check_ray(settings: Settings) -> Iterator[Finding]:
             yield Finding(True, f"Ray: connected to {ray.get_runtime_context().gcs_address}")
             yield _check_resources(settings)
             yield from check_node_gpus(settings)
-    except (AuthenticationError, ConnectionError, RuntimeError) as error:
-        # Ray also reports "failed to connect" if the port answers and the token is wrong
-        rejected = isinstance(error, AuthenticationError) or (isinstance(error, ConnectionError) and ":" in address)
-        if rejected:
-            token = "this user's token is not the cluster's" if has_token() else "this user has no token"
-            yield Finding(False, f"Ray: {address} answers but refuses this user: {token}", TOKEN_FIX)
-        else:
-            yield Finding(False, f"Ray: cannot connect to {address}: {str(error).splitlines()[0]}", CLUSTER_FIX)
+    except UserError as error:
+        yield _refused(address, error)
 
 
-def _accepts_connections(address: str) -> bool:
-    """Whether something accepts connections at host:port. Ray itself would retry for a minute. "auto" counts as yes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon:
-        return True
-    try:
-        socket.create_connection((host, int(port)), CONNECT_TIMEOUT).close()
-    except OSError:
-        return False
-    return True
+def _refused(address: str, error: UserError) -> Finding:
+    """The finding if a cluster could not be joined."""
+    from ray.exceptions import AuthenticationError
+
+    cause = error.__cause__
+    # Ray also reports "failed to connect" if the port answers and the token is wrong
+    if isinstance(cause, AuthenticationError) or (isinstance(cause, ConnectionError) and ":" in address):
+        token = "this user's token is not the cluster's" if has_token() else "this user has no token"
+        return Finding(False, f"Ray: {address} answers but refuses this user: {token}", TOKEN_FIX)
+    return Finding(False, f"Ray: cannot connect to {address}: {str(cause or error).splitlines()[0]}", CLUSTER_FIX)
 
 
 def _check_resources(settings: Settings) -> Finding:

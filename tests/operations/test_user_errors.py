@@ -1,0 +1,114 @@
+"""A missing run, a missing earlier stage or a wrong setting is one message and exit code 2, for every action."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import ray
+
+from conf import UserError
+from pipelines import cli
+from pipelines.cli import VERBS, main
+from pipelines.common.ray_session import connect
+
+ACTIONS = [[verb, name] for verb, actions in VERBS.items() for name in actions]
+"""Every verb with each of its actions."""
+
+MISSING: dict[str, list[str]] = {
+    "preferences triage": [],
+    "preferences review": ["review.port=0"],
+    "preferences to_label_studio": [],
+    "preferences from_label_studio": [],
+    "preferences publish": [],
+    "preferences report": [],
+    "reward train": [],
+    "reward evaluate": [],
+    "reward check": [],
+    "reward score": ["prompts.jsonl", "images"],
+    "reward merge": [],
+    "reward serve": [],
+    "policy train": [],
+    "policy export": [],
+    "policy sample": ["a red circle left of a blue square"],
+    "evaluate run": [],
+    "submit run": ["doctor", "submit.address=http://127.0.0.1:9"],
+    "status run": ["status.once=true"],
+    "ablation run": [],
+}
+"""Actions that need a run directory, an earlier stage or a cluster, with the words that lead to the check for it."""
+
+NEEDS_NOTHING = {
+    "preferences build": "the first stage",
+    "run run": "starts with the first stage",
+    "demo run": "starts with the first stage",
+    "doctor run": "reports what is missing, with exit code 1",
+    "scenes pretrain": "starts from random weights",
+    "scenes check": "renders its own scenes",
+    "config show": "prints settings",
+    "config describe": "prints settings",
+}
+"""Actions that need no earlier result, with the reason."""
+
+
+def assert_one_message(words: list[str], capsys: pytest.CaptureFixture[str], expected: str = "") -> None:
+    """The command ends with exit code 2 and one message of one line."""
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("spatialt2i: ") and err.count("\n") == 1 and "Traceback" not in err, err
+    assert expected in err
+
+
+def test_every_action_is_covered() -> None:
+    assert {" ".join(words) for words in ACTIONS} == MISSING.keys() | NEEDS_NOTHING.keys()
+
+
+@pytest.mark.parametrize("words", ACTIONS, ids=" ".join)
+def test_a_wrong_setting(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    verb = ["submit", "policy", "train", "run_dir=/x"] if words[0] == "submit" else words
+    assert_one_message([*verb, "policy.lrr=1"], capsys, "did you mean policy.optimizer.lr?")
+    assert_one_message([*verb, "policy.group_size=1"], capsys, "policy.group_size must be at least 2, got 1")
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("action", MISSING)
+def test_a_missing_run_directory(
+    action: str, ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = MISSING[action]
+    verb = ["submit", *words] if action == "submit run" else [*action.split(), *words]
+    assert_one_message([*verb, f"run_dir={tmp_path}/nowhere"], capsys)
+
+
+@pytest.mark.ray
+def test_a_missing_file_of_prompts(ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rules = ["rewards.spatialscore=0", "rewards.rules=1"]
+    words = ["policy", "train", f"run_dir={tmp_path}", "policy.prompts=nowhere.jsonl", *rules]
+    assert_one_message(words, capsys, "nowhere.jsonl")
+
+
+@pytest.mark.ray
+def test_an_error_in_a_ray_task_is_shown_without_ray_s_traceback(
+    ray_cluster: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @ray.remote
+    def fail() -> None:
+        raise UserError("no file x: set policy.prompts")
+
+    monkeypatch.setattr(cli, "run", lambda action, resolved: ray.get(fail.remote()))
+    assert_one_message(["policy", "train"], capsys, "spatialt2i: no file x: set policy.prompts\n")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "nonsense:port"])
+def test_a_cluster_that_does_not_answer_is_a_user_error_at_once(address: str) -> None:
+    with pytest.raises(UserError, match=f"no Ray cluster answers at ray_address={address}: start a cluster"):
+        connect(address)
+
+
+@pytest.mark.ray
+def test_a_run_directory_that_cannot_be_written(
+    ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    words = ["ablation", f"run_dir={tmp_path}/file/run"]
+    assert_one_message(words, capsys, "run_dir must be a folder that can be written")
