@@ -1,1 +1,1 @@
-"""How the tiny checkpoints of the embedded world are made."""
+"""Pretraining of the tiny FLUX and Qwen2.5-VL checkpoints of the embedded world."""

@@ -1,9 +1,9 @@
 # pyright: reportArgumentType=false
-# (diffusers types its tuples by their default's length)
-"""The embedded FLUX: the library's own classes in a tiny configuration.
+# (diffusers infers the lengths of tuples from their defaults)
+"""The embedded FLUX: the classes of diffusers and transformers in a tiny configuration.
 
 64 x 64 pixels -> VAE (factor 8) -> 8 x 8 latents of 8 channels -> 2 x 2 packing -> 16 image tokens of 32 channels, one
-for each cell of the drawn world. 24 text tokens.
+per cell of the scenes world. 24 text tokens.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WORDS = ("a", "left", "right", "of", "above", "below", "and", "that", "is", *COL
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word, `</s>` at the end, padded with `<pad>`."""
+    """Returns a tokenizer with one token per word, `</s>` at the end and padding with `<pad>`."""
     vocabulary = {word: index for index, word in enumerate((*SPECIAL, *WORDS))}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -38,7 +38,7 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def clip_encoder() -> CLIPTextModel:
-    """CLIP text encoder: FLUX uses its pooled output, read at `</s>`."""
+    """Returns an untrained CLIP text encoder. FLUX uses its pooled output, read at `</s>`."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(SPECIAL) + len(WORDS),
@@ -56,7 +56,7 @@ def clip_encoder() -> CLIPTextModel:
 
 
 def t5_encoder() -> T5EncoderModel:
-    """T5 encoder: FLUX attends to all of its hidden states."""
+    """Returns an untrained T5 encoder. FLUX attends to all of its hidden states."""
     return T5EncoderModel(
         T5Config(
             vocab_size=len(SPECIAL) + len(WORDS),
@@ -74,7 +74,10 @@ def t5_encoder() -> T5EncoderModel:
 
 
 def vae() -> AutoencoderKL:
-    """Autoencoder with FLUX's layout: factor 8, no quant convolutions. Scaling and shift are set after training."""
+    """Returns an untrained autoencoder with FLUX's layout: factor 8, no quant convolutions.
+
+    Scaling and shift are set after training.
+    """
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -92,7 +95,7 @@ def vae() -> AutoencoderKL:
 
 
 def transformer() -> FluxTransformer2DModel:
-    """FLUX with a guidance embedding: width 96, 2 double and 2 single blocks, 1.1 M parameters."""
+    """Returns an untrained FLUX with guidance embedding: width 96, 2 double and 2 single blocks, 1.1 M parameters."""
     return FluxTransformer2DModel(
         patch_size=1,
         in_channels=32,
@@ -108,5 +111,5 @@ def transformer() -> FluxTransformer2DModel:
 
 
 def scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """FLUX's dynamic shifting; both ends of its line lie at ln 3, so 16 tokens are shifted by 3."""
+    """Returns FLUX's scheduler with dynamic shifting. Both ends of its line are ln 3, so 16 tokens are shifted by 3."""
     return FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=math.log(3), max_shift=math.log(3))

@@ -1,7 +1,7 @@
-"""What the base FLUX draws, with what the checker sees in it: pictures for the Qwen2.5-VL to be asked about.
+"""Images of the base FLUX with the objects that the checker finds in them. Qwen2.5-VL is asked about them.
 
-The renderer's pictures are flawless. FLUX's are not: objects are smeared, merged, doubled or left out. A VLM that has
-seen none of that guesses, and a SpatialScore built on it is unsure of the pictures that it is there to judge.
+Rendered images have no errors. FLUX's images have smeared, merged, doubled and missing objects. A VLM that was trained
+on rendered images alone guesses on such images, and so does a SpatialScore that is built on it.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ BATCH = 48
 
 
 def sample_base_images(flux: Path, count: int, seed: int) -> list[SceneImage]:
-    """About `count` pictures of training prompts by the FluxPipeline directory `flux`.
+    """Generates about `count` images of training prompts with the FluxPipeline directory `flux`.
 
-    They are drawn as stage 1 draws its pairs: without noise and, every other batch, with it. Pictures in which the
-    checker finds no object are left out: there is nothing to ask about.
+    Sampling is that of stage 1's pairs: every other batch is sampled with noise. Images in which the checker finds no
+    object are left out, because there is nothing to ask about.
     """
     settings, rng = Settings(), np.random.default_rng(seed)
     policy, plans = FluxPolicy.from_pretrained(str(flux), settings.flux), sampling_plans(settings)
-    pictures: list[SceneImage] = []
+    samples: list[SceneImage] = []
     for number in range(-(-count // BATCH)):
         scenes = write_scenes(BATCH, rng)
         seeds = [int(each) for each in rng.integers(2**62, size=BATCH)]
         images = generate_with_base(policy, [scene.text for scene in scenes], seeds, plans[number % len(plans)])
         for scene, image in zip(scenes, images, strict=True):
-            seen = inspect(image)
-            names = {found.obj for found in seen}
-            missing = tuple(thing for thing in scene.objects if thing not in names)
-            if seen:
-                pictures.append(SceneImage(tuple(Placement(f.obj, f.x, f.y) for f in seen), image, missing))
-    return pictures
+            found = inspect(image)
+            present = {each.obj for each in found}
+            missing = tuple(obj for obj in scene.objects if obj not in present)
+            if found:
+                samples.append(SceneImage(tuple(Placement(f.obj, f.x, f.y) for f in found), image, missing))
+    return samples

@@ -9,11 +9,11 @@ from pipelines.pretrain.run import pretrain as make_checkpoints
 
 
 def pretrain(settings: Settings) -> None:
-    """Makes the tiny checkpoints."""
+    """Trains the tiny checkpoints."""
     with ray_session(settings):
         make_checkpoints(settings.pretrain)
 
 
 def check(settings: Settings) -> None:
-    """Measures the exact checker."""
+    """Measures the error rate of the exact checker."""
     print_error_rates()

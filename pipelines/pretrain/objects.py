@@ -1,7 +1,8 @@
-"""The tiny FLUX learns to draw what it was asked for, wherever: GRPO against the exact checker's count of objects.
+"""Trains the tiny FLUX to show the objects of the prompt, by GRPO with the exact checker's count of objects as reward.
 
-Flow matching leaves it undecided between two colours or places now and then, and what it draws in few steps is then
-a blend or a double. A reward for the objects alone mends much of that. It does not look at relations: those stay weak.
+Flow matching sometimes leaves the model undecided between two colours or positions; in few denoise steps it then
+generates a blend or a double. A reward for objects alone corrects most of these errors. It ignores relations, so the
+model stays weak there.
 """
 
 from __future__ import annotations
@@ -15,26 +16,27 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from conf.flux import FluxSettings
 from conf.policy import ExportSettings, PolicyOptimizerSettings, PolicySettings, TrainEvaluationSettings
 from conf.settings import Settings
+from pipelines.common.paths import run_paths
 from pipelines.policy.rewards import RewardMix, start_rules
 from pipelines.policy.train import train_policy
 from pipelines.scenes.grammar import training_prompts
 
-VERSIONS = 110
+ITERATIONS = 110
 LONG_FRACTION = 0.6
-"""Share of prompts with three objects or more: those are the ones it forgets."""
+"""Fraction of prompts with three objects. The model forgets objects in these prompts most often."""
 
 
 def train_on_objects(
     pipeline: FluxPipeline, folder: Path, seconds: float, seed: int, log: Callable[[str], None]
 ) -> FluxTransformer2DModel:
-    """Trains up to `VERSIONS` versions of a LoRA in `folder` and returns the transformer with the LoRA folded in.
+    """Trains a LoRA for up to ITERATIONS iterations and returns the transformer with the LoRA merged.
 
-    Ray must be initialised. A call for a folder whose training was killed goes on from there.
+    `folder` becomes a run directory; an interrupted run in it is resumed. Ray must be initialised.
     """
     base, prompts = folder / "base", folder / "prompts.jsonl"
     pipeline.save_pretrained(base)
     policy = PolicySettings(
-        iterations=VERSIONS,
+        iterations=ITERATIONS,
         minutes=seconds / 60,
         seed=seed,
         prompts=str(prompts),
@@ -42,8 +44,8 @@ def train_on_objects(
         evaluation=TrainEvaluationSettings(every=0),
         optimizer=PolicyOptimizerSettings(lr=2e-3),
     )
-    drawn = training_prompts(VERSIONS * policy.prompts_per_iteration, seed, LONG_FRACTION)
-    prompts.write_text("".join(json.dumps({"text": prompt.text}) + "\n" for prompt in drawn))
+    texts = [prompt.text for prompt in training_prompts(ITERATIONS * policy.prompts_per_iteration, seed, LONG_FRACTION)]
+    prompts.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     settings = Settings(
         run_dir=str(folder),
         flux=FluxSettings(model=str(base)),
@@ -55,4 +57,4 @@ def train_on_objects(
         train_policy(settings, rewards, log)
     finally:
         rewards.stop()
-    return FluxTransformer2DModel.from_pretrained(folder / "policy" / "merged" / "transformer")
+    return FluxTransformer2DModel.from_pretrained(run_paths(settings).merged / "transformer")

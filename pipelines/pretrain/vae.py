@@ -18,36 +18,39 @@ from pipelines.scenes.grammar import Scene, write_scene
 from pipelines.scenes.render import SIZE, lay_out, render
 
 BATCH = 24
-CROPS = 0.75  # share of the time spent on quarter pictures, which cost a quarter
+CROPS = 0.75  # share of the time spent on crops of a quarter of the image, which cost a quarter
 KL_WEIGHT = 6e-3
-POOL = 3000  # pictures
-LATENT_NOISE = 0.1  # of the latents' deviation, so that the decoder forgives what FLUX draws a little off
-OBJECT_WEIGHT = 4.0  # objects are a tenth of a picture; their pixels count this much more
+POOL = 3000  # images
+LATENT_NOISE = 0.1  # in standard deviations of the latents; it makes the decoder robust to small errors of FLUX
+OBJECT_WEIGHT = 4.0  # weight of pixels of objects, which are a tenth of an image
 
 
 def write_scenes(count: int, rng: np.random.Generator) -> list[Scene]:
-    """Scenes of 2 to 4 objects, mostly 2 and 3."""
+    """Draws scenes of 2 to 4 objects, mostly 2 and 3."""
     return [write_scene(rng, int(n)) for n in rng.choice((2, 3, 4), size=count, p=(0.5, 0.45, 0.05))]
 
 
 def draw_scenes(count: int, rng: np.random.Generator) -> tuple[list[Scene], np.ndarray]:
-    """Scenes with their pictures, uint8 [count, 64, 64, 3]."""
+    """Draws scenes and renders their images, uint8 [count, 64, 64, 3]."""
     scenes = write_scenes(count, rng)
     return scenes, np.stack([render(lay_out(scene, rng), rng) for scene in scenes])
 
 
 def to_pixels(images: np.ndarray) -> torch.Tensor:
-    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W] in [-1, 1]."""
+    """Converts uint8 [B, H, W, 3] to float32 [B, 3, H, W] in [-1, 1]."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
 def to_images(pixels: torch.Tensor) -> np.ndarray:
-    """float [B, 3, H, W] in [-1, 1] -> uint8 [B, H, W, 3], rounded as diffusers rounds."""
+    """Converts float [B, 3, H, W] in [-1, 1] to uint8 [B, H, W, 3], rounded as in diffusers."""
     return ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
 def train_vae(seconds: float, seed: int, report: Callable[[str], None]) -> AutoencoderKL:
-    """Trains for `seconds` of wall clock; sets shift and scaling so that latents have mean 0 and deviation 1."""
+    """Trains an autoencoder for `seconds` of wall clock.
+
+    Sets shift and scaling so that latents have mean 0 and standard deviation 1.
+    """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     model = vae().to(memory_format=torch.channels_last)
@@ -63,7 +66,7 @@ def train_vae(seconds: float, seed: int, report: Callable[[str], None]) -> Autoe
         loss, error = _reconstruction(model.decode(posterior.sample()).sample, target)
         return loss + KL_WEIGHT * posterior.kl().mean() / target[0, 0].numel(), error
 
-    _descend("autoencoder", model, step, seconds, 4e-3, report)
+    _minimize("autoencoder", model, step, seconds, 4e-3, report)
     model = model.to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
     latents = encode(model, pool[:512])
     model.register_to_config(shift_factor=latents.mean().item(), scaling_factor=1.0 / latents.std().item())
@@ -71,7 +74,7 @@ def train_vae(seconds: float, seed: int, report: Callable[[str], None]) -> Autoe
 
 
 def train_decoder(model: AutoencoderKL, seconds: float, seed: int, report: Callable[[str], None]) -> AutoencoderKL:
-    """Goes on with the decoder alone, on fixed latents: crisper pictures, and nothing that FLUX has learned moves."""
+    """Trains the decoder further on fixed latents. Images become sharper, and latents that FLUX learned stay valid."""
     rng = np.random.default_rng(seed)
     _, pool = draw_scenes(POOL, rng)
     latents = encode(model, pool) / model.config.scaling_factor + model.config.shift_factor
@@ -83,22 +86,22 @@ def train_decoder(model: AutoencoderKL, seconds: float, seed: int, report: Calla
         target = to_pixels(pool[rows]).contiguous(memory_format=torch.channels_last)
         return _reconstruction(model.decode(noisy).sample, target)
 
-    _descend("decoder", model.decoder, step, seconds, 1.5e-3, report)
+    _minimize("decoder", model.decoder, step, seconds, 1.5e-3, report)
     model.decoder.to(memory_format=torch.contiguous_format)
     model = model.eval().requires_grad_(False)
-    report(f"decoder: {round_trip_accuracy(model, 1000, seed + 1):.4f} of pictures judged the same after a round trip")
+    report(f"decoder: {round_trip_accuracy(model, 1000, seed + 1):.4f} of images are still correct after a round trip")
     return model
 
 
 def _reconstruction(output: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(loss, mean absolute error of 255): L1 + L2, the objects' pixels weighted up."""
+    """Returns the loss, L1 + L2 with OBJECT_WEIGHT, and the mean absolute error on a scale of 0 to 255."""
     background = target.amin(1, keepdim=True) > 0.6
     weight = torch.where(background, 1.0, OBJECT_WEIGHT)
     difference = (output - target).abs()
     return (weight * difference).mean() + (weight * difference**2).mean(), difference.mean() * 127.5
 
 
-def _descend(
+def _minimize(
     name: str,
     module: nn.Module,
     step: Callable[[float], tuple[torch.Tensor, torch.Tensor]],
@@ -106,7 +109,10 @@ def _descend(
     lr: float,
     report: Callable[[str], None],
 ) -> None:
-    """AdamW for `seconds`; the rate rises over 30 steps and falls linearly. `step` takes the share of time gone."""
+    """Runs AdamW for `seconds`. The learning rate rises over 30 optimizer steps, then falls linearly.
+
+    `step` takes the elapsed share of the time and returns (loss, mean error).
+    """
     optimizer = torch.optim.AdamW(module.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=1e-3)
     start, count = time.monotonic(), 0
     while (progress := (time.monotonic() - start) / seconds) < 1:
@@ -119,25 +125,28 @@ def _descend(
         optimizer.step()
         count += 1
         if count % 100 == 0:
-            report(f"{name}: step {count}, {progress * seconds:.0f} of {seconds:.0f} s, mean error {error:.2f} of 255")
+            report(
+                f"{name}: optimizer step {count}, {progress * seconds:.0f} of {seconds:.0f} s, "
+                f"mean error {error:.2f} of 255"
+            )
 
 
 @torch.inference_mode()
 def encode(model: AutoencoderKL, images: np.ndarray, batch: int = 64) -> torch.Tensor:
-    """Posterior means of uint8 images, shifted and scaled as FLUX wants them. float32 [B, 8, 8, 8]."""
+    """Encodes images, uint8 [B, 64, 64, 3], to shifted and scaled posterior means, float32 [B, 8, 8, 8]."""
     parts = [model.encode(to_pixels(images[i : i + batch])).latent_dist.mean for i in range(0, len(images), batch)]
     return (torch.cat(parts) - model.config.shift_factor) * model.config.scaling_factor
 
 
 @torch.inference_mode()
 def decode(model: AutoencoderKL, latents: torch.Tensor, batch: int = 64) -> np.ndarray:
-    """Latents [B, 8, 8, 8] -> uint8 [B, 64, 64, 3]."""
+    """Decodes latents [B, 8, 8, 8] to images, uint8 [B, 64, 64, 3]."""
     scaled = latents / model.config.scaling_factor + model.config.shift_factor
     return np.concatenate([to_images(model.decode(scaled[i : i + batch]).sample) for i in range(0, len(scaled), batch)])
 
 
 def round_trip_accuracy(model: AutoencoderKL, count: int, seed: int) -> float:
-    """Share of scenes that the exact checker still finds perfect after encoding and decoding."""
+    """Returns the share of scenes that the exact checker finds perfect after encoding and decoding."""
     scenes, images = draw_scenes(count, np.random.default_rng(seed))
     decoded = decode(model, encode(model, images))
     return float(np.mean([check(image, s.relations).perfect for image, s in zip(decoded, scenes, strict=True)]))

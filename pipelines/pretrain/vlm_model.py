@@ -1,4 +1,4 @@
-"""The tiny Qwen2.5-VL that `scenes` ships: the library's own classes, 0.5 M parameters, untrained."""
+"""The untrained tiny Qwen2.5-VL of the scenes world: the classes of transformers, 0.5 M parameters."""
 
 from __future__ import annotations
 
@@ -13,9 +13,17 @@ from pipelines.scenes.grammar import COLORS, RELATIONS, SHAPES
 from pipelines.scenes.render import GRID, SIZE
 
 PATCH, MERGE = 8, 2
-VOCABULARY = 128  # rows; the ones after the words are spare, for tokens that a user of the checkpoint adds
-SPECIAL = ("<|endoftext|>", "<unk>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
-           "<|image_pad|>", "<|video_pad|>")  # fmt: skip
+VOCABULARY = 128  # rows of the embedding; those after the words are spare, for added tokens such as <reward>
+SPECIAL = (
+    "<|endoftext|>",
+    "<unk>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
 WORDS = (
     "user", "assistant", "system", "a", "an", "the", "is", "are", "and", "that", "there", "where", "from", "what",
     "how", "many", "in", "shape", "list", "object", "objects", "column", "row", "yes", "no", ",", ".", "?",
@@ -32,47 +40,69 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer with Qwen's special tokens and a chat template of Qwen's form."""
+    """Returns a word-level tokenizer with Qwen's special tokens and a chat template of Qwen's form."""
     ids = {word: index for index, word in enumerate((*SPECIAL, *WORDS))}
     base = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     base.normalizer = normalizers.Lowercase()  # pyright: ignore[reportAttributeAccessIssue]
     base.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
     base.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=base, unk_token="<unk>", pad_token="<|endoftext|>", eos_token="<|im_end|>",
-        additional_special_tokens=list(SPECIAL[2:]), clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+        tokenizer_object=base,
+        unk_token="<unk>",
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=list(SPECIAL[2:]),
+        clean_up_tokenization_spaces=False,
+    )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
 
 def build_image_processor() -> Qwen2VLImageProcessorPil:
-    """Qwen2-VL's image processor for 64 x 64 pixels: 8 x 8 patches, 4 x 4 image tokens."""
+    """Returns Qwen2-VL's image processor for 64 x 64 pixels: 8 x 8 patches, 4 x 4 image tokens."""
     size = {"shortest_edge": SIZE * SIZE, "longest_edge": SIZE * SIZE}
     return Qwen2VLImageProcessorPil(patch_size=PATCH, merge_size=MERGE, temporal_patch_size=2, size=size)
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGeneration:
-    """The untrained network. Small width needs a large initializer; a small grid needs a small rope_theta."""
+    """Returns the untrained network. Its small width needs a large initializer, its small grid a small rope_theta."""
     vocabulary = tokenizer.get_vocab()
     token = {name: vocabulary[name] for name in SPECIAL}
     config = Qwen2_5_VLConfig(
         text_config={
-            "vocab_size": VOCABULARY, "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 4,
-            "num_attention_heads": 3, "num_key_value_heads": 3, "max_position_embeddings": 512,
-            "initializer_range": 0.1, "bos_token_id": token["<|endoftext|>"], "eos_token_id": token["<|im_end|>"],
-            "pad_token_id": token["<|endoftext|>"], "use_cache": False,
+            "vocab_size": VOCABULARY,
+            "hidden_size": 96,
+            "intermediate_size": 256,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 3,
+            "max_position_embeddings": 512,
+            "initializer_range": 0.1,
+            "bos_token_id": token["<|endoftext|>"],
+            "eos_token_id": token["<|im_end|>"],
+            "pad_token_id": token["<|endoftext|>"],
+            "use_cache": False,
             "rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [1] * 16},
         },
         vision_config={
-            "depth": 1, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2, "patch_size": PATCH,
-            "spatial_merge_size": MERGE, "temporal_patch_size": 2, "window_size": SIZE, "out_hidden_size": 96,
-            "fullatt_block_indexes": [0], "initializer_range": 0.1,
+            "depth": 1,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_heads": 2,
+            "patch_size": PATCH,
+            "spatial_merge_size": MERGE,
+            "temporal_patch_size": 2,
+            "window_size": SIZE,
+            "out_hidden_size": 96,
+            "fullatt_block_indexes": [0],
+            "initializer_range": 0.1,
         },
-        image_token_id=token["<|image_pad|>"], video_token_id=token["<|video_pad|>"],
-        vision_start_token_id=token["<|vision_start|>"], vision_end_token_id=token["<|vision_end|>"],
+        image_token_id=token["<|image_pad|>"],
+        video_token_id=token["<|video_pad|>"],
+        vision_start_token_id=token["<|vision_start|>"],
+        vision_end_token_id=token["<|vision_end|>"],
         tie_word_embeddings=False,
-    )  # fmt: skip
+    )
     return Qwen2_5_VLForConditionalGeneration(config)
 
 

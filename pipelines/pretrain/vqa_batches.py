@@ -1,8 +1,8 @@
-"""Pictures with questions and answers, packed for training.
+"""Images with questions and answers, packed into batches.
 
-Each picture comes with several questions. They share the picture's tokens and do not see each other (block attention,
-positions restart after the picture), so one forward is as many single-turn chats.
-Axes: B pictures, L tokens.
+Each image has several questions. They share the tokens of the image and do not attend to each other (block attention;
+positions restart after the image), so one forward pass is equal to as many single-turn chats.
+Axes: B images, L tokens.
 """
 
 from __future__ import annotations
@@ -25,110 +25,125 @@ from pipelines.pretrain.vqa_questions import QuestionAnswer, ask, scatter
 from pipelines.scenes.grammar import SceneObject
 from pipelines.scenes.render import GRID, Placement, render
 
-REUSE, POOL = 3, 1500  # drawing costs as much as a third of a training step
-DECODED = 0.4  # share of fresh pictures that went through FLUX's autoencoder, as all that a policy draws
-DRAWN = 0.4  # share of pictures that FLUX drew, where there are any
+REUSE, POOL = 3, 1500  # uses of a rendered image; images kept. Rendering costs a third of an optimizer step.
+DECODED = 0.4  # share of rendered images that went through FLUX's autoencoder, as all images of a policy do
+FLUX_SHARE = 0.4  # share of images that FLUX generated, if there are any
 
 
 @dataclass(frozen=True)
-class ChatBatch:
-    """Pictures with their packed questions."""
+class VqaBatch:
+    """Images with their packed questions."""
 
     input_ids: Tensor  # [B, L]
-    labels: Tensor  # [B, L]; -100 where nothing is asked of the model
+    labels: Tensor  # [B, L]; -100 except for tokens of answers
     position_ids: Tensor  # [3, B, L]
     mask: Tensor  # [B, 1, L, L] bool
-    pixel_values: Tensor
-    image_grid_thw: Tensor
+    pixel_values: Tensor  # [B * patches, values of a patch]
+    image_grid_thw: Tensor  # [B, 3]
 
 
 @dataclass(frozen=True)
 class SceneImage:
-    """A drawn picture and the truth about it."""
+    """An image and its true content."""
 
     placements: tuple[Placement, ...]
     image: np.ndarray  # uint8 [SIZE, SIZE, 3]
-    missing: tuple[SceneObject, ...] = ()  # that were asked for and are not there, or not cleanly
+    missing: tuple[SceneObject, ...] = ()  # objects of the prompt that are absent or not clean
 
 
 class VqaBatches:
-    """An endless stream of pictures with questions. A picture is drawn afresh and met about `REUSE` times in all."""
+    """An endless source of images with questions. A rendered image is used about REUSE times."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, seed: int, questions: int = 8,
-        vae: AutoencoderKL | None = None, drawings: Sequence[SceneImage] = (), drawn: float = DRAWN,
-    ) -> None:  # fmt: skip
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        seed: int,
+        questions: int = 8,
+        vae: AutoencoderKL | None = None,
+        flux_images: Sequence[SceneImage] = (),
+        flux_share: float = FLUX_SHARE,
+    ) -> None:
+        """`questions`: per image, at most."""
         self._rng = np.random.default_rng(seed)
         self._vocabulary = tokenizer.get_vocab()
         self._processor = build_image_processor()
         self._questions = questions
         self._vae = vae
-        self._drawings, self._drawn = drawings, drawn if drawings else 0.0
+        self._flux_images, self._flux_share = flux_images, flux_share if flux_images else 0.0
         self._pool: list[SceneImage] = []
 
-    def draw(self, count: int, relational: float = 0.6) -> tuple[ChatBatch, list[list[QuestionAnswer]]]:
-        """A batch of `count` pictures, and the questions in its rows, a share of them `relational`."""
-        drawn = int(self._rng.binomial(count, self._drawn))
-        pictures = self._rendered(count - drawn)
-        pictures += [self._drawings[i] for i in self._rng.integers(len(self._drawings), size=drawn)] if drawn else []
-        asked = [ask(p.placements, self._questions, self._rng, relational, p.missing) for p in pictures]
-        pixel_values, grid = equal_patches(self._processor, np.stack([picture.image for picture in pictures]))
+    def draw(self, count: int, relational: float = 0.6) -> tuple[VqaBatch, list[list[QuestionAnswer]]]:
+        """Returns a batch of `count` images and the questions of each.
+
+        relational: share of questions about relations.
+        """
+        n_flux = int(self._rng.binomial(count, self._flux_share))
+        scenes = self._rendered(count - n_flux)
+        if n_flux:
+            scenes += [self._flux_images[i] for i in self._rng.integers(len(self._flux_images), size=n_flux)]
+        asked = [ask(scene.placements, self._questions, self._rng, relational, scene.missing) for scene in scenes]
+        pixel_values, grid = equal_patches(self._processor, np.stack([scene.image for scene in scenes]))
         return self._pack(asked, pixel_values, grid), asked
 
     def _rendered(self, count: int) -> list[SceneImage]:
-        fresh = self._through_vae([self._paint() for _ in range(math.ceil(count / REUSE))])
+        fresh = self._through_vae([self._render() for _ in range(math.ceil(count / REUSE))])
         self._pool = [*fresh, *self._pool][:POOL]
         again = [self._pool[i] for i in self._rng.permutation(len(self._pool))[: count - len(fresh)]]
-        return [*fresh, *again, *(self._paint() for _ in range(count - len(fresh) - len(again)))]
+        return [*fresh, *again, *(self._render() for _ in range(count - len(fresh) - len(again)))]
 
-    def _paint(self) -> SceneImage:
+    def _render(self) -> SceneImage:
         placements = scatter(self._rng)
         return SceneImage(placements, degrade(render(placements, self._rng), self._rng))
 
-    def _through_vae(self, pictures: list[SceneImage]) -> list[SceneImage]:
-        chosen = [picture for picture in pictures if self._vae and self._rng.random() < DECODED]
+    def _through_vae(self, scenes: list[SceneImage]) -> list[SceneImage]:
+        """Encodes and decodes a share DECODED of the images. The order changes."""
+        chosen = [scene for scene in scenes if self._vae and self._rng.random() < DECODED]
         if self._vae is None or not chosen:
-            return pictures
-        images = decode(self._vae, encode(self._vae, np.stack([picture.image for picture in chosen])))
-        decoded = [SceneImage(picture.placements, image) for picture, image in zip(chosen, images, strict=True)]
-        kept = {id(picture) for picture in chosen}
-        return [picture for picture in pictures if id(picture) not in kept] + decoded
+            return scenes
+        images = decode(self._vae, encode(self._vae, np.stack([scene.image for scene in chosen])))
+        decoded = [SceneImage(scene.placements, image) for scene, image in zip(chosen, images, strict=True)]
+        replaced = {id(scene) for scene in chosen}
+        return [scene for scene in scenes if id(scene) not in replaced] + decoded
 
     def ids(self, text: str) -> list[int]:
-        """Ids of words separated by blanks."""
+        """Returns the token ids of words separated by spaces."""
         return [self._vocabulary[word] for word in text.split()]
 
-    def _pack(self, asked: list[list[QuestionAnswer]], pixel_values: Tensor, grid: Tensor) -> ChatBatch:
-        picture = self.ids("<|im_start|> user <|vision_start|>" + " <|image_pad|>" * GRID**2 + " <|vision_end|>")
+    def _pack(self, asked: list[list[QuestionAnswer]], pixel_values: Tensor, grid: Tensor) -> VqaBatch:
+        prefix = self.ids("<|im_start|> user <|vision_start|>" + " <|image_pad|>" * GRID**2 + " <|vision_end|>")
         rows = [[self._block(pair) for pair in pairs] for pairs in asked]
-        length = len(picture) + max(sum(len(ids) for ids, _ in row) for row in rows)
+        length = len(prefix) + max(sum(len(ids) for ids, _ in row) for row in rows)
         ids = np.zeros((len(rows), length), dtype=np.int64)
         labels = np.full_like(ids, -100)
         positions = np.zeros((3, *ids.shape), dtype=np.int64)
         block = np.full_like(ids, -1)
-        positions[:, :, : len(picture)] = _picture_positions(len(picture))[:, None]
-        ids[:, : len(picture)], block[:, : len(picture)] = picture, 0
+        positions[:, :, : len(prefix)] = _image_positions(len(prefix))[:, None]
+        ids[:, : len(prefix)], block[:, : len(prefix)] = prefix, 0
         for r, row in enumerate(rows):
-            at = len(picture)
+            at = len(prefix)
             for number, (tokens, answer_at) in enumerate(row, start=1):
                 end = at + len(tokens)
                 ids[r, at:end], block[r, at:end] = tokens, number
                 labels[r, at + answer_at : end] = tokens[answer_at:]
                 positions[:, r, at:end] = 3 + GRID + 1 + np.arange(len(tokens))
                 at = end
-        return ChatBatch(
-            torch.from_numpy(ids), torch.from_numpy(labels), torch.from_numpy(positions),
-            _block_mask(torch.from_numpy(block)), pixel_values, grid,
-        )  # fmt: skip
+        return VqaBatch(
+            torch.from_numpy(ids),
+            torch.from_numpy(labels),
+            torch.from_numpy(positions),
+            _block_mask(torch.from_numpy(block)),
+            pixel_values,
+            grid,
+        )
 
     def _block(self, pair: QuestionAnswer) -> tuple[list[int], int]:
-        """Token ids of one question and answer, and where the answer starts."""
+        """Returns the token ids of one question with its answer, and the index at which the answer starts."""
         question = self.ids(f"{pair.question} <|im_end|> <|im_start|> assistant")
         return question + self.ids(f"{pair.answer} <|im_end|>"), len(question)
 
 
 def degrade(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Half of the pictures a little blurred or noisy, as decoded latents are."""
+    """Blurs an image slightly, adds noise, or both; about half of the images stay as they are."""
     pixels = image.astype(np.float32)
     if rng.random() < 0.35:
         pixels = ndimage.gaussian_filter(pixels, (*[rng.uniform(0.3, 1.0)] * 2, 0))
@@ -137,8 +152,8 @@ def degrade(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
-def _picture_positions(length: int) -> np.ndarray:
-    """M-RoPE positions of the picture's part  # [3, length]: 3 tokens, a GRID x GRID image, 1 token."""
+def _image_positions(length: int) -> np.ndarray:
+    """Returns the M-RoPE positions of the image part, [3, length]: 3 tokens, a GRID x GRID image, 1 token."""
     positions = np.broadcast_to(np.arange(length), (3, length)).copy()
     positions[:, 3:-1] = 3
     positions[1, 3:-1] += np.repeat(np.arange(GRID), GRID)
@@ -148,6 +163,6 @@ def _picture_positions(length: int) -> np.ndarray:
 
 
 def _block_mask(block: Tensor) -> Tensor:
-    """Causal attention within a block and to the picture, block 0  # [B, 1, L, L] bool."""
+    """Returns a mask of causal attention within a block and to the image (block 0), bool [B, 1, L, L]."""
     same = (block[:, :, None] == block[:, None, :]) | (block[:, None, :] == 0)
     return (same & torch.ones(block.shape[1], block.shape[1], dtype=torch.bool).tril())[:, None]

@@ -1,7 +1,7 @@
-"""Short questions about drawn scenes, with their exact answers: what the tiny Qwen2.5-VL is pretrained on.
+"""Short questions about scenes with exact answers. The tiny Qwen2.5-VL is pretrained on them.
 
-Where an object is, how many there are, how two objects stand to each other, whether a sentence with one or two
-relations is true. Ranking pictures under whole prompts is left to the reward model. No held-out relation is stated.
+Questions: where an object is, how many there are, how two objects are related, whether a sentence with one or two
+relations is true. The reward model learns to rank images under whole prompts later. No held-out relation is stated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipelines.scenes.grammar import COLORS, RELATIONS, SHAPES, SceneObject, is_
 from pipelines.scenes.render import CELL, GRID, JITTER, Placement, holds
 
 NUMBERS = ("zero", "one", "two", "three")
-APART = "apart"  # the answer where two objects stand in no relation: a diagonal
+APART = "apart"  # the answer if two objects are on a diagonal, so that no relation holds
 SQUARES = {(column + 1, row + 1): f"{'abcd'[column]}{row + 1}" for row in range(GRID) for column in range(GRID)}
 _PALETTE = tuple(COLORS)
 _Choice = TypeVar("_Choice")
@@ -25,50 +25,54 @@ _Choice = TypeVar("_Choice")
 
 @dataclass(frozen=True)
 class QuestionAnswer:
-    """A question without markup, and its answer."""
+    """A question without markup and its answer."""
 
     question: str
     answer: str
 
 
 def scatter(rng: np.random.Generator) -> tuple[Placement, ...]:
-    """Two to five objects in distinct cells of the grid; now and then one is doubled or shares another's colour."""
+    """Places two to five objects in distinct cells. In some scenes one is doubled or has the colour of another."""
     count = int(rng.integers(2, 6))
     colors, cells = rng.permutation(len(COLORS))[:count], rng.permutation(GRID * GRID)[:count]
-    things = [SceneObject(_PALETTE[c], _shape(rng)) for c in colors]
+    objects = [SceneObject(_PALETTE[c], _shape(rng)) for c in colors]
     if count > 2 and rng.random() < 0.35:
-        things[-1] = things[0] if rng.random() < 0.6 else SceneObject(things[0].color, _shape(rng))
+        objects[-1] = objects[0] if rng.random() < 0.6 else SceneObject(objects[0].color, _shape(rng))
     jitter = rng.uniform(-JITTER, JITTER, (count, 2))
     return tuple(
-        Placement(thing, (cell % GRID + 0.5) * CELL + dx, (cell // GRID + 0.5) * CELL + dy)
-        for thing, cell, (dx, dy) in zip(things, cells, jitter, strict=True)
+        Placement(obj, (cell % GRID + 0.5) * CELL + dx, (cell // GRID + 0.5) * CELL + dy)
+        for obj, cell, (dx, dy) in zip(objects, cells, jitter, strict=True)
     )
 
 
-def between(first: Placement, second: Placement) -> str:
-    """How the first object stands to the second: one of the four relations, or APART."""
+def relation_between(first: Placement, second: Placement) -> str:
+    """Returns the relation of the first object to the second, or APART."""
     dx, dy = second.x - first.x, second.y - first.y
     return next((word for word in RELATIONS if holds(word, dx, dy)), APART)
 
 
 def ask(
-    placements: Sequence[Placement], count: int, rng: np.random.Generator, relational: float = 0.6,
+    placements: Sequence[Placement],
+    count: int,
+    rng: np.random.Generator,
+    relational: float = 0.6,
     missing: Sequence[SceneObject] = (),
-) -> list[QuestionAnswer]:  # fmt: skip
-    """Up to `count` different questions about a picture of these placements, a share of them about relations.
+) -> list[QuestionAnswer]:
+    """Returns up to `count` different questions about an image of these placements.
 
-    Where objects are `missing`, most questions that are answered by an absence are about those.
+    relational: share of questions about relations.
+    missing: objects of the prompt that the image lacks. Most questions about absent objects are about these.
     """
-    asked = {"list the objects": _listing(placements, rng)}
+    asked = {"list the objects": _list_objects(placements, rng)}
     single = [p for p in placements if _count(placements, p.obj) == 1]
-    if comparisons := _comparisons(single, rng):
+    if comparisons := _compare_objects(single, rng):
         asked["compare the objects"] = comparisons
     for _ in range(2 * count):
         if len(asked) == count:
             break
-        one = _ask_one(placements, rng, relational, missing)
-        if one is not None:
-            asked.setdefault(one.question, one.answer)
+        pair = _ask_one(placements, rng, relational, missing)
+        if pair is not None:
+            asked.setdefault(pair.question, pair.answer)
     return [QuestionAnswer(question, answer) for question, answer in asked.items()]
 
 
@@ -77,76 +81,82 @@ def _ask_one(
 ) -> QuestionAnswer | None:
     single = [p for p in placements if _count(placements, p.obj) == 1]
     if single and missing and rng.random() < relational / 2:
-        return _of_missing(_pick(single, rng).obj, _pick(missing, rng), rng)
+        return _ask_about_missing(_pick(single, rng).obj, _pick(missing, rng), rng)
     if len(single) >= 2 and rng.random() < relational:
         chosen = [single[i] for i in rng.permutation(len(single))[:3]]
         kind = rng.random()
         if len(chosen) == 3 and kind < 0.5:
-            return _two_relations(chosen, rng)
+            return _ask_two_relations(chosen, rng)
         first, second = chosen[:2]
-        return _where(first, second) if kind < 0.65 else _statement(first, second, placements, rng)
+        return _ask_where(first, second) if kind < 0.65 else _ask_whether(first, second, placements, rng)
     kind = rng.random()
     if single and kind < 0.5:
-        return _attribute(_pick(single, rng), placements, rng)
-    asked = _pick(missing, rng) if missing and rng.random() < 0.5 else _near(placements, rng)
+        return _ask_attribute(_pick(single, rng), placements, rng)
+    asked = _pick(missing, rng) if missing and rng.random() < 0.5 else _similar(placements, rng)
     number = _count(placements, asked)
     if kind < 0.75:
         return QuestionAnswer(f"is there a {asked.name}", "yes" if number else "no")
     return QuestionAnswer(f"how many {asked.name}s", NUMBERS[number])
 
 
-def _of_missing(there: SceneObject, missing: SceneObject, rng: np.random.Generator) -> QuestionAnswer | None:
-    """A statement about an object that is there and one that is not, which is false whatever the relation."""
-    a, b = (there, missing) if rng.random() < 0.5 else (missing, there)
-    return _judged(a, _pick(RELATIONS, rng), b, APART)
+def _ask_about_missing(present: SceneObject, missing: SceneObject, rng: np.random.Generator) -> QuestionAnswer | None:
+    """Asks about a relation between a present and an absent object, which is always false."""
+    a, b = (present, missing) if rng.random() < 0.5 else (missing, present)
+    return _yes_or_no(a, _pick(RELATIONS, rng), b, APART)
 
 
-def _attribute(seen: Placement, placements: Sequence[Placement], rng: np.random.Generator) -> QuestionAnswer:
-    """Where an object is on the grid, or which shape a colour has; by the colour alone where that is unambiguous."""
-    alone = sum(p.obj.color == seen.obj.color for p in placements) == 1
-    name = f"{seen.obj.color} object" if alone and rng.random() < 0.5 else seen.obj.name
+def _ask_attribute(placed: Placement, placements: Sequence[Placement], rng: np.random.Generator) -> QuestionAnswer:
+    """Asks where an object is on the grid, or which shape a colour has.
+
+    The object can be named by its colour alone if that is unambiguous.
+    """
+    alone = sum(p.obj.color == placed.obj.color for p in placements) == 1
+    name = f"{placed.obj.color} object" if alone and rng.random() < 0.5 else placed.obj.name
     if alone and rng.random() < 0.2:
-        return QuestionAnswer(f"what shape is the {seen.obj.color} object", seen.obj.shape)
-    column, row = _cell(seen)
+        return QuestionAnswer(f"what shape is the {placed.obj.color} object", placed.obj.shape)
+    column, row = _cell(placed)
     axis, number = ("column", column) if rng.random() < 0.5 else ("row", row)
     return QuestionAnswer(f"what {axis} is the {name} in", str(number))
 
 
-def _where(first: Placement, second: Placement) -> QuestionAnswer | None:
-    word = between(first, second)
+def _ask_where(first: Placement, second: Placement) -> QuestionAnswer | None:
+    word = relation_between(first, second)
     if word != APART and is_held_out([Relation(first.obj.name, word, second.obj.name)]):
         return None
     return QuestionAnswer(f"where is the {first.obj.name} from the {second.obj.name}", word)
 
 
-def _statement(
+def _ask_whether(
     first: Placement, second: Placement, placements: Sequence[Placement], rng: np.random.Generator
 ) -> QuestionAnswer | None:
-    """'is a red circle left of a blue square': true half the time; false by the relation or by an absent object."""
-    a, b, truth = first.obj, second.obj, between(first, second)
-    said = truth if truth != APART and rng.random() < 0.55 else RELATIONS[rng.integers(len(RELATIONS))]
+    """Asks e.g. "is a red circle left of a blue square".
+
+    True half the time; false because of the relation or because an object is absent.
+    """
+    a, b, truth = first.obj, second.obj, relation_between(first, second)
+    stated = truth if truth != APART and rng.random() < 0.55 else RELATIONS[rng.integers(len(RELATIONS))]
     if rng.random() < 0.2:
-        absent = _near(placements, rng)
+        absent = _similar(placements, rng)
         if _count(placements, absent):
             return None
         a, b, truth = (absent, b, APART) if rng.random() < 0.5 else (a, absent, APART)
-    return _judged(a, said, b, truth)
+    return _yes_or_no(a, stated, b, truth)
 
 
-def _judged(a: SceneObject, said: str, b: SceneObject, truth: str) -> QuestionAnswer | None:
-    """Whether it is true what is `said` of two objects; None where that may not be asked."""
-    if a == b or is_held_out([Relation(a.name, said, b.name)]):
+def _yes_or_no(a: SceneObject, stated: str, b: SceneObject, truth: str) -> QuestionAnswer | None:
+    """Asks whether a stated relation is the true one; None if it is held out or the two objects are equal."""
+    if a == b or is_held_out([Relation(a.name, stated, b.name)]):
         return None
-    return QuestionAnswer(f"is a {a.name} {said} a {b.name}", "yes" if said == truth else "no")
+    return QuestionAnswer(f"is a {a.name} {stated} a {b.name}", "yes" if stated == truth else "no")
 
 
-def _two_relations(chosen: Sequence[Placement], rng: np.random.Generator) -> QuestionAnswer | None:
-    """'is a red circle left of a blue square and above a green triangle' (or 'that is above').
+def _ask_two_relations(chosen: Sequence[Placement], rng: np.random.Generator) -> QuestionAnswer | None:
+    """Asks e.g. "is a red circle left of a blue square and above a green triangle" (or "that is above").
 
-    False where one of the two pairs stands on a diagonal, and for a third of the others: by one word or by both.
+    False if one of the two pairs is on a diagonal, and for a third of the other cases: one or both words are wrong.
     """
     parent = int(rng.integers(2))
-    words = [between(chosen[0], chosen[1]), between(chosen[parent], chosen[2])]
+    words = [relation_between(chosen[0], chosen[1]), relation_between(chosen[parent], chosen[2])]
     true = APART not in words
     if true and rng.random() >= 0.7:
         true = False
@@ -160,36 +170,36 @@ def _two_relations(chosen: Sequence[Placement], rng: np.random.Generator) -> Que
     return QuestionAnswer(f"is a {a} {words[0]} a {b} {link} {words[1]} a {c}", "yes" if true else "no")
 
 
-def _listing(placements: Sequence[Placement], rng: np.random.Generator) -> str:
-    """All objects, each followed by its square as on a chessboard ("red circle b3"), in random order.
+def _list_objects(placements: Sequence[Placement], rng: np.random.Generator) -> str:
+    """Lists all objects in random order, each followed by its square as on a chessboard ("red circle b3").
 
-    The square follows from the words just said: so the model learns to find an object where its name ends, which is
-    what comparing two objects of a sentence builds on.
+    The square depends only on the preceding words. The model learns to locate an object at the end of its name, which
+    it needs to compare two objects of a sentence.
     """
     return " , ".join(
         f"{p.obj.name} {SQUARES[_cell(p)]}" for p in (placements[i] for i in rng.permutation(len(placements)))
     )
 
 
-def _comparisons(single: Sequence[Placement], rng: np.random.Generator) -> str:
-    """Up to six pairs of objects, each followed by how the first stands to the second."""
-    told: list[str] = []
-    order = [(i, j) for i in range(len(single)) for j in range(len(single)) if i != j]
-    for i, j in (order[k] for k in rng.permutation(len(order))):
+def _compare_objects(single: Sequence[Placement], rng: np.random.Generator) -> str:
+    """Lists up to six pairs of objects, each followed by the relation of the first to the second."""
+    pairs: list[str] = []
+    indices = [(i, j) for i in range(len(single)) for j in range(len(single)) if i != j]
+    for i, j in (indices[k] for k in rng.permutation(len(indices))):
         first, second = single[i].obj, single[j].obj
-        word = between(single[i], single[j])
+        word = relation_between(single[i], single[j])
         if word == APART or not is_held_out([Relation(first.name, word, second.name)]):
-            told.append(f"{first.name} {second.name} {word}")
-    return " , ".join(told[:6])
+            pairs.append(f"{first.name} {second.name} {word}")
+    return " , ".join(pairs[:6])
 
 
-def _near(placements: Sequence[Placement], rng: np.random.Generator) -> SceneObject:
-    """One of the picture's objects, or one like it: of any shape, or of any colour."""
-    seen = _pick(placements, rng).obj
+def _similar(placements: Sequence[Placement], rng: np.random.Generator) -> SceneObject:
+    """Returns one of the objects in the image, or the same with a random shape or a random colour."""
+    obj = _pick(placements, rng).obj
     choice = rng.random()
     if choice < 0.3:
-        return seen
-    return SceneObject(seen.color, _shape(rng)) if choice < 0.7 else SceneObject(_color(rng), seen.shape)
+        return obj
+    return SceneObject(obj.color, _shape(rng)) if choice < 0.7 else SceneObject(_color(rng), obj.shape)
 
 
 def _pick(choices: Sequence[_Choice], rng: np.random.Generator) -> _Choice:
@@ -197,12 +207,12 @@ def _pick(choices: Sequence[_Choice], rng: np.random.Generator) -> _Choice:
 
 
 def _cell(placed: Placement) -> tuple[int, int]:
-    """Column and row, from 1."""
+    """Returns column and row, from 1."""
     return int(placed.x // CELL) + 1, int(placed.y // CELL) + 1
 
 
-def _count(placements: Sequence[Placement], thing: SceneObject) -> int:
-    return sum(p.obj == thing for p in placements)
+def _count(placements: Sequence[Placement], obj: SceneObject) -> int:
+    return sum(p.obj == obj for p in placements)
 
 
 def _color(rng: np.random.Generator) -> str:

@@ -1,4 +1,4 @@
-"""What every data-parallel phase of pretraining shares: its workers and their clock."""
+"""The data-parallel workers of a pretraining phase, and the progress that they share."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ from actors.worker_setup import actor_options, init_worker
 from pipelines.common.worker_log import relay_lines
 
 Report = Callable[[str], None]
+"""Prints a line of progress."""
 
 
 def run_on_workers(
     work: Callable[[dict[str, Any]], None], phase: object, workers: int, folder: Path, log: Report
 ) -> None:
-    """Has `workers` processes of one thread each do `work` on `phase`. `folder` is Ray Train's; `log` gets progress."""
+    """Calls `work({"phase": phase, "lines": …})` in `workers` processes of one thread each and waits for them.
+
+    `folder` is the storage path of Ray Train. `log` gets the lines that rank 0 reports.
+    """
     with relay_lines(log) as lines:
         TorchTrainer(
             work,
@@ -33,20 +37,20 @@ def run_on_workers(
         ).fit()
 
 
-def set_up_worker(loop: dict[str, Any]) -> tuple[int, Report]:
-    """Call first in `work`: sets the process up. Returns its rank, and how to report: rank 0 alone is heard."""
+def set_up_worker(config: dict[str, Any]) -> tuple[int, Report]:
+    """Sets up the process of a worker; call it first in `work`. Returns its rank and a Report that only rank 0 uses."""
     init_worker(1, 0)
     rank = ray.train.get_context().get_world_rank()
 
     def report(line: str) -> None:
         if rank == 0:
-            ray.get(loop["lines"].put.remote(line))
+            ray.get(config["lines"].put.remote(line))
 
     return rank, report
 
 
 def broadcast_progress(progress: float) -> float:
-    """Rank 0's clock, for all."""
+    """Returns rank 0's `progress` on every rank, so that all ranks stop at the same optimizer step."""
     if not dist.is_initialized():
         return progress
     shared = torch.tensor([progress])

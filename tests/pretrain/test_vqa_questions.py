@@ -1,4 +1,4 @@
-"""The tiny VLM's schoolbook: its answers are true of the drawn picture, and it is not told what evaluation asks."""
+"""The questions of the tiny VLM: their answers are true, and they state no held-out relation."""
 
 from __future__ import annotations
 
@@ -19,75 +19,86 @@ from pipelines.scenes.grammar import SceneObject, is_held_out, parse
 from pipelines.scenes.render import lay_out, render
 
 
-def _asked(count: int) -> list[tuple[np.ndarray, QuestionAnswer]]:
-    """Questions about pictures in which no colour occurs twice, as the checker counts neither of two such objects."""
+def questions(count: int) -> list[tuple[np.ndarray, QuestionAnswer]]:
+    """Questions about images without two objects of one colour, because the checker counts neither of them."""
     rng = np.random.default_rng(0)
     scattered = [scatter(rng) for _ in range(count)]
     distinct = [placed for placed in scattered if len({one.obj.color for one in placed}) == len(placed)]
-    pictures = [(placed, render(placed, rng)) for placed in distinct]
-    return [(image, one) for placed, image in pictures for one in ask(placed, 8, rng, 0.7)]
+    images = [(placed, render(placed, rng)) for placed in distinct]
+    return [(image, pair) for placed, image in images for pair in ask(placed, 8, rng, 0.7)]
 
 
-def test_the_checker_agrees_with_every_judged_sentence() -> None:
-    seen = {"yes": 0, "no": 0}
-    for image, one in _asked(80):
-        if one.question.startswith("is a "):
-            verdict = check(image, parse(one.question.removeprefix("is ")).relations)
-            assert verdict.perfect is (one.answer == "yes"), one
-            seen[one.answer] += 1
-        elif found := re.fullmatch(r"where is the (.*) from the (.*)", one.question):
-            if one.answer != APART:
-                assert check(image, [Relation(found[1], one.answer, found[2])]).right == 1, one
-        elif found := re.fullmatch(r"how many (.*)s", one.question):
-            clean = sum(thing.obj.name == found[1] for thing in inspect(image))
-            assert clean == NUMBERS.index(one.answer), one
-    assert min(seen.values()) > 20
+def test_the_checker_agrees_with_every_answer() -> None:
+    counts = {"yes": 0, "no": 0}
+    for image, pair in questions(80):
+        if pair.question.startswith("is a "):
+            verdict = check(image, parse(pair.question.removeprefix("is ")).relations)
+            assert verdict.perfect is (pair.answer == "yes"), pair
+            counts[pair.answer] += 1
+        elif names := re.fullmatch(r"where is the (.*) from the (.*)", pair.question):
+            if pair.answer != APART:
+                assert check(image, [Relation(names[1], pair.answer, names[2])]).right == 1, pair
+        elif names := re.fullmatch(r"how many (.*)s", pair.question):
+            clean = sum(found.obj.name == names[1] for found in inspect(image))
+            assert clean == NUMBERS.index(pair.answer), pair
+    assert min(counts.values()) > 20
 
 
-def test_no_sentence_holds_a_held_out_relation() -> None:
-    for _, one in _asked(150):
-        told = [one.question.removeprefix("is ")] if one.question.startswith("is a ") else []
-        assert not any(is_held_out(parse(text).relations) for text in told)
-        if found := re.fullmatch(r"where is the (.*) from the (.*)", one.question):
-            assert one.answer == APART or not is_held_out([Relation(found[1], one.answer, found[2])])
+def test_no_question_states_a_held_out_relation() -> None:
+    for _, pair in questions(150):
+        if pair.question.startswith("is a "):
+            assert not is_held_out(parse(pair.question.removeprefix("is ")).relations)
+        if names := re.fullmatch(r"where is the (.*) from the (.*)", pair.question):
+            assert pair.answer == APART or not is_held_out([Relation(names[1], pair.answer, names[2])])
 
 
-def test_what_is_missing_is_asked_for_and_denied() -> None:
+def test_the_list_of_objects_names_every_object() -> None:
+    rng = np.random.default_rng(2)
+    placed = lay_out(parse("a red circle left of a blue square"), rng)
+    answers = {pair.question: pair.answer for pair in ask(placed, 4, rng)}
+    assert {"red circle", "blue square"} == {
+        " ".join(entry.split()[:2]) for entry in answers["list the objects"].split(" , ")
+    }
+
+
+def test_missing_objects_are_asked_about_and_denied() -> None:
     rng = np.random.default_rng(1)
-    there, missing = parse("a red circle left of a blue square"), SceneObject("green", "triangle")
-    asked = [one for _ in range(40) for one in ask(lay_out(there, rng), 6, rng, 0.8, [missing])]
-    named = [one for one in asked if "green triangle" in one.question]
-    assert {one.question.split()[0] for one in named} == {"is", "how"}
-    assert {one.answer for one in named} == {"no", "zero"}
+    scene, missing = parse("a red circle left of a blue square"), SceneObject("green", "triangle")
+    pairs = [pair for _ in range(40) for pair in ask(lay_out(scene, rng), 6, rng, 0.8, [missing])]
+    about_missing = [pair for pair in pairs if "green triangle" in pair.question]
+    assert {pair.question.split(maxsplit=1)[0] for pair in about_missing} == {"is", "how"}
+    assert {pair.answer for pair in about_missing} == {"no", "zero"}
 
 
-def test_flux_drawings_come_with_what_the_checker_sees_in_them() -> None:
-    drawings = sample_base_images(checkpoints_dir("flux"), 96, seed=0)
-    assert 80 < len(drawings) <= 96
-    for picture in drawings:
-        seen = {found.obj for found in inspect(picture.image)}
-        assert seen == {placed.obj for placed in picture.placements}
-        assert not seen & set(picture.missing)
-    assert any(picture.missing for picture in drawings)
-    batch, asked = VqaBatches(build_tokenizer(), 0, drawings=drawings, drawn=1.0).draw(8)
+def test_images_of_flux_come_with_what_the_checker_finds_in_them() -> None:
+    samples = sample_base_images(checkpoints_dir("flux"), 96, seed=0)
+    assert 80 < len(samples) <= 96
+    for sample in samples:
+        found = {each.obj for each in inspect(sample.image)}
+        assert found == {placed.obj for placed in sample.placements}
+        assert not found & set(sample.missing)
+    assert any(sample.missing for sample in samples)
+    batch, asked = VqaBatches(build_tokenizer(), 0, flux_images=samples, flux_share=1.0).draw(8)
     assert len(asked) == 8 == len(batch.input_ids)
 
 
 def test_a_packed_question_is_answered_as_if_it_were_alone() -> None:
-    """Questions of one picture share its tokens and nothing else."""
+    """Questions about one image share its tokens and nothing else."""
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
-    model, chats = build_model(tokenizer).eval(), VqaBatches(tokenizer, 0)
-    batch, _ = chats.draw(1)
+    model, batches = build_model(tokenizer).eval(), VqaBatches(tokenizer, 0)
+    batch, _ = batches.draw(1)
     block = batch.mask[0, 0]
     last = batch.input_ids.shape[1] - 1
-    alone = block[last].nonzero().flatten()  # the picture and the last question
+    alone = block[last].nonzero().flatten()  # the tokens of the image and of the last question
     with torch.inference_mode():
         inputs = {"pixel_values": batch.pixel_values, "image_grid_thw": batch.image_grid_thw}
         packed = model.model(
-            input_ids=batch.input_ids, position_ids=batch.position_ids,
-            attention_mask={"full_attention": batch.mask}, **inputs,
-        ).last_hidden_state[0, last]  # fmt: skip
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            attention_mask={"full_attention": batch.mask},
+            **inputs,
+        ).last_hidden_state[0, last]
         single = model.model(
             input_ids=batch.input_ids[:, alone], position_ids=batch.position_ids[:, :, alone], **inputs
         ).last_hidden_state[0, -1]

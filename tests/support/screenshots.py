@@ -1,6 +1,6 @@
-"""`python -m tests.support.screenshots SPATIALSCORE`: takes pictures for docs/cluster.md during a run on a real head.
+"""`python -m tests.support.screenshots SPATIALSCORE`: takes the screenshots of docs/cluster.md during a run.
 
-Needs Chromium and Prometheus. SPATIALSCORE is a folder as `make demo` leaves it: runs/demo/reward/model.
+Needs Chromium and Prometheus. SPATIALSCORE is a folder that `make demo` wrote: runs/demo/reward/model.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from rich.console import Console
 
 from cluster.alerts import rules
 from conf import load
+from pipelines.common.paths import RunPaths
 from pipelines.operations.status import render_status
 from pipelines.policy.metrics import read_rows
 from tests.support.browser import Browser, wait_for
@@ -32,21 +33,25 @@ DOCS = ROOT / "docs"
 
 
 @contextmanager
-def watched(head: Head, folder: Path) -> Iterator[str]:
-    """A Prometheus that asks the head every two seconds. Gives its address."""
+def running_prometheus(head: Head, folder: Path) -> Generator[str]:
+    """Runs a Prometheus that scrapes the head every two seconds. Yields its address."""
     address = f"127.0.0.1:{free_port()}"
     target = head.metrics.removeprefix("http://").removesuffix("/metrics")
     (folder / "alerts.yaml").write_text(yaml.safe_dump(rules(load("scenes"))))
-    (folder / "prometheus.yaml").write_text(yaml.safe_dump({
+    config = {
         "global": {"scrape_interval": "2s", "evaluation_interval": "2s"},
         "rule_files": ["alerts.yaml"],
         "scrape_configs": [{"job_name": "ray", "static_configs": [{"targets": [target]}]}],
-    }))  # fmt: skip
+    }
+    (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
+    command = [
+        "prometheus",
+        f"--config.file={folder}/prometheus.yaml",
+        f"--storage.tsdb.path={folder}/series",
+        f"--web.listen-address={address}",
+    ]
     with (folder / "prometheus.log").open("w") as log:
-        process = subprocess.Popen(
-            ["prometheus", f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/series",
-             f"--web.listen-address={address}"], stdout=log, stderr=log,
-        )  # fmt: skip
+        process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         yield f"http://{address}"
     finally:
@@ -55,16 +60,16 @@ def watched(head: Head, folder: Path) -> Iterator[str]:
 
 
 def save(browser: Browser, name: str, top: int = 0, bottom: int = 660) -> None:
-    """Rows `top` to `bottom` of the page as docs/<name>.png with 64 colours, which keeps it under 200 KB."""
+    """Saves rows `top` to `bottom` of the page as docs/<name>.png, with 64 colours to keep it under 200 KB."""
     shot = base64.b64decode(browser.command("Page.captureScreenshot", format="png")["data"])
     page = Image.open(io.BytesIO(shot)).convert("RGB")
-    picture = page.crop((0, top, page.width, min(bottom, page.height))).quantize(64)
-    picture.save(DOCS / f"{name}.png", optimize=True)
+    image = page.crop((0, top, page.width, min(bottom, page.height))).quantize(64)
+    image.save(DOCS / f"{name}.png", optimize=True)
     print(f"wrote {DOCS / name}.png, {(DOCS / name).with_suffix('.png').stat().st_size // 1000} KB", flush=True)
 
 
 def status_page(run_dir: Path, dashboard: str) -> str:
-    """`spatialt2i status` as a page in which a browser shows it."""
+    """Returns the output of `spatialt2i status` as the address of an HTML page."""
     settings = load("scenes", [f"run_dir={run_dir}", f"status.address={dashboard}", "policy.iterations=40"])
     console = Console(record=True, width=150, file=io.StringIO(), force_terminal=True)
     console.print(render_status(settings))
@@ -72,18 +77,27 @@ def status_page(run_dir: Path, dashboard: str) -> str:
 
 
 def main(model: str) -> None:
-    """Runs, looks and writes."""
-    folder = Path(tempfile.mkdtemp(prefix="pictures"))
+    """Trains a policy and takes the screenshots."""
+    folder = Path(tempfile.mkdtemp(prefix="screenshots"))
     run_dir = folder / "run"
-    with running_head() as head, watched(head, folder) as prometheus:
-        words = ["submit", "policy", "train", f"run_dir={run_dir}", f"serving.model={Path(model).absolute()}",
-                 "serving.skip_sanity_checks=true", "policy.iterations=40", "policy.minutes=0", "policy.prompts_per_iteration=4",
-                 "policy.evaluation.every=0", f"submit.address={head.dashboard}",
-                 "submit.stop_on_interrupt=true"]  # fmt: skip
+    with running_head() as head, running_prometheus(head, folder) as prometheus:
+        words = [
+            "submit",
+            "policy",
+            "train",
+            f"run_dir={run_dir}",
+            f"serving.model={Path(model).absolute()}",
+            "serving.skip_sanity_checks=true",
+            "policy.iterations=40",
+            "policy.minutes=0",
+            "policy.prompts_per_iteration=4",
+            "policy.evaluation.every=0",
+            f"submit.address={head.dashboard}",
+            "submit.stop_on_interrupt=true",
+        ]
         job = subprocess.Popen([sys.executable, "-m", "pipelines.cli", *words], env=head.environment, cwd=ROOT)
-        wait_for(
-            lambda: len(read_rows(run_dir / "policy" / "metrics.jsonl")) >= 12 or job.poll(), "twelve versions", 400
-        )
+        metrics = RunPaths(run_dir).metrics
+        wait_for(lambda: len(read_rows(metrics)) >= 12 or job.poll(), "twelve policy versions", 400)
         with Browser(folder / "profile", 1500, 800) as browser:
             browser.command("Network.setCookie", name="ray-authentication-token", value=head.token, url=head.dashboard)
             browser.open(f"{head.dashboard}/#/actors")
