@@ -1,9 +1,9 @@
-"""A scenes run on a cluster of three nodes, whose processes are killed at random moments: run by test_kills.py.
+"""Kills processes of a scenes run on three nodes at random moments. test_kills.py runs this.
 
-`python -m tests.policy.kills` prints the table of kills and recoveries. It is the operator's side: it starts the
-raylets, submits the driver again when it was killed, adds a node for one that was lost, and looks at processes only.
-The run lasts as long as the kills take. Then a second one, undisturbed, goes to the same version, and what both saved
-there is compared: adapter, moving average and optimizer.
+`python -m tests.policy.kills` prints the table of kills and recoveries. It acts as the operator: it starts the raylets,
+submits a killed driver again, and replaces a lost node. It sees processes only. The run lasts as long as the kills
+take. Then a second run, without kills, goes to the same version, and the checkpoints of both are compared: adapter,
+moving average and optimizer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import io
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
 import tempfile
@@ -32,8 +31,11 @@ from actors.policy.lora import read_lora
 from actors.workers.learner import rank_file
 from conf import Settings, dump, load
 from conf.flux import FluxSettings
+from pipelines.common.paths import RunPaths
 from pipelines.policy.checkpoint import Checkpoints, Manifest
+from pipelines.policy.metrics import read_rows
 from tests.support.kill import titled
+from tests.support.ports import free_port
 from tests.support.tiny_reward import save_tiny_vlm, tiny_spatialscore
 
 TITLES = {
@@ -43,40 +45,66 @@ TITLES = {
     "Serve controller": "ray::ServeController",
     "Serve proxy": "ray::ProxyActor",
 }
-"""What the process titles of each kind hold."""
-MOMENTS = (
-    ("rollout actor", "reward replica"), ("learner rank", "Serve controller"), ("Serve proxy", "rollout actor"),
-    ("driver",), ("worker node",), ("reward replica", "Serve controller"), ("rollout actor", "learner rank"),
-    ("rollout actor", "worker node"), ("Serve proxy", "reward replica"), ("learner rank", "rollout actor"),
+"""Kind -> part of its processes' titles."""
+KILLED_TOGETHER = (
+    ("rollout actor", "reward replica"),
+    ("learner rank", "Serve controller"),
+    ("Serve proxy", "rollout actor"),
+    ("driver",),
+    ("worker node",),
+    ("reward replica", "Serve controller"),
+    ("rollout actor", "learner rank"),
+    ("rollout actor", "worker node"),
+    ("Serve proxy", "reward replica"),
+    ("learner rank", "rollout actor"),
     ("Serve controller", "Serve proxy"),
-)  # fmt: skip
-"""What dies together; in random order. The last moment is the driver's, with a replica."""
-PATIENCE = 300.0  # seconds in which a run must have recovered
-ENDLESS = 100_000  # iterations
+)
+"""The kinds of each kill, which are made in random order. The last kill is that of the driver with a replica."""
+RECOVERY_TIMEOUT_S = 300.0
+UNLIMITED = 100_000
+"""Iterations, and checkpoints to keep."""
 
 
 @dataclass(frozen=True)
 class Kill:
-    """One moment's victims, and how the run came back."""
+    """Processes that were killed together, and the recovery of the run."""
 
-    second: float  # since the run began
-    iteration: int  # the newest that was finished
+    second: float  # since the start of the run
+    iteration: int  # the newest finished one
     kinds: tuple[str, ...]
-    replaced_after: float  # seconds until every victim's successor ran
-    trained_after: float  # seconds until an iteration that began later was finished
+    replaced_after: float  # seconds until every process was replaced
+    trained_after: float  # seconds until an iteration that started later was finished
 
 
 def settings_of(run_dir: Path, model: Path, address: str, port: int, minutes: float) -> Settings:
-    """2 prompts x 6 images a step of the shipped FLUX; a random SpatialScore; 2 rollout actors, 2 replicas, HTTP."""
-    return load("scenes", [
-        f"run_dir={run_dir}", f"ray_address={address}", f"serving.model={model}", "serving.skip_sanity_checks=true",
-        "serving.min_replicas=2", "serving.http=true", "serving.max_replicas=2", f"serving.port={port}", "serving.batch_images=12",
-        "serving.cpus=0.2", "evaluation.use_ema=false",
-        f"policy.iterations={ENDLESS}", f"policy.minutes={minutes}", f"policy.checkpoint.keep={ENDLESS}",
-        "policy.prompts_per_iteration=2", "policy.group_size=6", "policy.algorithm.top_k=2", "policy.sampling.denoise_steps=4",
-        "policy.learner.threads=1", "policy.rollout.cpus=0.2", "policy.learner.cpus=0.2",
-        "policy.evaluation.every=0",
-    ])  # fmt: skip
+    """2 prompts x 6 images an iteration; the shipped FLUX, a random SpatialScore, 2 rollout actors, 2 replicas."""
+    return load(
+        "scenes",
+        [
+            f"run_dir={run_dir}",
+            f"ray_address={address}",
+            f"serving.model={model}",
+            "serving.skip_sanity_checks=true",
+            "serving.min_replicas=2",
+            "serving.http=true",
+            "serving.max_replicas=2",
+            f"serving.port={port}",
+            "serving.batch_images=12",
+            "serving.cpus=0.2",
+            "evaluation.use_ema=false",
+            f"policy.iterations={UNLIMITED}",
+            f"policy.minutes={minutes}",
+            f"policy.checkpoint.keep={UNLIMITED}",
+            "policy.prompts_per_iteration=2",
+            "policy.group_size=6",
+            "policy.algorithm.top_k=2",
+            "policy.sampling.denoise_steps=4",
+            "policy.learner.threads=1",
+            "policy.rollout.cpus=0.2",
+            "policy.learner.cpus=0.2",
+            "policy.evaluation.every=0",
+        ],
+    )
 
 
 class Operator:
@@ -89,12 +117,10 @@ class Operator:
         self.folder = folder
         save_tiny_vlm(folder / "vlm")
         tiny_spatialscore(folder / "vlm").save_pretrained(folder / "model")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
 
     def submit(self, name: str, minutes: float = 0.0) -> None:
-        """Starts the driver of a run, or starts it again: what a job's entrypoint does. 0 minutes: without end."""
+        """Starts the driver of a run, or starts it again, as the entrypoint of a job does. 0 minutes: no limit."""
         self.run_dir = self.folder / name
         settings = settings_of(self.run_dir, self.folder / "model", str(self.cluster.address), self.port, minutes)
         dump(settings, self.folder / f"{name}.yaml")
@@ -102,24 +128,25 @@ class Operator:
         with (self.folder / f"{name}.log").open("a") as log:
             self.driver = subprocess.Popen(
                 [sys.executable, "-W", "ignore", "-c", command, "policy", "train", str(self.folder / f"{name}.yaml")],
-                stdout=log, stderr=log, env=os.environ | {"PYTHONUNBUFFERED": "1"},
-            )  # fmt: skip
+                stdout=log,
+                stderr=log,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            )
 
     def iteration(self) -> int:
-        """The newest one that is finished."""
-        metrics = self.run_dir / "policy" / "metrics.jsonl"
-        lines = metrics.read_text().splitlines() if metrics.exists() else []
-        return json.loads(lines[-1])["iteration"] if lines else 0
+        """The newest finished iteration; 0 if there is none."""
+        rows = read_rows(RunPaths(self.run_dir).metrics)
+        return rows[-1]["iteration"] if rows else 0
 
     def saved(self) -> Manifest | None:
         """The newest complete checkpoint."""
         return next(self.checkpoints().manifests(), None)
 
     def checkpoints(self) -> Checkpoints:
-        return Checkpoints(str(self.run_dir / "policy" / "checkpoints"), keep=ENDLESS)
+        return Checkpoints(str(RunPaths(self.run_dir).checkpoints), keep=UNLIMITED)
 
     def state(self, version: int) -> dict[str, Any]:
-        """What the learner saved of a version."""
+        """The learner's state in the checkpoint of a version."""
         content = read_file(join(self.checkpoints().folder(version), rank_file(0)))
         return torch.load(io.BytesIO(content), weights_only=True)
 
@@ -134,7 +161,7 @@ class Operator:
         self.driver.wait()
 
     def kill(self, kind: str) -> None:
-        """One of them, with SIGKILL. A node that was lost is replaced by a new one; a driver is submitted again."""
+        """Kills one process of a kind with SIGKILL. Replaces a killed node and submits a killed driver again."""
         if kind == "driver":
             self.kill_driver()
             self.submit(self.run_dir.name)
@@ -143,61 +170,61 @@ class Operator:
             self.cluster.remove_node(node, allow_graceful=False)
             self.workers.append(persistently(lambda: self.cluster.add_node(num_cpus=1)))
         else:
-            while not (victims := self.processes(kind)):  # the kill before may have taken them along
+            while not (victims := self.processes(kind)):  # the kill before may have ended them too
                 time.sleep(0.1)
             random.choice(victims).kill()
 
     def settled(self) -> bool:
-        """Whether every kind has its processes again."""
+        """Whether every kind has all of its processes again."""
         wanted = {"rollout actor": 2, "reward replica": 2}
         return all(len(self.processes(kind)) >= wanted.get(kind, 1) for kind in TITLES)
 
-    def strike(self, kinds: tuple[str, ...], began: float) -> Kill:
-        """Kills, and waits until the run is whole again and has finished an iteration that began after the kills."""
-        struck = time.monotonic()
+    def kill_and_recover(self, kinds: tuple[str, ...], started: float) -> Kill:
+        """Kills, then waits until all processes are replaced and an iteration that started later is finished."""
+        killed_at = time.monotonic()
         for kind in kinds:
             self.kill(kind)
         before = self.iteration()
         replaced = trained = 0.0
         while not (replaced and trained):
-            passed = time.monotonic() - struck
-            if passed > PATIENCE or self.driver.poll() is not None:
+            passed = time.monotonic() - killed_at
+            if passed > RECOVERY_TIMEOUT_S or self.driver.poll() is not None:
                 raise RuntimeError(f"no recovery from the loss of {kinds} at iteration {before}: {self.log()}")
             replaced = replaced or (passed if self.settled() else 0.0)
             trained = trained or (passed if self.iteration() > before + 1 else 0.0)
             time.sleep(0.1)
-        return Kill(struck - began, before, kinds, replaced, trained)
+        return Kill(killed_at - started, before, kinds, replaced, trained)
 
-    def end(self, began: float) -> Kill:
-        """Kills the driver with a replica and submits it again for less time than it has run: it finishes at once."""
-        before, struck = self.iteration(), time.monotonic()
+    def end(self, started: float) -> Kill:
+        """Kills the driver with a replica, and submits it again with a time limit that is over."""
+        before, killed_at = self.iteration(), time.monotonic()
         self.kill("reward replica")
         self.kill_driver()
         self.submit(self.run_dir.name, minutes=0.01)
-        if self.driver.wait(timeout=2 * PATIENCE):
+        if self.driver.wait(timeout=2 * RECOVERY_TIMEOUT_S):
             raise RuntimeError(self.log())
-        passed = time.monotonic() - struck
-        return Kill(struck - began, before, ("reward replica", "driver"), passed, passed)
+        passed = time.monotonic() - killed_at
+        return Kill(killed_at - started, before, ("reward replica", "driver"), passed, passed)
 
     def reach(self, version: int) -> None:
-        """Waits until a version is saved."""
+        """Waits until the checkpoint of a version is complete."""
         self.wait_until(f"reached {version}", lambda: (saved := self.saved()) is not None and saved.version >= version)
 
     def wait_until(self, what: str, done: Callable[[], bool]) -> None:
-        """Raises RuntimeError if the driver ends before that, or patience does."""
-        deadline = time.monotonic() + 2 * PATIENCE
+        """Raises RuntimeError if the driver ends, or the timeout is over, before `done`."""
+        deadline = time.monotonic() + 2 * RECOVERY_TIMEOUT_S
         while not done():
             if time.monotonic() > deadline or self.driver.poll() is not None:
                 raise RuntimeError(f"the run has not {what}: {self.log()}")
             time.sleep(0.2)
 
     def log(self) -> str:
-        """The end of what the driver said."""
+        """The end of the driver's output."""
         return (self.folder / f"{self.run_dir.name}.log").read_text()[-4000:]
 
 
 def persistently(start: Callable[[], Any]) -> Any:
-    """Ray gives a raylet 30 s to start; on a busy machine it may need another go."""
+    """Starts a raylet, up to four times: on a busy machine it may need more than Ray's 30 s."""
     for _ in range(3):
         with contextlib.suppress(Exception):
             return start()
@@ -222,39 +249,39 @@ def equal(one: Any, other: Any) -> bool:
 
 @dataclass(frozen=True)
 class Report:
-    """What came of it."""
+    """The result of all kills."""
 
     kills: list[Kill]
-    version: int  # at which the struck run ended, and both were compared
+    version: int  # where the killed run ended and both were compared
     same_state: bool  # adapter, moving average and optimizer
-    exported: bool  # the struck run exported that adapter
-    last_row: str  # of the struck run's metrics
+    exported: bool  # the killed run exported that adapter
+    last_row: str  # of the killed run's metrics
 
 
 def kill_at_random(seed: int) -> Report:
-    """A run that is struck, then one that is not, up to the same version."""
+    """Runs with kills, then without, up to the same version."""
     random.seed(seed)
     with tempfile.TemporaryDirectory() as folder:
         operator = Operator(Path(folder))
         try:
-            operator.submit("struck")
-            began, kills = time.monotonic(), []
+            operator.submit("killed")
+            started, kills = time.monotonic(), []
             operator.wait_until("begun", lambda: operator.settled() and operator.iteration() >= 1)
-            for kinds in random.sample(MOMENTS, len(MOMENTS)):
+            for kinds in random.sample(KILLED_TOGETHER, len(KILLED_TOGETHER)):
                 time.sleep(random.uniform(0.0, 1.0))
-                kills.append(operator.strike(kinds, began))
+                kills.append(operator.kill_and_recover(kinds, started))
                 print(table(kills).splitlines()[-1], file=sys.stderr, flush=True)
-            kills.append(operator.end(began))
+            kills.append(operator.end(started))
             final = operator.saved()
             assert final is not None
-            struck = operator.state(final.version)
-            last_row = (operator.run_dir / "policy" / "metrics.jsonl").read_text().splitlines()[-1]
-            exported = read_lora(operator.run_dir / "policy" / "export", FluxSettings())
-            print(f"the struck run ended at version {final.version}", file=sys.stderr, flush=True)
+            killed = operator.state(final.version)
+            last_row = RunPaths(operator.run_dir).metrics.read_text().splitlines()[-1]
+            exported = read_lora(RunPaths(operator.run_dir).export, FluxSettings())
+            print(f"the killed run ended at version {final.version}", file=sys.stderr, flush=True)
             operator.submit("undisturbed")
             operator.reach(final.version)
             undisturbed = operator.state(final.version)
-            same, right = equal(struck, undisturbed), equal(undisturbed["lora"], exported)
+            same, right = equal(killed, undisturbed), equal(undisturbed["lora"], exported)
             return Report(kills, final.version, same, right, last_row)
         finally:
             if operator.driver.poll() is None:
@@ -282,5 +309,5 @@ if __name__ == "__main__":
         f"\n{len(kinds)} kills. Adapter, moving average and optimizer of version {report.version} are "
         f"{'' if report.same_state else 'NOT '}the undisturbed run's, bit for bit."
     )
-    print(f"The struck run's last row: {report.last_row}")
+    print(f"The killed run's last row: {report.last_row}")
     print(json.dumps({"kinds": kinds, "same_state": report.same_state, "exported": report.exported}))

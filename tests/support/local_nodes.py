@@ -1,4 +1,7 @@
-"""A node provider of Ray's autoscaler whose nodes are raylets on this machine. Used by autoscale.py."""
+"""A node provider for Ray's autoscaler whose nodes are raylets on this machine. autoscale.py uses it.
+
+Ray has no public way to start a raylet with a given node id, so this uses `ray._private`.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,20 @@ from ray.autoscaler.tags import (
 )
 
 HEAD = "f" * 51 + "00000"
-"""The head's node id. All nodes share one IP, so the autoscaler knows them by their ids (`use_node_id_as_ip`)."""
+"""Node id of the head. All nodes share one IP, so the autoscaler identifies them by id (`use_node_id_as_ip`)."""
 
 
 class LocalNodes(NodeProvider):
-    """Starts and ends raylets of the cluster at `provider.gcs_address`."""
+    """Starts and stops raylets of the cluster at `provider.gcs_address`."""
 
     def __init__(self, provider_config: dict[str, Any], cluster_name: str) -> None:
         super().__init__(provider_config, cluster_name)
-        head = {TAG_RAY_NODE_KIND: NODE_KIND_HEAD, TAG_RAY_USER_NODE_TYPE: "head", TAG_RAY_NODE_NAME: HEAD,
-                TAG_RAY_NODE_STATUS: STATUS_UP_TO_DATE}  # fmt: skip
+        head = {
+            TAG_RAY_NODE_KIND: NODE_KIND_HEAD,
+            TAG_RAY_USER_NODE_TYPE: "head",
+            TAG_RAY_NODE_NAME: HEAD,
+            TAG_RAY_NODE_STATUS: STATUS_UP_TO_DATE,
+        }
         self._tags = {HEAD: head}
         self._raylets: dict[str, Node] = {}
         self._started = 0
@@ -63,11 +70,20 @@ class LocalNodes(NodeProvider):
             node_id = "f" * 51 + f"{self._started:05d}"
             address = self.provider_config["gcs_address"]
             parameters = RayParams(
-                redis_address=address, gcs_address=address, num_cpus=int(resources["CPU"]), labels=labels,
-                min_worker_port=0, max_worker_port=0, dashboard_agent_listen_port=0, object_store_memory=2**27,
-                env_vars={"RAY_OVERRIDE_NODE_ID_FOR_TESTING": node_id, "RAY_CLOUD_INSTANCE_ID": node_id,
-                          "RAY_NODE_TYPE_NAME": tags[TAG_RAY_USER_NODE_TYPE]},
-            )  # fmt: skip
+                redis_address=address,
+                gcs_address=address,
+                num_cpus=int(resources["CPU"]),
+                labels=labels,
+                min_worker_port=0,
+                max_worker_port=0,
+                dashboard_agent_listen_port=0,
+                object_store_memory=2**27,
+                env_vars={
+                    "RAY_OVERRIDE_NODE_ID_FOR_TESTING": node_id,
+                    "RAY_CLOUD_INSTANCE_ID": node_id,
+                    "RAY_NODE_TYPE_NAME": tags[TAG_RAY_USER_NODE_TYPE],
+                },
+            )
             self._raylets[node_id] = Node(parameters, head=False, shutdown_at_exit=False, spawn_reaper=False)
             self._tags[node_id] = {**tags, TAG_RAY_NODE_NAME: node_id, TAG_RAY_NODE_STATUS: STATUS_UP_TO_DATE}
 
