@@ -2,7 +2,7 @@
 
 All denoise steps share the LoRA, so training some steps changes the others too. The policy gradient does not see how
 this changes the reward: a step without noise has no log-probability. The change accumulates over a long run and in the
-end undoes what was learned; docs/experiments.md has the measurement.
+end undoes what was learned; docs/notes/experiments.md has the measurement.
 Axes: N kept samples of a group, T denoise steps, S image tokens, C packed latent channels.
 """
 
