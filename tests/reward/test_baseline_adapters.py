@@ -1,0 +1,269 @@
+"""Each baseline's adapter on a tiny random model of its class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import (
+    BlipConfig,
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from pipelines.pretrain.vlm_model import build_tokenizer
+from pipelines.reward.baselines import hpsv3, image_reward, unified_reward, vqascore
+from pipelines.reward.baselines.clip import HPSV2_FILE, ClipScorer, from_open_clip, open_hpsv2, open_pickscore
+from pipelines.reward.baselines.hpsv3 import Hpsv3, Hpsv3Scorer
+from pipelines.reward.baselines.registry import ScorerContext
+from pipelines.reward.data import Pair
+from pipelines.reward.predictions import ScoringJudge
+from tests.support.tiny_reward import save_tiny_vlm
+
+PROMPT = "a red circle left of a blue square"
+LONG = " and above a green triangle".join([PROMPT] * 4)
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def _pair(images: np.ndarray, prompt: str = PROMPT) -> Pair:
+    return Pair("0", prompt, None, images[0], images[1], "perturbed", 1)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny CLIP with tokenizer and image processor, in the format of PickScore; 16 text positions."""
+    folder = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(0)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=build_tokenizer().backend_tokenizer, pad_token="<|endoftext|>", eos_token="<|endoftext|>"
+    )
+    tokenizer.save_pretrained(folder)
+    config = CLIPConfig(
+        text_config={**SIZES, "vocab_size": 128, "max_position_embeddings": 16, "eos_token_id": 127},
+        vision_config={**SIZES, "image_size": 32, "patch_size": 8},
+        projection_dim=24,
+    )
+    CLIPModel(config).save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def test_clip_scores_do_not_depend_on_the_batch_and_mark_truncated_prompts(clip: Path, images: np.ndarray) -> None:
+    pairs = [_pair(images), _pair(images[2:], LONG)]
+    predictions = open_pickscore(ScorerContext(str(clip), "cpu", 4)).judge(pairs)
+    alone = open_pickscore(ScorerContext(str(clip), "cpu", 1)).judge(pairs)
+    np.testing.assert_allclose(predictions.margin, alone.margin, atol=1e-4)
+    assert np.abs(predictions.margin).min() > 1e-4
+    assert predictions.truncated.tolist() == [False, True]
+    longer = open_pickscore(ScorerContext(str(clip), "cpu", 4)).judge([_pair(images[2:], LONG + " and so on")])
+    assert longer.margin[0] == pytest.approx(predictions.margin[1], abs=1e-5)  # the truncated part is not read
+
+
+def test_hpsv2_translates_the_weight_names_of_open_clip(clip: Path, images: np.ndarray, tmp_path: Path) -> None:
+    model = CLIPModel.from_pretrained(clip)
+    for file in clip.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    torch.save({"state_dict": _as_open_clip(model)}, tmp_path / HPSV2_FILE)
+    predictions = open_hpsv2(ScorerContext(str(tmp_path), "cpu", 4)).judge([_pair(images)])
+    expected = ScoringJudge(ClipScorer(model, str(clip), "cpu"), 4).judge([_pair(images)])
+    np.testing.assert_allclose(predictions.margin, expected.margin, atol=1e-5)
+    torch.save({"state_dict": {**_as_open_clip(model), "extra": torch.ones(1)}}, tmp_path / HPSV2_FILE)
+    with pytest.raises(ValueError, match="unknown"):
+        open_hpsv2(ScorerContext(str(tmp_path), "cpu", 4))
+
+
+def _as_open_clip(model: CLIPModel) -> dict[str, torch.Tensor]:
+    """The inverse of `from_open_clip`, tensor by tensor, with OpenCLIP's names."""
+    state, renamed = model.state_dict(), {"attn_mask": torch.zeros(16, 16), "logit_scale": model.logit_scale.data}
+    for ours, published, tower in (("vision_model", "visual.", "visual"), ("text_model", "", "text")):
+        for layer in range(2):
+            source, target = f"{ours}.encoder.layers.{layer}", f"{published}transformer.resblocks.{layer}"
+            for kind in ("weight", "bias"):
+                parts = [state[f"{source}.self_attn.{part}_proj.{kind}"] for part in "qkv"]
+                renamed[f"{target}.attn.in_proj_{kind}"] = torch.cat(parts)
+                renamed[f"{target}.attn.out_proj.{kind}"] = state[f"{source}.self_attn.out_proj.{kind}"]
+                renamed[f"{target}.ln_1.{kind}"] = state[f"{source}.layer_norm1.{kind}"]
+                renamed[f"{target}.ln_2.{kind}"] = state[f"{source}.layer_norm2.{kind}"]
+                renamed[f"{target}.mlp.c_fc.{kind}"] = state[f"{source}.mlp.fc1.{kind}"]
+                renamed[f"{target}.mlp.c_proj.{kind}"] = state[f"{source}.mlp.fc2.{kind}"]
+        renamed["visual.proj" if tower == "visual" else "text_projection"] = state[f"{tower}_projection.weight"].T
+    for kind in ("weight", "bias"):
+        renamed[f"ln_final.{kind}"] = state[f"text_model.final_layer_norm.{kind}"]
+        renamed[f"visual.ln_pre.{kind}"] = state[f"vision_model.pre_layrnorm.{kind}"]
+        renamed[f"visual.ln_post.{kind}"] = state[f"vision_model.post_layernorm.{kind}"]
+    renamed["token_embedding.weight"] = state["text_model.embeddings.token_embedding.weight"]
+    renamed["positional_embedding"] = state["text_model.embeddings.position_embedding.weight"]
+    renamed["visual.conv1.weight"] = state["vision_model.embeddings.patch_embedding.weight"]
+    renamed["visual.class_embedding"] = state["vision_model.embeddings.class_embedding"]
+    renamed["visual.positional_embedding"] = state["vision_model.embeddings.position_embedding.weight"]
+    assert set(from_open_clip(renamed)) == {name for name in state if not name.endswith("position_ids")}
+    return renamed
+
+
+def _tiny_qwen2_vl(folder: Path) -> Qwen2VLConfig:
+    """Configuration, tokenizer and image processor of a small Qwen2-VL."""
+    save_tiny_vlm(folder)  # its tokenizer and image processor fit Qwen2-VL
+    config = Qwen2VLConfig(
+        text_config={
+            "hidden_size": 48,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "vocab_size": 128,
+            "initializer_range": 0.3,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [2, 2, 2]},
+        },
+        vision_config={
+            "depth": 2,
+            "embed_dim": 32,
+            "hidden_size": 48,
+            "num_heads": 2,
+            "patch_size": 8,
+            "mlp_ratio": 2,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+        },
+        image_token_id=6,
+        video_token_id=7,
+        vision_start_token_id=4,
+        vision_end_token_id=5,
+    )
+    config.save_pretrained(folder)
+    return config
+
+
+def test_hpsv3_loads_published_weight_names_and_ignores_padding(images: np.ndarray, tmp_path: Path) -> None:
+    config = _tiny_qwen2_vl(tmp_path)
+    torch.manual_seed(0)
+    source = Hpsv3(config, (24, 8))
+    with torch.no_grad():
+        source.rm_head[5].bias.copy_(torch.tensor([2.0, 50.0]))  # so that mu and log sigma differ
+    named = {
+        name.replace("backbone.language_model.", "model.").replace("backbone.", ""): value
+        for name, value in source.state_dict().items()
+    }
+    assert {name.split(".")[0] for name in named} == {"model", "visual", "rm_head"}
+    save_file({**named, "lm_head.weight": torch.zeros(128, 48)}, tmp_path / hpsv3.FILE)
+    model = Hpsv3.from_state(config, {**named, "lm_head.weight": torch.zeros(128, 48)})
+    template = "Textual prompt - {text_prompt}\noverall <|Reward|>\n\nEND\n"
+    scorer = Hpsv3Scorer(model, str(tmp_path), template, "cpu", pixels=4096)
+    prompts = [PROMPT, "<|Reward|> a red circle", LONG, PROMPT]
+    scores = scorer.score(images, prompts)
+    alone = [scorer.score(images[i : i + 1], prompts[i : i + 1]).values[0] for i in range(4)]
+    np.testing.assert_allclose(scores.values, alone, atol=1e-4)
+    assert np.abs(scores.values).max() < 30
+    assert not scores.truncated.any()
+    mirrored = images[:1, :, ::-1]
+    assert scorer.score(mirrored, [PROMPT]).values[0] != pytest.approx(scores.values[0], abs=1e-4)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        Hpsv3.from_state(config, {name: value for name, value in named.items() if "layers.1" not in name})
+
+
+def test_unified_reward_counts_clear_answers_only(images: np.ndarray, tmp_path: Path) -> None:
+    save_tiny_vlm(tmp_path)
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path)
+    baseline = unified_reward.UnifiedReward(model, str(tmp_path), "cpu", pairs=2, new_tokens=4)
+    predictions = baseline.judge([_pair(images), _pair(images[2:], LONG)])
+    assert np.isnan(predictions.margin).all()  # random weights generate no valid answer
+    assert unified_reward.parse_answer("... Image 1 is better.") == 1.0
+    assert unified_reward.parse_answer("Image 2 is better.") == -1.0
+    assert unified_reward.parse_answer("Both images are equally good.") == 0.0
+    assert np.isnan(unified_reward.parse_answer("Image 1 is better. No, Image 2 is better."))
+
+
+def test_image_reward_loads_the_published_weight_names(clip: Path, images: np.ndarray, tmp_path: Path) -> None:
+    """A tiny BLIP with the names of the published file. It reads 35 tokens."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((clip / name).read_bytes())
+    config = BlipConfig(
+        text_config={**SIZES, "vocab_size": 128, "encoder_hidden_size": 32, "max_position_embeddings": 64},
+        vision_config={**SIZES, "image_size": 32, "patch_size": 8},
+    )
+    config.save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    model = image_reward.ImageReward(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))  # freshly initialized weights hardly depend on the image
+    published = {_published_name(name): value for name, value in model.state_dict().items()}
+    assert {
+        "blip.visual_encoder.blocks.1.attn.qkv.weight",
+        "blip.visual_encoder.pos_embed",
+        "mlp.layers.7.bias",
+        "blip.text_encoder.encoder.layer.1.crossattention.self.key.weight",
+    } <= set(published)
+    torch.save({**published, "blip.vision_proj.weight": torch.zeros(1)}, tmp_path / image_reward.FILE)
+    long = " ".join([PROMPT] * 6)
+    pairs = [_pair(images), _pair(images[2:], long)]
+    predictions = image_reward.open_image_reward(ScorerContext(str(tmp_path), "cpu", 4)).judge(pairs)
+    alone = ScoringJudge(image_reward.ImageRewardScorer(model, str(tmp_path), "cpu"), 1).judge(pairs)
+    np.testing.assert_allclose(predictions.margin, alone.margin, rtol=1e-3, atol=1e-4)
+    assert np.abs(predictions.margin).min() > 1e-2
+    assert predictions.truncated.tolist() == [False, True]
+
+
+def _published_name(name: str) -> str:
+    """The name of a weight in the published file."""
+    if name.startswith("mlp."):
+        _, number, kind = name.split(".")
+        return f"mlp.layers.{(0, 2, 4, 6, 7)[int(number)]}.{kind}"
+    if name.startswith("text."):
+        return f"blip.text_encoder.{name.removeprefix('text.')}"
+    for ours, published in (
+        ("embeddings.class_embedding", "cls_token"),
+        ("embeddings.position_embedding", "pos_embed"),
+        ("embeddings.patch_embedding", "patch_embed.proj"),
+        ("post_layernorm", "norm"),
+        ("encoder.layers", "blocks"),
+        ("layer_norm", "norm"),
+        ("self_attn.qkv", "attn.qkv"),
+        ("self_attn.projection", "attn.proj"),
+    ):
+        name = name.replace(ours, published)
+    return f"blip.visual_encoder.{name.removeprefix('vision.')}"
+
+
+def test_vqascore_probabilities_do_not_depend_on_the_batch(clip: Path, images: np.ndarray, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((clip / name).read_bytes())
+    config = T5Config(
+        vocab_size=128,
+        d_model=32,
+        d_kv=8,
+        d_ff=48,
+        num_layers=2,
+        num_heads=2,
+        pad_token_id=0,
+        decoder_start_token_id=0,
+        mm_hidden_size=24,
+    )
+    vqascore.ClipFlanT5(config).save_pretrained(tmp_path)
+    tower = CLIPVisionConfig(
+        hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8
+    )
+    CLIPVisionModel(tower).save_pretrained(tmp_path / "tower")
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(
+        tmp_path / "tower"
+    )
+    pairs = [_pair(images), _pair(images[2:, :32], LONG)]  # the images of the second pair are not square
+    predictions = vqascore.open_vqascore(ScorerContext(str(tmp_path), "cpu", 4)).judge(pairs)
+    alone = vqascore.open_vqascore(ScorerContext(str(tmp_path), "cpu", 2)).judge(pairs)
+    np.testing.assert_allclose(predictions.margin, alone.margin, atol=1e-6)
+    assert (np.abs(predictions.margin) > 1e-7).all()
+    assert (np.abs(predictions.margin) < 1).all()
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="mm_projector"):
+        vqascore.open_vqascore(ScorerContext(str(tmp_path), "cpu", 4))
