@@ -19,6 +19,11 @@ IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Environment variable that Ray sets for the entrypoint of a submitted job."""
 
 
+def uses_private_cluster(settings: Settings) -> bool:
+    """Whether a command starts its own local cluster. It never grows. A submitted job uses the cluster it runs on."""
+    return settings.ray_address == "local" and IN_A_JOB not in os.environ
+
+
 @contextmanager
 def ray_session(settings: Settings) -> Generator[None]:
     """Inside the block, Ray is connected: to a private local cluster, or to the one at `settings.ray_address`.
@@ -36,8 +41,7 @@ def ray_session(settings: Settings) -> Generator[None]:
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default gives every other process priority
     for name in ("ray.data", "ray.serve", "ray.train", "ray._private"):
         logging.getLogger(name).setLevel(logging.ERROR)  # the stages print their own progress
-    private = settings.ray_address == "local" and IN_A_JOB not in os.environ
-    if private:
+    if uses_private_cluster(settings):
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings would hide the progress lines
         ray.init(
             address="local",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +11,7 @@ from conf.detector import DetectorSettings
 from conf.policy import PolicySettings
 from conf.serving import ServingSettings
 from conf.settings import Settings
-from pipelines.common.ray_session import IN_A_JOB
+from pipelines.common.ray_session import uses_private_cluster
 from pipelines.policy.cluster_state import DECIMALS, NodeResources, read_cluster
 
 Placement = Literal["pack", "spread", "strict_pack", "strict_spread"]
@@ -161,8 +160,7 @@ def check_capacity(settings: Settings) -> None:
     A private cluster never grows. On a shared cluster, nodes may be added by an autoscaler or by hand, so a run that
     lacks resources waits there and logs what it waits for.
     """
-    private = settings.ray_address == "local" and IN_A_JOB not in os.environ
-    if not private:
+    if not uses_private_cluster(settings):
         return
     if shortage := unschedulable(resource_requests(settings), read_cluster().nodes):
         raise UserError(shortage)

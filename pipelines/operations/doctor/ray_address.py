@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 from conf import Settings, UserError
-from pipelines.common.ray_session import IN_A_JOB, accepts_connections, ray_session
+from pipelines.common.ray_session import accepts_connections, ray_session, uses_private_cluster
 from pipelines.operations.doctor.finding import Finding
 from pipelines.operations.doctor.gpus import check_node_gpus
 from pipelines.operations.submit import has_token
@@ -21,7 +20,7 @@ def check_ray(settings: Settings) -> Iterator[Finding]:
     """Joins the cluster as a run would, checks it, and leaves it. A private cluster is not started for this."""
     import ray
 
-    if settings.ray_address == "local" and IN_A_JOB not in os.environ:
+    if uses_private_cluster(settings):
         yield Finding(True, "Ray: a private cluster on this machine")
         return
     address = settings.ray_address
