@@ -1,1 +1,1 @@
-"""Stage 1: preference pairs, written, perturbed, painted and reviewed on Ray Data, saved as parquet."""
+"""Stage 1: preference pairs. Writes and perturbs prompts, generates and reviews images on Ray Data, saves parquet."""

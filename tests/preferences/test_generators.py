@@ -95,7 +95,7 @@ def test_every_shard_has_one_generator() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("preferences.generators.renderer=0", "one of them above"),
+        ("preferences.generators.renderer=0", "needs a weight above 0"),
         ("preferences.generators.seedream=1", "set both to 0"),
         ("qwen_image.offload=modell", "did you mean model?"),
         ("preferences.writer=chatt", "did you mean chat?"),

@@ -112,7 +112,7 @@ def _figure(
 
 
 def _generated_pairs(manifest: Path) -> int:
-    """Pairs that the build generated, including rejected ones; 0 if there is no manifest that says so."""
+    """Pairs that the build generated, including rejected ones; 0 if the manifest does not state it."""
     content = json.loads(manifest.read_text()) if manifest.exists() else {}
     return content["pairs"] + content["rejected"] if "rejected" in content else 0
 

@@ -35,7 +35,7 @@ WORD_BIN = 5  # width in words of a bin of prompt lengths
 
 @dataclass
 class Statistics:
-    """Counts of rows. Every counter maps a value to a number of pairs, unless its comment says otherwise."""
+    """Counts of rows. Every counter maps a value to a number of pairs, unless its comment states otherwise."""
 
     pairs: int = 0
     splits: Counter[str] = field(default_factory=Counter)

@@ -94,7 +94,7 @@ def _loser_verdict(pair: ReviewPair, answers: Sequence[str]) -> Verdict:
     if pair.changed:
         expected = ["no" if claim in pair.changed else "yes" for claim in range(pair.claims)]
         return _combine([_match(answer, right) for answer, right in zip(answers, expected, strict=True)])
-    if pair.n_perturb:  # this number of claims must fail, but the row does not say which ones
+    if pair.n_perturb:  # this number of claims must fail, but the row does not name them
         failed, unsure = answers.count("no"), answers.count("unsure")
         if not failed <= pair.n_perturb <= failed + unsure:
             return "reject"

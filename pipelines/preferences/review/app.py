@@ -15,7 +15,8 @@ from pipelines.preferences.review.auth import COOKIE, Auth, Session
 from pipelines.preferences.review.overview import render_overview
 from pipelines.preferences.review.pairs import PRESENCE
 from pipelines.preferences.review.queue import ReviewItem, ReviewQueue
-from pipelines.preferences.review.store import AlreadyVotedError, NotDisputedError, NothingToUndoError, Store
+from pipelines.preferences.review.store import Store
+from pipelines.preferences.review.votes import AlreadyVotedError, NotDisputedError, NothingToUndoError
 
 PAGE = Path(__file__).parent / "page"
 SECURITY_HEADERS = {

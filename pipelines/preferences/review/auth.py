@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.preferences.review.database import Database
-from pipelines.preferences.review.store import ReviewStage
+from pipelines.preferences.review.votes import ReviewStage
 
 COOKIE = "spatialt2i_review"
 

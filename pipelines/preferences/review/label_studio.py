@@ -26,7 +26,7 @@ from pipelines.preferences.review.annotation import Annotation, verdict
 from pipelines.preferences.review.database import Database
 from pipelines.preferences.review.pairs import PRESENCE, SIDES, PairSet, ReviewPair
 from pipelines.preferences.review.serve import open_database, open_queue, open_store
-from pipelines.preferences.review.store import AlreadyVotedError, Vote
+from pipelines.preferences.review.votes import AlreadyVotedError, Vote
 from pipelines.preferences.row_values import Side
 
 CONFIG = """<View>

@@ -14,8 +14,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pipelines.preferences.review.agreement import cohens_kappa, krippendorffs_alpha
 from pipelines.preferences.review.annotation import Annotation, truth
 from pipelines.preferences.review.pairs import ReviewPair
-from pipelines.preferences.review.store import Vote
 from pipelines.preferences.review.triage_scores import TriageOutcome
+from pipelines.preferences.review.votes import Vote
 from pipelines.preferences.row_values import ReviewStatus
 
 VotesByPair = Mapping[str, Mapping[str, Vote]]

@@ -34,7 +34,7 @@ class ReviewPair:
     kind: PairKind
     prompt: str
     relations: tuple[Relation, ...]
-    changed: tuple[int, ...]  # claims that must fail for the loser; empty if the row does not say which
+    changed: tuple[int, ...]  # claims that must fail for the loser; empty if the row does not name them
     n_perturb: int
     gold: bool  # its truth is known exactly
     status: ReviewStatus  # in the row's own review

@@ -13,11 +13,12 @@ from pipelines.preferences.review.annotation import Annotation, truth, verdict
 from pipelines.preferences.review.auth import Session
 from pipelines.preferences.review.overview import Overview, summarise
 from pipelines.preferences.review.pairs import SIDES, PairSet, ReviewPair
-from pipelines.preferences.review.store import QueueEntry, Store, Vote
+from pipelines.preferences.review.store import Store
 from pipelines.preferences.review.triage_scores import TriageScores, triage_outcome
+from pipelines.preferences.review.votes import QueueEntry, Vote
 from pipelines.preferences.row_values import Side
 
-MAX_SECONDS = 24 * 3600.0  # of one pair; a tab that stays open over night says nothing about pace
+MAX_SECONDS = 24 * 3600.0  # of one pair; longer times come from a tab that stayed open
 
 Answers = tuple[tuple[str, ...], tuple[str, ...]]
 """Answers about the first and about the second image."""

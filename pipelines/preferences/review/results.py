@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from pipelines.preferences.review.annotation import vote
 from pipelines.preferences.review.pairs import PairSet
-from pipelines.preferences.review.store import Vote
+from pipelines.preferences.review.votes import Vote
 from pipelines.preferences.roles.base import Review
 from pipelines.preferences.row_values import PreferenceVote, ReviewStatus
 

@@ -23,7 +23,8 @@ from pipelines.preferences.review.annotation import Annotation, truth, verdict
 from pipelines.preferences.review.auth import Session
 from pipelines.preferences.review.pairs import ReviewPair
 from pipelines.preferences.review.serve import open_database, open_queue, open_store
-from pipelines.preferences.review.store import ReviewStage, Store, Vote
+from pipelines.preferences.review.store import Store
+from pipelines.preferences.review.votes import ReviewStage, Vote
 from pipelines.reward.data import read_pairs, read_rows
 from pipelines.reward.sampler import RankInfo, make_sampler, read_window
 

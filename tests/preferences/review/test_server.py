@@ -19,7 +19,8 @@ from pipelines.common.paths import RunPaths
 from pipelines.preferences.review.database import Database
 from pipelines.preferences.review.pairs import SIDES, PairSet
 from pipelines.preferences.review.serve import open_database, open_queue, open_store
-from pipelines.preferences.review.store import QueueEntry, Store
+from pipelines.preferences.review.store import Store
+from pipelines.preferences.review.votes import QueueEntry
 from tests.support.review_server import ReviewClient, ReviewServer, answers_to, saved_votes, serving_review
 from tests.support.scene_pairs import write_scene_pairs
 

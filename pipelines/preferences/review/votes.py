@@ -1,0 +1,72 @@
+"""Records of the review: votes, queue entries, progress, and the errors about votes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipelines.preferences.review.annotation import Annotation, Verdict
+from pipelines.preferences.row_values import Side
+
+ReviewStage = Literal["review", "adjudication"]
+"""What an annotator does: review pairs, or decide disputed ones."""
+
+
+class AlreadyVotedError(Exception):
+    """The annotator's vote on this pair was saved before, from another window."""
+
+
+class NotDisputedError(Exception):
+    """An adjudicator's vote arrived for a pair that is no longer disputed."""
+
+
+class NothingToUndoError(Exception):
+    """The annotator has no vote that can be withdrawn. The message gives the reason."""
+
+
+@dataclass(frozen=True)
+class Vote:
+    """One annotator's answers about one pair."""
+
+    vote_id: str  # chosen by the browser, so that a vote that is sent again counts once
+    pair_id: str
+    annotator: str
+    stage: ReviewStage
+    annotation: Annotation
+    verdict: Verdict
+    first_side: Side  # the image that was shown first
+    seconds: float  # time that the pair was on the screen
+    cast_at: float  # seconds since 1970
+
+    @property
+    def as_shown(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The answers about the first and about the second image."""
+        winner, loser = self.annotation.winner, self.annotation.loser
+        return (winner, loser) if self.first_side == "w" else (loser, winner)
+
+
+@dataclass(frozen=True)
+class QueueEntry:
+    """One pair of the queue."""
+
+    pair_id: str
+    gold: bool
+
+
+@dataclass(frozen=True)
+class VoteCounts:
+    """Numbers of one annotator's votes."""
+
+    total: int
+    gold: int  # of these, on gold pairs
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The progress of one annotator and of the whole dataset, in pairs."""
+
+    done: int  # judged by the annotator
+    waiting: int  # still to be judged by the annotator
+    decided: int  # accepted or rejected, of the dataset
+    pairs: int  # of the dataset
+    pairs_per_hour: float  # the annotator's pace over the last 20 pairs; 0 before the first
