@@ -303,20 +303,3 @@ def pairs_location(settings: Settings) -> str:
 def spatialscore_folder(settings: Settings) -> Path:
     """The SpatialScore that scores images: `serving.model` if set, else the one that this run trains. Absolute."""
     return Path(settings.serving.model).absolute() if settings.serving.model else run_paths(settings).reward_model
-
-
-# Former names, kept until every caller uses the ones above.
-DATA = PUBLISHED_DATA
-data_of = published_data
-preferences_folder = pairs_location
-score_folder = spatialscore_folder
-
-
-def reward_folder(settings: Settings) -> Path:
-    """The folder of stage 2."""
-    return run_paths(settings).reward
-
-
-def model_folder(settings: Settings) -> Path:
-    """The SpatialScore of stage 2."""
-    return run_paths(settings).reward_model

@@ -174,7 +174,7 @@ def _held_out_trend(evaluations: Sequence[Row]) -> str:
     first, last = evaluations[0], evaluations[-1]
     exact = last["relation_accuracy_short"] is not None
     key, name = (
-        ("relation_accuracy_short", "relations right, short prompts") if exact else ("reward_mean", "reward mean")
+        ("relation_accuracy_short", "relations correct, short prompts") if exact else ("reward_mean", "reward mean")
     )
     form = ".1%" if exact else "+.3f"
     return f"held out, {name}: {_format(first[key], form)} → {_format(last[key], form)}"

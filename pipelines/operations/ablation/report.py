@@ -48,7 +48,7 @@ class Comparison:
 
     variant: str
     seconds: np.ndarray  # training time
-    short: np.ndarray  # fraction of relations right after the last iteration
+    short: np.ndarray  # fraction of relations correct after the last iteration
     long: np.ndarray
     objects: np.ndarray  # fraction of objects present, mean of short and long prompts
     short_at_equal_time: np.ndarray
@@ -57,7 +57,7 @@ class Comparison:
 
 
 def accuracy(row: EvaluationRow) -> float:
-    """Mean of the fractions of relations right on short and on long prompts."""
+    """Mean of the fractions of relations correct on short and on long prompts."""
     return (row.relation_accuracy_short + row.relation_accuracy_long) / 2
 
 
@@ -171,4 +171,4 @@ def _html_page(body: str) -> str:
 
 def _chart(title: str, rows: Sequence[Comparison], curves: Mapping[str, Sequence[Curve]]) -> str:
     series = [Series(row.variant, f"c{i}", tuple(mean_curve(curves[row.variant]))) for i, row in enumerate(rows)]
-    return line_chart(f"{title}: relations right", series, "seconds of training", percent=True)
+    return line_chart(f"{title}: relations correct", series, "seconds of training", percent=True)

@@ -141,7 +141,7 @@ def run_ablation(settings: Settings, log: Log = print, train: Train = run_policy
         run.write(result.evaluations)
         last = result.evaluations[-1]
         log(
-            f"    relations right: {last.relation_accuracy_short:.1%} on short prompts, "
+            f"    relations correct: {last.relation_accuracy_short:.1%} on short prompts, "
             f"{last.relation_accuracy_long:.1%} on long prompts; {last.training_seconds:.0f} s of training"
         )
         write_report(_finished_curves(runs), settings, run_paths(settings))
