@@ -20,7 +20,7 @@ COMMANDS = re.compile(r"spatialt2i ((?:[a-z_0-9./=:,\[\]]+ ?)+)")
 def shown() -> list[str]:
     """Words after `spatialt2i` in code blocks and inline code of the README and the guides, and in the manifests."""
     files = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "cluster" / "rayjob.yaml"]
-    texts = [file.read_text() for file in files]
+    texts = [re.sub(r"\\\n *", "", file.read_text()) for file in files]  # a command may span several lines
     found = {
         match[1].strip() for text in texts for match in COMMANDS.finditer(re.sub(r" {3,}.*", "", text, flags=re.M))
     }
