@@ -38,7 +38,9 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 QUESTIONS: dict[str, tuple[str, ...]] = {
     "Top-k filter": (BASE, "no-filter", "top-4"),
     "Rule reward on short prompts against SpatialScore, evaluated on long prompts": (
-        BASE, "short-spatialscore", "short-rules",
+        BASE,
+        "short-spatialscore",
+        "short-rules",
     ),
     "Clip range and KL": (BASE, "clip-1e-5", "clip-1e-3", "kl-0.01"),
     "SDE against CPS": (BASE, "cps"),
@@ -46,7 +48,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "Initial noise of a group, and the std of its advantages": (BASE, "independent-noise", "group-std"),
     "Base regularizer on the steps that are never trained": (BASE, "no-base-regularizer"),
     "Synchronous against staleness 1": (BASE, "staleness-1"),
-}  # fmt: skip
+}
 """Question -> the variants that answer it."""
 
 

@@ -46,9 +46,15 @@ class FluxSettings(Section):
     """Scale of the LoRA (alpha). Flow-GRPO: twice the rank."""
 
     lora_targets: tuple[str, ...] = (
-        "attn.to_q", "attn.to_k", "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
-        "ff_context.net.0.proj", "ff_context.net.2",
-    )  # fmt: skip
+        "attn.to_q",
+        "attn.to_k",
+        "attn.add_q_proj",
+        "attn.add_k_proj",
+        "attn.add_v_proj",
+        "attn.to_add_out",
+        "ff_context.net.0.proj",
+        "ff_context.net.2",
+    )
     """Linear layers with a LoRA. The default adapts the text stream and the attention to it."""
 
     gradient_checkpointing: bool = False

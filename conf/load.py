@@ -120,7 +120,7 @@ def _keys_in(message: str) -> list[str]:
 def _blame(keys: Sequence[str], layers: Sequence[Layer]) -> str:
     """'SOURCE: ' of the last layer that sets one of `keys` (or an entry of a section that is one); else ''."""
     for layer in reversed(layers):
-        if any(own == key or own.startswith(f"{key}.") for own in layer.values for key in keys if key):
+        if any(name == key or name.startswith(f"{key}.") for name in layer.values for key in keys if key):
             return f"{layer.source}: "
     return ""
 

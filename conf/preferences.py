@@ -85,9 +85,14 @@ class DiffusersSettings(Section):
         """Only the fields that determine the images; placement and batching are set to their defaults."""
         plain = type(self)()
         return replace(
-            self, offload=plain.offload, batch=plain.batch, actors=plain.actors, threads=plain.threads, cpus=plain.cpus,
+            self,
+            offload=plain.offload,
+            batch=plain.batch,
+            actors=plain.actors,
+            threads=plain.threads,
+            cpus=plain.cpus,
             gpus=plain.gpus,
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class ReviewSettings(Section):
     """A pair on an annotator's screen is not offered to anyone else for this many minutes."""
 
     triage: Literal["spatialscore", "judge"] = "spatialscore"
-    """Model whose doubts order the queue: SpatialScore, or the judge (section judge)."""
+    """Model that flags doubtful pairs, which are reviewed first: SpatialScore, or the judge (section judge)."""
 
     label_studio: str = ""
     """Folder of files for and from Label Studio. Empty: <run_dir>/label_studio."""

@@ -88,8 +88,8 @@ def _section_text(name: str) -> str:
     settings = [setting for setting in settings_of(name) if setting.key.rsplit(".", 1)[0] == name or not name]
     inner = [other for other in sections() if other.startswith(f"{name}.") and name]
     head = f"{name or 'general'}: {summary}"
-    own = "\n".join([_wrap(head, ""), *map(_setting_text, settings)])
-    return "\n\n".join([own, *(_section_text(other) for other in inner if other.count(".") == name.count(".") + 1)])
+    text = "\n".join([_wrap(head, ""), *map(_setting_text, settings)])
+    return "\n\n".join([text, *(_section_text(other) for other in inner if other.count(".") == name.count(".") + 1)])
 
 
 def _setting_text(setting: Setting) -> str:
@@ -106,9 +106,13 @@ def _override(value: Any) -> str:
 def _wrap(text: str, indent: str) -> str:
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
     return textwrap.fill(
-        text, width, initial_indent=indent, subsequent_indent=f"{indent}  ", break_long_words=False,
+        text,
+        width,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        break_long_words=False,
         break_on_hyphens=False,
-    )  # fmt: skip
+    )
 
 
 def option_hint(option: str, value: str | None, prefer: Sequence[str] = ()) -> str:

@@ -91,13 +91,16 @@ DONE = HEALTHY | {PROGRESS_TIME: "0x10 stale"}
 
 
 @pytest.mark.skipif(not PROMTOOL, reason="promtool is not on the path (Debian: apt-get install prometheus)")
-@pytest.mark.parametrize(("history", "raised"), [
-    (SICK, {alert.name for alert in alerts(FLUX_DEV)} - {"NoFirstVersion"}),
-    (HEALTHY, set()),
-    (WAITING, {"NoFirstVersion"}),
-    (STARTING, set()),
-    (DONE, set()),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("history", "raised"),
+    [
+        (SICK, {alert.name for alert in alerts(FLUX_DEV)} - {"NoFirstVersion"}),
+        (HEALTHY, set()),
+        (WAITING, {"NoFirstVersion"}),
+        (STARTING, set()),
+        (DONE, set()),
+    ],
+)
 def test_prometheus_raises_every_alert_on_a_sick_run_and_none_on_a_healthy_one(
     history: dict[str, str], raised: set[str], tmp_path: Path
 ) -> None:

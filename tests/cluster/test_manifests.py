@@ -63,10 +63,10 @@ def test_pods_hold_what_the_preset_places_on_them(preset: str) -> None:
     workers = {
         group["groupName"]: group for group in cluster_of(yaml.safe_load(texts["rayjob.yaml"]))["workerGroupSpecs"]
     }
-    policy, pool = settings.policy, settings.serving
+    policy, serving = settings.policy, settings.serving
     wanted = {
         "rollout": (policy.rollout.max_actors, policy.rollout.gpus, policy.rollout.cpus),
-        "reward": (pool.max_replicas, pool.gpus, pool.cpus),
+        "reward": (serving.max_replicas, serving.gpus, serving.cpus),
         "learner": (policy.learner.ranks, policy.learner.gpus, policy.learner.cpus),
     }
     assert set(workers) == set(wanted)

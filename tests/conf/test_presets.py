@@ -12,7 +12,7 @@ from conf.catalog import catalog
 from conf.layers import PRESET_DIR, Layer, preset_layers
 
 MARK = re.compile(r"# (paper|choice)\b")
-OWN_NAME = "preset"
+NAME_KEY = "preset"
 
 
 def marked_keys(path: Path) -> set[str]:
@@ -29,14 +29,14 @@ def marked_keys(path: Path) -> set[str]:
     return found
 
 
-def own_layer(preset: str) -> Layer:
+def top_layer(preset: str) -> Layer:
     return preset_layers(preset)[-1]
 
 
 @pytest.mark.parametrize("preset", presets())
 def test_every_value_is_marked_as_the_papers_or_as_a_choice(preset: str) -> None:
     marked = marked_keys(PRESET_DIR / f"{preset}.yaml")
-    assert set(own_layer(preset).values) - {OWN_NAME} - marked == set()
+    assert set(top_layer(preset).values) - {NAME_KEY} - marked == set()
 
 
 @pytest.mark.parametrize("preset", presets())
@@ -46,15 +46,15 @@ def test_every_value_differs_from_the_value_it_overrides_unless_it_is_marked(pre
         below |= layer.values
     marked = marked_keys(PRESET_DIR / f"{preset}.yaml")
     values = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in own_layer(preset).values.items()
+        key: tuple(value) if isinstance(value, list) else value for key, value in top_layer(preset).values.items()
     }
-    same = {key for key, value in values.items() if key != OWN_NAME and value == below[key]}
+    same = {key for key, value in values.items() if key != NAME_KEY and value == below[key]}
     assert same - marked == set()
 
 
 @pytest.mark.parametrize("preset", [name for name in presets() if len(preset_layers(name)) > 1])
 def test_a_preset_with_a_base_repeats_nothing_of_it(preset: str) -> None:
     """A base's values are already marked there, so a mark is no reason to repeat one."""
-    *bases, own = preset_layers(preset)
+    *bases, top = preset_layers(preset)
     below = {key: value for layer in bases for key, value in layer.values.items()}
-    assert [key for key, value in own.values.items() if below.get(key, ...) == value] == []
+    assert [key for key, value in top.values.items() if below.get(key, ...) == value] == []

@@ -145,8 +145,11 @@ def test_a_cached_model_needs_no_hub_but_must_be_complete(tmp_path: Path) -> Non
 
 def test_gpus_that_are_missing_or_too_small_fail() -> None:
     settings = load("flux_dev")
-    assert_fails(gpus.check_gpus(load("flux_dev", ["ray_address=local"]), lambda: GpuInfo("", [])),
-                 "this machine: torch was built without CUDA", "install a CUDA build")  # fmt: skip
+    assert_fails(
+        gpus.check_gpus(load("flux_dev", ["ray_address=local"]), lambda: GpuInfo("", [])),
+        "this machine: torch was built without CUDA",
+        "install a CUDA build",
+    )
     assert_fails(gpus.check_memory("node a", GpuInfo("12.8", []), settings), "torch sees no GPU", "nvidia-smi")
     found = GpuInfo("12.8", [Gpu("NVIDIA L4", 24.0), Gpu("NVIDIA H100", 85.0)])
     assert [finding.ok for finding in gpus.check_memory("node a", found, settings)] == [False, True]

@@ -79,8 +79,15 @@ def test_a_sick_run_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_waits_are_shown_as_in_the_log(tmp_path: Path) -> None:
-    row = iteration_row(1, iteration_seconds=4.0, learn_seconds=3.0, wait_for_images_seconds=0.7,
-                        wait_for_ranks_seconds=0.5, rollout_actors=2.0, rollout_idle_seconds=2.0)  # fmt: skip
+    row = iteration_row(
+        1,
+        iteration_seconds=4.0,
+        learn_seconds=3.0,
+        wait_for_images_seconds=0.7,
+        wait_for_ranks_seconds=0.5,
+        rollout_actors=2.0,
+        rollout_idle_seconds=2.0,
+    )
     write_rows(tmp_path, row)
     assert wait_breakdown(row) in line_of(status_of(tmp_path), "waiting?")
 

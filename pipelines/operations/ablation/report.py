@@ -82,10 +82,12 @@ def compare(question: Sequence[str], curves: Mapping[str, Sequence[Curve]]) -> l
 
 def _comparison(variant: str, curves: Sequence[Curve], equal_time: float, seconds_to_target: float) -> Comparison:
     def at_equal_time(value: Callable[[EvaluationRow], float]) -> np.ndarray:
-        return np.array([
-            np.interp(equal_time, [row.training_seconds for row in curve], [value(row) for row in curve])
-            for curve in curves
-        ])  # fmt: skip
+        return np.array(
+            [
+                np.interp(equal_time, [row.training_seconds for row in curve], [value(row) for row in curve])
+                for curve in curves
+            ]
+        )
 
     last = [curve[-1] for curve in curves]
     return Comparison(
