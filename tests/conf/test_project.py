@@ -29,7 +29,8 @@ ABOUT_MAIN = [path for path in DOCUMENTS if path.name != "CHANGELOG.md" and path
 """Documents that describe the present state. The changelog and the notes also name what no longer exists."""
 
 RETIRED = re.compile(
-    r"(?<![a-z])(mend(s|ed|ing)?|rivals?|painters?|paint(s|ed|ing)?|patiently|ballots?|redraws?|remakes?)(?![a-z])",
+    r"(?<![a-z])(mend(s|ed|ing)?|rivals?|painters?|paint(s|ed|ing)?|pictures?|canvas(es)?|spoil(s|ed|t)?|patiently|"
+    r"tall(y|ies)|ballots?|redraws?|remakes?)(?![a-z])",
     re.I,
 )
 """Words of the former vocabulary, also as a part of an identifier. The glossary in CONTRIBUTING.md has the new ones."""
