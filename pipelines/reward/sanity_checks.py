@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import ray
 
 from actors.spatialscore import SpatialScorer
+from actors.spatialscore.config import ADAPTER_FILE
 from actors.worker_setup import actor_options
+from conf import UserError
 from conf.serving import ServingSettings
 from conf.settings import Settings
 from pipelines.common.paths import pairs_location
@@ -32,9 +35,12 @@ PAIRS = 128
 def run_sanity_checks(settings: Settings) -> tuple[SanityCheck, ...]:
     """Checks the SpatialScore that scores the run's images on held-out pairs, and writes the result.
 
-    Ray must be initialized. Raises UserError if there is no SpatialScore or no held-out pair.
+    Ray must be initialized. Raises UserError if there is no SpatialScore, if its LoRA is merged, or if there is no
+    held-out pair.
     """
     model, pairs = served_model(settings), pairs_location(settings)
+    if not (Path(model) / ADAPTER_FILE).is_file():
+        raise UserError(f"the LoRA of {model} is merged: check the directory that it was merged from")
     require_held_out_pairs(pairs)
     checks = _check_remotely(model, pairs, settings.serving)
     write_sanity_report(settings, checks)

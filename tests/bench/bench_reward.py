@@ -1,7 +1,7 @@
-"""SpatialScore: images scored per second, what a training step costs as the pixel budget grows, and the losses.
+"""SpatialScore: images scored per second, cost of an optimizer step by pixel budget, and the four losses.
 
 python -m tests.bench.bench_reward            # all tables
-python -m tests.bench.bench_reward losses     # one of them: scoring | pixel_budget | losses
+python -m tests.bench.bench_reward losses     # one table: scoring | pixel_budget | losses
 """
 
 from __future__ import annotations
@@ -18,36 +18,37 @@ from PIL import Image
 
 from actors.spatialscore import SpatialScore, SpatialScoreConfig, SpatialScorer, build
 from conf.reward import RewardSettings
-from pipelines.preferences.roles.base import ImagePair, RowSpec
-from pipelines.preferences.roles.scenes import SceneGenerator, ScenePerturber, SceneWriter
+from pipelines.preferences.roles.base import RowSpec
 from pipelines.reward.accuracy import ModelReport
 from pipelines.reward.data import Pair
 from pipelines.reward.evaluate import measure
 from pipelines.reward.fit import RewardFitter
 from pipelines.scenes import checkpoints_dir
+from tests.support.scene_pairs import scene_pairs
+from tests.support.tiny_reward import decoded
 
 SCORED = 96
-SIDES = (64, 128, 192, 256)  # pixels
+SIDES = (64, 128, 192, 256)  # width and height of an image in pixels
 STEPS, LOSS_STEPS, BATCH = 4, 100, 32
 
 
-def main(wanted: Sequence[str] = ("scoring", "pixel_budget", "losses")) -> None:
-    """The tables of these names."""
+def main(names: Sequence[str] = ("scoring", "pixel_budget", "losses")) -> None:
+    """Prints the tables with these names."""
     torch.set_num_threads(2)
-    for name in wanted:
+    for name in names:
         {"scoring": scoring, "pixel_budget": pixel_budget, "losses": losses}[name]()
 
 
 def scoring() -> None:
-    """Images per second: a batch at a time, one by one, and as a loop over transformers' own classes."""
+    """Images per second: in batches, one by one, and in a loop over transformers' classes."""
     images = np.random.default_rng(0).integers(0, 256, (SCORED, 64, 64, 3), dtype=np.uint8)
     prompts = ["a red circle left of a blue square and above a green triangle"] * SCORED
     model = build(SpatialScoreConfig(model=str(checkpoints_dir("qwen2_5_vl")), pixels=4096)).eval()
     plain = _rate(lambda: _plain_loop(model, images, prompts))
     scorer = SpatialScorer(model.merge())
-    alone = SpatialScorer(model, batch_images=1)
+    unbatched = SpatialScorer(model, batch_images=1)
     batched = _rate(lambda: scorer.score(images=images, prompts=prompts))
-    single = _rate(lambda: alone.score(images=images, prompts=prompts))
+    single = _rate(lambda: unbatched.score(images=images, prompts=prompts))
     print(f"SpatialScore, images of 64x64 scored per second, {torch.get_num_threads()} CPU threads")
     for name, rate in (("plain transformers loop", plain), ("one by one", single), ("48 a batch", batched)):
         print(f"{name:<24} {rate:8.1f}   {rate / plain:5.1f} times the loop")
@@ -62,62 +63,66 @@ def _rate(score: Callable[[], object]) -> float:
 
 @torch.inference_mode()
 def _plain_loop(model: SpatialScore, images: np.ndarray, prompts: Sequence[str]) -> list[float]:
-    """What one writes without this project: the library's image processor and forward, an image at a time."""
+    """The same without this project: the library's image processor and forward pass, one image at a time."""
     template, processor, scores = model.processor.template, model.processor.image_processor, []
     for image, prompt in zip(images, prompts, strict=True):
-        made = processor(Image.fromarray(image), return_tensors="pt")
+        patches = processor(Image.fromarray(image), return_tensors="pt")
         tokens = template.encode(prompt)
-        count = int(made["image_grid_thw"].prod()) // processor.merge_size**2
+        count = int(patches["image_grid_thw"].prod()) // processor.merge_size**2
         ids = torch.tensor([[*tokens.before, *[template.image_id] * count, *tokens.after]])
         hidden = model.vlm(
-            input_ids=ids, pixel_values=made["pixel_values"], image_grid_thw=made["image_grid_thw"],
-            mm_token_type_ids=(ids == template.image_id).int(), use_cache=False,
-        ).last_hidden_state  # fmt: skip
+            input_ids=ids,
+            pixel_values=patches["pixel_values"],
+            image_grid_thw=patches["image_grid_thw"],
+            mm_token_type_ids=(ids == template.image_id).int(),
+            use_cache=False,
+        ).last_hidden_state
         scores.append(float(model.head(hidden[ids == model.reward_id])[0]))
     return scores
 
 
 def pixel_budget() -> None:
-    """Time of a step of 8 pairs, and the process's peak memory, which only grows, from small images to large."""
-    print("SpatialScore, a training step of 8 pairs\n  pixels   tokens    s/step   peak MiB")
+    """Time of an optimizer step of 8 pairs, and peak memory of the process, from small images to large."""
+    print("SpatialScore, an optimizer step of 8 pairs\n  pixels   tokens    s/step   peak MiB")
     for side in SIDES:
         fitter = _fitter(RewardSettings(batch_size=8, workers=1), side * side)
         images = np.random.default_rng(0).integers(0, 256, (16, side, side, 3), dtype=np.uint8)
         text = "a red circle left of a blue square"
         pairs = [Pair(str(i), text, None, images[2 * i], images[2 * i + 1], "perturbed", 1) for i in range(8)]
-        fitter.step(pairs, 0, STEPS)
+        fitter.optimizer_step(pairs, 0, STEPS)
         start = time.perf_counter()
-        for number in range(STEPS):
-            fitter.step(pairs, number, STEPS)
+        for step in range(STEPS):
+            fitter.optimizer_step(pairs, step, STEPS)
         seconds = (time.perf_counter() - start) / STEPS
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(f"{side:4d}x{side:<4d} {(side // 16) ** 2:7d}  {seconds:8.3f}  {peak:9.0f}")
 
 
 def losses() -> None:
-    """The four losses after equally many steps on the same drawn pairs, held-out accuracy and calibration.
+    """Held-out accuracy and calibration of the four losses after the same number of steps on the same random pairs.
 
     A fit of the demo has about four times as many steps.
     """
-    training, held_out = _drawn(0, 1600), _drawn(1600, 2000)
+    training, held_out = _random_pairs(0, 1600), _random_pairs(1600, 2000)
     print(f"SpatialScore, {LOSS_STEPS} steps of {BATCH} pairs, {len(held_out)} other pairs in the right order")
-    print(f"{'loss':<10} {'all':>7} {'1 change':>9} {'2-3':>7} {'corrupted':>8} {'sigma':>8} {'ECE':>8}")
+    print(f"{'loss':<10} {'all':>7} {'1 change':>9} {'2-3':>7} {'corrupted':>9} {'sigma':>8} {'ECE':>8}")
     for loss in ("bt", "sampled", "marginal", "probit"):
         fitter = _fitter(RewardSettings(loss=loss, batch_size=BATCH, workers=1), 4096)
-        for number in range(LOSS_STEPS):
-            chosen = np.random.default_rng([0, number]).choice(len(training), BATCH, replace=False)
-            fitter.step([training[i] for i in chosen], number, LOSS_STEPS)
+        for step in range(LOSS_STEPS):
+            chosen = np.random.default_rng([0, step]).choice(len(training), BATCH, replace=False)
+            fitter.optimizer_step([training[i] for i in chosen], step, LOSS_STEPS)
         scorer = SpatialScorer(fitter.model)
         sigma = scorer.score(images=[p.image_w for p in held_out], prompts=[p.prompt for p in held_out]).sigma.mean()
-        report, _, calibrations = measure(scorer, held_out)
-        print(f"{loss:<10} {_row(report)} {sigma:8.3f} {calibrations[1].error:8.3f}")
+        measurement = measure(scorer, held_out)
+        error = measurement.calibrations[1].error
+        print(f"{loss:<10} {_row(measurement.report)} {sigma:8.3f} {error:8.3f}")
 
 
 def _row(report: ModelReport) -> str:
     found = report.accuracies
-    shares = (found.overall, found.one_change, found.more_changes, found.corrupted)
-    one, two, three, four = (f"{share.accuracy:.1%}" if share else "-" for share in shares)
-    return f"{one:>7} {two:>9} {three:>7} {four:>8}"
+    accuracies = (found.overall, found.one_change, found.more_changes, found.corrupted)
+    cells = [f"{accuracy.accuracy:.1%}" if accuracy else "-" for accuracy in accuracies]
+    return " ".join(f"{cell:>{width}}" for cell, width in zip(cells, (7, 9, 7, 9), strict=True))
 
 
 def _fitter(settings: RewardSettings, pixels: int) -> RewardFitter:
@@ -126,20 +131,10 @@ def _fitter(settings: RewardSettings, pixels: int) -> RewardFitter:
     return RewardFitter(model, settings, torch.device("cpu"))
 
 
-def _drawn(first: int, last: int) -> list[Pair]:
-    tasks = [RowSpec(index, "corrupted" if index % 3 == 0 else "perturbed", index) for index in range(first, last)]
-    return [
-        _pair(painted) for painted in SceneGenerator().generate(ScenePerturber().perturb(SceneWriter().write(tasks)))
-    ]
-
-
-def _pair(painted: ImagePair) -> Pair:
-    draft = painted.prompts
-    changed = draft.perturbed.text if draft.perturbed else None
-    return Pair(
-        str(draft.spec.index), draft.prompt.text, changed, painted.winner.pixels(), painted.loser.pixels(),
-        draft.spec.kind, len(draft.edits) if changed else 0, group_id=draft.group_id,
-    )  # fmt: skip
+def _random_pairs(first: int, last: int) -> list[Pair]:
+    """Pairs of the scenes world. None of them is generated by the base policy."""
+    specs = [RowSpec(index, "corrupted" if index % 3 == 0 else "perturbed", index) for index in range(first, last)]
+    return [decoded(pair) for pair in scene_pairs(specs)]
 
 
 if __name__ == "__main__":

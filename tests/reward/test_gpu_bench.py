@@ -1,4 +1,4 @@
-"""The command for a GPU runs here in its tiny size."""
+"""The benchmark for a GPU runs on a CPU in its tiny size."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tests.bench.gpu_reward import main
 def test_the_gpu_bench_trains_and_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--size", "tiny", "--batch", "2", "--steps", "1", "--words", "12", "--folder", str(tmp_path)]
     main(options)
-    main(options)  # the written checkpoint is read again
-    told = capsys.readouterr().out
-    assert told.count("pairs/s") == 2 and told.count("images/s") == 2
+    main(options)  # reads the checkpoint that the first call wrote
+    output = capsys.readouterr().out
+    assert output.count("pairs/s") == 2
+    assert output.count("images/s") == 2

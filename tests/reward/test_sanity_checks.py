@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from actors.spatialscore import SpatialScorer
+from actors.spatialscore import load as load_model
 from actors.types import Scores
 from conf import UserError, load
 from pipelines.reward.data import Pair
@@ -121,3 +122,9 @@ def test_the_weight_checks_notice_an_untrained_lora_and_other_weights_in_memory(
 def test_checks_without_a_model_are_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run `spatialt2i reward train` first"):
         run_sanity_checks(load("scenes", [f"run_dir={tmp_path}"]))
+
+
+def test_checks_of_a_merged_model_are_a_user_error(model_dir: Path, tmp_path: Path) -> None:
+    load_model(model_dir).merge().save_pretrained(tmp_path / "merged")
+    with pytest.raises(UserError, match="check the directory that it was merged from"):
+        run_sanity_checks(load("scenes", [f"run_dir={tmp_path}", f"serving.model={tmp_path / 'merged'}"]))

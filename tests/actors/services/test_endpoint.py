@@ -52,8 +52,8 @@ def test_retries_overcome_every_failure_and_return_what_a_reliable_server_return
     with serving(unreliable) as url:
         assert request_images(url, tracker, str(tmp_path)) == expected
         assert all(unreliable.failures[name] for name in FAILURES), unreliable.failures
-        assert min(unreliable.retry_waits) >= 1.0, "Retry-After asks for a second; the backoff alone waits at most 0.2 s"
-        assert unreliable.max_in_flight <= 8 + unreliable.failures["slow"], "calls that timed out still run on the server"
+        assert min(unreliable.retry_waits) >= 1.0, "Retry-After asks for 1 s; the backoff alone is at most 0.2 s"
+        assert unreliable.max_in_flight <= 8 + unreliable.failures["slow"], "calls that timed out still run there"
         calls = sum(unreliable.seen.values())
         assert request_images(url, tracker, str(tmp_path)) == expected
         assert sum(unreliable.seen.values()) == calls, "a second run repeats no call"
