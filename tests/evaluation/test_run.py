@@ -131,8 +131,3 @@ def test_a_sample_sheet_shows_base_above_policy(settings: Settings) -> None:
     assert sheet.shape == (2 * 286, 64 + 2 * 264, 3)
     assert above.std() > 1
     assert np.abs(above - below).mean() > 1, "the LoRA changes nothing"
-
-
-def test_a_sample_without_a_text_is_refused(settings: Settings) -> None:
-    with pytest.raises(ValueError, match=r"sample\.text"):
-        sample_images(settings)
