@@ -4,27 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from actors.workers.reward import RewardPool, start_pool
+from actors.workers.reward import start_pool
 from conf.serving import ServingSettings
+from tests.support.served_model import TOKEN_VARIABLE, ServedModel
 from tests.support.tiny_reward import save_tiny_vlm, tiny_spatialscore
-
-TOKEN_VARIABLE = "SPATIALT2I_TEST_TOKEN"
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """A pool of two replicas that also answers HTTP."""
-
-    pool: RewardPool
-    model: Path
-    port: int
-    token: str
 
 
 @pytest.fixture(scope="module")

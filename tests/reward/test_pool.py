@@ -13,7 +13,7 @@ import torch
 from actors.spatialscore import SpatialScorer
 from actors.workers.reward import RewardPool, ScoreReplica, start_pool
 from conf.serving import ServingSettings
-from tests.reward.conftest import ServedModel
+from tests.support.served_model import ServedModel
 
 pytestmark = pytest.mark.ray
 PROMPTS = ("a red circle left of a blue square",) * 4

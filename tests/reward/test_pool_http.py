@@ -19,7 +19,7 @@ from PIL import Image
 
 from actors.workers.reward import start_pool
 from conf.serving import ServingSettings
-from tests.reward.conftest import TOKEN_VARIABLE, ServedModel
+from tests.support.served_model import TOKEN_VARIABLE, ServedModel
 
 pytestmark = pytest.mark.ray
 PROMPTS = ("a red circle left of a blue square",) * 4

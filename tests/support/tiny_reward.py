@@ -11,6 +11,13 @@ from pipelines.preferences.roles.base import ImagePair
 from pipelines.pretrain.vlm_model import build_model, build_tokenizer, save
 from pipelines.reward.data import Pair
 
+PROMPTS = (
+    "a red circle left of a blue square",
+    "a red circle left of a blue square and above a green triangle",
+    "a black square below a yellow circle that is right of a green triangle",
+)
+"""Prompts of three lengths."""
+
 
 def save_tiny_vlm(path: Path) -> None:
     """Writes a transformers directory. Random weights are enough for what the tests check with it."""

@@ -10,12 +10,6 @@ import pytest
 from actors.spatialscore import SpatialScore
 from tests.support.tiny_reward import save_tiny_vlm, tiny_spatialscore
 
-PROMPTS = (
-    "a red circle left of a blue square",
-    "a red circle left of a blue square and above a green triangle",
-    "a black square below a yellow circle that is right of a green triangle",
-)
-
 
 @pytest.fixture(scope="session")
 def vlm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from actors.spatialscore import ScoreBatch, SpatialScore, SpatialScorer, load, pair_loss
 from actors.spatialscore.model import ScoreHead
-from tests.actors.spatialscore.conftest import PROMPTS
+from tests.support.tiny_reward import PROMPTS
 
 PROMPTS_6 = (*PROMPTS, *PROMPTS[::-1])
 

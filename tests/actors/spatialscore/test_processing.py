@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from actors.spatialscore import SpatialScore
-from tests.actors.spatialscore.conftest import PROMPTS
+from tests.support.tiny_reward import PROMPTS
 
 
 def test_batched_patches_equal_the_librarys(model: SpatialScore, images: np.ndarray) -> None:

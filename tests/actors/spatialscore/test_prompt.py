@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from actors.spatialscore import PromptTemplate, SpatialScore
-from tests.actors.spatialscore.conftest import PROMPTS
+from tests.support.tiny_reward import PROMPTS
 
 
 def test_reward_is_the_last_token_and_occurs_once(model: SpatialScore) -> None:
