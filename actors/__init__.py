@@ -1,0 +1,1 @@
+"""What runs inside Ray processes, and the tensors it computes. Only `workers` imports Ray."""

@@ -1,0 +1,1 @@
+"""The jobs: one folder a stage, each a driver over Ray libraries. `cli` is the command line."""

@@ -23,5 +23,7 @@ assert "ray" not in sys.modules
 
 
 def test_the_computation_imports_without_ray() -> None:
-    result = subprocess.run([sys.executable, "-W", "ignore", "-c", PROGRAM], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PROGRAM], capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stderr

@@ -23,7 +23,11 @@ def test_the_full_size_is_that_of_flux_dev() -> None:
 def test_it_runs_on_a_tiny_model_without_ray() -> None:
     code = "import sys; sys.modules['ray'] = None; from tests.bench.gpu_policy import main; main(['--tiny'])"
     result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
     )
     assert result.returncode == 0, result.stderr[-3000:]
     for what in (
