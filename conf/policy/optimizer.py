@@ -34,7 +34,7 @@ class PolicyOptimizerSettings(Section):
     """The gradient is clipped to this norm. Flow-GRPO: 1."""
 
     ema_decay: float = field(default=0.95, metadata=between(0, 1))
-    """Decay of the moving average of the LoRA weights, per optimizer step."""
+    """Decay of the moving average of the LoRA weights, per iteration."""
 
     steps_per_iteration: int = field(default=2, metadata=at_least(1))
     """Optimizer steps of an iteration. With policy.learner.ranks it must divide policy.prompts_per_iteration."""
