@@ -15,6 +15,7 @@ from actors.types import PolicyWeights
 from actors.workers.learner_group import LearnerLostError
 from conf import dump
 from conf.settings import Settings
+from pipelines.common.models import check_model
 from pipelines.common.paths import run_paths
 from pipelines.common.prompts import check_prompts, evaluation_notice
 from pipelines.policy.checkpoint import run_checkpoints
@@ -123,6 +124,9 @@ def check_start(settings: Settings) -> None:
     Rules between settings, such as what the batch must divide, were checked when the settings were made.
     """
     check_prompts(settings)
+    check_model(settings, "flux.model", settings.flux.model, "model_index.json")
+    if settings.rewards.detector:
+        check_model(settings, "detector.model", settings.detector.model, "config.json")
     check_capacity(settings)
     newest = next(run_checkpoints(settings).manifests(), None)
     if newest and settings.policy.resume != "never":

@@ -13,6 +13,7 @@ from conf import SettingsError
 from conf.flux import EMBEDDED
 from conf.settings import Settings
 from pipelines.common.fingerprints import SHORT_DIGITS, digest_of, digest_of_files
+from pipelines.common.models import check_model
 from pipelines.common.paths import run_paths
 from pipelines.preferences import pipeline
 from pipelines.preferences.dataset.build_folder import BuildFolder
@@ -51,6 +52,12 @@ def build_preferences(settings: Settings) -> PreferencesResult:
     """
     started = time.perf_counter()
     check_world(settings)
+    for section, weight, generator in (
+        ("qwen_image", settings.preferences.generators.qwen_image, settings.qwen_image),
+        ("hunyuan_image", settings.preferences.generators.hunyuan_image, settings.hunyuan_image),
+    ):
+        if weight:
+            check_model(settings, f"{section}.model", generator.model, "model_index.json")
     folder = BuildFolder(run_paths(settings), fingerprint(settings))
     manifest = folder.read_manifest()
     if manifest is not None:

@@ -18,6 +18,7 @@ from actors.worker_setup import actor_options
 from conf.flux import EMBEDDED
 from conf.settings import Settings
 from pipelines.common.fingerprints import digest_of
+from pipelines.common.models import check_model
 from pipelines.common.paths import RunPaths, pairs_location, run_paths
 from pipelines.common.worker_log import relay_lines
 from pipelines.preferences.dataset.verify import verify
@@ -52,6 +53,7 @@ def train_reward(settings: Settings, log: Callable[[str], None] = print) -> Rewa
     if reward.pairs:
         verify(reward.pairs, log)
     sampler = make_sampler(pairs_location(settings), reward.batch_size, reward.epochs, reward.shuffle_rows, reward.seed)
+    check_model(settings, "spatialscore.model", settings.spatialscore.model, "config.json")
     result = _fit(_make_job(settings, sampler, paths), paths, log)
     assert result.checkpoint is not None and result.metrics is not None
     _save_model(result.checkpoint, paths.reward_model)

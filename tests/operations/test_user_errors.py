@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import ray
 
-from conf import UserError
+from conf import UserError, load
 from pipelines import cli
 from pipelines.cli import VERBS, main
+from pipelines.common.models import check_model
 from pipelines.common.ray_session import connect
 
 ACTIONS = [[verb, name] for verb, actions in VERBS.items() for name in actions]
@@ -112,3 +113,41 @@ def test_a_run_directory_that_cannot_be_written(
     (tmp_path / "file").write_text("")
     words = ["ablation", f"run_dir={tmp_path}/file/run"]
     assert_one_message(words, capsys, "run_dir must be a folder that can be written")
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("setting", "location", "first_file"),
+    [
+        ("flux.model", "no/such/folder", "owner/model"),
+        ("detector.model", "/nowhere", "owner/model"),
+        ("flux.model", "{empty}", "model_index.json"),
+        ("detector.model", "{empty}", "config.json"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded(
+    setting: str,
+    location: str,
+    first_file: str,
+    ray_cluster: None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "prompts.jsonl").write_text(
+        '{"text": "a cup left of a plate", "relations": [["cup", "left of", "plate"]]}'
+    )
+    location = location.format(empty=tmp_path)
+    words = [f"run_dir={tmp_path}", f"policy.prompts={tmp_path}/prompts.jsonl", f"{setting}={location}"]
+    words += ["rewards.spatialscore=0", "rewards.detector=1"]
+    assert_one_message(["policy", "train", *words], capsys, first_file)
+
+
+@pytest.mark.parametrize("words", [["ray_address=auto"], []])
+def test_models_are_checked_only_on_a_private_cluster(words: list[str]) -> None:
+    settings = load("scenes", words)
+    if words:
+        check_model(settings, "flux.model", "/on/the/nodes/only", "model_index.json")
+    else:
+        with pytest.raises(UserError, match=r"flux\.model=/on/the/nodes/only: there is no such folder"):
+            check_model(settings, "flux.model", "/on/the/nodes/only", "model_index.json")
+    check_model(settings, "flux.model", "owner/model", "model_index.json")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from conf import Settings
 from conf.flux import EMBEDDED
+from pipelines.common.models import HUB_ID
 from pipelines.operations.doctor.finding import Finding
 from pipelines.scenes import CHECKPOINTS
 
@@ -60,7 +60,7 @@ def _check_model(setting: str, location: str, shipped: str, first_file: str, hub
     if Path(location).is_dir():
         fix = f"set {setting} to a folder with {first_file}, as save_pretrained writes it"
         return Finding((Path(location) / first_file).is_file(), f"{value} is a folder with {first_file}", fix)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", location):
+    if not HUB_ID.fullmatch(location):
         return Finding(False, f"{value}: there is no such folder", "set it to a folder, or to a hub id as owner/model")
     return _check_cached(value, location, first_file, hub)
 
