@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,3 +44,8 @@ class StepTotals:
     def means(self) -> list[float]:
         """Means over rows of loss, KL, ratio and clipped; zeros without rows."""
         return (self.sums / max(self.rows, 1)).tolist()
+
+
+def weighted_mean(values: Sequence[float], weights: Sequence[int]) -> float:
+    """Sum w_i v_i / sum w_i; 0 if all weights are 0."""
+    return sum(value * weight for value, weight in zip(values, weights, strict=True)) / max(sum(weights), 1)

@@ -13,7 +13,7 @@ from ray.util import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.grpo.advantages import Advantages
-from actors.grpo.learner import OptimizerStepMetrics
+from actors.grpo.metrics import OptimizerStepMetrics, weighted_mean
 from actors.types import Conditioning, Trajectory
 from actors.worker_setup import actor_options, node_selector
 from actors.workers.learner import LearnerActor, LearnerJob, rank_file
@@ -123,12 +123,12 @@ def merge_metrics(parts: Sequence[OptimizerStepMetrics]) -> OptimizerStepMetrics
     drifts = [part.ratio_drift for part in parts if not math.isnan(part.ratio_drift)]
     rows, regularizer_rows = [part.rows for part in parts], [part.regularizer_rows for part in parts]
     return OptimizerStepMetrics(
-        loss=_mean([part.loss for part in parts], rows),
-        kl=_mean([part.kl for part in parts], rows),
-        base_distance=_mean([part.base_distance for part in parts], regularizer_rows),
-        ratio_mean=_mean([part.ratio_mean for part in parts], rows),
+        loss=weighted_mean([part.loss for part in parts], rows),
+        kl=weighted_mean([part.kl for part in parts], rows),
+        base_distance=weighted_mean([part.base_distance for part in parts], regularizer_rows),
+        ratio_mean=weighted_mean([part.ratio_mean for part in parts], rows),
         ratio_drift=max(drifts, default=math.nan),
-        clip_fraction=_mean([part.clip_fraction for part in parts], rows),
+        clip_fraction=weighted_mean([part.clip_fraction for part in parts], rows),
         grad_norm=parts[0].grad_norm,
         lr=parts[0].lr,
         rows=sum(rows),
@@ -136,7 +136,3 @@ def merge_metrics(parts: Sequence[OptimizerStepMetrics]) -> OptimizerStepMetrics
         regularizer_rows=sum(regularizer_rows),
         applied=parts[0].applied,
     )
-
-
-def _mean(values: Sequence[float], weights: Sequence[int]) -> float:
-    return sum(value * weight for value, weight in zip(values, weights, strict=True)) / max(sum(weights), 1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from actors.grpo.learner import OptimizerStepMetrics
+from actors.grpo.metrics import OptimizerStepMetrics, weighted_mean
 from conf.settings import Settings
 from pipelines.policy.collector import GroupCollector, ScoredGroup
 from pipelines.policy.metrics import EvaluationRow, IterationRow, mean_of_numbers
@@ -52,12 +52,9 @@ def iteration_row(
     advantages = [group.advantages for group in groups]
     scores = np.concatenate([group.scores for group in groups])
     images = sum(group.report.images for group in groups)
-    rows = max(sum(step.rows for step in steps), 1)
+    rows, regularizer_rows = [step.rows for step in steps], [step.regularizer_rows for step in steps]
     ages = [version - 1 - group.report.policy_version for group in groups]
     rate = images / timer.iteration_seconds
-
-    def per_row(values: Sequence[float]) -> float:
-        return sum(value * step.rows for value, step in zip(values, steps, strict=True)) / rows
 
     return IterationRow(
         iteration=version,
@@ -89,12 +86,12 @@ def iteration_row(
         scores_failed=sum(advantage.failed for advantage in advantages),
         scores_tied=sum(advantage.tied for advantage in advantages),
         samples_trained=sum(step.samples for step in steps),
-        loss=per_row([step.loss for step in steps]),
-        kl=per_row([step.kl for step in steps]),
-        base_distance=per_row([step.base_distance for step in steps]),
-        ratio_mean=per_row([step.ratio_mean for step in steps]),
+        loss=weighted_mean([step.loss for step in steps], rows),
+        kl=weighted_mean([step.kl for step in steps], rows),
+        base_distance=weighted_mean([step.base_distance for step in steps], regularizer_rows),
+        ratio_mean=weighted_mean([step.ratio_mean for step in steps], rows),
         ratio_drift=steps[0].ratio_drift,
-        clip_fraction=per_row([step.clip_fraction for step in steps]),
+        clip_fraction=weighted_mean([step.clip_fraction for step in steps], rows),
         grad_norm=steps[-1].grad_norm,
         lr=steps[-1].lr,
         optimizer_steps_applied=sum(step.applied for step in steps),
