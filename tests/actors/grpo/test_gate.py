@@ -47,6 +47,8 @@ def test_the_gate_is_checked_once_and_then_only_measures() -> None:
     assert gate.check() == pytest.approx(0.5)
     gate.reset()
     assert np.isnan(gate.check())
+    gate.record(torch.tensor([1.01]), torch.tensor([2]))
+    assert gate.check() == pytest.approx(0.01)  # not that of an earlier optimizer step
 
 
 def test_a_ratio_that_is_not_a_number_fails_the_gate() -> None:
