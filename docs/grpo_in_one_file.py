@@ -9,7 +9,7 @@ eight (seed 0). Each iteration does what the full pipeline does in stage 3 (pipe
     sample   G images for each of P prompts, with a stochastic sampler that records its log-probabilities
     score    each image with a reward, here the exact checker of the scenes world
     select   the best k and the worst k images of each group
-    learn    the clipped policy-gradient loss plus a KL term to the base model, written out in `group_loss`
+    learn    the clipped policy-gradient loss plus a KL term to the base model, written out in `step_loss`
 
 The pipeline adds speed (sampling, scoring and learning on different GPUs at the same time), recovery from lost workers,
 and optional extensions of the algorithm. Formulas and sources: docs/mathematics.md.
