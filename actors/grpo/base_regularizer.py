@@ -61,14 +61,14 @@ class BaseRegularizer:
     It is added after the batch's std has divided the policy gradient, so its weight does not depend on that std.
     """
 
-    def __init__(self, policy: Policy, settings: PolicySettings, groups_per_step: float) -> None:
-        """`groups_per_step`: this rank's groups of an optimizer step; the term is a mean over them."""
+    def __init__(self, policy: Policy, settings: PolicySettings, local_groups_per_step: float) -> None:
+        """`local_groups_per_step`: this rank's groups of an optimizer step; the term is a mean over them."""
         self.policy = policy
         self.weight = settings.algorithm.base_regularizer_weight
         self.samples = settings.algorithm.base_regularizer_samples
         self.first_step = first_untrained_step(settings)
         self.batch = settings.learner.replay_batch or settings.sampling.batch or settings.group_size
-        self.groups_per_step = groups_per_step
+        self.local_groups_per_step = local_groups_per_step
         self.reset()
 
     def reset(self) -> None:
@@ -105,6 +105,6 @@ class BaseRegularizer:
         with torch.no_grad(), self.policy.base():
             base = self.policy.velocity(x, s, conditioning)
         distance = velocity_distance(velocity, base)
-        share = torch.tensor([row.weight for row in rows], device=device) / self.groups_per_step
+        share = torch.tensor([row.weight for row in rows], device=device) / self.local_groups_per_step
         (self.weight * distance * share).sum().backward()
         self._distance_sum += distance.detach().sum()

@@ -50,15 +50,15 @@ class GrpoLearner:
         self._replay_batches = shared_replay_batches if settings.sampling.shared_initial_noise else replay_batches
         self._passes = DeferredPasses(policy) if settings.learner.zero_stage == 3 else ImmediatePasses()
         self._regularizer = (
-            BaseRegularizer(policy, settings, self.groups_per_step)
+            BaseRegularizer(policy, settings, self.local_groups_per_step)
             if settings.algorithm.base_regularizer_weight > 0
             else None
         )
-        self._published = True  # the weights are those of `version`: no optimizer step was applied since
+        self._weights_unchanged = True  # the weights are those of `version`: no optimizer step was applied since
         self._totals = StepTotals(policy.device)
 
     @property
-    def groups_per_step(self) -> float:
+    def local_groups_per_step(self) -> float:
         """This rank's groups of an optimizer step."""
         return self.settings.prompts_per_iteration / self.settings.optimizer.steps_per_iteration / self.engine.ranks
 
@@ -74,7 +74,7 @@ class GrpoLearner:
             raise ValueError(
                 f"one trajectory for each kept sample is needed, got {len(trajectories)} and {len(advantages.kept)}"
             )
-        on_policy = self._published and all(row.policy_version == self.version for row in trajectories)
+        on_policy = self._weights_unchanged and all(row.policy_version == self.version for row in trajectories)
         batches = self._replay_batches(trajectories, advantages.values, self.settings.learner.replay_batch)
         self._passes.add((partial(self._replay, batch, conditioning, on_policy) for batch in batches), conditioning)
         if self._regularizer:
@@ -97,7 +97,7 @@ class GrpoLearner:
                 base = self._predict(batch, conditioning)
             kl = self._divergence(new, base)
             loss = loss + algorithm.kl_weight * kl
-        ((loss * batch.weight).sum() / self.groups_per_step).backward()
+        ((loss * batch.weight).sum() / self.local_groups_per_step).backward()
         self._totals.add(loss.detach(), kl.detach(), terms)
         if on_policy:
             self.gate.record(terms.ratio, batch.denoise_step)
@@ -122,7 +122,7 @@ class GrpoLearner:
         lr = learning_rate(self.settings.optimizer, self.version, self.settings.iterations)
         result = self.engine.step(lr)
         self.optimizer_steps += result.applied
-        self._published = self._published and not result.applied
+        self._weights_unchanged = self._weights_unchanged and not result.applied
         loss, kl, ratio_mean, clip_fraction = self._totals.means()
         metrics = OptimizerStepMetrics(
             loss=loss / grad_divisor,
@@ -153,7 +153,7 @@ class GrpoLearner:
         """Counts the policy version up, adds its weights to the moving average, and returns the version."""
         self.version += 1
         self.ema.update(self.policy.lora_state(), self.version)
-        self._published = True
+        self._weights_unchanged = True
         return self.version
 
     def weights(self) -> PolicyWeights:
@@ -182,7 +182,7 @@ class GrpoLearner:
         self.engine.load_state_dict(state["engine"])
         for parameter in self.engine.parameters:
             parameter.grad = None  # the accumulated gradient belongs to other weights
-        self._published = True
+        self._weights_unchanged = True
         self._reset_step()
 
 

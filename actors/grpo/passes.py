@@ -13,7 +13,7 @@ from typing import Protocol
 
 import torch
 
-from actors.optim.fsdp import most_of_ranks
+from actors.optim.fsdp import max_over_ranks
 from actors.policy.base import Policy
 from actors.types import Conditioning
 
@@ -67,7 +67,7 @@ class DeferredPasses:
 
     def finish(self, with_base: bool) -> None:
         """See Passes. A collective: every rank must call it."""
-        count = most_of_ranks(len(self._passes), self.policy.device)
+        count = max_over_ranks(len(self._passes), self.policy.device)
         for run in self._passes:
             run()
         for _ in range(count - len(self._passes)):

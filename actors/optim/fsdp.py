@@ -34,7 +34,7 @@ def shard_frozen(transformer: Any, trained: Iterable[nn.Parameter], device: torc
         fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=unsharded)
 
 
-def most_of_ranks(count: int, device: torch.device) -> int:
+def max_over_ranks(count: int, device: torch.device) -> int:
     """The largest count of all ranks. A collective: every rank must call it."""
     most = torch.tensor(count, device=device)
     dist.all_reduce(most, dist.ReduceOp.MAX)

@@ -55,7 +55,7 @@ class Group:
     """One seed for each of the G images."""
     plan: SamplingPlan
     resamples: int = 0
-    """How often it was replaced by another prompt because all scores were equal."""
+    """How often it was replaced by another prompt because no advantages could be computed."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,10 @@ class GroupCollector:
         """The weights that groups are sampled with from now on."""
         self.scoring = TimeWeightedGauge()
         """Number of groups that wait for their scores."""
-        self.lost = 0
+        self.reissued = 0
         """Groups that were sampled again because a node died with their images or trajectories."""
-        self.replaced = 0
-        """Groups that were replaced because all scores were equal."""
+        self.resampled = 0
+        """Groups that were replaced by another prompt because no advantages could be computed."""
         self._launched = 0
         self._tasks: dict[tuple[int, int], asyncio.Task[ScoredGroup]] = {}
 
@@ -136,16 +136,16 @@ class GroupCollector:
         self._tasks.clear()
 
     async def collect(self, group: Group) -> ScoredGroup:
-        """Collects a group, again if its images are lost, and with another prompt if all of its scores are equal."""
+        """Collects a group, again if its images are lost, and with another prompt if it is skipped."""
         while True:
             try:
                 scored = await self._collect_once(group)
             except ImagesLostError:
-                self.lost += 1
+                self.reissued += 1
                 continue
             if not scored.advantages.skipped or group.resamples >= self.settings.algorithm.max_resamples:
                 return scored
-            self.replaced += 1
+            self.resampled += 1
             group = self._replacement(group)
 
     async def _collect_once(self, group: Group) -> ScoredGroup:

@@ -123,7 +123,7 @@ class LearnerClient:
                         )
                     break
                 except ObjectLostError:
-                    self.collector.lost += 1
+                    self.collector.reissued += 1
                     scored = await self.collector.collect(scored.group)
             learned.append(scored)
         return learned, time.perf_counter()

@@ -87,9 +87,9 @@ class IterationRow:
     """Mean (v - v_base)^2 at the denoise steps that are never trained."""
     ratio_mean: float
     ratio_drift: float
-    """On-policy gate: max |ratio - 1| before the first optimizer step. NaN if all groups were stale."""
+    """Max |ratio - 1| before the first optimizer step of the iteration. NaN if it had no on-policy rows."""
     clip_fraction: float
-    """Fraction of ratios outside the clip range."""
+    """Fraction of rows (sample, denoise step) whose loss the clip decides."""
     grad_norm: float
     """Of the last optimizer step, before clipping."""
     lr: float
@@ -101,14 +101,14 @@ class IterationRow:
     staleness_mean: float
 
     groups_reissued: int
-    """Groups that were sampled again because an actor or a node died."""
+    """Calls that were repeated because an actor or a node died: groups, and parts of held-out evaluations."""
     actors_replaced: int
-    """Rollout actors that died and were replaced."""
+    """Rollout actors that died or could not start, and were replaced."""
     learner_restarts: int
     score_retries: int
     """Scoring calls that were repeated."""
     groups_resampled: int
-    """Groups that were replaced by another prompt because all scores were equal."""
+    """Groups that were replaced by another prompt: equal scores, or fewer than two finite ones."""
     driver_starts: int = 0
     """Drivers that the run has had, including this one. RunLog sets it."""
 

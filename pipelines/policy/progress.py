@@ -32,11 +32,11 @@ class Counters:
         """Reads the counters of the pools."""
         rollouts = collector.rollouts
         return cls(
-            groups_reissued=rollouts.reissued + collector.lost,
+            groups_reissued=rollouts.reissued + collector.reissued,
             actors_replaced=rollouts.replaced,
             learner_restarts=learner_restarts,
             score_retries=collector.rewards.retries,
-            groups_resampled=collector.replaced,
+            groups_resampled=collector.resampled,
         )
 
 

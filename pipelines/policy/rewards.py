@@ -80,7 +80,7 @@ def start_rewards(settings: Settings) -> RewardMix:
     """Starts a pool for each reward that has a weight, and waits until all of them answer.
 
     The judge's key is read from the environment of this process and given to the judge's replica only. Raises
-    UserError if there is no SpatialScore or no key, and what `readable_relations` raises.
+    UserError if there is no SpatialScore or no key, and what `relations_from_boxes` raises.
     """
     weights = settings.rewards
     if weights.rules and settings.flux.model != EMBEDDED:
@@ -130,7 +130,7 @@ def _detector_application(settings: Settings) -> serve.Application:
     cfg = settings.detector
     prompts = draw_training_prompts(settings.policy, settings.flux)
     held_out = draw_held_out_prompts(settings.policy, settings.flux, settings.evaluation.seed)
-    relations = readable_relations([*prompts, *held_out.short, *held_out.long])
+    relations = relations_from_boxes([*prompts, *held_out.short, *held_out.long])
     replica = serve.deployment(
         autoscaling_config=autoscaling_config(cfg.min_replicas, cfg.max_replicas, settings.serving),
         ray_actor_options=actor_options(cfg.threads, cfg.cpus, cfg.gpus, cfg.node_group, cfg.runtime_env),
@@ -138,7 +138,7 @@ def _detector_application(settings: Settings) -> serve.Application:
     return replica(DetectorReward).bind(cfg, relations)
 
 
-def readable_relations(prompts: Iterable[Prompt]) -> dict[str, tuple[Relation, ...]]:
+def relations_from_boxes(prompts: Iterable[Prompt]) -> dict[str, tuple[Relation, ...]]:
     """Returns the text of each prompt -> its relations, in the words of the detector's DIRECTIONS.
 
     Raises UserError, with the prompt, if a prompt has no relations or one that boxes cannot show.
@@ -150,11 +150,11 @@ def readable_relations(prompts: Iterable[Prompt]) -> dict[str, tuple[Relation, .
                 f"rewards.detector needs the relations of every prompt, and {prompt.text[:60]!r} has none: add "
                 '"relations": [[subject, relation, object], …] to its line'
             )
-        readable[prompt.text] = tuple(_readable(prompt, relation) for relation in prompt.relations)
+        readable[prompt.text] = tuple(_box_relation(prompt, relation) for relation in prompt.relations)
     return readable
 
 
-def _readable(prompt: Prompt, relation: Relation) -> Relation:
+def _box_relation(prompt: Prompt, relation: Relation) -> Relation:
     """Returns the relation as one of DIRECTIONS: "B to the right of A" becomes "A left of B"."""
     try:
         canonical_name, first, second = canonical(relation)

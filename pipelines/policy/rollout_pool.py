@@ -49,8 +49,8 @@ class SampledGroup:
 class RolloutPool:
     """Sends each call to the first actor with a free slot, by priority. Use it inside one event loop.
 
-    It asks Ray for `max_actors` at once. Actors that find no room stay pending: an autoscaler adds nodes for them, and
-    a node that joins takes them. The pool works with as many actors as there are.
+    It asks Ray for `max_actors` at once. Actors that find no resources stay pending: an autoscaler adds nodes for them,
+    and Ray starts them on any node that joins. The pool works with as many actors as there are.
     """
 
     def __init__(self, start: Callable[[], Any], max_actors: int, min_actors: int = 1) -> None:
@@ -61,7 +61,7 @@ class RolloutPool:
         """Running and pending actors."""
         self._ready: set[Any] = set()
         self._removed: set[Any] = set()
-        """Actors that died or were given up."""
+        """Actors that died or were stopped."""
         self._slots = SlotQueue()
         self._calls: Counter[Any] = Counter()
         """Calls that an actor is working on."""
@@ -71,7 +71,7 @@ class RolloutPool:
         self._failed_starts = 0
         self.ready_actors, self.busy_actors = TimeWeightedGauge(), TimeWeightedGauge()
         self.replaced = 0
-        """Actors that died and were replaced."""
+        """Actors that died or could not start, and were replaced."""
         self.reissued = 0
         """Calls that were repeated because their actor died."""
         self.scale_up()
@@ -84,9 +84,9 @@ class RolloutPool:
         self._refill()
 
     def scale_down(self) -> None:
-        """Gives up one actor, down to `min_actors`, so that another role finds room. No work is lost.
+        """Stops one actor, down to `min_actors`, so that another role finds resources. No work is lost.
 
-        A pending actor is given up first, otherwise the one that became ready last, after its current calls.
+        A pending actor is stopped first, otherwise the one that became ready last, after its current calls.
         """
         if self._wanted <= self.min_actors:
             return
@@ -245,7 +245,7 @@ class RolloutPool:
             self.busy_actors.add(1)
 
     def _on_call_end(self, actor: Any) -> None:
-        """Releases the slot. An actor that was given up is killed after its last call."""
+        """Releases the slot. An actor that was removed is killed after its last call."""
         self._calls[actor] -= 1
         if not self._calls[actor]:
             del self._calls[actor]

@@ -9,7 +9,7 @@ from itertools import count
 from typing import Any
 
 Priority = tuple[int, int]
-"""A group's iteration and its number in the iteration. The smallest is served first, whenever it was asked for."""
+"""A group's iteration and its number in the iteration. The smallest is served first, whenever it was requested."""
 
 
 class SlotQueue:

@@ -100,9 +100,9 @@ class GaugeWindow:
         """Mean of the value over time; 0 for an empty window."""
         return self.integral / self.seconds if self.seconds else 0.0
 
-    def idle_seconds(self, servers: int) -> float:
-        """Idle seconds, summed over `servers`, if the value is a number of calls and each occupies one server."""
-        return sum(max(servers - value, 0) * seconds for value, seconds in self.seconds_at.items())
+    def idle_seconds(self, workers: int) -> float:
+        """Idle seconds, summed over `workers`, if the value is a number of calls and each occupies one worker."""
+        return sum(max(workers - value, 0) * seconds for value, seconds in self.seconds_at.items())
 
 
 class TimeWeightedGauge:

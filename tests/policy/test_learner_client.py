@@ -71,7 +71,7 @@ class SlowCollector:
     """A collector whose repeated group arrives only when the test says so."""
 
     def __init__(self) -> None:
-        self.lost = 0
+        self.reissued = 0
         self.asked, self.there = asyncio.Event(), asyncio.Event()
 
     async def collect(self, group: Group) -> ScoredGroup:

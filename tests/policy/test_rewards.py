@@ -16,7 +16,7 @@ from actors.rewards.detector import DetectorReward
 from actors.types import Prompt, Relation, Scores
 from conf import SettingsError, UserError, load
 from pipelines.common.prompts import draw_held_out_prompts, read_prompts
-from pipelines.policy.rewards import RewardMix, WeightedReward, readable_relations, start_rewards
+from pipelines.policy.rewards import RewardMix, WeightedReward, relations_from_boxes, start_rewards
 from pipelines.scenes.grammar import parse
 from pipelines.scenes.render import lay_out, render
 from tests.support.openai_server import Behaviour, ContentRefusal, serving
@@ -134,7 +134,7 @@ def test_the_detector_knows_the_relations_of_all_prompts_of_the_run(ray_cluster:
         scores = asyncio.run(rewards.score(ray.put(images), texts))
     finally:
         rewards.stop()
-    relations = readable_relations([*read_prompts(prompts), *held_out.short, *held_out.long])
+    relations = relations_from_boxes([*read_prompts(prompts), *held_out.short, *held_out.long])
     alone = DetectorReward(settings.detector, relations).score(images, texts)
     assert scores.mu.tolist() == pytest.approx((2 * alone.mu).tolist()) and scores.mu.max() > 0
 
@@ -144,15 +144,15 @@ def test_relations_are_converted_to_those_that_boxes_show_or_refused() -> None:
         return Prompt("7", "what it says", relations)
 
     under = prompt(Relation("cup", "underneath", "table"), Relation("cup", "to the right of", "jug"))
-    assert readable_relations([under]) == {
+    assert relations_from_boxes([under]) == {
         "what it says": (Relation("table", "above", "cup"), Relation("jug", "left of", "cup"))
     }
     with pytest.raises(UserError, match="from boxes, not 'behind' of 'what it says'"):
-        readable_relations([under, prompt(Relation("cup", "behind", "jug"))])
+        relations_from_boxes([under, prompt(Relation("cup", "behind", "jug"))])
     with pytest.raises(UserError, match="from boxes, not 'juggled by'"):
-        readable_relations([prompt(Relation("cup", "juggled by", "jug"))])
+        relations_from_boxes([prompt(Relation("cup", "juggled by", "jug"))])
     with pytest.raises(UserError, match="needs the relations of every prompt, and 'what it says' has none"):
-        readable_relations([prompt()])
+        relations_from_boxes([prompt()])
 
 
 def test_a_mix_without_a_usable_reward_is_refused() -> None:

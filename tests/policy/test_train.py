@@ -134,7 +134,7 @@ def test_a_group_whose_images_are_lost_is_sampled_again(
 ) -> None:
     class Forgetful(GroupCollector):
         async def _score(self, group: Group, images: ray.ObjectRef[np.ndarray]) -> Scores:
-            if (group.iteration, group.index) in ((1, 0), (2, 1)) and self.lost < group.iteration:
+            if (group.iteration, group.index) in ((1, 0), (2, 1)) and self.reissued < group.iteration:
                 raise ImagesLostError
             return await super()._score(group, images)
 
