@@ -46,7 +46,7 @@ class AlgorithmSettings(Section):
     """Selected images of a group on which the base regularizer is evaluated."""
 
     max_resamples: int = field(default=2, metadata=at_least(0))
-    """How often a group whose scores are all equal is replaced by a group of another prompt."""
+    """How often a group with equal scores, or fewer than two finite ones, is replaced by one of another prompt."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
