@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from conf.catalog import catalog, sections
 from conf.errors import SettingsError
 from conf.layers import is_preset, presets
 from conf.rules import suggestion
-from conf.show import GENERAL, option_hint, reference
+from conf.show import NO_SECTION, option_hint, settings_help
 
 _OPTION, _OVERRIDE = re.compile(r"--?[A-Za-z]"), re.compile(r"[\w.\-]*=")
 
@@ -33,7 +34,7 @@ class Action:
     """One thing that a verb can do."""
 
     command: str
-    """ "module:function"; see `takes` for its argument."""
+    """ "module:function"; see `argument` for its argument."""
     help: str
     """One line for the list of actions."""
     sections: tuple[str, ...] = ()
@@ -44,22 +45,22 @@ class Action:
     """Option -> setting, for the few settings that can also be given as `--option value`."""
     implied: tuple[str, ...] = ()
     """Overrides that the action implies. They win over the preset and lose to the command line."""
-    takes: Literal["settings", "resolved", "command"] = "settings"
+    argument: Literal["settings", "resolved", "command"] = "settings"
     """Argument of the function: the Settings, the settings with their sources, or the Settings of another command,
     which follows the verb and is put into `submit.command`."""
 
 
-def read_words(action: Action, title: str, words: Sequence[str], actions: Sequence[str]) -> tuple[str, list[str]]:
+def read_words(action: Action, title: str, words: Sequence[str]) -> tuple[str, list[str]]:
     """The words after an action -> its preset ("scenes" if none is named) and its overrides.
 
-    `title` is the action as the user writes it, and `actions` are the actions of its verb, for error messages.
-    Raises SettingsError, with a suggestion, for a word that means nothing.
+    `title` is the action as the user writes it, for error messages. A second preset's name counts as a section where
+    the action takes one. Raises SettingsError, with a suggestion, for a word that means nothing.
     """
     preset, overrides, free = "", list[str](), list(action.words)
     for word in _without_options(action, title, words):
         if _OVERRIDE.match(word):
             overrides.append(word)
-        elif is_preset(word):
+        elif is_preset(word) and not (preset and word in sections() and _takes_section(free)):
             if preset:
                 raise SettingsError(
                     f"two presets, {preset} and {word}: name one, or write a YAML file with the key base"
@@ -68,8 +69,13 @@ def read_words(action: Action, title: str, words: Sequence[str], actions: Sequen
         elif free and re.fullmatch(free[0].pattern, word, re.DOTALL):
             overrides.append(_quoted(free.pop(0).setting, word))
         else:
-            raise SettingsError(unexpected(word, f"an action of {title.split(maxsplit=1)[0]}", actions))
+            raise SettingsError(_unexpected(word, free, overrides))
     return preset or "scenes", overrides
+
+
+def _takes_section(free: Sequence[Word]) -> bool:
+    """Whether the next free word is the name of a section."""
+    return bool(free) and free[0].setting == "config.only"
 
 
 def _without_options(action: Action, title: str, words: Sequence[str]) -> list[str]:
@@ -105,17 +111,38 @@ def _quoted(setting: str, word: str) -> str:
     return f"{setting}={json.dumps(word).replace('${', chr(92) * 2 + '${')}"
 
 
-def unexpected(word: str, place: str, actions: Sequence[str]) -> str:
-    """The message for a word that means nothing at its place; `actions` are the words that could stand there."""
-    near = suggestion(word, [*actions, *presets()])
-    if not near and "." in word and option_hint(word, None):
-        near = f": {option_hint(word, None)}"
-    return f"{word!r} is neither {place} ({', '.join(actions)}), nor a preset, nor section.key=value{near}"
+def _unexpected(word: str, free: Sequence[Word], overrides: Sequence[str]) -> str:
+    """The message for a word that means nothing. `free`: words that are still missing; `overrides`: those before it."""
+    if not word and free:
+        return f"expected {free[0].name}, got an empty word{_quotes_hint(free[0])}"
+    return f"{word!r} is neither a preset nor section.key=value{_word_hint(word, free, overrides)}"
+
+
+def _word_hint(word: str, free: Sequence[Word], overrides: Sequence[str]) -> str:
+    """': ...' with what a word that means nothing may have meant, else ''."""
+    key, _, value = overrides[-1].partition("=") if overrides else ("", "", "")
+    if key in catalog() and catalog()[key].is_list and not value.startswith("["):  # betas=0.9 0.99
+        return f": write '{key}=[{value.strip(' ,')},{word}]', in quotes"
+    near = suggestion(word, presets())
+    if near:
+        return near
+    if word == "help":
+        return ": did you mean --help?"
+    if "." in word and (hint := option_hint(word, None)):
+        return f": {hint}"
+    if free:
+        return f": write {free[0].setting}={word}"
+    return f": did you mean run_dir={word}?" if re.fullmatch(r"\S*/\S*", word) else ""
+
+
+def _quotes_hint(word: Word) -> str:
+    """How to give a word that stands in quotes in the usage line, else ''."""
+    return ": quote your text, e.g. 'a cup left of a plate'" if word.name.startswith("'") else ""
 
 
 def action_help(action: Action, title: str) -> str:
     """Usage of one action, and its settings."""
-    if action.takes == "command":
+    if action.argument == "command":
         usage = f"usage: spatialt2i {title} VERB [ACTION] [PRESET] [section.key=value ...]"
     else:
         words = [word.name for word in action.words] + [f"[--{name} VALUE]" for name in action.options]
@@ -124,4 +151,4 @@ def action_help(action: Action, title: str) -> str:
     if action.implied:
         summary += f" Implies {' '.join(action.implied)}."
     heading = "Settings: each is shown as key=default, followed by its type and its meaning."
-    return "\n\n".join([usage, summary, heading, reference([*action.sections, GENERAL])])
+    return "\n\n".join([usage, summary, heading, settings_help([*action.sections, NO_SECTION])])

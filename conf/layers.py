@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -82,14 +83,14 @@ def _read(path: Path, source: str) -> dict[str, Any]:
         loaded = OmegaConf.load(io.StringIO(path.read_text(encoding="utf-8")))
     except OSError as error:
         reason = error.strerror or "it must hold a mapping of settings"
-        raise SettingsError(f"{source}: cannot read {path}: {reason}") from error
+        raise SettingsError(f"{source} cannot be read: {reason}") from error
     except UnicodeDecodeError as error:
-        raise SettingsError(f"{source}: {path} is not UTF-8 text") from error
+        raise SettingsError(f"{source} is not UTF-8 text") from error
     except (YAMLError, OmegaConfBaseException, RecursionError) as error:
-        raise SettingsError(f"{source}: {path} is not valid YAML: {_one_line(error)}") from error
+        raise SettingsError(f"{source} is not valid YAML: {_one_line(error)}") from error
     values = OmegaConf.to_container(loaded, resolve=False)
     if not isinstance(loaded, DictConfig) or not isinstance(values, dict):
-        raise SettingsError(f"{source}: {path} must hold a mapping of settings, not {type(values).__name__}")
+        raise SettingsError(f"{source} must hold a mapping of settings, not {type(values).__name__}")
     return {str(key): value for key, value in values.items()}
 
 
@@ -114,7 +115,19 @@ def _flatten(values: Mapping[Any, Any], source: str, prefix: str = "") -> Iterat
                 raise SettingsError(f"{source}: {_not_a_section_value(key, value)}")
             yield from _flatten(cast("Mapping[Any, Any]", value), source, f"{key}.")
         else:
-            raise SettingsError(f"{source}: {_unknown(key)}")
+            near = _similar_section(key) if isinstance(value, Mapping) else ""
+            raise SettingsError(f"{source}: " + (f"no section {key!r}{near}" if near else _unknown(key)))
+
+
+def _similar_section(key: str) -> str:
+    """': did you mean SECTION?' for a section of a similar name, beside `key` or else anywhere; '' if there is none."""
+    parent, _, last = key.rpartition(".")
+    beside = [name for name in sections() if name.rpartition(".")[0] == parent]
+    for names in (beside, list(sections())):
+        by_last = {name.rpartition(".")[2]: name for name in names}
+        if near := difflib.get_close_matches(last, by_last, n=1, cutoff=0.75):
+            return f": did you mean {by_last[near[0]]}?"
+    return ""
 
 
 def _unknown(key: str) -> str:
@@ -131,7 +144,7 @@ def override_layer(overrides: Sequence[str], source: str = COMMAND_LINE) -> Laye
     values: dict[str, Any] = {}
     for item in overrides:
         key, equals, text = item.partition("=")
-        if not equals or not key:
+        if not equals or not key.strip(".") or key.endswith("."):
             raise SettingsError(f"{source}: expected section.key=value, got {item!r}")
         setting, rest = _setting_of(key)
         if setting is None:

@@ -57,9 +57,9 @@ def resolve(preset: str = "scenes", overrides: Sequence[str] = (), implied: Sequ
         return Resolved(cast(Settings, OmegaConf.to_object(merged)), sources)
     except OmegaConfBaseException as error:  # an interpolation that leads nowhere
         key = re.sub(r"\[.*", "", str(getattr(error, "full_key", None) or ""))
-        raise SettingsError(f"{_blame([key], layers)}{key}: {str(error).splitlines()[0]}") from error
+        raise SettingsError(f"{_source_of([key], layers)}{key}: {str(error).splitlines()[0]}") from error
     except SettingsError as error:
-        raise SettingsError(f"{_blame(_keys_in(str(error)), layers)}{error}") from error
+        raise SettingsError(f"{_source_of(_keys_in(str(error)), layers)}{error}") from error
 
 
 def _merge(config: DictConfig, layer: Layer) -> DictConfig:
@@ -89,11 +89,15 @@ def _check(setting: Setting, value: object, source: str) -> None:
         except SettingsError as error:
             raise SettingsError(f"{source}: {error}") from error
     if setting.is_list and isinstance(value, str):
-        raise SettingsError(
-            f"{source}: {setting.key} is a list, got {value!r}: write '{setting.key}=[{value}]', in quotes"
-        )
+        fix = f"write '{setting.key}=[{_with_commas(value)}]', in quotes"
+        raise SettingsError(f"{source}: {setting.key} is a list, got {value!r}: {fix}")
     if setting.is_list and any(isinstance(item, (list, dict)) or item is None for item in _items(value)):
         raise SettingsError(_wrong_type(setting, value, source))
+
+
+def _with_commas(text: str) -> str:
+    """The items of a list that was written without brackets, with a comma between them."""
+    return ",".join(filter(None, re.split(r"[\s,]+", text.strip("()"))))
 
 
 def _items(value: object) -> list[Any]:
@@ -102,7 +106,8 @@ def _items(value: object) -> list[Any]:
 
 def _wrong_type(setting: Setting, value: object, source: str) -> str:
     article = "an" if setting.type_name[0] in "aeio" else "a"
-    shown = "null" if value is None else repr(value)
+    words = {None: "null", True: "true", False: "false"}  # as they are written in YAML
+    shown = words[value] if value is None or isinstance(value, bool) else repr(value)
     return f"{source}: {setting.key} must be {article} {setting.type_name}, got {shown}"
 
 
@@ -117,7 +122,7 @@ def _keys_in(message: str) -> list[str]:
     return [word for word in re.findall(r"[a-z_]+(?:\.[a-z_]+)*", message) if word in catalog()]
 
 
-def _blame(keys: Sequence[str], layers: Sequence[Layer]) -> str:
+def _source_of(keys: Sequence[str], layers: Sequence[Layer]) -> str:
     """'SOURCE: ' of the last layer that sets one of `keys` (or an entry of a section that is one); else ''."""
     for layer in reversed(layers):
         if any(name == key or name.startswith(f"{key}.") for name in layer.values for key in keys if key):

@@ -12,6 +12,7 @@ from conf.ablation import AblationSettings
 from conf.baselines import BaselinesSettings
 from conf.detector import DetectorSettings
 from conf.endpoints import BudgetSettings, PerturberSettings, SeedreamSettings, WriterSettings
+from conf.errors import SettingsError
 from conf.evaluation import EvaluationSettings, SampleSettings
 from conf.flux import FluxSettings
 from conf.operations import ConfigSettings, StatusSettings, SubmitSettings
@@ -71,3 +72,8 @@ class Settings(Section):
     submit: SubmitSettings = field(default_factory=SubmitSettings)
     status: StatusSettings = field(default_factory=StatusSettings)
     config: ConfigSettings = field(default_factory=ConfigSettings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.run_dir.strip():
+            raise SettingsError("run_dir must not be empty: write e.g. run_dir=runs/mine")

@@ -17,7 +17,7 @@ from conf.load import Resolved
 from conf.rules import Section, suggestion
 from conf.settings import Settings
 
-GENERAL = ""
+NO_SECTION = ""
 """Stands for the settings that belong to no section."""
 
 _SOURCE_COLUMN = 64
@@ -29,9 +29,18 @@ def show(resolved: Resolved) -> None:
 
 
 def describe(resolved: Resolved) -> None:
-    """Prints what the settings mean: all, or those of one section."""
+    """Prints what the settings mean: all, or those of one section.
+
+    Raises SettingsError if a preset or a value is given, because the defaults are shown, whatever is in force.
+    """
+    for key, source in resolved.sources.items():
+        if key not in ("preset", "config.only") and source != "default":
+            raise SettingsError(
+                f"config describe shows the default of each setting and takes no values, got {key} ({source}): leave "
+                "it out, or use config show"
+            )
     only = _known_section(resolved.settings.config.only)
-    print(reference([only] if only else [name for name in sections() if "." not in name] + [GENERAL]))
+    print(settings_help([only] if only else [name for name in sections() if "." not in name] + [NO_SECTION]))
 
 
 def resolved_lines(resolved: Resolved, only: str = "") -> list[str]:
@@ -75,8 +84,8 @@ def _known_section(name: str) -> str:
     raise SettingsError(f"{name!r} is neither a preset nor a section{near}")
 
 
-def reference(names: Sequence[str]) -> str:
-    """Help text of sections (GENERAL: the settings of none): each setting with default, type, rule and meaning."""
+def settings_help(names: Sequence[str]) -> str:
+    """Help text of sections (NO_SECTION: the settings of none): each setting with default, type, rule and meaning."""
     return "\n\n".join(_section_text(name) for name in names)
 
 

@@ -1,10 +1,13 @@
 """`spatialt2i VERB [ACTION] [PRESET] [section.key=value ...]`: one verb for each stage.
 
+A verb with several actions needs one of them; such a verb alone shows its help.
+
 Heavy libraries are imported by the action that needs them, so that help and mistakes are answered at once.
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.metadata
 import os
@@ -15,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from conf import Resolved, Settings, SettingsError, UserError, presets, resolve
-from conf.command import Action, action_help, option, read_words, unexpected
+from conf.command import Action, action_help, option, read_words
 from conf.layers import is_preset
 from conf.rules import suggestion
 from conf.show import option_hint
@@ -25,15 +28,16 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "TRANSFORMERS_VERBOSITY": "error", "DIF
 """Environment variables that are set unless the user has set them."""
 
 HELP = ("-h", "--help")
+VERSION = "--version"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Console entry. Returns the exit code: 0 done, 1 a check failed, 2 the user's input is wrong."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if words[:1] == ["--version"]:
+        if words == [VERSION]:
             print(f"spatialt2i {importlib.metadata.version('spatialt2i')}")
-        elif not words or any(word in HELP for word in words):
+        elif any(word in HELP for word in words) or not words or (len(words) == 1 and needs_action(words[0])):
             print(help_text(words))
         else:
             run(*parse(words))
@@ -57,7 +61,7 @@ def run(action: Action, resolved: Resolved) -> None:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     module, function = action.command.split(":")
-    argument = resolved if action.takes == "resolved" else resolved.settings
+    argument = resolved if action.argument == "resolved" else resolved.settings
     getattr(importlib.import_module(module), function)(argument)
 
 
@@ -71,23 +75,60 @@ def parse(words: Sequence[str]) -> tuple[Action, Resolved]:
     """Command words -> what to run with which settings. Raises SettingsError, with a suggestion, for unknown words."""
     verb, name, rest = select(words)
     action = VERBS[verb][name]
-    if action.takes == "command":
+    if action.argument == "command":
         return action, _submission(rest)
-    preset, overrides = read_words(action, _title(verb, name), rest, list(VERBS[verb]))
+    preset, overrides = read_words(action, _title(verb, name), rest)
     return action, resolve(preset, overrides, action.implied)
 
 
 def select(words: Sequence[str]) -> tuple[str, str, list[str]]:
-    """The verb, the action (the verb's first one if none is named), and the remaining words."""
+    """The verb, the action (a verb's only one need not be named), and the remaining words.
+
+    Raises SettingsError, with a suggestion, for an unknown verb or action, and if the verb needs an action.
+    """
     verb, *rest = words
+    asked = next((word for word in words if _means_version(word)), "")
+    if asked and "publish" not in words:  # `preferences publish` has a version of its own
+        raise SettingsError(f"{asked}: did you mean spatialt2i {VERSION}, without other words?")
     if verb not in VERBS:
-        hint = option_hint(*option(words)) if verb.startswith("-") else ""
-        near = f": {hint}, after a verb" if hint else suggestion(verb, list(VERBS))
-        raise SettingsError(f"no verb {verb!r}{near} (available: {', '.join(VERBS)})")
+        raise SettingsError(f"no verb {verb!r}{_verb_hint(words)} (available: {', '.join(VERBS)})")
     actions = VERBS[verb]
     first = next(iter(actions))
-    named = rest[:1] != [] and rest[0] in actions and actions[first].takes != "command"  # `submit run` submits a run
-    return verb, rest.pop(0) if named else first, rest
+    if needs_action(verb):
+        if not rest or rest[0] not in actions:
+            raise SettingsError(_missing_action(verb, rest))
+        return verb, rest[0], rest[1:]
+    named = rest[:1] == [first] and actions[first].argument != "command"  # `submit run` submits a run
+    return verb, first, rest[1:] if named else rest
+
+
+def needs_action(verb: str) -> bool:
+    """Whether a word is a verb that must be followed by one of its actions."""
+    return len(VERBS.get(verb, {})) > 1
+
+
+def _means_version(word: str) -> bool:
+    """Whether a word is the option for the version, or looks like it."""
+    return word.startswith("--") and bool(difflib.get_close_matches(word, [VERSION], cutoff=0.85))
+
+
+def _verb_hint(words: Sequence[str]) -> str:
+    """': ...' with what words that do not start with a verb may have meant, else ''."""
+    verb = words[0]
+    if verb == "help":
+        return ": did you mean spatialt2i --help?"
+    hint = option_hint(*option(words)) if verb.startswith("-") else ""
+    return f": {hint}, after a verb" if hint else suggestion(verb, list(VERBS))
+
+
+def _missing_action(verb: str, rest: Sequence[str]) -> str:
+    """The message for a verb that is not followed by one of its actions."""
+    actions = list(VERBS[verb])
+    if rest[:1] == ["help"]:
+        return f"'help' is not an action of {verb}: did you mean spatialt2i {verb} --help?"
+    if not rest or is_preset(rest[0]) or "=" in rest[0] or rest[0].startswith("-"):
+        return f"{verb} needs an action ({', '.join(actions)}): write e.g. {shlex.join([verb, actions[0], *rest])}"
+    return f"{rest[0]!r} is not an action of {verb}{suggestion(rest[0], actions)} (available: {', '.join(actions)})"
 
 
 def _submission(words: Sequence[str]) -> Resolved:
@@ -117,11 +158,10 @@ def help_text(words: Sequence[str]) -> str:
     words = words[: next((number for number, word in enumerate(words) if word in HELP), len(words))]
     if not words:
         return _overview(list(VERBS))
+    if needs_action(words[0]) and (len(words) == 1 or is_preset(words[1]) or "=" in words[1]):
+        return _overview([words[0]])
     verb, name, _ = select(words)
-    named = len(VERBS[verb]) == 1 or words[1:2] == [name]
-    if not named and len(words) > 1 and not is_preset(words[1]) and "=" not in words[1]:
-        raise SettingsError(unexpected(words[1], f"an action of {verb}", list(VERBS[verb])))
-    return action_help(VERBS[verb][name], _title(verb, name)) if named else _overview([verb])
+    return action_help(VERBS[verb][name], _title(verb, name))
 
 
 def _title(verb: str, name: str) -> str:
@@ -140,7 +180,6 @@ def _overview(verbs: Sequence[str]) -> str:
     if one:
         return "\n".join([*lines, f"The settings of an action: spatialt2i {one} ACTION --help."])
     lines += [
-        "Without ACTION, the first action of the verb is run.",
         "Help for a verb or an action, with its settings: spatialt2i VERB [ACTION] --help.",
         "The settings in force: spatialt2i config show [PRESET] [SECTION] [section.key=value ...].",
         "Version: spatialt2i --version.",

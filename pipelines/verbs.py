@@ -89,7 +89,7 @@ VERBS: dict[str, dict[str, Action]] = {
             f"{_OPERATIONS}:submit",
             "run another verb as a job on a running cluster and follow its log",
             ("submit",),
-            takes="command",
+            argument="command",
         )
     },
     "status": {
@@ -120,15 +120,15 @@ VERBS: dict[str, dict[str, Action]] = {
             "print the settings in force and where each value comes from",
             ("config",),
             (Word("config.only", "SECTION"),),
-            takes="resolved",
+            argument="resolved",
         ),
         "describe": Action(
             "conf.show:describe",
             "print what the settings mean",
             ("config",),
             (Word("config.only", "SECTION"),),
-            takes="resolved",
+            argument="resolved",
         ),
     },
 }
-"""Verb -> action -> what it runs. The first action of a verb is its default."""
+"""Verb -> action -> what it runs. An action that is the only one of its verb need not be named."""

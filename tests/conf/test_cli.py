@@ -26,10 +26,23 @@ def test_every_action_names_a_function(action: Action) -> None:
     assert callable(getattr(importlib.import_module(module), function))
 
 
-def test_the_first_action_and_the_scenes_preset_are_the_defaults() -> None:
-    action, settings = parse_settings(["policy"])
-    assert action is VERBS["policy"]["train"]
-    assert settings == load("scenes")
+def test_the_only_action_of_a_verb_and_the_scenes_preset_are_the_defaults() -> None:
+    for words in (["evaluate"], ["evaluate", "run"]):
+        action, settings = parse_settings(words)
+        assert action is VERBS["evaluate"]["run"]
+        assert settings == load("scenes")
+
+
+@pytest.mark.parametrize("verb", [verb for verb, actions in VERBS.items() if len(actions) > 1])
+def test_a_verb_with_several_actions_shows_its_help_and_starts_nothing(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "run", lambda action, resolved: pytest.fail("an action was started"))
+    assert main([verb]) == 0
+    shown = capsys.readouterr().out
+    assert main([verb, "--help"]) == 0
+    assert capsys.readouterr().out == shown
+    assert f"usage: spatialt2i {verb} [ACTION]" in shown
 
 
 def test_an_action_a_preset_and_overrides_may_come_in_any_order() -> None:
@@ -79,8 +92,20 @@ def test_submit_takes_another_command() -> None:
         (["policy", "exprt"], "did you mean export?"),
         (["policy", "exprt", "--help"], "did you mean export?"),
         (["reward", "train", "flux_dv"], "did you mean flux_dev?"),
-        (["policy", "flux_dev", "scenes"], "two presets, flux_dev and scenes"),
-        (["policy", "policy.algorithm.top_k=13"], "command line: policy.algorithm.top_k must"),
+        (["policy", "flux_dev"], "policy needs an action (train, export, sample): write e.g. policy train flux_dev"),
+        (["submit", "policy"], "policy needs an action"),
+        (["policy", "help"], "did you mean spatialt2i policy --help?"),
+        (["help"], "did you mean spatialt2i --help?"),
+        (["--versoin"], "did you mean spatialt2i --version"),
+        (["--version", "x"], "did you mean spatialt2i --version, without other words?"),
+        (["policy", "train", "--version"], "did you mean spatialt2i --version"),
+        (["preferences", "publish", "--version", "1.0.1"], "write publish.version=1.0.1"),
+        (["status", "/tmp/foo"], "did you mean run_dir=/tmp/foo?"),
+        (["policy", "sample", "cat"], "write sample.text=cat"),
+        (["policy", "sample", ""], "quote your text"),
+        (["policy", "train", "policy.optimizer.betas=0.9", "0.99"], "write 'policy.optimizer.betas=[0.9,0.99]'"),
+        (["policy", "train", "flux_dev", "scenes"], "two presets, flux_dev and scenes"),
+        (["policy", "train", "policy.algorithm.top_k=13"], "command line: policy.algorithm.top_k must"),
         (["policy", "train", "policy.lr=3"], "did you mean policy.optimizer.lr?"),
         (["policy", "train", "policy.lr"], "write policy.optimizer.lr=VALUE"),
         (["policy", "train", "--lr", "3"], "write policy.optimizer.lr=3"),
@@ -101,6 +126,9 @@ def test_submit_takes_another_command() -> None:
         (["submit"], "submit needs the command"),
         (["submit", "policy", "train"], "Add run_dir=/shared/scenes"),
         (["submit", "policy", "train", "run_dir=/x", "policy.checkpoint.dir=y"], "use /shared/y"),
+        (["config", "shwo"], "did you mean show?"),
+        (["config", "describe", "flux_dev"], "preset flux_dev): leave it out, or use config show"),
+        (["config", "describe", "policy.seed=3"], "got policy.seed (command line)"),
         (["config", "show", "flux_dv"], "neither a preset nor a section: did you mean flux_dev?"),
         (["config", "show", "polcy"], "did you mean policy?"),
         (["config", "show", "nowhere.yaml"], "no preset file 'nowhere.yaml'"),
@@ -152,7 +180,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
 def test_help_and_mistakes_import_neither_torch_nor_ray() -> None:
     program = (
         "import sys; from pipelines.cli import main\n"
-        "main(['policy', 'train', '--help']); main(['policy', '--lr', '3'])\n"
+        "main(['policy', 'train', '--help']); main(['policy', 'train', '--lr', '3']); main(['policy'])\n"
         "sys.exit(bool({'torch', 'ray', 'actors', 'transformers'} & set(sys.modules)))"
     )
     ended = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)

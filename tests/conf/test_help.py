@@ -9,7 +9,7 @@ import pytest
 
 from conf import load, presets, resolve
 from conf.catalog import catalog, settings_of
-from conf.show import reference, resolved_lines
+from conf.show import resolved_lines, settings_help
 from pipelines.cli import VERBS, main
 
 
@@ -60,7 +60,7 @@ def test_the_usage_of_an_action_shows_its_words(capsys: pytest.CaptureFixture[st
 
 
 def test_a_shown_default_is_one_that_the_command_line_takes() -> None:
-    text = reference(["policy", "flux", "serving", ""])
+    text = settings_help(["policy", "flux", "serving", ""])
     defaults = re.findall(r"^  ([a-z_.]+=.*)$", text, re.M)
     joined = [re.sub(r"''$", "", line) for line in defaults if line.count("[") == line.count("]")]
     assert len(joined) > 90
@@ -75,13 +75,15 @@ def test_config_show_names_the_source_of_every_value(tmp_path: Path, capsys: pyt
     assert sources["lr: 0.001"] == "command line"
     assert sources["max_actors: 5"] == "preset flux_dev_8gpu"
     assert sources["top_k: 6"] == "preset flux_dev"
-    assert sources["max_staleness: 0"] == "default"
+    assert sources["multi_relation_fraction: 0.4"] == "default"
 
 
 def test_config_show_can_be_limited_to_a_section(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(["config", "show", "flux_dev", "policy.optimizer"], capsys)
     assert text.splitlines()[:2] == ["policy:", "  optimizer:"]
     assert len(text.splitlines()) == 2 + len(settings_of("policy.optimizer"))
+    named_like_a_preset = printed(["config", "show", "flux_dev", "qwen_image"], capsys)
+    assert re.findall(r"^\w+:", named_like_a_preset, re.M) == ["qwen_image:"]
     assert printed(["config", "show", "run_dir"], capsys).startswith("run_dir: runs/scenes")
 
 

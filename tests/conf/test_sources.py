@@ -112,8 +112,12 @@ def test_a_fault_of_the_command_line_is_not_laid_at_the_preset(folder: Path) -> 
         ("policy.seed", "expected section.key=value, got 'policy.seed'"),
         ("=3", "expected section.key=value, got '=3'"),
         ("policy..seed=3", "no setting 'policy..seed': did you mean policy.seed?"),
+        ("policy.=3", "expected section.key=value, got 'policy.=3'"),
+        ("policy.optimizer.betas=0.9 0.99", "write 'policy.optimizer.betas=[0.9,0.99]', in quotes"),
+        ("run_dir=", "run_dir must not be empty: write e.g. run_dir=runs/mine"),
+        ("run_dir=  ", "run_dir must not be empty"),
         ("policy.seed=1.5", "policy.seed must be an int, got 1.5"),
-        ("policy.seed=true", "policy.seed must be an int, got True"),
+        ("policy.seed=true", "policy.seed must be an int, got true"),
         ("policy.seed=null", "policy.seed must be an int, got null"),
         ("policy.seed=", "policy.seed must be an int, got null"),
         ("policy.seed={a: 1}", "policy.seed must be an int, got {'a': 1}"),
@@ -152,7 +156,7 @@ def test_every_value_knows_its_source(folder: Path) -> None:
     assert sources["policy.group_size"] == "command line"
     assert sources["policy.seed"] == sources["preset"] == f"preset {mine}"
     assert sources["policy.algorithm.top_k"] == "preset flux_dev"
-    assert sources["policy.max_staleness"] == "default"
+    assert sources["policy.multi_relation_fraction"] == "default"
     assert sources["run_dir"] == "implied by the command"
     assert (resolved.settings.policy.group_size, resolved.settings.run_dir) == (12, "runs/demo")
 
