@@ -10,6 +10,7 @@ A version is written under a temporary name and renamed when it is complete. An 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from pipelines.preferences.dataset.split_writer import ROW_GROUP, SplitWriter
 from pipelines.preferences.dataset.statistics import Statistics
 from pipelines.preferences.dataset.verify import CHECKSUMS
 from pipelines.preferences.review.overview import Overview, summarise
-from pipelines.preferences.review.pairs import PairSet
+from pipelines.preferences.review.pairs import PairSet, pair_files
 from pipelines.preferences.review.results import review_results
 from pipelines.preferences.review.serve import open_database, open_store
 from pipelines.preferences.roles.base import Review
@@ -58,6 +59,7 @@ def publish(settings: Settings) -> PublishedVersion:
     folder = root / cfg.version
     if folder.exists():
         raise UserError(f"{folder} is published already: raise publish.version, or delete the folder")
+    pair_files(run_paths(settings).preferences)  # raises before anything is written
     published = Statistics()
     left_out: dict[str, int] = {}
 
@@ -72,7 +74,11 @@ def publish(settings: Settings) -> PublishedVersion:
         (partial / "README.md").write_text(render_card(cfg, published, overview, left_out))
         _write_checksums(partial)
 
-    write_folder(folder, write)
+    try:
+        write_folder(folder, write)
+    except UserError:
+        shutil.rmtree(folder.with_name(f"{folder.name}.partial"), ignore_errors=True)
+        raise
     return PublishedVersion(folder, published.pairs, left_out)
 
 
@@ -93,10 +99,7 @@ def read_reviews(settings: Settings) -> tuple[dict[str, Review], Overview | None
 
 def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
     """All rows of a folder of pairs, a few in memory at a time. Raises UserError if there are none."""
-    files = sorted(folder.glob("*.parquet"))
-    if not files:
-        raise UserError(f"no pairs in {folder}: run `spatialt2i preferences build` first")
-    for path in files:
+    for path in pair_files(folder):
         for batch in pq.ParquetFile(path).iter_batches(batch_size=ROW_GROUP):
             yield from batch.to_pylist()
 

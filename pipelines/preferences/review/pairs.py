@@ -45,14 +45,20 @@ class ReviewPair:
         return len(self.relations) + 1
 
 
+def pair_files(folder: Path) -> list[Path]:
+    """The parquet files of a folder of pairs, in order. Raises UserError if there are none."""
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        raise UserError(f"no pairs in {folder}: run `spatialt2i preferences build` first")
+    return files
+
+
 class PairSet:
     """The pairs of a folder of parquet files. Texts are in memory; an image is read when it is requested."""
 
     def __init__(self, folder: Path) -> None:
         """Raises UserError if the folder holds no pairs."""
-        self._files = sorted(folder.glob("*.parquet"))
-        if not self._files:
-            raise UserError(f"no pairs in {folder}: run `spatialt2i preferences build` first")
+        self._files = pair_files(folder)
         self._texts = pa.concat_tables(pq.read_table(path, columns=list(_COLUMNS)) for path in self._files)
         self._rows: dict[str, int] = {name: row for row, name in enumerate(self._texts["pair_id"].to_pylist())}
         self._groups = _row_groups(self._files)

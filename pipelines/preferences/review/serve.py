@@ -12,7 +12,7 @@ from pipelines.common.paths import run_paths
 from pipelines.preferences.review.app import create_app
 from pipelines.preferences.review.auth import Auth, invite
 from pipelines.preferences.review.database import Database
-from pipelines.preferences.review.pairs import PairSet
+from pipelines.preferences.review.pairs import PairSet, pair_files
 from pipelines.preferences.review.queue import ReviewQueue
 from pipelines.preferences.review.store import Store
 from pipelines.preferences.review.triage_scores import TriageScores
@@ -37,7 +37,11 @@ def open_queue(settings: Settings, database: Database, store: Store) -> ReviewQu
 
 
 def serve_review(settings: Settings) -> None:
-    """Serves the review until SIGINT or SIGTERM. Login links are written to a file, never to the terminal."""
+    """Serves the review until SIGINT or SIGTERM. Login links are written to a file, never to the terminal.
+
+    Raises UserError, and writes nothing, if there are no pairs.
+    """
+    pair_files(run_paths(settings).preferences)  # before the database is created
     cfg, invitations = settings.review, run_paths(settings).review_invitations
     database = open_database(settings)
     store = open_store(settings, database)
