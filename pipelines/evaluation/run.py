@@ -46,7 +46,7 @@ def evaluate(settings: Settings) -> EvaluationResult:
     Raises UserError if there is no SpatialScore or no exported policy, SettingsError if there are no prompts.
     """
     started, paths = time.perf_counter(), run_paths(settings)
-    _require_earlier_stages(settings)
+    require_earlier_stages(settings)
     cases = draw_cases(settings)
     images = generate_images(cases, settings)
     results = sorted(assess(images, len(cases), settings), key=lambda result: result.case.name)
@@ -93,7 +93,8 @@ def _batch_rows(settings: Settings) -> int:
     return settings.evaluation.batch_prompts * settings.evaluation.images_per_prompt
 
 
-def _require_earlier_stages(settings: Settings) -> None:
+def require_earlier_stages(settings: Settings) -> None:
+    """Raises UserError if the run has no exported policy or no SpatialScore. Needs no Ray."""
     for folder, command in (
         (run_paths(settings).export, "policy train"),
         (spatialscore_folder(settings), "reward train"),

@@ -6,10 +6,12 @@ from conf import Settings
 
 
 def run(settings: Settings) -> None:
-    """Runs the whole pipeline as one job."""
+    """Runs the whole pipeline as one job. Raises UserError, before Ray starts, if a file that it reads is missing."""
+    from pipelines.common.prompts import check_prompts
     from pipelines.common.ray_session import ray_session
     from pipelines.operations.run import run_pipeline
 
+    check_prompts(settings)
     with ray_session(settings):
         run_pipeline(settings)
 

@@ -6,11 +6,13 @@ from conf import Settings
 from pipelines.common.ray_session import ray_session
 from pipelines.policy.export import export_newest
 from pipelines.policy.sample import sample_images
-from pipelines.policy.train import run_policy
+from pipelines.policy.train import check_files, check_spatialscore, run_policy
 
 
 def train(settings: Settings) -> None:
-    """Trains, resumes or finishes the policy of the run."""
+    """Trains, resumes or finishes the policy of the run. Raises UserError, before Ray starts, if a file is missing."""
+    check_spatialscore(settings)
+    check_files(settings)
     with ray_session(settings):
         result = run_policy(settings)
     print(f"policy version {result.version} after {result.training_seconds:.0f} s of training: {result.export}")

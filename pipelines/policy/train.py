@@ -88,9 +88,7 @@ def run_policy(settings: Settings, log: Callable[[str], None] = print) -> Policy
     too few resources, or other settings than those of the checkpoint. Raises OffPolicyError (from the learner) if the
     sampler's log-probabilities cannot be reproduced.
     """
-    if settings.rewards.spatialscore:
-        served_model(settings)
-        require_passed(settings)
+    check_spatialscore(settings)
     check_start(settings)
     if notice := evaluation_notice(settings):
         log(notice)
@@ -118,15 +116,27 @@ def train_policy(settings: Settings, rewards: Rewards, log: Callable[[str], None
     return asyncio.run(_train_and_export(settings, rewards, log))
 
 
+def check_spatialscore(settings: Settings) -> None:
+    """Raises UserError if the run's rewards need a SpatialScore that is missing or did not pass its sanity checks."""
+    if settings.rewards.spatialscore:
+        served_model(settings)
+        require_passed(settings)
+
+
+def check_files(settings: Settings) -> None:
+    """Raises UserError if a file of prompts or a model cannot be used. Needs no Ray."""
+    check_prompts(settings)
+    check_model(settings, "flux.model", settings.flux.model, "model_index.json")
+    if settings.rewards.detector:
+        check_model(settings, "detector.model", settings.detector.model, "config.json")
+
+
 def check_start(settings: Settings) -> None:
     """Raises UserError if the run cannot start: no prompts, too few resources, or settings that changed.
 
     Rules between settings, such as what the batch must divide, were checked when the settings were made.
     """
-    check_prompts(settings)
-    check_model(settings, "flux.model", settings.flux.model, "model_index.json")
-    if settings.rewards.detector:
-        check_model(settings, "detector.model", settings.detector.model, "config.json")
+    check_files(settings)
     check_capacity(settings)
     newest = next(run_checkpoints(settings).manifests(), None)
     if newest and settings.policy.resume != "never":

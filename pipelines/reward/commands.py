@@ -1,23 +1,31 @@
-"""The actions of `spatialt2i reward`, and `spatialt2i preferences triage`."""
+"""The actions of `spatialt2i reward`, and `spatialt2i preferences triage`.
+
+What an action reads is checked before Ray starts, so that a mistake is answered at once.
+"""
 
 from __future__ import annotations
 
 from actors.services.budget import BudgetReached
 from conf import Settings
+from pipelines.common.paths import pairs_location
 from pipelines.common.ray_session import ray_session
+from pipelines.reward.data import require_held_out_pairs, require_pairs
 from pipelines.reward.evaluate import evaluate_reward
 from pipelines.reward.merge import write_merged
 from pipelines.reward.report import table as accuracy_table
 from pipelines.reward.sanity_checks import run_sanity_checks
 from pipelines.reward.sanity_checks import table as checks_table
 from pipelines.reward.score import score_images
+from pipelines.reward.score_input import image_folder, read_requests
 from pipelines.reward.serve import serve_reward
+from pipelines.reward.served_model import served_model
 from pipelines.reward.train import train_reward
 from pipelines.reward.triage import triage as triage_pairs
 
 
 def train(settings: Settings) -> None:
     """Trains SpatialScore, measures it on held-out pairs, and runs its sanity checks."""
+    require_pairs(pairs_location(settings))
     with ray_session(settings):
         print(train_reward(settings))
         _evaluate(settings)
@@ -26,12 +34,14 @@ def train(settings: Settings) -> None:
 
 def evaluate(settings: Settings) -> None:
     """Measures the run's SpatialScore on held-out pairs."""
+    _require_model_and_pairs(settings)
     with ray_session(settings):
         _evaluate(settings)
 
 
 def check(settings: Settings) -> None:
     """Runs the sanity checks of the run's SpatialScore. Raises SystemExit(1) if one fails."""
+    _require_model_and_pairs(settings)
     with ray_session(settings):
         checks = run_sanity_checks(settings)
     print(checks_table(checks))
@@ -41,6 +51,9 @@ def check(settings: Settings) -> None:
 
 def score(settings: Settings) -> None:
     """Scores a folder of images under their prompts."""
+    served_model(settings)
+    read_requests(settings.score.prompts)
+    image_folder(settings.score.images)
     with ray_session(settings):
         print(score_images(settings))
 
@@ -52,6 +65,7 @@ def merge(settings: Settings) -> None:
 
 def serve(settings: Settings) -> None:
     """Serves the run's SpatialScore over HTTP until it is interrupted."""
+    served_model(settings)
     with ray_session(settings):
         serve_reward(settings)
 
@@ -64,6 +78,12 @@ def triage(settings: Settings) -> None:
         f"{scores.model} flags {flagged} of {len(scores.margins)} pairs as doubtful. The review shows them first; "
         "annotators decide."
     )
+
+
+def _require_model_and_pairs(settings: Settings) -> None:
+    """Raises UserError if the run has no SpatialScore or no held-out pair."""
+    served_model(settings)
+    require_held_out_pairs(pairs_location(settings))
 
 
 def _evaluate(settings: Settings) -> None:

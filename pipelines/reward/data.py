@@ -85,15 +85,21 @@ class Comparisons:
     pairs: tuple[int, ...]  # [C] the pair of each comparison
 
 
-def require_held_out_pairs(folder: str) -> None:
-    """Raises UserError, with a fix, if the parquet folder does not exist or its test split is empty."""
+def require_pairs(folder: str) -> pyarrow.dataset.Dataset:
+    """The pairs in a parquet folder. Raises UserError, with a fix, if the folder does not exist or has no file."""
     system, path = file_system(folder)
     try:
         dataset = pyarrow.dataset.dataset(path, filesystem=system)
     except FileNotFoundError:
-        raise UserError(f"no preference pairs at {folder}: run `spatialt2i preferences` first") from None
+        raise UserError(f"no preference pairs at {folder}: run `spatialt2i preferences build` first") from None
     if "split" not in dataset.schema.names:  # an empty folder
-        raise UserError(f"no preference pairs at {folder}: run `spatialt2i preferences` first")
+        raise UserError(f"no preference pairs at {folder}: run `spatialt2i preferences build` first")
+    return dataset
+
+
+def require_held_out_pairs(folder: str) -> None:
+    """Raises UserError, with a fix, if the parquet folder does not exist or its test split is empty."""
+    dataset = require_pairs(folder)
     if not dataset.count_rows(filter=pc.field("split") == "test"):
         raise UserError(f"no held-out pairs at {folder}: raise preferences.test_fraction or preferences.pairs")
 

@@ -129,7 +129,7 @@ def make_sampler(folder: str, batch_size: int, epochs: int, window_rows: int, se
     """
     groups = _row_groups(folder)
     if not groups:
-        raise UserError(f"no preference pairs to train on at {folder}: run `spatialt2i preferences` first")
+        raise UserError(f"no preference pairs to train on at {folder}: run `spatialt2i preferences build` first")
     sampler = PairSampler(folder, tuple(groups), batch_size, epochs, window_rows, seed)
     if not sampler.steps_per_epoch:
         raise SettingsError(f"reward.batch_size={batch_size} exceeds the {sampler.pairs} training pairs: lower it")

@@ -55,8 +55,8 @@ def test_the_words_after_submit_are_the_command_of_the_job() -> None:
     [
         ([], "submit policy train flux_dev"),
         (["polcy"], "did you mean policy"),
-        (["policy", "flux_dev"], "absolute path on storage that every node can reach, got runs/flux_dev"),
-        (["policy", "run_dir=/shared/a", "policy.lrr=1"], "lrr"),
+        (["policy", "train", "flux_dev"], "absolute path on storage that every node can reach, got runs/flux_dev"),
+        (["policy", "train", "run_dir=/shared/a", "policy.lrr=1"], "lrr"),
     ],
 )
 def test_a_command_that_cannot_run_is_refused_before_it_is_sent(words: list[str], expected: str) -> None:

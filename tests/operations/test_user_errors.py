@@ -81,6 +81,40 @@ def test_a_missing_run_directory(
     assert_one_message([*verb, f"run_dir={tmp_path}/nowhere"], capsys)
 
 
+@pytest.mark.parametrize(
+    "action", ["preferences review", "preferences to_label_studio", "preferences publish", "preferences report"]
+)
+def test_a_run_without_pairs_is_refused_and_nothing_is_written(
+    action: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert_one_message([*action.split(), *MISSING[action], f"run_dir={tmp_path}/nowhere"], capsys, "no pairs in")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("reward train", "no preference pairs at"),
+        ("reward evaluate", "no SpatialScore at"),
+        ("reward check", "no SpatialScore at"),
+        ("reward score prompts.jsonl images", "no SpatialScore at"),
+        ("reward serve", "no SpatialScore at"),
+        ("policy train", "no SpatialScore at"),
+        ("policy train policy.prompts=nowhere.jsonl rewards.spatialscore=0 rewards.rules=1", "nowhere.jsonl"),
+        ("evaluate", "evaluation needs"),
+        ("ablation", "no SpatialScore at"),
+        ("run policy.prompts=nowhere.jsonl", "nowhere.jsonl"),
+    ],
+)
+def test_what_is_missing_is_found_before_ray_starts(
+    line: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda *args, **options: pytest.fail("Ray was started"))
+    assert_one_message([*line.split(), f"run_dir={tmp_path}/nowhere"], capsys, expected)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.ray
 def test_a_missing_file_of_prompts(ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rules = ["rewards.spatialscore=0", "rewards.rules=1"]
@@ -111,7 +145,7 @@ def test_a_run_directory_that_cannot_be_written(
     ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    words = ["ablation", f"run_dir={tmp_path}/file/run"]
+    words = ["run", f"run_dir={tmp_path}/file/run"]
     assert_one_message(words, capsys, "run_dir must be a folder that can be written")
 
 

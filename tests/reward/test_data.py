@@ -87,10 +87,10 @@ def test_an_unreadable_row_is_listed_and_not_replaced() -> None:
 
 
 def test_a_dataset_without_held_out_pairs_is_a_user_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="run `spatialt2i preferences` first"):
+    with pytest.raises(UserError, match="run `spatialt2i preferences build` first"):
         require_held_out_pairs(str(tmp_path / "absent"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="run `spatialt2i preferences` first"):
+    with pytest.raises(UserError, match="run `spatialt2i preferences build` first"):
         require_held_out_pairs(str(tmp_path / "empty"))
     pq.write_table(pa.Table.from_pylist([{"split": "train"}] * 3, schema=SCHEMA), tmp_path / "0.parquet")
     with pytest.raises(UserError, match=r"raise preferences\.test_fraction"):

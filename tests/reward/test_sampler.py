@@ -85,7 +85,7 @@ def test_ray_tasks_read_the_rows_of_a_rank_in_that_order(ray_cluster: None, tmp_
 
 
 def test_too_few_pairs_are_a_user_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="run `spatialt2i preferences` first"):
+    with pytest.raises(UserError, match="run `spatialt2i preferences build` first"):
         make_sampler(str(tmp_path / "absent"), 8, 1, 10, 0)
     pq.write_table(pa.Table.from_pylist([{"split": "train"}] * 3, schema=SCHEMA), tmp_path / "0.parquet")
     with pytest.raises(SettingsError, match=r"batch_size=8 exceeds the 3 training pairs"):

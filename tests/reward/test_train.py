@@ -134,9 +134,9 @@ def test_zero_2_and_zero_3_and_one_plain_process_have_the_same_loss_curve(
 
 def test_a_run_without_pairs_is_a_user_error(tmp_path: Path) -> None:
     settings = load("scenes", [f"run_dir={tmp_path}"])
-    with pytest.raises(UserError, match="run `spatialt2i preferences` first"):
+    with pytest.raises(UserError, match="run `spatialt2i preferences build` first"):
         train_reward(settings)
-    with pytest.raises(UserError, match="run `spatialt2i preferences` first"):
+    with pytest.raises(UserError, match="run `spatialt2i preferences build` first"):
         evaluate_reward(settings)
     published = load("scenes", [f"run_dir={tmp_path}", f"reward.pairs={tmp_path / 'version'}"])
     with pytest.raises(UserError, match=r"reward\.pairs must be a published version"):

@@ -6,10 +6,12 @@ from conf import Settings
 from pipelines.common.paths import run_paths
 from pipelines.common.ray_session import ray_session
 from pipelines.operations.ablation.run import run_ablation
+from pipelines.policy.train import check_spatialscore
 
 
 def run(settings: Settings) -> None:
     """Trains the variants that are missing and prints the tables."""
+    check_spatialscore(settings)
     with ray_session(settings):
         run_ablation(settings)
     paths = run_paths(settings)
