@@ -133,38 +133,35 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * n**3 / seconds(multiply, REPEATS)
 
 
-def draw(bench: Bench, groups: int = 1, rows: int | None = None) -> tuple[torch.Tensor, tuple[Trajectory, ...]]:
-    """Latents and trajectories of groups that a rollout actor draws in one call, by `rows` images in a forward."""
+def draw(bench: Bench, batch: int | None = None) -> tuple[torch.Tensor, tuple[Trajectory, ...]]:
+    """Samples a group in forward passes of `batch` images. Returns its latents and trajectories."""
     settings = bench.settings.policy
-    rows = settings.sampling.batch if rows is None else rows
-    wanted = replace(settings, prompts_per_iteration=groups, sampling=replace(settings.sampling, batch=rows))
-    count = groups * settings.group_size
-    drawn = sample(bench.policy, [bench.conditioning] * count, range(count), SamplingPlan.for_training(wanted))
-    return drawn.latents, drawn.trajectories
+    if batch is not None:
+        settings = replace(settings, sampling=replace(settings.sampling, batch=batch))
+    count = settings.group_size
+    samples = sample(bench.policy, [bench.conditioning] * count, range(count), SamplingPlan.for_training(settings))
+    return samples.latents, samples.trajectories
 
 
-def bench_sampling(bench: Bench, groups: int, rows: int) -> Line:
-    """Denoising alone."""
+def bench_sampling(bench: Bench, batch: int) -> Line:
+    """Denoising a group, without decoding."""
     peak_memory()  # from here on
-    duration = bench.seconds(lambda: draw(bench, groups, rows))
-    told = peak_memory()
-    count, steps = groups * bench.settings.policy.group_size, bench.settings.policy.sampling.denoise_steps
-    alike = draw(bench, groups, rows)[1][
-        0
-    ].shared_prefix  # forwards of one row, where all of a group are still the same
-    forwards = groups * alike + count * (steps - alike)
+    duration = bench.seconds(lambda: draw(bench, batch))
+    memory = peak_memory()
+    count, steps = bench.settings.policy.group_size, bench.settings.policy.sampling.denoise_steps
+    shared = draw(bench, batch)[1][0].shared_prefix  # denoise steps that are computed once for the whole group
+    forwards = shared + count * (steps - shared)
     return Line(
-        f"sampling {count} images, {steps} steps, {rows} rows a forward",
-        f"{duration:.3f} s, {count / duration:.2f} images/s, {bench.utilisation(forwards, duration)}, {told}",
+        f"sampling {count} images, {steps} steps, batch {batch}",
+        f"{duration:.3f} s, {count / duration:.2f} images/s, {bench.utilisation(forwards, duration)}, {memory}",
     )
 
 
 def bench_group(bench: Bench) -> list[Line]:
-    """Sampling a group by ever more rows, and two groups in one forward; and decoding one."""
+    """Sampling a group in batches of three sizes, and decoding it."""
     settings, policy = bench.settings.policy, bench.policy
-    size = settings.group_size
-    shapes = [(1, settings.sampling.batch // 2), (1, settings.sampling.batch), (1, size), (2, 2 * size)]
-    lines = [bench_sampling(bench, groups, rows) for groups, rows in shapes]
+    size, batch = settings.group_size, settings.sampling.batch
+    lines = [bench_sampling(bench, rows) for rows in (batch // 2, batch, size)]
     latents, _ = draw(bench)
     with FlopCounterMode(display=False) as counter:
         policy.decode(latents[:1])

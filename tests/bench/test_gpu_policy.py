@@ -31,8 +31,8 @@ def test_it_runs_on_a_tiny_model_without_ray() -> None:
     )
     assert result.returncode == 0, result.stderr[-3000:]
     for what in (
-        "sampling 24 images, 6 steps, 6 rows",
-        "sampling 48 images, 6 steps, 48 rows",
+        "sampling 24 images, 6 steps, batch 6",
+        "sampling 24 images, 6 steps, batch 24",
         "decoding 24 images",
         "update on 12 x 6, 12 rows",
         "12 x 6, 4 rows",
