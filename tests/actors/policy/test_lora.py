@@ -66,6 +66,10 @@ def test_lora_targets(all_layers: FluxPolicy, flux_directory: Path) -> None:
     adapted = {name.split(".lora_")[0] for name in all_layers.trainable()}
     assert "proj_out" not in adapted and "single_transformer_blocks.0.proj_out" in adapted
     assert len(adapted) == 2 * 12 + 2 * 5
+    settings = FluxSettings(lora_targets=("proj_out",))  # without the transformer's own final layer of this name
+    policy = FluxPolicy.from_pretrained(str(flux_directory), settings, transformer_only=True)
+    adapted = {name.split(".lora_")[0] for name in policy.trainable()}
+    assert adapted == {f"single_transformer_blocks.{block}.proj_out" for block in (0, 1)}
     with pytest.raises(ValueError, match=r"'attn\.to_z' matches no linear layer"):
         FluxPolicy.from_pretrained(str(flux_directory), FluxSettings(lora_targets=("attn.to_z",)))
 

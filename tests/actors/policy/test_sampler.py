@@ -22,6 +22,7 @@ def test_without_noise_it_equals_flux_pipeline(policy: FluxPolicy, flux_director
     torch.testing.assert_close(samples.latents, flux_latents(flux_directory), atol=1e-5, rtol=0)
     images, expected = policy.decode(samples.latents), flux_images(flux_directory)
     np.testing.assert_allclose(images.astype(int), expected.astype(int), atol=1)
+    assert (images != expected).mean() < 0.01  # only where a value is rounded the other way
     assert samples.trajectories == ()
 
 
