@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import shutil
 import subprocess
@@ -19,6 +20,10 @@ from websockets.sync.client import connect
 
 _FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars")
 _CODES = {"Enter": 13, "Backspace": 8, " ": 32, "ArrowUp": 38, "ArrowDown": 40, "ArrowLeft": 37, "ArrowRight": 39}
+
+
+class NavigatedError(RuntimeError):
+    """The page was replaced while a command waited for its answer."""
 
 
 class Browser:
@@ -60,6 +65,8 @@ class Browser:
         while True:
             message = json.loads(self._socket.recv(timeout=60))
             if message.get("id") == self._number:
+                if "navigated or closed" in message.get("error", {}).get("message", ""):
+                    raise NavigatedError(method)
                 assert "error" not in message, f"{method}: {message['error']}"
                 return message["result"]
 
@@ -75,8 +82,11 @@ class Browser:
         wait_for(lambda: self.value("document.readyState") == "complete", address)
 
     def value(self, expression: str) -> Any:
-        """The value of a JavaScript expression."""
-        result = self.command("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        """The value of a JavaScript expression. It is evaluated again if the page was navigating meanwhile."""
+        while True:
+            with contextlib.suppress(NavigatedError):
+                result = self.command("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+                break
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
