@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.support.ports import free_port
+
 
 @dataclass(frozen=True)
 class Head:
@@ -29,13 +30,6 @@ class Head:
     token: str
     folder: Path  # Ray's temporary folder
     environment: dict[str, str]  # of a process that may use the cluster
-
-
-def free_port() -> int:
-    """Returns a port that no process listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager

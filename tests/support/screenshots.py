@@ -26,7 +26,8 @@ from pipelines.common.paths import RunPaths
 from pipelines.operations.status import render_status
 from pipelines.policy.metrics import read_rows
 from tests.support.browser import Browser, wait_for
-from tests.support.head import Head, free_port, running_head
+from tests.support.head import Head, running_head
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
