@@ -14,7 +14,7 @@ from conf.detector import DetectorSettings
 from conf.endpoints import BudgetSettings, PerturberSettings, SeedreamSettings, WriterSettings
 from conf.errors import SettingsError
 from conf.evaluation import EvaluationSettings, SampleSettings
-from conf.flux import FluxSettings
+from conf.flux import EMBEDDED, FluxSettings
 from conf.operations import ConfigSettings, StatusSettings, SubmitSettings
 from conf.policy import ExportSettings, PolicySettings
 from conf.preferences import HunyuanImageSettings, PreferencesSettings, QwenImageSettings
@@ -77,3 +77,8 @@ class Settings(Section):
         super().__post_init__()
         if not self.run_dir.strip():
             raise SettingsError("run_dir must not be empty: write e.g. run_dir=runs/mine")
+        if self.policy.evaluation.best_by == "relations" and self.flux.model != EMBEDDED:
+            raise SettingsError(
+                "policy.evaluation.best_by=relations needs the exact checker of the scenes world, got flux.model="
+                f"{self.flux.model}: use policy.evaluation.best_by=reward"
+            )

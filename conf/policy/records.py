@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from conf.errors import SettingsError
 from conf.rules import Section, at_least
+
+BestBy = Literal["reward", "relations"]
+"""How versions are compared on held-out prompts."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,10 @@ class TrainEvaluationSettings(Section):
 
     prompts: int = field(default=96, metadata=at_least(0))
     """Held-out prompts of an evaluation, half of them with several relations; one image each. Must be even."""
+
+    best_by: BestBy = "reward"
+    """What makes a version the best one, whose checkpoint is never deleted: its mean reward on held-out prompts, or its
+    fraction of correct relations by the exact checker, which only the scenes world has."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,4 +49,7 @@ class CheckpointSettings(Section):
     """Folder: a path, or a URI that pyarrow.fs supports. Empty: <run_dir>/policy/checkpoints."""
 
     keep: int = field(default=3, metadata=at_least(1))
-    """Checkpoints that are kept; older ones are deleted."""
+    """Newest checkpoints that are kept. Older ones are deleted, except that of the best version."""
+
+    keep_every: int = field(default=0, metadata=at_least(0))
+    """Checkpoints whose version is a multiple of this are never deleted. 0: none."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -50,9 +50,12 @@ class Manifest:
 class Checkpoints:
     """The checkpoints of one run."""
 
-    def __init__(self, location: str, keep: int) -> None:
-        """`location`: a path or a URI. `keep`: number of checkpoints that are kept."""
-        self.location, self.keep = location, keep
+    def __init__(self, location: str, keep: int, keep_every: int = 0) -> None:
+        """`location`: a path or a URI. `keep`: number of newest checkpoints that are kept.
+
+        `keep_every`: checkpoints whose version is a multiple of it are kept, too. 0: none.
+        """
+        self.location, self.keep, self.keep_every = location, keep, keep_every
 
     def folder(self, version: int) -> str:
         """The folder of the checkpoint of a version."""
@@ -88,8 +91,12 @@ class Checkpoints:
         """Warns that a checkpoint is damaged and that an older one is used."""
         logging.warning("checkpoint %s is damaged and is skipped: %s", self.folder(version), error)
 
-    async def write(self, manifest: Manifest, states: Mapping[str, ray.ObjectRef[bytes]]) -> None:
+    async def write(
+        self, manifest: Manifest, states: Mapping[str, ray.ObjectRef[bytes]], pinned: Collection[int] = ()
+    ) -> None:
         """Stores the state of each rank (file name -> reference to bytes), then removes old checkpoints.
+
+        Versions in `pinned` are not removed.
 
         If writing fails, this raises OSError, RayActorError or ObjectLostError and removes what was written of the
         version. Older checkpoints are not touched before the new one is complete.
@@ -104,13 +111,15 @@ class Checkpoints:
             delete_folder(folder)
             raise
         try:
-            self._prune(manifest.version)
+            self._prune(manifest.version, pinned)
         except OSError as error:
             logging.warning("old checkpoints in %s cannot be removed: %s", self.location, error)
 
-    def _prune(self, newest: int) -> None:
-        """Keeps the `keep` newest versions up to `newest`. Later versions are damaged, or the run would be there."""
-        kept = {self.folder(version) for version in [v for v in self.complete() if v <= newest][-self.keep :]}
+    def _prune(self, newest: int, pinned: Collection[int]) -> None:
+        """Removes the versions that need not be kept. Those after `newest` are damaged, or the run would be there."""
+        versions = [version for version in self.complete() if version <= newest]
+        regular = [version for version in versions if self.keep_every and version % self.keep_every == 0]
+        kept = {self.folder(version) for version in {*versions[-self.keep :], *regular, *pinned}}
         for name in list_folder(self.location):
             if name.isdigit() and join(self.location, name) not in kept:
                 delete_folder(join(self.location, name))
@@ -129,11 +138,13 @@ class AsyncCheckpointWriter:
         self._version = 0
         self._failed = 0
 
-    async def start(self, manifest: Manifest, states: Mapping[str, ray.ObjectRef[bytes]]) -> None:
-        """Waits for the checkpoint before this one, then starts writing this one."""
+    async def start(
+        self, manifest: Manifest, states: Mapping[str, ray.ObjectRef[bytes]], pinned: Collection[int] = ()
+    ) -> None:
+        """Waits for the checkpoint before this one, then starts writing this one. `pinned`: versions to keep."""
         await self.finish()
         self._version = manifest.version
-        self._writing = asyncio.create_task(self._checkpoints.write(manifest, states))
+        self._writing = asyncio.create_task(self._checkpoints.write(manifest, states, pinned))
 
     async def finish(self) -> None:
         """Waits for the current write. Raises its error if `MAX_FAILED_WRITES` in a row have failed."""
@@ -164,4 +175,4 @@ def run_checkpoints(settings: Settings) -> Checkpoints:
     location = settings.policy.checkpoint.dir or str(run_paths(settings).checkpoints)
     if "://" not in location:
         location = str(Path(location).absolute())  # Ray's workers have other working directories
-    return Checkpoints(location, settings.policy.checkpoint.keep)
+    return Checkpoints(location, settings.policy.checkpoint.keep, settings.policy.checkpoint.keep_every)
