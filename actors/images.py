@@ -70,7 +70,7 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, shrink_to: int | 
             return _rgb_array(image, shrink_to)
     except (ImageError, MemoryError):
         raise
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageTooLargeError(f"the image has over {max_pixels} pixels") from error
     except Exception as error:  # the boundary to foreign bytes: PIL's plugins raise whatever a damaged field leads to
         raise ImageError(f"the image is damaged or truncated: {_reason(error)}") from error
