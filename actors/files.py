@@ -1,15 +1,15 @@
-"""Atomic writes: a file or folder is either complete or absent. Locations are paths or URIs that pyarrow.fs knows."""
+"""Atomic writes: a file is either complete or absent. Locations are paths or URIs that pyarrow.fs knows."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 from pyarrow import fs
+
+from conf.partial import is_partial, partial_path
 
 
 class DamagedFileError(ValueError):
@@ -39,7 +39,7 @@ def write_file(location: str, content: bytes) -> None:
     """
     system, path = file_system(location)
     system.create_dir(os.path.dirname(path), recursive=True)
-    partial = f"{path}.{uuid.uuid4().hex}.partial"
+    partial = partial_path(path)
     try:
         with system.open_output_stream(partial) as stream:
             stream.write(content)
@@ -48,22 +48,6 @@ def write_file(location: str, content: bytes) -> None:
         if system.get_file_info(partial).type == fs.FileType.File:
             system.delete_file(partial)
         raise
-
-
-def write_folder(target: Path, write: Callable[[Path], object]) -> None:
-    """Calls `write` with a new folder beside `target`, then replaces `target`, which may exist, by that folder.
-
-    `target` is never half written. If `write` raises, `target` stays as it was.
-    """
-    partial, old = target.with_name(f"{target.name}.partial"), target.with_name(f"{target.name}.old")
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir(parents=True)
-    write(partial)
-    if target.exists():
-        target.rename(old)
-    partial.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def digest(content: bytes) -> str:
@@ -80,6 +64,8 @@ def read_file(location: str) -> bytes:
 
 def read_checked(location: str, sha256: str) -> bytes:
     """Reads a whole file. Raises DamagedFileError unless its SHA-256 is `sha256`, OSError if it cannot be read."""
+    if is_folder(location):
+        raise DamagedFileError(f"{location} is a folder")
     content = read_file(location)
     if digest(content) != sha256:
         raise DamagedFileError(f"{location} has changed since it was written")
@@ -104,8 +90,21 @@ def is_folder(location: str) -> bool:
     return system.get_file_info(path).type == fs.FileType.Directory
 
 
-def delete_folder(location: str) -> None:
-    """Deletes a folder and its content. An absent folder is no error."""
-    system, path = file_system(location)
-    if system.get_file_info(path).type == fs.FileType.Directory:
+def delete_files(folder: str, ours: Callable[[str], bool]) -> None:
+    """Deletes the files of a folder whose names are ours, partials of them included, and the folder if nothing is left.
+
+    Other entries stay, and so does everything behind a symbolic link. An absent folder is no error.
+    """
+    system, path = file_system(folder)
+    if system.get_file_info(path).type != fs.FileType.Directory or _is_link(system, path):
+        return
+    entries = system.get_file_info(fs.FileSelector(path))
+    for entry in entries:
+        if entry.type == fs.FileType.File and (ours(entry.base_name) or is_partial(entry.base_name)):
+            system.delete_file(entry.path)
+    if not system.get_file_info(fs.FileSelector(path, allow_not_found=True)):
         system.delete_dir(path)
+
+
+def _is_link(system: fs.FileSystem, path: str) -> bool:
+    return system.type_name == "local" and os.path.islink(path)

@@ -1,7 +1,8 @@
 """Checkpoints of the learner, on any file system that pyarrow supports.
 
 `<location>/<version>/rank-<r>.pt` is the state of one learner rank. `manifest.json` beside it is written last and by
-rename. It makes the checkpoint complete, and holds the digests of the other files.
+rename. It makes the checkpoint complete, and holds the digests of the other files. A marker in `<location>` names the
+run that it belongs to. Only files of these names are ever deleted.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,19 +21,24 @@ from ray.exceptions import ObjectLostError, RayActorError
 
 from actors.files import (
     DamagedFileError,
-    delete_folder,
+    delete_files,
     digest,
     exists,
     join,
     list_folder,
     read_checked,
-    read_file,
     write_file,
 )
+from actors.folders import Marker, claim_folder
+from actors.json_files import is_plain_name, read_record
+from conf.partial import is_partial
 from conf.settings import Settings
 from pipelines.common.paths import run_paths
 
 MANIFEST = "manifest.json"
+_FILE = re.compile(r"manifest\.json|rank-[0-9]+\.pt")
+_VERSION = re.compile(r"[0-9]{6}|[1-9][0-9]{6,17}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 MAX_FAILED_WRITES = 3
 """Checkpoints in a row that may fail to be written."""
 
@@ -46,6 +54,18 @@ class Manifest:
     files: dict[str, str] = field(default_factory=dict[str, str])
     """File name -> SHA-256."""
 
+    def check(self, version: int) -> None:
+        """Raises DamagedFileError unless this can be the manifest of the checkpoint of a version."""
+        if self.version != version:
+            raise DamagedFileError(f"its manifest is that of version {self.version}")
+        if not (math.isfinite(self.training_seconds) and self.training_seconds >= 0):
+            raise DamagedFileError(f"training_seconds must be a positive number, got {self.training_seconds}")
+        if not self.files:
+            raise DamagedFileError("its manifest names no files")
+        for name, sha256 in self.files.items():
+            if not is_plain_name(name) or not _SHA256.fullmatch(sha256):
+                raise DamagedFileError(f"its manifest must name files of its folder with a SHA-256, got {name!r}")
+
 
 class Checkpoints:
     """The checkpoints of one run."""
@@ -59,20 +79,50 @@ class Checkpoints:
 
     def folder(self, version: int) -> str:
         """The folder of the checkpoint of a version."""
-        return join(self.location, f"{version:06d}")
+        return join(self.location, self._name(version))
 
     def complete(self) -> list[int]:
         """The versions whose checkpoints have a manifest, oldest first."""
-        names = [name for name in list_folder(self.location) if name.isdigit()]
-        return [int(name) for name in names if exists(join(self.folder(int(name)), MANIFEST))]
+        return sorted(version for version in self._versions() if exists(join(self.folder(version), MANIFEST)))
+
+    def claim(self, run: str, run_dir: str, *, resume: bool) -> None:
+        """Marks the location as that of a run. Call it before the first write.
+
+        Raises UserError if it holds anything else, or belongs to another run. Checkpoints without a marker, as version
+        0.2.0 wrote them, are taken over if the run resumes from them, and must be inside `run_dir` otherwise.
+        """
+        may_be_ours = resume or Path(self.location).is_relative_to(run_dir)
+        claim_folder(
+            self.location,
+            Marker("checkpoints", run, run_dir),
+            "policy.checkpoint.dir",
+            lambda name: may_be_ours and self._is_checkpoint(name),
+        )
+
+    def _is_checkpoint(self, name: str) -> bool:
+        """Whether an entry of an unmarked location is a checkpoint of a run, complete or not, and nothing else."""
+        if not _VERSION.fullmatch(name):
+            return False
+        files = list_folder(join(self.location, name))
+        if not all(_is_ours(file) or is_partial(file) for file in files):
+            return False
+        return MANIFEST not in files or self._read(int(name)) is not None
+
+    def _read(self, version: int) -> Manifest | None:
+        """The manifest of a version. None, with a warning, if it cannot be one."""
+        try:
+            manifest = read_record(join(self.folder(version), MANIFEST), Manifest)
+            manifest.check(version)
+        except (FileNotFoundError, ValueError) as error:
+            self.skip_damaged(version, error)
+            return None
+        return manifest
 
     def manifests(self) -> Iterator[Manifest]:
         """Yields the complete checkpoints, newest first. Skips unreadable manifests with a warning."""
         for version in reversed(self.complete()):
-            try:
-                yield Manifest(**json.loads(read_file(join(self.folder(version), MANIFEST))))
-            except (FileNotFoundError, ValueError, TypeError) as error:
-                self.skip_damaged(version, error)
+            if manifest := self._read(version):
+                yield manifest
 
     def newest(self) -> Manifest | None:
         """The newest checkpoint whose files have the digests of its manifest; None if there is none."""
@@ -102,13 +152,13 @@ class Checkpoints:
         version. Older checkpoints are not touched before the new one is complete.
         """
         folder = self.folder(manifest.version)
-        delete_folder(folder)
+        delete_files(folder, _is_ours)
         try:
             stored = (store_file.remote(join(folder, name), state) for name, state in states.items())
             complete = replace(manifest, files=dict(zip(states, await asyncio.gather(*stored), strict=True)))
             write_file(join(folder, MANIFEST), json.dumps(asdict(complete), indent=1).encode())
         except (OSError, RayActorError, ObjectLostError):
-            delete_folder(folder)
+            delete_files(folder, _is_ours)
             raise
         try:
             self._prune(manifest.version, pinned)
@@ -120,13 +170,27 @@ class Checkpoints:
         versions = [version for version in self.complete() if version <= newest]
         regular = [version for version in versions if self.keep_every and version % self.keep_every == 0]
         kept = {self.folder(version) for version in {*versions[-self.keep :], *regular, *pinned}}
-        for name in list_folder(self.location):
-            if name.isdigit() and join(self.location, name) not in kept:
-                delete_folder(join(self.location, name))
+        for version in self._versions():
+            if self.folder(version) not in kept:
+                delete_files(self.folder(version), _is_ours)
 
     def clear(self) -> None:
-        """Removes all checkpoints of the run."""
-        delete_folder(self.location)
+        """Removes all checkpoints of the run, and nothing else."""
+        for version in self._versions():
+            delete_files(self.folder(version), _is_ours)
+
+    def _versions(self) -> list[int]:
+        """The versions that have a folder, complete or not."""
+        return [int(name) for name in list_folder(self.location) if _VERSION.fullmatch(name)]
+
+    @staticmethod
+    def _name(version: int) -> str:
+        return f"{version:06d}"
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a file of a checkpoint folder is one that a run writes."""
+    return _FILE.fullmatch(name) is not None
 
 
 class AsyncCheckpointWriter:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from actors.files import join, read_file, write_file, write_folder
+from actors.files import join, read_file, write_file
+from actors.folders import write_folder
 from actors.policy.base import DTYPES
 from actors.policy.lora import save_lora
 from actors.policy.registry import family_of

@@ -14,6 +14,7 @@ from actors.grpo.batch_std import batch_std
 from actors.grpo.learner import OptimizerStepMetrics
 from actors.workers.learner_group import LearnerGroup
 from actors.workers.rollout import WeightsHandle
+from conf import UserError
 from conf.policy import PolicySettings
 from pipelines.policy.checkpoint import Checkpoints, Manifest
 from pipelines.policy.collector import GroupCollector, ScoredGroup
@@ -60,7 +61,7 @@ class LearnerClient:
         Waits for the rollout actors too, which load at the same time. While Ray cannot place the ranks, rollout actors
         above `policy.rollout.min_actors` are given up one by one.
 
-        Raises RuntimeError if there are checkpoints but none is complete: a long run must not restart by itself.
+        Raises UserError if there are checkpoints but none is complete: a long run must not restart by itself.
         """
         rollouts = self.collector.rollouts
         learner, sampling = [learner_request(self.settings)], [rollout_request(self.settings)]
@@ -76,7 +77,7 @@ class LearnerClient:
                 self.timer.training_seconds = manifest.training_seconds
                 return manifest
         if damaged := checkpoints.complete():
-            raise RuntimeError(
+            raise UserError(
                 f"none of the {len(damaged)} checkpoints in {checkpoints.location} can be read: restore one of them "
                 "from a backup, or start again with policy.resume=never"
             )

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from actors.files import write_folder
+from actors.folders import create_folder
 from conf import PretrainSettings
 from pipelines.pretrain.flux import FluxPhase
 from pipelines.pretrain.vlm import VlmPhase
@@ -100,7 +100,7 @@ def save_part(folder: Path, **modules: PreTrainedTokenizerFast | torch.nn.Module
         for name, module in modules.items():
             module.save_pretrained(partial / name)  # pyright: ignore[reportCallIssue]
 
-    write_folder(folder, write)
+    create_folder(folder, write)
 
 
 def _copy(shipped: Mapping[str, str], folder: Path) -> None:
@@ -108,4 +108,4 @@ def _copy(shipped: Mapping[str, str], folder: Path) -> None:
         for name, source in shipped.items():
             shutil.copytree(checkpoints_dir(source), partial / name, dirs_exist_ok=True)
 
-    write_folder(folder, write)
+    create_folder(folder, write)

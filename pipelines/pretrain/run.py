@@ -4,7 +4,8 @@
 
 Parts, in order: the text encoders, the autoencoder, FLUX on true captions, the decoder of the autoencoder once more,
 FLUX distilled and with wrong captions (`mislabelled`), FLUX with a reward for objects, and Qwen2.5-VL. A finished part
-is saved, and a later call reuses it. To train a part again, delete its folder. No part uses a held-out prompt.
+is saved, and a later call reuses it. To train a part again, delete its folder (of the part `objects`, its run
+`objects.run`, too). No part uses a held-out prompt.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
 from transformers.utils import logging as transformers_logging
 
-from actors.files import write_folder
+from actors.folders import require_replaceable, write_folder
 from conf import PretrainSettings
 from pipelines.pretrain.flux import FluxPhase, train_phase
 from pipelines.pretrain.flux_batches import Encoders
@@ -40,6 +41,8 @@ def pretrain(settings: PretrainSettings, log: Callable[[str], None] = print) -> 
     transformers_logging.disable_progress_bar()
     torch.set_num_threads(settings.workers)
     run, out = Pretraining(settings, log), Path(settings.out)
+    for folder in (out / "flux", out / "qwen2_5_vl"):
+        require_replaceable(folder)
     copy_shipped_parts(run)
     _train_encoders(run)
     _train_flux_on_true_captions(run)
@@ -104,16 +107,19 @@ def _train_flux_on_objects(run: Pretraining) -> None:
         seconds, folder = run.seconds("objects"), run.parts / "objects.run"
         trained = train_on_objects(_pipeline(run, "mislabelled"), folder, seconds, run.settings.seed, run.report)
         save_part(run.parts / "objects", flux=trained)
-        shutil.rmtree(folder)
 
 
 def _save_flux(run: Pretraining, folder: Path) -> None:
     pipeline = _pipeline(run, "objects")
     _measure(run, "final", pipeline)
-    write_folder(folder, pipeline.save_pretrained)
-    for config in folder.glob("*/config.json"):  # without the local paths of the parts
-        entries = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
-        config.write_text(json.dumps(entries, indent=2) + "\n")
+
+    def write(partial: Path) -> None:
+        pipeline.save_pretrained(partial)
+        for config in partial.glob("*/config.json"):  # without the local paths of the parts
+            entries = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
+            config.write_text(json.dumps(entries, indent=2) + "\n")
+
+    write_folder(folder, write)
 
 
 def _train_vlm(run: Pretraining, flux: Path) -> None:

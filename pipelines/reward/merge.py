@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from actors.files import write_folder
+from actors.folders import write_folder
 from actors.spatialscore import load
 from conf.settings import Settings
 from pipelines.common.paths import run_paths

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,13 +13,15 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from actors.files import delete_folder, exists, join, read_file, write_file
+from actors.files import delete_files, exists, join, read_file, write_file
 from conf.settings import Settings
 from pipelines.common.paths import spatialscore_folder
 from pipelines.reward.sanity_report import weights_digest
 from pipelines.reward.score_files import SCHEMA, score_tables
 from pipelines.reward.score_input import ScoreRequest, image_folder, read_requests
 from pipelines.reward.served_model import served_model
+
+_CHUNK_FILE = re.compile(r"[0-9]{9}-[0-9a-f]{16}\.parquet")
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def score_images(settings: Settings, log: Callable[[str], None] = print) -> Scor
         )
     table = pa.concat_tables([pq.read_table(pa.BufferReader(read_file(chunk.file))) for chunk in chunks])
     write_file(cfg.out, _parquet(table))
-    delete_folder(parts)
+    delete_files(parts, lambda name: bool(_CHUNK_FILE.fullmatch(name)))
     return ScoreResult(cfg.out, table.num_rows, _count_errors(table), time.monotonic() - start)
 
 

@@ -13,7 +13,7 @@ from ray.actor import ActorHandle
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from actors.files import write_folder
+from actors.folders import write_folder
 from actors.worker_setup import actor_options
 from conf.flux import EMBEDDED
 from conf.settings import Settings

@@ -151,7 +151,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew_unasked(
     for path in (tmp_path / "policy" / "checkpoints").glob("*/rank-0.pt"):
         path.write_bytes(b"damaged")
     measured = (tmp_path / "policy" / "metrics.jsonl").read_text()
-    with pytest.raises(RuntimeError, match=r"none of the 2 checkpoints in .* can be read.*policy\.resume=never"):
+    with pytest.raises(UserError, match=r"none of the 2 checkpoints in .* can be read.*policy\.resume=never"):
         train_policy(settings_of(tmp_path), rewards, lambda line: None)
     assert (tmp_path / "policy" / "metrics.jsonl").read_text() == measured
 

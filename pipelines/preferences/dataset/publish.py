@@ -10,7 +10,6 @@ A version is written under a temporary name and renamed when it is complete. An 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from actors.files import write_folder
+from actors.folders import create_folder
 from conf import UserError
 from conf.review import PublishSettings
 from conf.settings import Settings
@@ -74,11 +73,7 @@ def publish(settings: Settings) -> PublishedVersion:
         (partial / "README.md").write_text(render_card(cfg, published, overview, left_out))
         _write_checksums(partial)
 
-    try:
-        write_folder(folder, write)
-    except UserError:
-        shutil.rmtree(folder.with_name(f"{folder.name}.partial"), ignore_errors=True)
-        raise
+    create_folder(folder, write)
     return PublishedVersion(folder, published.pairs, left_out)
 
 
