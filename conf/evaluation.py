@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from conf.rules import Section, at_least
+from conf.rules import Section, at_least, between
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,18 @@ class EvaluationSettings(Section):
 
 @dataclass(frozen=True)
 class SampleSettings(Section):
-    """`policy sample`: images of one text by the base policy and by the trained policy."""
+    """`policy sample`: images of texts by the base policy and by the trained policy."""
 
     section: ClassVar[str] = "sample"
 
-    text: str = ""
-    """The prompt. On the command line, words in quotes set this."""
+    text: tuple[str, ...] = ()
+    """The prompts; each gets a PNG file of its own. On the command line, words in quotes set this."""
 
-    images: int = field(default=4, metadata=at_least(1))
-    """Images by each policy."""
+    images: int = field(default=4, metadata=between(1, 64))
+    """Images of each prompt by each policy."""
 
     seed: int = 0
     """Seed of the images; the same for both policies."""
 
     out: str = ""
-    """PNG file. Empty: <run_dir>/samples/<text>.png."""
+    """PNG file, for one prompt only. Empty: <run_dir>/samples/<text>.seed-<seed>.version-<policy version>.png."""

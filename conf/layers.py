@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import difflib
 import io
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -139,6 +142,11 @@ def _not_a_section_value(key: str, value: object) -> str:
     return f"{key} is a section, got {value!r}: set a key inside it, e.g. {example}"
 
 
+FREE_TEXTS = ("sample.text",)
+"""Lists of texts in which a value that is no list is one text, with its spaces, commas and colons."""
+_LIST = re.compile(r"\[.*\]", re.DOTALL)
+
+
 def override_layer(overrides: Sequence[str], source: str = COMMAND_LINE) -> Layer:
     """`key=value` words as a layer. Later words win. Raises SettingsError for other words and for unknown keys."""
     values: dict[str, Any] = {}
@@ -180,6 +188,11 @@ def _parse(setting: Setting, rest: str, text: str, source: str) -> Any:
     """The value of an override. Text settings take the text as it is, unless it is quoted; others are read as YAML."""
     if setting.type is str and text[:1] not in ("'", '"'):
         return text
+    if setting.key in FREE_TEXTS and setting.is_list and not _LIST.fullmatch(text):
+        return [_parse(replace(setting, type=str), rest, text, source)] if text else []
+    with suppress(ValueError, RecursionError):
+        if text.startswith(('"', '["')):  # JSON, in which every character of a word can be written
+            return json.loads(text)
     try:
         value = OmegaConf.from_dotlist([f"value={text}"])
         return cast("dict[str, Any]", OmegaConf.to_container(value, resolve=False))["value"]

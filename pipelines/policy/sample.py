@@ -29,7 +29,7 @@ def sample_images(settings: Settings) -> Path:
     Raises UserError if there is no text or no exported policy.
     """
     cfg, paths = settings.sample, run_paths(settings)
-    if not cfg.text.strip():
+    if not any(text.strip() for text in cfg.text):
         raise SettingsError('sample.text must not be empty, e.g. spatialt2i policy sample "a cat left of a dog"')
     if not paths.export.is_dir():
         raise UserError(f"no exported policy at {paths.export}: run `spatialt2i policy train` first")

@@ -56,7 +56,7 @@ def test_an_action_a_preset_and_overrides_may_come_in_any_order() -> None:
 def test_words_in_quotes_are_the_text_of_a_sample(text: str) -> None:
     action, settings = parse_settings(["policy", "sample", text, "sample.images=2"])
     assert action is VERBS["policy"]["sample"]
-    assert (settings.sample.text, settings.sample.images) == (text, 2)
+    assert (settings.sample.text, settings.sample.images) == ((text,), 2)
 
 
 def test_score_takes_prompts_images_and_out() -> None:

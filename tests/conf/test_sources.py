@@ -162,8 +162,9 @@ def test_every_value_knows_its_source(folder: Path) -> None:
 
 
 def test_text_is_taken_as_it_is_and_quotes_are_removed() -> None:
-    assert load("scenes", ["sample.text=a: [b # c"]).sample.text == "a: [b # c"
-    assert load("scenes", ["sample.text='a # b'"]).sample.text == "a # b"
+    assert load("scenes", ["sample.text=a: [b # c"]).sample.text == ("a: [b # c",)
+    assert load("scenes", ["sample.text='a # b'"]).sample.text == ("a # b",)
+    assert load("scenes", ["sample.text=['a, b', c]"]).sample.text == ("a, b", "c")
     assert load("scenes", ["publish.licence=1.50"]).publish.licence == "1.50"
     assert load("scenes", ["serving.model="]).serving.model == ""
 
