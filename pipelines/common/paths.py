@@ -1,6 +1,6 @@
 """The layout of a run directory. This is the only module that knows it.
 
-- settings.yaml, timings.json, account.jsonl, answers/, samples/: of the whole run
+- settings.yaml, timings.json, account.jsonl, answers/, samples/, logs/: of the whole run
 - preferences/, review/, label_studio/, published/, preferences_report.html: stage 1, the dataset of image pairs
 - reward/: stage 2, SpatialScore and its evaluation
 - policy/: stage 3, checkpoints, metrics and the exported LoRA
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from actors.files import join
 from conf.settings import Settings
 
 Stage = Literal["preferences", "reward", "policy", "evaluation"]
@@ -35,7 +34,7 @@ class RunPaths:
 
     @property
     def settings(self) -> Path:
-        """YAML file: all settings of the newest command that trained or ran the pipeline here."""
+        """YAML file: the settings that commands recorded here; later commands start from them."""
         return self.root / "settings.yaml"
 
     @property
@@ -57,6 +56,11 @@ class RunPaths:
     def samples(self) -> Path:
         """Folder: PNG files that `spatialt2i policy sample` writes."""
         return self.root / "samples"
+
+    @property
+    def library_log(self) -> Path:
+        """Text file: the warnings of libraries, which are not shown in the terminal."""
+        return self.root / "logs" / "libraries.log"
 
     def stage(self, stage: Stage) -> Path:
         """Folder of a stage."""
@@ -292,6 +296,8 @@ def run_paths(settings: Settings) -> RunPaths:
 
 def published_data(version: str) -> str:
     """The parquet folder of a published dataset version, a path or URI."""
+    from actors.files import join  # pyarrow, which finding a run does not need
+
     return join(version, PUBLISHED_DATA)
 
 

@@ -12,6 +12,9 @@ import ray
 from ray.exceptions import AuthenticationError
 
 from conf import Settings, UserError
+from pipelines.common import interrupt, library_log
+from pipelines.common.paths import run_paths
+from pipelines.common.progress_line import ProgressLine
 
 CONNECT_TIMEOUT = 3.0
 """Seconds that a cluster has to accept a connection."""
@@ -39,23 +42,31 @@ def ray_session(settings: Settings) -> Generator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default gives every other process priority
-    for name in ("ray.data", "ray.serve", "ray.train", "ray._private"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # the stages print their own progress
-    if uses_private_cluster(settings):
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings would hide the progress lines
-        ray.init(
-            address="local",
-            num_cpus=settings.num_cpus or None,
-            include_dashboard=settings.dashboard,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
-    else:
-        connect("auto" if settings.ray_address == "local" else settings.ray_address)
+    library_log.move(run_paths(settings).library_log)
     try:
+        with ProgressLine("ray") as progress:
+            _start(settings, progress)
+        interrupt.catch_sigterm()  # Ray has replaced the handler
         yield
     finally:
         ray.shutdown()  # ends a private cluster, and Serve with it
+
+
+def _start(settings: Settings, progress: ProgressLine) -> None:
+    if not uses_private_cluster(settings):
+        address = "auto" if settings.ray_address == "local" else settings.ray_address
+        progress.phase(f"connecting to the cluster at {address}")
+        connect(address)
+        return
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # lines about nodes that end with the command
+    progress.phase("starting on this machine")
+    ray.init(
+        address="local",
+        num_cpus=settings.num_cpus or None,
+        include_dashboard=settings.dashboard,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+    )
 
 
 def connect(address: str) -> None:

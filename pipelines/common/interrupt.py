@@ -1,0 +1,34 @@
+"""SIGTERM ends a command as Ctrl-C does: everything that it started is stopped, and one line says what happened."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit codes after SIGINT and SIGTERM, as in shells."""
+
+_terminated = threading.Event()
+
+
+def catch_sigterm() -> None:
+    """Makes SIGTERM raise KeyboardInterrupt in the main thread, where asyncio and Ray's calls react to it.
+
+    Ray replaces the handler when it is imported and again when it is started, so call this after both. Outside the
+    main thread, where Python sets no handlers, it does nothing.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _terminated.set()
+    if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, signal.SIG_DFL, None):  # a shell's job in the background
+        raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
+
+
+def exit_code() -> int:
+    """The exit code of a command that ended with KeyboardInterrupt."""
+    return TERMINATED if _terminated.is_set() else INTERRUPTED
