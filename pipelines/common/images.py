@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from actors.files import digest
+from actors.images import decode_image
 
 EMBEDDED_SIZE = 384
 """Side length in pixels of an image that is embedded in a page. Larger images are scaled down."""
@@ -34,7 +35,7 @@ class StoredImage:
 
     def pixels(self) -> np.ndarray:
         """Returns the decoded image, uint8 [H, W, 3]."""
-        return decode(self.png)
+        return decode_image(self.png)
 
     @property
     def sha256(self) -> str:
@@ -49,10 +50,11 @@ def encode_png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def decode(encoded: bytes) -> np.ndarray:
-    """Decodes the bytes of any image file to uint8 [H, W, 3]."""
-    with Image.open(io.BytesIO(encoded)) as image:
-        return np.asarray(image.convert("RGB"))
+def encode_jpeg(pixels: np.ndarray, quality: int) -> bytes:
+    """Encodes uint8 [H, W, 3] pixels as JPEG, at full resolution of the colours from quality 95 on."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=0 if quality >= 95 else 2)
+    return buffer.getvalue()
 
 
 def perceptual_hash(pixels: np.ndarray) -> str:
@@ -72,12 +74,15 @@ def hamming(first: str, second: str) -> int:
 
 
 def data_uri(encoded: bytes) -> str:
-    """Returns the bytes of an image file as a data URI. An image larger than EMBEDDED_SIZE is scaled down."""
-    with Image.open(io.BytesIO(encoded)) as image:
-        kind = (image.format or "PNG").lower()
-        if max(image.size) > EMBEDDED_SIZE:
-            image.thumbnail((EMBEDDED_SIZE, EMBEDDED_SIZE))
-            buffer = io.BytesIO()
-            image.convert("RGB").save(buffer, "JPEG", quality=85)
-            encoded, kind = buffer.getvalue(), "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(encoded).decode()}"
+    """Returns an image file as a data URI of what the models see. An image larger than EMBEDDED_SIZE is scaled down.
+
+    Raises ImageError if the file is no image.
+    """
+    pixels = decode_image(encoded)
+    if max(pixels.shape[:2]) <= EMBEDDED_SIZE:
+        kind, content = "png", encode_png(pixels)
+    else:
+        small = Image.fromarray(pixels)
+        small.thumbnail((EMBEDDED_SIZE, EMBEDDED_SIZE))
+        kind, content = "jpeg", encode_jpeg(np.asarray(small), quality=85)
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
+from actors.images import decode_image
 from pipelines.common.paths import RunPaths
 from pipelines.evaluation.cases import MODELS, Assessment, Result
 from pipelines.evaluation.gallery import outcomes_of, sample_evenly
@@ -41,8 +42,8 @@ def before_after_figure(results: Sequence[Result], paths: RunPaths) -> Image.Ima
         left = ROW_NAMES + column * (TILE + GAP)
         draw.text((left, 4), "\n".join(textwrap.wrap(result.case.prompt.text, 25)), fill="black", font_size=13)
         for row, (model, assessment) in enumerate(zip(MODELS, (result.base, result.policy), strict=True)):
-            with Image.open(image_file(paths, model, result.case)) as image:
-                _paste_tile(figure, image, (left, HEADER + row * (TILE + FOOTER)), assessment)
+            image = Image.fromarray(decode_image(image_file(paths, model, result.case).read_bytes()))
+            _paste_tile(figure, image, (left, HEADER + row * (TILE + FOOTER)), assessment)
     return figure
 
 
@@ -52,6 +53,6 @@ def _paste_tile(figure: Image.Image, image: Image.Image, corner: tuple[int, int]
     left, top = corner
     draw.rectangle((left, top, left + TILE - 1, top + TILE - 1), fill=color)
     inner = TILE - 2 * FRAME
-    figure.paste(image.convert("RGB").resize((inner, inner), Image.Resampling.LANCZOS), (left + FRAME, top + FRAME))
+    figure.paste(image.resize((inner, inner), Image.Resampling.LANCZOS), (left + FRAME, top + FRAME))
     count = f"{assessment.num_right} of {len(assessment.outcomes)} relations correct"
     draw.text((left, top + TILE + 2), count, fill=color, font_size=13)

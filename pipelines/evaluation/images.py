@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from actors.files import read_file, write_file
+from actors.images import decode_image
 from actors.policy.lora import read_lora
 from actors.policy.plan import SamplingPlan
 from actors.policy.registry import load_policy
@@ -17,7 +18,7 @@ from actors.types import Prompt, Relation
 from actors.worker_setup import init_worker
 from conf.flux import EMBEDDED
 from conf.settings import Settings
-from pipelines.common.images import decode, encode_png
+from pipelines.common.images import encode_png
 from pipelines.common.paths import RunPaths
 from pipelines.evaluation.cases import MODELS, Assessment, Case, Model
 from pipelines.reward.served_model import open_scorer
@@ -63,7 +64,7 @@ class ScoreImages:
         cases: list[Case] = [pickle.loads(packed) for packed in batch["case"]]
         columns: dict[str, Any] = {"case": batch["case"]}
         for model in MODELS:
-            images = [decode(read_file(str(image_file(self._paths, model, case)))) for case in cases]
+            images = [decode_image(read_file(str(image_file(self._paths, model, case)))) for case in cases]
             scores = self._scorer.score(images=images, prompts=[case.prompt.text for case in cases])
             assessments = [
                 inspect_image(image, case.prompt, float(mu)) if self._exact else Assessment(float(mu), {}, (), ())

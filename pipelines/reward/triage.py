@@ -9,10 +9,10 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
+from actors.images import decode_image
 from actors.services.budget import BudgetTracker, LocalBudget
 from actors.services.endpoint import key_of
 from conf.settings import Settings
-from pipelines.common.images import decode
 from pipelines.common.paths import run_paths
 from pipelines.preferences.review.pairs import PairSet
 from pipelines.preferences.review.triage_scores import TriageScores
@@ -68,8 +68,8 @@ def _decode_pair(pairs: PairSet, pair_id: str) -> Pair:
         pair_id=pair_id,
         prompt=pair.prompt,
         perturbed_prompt=None,
-        image_w=decode(pairs.image(pair_id, "w")),
-        image_l=decode(pairs.image(pair_id, "l")),
+        image_w=decode_image(pairs.image(pair_id, "w")),
+        image_l=decode_image(pairs.image(pair_id, "l")),
         kind=pair.kind,
         n_perturb=pair.n_perturb,
     )

@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
+from actors.images import decode_image
 from actors.policy.flux import FluxPolicy
 from actors.policy.lora import save_lora
 from actors.policy.plan import SamplingPlan
 from actors.policy.sampler import sample
 from actors.spatialscore import SpatialScorer
 from conf import Settings, UserError, load
-from pipelines.common.images import decode
 from pipelines.common.paths import run_paths
 from pipelines.evaluation.cases import MODELS, draw_cases
 from pipelines.evaluation.images import image_file
@@ -71,7 +71,8 @@ def images(settings: Settings, result: EvaluationResult) -> dict[str, np.ndarray
     """The saved images by model, uint8 [B, H, W, 3]."""
     paths, cases = run_paths(settings), draw_cases(settings)
     return {
-        model: np.stack([decode(image_file(paths, model, case).read_bytes()) for case in cases]) for model in MODELS
+        model: np.stack([decode_image(image_file(paths, model, case).read_bytes()) for case in cases])
+        for model in MODELS
     }
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import pyarrow.dataset as ds
 import pytest
 
+from actors.images import decode_image
 from conf import Settings, SettingsError, UserError, load
-from pipelines.common.images import StoredImage, decode
+from pipelines.common.images import StoredImage
 from pipelines.common.paths import run_paths
 from pipelines.common.relations import split_group
 from pipelines.preferences.build import build_preferences
@@ -64,7 +65,7 @@ def test_rows_match_their_prompts_and_images(built: str) -> None:
         assert (row["perturbed_prompt"] is None) == (row["kind"] == "corrupted") == (row["n_perturb"] == 0)
         assert row["review"] == {"status": "accepted", "votes": ["w"], "agreement": 1.0, "gold": True}
         for image in (row["image_w"], row["image_l"]):
-            pixels = decode(image["bytes"])
+            pixels = decode_image(image["bytes"])
             assert pixels.shape == (64, 64, 3)
             assert StoredImage(image["bytes"], "", "", 0).sha256 == image["sha256"]
             assert StoredImage.of(pixels, "", 0).phash == image["phash"]
@@ -148,7 +149,9 @@ def test_generated_pairs_differ_in_satisfied_relations_and_are_reproducible(ray_
         assert row["perturbed_prompt"] is None
         relations = grammar.parse(row["prompt"]).relations
         assert not grammar.is_held_out(relations)
-        winner, loser = (num_satisfied(check(decode(row[side]["bytes"]), relations)) for side in ("image_w", "image_l"))
+        winner, loser = (
+            num_satisfied(check(decode_image(row[side]["bytes"]), relations)) for side in ("image_w", "image_l")
+        )
         assert winner > loser
     paths = run_paths(settings)
     (paths.preferences_shards / "00001.json").unlink()

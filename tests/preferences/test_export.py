@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from actors.images import decode_image
 from conf import UserError, load
-from pipelines.common.images import decode
 from pipelines.common.paths import RunPaths
 from pipelines.preferences.dataset.build_folder import BuildFolder
 from pipelines.preferences.dataset.export import export_hpdv3, export_pickapic
@@ -44,7 +44,7 @@ def test_pick_a_pic_rows_have_the_preferred_image_on_either_side(preferences: Pa
         winner = source[row["caption"]]["image_w"]
         assert row["best_image_uid"] == row[f"image_{best}_uid"] == winner["sha256"]
         assert Image.open(io.BytesIO(row[f"jpg_{best}"])).format == "JPEG"
-        error = np.abs(decode(row[f"jpg_{best}"]).astype(int) - decode(winner["bytes"])).mean()
+        error = np.abs(decode_image(row[f"jpg_{best}"]).astype(int) - decode_image(winner["bytes"])).mean()
         assert error < 3, "the JPEG shows the winner"
         assert row["num_example_per_prompt"] >= 1
 

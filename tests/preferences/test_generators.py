@@ -10,9 +10,9 @@ import pyarrow.dataset as ds
 import pytest
 import torch
 
+from actors.images import decode_image
 from conf import SettingsError, load
 from conf.preferences import DiffusersSettings
-from pipelines.common.images import decode
 from pipelines.preferences.build import build_preferences
 from pipelines.preferences.dataset.shards import plan_shards
 from pipelines.preferences.roles.base import PromptPair, RowSpec
@@ -79,7 +79,7 @@ def test_several_generators_make_one_dataset_that_waits_for_annotators(
     rows = ds.dataset(result.directory, format="parquet").to_table().sort_by("pair_id").to_pylist()
     assert [row["generator"] for row in rows] == ["scenes-renderer"] * 4 + ["qwen_image"] * 4 + ["hunyuan_image"] * 4
     assert all(row["review"]["status"] == "pending" for row in rows)
-    assert all(decode(row["image_l"]["bytes"]).shape == (64, 64, 3) for row in rows)
+    assert all(decode_image(row["image_l"]["bytes"]).shape == (64, 64, 3) for row in rows)
 
 
 def test_every_shard_has_one_generator() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from actors.images import decode_image
 from conf import Settings, load
-from pipelines.common.images import decode
 from pipelines.preferences.review.auth import Session
 from pipelines.preferences.review.overview import render_overview
 from pipelines.preferences.review.pairs import PairSet
@@ -45,13 +45,13 @@ def test_a_judge_behind_an_endpoint_orders_the_queue_and_casts_no_vote(
 ) -> None:
     monkeypatch.setenv("JUDGE_KEY", "sk-secret")
     pairs = PairSet(run_dir / "preferences")
-    pair_of_winner = {decode(pairs.image(name, "w")).tobytes(): name for name in pairs.ids}
+    pair_of_winner = {decode_image(pairs.image(name, "w")).tobytes(): name for name in pairs.ids}
     flagged, refused = pairs.ids[7], pairs.ids[11]
 
     def choose(body: dict[str, Any], untrue: bool) -> str:
         """Chooses the winner, except for one pair, and refuses another."""
         urls = [part["image_url"]["url"] for part in body["messages"][0]["content"][:2]]
-        images = [decode(base64.b64decode(url.partition(",")[2])).tobytes() for url in urls]
+        images = [decode_image(base64.b64decode(url.partition(",")[2])).tobytes() for url in urls]
         winner_is_first = images[0] in pair_of_winner
         name = pair_of_winner[images[0 if winner_is_first else 1]]
         if name == refused:

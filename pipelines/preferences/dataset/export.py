@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -13,10 +12,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from actors.files import digest, write_file
+from actors.images import decode_image
 from conf import UserError
+from pipelines.common.images import encode_jpeg
 
 _ROW_GROUP = 32  # rows in memory at a time
 
@@ -125,7 +125,4 @@ def _pickapic(index: int, row: dict[str, Any], counts: Mapping[str, int]) -> dic
 
 
 def _jpeg(encoded: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with Image.open(io.BytesIO(encoded)) as image:
-        image.convert("RGB").save(buffer, "JPEG", quality=95, subsampling=0)
-    return buffer.getvalue()
+    return encode_jpeg(decode_image(encoded), quality=95)

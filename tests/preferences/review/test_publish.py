@@ -14,8 +14,8 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 
+from actors.images import decode_image
 from conf import Settings, UserError, load
-from pipelines.common.images import decode
 from pipelines.common.paths import pairs_location
 from pipelines.preferences.dataset.publish import publish
 from pipelines.preferences.dataset.verify import verify
@@ -168,5 +168,5 @@ def test_huggingface_datasets_decodes_the_images(run_dir: Path, tmp_path: Path) 
     for shown in loaded.select(range(3)):
         row = rows[shown["pair_id"]]
         assert shown["image_l"].size == (64, 64)
-        assert (decode(row["image_l"]["bytes"]) == shown["image_l"].convert("RGB")).all()
+        assert (decode_image(row["image_l"]["bytes"]) == shown["image_l"].convert("RGB")).all()
         assert shown["relations"] == row["relations"] and shown["review"]["votes"] == row["review"]["votes"]
