@@ -29,6 +29,7 @@ from actors.types import Conditioning, Trajectory
 from conf.flux import FluxSettings
 from conf.policy import AlgorithmSettings, LearnerSettings, PolicyOptimizerSettings, PolicySettings, SamplingSettings
 from tests.support.ports import free_port
+from tests.support.ranks import end_rank
 from tests.support.tiny_flux import perturb_lora
 
 Group = tuple[Advantages, Conditioning, list[Trajectory]]
@@ -311,6 +312,7 @@ def run_second_rank(_: int, *arguments: Any) -> None:
     """Rank 1 in its own process. Rank 0 is the test's process, because a new process takes longer than the test."""
     torch.set_num_threads(1)
     run_rank(1, *arguments)
+    end_rank()
 
 
 def test_two_ranks_have_the_gradient_of_all_their_groups(

@@ -13,6 +13,7 @@ from torch import nn
 
 from actors.optim.torch_engine import OptimizerSettings, TorchEngine, TorchModel
 from tests.support.ports import free_port
+from tests.support.ranks import end_rank
 
 SETTINGS = OptimizerSettings(betas=(0.9, 0.99), weight_decay=1e-2, max_grad_norm=0.5)
 STEPS = 4
@@ -52,7 +53,7 @@ def run_rank(rank: int, port: int, zero_stage: int, folder: str) -> None:
     assert not refused.applied and engine.ranks == 2
     assert not engine.step(lr=0.1).applied  # no rank has a gradient
     torch.save(([w.detach() for w in weights], norms), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    end_rank()
 
 
 @pytest.mark.slow
@@ -124,7 +125,7 @@ def run_model_rank(rank: int, port: int, zero_stage: int, folder: str) -> None:
         torch.equal(one, other)
         for one, other in zip(engine.weights(), torch.load(f"{folder}/{rank}.pt")[0], strict=True)
     )
-    torch.distributed.destroy_process_group()
+    end_rank()
 
 
 @pytest.mark.slow

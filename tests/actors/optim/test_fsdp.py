@@ -20,6 +20,7 @@ from conf.flux import FluxSettings
 from conf.policy import AlgorithmSettings, LearnerSettings, PolicyOptimizerSettings, PolicySettings, SamplingSettings
 from tests.support.learner import Group, groups_of, torch_engine
 from tests.support.ports import free_port
+from tests.support.ranks import end_rank
 
 SETTINGS = PolicySettings(
     iterations=4,
@@ -76,7 +77,7 @@ def run_rank(number: int, port: int, model: str, flux: FluxSettings, folder: str
     held.append(frozen_elements(rank.learner))
     adapter_is_whole = all(type(p) is torch.nn.Parameter for p in rank.learner.policy.trainable().values())
     torch.save((measured, rank.learner.state_dict()["lora"], held, adapter_is_whole), f"{folder}/{number}.pt")
-    torch.distributed.destroy_process_group()
+    end_rank()
 
 
 @pytest.mark.slow
