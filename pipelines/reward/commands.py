@@ -5,10 +5,14 @@ What an action reads is checked before Ray starts, so that a mistake is answered
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 from actors.services.budget import BudgetReached
 from conf import Settings
 from pipelines.common.paths import pairs_location
 from pipelines.common.ray_session import ray_session
+from pipelines.common.vocabulary import vocabulary_note, vocabulary_warning
 from pipelines.reward.data import require_held_out_pairs, require_pairs
 from pipelines.reward.evaluate import evaluate_reward
 from pipelines.reward.merge import write_merged
@@ -51,9 +55,10 @@ def check(settings: Settings) -> None:
 
 def score(settings: Settings) -> None:
     """Scores a folder of images under their prompts."""
-    served_model(settings)
-    read_requests(settings.score.prompts)
+    model, requests = served_model(settings), read_requests(settings.score.prompts)
     image_folder(settings.score.images)
+    if warning := vocabulary_warning([request.prompt for request in requests], Path(model), "this SpatialScore"):
+        print(warning, file=sys.stderr)
     with ray_session(settings):
         print(score_images(settings))
 
@@ -65,7 +70,8 @@ def merge(settings: Settings) -> None:
 
 def serve(settings: Settings) -> None:
     """Serves the run's SpatialScore over HTTP until it is interrupted."""
-    served_model(settings)
+    if note := vocabulary_note(Path(served_model(settings)), "this SpatialScore"):
+        print(note, file=sys.stderr)
     with ray_session(settings):
         serve_reward(settings)
 
