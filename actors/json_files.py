@@ -7,6 +7,7 @@ fit into 64 bits, half of a surrogate pair, nesting that Python cannot parse, an
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import fields
@@ -96,6 +97,17 @@ def read_record(location: str, record: type[T]) -> T:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         key = ".".join(map(str, first["loc"]))
         raise JsonError(f"{location} is not a {record.__name__}: {key}: {first['msg']}") from error
+
+
+def record_or_none(location: str, record: type[T]) -> T | None:
+    """Like `read_record`, but None, with a warning, if the file is damaged or foreign; None if it is absent."""
+    try:
+        return read_record(location, record)
+    except FileNotFoundError:
+        return None
+    except JsonError as error:
+        logging.warning("%s; it is passed over", error)
+        return None
 
 
 def is_plain_name(name: str) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from actors.json_lines import append_row, read_log
 from conf.endpoints import BudgetSettings
 
 
@@ -93,8 +94,7 @@ class BudgetTracker:
         """Adds the usage of one call, and appends it to the usage file."""
         self._usage += usage
         if self._file:
-            with self._file.open("a") as file:
-                file.write(json.dumps(asdict(usage)) + "\n")
+            append_row(self._file, asdict(usage))
 
     def usage(self) -> Usage:
         """Everything recorded so far, by earlier processes too."""
@@ -104,13 +104,17 @@ class BudgetTracker:
         if self._file is None:
             return Usage()
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        if not self._file.exists():
-            return Usage()
-        lines = self._file.read_text().splitlines(keepends=True)
-        complete = [line for line in lines if line.endswith("}\n")]  # a killed process may leave an incomplete line
-        if len(complete) < len(lines):
-            self._file.write_text("".join(complete))
-        return sum((Usage(**json.loads(line)) for line in complete), Usage())
+        return sum(read_log(self._file, _usage_of), Usage())
+
+
+def _usage_of(row: dict[str, Any]) -> Usage:
+    """The usage in a line of the file. Raises TypeError or ValueError if it is none."""
+    numbers = [*row.values()]
+    if any(type(number) not in (int, float) for number in numbers):
+        raise TypeError("usage must be numbers")
+    if any(not math.isfinite(number) or number < 0 for number in numbers):
+        raise ValueError("usage must be finite and not negative")
+    return Usage(**row)
 
 
 class LocalBudget:

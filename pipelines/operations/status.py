@@ -16,7 +16,7 @@ from pipelines.common.paths import run_paths
 from pipelines.operations.cluster_summary import read_cluster_summary
 from pipelines.operations.stage_cache import read_record
 from pipelines.operations.stages import STEPS
-from pipelines.policy.metrics import IterationRow, read_iteration, read_rows
+from pipelines.policy.metrics import EvaluationRow, IterationRow, read_iteration, read_rows
 from pipelines.policy.progress import wait_breakdown
 
 Row = Mapping[str, Any]
@@ -50,7 +50,7 @@ def render_status(settings: Settings) -> Group:
     paths = run_paths(settings)
     if not paths.root.is_dir():
         raise UserError(f"there is no run in {settings.run_dir}: name its folder, e.g. run_dir=runs/demo")
-    rows, evaluations = read_rows(paths.metrics), read_rows(paths.evaluations)
+    rows, evaluations = read_rows(paths.metrics, IterationRow), read_rows(paths.evaluations, EvaluationRow)
     parts: list[RenderableType] = [
         Text(f"{settings.run_dir}   {time.strftime('%H:%M:%S')}", style="bold"),
         _pipeline_steps(settings),

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+
+from actors.json_lines import read_log
 
 
 @dataclass(frozen=True)
@@ -140,33 +141,65 @@ class EvaluationRow:
     """Mean reward: the weighted sum of section `rewards`, by default SpatialScore."""
     reward_mean_short: float
     reward_mean_long: float
+    edge_density: float = math.nan
+    """Fraction of the images' pixels at an edge. This and the next two are means over all images."""
+    color_entropy: float = math.nan
+    """Entropy of an image's histogram of colours, in bits."""
+    saturation: float = math.nan
+    """Mean saturation of the colours, 0 to 1."""
+    detail_loss: float = math.nan
+    """Largest fraction of these three that is lost since the first evaluation; 0 unless the reward rose meanwhile."""
+    best_iteration: int = 0
+    """The best version up to this one, by `policy.evaluation.best_by`. 0: only the base was evaluated."""
+
+
+R = TypeVar("R", bound=IterationRow | EvaluationRow)
 
 
 def read_iteration(row: dict[str, Any]) -> IterationRow:
-    """Converts a parsed line of metrics.jsonl. Raises TypeError if a field is missing."""
-    return IterationRow(**_with_nan(row))
+    """Converts a parsed line of metrics.jsonl. Raises TypeError if a field is missing or is no number."""
+    return _typed(IterationRow, row)
 
 
 def read_evaluations(path: Path) -> tuple[EvaluationRow, ...]:
-    """Reads evaluations.jsonl; empty if the file is absent."""
-    return tuple(EvaluationRow(**_with_nan(row)) for row in read_rows(path))
+    """Reads evaluations.jsonl; empty if the file is absent. Unreadable rows are skipped with a warning."""
+    return tuple(read_log(path, partial(_typed, EvaluationRow)))
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Reads the rows of a JSON Lines file; none if it is absent.
+def read_rows(path: Path, record: type[IterationRow | EvaluationRow] | None = None) -> list[dict[str, Any]]:
+    """Reads the rows of either file as they stand, with None for NaN; none if it is absent.
 
-    Skips an incomplete row: it is being written now, or its writing was interrupted by a kill or a full disk.
+    Skips what is no row of an iteration. With `record`, also skips rows that lack a field of it.
     """
-    rows: list[dict[str, Any]] = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        with contextlib.suppress(ValueError):
-            rows.append(json.loads(line))
-    return rows
+    return read_log(path, _row_of_iteration if record is None else partial(_row_of, record))
 
 
-def _with_nan(row: dict[str, Any]) -> dict[str, Any]:
-    """Replaces null by NaN, which JSON does not have."""
-    return {key: math.nan if value is None else value for key, value in row.items()}
+def _row_of(record: type[IterationRow | EvaluationRow], row: dict[str, Any]) -> dict[str, Any]:
+    return {key: None if math.isnan(value) else value for key, value in asdict(_typed(record, row)).items()}
+
+
+def _row_of_iteration(row: dict[str, Any]) -> dict[str, Any]:
+    if type(row["iteration"]) is not int:
+        raise TypeError(f"iteration must be an integer, got {row['iteration']!r:.40}")
+    return row
+
+
+def _typed(record: type[R], row: dict[str, Any]) -> R:
+    """The record of a parsed line. Null is NaN, which JSON does not have; so is a number that older rows lack.
+
+    Raises TypeError if a field is missing or is no number.
+    """
+    values: dict[str, Any] = {}
+    for field in fields(record):
+        is_integer = field.type == "int"
+        missing = None if field.default is MISSING else field.default
+        value = row.get(field.name, missing)
+        if value is None and not is_integer:
+            value = math.nan
+        if type(value) not in ((int,) if is_integer else (int, float)):
+            raise TypeError(f"{field.name} must be {'an integer' if is_integer else 'a number'}, got {value!r:.40}")
+        values[field.name] = value
+    return record(**values)
 
 
 def mean_of_numbers(values: Sequence[float] | np.ndarray) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import shutil
 import time
 from collections.abc import Generator
@@ -17,6 +16,9 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from actors.files import write_file
+from actors.json_lines import append_row, read_log
+from pipelines.common.images import encode_png
+from pipelines.common.lease import check_lease
 from pipelines.common.paths import RunPaths
 from pipelines.policy.gauges import RunGauges
 from pipelines.policy.metrics import EvaluationRow, IterationRow, read_evaluations, read_rows
@@ -38,16 +40,21 @@ class RunLog:
         """Removes rows and images after `version`, because the run is about to make them again."""
         for path in (self._paths.metrics, self._paths.evaluations):
             if path.exists():
-                kept = [row for row in read_rows(path) if row["iteration"] <= version]
+                rows = read_rows(path)
+                kept = [row for row in rows if row["iteration"] <= version]
                 write_file(str(path), "".join(json.dumps(row) + "\n" for row in kept).encode())
-        for image in self._paths.images.glob("*.png"):
-            if int(image.stem) > version:
-                image.unlink()
+                dropped = [row["iteration"] for row in rows if row["iteration"] > version]
+                for number in dropped if path == self._paths.evaluations else ():
+                    self._image(number).unlink(missing_ok=True)
         self._board.close()
         self._board = SummaryWriter(str(self._paths.tensorboard), purge_step=version + 1)
 
     def iteration(self, row: IterationRow) -> None:
-        """Records one iteration, the number of its driver, and the free share of the run's disk."""
+        """Records one iteration, the number of its driver, and the free share of the run's disk.
+
+        Raises LeaseLostError if another driver has taken over the run.
+        """
+        check_lease(self._paths.lease)
         with self._warn_on_full_disk(row.iteration):
             self._write(self._paths.metrics, "policy", replace(row, driver_starts=self._driver))
         disk = shutil.disk_usage(self._paths.policy)
@@ -55,12 +62,19 @@ class RunLog:
         self._gauges.set("run_disk_free_ratio", disk.free / disk.total, "free share of the run folder's disk")
 
     def evaluation(self, row: EvaluationRow, images: Image.Image) -> None:
-        """Records one held-out evaluation and its grid of images (also as images/<iteration>.png)."""
+        """Records one held-out evaluation and its grid of images (also as images/<iteration>.png).
+
+        Raises LeaseLostError if another driver has taken over the run.
+        """
+        check_lease(self._paths.lease)
         with self._warn_on_full_disk(row.iteration):
             self._write(self._paths.evaluations, "evaluation", row)
-            self._paths.images.mkdir(exist_ok=True)
-            images.save(self._paths.images / f"{row.iteration:06d}.png")
+            write_file(str(self._image(row.iteration)), encode_png(np.asarray(images)))
             self._board.add_image("evaluation/images", np.asarray(images), row.iteration, dataformats="HWC")
+
+    def _image(self, version: int) -> Path:
+        """The grid of images of an evaluation."""
+        return self._paths.images / f"{version:06d}.png"
 
     def has_evaluation(self, version: int) -> bool:
         """Whether the held-out evaluation of a version is recorded."""
@@ -76,9 +90,7 @@ class RunLog:
 
     def _write(self, path: Path, family: str, row: IterationRow | EvaluationRow) -> None:
         values = asdict(row)
-        with path.open("a") as file:
-            finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
-            file.write(json.dumps(finite) + "\n")  # JSON has no NaN
+        append_row(path, values)
         for key, value in values.items():
             self._board.add_scalar(f"{family}/{key}", value, row.iteration)
             self._gauges.set(f"{family}_{key}", value, f"{family}: {key.replace('_', ' ')}")
@@ -92,6 +104,5 @@ class RunLog:
 
 def _count_driver(path: Path) -> int:
     """Appends a row for this driver to a file that is never truncated. Returns the number of its rows."""
-    with path.open("a") as file:
-        file.write(json.dumps({"started": time.time()}) + "\n")
-    return len(path.read_text().splitlines())
+    append_row(path, {"started": time.time()})
+    return len(read_log(path, lambda row: row["started"]))

@@ -13,6 +13,7 @@ from ray.actor import ActorHandle
 from torch.utils.tensorboard import SummaryWriter
 
 from actors.files import write_file
+from actors.json_lines import append_row, read_log
 from actors.spatialscore.config import DTYPES
 from actors.spatialscore.flops import measured_peak
 from pipelines.common.paths import RunPaths
@@ -55,9 +56,9 @@ class FitLog:
         for name, value in self.latest.items():
             self._board.add_scalar(f"reward/{name}", value, done)
         self._board.flush()
-        _append(self._metrics_file, {"step": done, **self.latest})
+        append_row(self._metrics_file, {"step": done, **self.latest})
         for row in metrics.unreadable:
-            _append(self._unreadable_file, {"step": done, **vars(row)})
+            append_row(self._unreadable_file, {"step": done, **vars(row)})
         self._lines.put.remote(self._line(done, now))
 
     def _line(self, done: int, now: float) -> str:
@@ -74,11 +75,12 @@ def _truncate_after(path: Path, done: int) -> int:
     """Drops the rows of steps after `done`, which are about to be repeated. Returns the number of rows left."""
     if not path.exists():
         return 0
-    kept = [line for line in path.read_text().splitlines(True) if json.loads(line)["step"] <= done]
-    write_file(str(path), "".join(kept).encode())
+    kept = [row for row in read_log(path, _with_step) if row["step"] <= done]
+    write_file(str(path), "".join(json.dumps(row) + "\n" for row in kept).encode())
     return len(kept)
 
 
-def _append(path: Path, row: Mapping[str, Any]) -> None:
-    with path.open("a") as stream:
-        stream.write(json.dumps(row) + "\n")
+def _with_step(row: dict[str, Any]) -> dict[str, Any]:
+    if type(row["step"]) is not int:
+        raise TypeError(f"step must be an integer, got {row['step']!r:.40}")
+    return row

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from actors.json_files import JsonError, is_plain_name, parse_json, parse_object, read_json, read_record
+from actors.json_files import JsonError, is_plain_name, parse_json, parse_object, read_json, read_record, record_or_none
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,16 @@ def test_a_record_is_read_in_any_order_and_with_its_defaults(tmp_path: Path) -> 
     ],
     ids=lambda value: repr(value)[-30:],
 )
-def test_a_damaged_or_foreign_record_is_refused_by_name(content: bytes, reason: str, tmp_path: Path) -> None:
+def test_a_damaged_or_foreign_record_is_refused_by_name(
+    content: bytes, reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "manifest.json"
     path.write_bytes(content)
     with pytest.raises(JsonError, match=reason) as refused:
         read_record(str(path), Example)
     assert str(refused.value).startswith(str(path)) and "\n" not in str(refused.value)
+    assert record_or_none(str(path), Example) is None
+    assert f"{path} is" in caplog.text and "it is passed over" in caplog.text
 
 
 def test_an_absent_file_and_a_folder_are_told_apart(tmp_path: Path) -> None:
@@ -129,6 +133,7 @@ def test_an_absent_file_and_a_folder_are_told_apart(tmp_path: Path) -> None:
         read_json(str(tmp_path / "absent.json"))
     with pytest.raises(JsonError, match="must be a file, got a folder"):
         read_json(str(tmp_path))
+    assert record_or_none(str(tmp_path / "absent.json"), Example) is None
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/etc/passwd", "a\\b", "a\0"])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from pipelines.common.paths import RunPaths
-from pipelines.policy.metrics import EvaluationRow, IterationRow, read_evaluations, read_rows
+from pipelines.policy.metrics import EvaluationRow, IterationRow, read_evaluations, read_iteration, read_rows
 from pipelines.policy.run_log import RunLog
 
 ROW = EvaluationRow(**{field.name: 1.0 for field in fields(EvaluationRow)} | {"iteration": 7, "images": 2})
@@ -26,6 +26,49 @@ def test_an_incomplete_row_is_dropped_when_a_run_resumes(tmp_path: Path) -> None
     log.truncate_after(2)
     log.close()
     assert [row["iteration"] for row in read_rows(paths.metrics)] == [1, 2]
+
+
+DAMAGED = (
+    b'{"iteration": 8, "tr',
+    b"[8]",
+    b"null",
+    b'{"iteration": "8"}',
+    b"{}",
+    b"\xff",
+    b'{"a": 1, "a": 2}',
+    b"[" * 50_000,
+)
+
+
+def test_rows_that_are_damaged_are_skipped_and_swallow_no_other_row(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The files after a killed driver, an editor and a bad disk. `status` and a resumed run read them."""
+    paths = RunPaths(tmp_path)
+    log = RunLog(paths)
+    evaluation = {**vars(ROW), "reward_mean": None}
+    paths.evaluations.write_bytes(b"\n".join([*DAMAGED, json.dumps(evaluation).encode(), b'{"iteration": 8, "tr']))
+    log.evaluation(replace(ROW, iteration=9), Image.new("RGB", (4, 4)))
+    rows = read_evaluations(paths.evaluations)
+    assert [row.iteration for row in rows] == [7, 9] and math.isnan(rows[0].reward_mean)
+    assert [row["reward_mean"] for row in read_rows(paths.evaluations, EvaluationRow)] == [None, 1.0]
+    assert len(caplog.records) == 1 and "9 unreadable lines are skipped" in caplog.text
+    log.truncate_after(8)
+    log.close()
+    (line,) = paths.evaluations.read_text().splitlines()
+    assert json.loads(line) == evaluation
+    paths.drivers.write_bytes(b'{"started": 1}\n[1]\n{"sta')
+    RunLog(paths).close()
+    assert paths.drivers.read_bytes().count(b"started") == 2
+
+
+def test_a_number_that_older_rows_lack_is_nan_and_a_count_is_not(tmp_path: Path) -> None:
+    row = {field.name: 1 for field in fields(IterationRow)}
+    assert read_iteration({name: 1 for name in row if name != "driver_starts"}).driver_starts == 0
+    assert math.isnan(read_iteration({name: 1 for name in row if name != "kl"}).kl)
+    for wrong in ({"images": None}, {"images": 1.5}, {"images": True}, {"kl": "1"}, {"iteration": "1"}):
+        with pytest.raises(TypeError, match=f"{next(iter(wrong))} must be a"):
+            read_iteration(row | wrong)
 
 
 def test_nan_is_null_in_the_file_and_images_are_truncated_too(tmp_path: Path) -> None:
@@ -64,7 +107,7 @@ def test_drivers_are_counted(tmp_path: Path) -> None:
         log = RunLog(paths)
         log.truncate_after(-1)
         log.close()
-    assert len(read_rows(paths.drivers)) == 2
+    assert len(paths.drivers.read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize("row", [IterationRow, EvaluationRow])

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from actors.services.budget import BudgetReached, BudgetTracker, LocalBudget
+from actors.services.budget import BudgetReached, BudgetTracker, LocalBudget, Usage
 from actors.services.endpoint import (
     ContentRefused,
     Endpoint,
@@ -98,6 +98,16 @@ def test_a_budget_holds_across_restarts_and_the_error_names_the_usage(tmp_path: 
         assert "20 images" in str(refused)
         (image,) = request_images(url, BudgetTracker(BudgetSettings(calls=21), str(file)), count=1)
         assert isinstance(image, bytes)
+
+
+def test_usage_of_killed_processes_is_counted_and_damaged_lines_are_not(tmp_path: Path) -> None:
+    file = tmp_path / "usage.jsonl"
+    damaged = ['{"calls": 7, "ret', "[1]", '{"calls": "9"}', '{"cost": NaN}', '{"cost": -5}', '{"other": 1}', "{}"]
+    file.write_text("\n".join(['{"calls": 2, "cost": 0.5}', *damaged, '{"calls": 3, "re']))
+    tracker = BudgetTracker(usage_file=str(file))
+    assert (tracker.usage().calls, tracker.usage().cost) == (2, 0.5)
+    tracker.record(Usage(calls=1, cost=0.25))
+    assert BudgetTracker(usage_file=str(file)).usage() == Usage(calls=3, cost=0.75)
 
 
 def test_calls_keep_to_the_rate_limit_of_their_caller() -> None:
