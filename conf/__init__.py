@@ -4,7 +4,7 @@ from conf.errors import SettingsError, UserError
 from conf.evaluation import EvaluationSettings
 from conf.flux import FluxSettings
 from conf.layers import presets
-from conf.load import Resolved, dump, load, resolve
+from conf.load import Resolved, dump, load, load_recorded, resolve
 from conf.policy import PolicySettings
 from conf.preferences import PreferencesSettings
 from conf.pretrain import PretrainSettings
@@ -27,6 +27,7 @@ __all__ = [
     "UserError",
     "dump",
     "load",
+    "load_recorded",
     "presets",
     "resolve",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +12,11 @@ from typing import Literal
 from conf.catalog import catalog, sections
 from conf.errors import SettingsError
 from conf.layers import is_preset, presets
-from conf.rules import suggestion
+from conf.rules import escaped, suggestion
 from conf.show import NO_SECTION, option_hint, settings_help
+
+RunUse = Literal["none", "optional", "starts", "continues"]
+"""What an action does with a run: nothing, uses one if it is named, may start one, or needs one that exists."""
 
 _OPTION, _OVERRIDE = re.compile(r"--?[A-Za-z]"), re.compile(r"[\w.\-]*=")
 
@@ -25,8 +29,8 @@ class Word:
     """Key of the setting."""
     name: str
     """The word's name in the usage line."""
-    pattern: str = r".+"
-    """Regular expression that the whole word must match."""
+    text: bool = False
+    """Whether it is a text of the user, in which spaces and "=" have no meaning, and not a path or a name."""
 
 
 @dataclass(frozen=True)
@@ -45,20 +49,33 @@ class Action:
     """Option -> setting, for the few settings that can also be given as `--option value`."""
     implied: tuple[str, ...] = ()
     """Overrides that the action implies. They win over the preset and lose to the command line."""
+    resumes: bool = False
+    """Whether the same command continues where it was stopped."""
+    preset: str = ""
+    """Preset of the action if the command line names none. Empty: the settings of the run, or else scenes."""
+    run: RunUse = "none"
+    """What the action does with a run."""
+    replaces_run: tuple[str, ...] = ()
+    """Settings that replace what the action needs of an existing run, so that the run may be new."""
     argument: Literal["settings", "resolved", "command"] = "settings"
     """Argument of the function: the Settings, the settings with their sources, or the Settings of another command,
     which follows the verb and is put into `submit.command`."""
 
 
 def read_words(action: Action, title: str, words: Sequence[str]) -> tuple[str, list[str]]:
-    """The words after an action -> its preset ("scenes" if none is named) and its overrides.
+    """The words after an action -> its preset ("" if none is named) and its overrides.
 
     `title` is the action as the user writes it, for error messages. A second preset's name counts as a section where
     the action takes one. Raises SettingsError, with a suggestion, for a word that means nothing.
     """
-    preset, overrides, free = "", list[str](), list(action.words)
+    preset, overrides, free, listed = "", list[str](), list(action.words), dict[str, list[str]]()
     for word in _without_options(action, title, words):
-        if _OVERRIDE.match(word):
+        if free and _is_meant_as(free[0], word):
+            if catalog()[free[0].setting].is_list:  # takes all further words
+                listed.setdefault(free[0].setting, []).append(word)
+            else:
+                overrides.append(override_of(free.pop(0).setting, word))
+        elif _OVERRIDE.match(word):
             overrides.append(word)
         elif is_preset(word) and not (preset and word in sections() and _takes_section(free)):
             if preset:
@@ -66,11 +83,24 @@ def read_words(action: Action, title: str, words: Sequence[str]) -> tuple[str, l
                     f"two presets, {preset} and {word}: name one, or write a YAML file with the key base"
                 )
             preset = word
-        elif free and re.fullmatch(free[0].pattern, word, re.DOTALL):
-            overrides.append(_quoted(free.pop(0).setting, word))
+        elif free and not free[0].text and word:
+            overrides.append(override_of(free.pop(0).setting, word))
         else:
-            raise SettingsError(_unexpected(word, free, overrides))
-    return preset or "scenes", overrides
+            raise SettingsError(_unexpected(word, free, overrides, words))
+    return preset, [*overrides, *(override_of(setting, values) for setting, values in listed.items())]
+
+
+def _is_meant_as(free: Word, word: str) -> bool:
+    """Whether a word can only be the value of `free`: a text with spaces or of one plain word, or an existing path."""
+    key = word.partition("=")[0]
+    if "=" in word and (key in catalog() or key.partition(".")[0] in sections()):
+        return False
+    if not free.text:
+        return "=" in word and os.path.exists(word)
+    if re.search(r"\s", word.strip()):
+        return True
+    is_plain = bool(word) and not re.search(r"[=./\\\s]", word) and word != "help"
+    return is_plain and not is_preset(word) and not suggestion(word, presets())
 
 
 def _takes_section(free: Sequence[Word]) -> bool:
@@ -92,7 +122,7 @@ def _without_options(action: Action, title: str, words: Sequence[str]) -> list[s
             raise SettingsError(f"{name} is not an option of {title}: {hint}")
         if value is None:
             raise SettingsError(f"{name} needs a value, e.g. {name} PATH")
-        rest.append(_quoted(setting, value))
+        rest.append(override_of(setting, value))
         left = left[1 if "=" in left[0] else 2 :]
     return rest
 
@@ -106,13 +136,20 @@ def option(words: Sequence[str]) -> tuple[str, str | None]:
     return name, words[1] if follows else None
 
 
-def _quoted(setting: str, word: str) -> str:
-    """An override that takes a word exactly as it is, whatever it means in YAML or to OmegaConf."""
-    return f"{setting}={json.dumps(word).replace('${', chr(92) * 2 + '${')}"
+def override_of(setting: str, value: str | Sequence[str]) -> str:
+    """An override that takes a word, or a list of them, exactly as it is, whatever it means in YAML or to OmegaConf."""
+    literal = escaped(value) if isinstance(value, str) else list(map(escaped, value))
+    return f"{setting}={json.dumps(literal)}"
 
 
-def _unexpected(word: str, free: Sequence[Word], overrides: Sequence[str]) -> str:
-    """The message for a word that means nothing. `free`: words that are still missing; `overrides`: those before it."""
+def _unexpected(word: str, free: Sequence[Word], overrides: Sequence[str], words: Sequence[str]) -> str:
+    """The message for one of `words`, which means nothing.
+
+    `free`: words of the action that are still missing; `overrides`: those before this word.
+    """
+    if word in catalog():
+        follows = words[list(words).index(word) + 1 :][:1]
+        return f"{word} has no '=': write {word}={follows[0] if follows else 'VALUE'}"
     if not word and free:
         return f"expected {free[0].name}, got an empty word{_quotes_hint(free[0])}"
     return f"{word!r} is neither a preset nor section.key=value{_word_hint(word, free, overrides)}"
@@ -137,7 +174,16 @@ def _word_hint(word: str, free: Sequence[Word], overrides: Sequence[str]) -> str
 
 def _quotes_hint(word: Word) -> str:
     """How to give a word that stands in quotes in the usage line, else ''."""
-    return ": quote your text, e.g. 'a cup left of a plate'" if word.name.startswith("'") else ""
+    return ": quote your text, e.g. 'a cup left of a plate'" if word.text else ""
+
+
+_RUN_HELP: Mapping[RunUse, str] = {
+    "none": "",
+    "optional": "\nWith run_dir, or the path of a run as a word, it uses the settings of that run.",
+    "starts": "\nIn a run that exists it goes on with the settings of that run, unless a preset is named.",
+    "continues": "\nWithout run_dir, or the path of a run as a word, it uses the newest run in runs/, and the settings "
+    "of that run unless a preset is named.",
+}
 
 
 def action_help(action: Action, title: str) -> str:
@@ -149,6 +195,7 @@ def action_help(action: Action, title: str) -> str:
         usage = " ".join(["usage: spatialt2i", title, *words, "[PRESET] [section.key=value ...]"])
     summary = f"{action.help[0].upper()}{action.help[1:]}."
     if action.implied:
-        summary += f" Implies {' '.join(action.implied)}."
+        summary += f" Implies {' '.join(filter(None, [action.preset, *action.implied]))}."
+    summary += "" if action.preset else _RUN_HELP[action.run]
     heading = "Settings: each is shown as key=default, followed by its type and its meaning."
     return "\n\n".join([usage, summary, heading, settings_help([*action.sections, NO_SECTION])])

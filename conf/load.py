@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,22 @@ from conf.layers import Layer, override_layer, preset_layers
 from conf.rules import one_of
 from conf.settings import Settings
 
+_HOME = re.compile(r"~[\w.-]*(/|$)")
 DEFAULT = "default"
 IMPLIED = "implied by the command"
+OF_ONE_COMMAND = (
+    "run_dir",
+    "policy.resume",
+    "export.version",
+    "take_over",
+    "sample",
+    "score",
+    "submit",
+    "status",
+    "config",
+)
+"""Settings and sections of a recorded `settings.yaml` that a later command does not take over. Where the file is says
+which run it is; the others say what one command is to do."""
 MISSING_VALUE = "???"
 """OmegaConf's mark of a value that is still to be given."""
 
@@ -42,12 +57,24 @@ def load(preset: str = "scenes", overrides: Sequence[str] = ()) -> Settings:
     return resolve(preset, overrides).settings
 
 
-def resolve(preset: str = "scenes", overrides: Sequence[str] = (), implied: Sequence[str] = ()) -> Resolved:
+def load_recorded(path: Path) -> Settings:
+    """The settings that were recorded in a run directory. Raises SettingsError if the file cannot be used."""
+    return resolve(recorded=path).settings
+
+
+def resolve(
+    preset: str = "scenes",
+    overrides: Sequence[str] = (),
+    implied: Sequence[str] = (),
+    recorded: Path | None = None,
+) -> Resolved:
     """Like `load`, and tells where each value comes from. An error starts with the source of the wrong value.
 
     `implied` are overrides that the command itself implies; they win over the preset and lose to `overrides`.
+    `recorded` is the `settings.yaml` of a run directory, which replaces the preset.
     """
-    layers = [*preset_layers(preset), override_layer(implied, IMPLIED), override_layer(overrides)]
+    base = _recorded_layers(recorded) if recorded else preset_layers(preset)
+    layers = [_at_home(layer) for layer in (*base, override_layer(implied, IMPLIED), override_layer(overrides))]
     sources = dict.fromkeys(catalog(), DEFAULT)
     merged = cast(DictConfig, OmegaConf.structured(Settings))
     for layer in layers:
@@ -59,7 +86,48 @@ def resolve(preset: str = "scenes", overrides: Sequence[str] = (), implied: Sequ
         key = re.sub(r"\[.*", "", str(getattr(error, "full_key", None) or ""))
         raise SettingsError(f"{_source_of([key], layers)}{key}: {str(error).splitlines()[0]}") from error
     except SettingsError as error:
-        raise SettingsError(f"{_source_of(_keys_in(str(error)), layers)}{error}") from error
+        raise SettingsError(f"{_source_of(keys_in(str(error)), layers)}{error}") from error
+
+
+def given_value(key: str, preset: str, implied: Sequence[str], overrides: Sequence[str]) -> Any:
+    """The value that the preset (if it is not ""), the command or its overrides give to a setting; None if none does.
+
+    Raises SettingsError for layers that cannot be read.
+    """
+    base = preset_layers(preset) if preset else []
+    layers = (*base, override_layer(implied, IMPLIED), override_layer(overrides))
+    return next((_at_home(layer).values[key] for layer in reversed(layers) if key in layer.values), None)
+
+
+def _at_home(layer: Layer) -> Layer:
+    """The layer with ~ at the start of a path replaced by the user's home, as a shell does for a word of its own."""
+    return Layer(
+        layer.source,
+        {
+            key: os.path.expanduser(value) if isinstance(value, str) and _HOME.match(value) else value
+            for key, value in layer.values.items()
+        },
+    )
+
+
+def _recorded_layers(path: Path) -> list[Layer]:
+    """The layers of a recorded `settings.yaml`, without the values that belong to the one command that gave them."""
+    try:
+        layers = preset_layers(str(path))
+    except SettingsError as error:
+        reason = str(error).removeprefix("preset ")
+        raise SettingsError(
+            f"{reason}. This file holds the settings of an earlier command in this run, maybe of another version: "
+            "correct it, or name a preset, which is then used instead"
+        ) from error
+    return [
+        Layer(str(path), {key: value for key, value in layer.values.items() if not _of_one_command(key)})
+        for layer in layers
+    ]
+
+
+def _of_one_command(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in OF_ONE_COMMAND)
 
 
 def _merge(config: DictConfig, layer: Layer) -> DictConfig:
@@ -117,7 +185,7 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
-def _keys_in(message: str) -> list[str]:
+def keys_in(message: str) -> list[str]:
     """The settings that a message names."""
     return [word for word in re.findall(r"[a-z_]+(?:\.[a-z_]+)*", message) if word in catalog()]
 

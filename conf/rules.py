@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, fields
@@ -127,3 +128,8 @@ def suggestion(word: str, allowed: Sequence[object]) -> str:
     """': did you mean X?' if something in `allowed` looks like `word`, else ''."""
     near = difflib.get_close_matches(word, [str(choice) for choice in allowed], n=1)
     return f": did you mean {near[0]}?" if near else ""
+
+
+def escaped(text: str) -> str:
+    """A text for OmegaConf that stands for `text` itself, although OmegaConf reads ${name} as another setting."""
+    return re.sub(r"(\\*)\$\{", lambda found: f"{found[1] * 2}\\${{", text)

@@ -14,14 +14,18 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from conf import Resolved, Settings, SettingsError, UserError, presets, resolve
-from conf.command import Action, action_help, option, read_words
+from conf import Resolved, Settings, SettingsError, presets, resolve
+from conf.command import Action, action_help, option, override_of, read_words
 from conf.layers import is_preset
+from conf.load import given_value, keys_in
 from conf.rules import suggestion
 from conf.show import option_hint
+from pipelines.common import console, interrupt, library_log
+from pipelines.common.paths import run_paths
+from pipelines.common.run_lookup import FoundRun, find_run, recorded_in, run_words
 from pipelines.verbs import VERBS
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
@@ -29,31 +33,48 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "TRANSFORMERS_VERBOSITY": "error", "DIF
 
 HELP = ("-h", "--help")
 VERSION = "--version"
+DEFAULT_PRESET = "scenes"
+COMMENT = "# "
+"""Starts a line that is no YAML, where settings are printed."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line that has been read."""
+
+    action: Action
+    resolved: Resolved
+    run: FoundRun | None
+    """The run that it uses, which its first line names."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Console entry. Returns the exit code: 0 done, 1 a check failed, 2 the user's input is wrong."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:  # in a process of its own
+        library_log.start(shlex.join(["spatialt2i", *words]))
+        interrupt.catch_sigterm()
+    resumes = False
     try:
         if words == [VERSION]:
             print(f"spatialt2i {importlib.metadata.version('spatialt2i')}")
         elif any(word in HELP for word in words) or not words or (len(words) == 1 and needs_action(words[0])):
             print(help_text(words))
         else:
-            run(*parse(words))
+            command = parse(words)
+            resumes = command.action.resumes
+            if command.run:
+                print(f"{COMMENT if command.action.argument == 'resolved' else ''}{command.run}", flush=True)
+            run(command.action, command.resolved)
         sys.stdout.flush()
-    except UserError as error:
-        print(f"spatialt2i: {_message(error)}", file=sys.stderr)
-        return 2
     except BrokenPipeError:  # the reader of our output, e.g. `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BaseException as error:  # the boundary of the process: every end has an exit code
+        code = console.report(error, resumes)
+        if code is None:
+            raise
+        return code
     return 0
-
-
-def _message(error: UserError) -> str:
-    """The text of an error. If it was raised in a Ray task, Ray's own text is a traceback, so its cause is shown."""
-    cause = vars(error).get("cause")
-    return str(cause if isinstance(cause, UserError) else error)
 
 
 def run(action: Action, resolved: Resolved) -> None:
@@ -62,23 +83,40 @@ def run(action: Action, resolved: Resolved) -> None:
         os.environ.setdefault(name, value)
     module, function = action.command.split(":")
     argument = resolved if action.argument == "resolved" else resolved.settings
-    getattr(importlib.import_module(module), function)(argument)
+    command = getattr(importlib.import_module(module), function)
+    interrupt.catch_sigterm()  # Ray replaces the handler when it is imported
+    try:
+        command(argument)
+    finally:
+        if Path(resolved.settings.run_dir).is_dir():
+            library_log.move(run_paths(resolved.settings).library_log, if_written=True)
 
 
 def parse_settings(words: Sequence[str]) -> tuple[Action, Settings]:
-    """Like `parse`, without the sources of the values."""
-    action, resolved = parse(words)
-    return action, resolved.settings
+    """Command words -> what to run with which settings. Raises what `parse` raises."""
+    command = parse(words)
+    return command.action, command.resolved.settings
 
 
-def parse(words: Sequence[str]) -> tuple[Action, Resolved]:
-    """Command words -> what to run with which settings. Raises SettingsError, with a suggestion, for unknown words."""
+def parse(words: Sequence[str]) -> Command:
+    """Command words -> a command. Raises UserError, with a suggestion, for words, values and runs that are wrong."""
     verb, name, rest = select(words)
     action = VERBS[verb][name]
     if action.argument == "command":
-        return action, _submission(rest)
-    preset, overrides = read_words(action, _title(verb, name), rest)
-    return action, resolve(preset, overrides, action.implied)
+        return Command(action, _submission(rest), None)
+    preset, overrides = read_words(action, _title(verb, name), run_words(action, rest))
+    named = preset or action.preset
+    given = given_value("run_dir", preset, (), overrides)
+    if isinstance(given, str) and "${" in given:  # it refers to other settings
+        given = resolve(named or DEFAULT_PRESET, overrides).settings.run_dir
+    default = given_value("run_dir", "", action.implied, ()) or Settings.run_dir
+    replaced = any(given_value(key, preset, (), overrides) is not None for key in action.replaces_run)
+    run = find_run(action.run, given, default, preset, replaced)
+    if run is None:
+        return Command(action, resolve(named or DEFAULT_PRESET, overrides, action.implied), None)
+    implied = [] if given else [override_of("run_dir", run.folder)]
+    recorded = None if named else run.settings
+    return Command(action, resolve(named or DEFAULT_PRESET, overrides, implied, recorded), run)
 
 
 def select(words: Sequence[str]) -> tuple[str, str, list[str]]:
@@ -135,7 +173,7 @@ def _submission(words: Sequence[str]) -> Resolved:
     """The settings of the command that follows `submit`, with that command in `submit.command`."""
     if not words:
         raise SettingsError("submit needs the command to run on the cluster, e.g. submit policy train flux_dev")
-    _, resolved = parse(words)
+    resolved = _submitted(words)
     settings = resolved.settings
     if not Path(settings.run_dir).is_absolute():
         raise SettingsError(
@@ -151,6 +189,29 @@ def _submission(words: Sequence[str]) -> Resolved:
         )
     command = shlex.join(["spatialt2i", *(word for word in words if not word.startswith("submit."))])
     return replace(resolved, settings=replace(settings, submit=replace(settings.submit, command=command)))
+
+
+def _submitted(words: Sequence[str]) -> Resolved:
+    """The settings of a command that another machine will run, in a run directory that may not exist on this one.
+
+    Without a preset, a value that breaks a rule only together with settings of that run is left to the job to check.
+    """
+    verb, name, rest = select(words)
+    action = VERBS[verb][name]
+    if action.argument == "command":
+        raise SettingsError("submit cannot submit itself: write the command to run on the cluster after one submit")
+    paths = [f"run_dir={word}" if word.startswith("/") and not action.words else word for word in rest]
+    preset, overrides = read_words(action, _title(verb, name), paths)
+    recorded = recorded_in(given_value("run_dir", preset, (), overrides) or "") if action.run != "none" else None
+    named = preset or action.preset or ("" if recorded else DEFAULT_PRESET)
+    try:
+        return resolve(named, overrides, action.implied, None if named else recorded)
+    except SettingsError as error:
+        given = {word.partition("=")[0] for word in overrides}
+        if preset or recorded or set(keys_in(str(error))) <= given:
+            raise
+        own = [word for word in overrides if word.startswith(("run_dir=", "submit.", "policy.checkpoint.dir="))]
+        return resolve(DEFAULT_PRESET, own)
 
 
 def help_text(words: Sequence[str]) -> str:
@@ -181,7 +242,7 @@ def _overview(verbs: Sequence[str]) -> str:
         return "\n".join([*lines, f"The settings of an action: spatialt2i {one} ACTION --help."])
     lines += [
         "Help for a verb or an action, with its settings: spatialt2i VERB [ACTION] --help.",
-        "The settings in force: spatialt2i config show [PRESET] [SECTION] [section.key=value ...].",
+        "The settings in force: spatialt2i config show [RUN or PRESET] [SECTION] [section.key=value ...].",
         "Version: spatialt2i --version.",
     ]
     return "\n".join(lines)

@@ -16,56 +16,106 @@ VERBS: dict[str, dict[str, Action]] = {
             f"{_PREFERENCES}:build",
             "make preference pairs: write prompts, perturb them, generate images, review, save",
             ("preferences", "writer", "perturber", "qwen_image", "hunyuan_image", "seedream", "budget"),
+            resumes=True,
+            run="starts",
         ),
         "triage": Action(
             f"{_REWARD}:triage",
             "show pairs that a model finds doubtful first in the review",
             ("review", "judge", "serving"),
+            run="continues",
         ),
-        "review": Action(f"{_REVIEW}:review", "serve the review page for annotators, until interrupted", ("review",)),
-        "to_label_studio": Action(f"{_REVIEW}:to_label_studio", "write unreviewed pairs as tasks", ("review",)),
-        "from_label_studio": Action(f"{_REVIEW}:from_label_studio", "read annotations as votes", ("review",)),
+        "review": Action(
+            f"{_REVIEW}:review",
+            "serve the review page for annotators, until interrupted",
+            ("review",),
+            run="continues",
+        ),
+        "to_label_studio": Action(
+            f"{_REVIEW}:to_label_studio", "write unreviewed pairs as tasks", ("review",), run="continues"
+        ),
+        "from_label_studio": Action(
+            f"{_REVIEW}:from_label_studio", "read annotations as votes", ("review",), run="continues"
+        ),
         "publish": Action(
-            f"{_REVIEW}:publish", "write a versioned dataset folder: parquet, card, exports", ("publish",)
+            f"{_REVIEW}:publish",
+            "write a versioned dataset folder: parquet, card, exports",
+            ("publish",),
+            run="continues",
         ),
-        "report": Action(f"{_REVIEW}:report", "write an HTML file with plots of the pairs' composition"),
+        "report": Action(
+            f"{_REVIEW}:report", "write an HTML file with plots of the pairs' composition", run="continues"
+        ),
     },
     "reward": {
         "train": Action(
             f"{_REWARD}:train",
             "train SpatialScore on the run's pairs, then evaluate and check it",
             ("reward", "spatialscore"),
+            resumes=True,
+            run="continues",
+            replaces_run=("reward.pairs",),
         ),
         "evaluate": Action(
             f"{_REWARD}:evaluate",
             "measure pairwise accuracy on the held-out pairs, with baselines",
             ("baselines", "reward"),
+            resumes=True,
+            run="continues",
+            replaces_run=("serving.model", "reward.pairs"),
         ),
-        "check": Action(f"{_REWARD}:check", "run the sanity checks that allow a reward model to train a policy"),
+        "check": Action(
+            f"{_REWARD}:check",
+            "run the sanity checks that allow a reward model to train a policy",
+            run="continues",
+            replaces_run=("serving.model", "reward.pairs"),
+        ),
         "score": Action(
             f"{_REWARD}:score",
             "score a folder of images under their prompts",
             ("score", "serving"),
             (Word("score.prompts", "PROMPTS.jsonl"), Word("score.images", "IMAGES")),
             {"out": "score.out"},
+            resumes=True,
+            run="continues",
+            replaces_run=("serving.model",),
         ),
-        "merge": Action(f"{_REWARD}:merge", "write the run's SpatialScore with its LoRA merged into the backbone"),
-        "serve": Action(f"{_REWARD}:serve", "answer POST /score over HTTP, until interrupted", ("serving",)),
+        "merge": Action(
+            f"{_REWARD}:merge",
+            "write the run's SpatialScore with its LoRA merged into the backbone",
+            run="continues",
+            replaces_run=("serving.model",),
+        ),
+        "serve": Action(
+            f"{_REWARD}:serve",
+            "answer POST /score over HTTP, until interrupted",
+            ("serving",),
+            run="continues",
+            replaces_run=("serving.model",),
+        ),
     },
     "policy": {
         "train": Action(
             f"{_POLICY}:train",
             "top-k GRPO with the run's SpatialScore; resumes from the newest checkpoint",
             ("policy", "rewards", "flux", "serving", "judge", "detector", "export"),
+            resumes=True,
+            run="continues",
+            replaces_run=("serving.model", "rewards.spatialscore"),
         ),
         "export": Action(
-            f"{_POLICY}:export", "write the newest checkpoint's LoRA in diffusers format", ("export", "flux")
+            f"{_POLICY}:export",
+            "write the newest checkpoint's LoRA in diffusers format",
+            ("export", "flux"),
+            run="continues",
+            replaces_run=("policy.checkpoint.dir",),
         ),
         "sample": Action(
             f"{_POLICY}:sample",
             "generate images of a text, given in quotes, by the base and the trained policy",
             ("sample", "flux"),
-            (Word("sample.text", "'TEXT'", r".*\s.*"),),
+            (Word("sample.text", "'TEXT'", text=True),),
+            run="continues",
         ),
     },
     "evaluate": {
@@ -73,15 +123,27 @@ VERBS: dict[str, dict[str, Action]] = {
             "pipelines.evaluation.commands:run",
             "compare images of held-out prompts before and after training; writes report.html",
             ("evaluation", "flux", "serving"),
+            run="continues",
         )
     },
-    "run": {"run": Action(f"{_OPERATIONS}:run", "run all four stages as one job; skips what is complete", _STAGES)},
+    "run": {
+        "run": Action(
+            f"{_OPERATIONS}:run",
+            "run all four stages as one job, under runs/scenes; skips what is complete",
+            _STAGES,
+            resumes=True,
+            run="starts",
+        )
+    },
     "demo": {
         "run": Action(
             f"{_OPERATIONS}:run",
             "run all four stages in minutes, on this machine, under runs/demo",
             _STAGES,
             implied=("run_dir=runs/demo",),
+            preset="scenes",
+            resumes=True,
+            run="starts",
         )
     },
     "submit": {
@@ -97,18 +159,25 @@ VERBS: dict[str, dict[str, Action]] = {
             f"{_OPERATIONS}:status",
             "show the state of a run: progress, learning, waits, rewards, failures",
             ("status",),
+            run="continues",
         )
     },
     "ablation": {
         "run": Action(
             "pipelines.operations.ablation.commands:run",
-            "train variants of stage 3 and compare them in one table; uses the demo's SpatialScore",
+            "train variants of stage 3 and compare them in one table; uses the run's SpatialScore",
             ("ablation",),
-            implied=("run_dir=runs/demo",),
+            resumes=True,
+            run="continues",
+            replaces_run=("serving.model",),
         )
     },
     "doctor": {
-        "run": Action("pipelines.operations.doctor:command", "check this machine and report how to fix what is missing")
+        "run": Action(
+            "pipelines.operations.doctor:command",
+            "check this machine and report how to fix what is missing",
+            run="optional",
+        )
     },
     "scenes": {
         "pretrain": Action(f"{_SCENES}:pretrain", "train the tiny checkpoints of the embedded world", ("pretrain",)),
@@ -120,6 +189,7 @@ VERBS: dict[str, dict[str, Action]] = {
             "print the settings in force and where each value comes from",
             ("config",),
             (Word("config.only", "SECTION"),),
+            run="optional",
             argument="resolved",
         ),
         "describe": Action(
