@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 
+from actors.json_lines import Row, read_rows
+from actors.reward_input import InputError, check_prompt
 from actors.types import Prompt, Relation
 from conf import SettingsError, UserError
 from conf.flux import EMBEDDED, FluxSettings
@@ -84,9 +86,6 @@ def read_prompt_setting(setting: Literal["policy.prompts", "policy.held_out_prom
     """Reads the file of prompts that `setting` names. Raises SettingsError, which names both, if it cannot be used."""
     try:
         return read_prompts(Path(location))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise SettingsError(f"{setting} must name a readable file, got {location} ({reason}): {_HINT}") from error
     except UserError as error:
         raise SettingsError(f"{setting}: {error}") from error
 
@@ -94,26 +93,41 @@ def read_prompt_setting(setting: Literal["policy.prompts", "policy.held_out_prom
 def read_prompts(path: Path) -> list[Prompt]:
     """Reads JSON lines {"text": str, "id"?: str, "relations"?: [[subject, relation, object], …]}.
 
-    Raises UserError, which names file and line, if a line is not such an object or if there are no lines, and OSError
-    or UnicodeDecodeError if the file cannot be read.
+    Raises UserError, which names file and line, if the file cannot be read or has no lines, and for a line that is not
+    such an object or whose text no reward can score.
     """
-    prompts: list[Prompt] = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            relations = tuple(Relation(*relation) for relation in row.get("relations", ()))
-            if not isinstance(row["text"], str):
-                raise TypeError(f"text must be a string, got {row['text']!r}")
-            prompts.append(Prompt(str(row.get("id", number)), row["text"], relations))
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f'{path}:{number} must be a JSON object with a "text", got {line[:80]!r}: {_HINT}'
-            ) from error
+    prompts = [_prompt_of(row) for row in read_rows(str(path), _HINT)]
     if not prompts:
         raise UserError(f"{path} holds no prompts: {_HINT}")
     return prompts
+
+
+def _prompt_of(row: Row) -> Prompt:
+    """The prompt of a line. Raises UserError, which names the line, for every other line."""
+    text, name = row.values.get("text"), row.values.get("id", row.number)
+    if not isinstance(text, str):
+        found = f"got {text!r:.80}" if "text" in row.values else f"got the keys {[*row.values]!r:.80}"
+        raise UserError(f'{row.place} must have a string as "text", {found}: {_HINT}')
+    if type(name) not in (str, int):
+        raise UserError(f'{row.place} must have a string as "id", got {name!r:.80}: {_HINT}')
+    try:
+        check_prompt(text)
+    except InputError as error:
+        raise UserError(f"{row.place}: {error}") from error
+    return Prompt(str(name), text, tuple(_relations_of(row)))
+
+
+def _relations_of(row: Row) -> Iterator[Relation]:
+    relations = row.values.get("relations") or []
+    for relation in relations if isinstance(relations, list) else [relations]:
+        parts = cast("list[object]", relation) if isinstance(relation, list) else []
+        words = [part for part in parts if isinstance(part, str) and part.strip()]
+        if len(parts) != 3 or words != parts:
+            raise UserError(
+                f'{row.place} must have relations like [["red cup", "left of", "blue plate"]], got {relation!r:.80}: '
+                f"{_HINT}"
+            )
+        yield Relation(*words)
 
 
 def _training_file(policy: PolicySettings, flux: FluxSettings) -> list[Prompt]:

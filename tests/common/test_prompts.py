@@ -29,19 +29,61 @@ def test_rows_of_a_file_become_prompts(tmp_path: Path) -> None:
     path.write_text('{"text": "a cat"}\n\n{"text": "a dog", "relations": [["dog", "left of", "cat"]]}\n')
     first, second = read_prompts(path)
     assert (first.id, first.text, second.relations[0].relation) == ("1", "a cat", "left of")
+    assert second.id == "3", "the number of its line"
+
+
+def test_a_separator_inside_a_text_does_not_end_its_line(tmp_path: Path) -> None:
+    texts = [f"a cup{separator}left of a plate" for separator in "\u2028\u2029\u0085\t"]
+    path = tmp_path / "prompts.jsonl"
+    lines = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    assert [prompt.text for prompt in read_prompts(path)] == texts
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"text": "a cat"}\n{"prompt": "a dog"}\n', r"prompts\.jsonl:2 must be a JSON object"),
-        ('{"text": 7}\n', r"prompts\.jsonl:1 must be a JSON object"),
-        ("\n", r"prompts\.jsonl holds no prompts"),
+        (b'{"text": "a cat"}\n{"prompt": "a dog"}\n', r"prompts\.jsonl:2 must have a string as \"text\", got the keys"),
+        (b'{"text": 7}\n', r"prompts\.jsonl:1 must have a string as \"text\", got 7: write one JSON"),
+        (b"\n", r"prompts\.jsonl holds no prompts"),
+        (b"", r"prompts\.jsonl holds no prompts"),
+        (b"a cat\na dog\n", r"prompts\.jsonl:1 cannot be read, it is not JSON.* got 'a cat': write one JSON"),
+        (b'{"text": "a cat"}\n{"text": "a d', r"prompts\.jsonl:2 cannot be read, it is not JSON"),
+        (b'["a cat"]\n', r"prompts\.jsonl:1 cannot be read, it must be a JSON object, got a list"),
+        (b'{"text": "a c\xe4t"}\n', r"prompts\.jsonl:1 cannot be read, it is not UTF-8"),
+        (b'{"text": ""}\n', r"prompts\.jsonl:1: a prompt must not be blank"),
+        (b'{"text": "  \\u200b"}\n', r"prompts\.jsonl:1: a prompt must not be blank"),
+        (
+            b'{"text": " \\u00a0"}\n',
+            r"prompts\.jsonl:1: a prompt must not be blank, got 2 characters, none of them visible",
+        ),
+        (
+            b'{"text": "' + b"x" * 4001 + b'"}\n',
+            r"prompts\.jsonl:1: a prompt must have at most 4000 characters, got 4001",
+        ),
+        (rb'{"text": "\ud800 left"}', r"prompts\.jsonl:1 cannot be read, it holds half of a surrogate pair"),
+        (rb'{"text": "a\u0000b"}', r"prompts\.jsonl:1: a prompt must be plain text, got a control character"),
+        *(
+            (b'{"text": "a cat", "relations": ' + relations + b"}", r"prompts\.jsonl:1 must have relations like")
+            for relations in (
+                b'"abc"',
+                b'["abc"]',
+                b"[[1, 2, 3]]",
+                b'[["cat", "left of"]]',
+                b'[["cat", "left of", ""]]',
+                b"7",
+                b'{"a": 1}',
+                b'[["cat", "left of", "dog", "now"]]',
+                b'[[["cat"], "left of", "dog"]]',
+            )
+        ),
+        (b'{"text": "a cat", "id": [1]}', r"prompts\.jsonl:1 must have a string as \"id\", got \[1\]"),
     ],
+    ids=lambda value: repr(value)[:40],
 )
-def test_a_file_without_prompts_is_refused(content: str, message: str, tmp_path: Path) -> None:
+def test_a_file_without_prompts_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
-    path.write_text(content)
+    path.write_bytes(content)
     with pytest.raises(UserError, match=message):
         read_prompts(path)
     with pytest.raises(SettingsError, match=rf"policy\.held_out_prompts: .*{message}"):
@@ -49,7 +91,7 @@ def test_a_file_without_prompts_is_refused(content: str, message: str, tmp_path:
 
 
 def test_an_unreadable_file_is_refused_with_the_setting_that_names_it(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"policy\.prompts must name a readable file, .*\(No such file.*docs"):
+    with pytest.raises(SettingsError, match=r"policy\.prompts: .*none\.jsonl must be a file \(no such file\): .*docs"):
         check_prompts(load("scenes", [f"policy.prompts={tmp_path}/none.jsonl"]))
     with pytest.raises(SettingsError, match=r"policy\.prompts must name a file of prompts for flux\.model=black"):
         check_prompts(load("flux_dev", ["policy.prompts=''"]))
