@@ -36,6 +36,9 @@ class Settings(Section):
     run_dir: str = "runs/scenes"
     """Folder of everything that the run writes."""
 
+    take_over: bool = False
+    """Make another driver that is at work in run_dir stop, and continue there. For one command; it is not recorded."""
+
     ray_address: str = "local"
     """Ray cluster. local: a private cluster. auto or host:port: a running cluster."""
 

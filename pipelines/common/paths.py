@@ -38,6 +38,11 @@ class RunPaths:
         return self.root / "settings.yaml"
 
     @property
+    def lease(self) -> Path:
+        """JSON file: the driver that is at work here. It exists while one is."""
+        return self.root / "driver.lease"
+
+    @property
     def timings(self) -> Path:
         """JSON file: the machine, and the seconds that each step of the pipeline took."""
         return self.root / "timings.json"

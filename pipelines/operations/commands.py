@@ -9,10 +9,11 @@ def run(settings: Settings) -> None:
     """Runs the whole pipeline as one job. Raises UserError, before Ray starts, if a file that it reads is missing."""
     from pipelines.common.prompts import check_prompts
     from pipelines.common.ray_session import ray_session
+    from pipelines.common.run_folder import driving
     from pipelines.operations.run import run_pipeline
 
     check_prompts(settings)
-    with ray_session(settings):
+    with driving(settings, "preferences", "reward", "policy", "evaluation"), ray_session(settings):
         run_pipeline(settings)
 
 

@@ -29,11 +29,12 @@ from actors.files import (
     read_checked,
     write_file,
 )
-from actors.folders import Marker, claim_folder
+from actors.folders import Marker, claim_folder, require_replaceable
 from actors.json_files import is_plain_name, read_record
 from conf.partial import is_partial
 from conf.settings import Settings
 from pipelines.common.paths import run_paths
+from pipelines.common.run_folder import run_id
 
 MANIFEST = "manifest.json"
 _FILE = re.compile(r"manifest\.json|rank-[0-9]+\.pt")
@@ -240,3 +241,12 @@ def run_checkpoints(settings: Settings) -> Checkpoints:
     if "://" not in location:
         location = str(Path(location).absolute())  # Ray's workers have other working directories
     return Checkpoints(location, settings.policy.checkpoint.keep, settings.policy.checkpoint.keep_every)
+
+
+def claim_checkpoints(settings: Settings) -> Checkpoints:
+    """The checkpoints of the run, in a location that is marked as the run's. Raises what `Checkpoints.claim` raises."""
+    checkpoints, paths = run_checkpoints(settings), run_paths(settings)
+    checkpoints.claim(run_id(paths), str(paths.root), resume=settings.policy.resume == "auto")
+    if settings.export.merged:
+        require_replaceable(paths.merged)
+    return checkpoints

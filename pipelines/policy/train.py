@@ -15,10 +15,12 @@ from actors.types import PolicyWeights
 from actors.workers.learner_group import LearnerLostError
 from conf import dump
 from conf.settings import Settings
+from pipelines.common.lease import check_lease
 from pipelines.common.models import check_model
 from pipelines.common.paths import run_paths
 from pipelines.common.prompts import check_prompts, evaluation_notice
-from pipelines.policy.checkpoint import run_checkpoints
+from pipelines.common.run_folder import driving
+from pipelines.policy.checkpoint import claim_checkpoints, run_checkpoints
 from pipelines.policy.collector import Rewards, ScoredGroup
 from pipelines.policy.export import export_lora
 from pipelines.policy.gauges import RunGauges
@@ -89,6 +91,11 @@ def run_policy(settings: Settings, log: Callable[[str], None] = print) -> Policy
     sampler's log-probabilities cannot be reproduced.
     """
     check_spatialscore(settings)
+    with driving(settings, "policy", log=log):
+        return _run_policy(settings, log)
+
+
+def _run_policy(settings: Settings, log: Callable[[str], None]) -> PolicyResult:
     check_start(settings)
     if notice := evaluation_notice(settings):
         log(notice)
@@ -109,11 +116,12 @@ def train_policy(settings: Settings, rewards: Rewards, log: Callable[[str], None
     """
     if not ray.is_initialized():
         raise RuntimeError("train_policy needs a running Ray: call ray.init() first")
-    check_start(settings)
-    if settings.policy.resume == "never":
-        run_checkpoints(settings).clear()
-    dump(settings, run_paths(settings).settings)
-    return asyncio.run(_train_and_export(settings, rewards, log))
+    with driving(settings, "policy", log=log):
+        check_start(settings)
+        if settings.policy.resume == "never":
+            run_checkpoints(settings).clear()
+        dump(settings, run_paths(settings).settings)
+        return asyncio.run(_train_and_export(settings, rewards, log))
 
 
 def check_spatialscore(settings: Settings) -> None:
@@ -138,7 +146,8 @@ def check_start(settings: Settings) -> None:
     """
     check_files(settings)
     check_capacity(settings)
-    newest = next(run_checkpoints(settings).manifests(), None)
+    checkpoints = claim_checkpoints(settings)
+    newest = next(checkpoints.manifests(), None)
     if newest and settings.policy.resume != "never":
         check_resumable(newest, settings)
 
@@ -148,6 +157,7 @@ async def _train_and_export(settings: Settings, rewards: Rewards, log: Callable[
     run = TrainingRun(settings, rewards, log)
     try:
         weights = await train_until_finished(run)
+        check_lease(paths.lease)
         return PolicyResult(
             version=run.version,
             training_seconds=run.timer.training_seconds,

@@ -8,10 +8,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from actors.folders import require_replaceable
 from actors.services.budget import BudgetReached
 from conf import Settings
-from pipelines.common.paths import pairs_location
+from pipelines.common.paths import pairs_location, run_paths
 from pipelines.common.ray_session import ray_session
+from pipelines.common.run_folder import driving, writing
 from pipelines.common.vocabulary import vocabulary_note, vocabulary_warning
 from pipelines.reward.data import require_held_out_pairs, require_pairs
 from pipelines.reward.evaluate import evaluate_reward
@@ -30,7 +32,8 @@ from pipelines.reward.triage import triage as triage_pairs
 def train(settings: Settings) -> None:
     """Trains SpatialScore, measures it on held-out pairs, and runs its sanity checks."""
     require_pairs(pairs_location(settings))
-    with ray_session(settings):
+    require_replaceable(run_paths(settings).reward_model)
+    with driving(settings, "reward"), ray_session(settings):
         print(train_reward(settings))
         _evaluate(settings)
         check(settings)
@@ -39,14 +42,14 @@ def train(settings: Settings) -> None:
 def evaluate(settings: Settings) -> None:
     """Measures the run's SpatialScore on held-out pairs."""
     _require_model_and_pairs(settings)
-    with ray_session(settings):
+    with writing(settings), ray_session(settings):
         _evaluate(settings)
 
 
 def check(settings: Settings) -> None:
     """Runs the sanity checks of the run's SpatialScore. Raises SystemExit(1) if one fails."""
     _require_model_and_pairs(settings)
-    with ray_session(settings):
+    with writing(settings), ray_session(settings):
         checks = run_sanity_checks(settings)
     print(checks_table(checks))
     if not all(check.passed for check in checks):
@@ -65,7 +68,9 @@ def score(settings: Settings) -> None:
 
 def merge(settings: Settings) -> None:
     """Writes the run's SpatialScore with its LoRA merged into the backbone."""
-    print(f"SpatialScore with its LoRA merged: {write_merged(settings)}")
+    require_replaceable(run_paths(settings).reward_merged)
+    with writing(settings):
+        print(f"SpatialScore with its LoRA merged: {write_merged(settings)}")
 
 
 def serve(settings: Settings) -> None:
@@ -78,7 +83,8 @@ def serve(settings: Settings) -> None:
 
 def triage(settings: Settings) -> None:
     """Lets a model flag doubtful pairs. `preferences review` then shows them first."""
-    scores = triage_pairs(settings)
+    with writing(settings):
+        scores = triage_pairs(settings)
     flagged = sum(scores.is_flagged(pair_id) for pair_id in scores.margins)
     print(
         f"{scores.model} flags {flagged} of {len(scores.margins)} pairs as doubtful. The review shows them first; "
