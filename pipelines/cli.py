@@ -25,6 +25,7 @@ from conf.rules import suggestion
 from conf.show import option_hint
 from pipelines.common import console, interrupt, library_log
 from pipelines.common.paths import run_paths
+from pipelines.common.progress_line import ProgressLine
 from pipelines.common.run_lookup import FoundRun, find_run, recorded_in, run_words
 from pipelines.verbs import VERBS
 
@@ -83,7 +84,8 @@ def run(action: Action, resolved: Resolved) -> None:
         os.environ.setdefault(name, value)
     module, function = action.command.split(":")
     argument = resolved if action.argument == "resolved" else resolved.settings
-    command = getattr(importlib.import_module(module), function)
+    with ProgressLine("spatialt2i", text="loading the libraries"):
+        command = getattr(importlib.import_module(module), function)
     interrupt.catch_sigterm()  # Ray replaces the handler when it is imported
     try:
         command(argument)
