@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import ray
@@ -20,6 +20,7 @@ from pipelines.common.seeds import sample_seed
 from pipelines.policy.checker_metrics import CheckerCounts, count_outcomes_remotely
 from pipelines.policy.collector import Rewards
 from pipelines.policy.image_grid import image_grid
+from pipelines.policy.image_statistics import image_statistics, mean_statistics
 from pipelines.policy.metrics import EvaluationRow, mean_of_numbers
 from pipelines.policy.rollout_pool import RolloutPool
 
@@ -37,6 +38,8 @@ class _Scored:
     counts: CheckerCounts
     scores: np.ndarray
     """[B]"""
+    statistics: np.ndarray
+    """[B, 3], see ImageStatistics."""
     images: np.ndarray
     """The first ones, uint8 [SHOWN, H, W, 3]."""
 
@@ -78,6 +81,7 @@ class HeldOutEvaluation:
             reward_mean=mean_of_numbers(scores),
             reward_mean_short=mean_of_numbers(short.scores),
             reward_mean_long=mean_of_numbers(long.scores),
+            **asdict(mean_statistics(np.concatenate((short.statistics, long.statistics)))),
         )
         return row, self._grid(short, long)
 
@@ -100,7 +104,9 @@ class HeldOutEvaluation:
         )
         counts = sum((part.counts for part in parts), CheckerCounts())
         images = parts[0].images if parts else NO_IMAGES
-        return _Scored(counts, np.concatenate([np.zeros(0), *(part.scores for part in parts)]), images)
+        scores = np.concatenate([np.zeros(0), *(part.scores for part in parts)])
+        statistics = np.concatenate([np.zeros((0, 3)), *(part.statistics for part in parts)])
+        return _Scored(counts, scores, statistics, images)
 
     async def _evaluate_batch(
         self, prompts: Sequence[Prompt], weights: WeightsHandle, kind: int, first: int
@@ -111,10 +117,12 @@ class HeldOutEvaluation:
         while True:
             images = await self.rollouts.generate_images(texts, seeds, weights, self.plan)
             counting = count_outcomes_remotely.remote(images, tuple(prompts)) if self.exact else None
+            measuring = measure_images.remote(images)
             try:
                 scores = await self.rewards.score(images, texts)
                 shown = await first_images.remote(images, SHOWN) if first == 0 else NO_IMAGES
-                return _Scored(await counting if counting else CheckerCounts(), scores.mu, shown)
+                counts = await counting if counting else CheckerCounts()
+                return _Scored(counts, scores.mu, await measuring, shown)
             except ObjectLostError:  # the node with the images died
                 continue
 
@@ -123,6 +131,9 @@ class HeldOutEvaluation:
 def first_images(images: np.ndarray, count: int) -> np.ndarray:
     """Returns the first images. A Ray task, so that the driver receives only those."""
     return images[:count]
+
+
+measure_images = ray.remote(num_cpus=0.1, max_retries=3)(image_statistics)
 
 
 def _fraction(part: int, whole: int) -> float:
