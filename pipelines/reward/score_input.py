@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from actors.files import exists, is_folder, read_file
+from actors.files import is_folder
+from actors.json_lines import Row, read_rows
 from conf import UserError
 
 _LINE_FORMAT = 'a line must be {"image": "file name in the folder", "prompt": "text"}'
@@ -22,16 +22,14 @@ class ScoreRequest:
 
 
 def read_requests(location: str) -> list[ScoreRequest]:
-    """Reads a JSON Lines file of images and prompts. Blank lines and other fields are skipped.
+    """Reads a JSON Lines file of images and prompts, as `json_lines` defines it. Other fields are skipped.
 
-    Raises UserError, with the line's number, if the file is missing or empty, or if a line is invalid.
+    Raises UserError, with the line's number, if the file is missing or empty, or if a line is invalid. A prompt that
+    cannot be scored is no invalid line: it becomes a row with an error.
     """
-    if not location or not exists(location):
-        raise UserError(f"no prompts file at {location!r}: write {_USAGE}; {_LINE_FORMAT}")
-    requests: list[ScoreRequest] = []
-    for number, line in enumerate(read_file(location).decode().splitlines(), start=1):
-        if line.strip():
-            requests.append(_parse(line, f"{location}, line {number}"))
+    if not location:
+        raise UserError(f"reward score needs a file of prompts, got none: write {_USAGE}; {_LINE_FORMAT}")
+    requests = [_request_of(row) for row in read_rows(location, _LINE_FORMAT)]
     if not requests:
         raise UserError(f"{location} is empty: {_LINE_FORMAT}")
     return requests
@@ -44,12 +42,8 @@ def image_folder(location: str) -> str:
     return location if "://" in location else str(Path(location).absolute())
 
 
-def _parse(line: str, place: str) -> ScoreRequest:
-    try:
-        row = json.loads(line)
-        image, prompt = row["image"], row["prompt"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{place}: {_LINE_FORMAT}, got {line[:200]}") from None
+def _request_of(row: Row) -> ScoreRequest:
+    image, prompt = row.values.get("image"), row.values.get("prompt")
     if not isinstance(image, str) or not isinstance(prompt, str) or not image:
-        raise UserError(f"{place}: {_LINE_FORMAT}, got {line[:200]}")
+        raise UserError(f"{row.place}: {_LINE_FORMAT}, got {row.values!r:.200}")
     return ScoreRequest(image, prompt)

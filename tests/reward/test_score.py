@@ -73,9 +73,11 @@ def test_a_folder_is_scored_in_order_and_an_interrupted_call_resumes(ray_cluster
     ("content", "message"),
     [
         ("", "is empty"),
-        ("{}", "line 1"),
-        ('{"image": "a.png", "prompt": "a"}\n{"image": 3}', "line 2"),
-        ("[", "line 1"),
+        ("{}", "jsonl:1: a line must be"),
+        ('{"image": "a.png", "prompt": "a"}\n{"image": 3}', "jsonl:2: a line must be"),
+        ('{"image": "", "prompt": "a"}', "jsonl:1: a line must be"),
+        ("[", "jsonl:1 cannot be read, it is not JSON"),
+        ('{"image": "a.png", "prompt": "\\ud800"}', "jsonl:1 cannot be read, it holds half of a surrogate pair"),
     ],
 )
 def test_an_invalid_prompts_file_is_a_user_error_that_names_the_line(
@@ -87,8 +89,10 @@ def test_an_invalid_prompts_file_is_a_user_error_that_names_the_line(
 
 
 def test_missing_input_is_a_user_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no prompts file"):
+    with pytest.raises(UserError, match=r"absent\.jsonl must be a file \(no such file\): a line must be"):
         read_requests(str(tmp_path / "absent.jsonl"))
+    with pytest.raises(UserError, match="needs a file of prompts, got none: write spatialt2i reward score"):
+        read_requests("")
     with pytest.raises(UserError, match="no image folder"):
         image_folder(str(tmp_path / "absent"))
     with pytest.raises(UserError, match="run `spatialt2i reward train` first"):
