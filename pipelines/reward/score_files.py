@@ -10,13 +10,12 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import ray
-from PIL import Image
 
 from actors.files import join, read_file
+from actors.images import decode_image
 from actors.spatialscore import SpatialScorer
 from actors.worker_setup import actor_options
 from conf.serving import ServingSettings
-from pipelines.common.images import decode
 from pipelines.reward.score_input import ScoreRequest
 from pipelines.reward.served_model import open_scorer
 
@@ -30,7 +29,6 @@ SCHEMA = pa.schema(
     ]
 )
 READ_CPUS = 0.25  # Ray CPUs of a task that reads files: it waits for them most of the time
-_IMAGE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 def score_tables(
@@ -88,10 +86,10 @@ def score_files(scorer: SpatialScorer, rows: pa.Table) -> pa.Table:
         if row.error is None:
             try:
                 scorer.check(row.prompt)
-                images.append(decode(file))
+                images.append(decode_image(file))
                 readable.append(row)
-            except _IMAGE_ERRORS as error:
-                row.error = _describe(error)
+            except ValueError as error:
+                row.error = str(error)
     if images:
         scores = scorer.score(images=images, prompts=[row.prompt for row in readable])
         for row, mu, sigma in zip(readable, scores.mu.tolist(), scores.sigma.tolist(), strict=True):
