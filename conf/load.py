@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from conf.catalog import Setting, catalog
 from conf.errors import SettingsError
 from conf.layers import Layer, override_layer, preset_layers
+from conf.partial import partial_path
 from conf.rules import one_of
 from conf.settings import Settings
 
@@ -201,14 +203,29 @@ def _source_of(keys: Sequence[str], layers: Sequence[Layer]) -> str:
 def dump(settings: Settings, path: Path) -> None:
     """Writes the resolved settings as YAML that `load` reads back to an equal value. Replaces the file atomically.
 
-    Raises SettingsError if the file cannot be written.
+    `take_over` is not written: it is meant for one command. Raises SettingsError if the file cannot be written, or is
+    not one that this function wrote.
     """
-    partial = path.with_suffix(".partial")
+    if path.exists() and not is_recorded(path):
+        raise SettingsError(f"{path} was not written by spatialt2i and would be replaced: rename it, or change run_dir")
+    partial = Path(partial_path(str(path)))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(OmegaConf.to_yaml(OmegaConf.structured(settings)))
+        recorded = OmegaConf.structured(replace(settings, take_over=False))
+        partial.write_text(OmegaConf.to_yaml(recorded), encoding="utf-8")
         partial.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise SettingsError(
             f"run_dir must be a folder that can be written, got {settings.run_dir}: {error.strerror}"
         ) from error
+
+
+def is_recorded(path: Path) -> bool:
+    """Whether a file looks like one that `dump` wrote, and not like a preset or the settings of another program."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return all(re.search(f"^{key}:", text, re.MULTILINE) for key in ("preset", "run_dir", "policy", "flux"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from actors.folders import MARKER, Marker, read_marker, remove_abandoned, write_marker
 from conf.errors import UserError
+from conf.load import is_recorded
 from conf.settings import Settings
 from pipelines.common.disk_faults import explain_disk_faults, require_writable
 from pipelines.common.lease import Lease, hold_lease
@@ -65,7 +65,7 @@ def run_id(paths: RunPaths) -> str:
 def _require_own(paths: RunPaths, stages: tuple[Stage, ...]) -> None:
     """Raises UserError if the folder is not a run and holds files that the stages would replace."""
     settings = paths.settings
-    if settings.exists() and not is_recorded_settings(settings):
+    if settings.exists() and not is_recorded(settings):
         raise UserError(
             f"{settings} was not written by spatialt2i and would be replaced: rename it, or choose another run_dir"
         )
@@ -76,15 +76,6 @@ def _require_own(paths: RunPaths, stages: tuple[Stage, ...]) -> None:
             f"{paths.root} is not a run of spatialt2i, but it holds {foreign[0].relative_to(paths.root)}, which would "
             "be replaced: choose another run_dir"
         )
-
-
-def is_recorded_settings(file: Path) -> bool:
-    """Whether a file looks like the `settings.yaml` that a run records, and not like a preset or another program's."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return False
-    return all(re.search(f"^{key}:", text, re.MULTILINE) for key in ("preset", "run_dir", "policy", "flux"))
 
 
 def _replaced(paths: RunPaths, stage: Stage) -> Iterator[Path]:
