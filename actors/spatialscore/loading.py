@@ -18,11 +18,10 @@ from actors.spatialscore.config import (
     ADAPTER_FILE,
     BACKBONE_FOLDER,
     CONFIG_FILE,
-    DTYPES,
     HEAD_FILE,
     SpatialScoreConfig,
 )
-from actors.spatialscore.model import SpatialScore
+from actors.spatialscore.model import DTYPES, SpatialScore
 from actors.spatialscore.prompt import add_reward_token
 
 

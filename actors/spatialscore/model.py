@@ -23,12 +23,14 @@ from actors.spatialscore.card import CARD_FILE, NO_TRAINING_INFO, TrainingInfo, 
 from actors.spatialscore.config import (
     BACKBONE_FOLDER,
     CONFIG_FILE,
-    DTYPES,
     HEAD_FILE,
     SpatialScoreConfig,
 )
 from actors.spatialscore.processor import ScoreBatch, ScoreProcessor
 from actors.spatialscore.prompt import PromptTemplate
+from conf.rules import Dtype
+
+DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class ScoreHead(nn.Module):

@@ -14,8 +14,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from actors.files import write_file
 from actors.json_lines import append_row, read_log
-from actors.spatialscore.config import DTYPES
 from actors.spatialscore.flops import measured_peak
+from actors.spatialscore.model import DTYPES
 from pipelines.common.paths import RunPaths
 from pipelines.reward.job import WorkerJob
 from pipelines.reward.sampler import RankInfo

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from actors.spatialscore import SpatialScoreConfig, SpatialScorer
-from actors.spatialscore.config import CONFIG_FILE
-from actors.worker_setup import init_worker
+from typing import TYPE_CHECKING
+
+from actors.spatialscore.config import CONFIG_FILE, SpatialScoreConfig
 from conf import UserError
 from conf.flux import EMBEDDED
 from conf.serving import ServingSettings
 from conf.settings import Settings
 from pipelines.common.paths import spatialscore_folder
 from pipelines.scenes import checkpoints_dir
+
+if TYPE_CHECKING:  # torch, which finding the model does not need
+    from actors.spatialscore.scorer import SpatialScorer
 
 
 def served_model(settings: Settings) -> str:
@@ -41,6 +44,9 @@ def model_config(settings: Settings) -> SpatialScoreConfig:
 
 def open_scorer(model: str, serving: ServingSettings) -> SpatialScorer:
     """Loads the SpatialScore directory `model` in this process, on the device that `serving` reserves."""
+    from actors.spatialscore.scorer import SpatialScorer
+    from actors.worker_setup import init_worker
+
     device = init_worker(serving.threads, serving.gpus)
     return SpatialScorer.from_pretrained(
         model, device=str(device), threads=serving.threads, batch_images=serving.batch_images
