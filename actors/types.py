@@ -6,11 +6,13 @@ Axes: T denoise steps, S image tokens, C packed latent channels, L text tokens, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Self
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:  # prompts and relations are checked before torch is needed
+    import torch
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ class Conditioning:
     prompt_embeds: torch.Tensor  # [L, D] hidden states of T5 (FLUX) or Qwen2.5-VL (Qwen-Image)
     pooled_embeds: torch.Tensor | None  # [D'] CLIP's pooled output; None except for FLUX
 
+    def to(self, device: torch.device) -> Self:
+        """The same conditioning on `device`."""
+        pooled = None if self.pooled_embeds is None else self.pooled_embeds.to(device)
+        return replace(self, prompt_embeds=self.prompt_embeds.to(device), pooled_embeds=pooled)
+
 
 @dataclass(frozen=True)
 class Trajectory:
@@ -71,12 +78,6 @@ class Scores:
     def deterministic(cls, mu: Sequence[float]) -> Self:
         """Makes the scores of a reward that predicts no uncertainty: sigma is 0."""
         return cls(np.array(mu, dtype=np.float32), np.zeros(len(mu), dtype=np.float32))
-
-
-def require_texts(images: Sequence[np.ndarray] | np.ndarray, texts: Sequence[str]) -> None:
-    """Raises ValueError unless there is one text per image."""
-    if len(images) != len(texts):
-        raise ValueError(f"there must be one text per image, got {len(images)} images and {len(texts)} texts")
 
 
 @dataclass(frozen=True)

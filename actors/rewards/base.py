@@ -17,6 +17,7 @@ class Reward(Protocol):
         """Scores image i, uint8 [H, W, 3], under prompt i; higher is better.
 
         NaN marks an image without a score: the statistics of its group leave it out. A reward that waits for a remote
-        service may be a coroutine. Raises ValueError for a prompt that it cannot score.
+        service may be a coroutine. Raises InputError (a ValueError) for a prompt that it cannot
+        score, and what `check_inputs` of `actors.reward_input` raises.
         """
         ...

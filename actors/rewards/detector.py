@@ -16,7 +16,8 @@ from torch import nn
 from transformers import Owlv2ForObjectDetection, Owlv2Processor
 
 from actors.policy.base import DTYPES
-from actors.types import Relation, Scores, objects_of, require_texts
+from actors.reward_input import InputError, check_inputs
+from actors.types import Relation, Scores, objects_of
 from actors.worker_setup import init_worker
 from conf.detector import DetectorSettings
 
@@ -71,12 +72,12 @@ class DetectorReward:
     def score(self, images: np.ndarray | Sequence[np.ndarray], prompts: Sequence[str]) -> Scores:
         """Scores image i under prompt i. `images`: uint8 [B, H, W, 3]. Sigma is 0.
 
-        Raises ValueError for a prompt without known relations.
+        Raises InputError for a prompt without known relations, and what `check_inputs` raises.
         """
-        require_texts(images, prompts)
+        check_inputs(images, prompts)
         for prompt in prompts:
             if prompt not in self._relations:
-                raise ValueError(
+                raise InputError(
                     f"no relations are known for the prompt {prompt!r}: it is not in the run's training or held-out "
                     "prompts"
                 )

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from actors.reward_input import check_inputs
 from actors.services.budget import LocalBudget
 from actors.services.endpoint import ContentRefused, Endpoint, Key, RetriesExhausted
-from actors.types import Scores, require_texts
+from actors.types import Scores
 from conf.rewards import JudgeSettings
 
 QUESTION = (
@@ -31,7 +32,7 @@ class JudgeReward:
 
     async def score(self, images: np.ndarray | Sequence[np.ndarray], prompts: Sequence[str]) -> Scores:
         """Grades image i under prompt i. `images`: uint8 [B, H, W, 3]. Sigma is 0."""
-        require_texts(images, prompts)
+        check_inputs(images, prompts)
         grades = await asyncio.gather(*(self._grade(*pair) for pair in zip(images, prompts, strict=True)))
         return Scores.deterministic(grades)
 

@@ -10,16 +10,20 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from transformers import AddedToken, PreTrainedTokenizerBase
+
+from actors.reward_input import InputError, check_prompt
 
 REWARD_TOKEN = "<reward>"
 IMAGE_TOKEN = "<|image_pad|>"
 _PREFIX = "<|im_start|>user\n<|vision_start|>"
 _MIDDLE = "<|vision_end|>"
 _SUFFIX = f"<|im_end|>\n<|im_start|>assistant\n{REWARD_TOKEN}"
-_CACHE_SIZE = 65536  # prompts
+_CACHE_BYTES = 64 * 2**20  # of token ids that are kept for prompts that come again
+_TOKEN_BYTES = 40  # of one id in a tuple: its place and a Python integer
 
 
 def add_reward_token(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -55,35 +59,39 @@ class PromptTemplate:
         self._lead = (*self._markup(_MIDDLE), *self._plain(lead))
         self._trail = (*self._plain(trail), *self._markup(_SUFFIX))
         self._cache: dict[str, PromptTokens] = {}
+        self._cached_bytes = 0
 
     def encode(self, prompt: str) -> PromptTokens:
         """Token ids of one prompt. The last one is `<reward>`, which occurs nowhere else.
 
-        Raises ValueError for an empty prompt.
+        Raises InputError for a prompt that `check_prompt` refuses.
         """
         if (cached := self._cache.get(prompt)) is not None:
             return cached
-        if not prompt.strip():
-            raise ValueError("a prompt must not be empty: SpatialScore scores an image under its text")
+        check_prompt(prompt)
         tokens = PromptTokens(self._before, (*self._lead, *self._plain(prompt), *self._trail))
-        if len(self._cache) >= _CACHE_SIZE:
+        size = sys.getsizeof(prompt) + _TOKEN_BYTES * len(tokens.after)
+        if self._cached_bytes + size > _CACHE_BYTES:
             self._cache.clear()
+            self._cached_bytes = 0
         self._cache[prompt] = tokens
+        self._cached_bytes += size
         return tokens
 
     def _plain(self, text: str) -> list[int]:
-        """Token ids of text without special tokens.
-
-        Raises ValueError if a special id comes out nevertheless: then the tokenizer cannot split that token.
-        """
+        """Token ids of text. The name of a special token in it is split, so that no special id comes out."""
         if not text.strip():
             return []
         ids = list(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])  # pyright: ignore
-        unknown = self._tokenizer.unk_token_id
-        if special := [i for i in ids if i in self._special and i != unknown]:
-            names = self._tokenizer.convert_ids_to_tokens(special)
-            raise ValueError(f"a prompt must not contain special tokens, got {names} in {text!r}: remove them")
-        return ids
+        special = next((i for i in ids if i in self._special and i != self._tokenizer.unk_token_id), None)
+        if special is None:
+            return ids
+        name = str(self._tokenizer.convert_ids_to_tokens(special))
+        if name not in text or len(name) < 2:
+            raise InputError(f"a prompt must not contain the special token {name}: remove it")
+        # This tokenizer does not split it, so the text is cut after the first character of each occurrence.
+        pieces = text.replace(name, f"{name[0]}\0{name[1:]}").split("\0")  # a prompt holds no other \0
+        return [index for piece in pieces for index in self._plain(piece)]
 
     def _markup(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])  # pyright: ignore

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from actors.reward_input import check_inputs
 from actors.spatialscore.loading import load
 from actors.spatialscore.model import SpatialScore
-from actors.spatialscore.processor import Images
+from actors.spatialscore.processor import Images, ScoreBatch
 from actors.types import Scores
+
+_TEXT_TOKENS = 512
+"""Tokens of text that each row of a full forward pass may have. Rows of longer prompts are scored fewer at a time."""
 
 
 class SpatialScorer:
@@ -51,24 +55,38 @@ class SpatialScorer:
         return cls(model, device, batch_images)
 
     def check(self, prompt: str) -> None:
-        """Raises ValueError for a prompt that cannot be scored."""
+        """Raises InputError for a prompt that cannot be scored."""
         self.model.processor.template.encode(prompt)
 
     def score(self, images: Images, prompts: Sequence[str]) -> Scores:
         """Scores image i under prompt i: mu, higher is better, and sigma  # [B], [B].
 
         `images`: uint8 [B, H, W, 3], or B arrays uint8 [H, W, 3] of any sizes. The result depends neither on the batch
-        size nor on the order, up to rounding. Raises ValueError for other pixels, or if the numbers do not match.
+        size nor on the order, up to rounding. Raises the ValueErrors of `check_inputs`.
         """
-        if len(images) != len(prompts):
-            raise ValueError(f"every image needs its prompt, got {len(images)} images and {len(prompts)} prompts")
+        check_inputs(images, prompts)
         lengths = [len(self.model.processor.template.encode(prompt).after) for prompt in prompts]
         by_length = sorted(range(len(prompts)), key=lengths.__getitem__)  # similar lengths together: little padding
         mu, sigma = np.empty(len(prompts), np.float32), np.empty(len(prompts), np.float32)
-        for start in range(0, len(by_length), self.batch_images):
-            chosen = by_length[start : start + self.batch_images]
-            batch = self.model.processor([images[i] for i in chosen], [prompts[i] for i in chosen])
-            with torch.inference_mode():
-                batch_mu, batch_sigma = self.model(batch.to(self._device))
-            mu[chosen], sigma[chosen] = batch_mu.cpu().numpy(), batch_sigma.cpu().numpy()
+        for chosen in self._batches(by_length, lengths):
+            scores = self.score_batch(self.model.processor([images[i] for i in chosen], [prompts[i] for i in chosen]))
+            mu[chosen], sigma[chosen] = scores.mu, scores.sigma
         return Scores(mu, sigma)
+
+    @torch.inference_mode()
+    def score_batch(self, batch: ScoreBatch) -> Scores:
+        """Scores the rows of a batch that the model's processor made, in one forward pass."""
+        mu, sigma = self.model(batch.to(self._device))
+        return Scores(mu.cpu().numpy(), sigma.cpu().numpy())
+
+    def _batches(self, by_length: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Cuts the rows, sorted by length, into forward passes whose size is bounded in images and in text."""
+        chosen: list[int] = []
+        for row in by_length:
+            is_full = len(chosen) == self.batch_images
+            if chosen and (is_full or (len(chosen) + 1) * lengths[row] > self.batch_images * _TEXT_TOKENS):
+                yield chosen
+                chosen = []
+            chosen.append(row)
+        if chosen:
+            yield chosen

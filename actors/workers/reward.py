@@ -19,9 +19,10 @@ from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ReplicaState
 
+from actors.reward_input import check_inputs
 from actors.services.endpoint import key_in
 from actors.spatialscore.scorer import SpatialScorer
-from actors.types import Scores, require_texts
+from actors.types import Scores
 from actors.worker_setup import actor_options, init_worker
 from conf.errors import SettingsError
 from conf.serving import ServingSettings
@@ -57,7 +58,7 @@ class ScoreReplica:
 
     async def score(self, images: np.ndarray | Sequence[np.ndarray], prompts: Sequence[str]) -> Scores:
         """Scores image i under prompt i. `images`: uint8 [B, H, W, 3]; Ray resolves a reference to them."""
-        require_texts(images, prompts)
+        check_inputs(images, prompts)
         return await self._score_batch(ScoreCall(list(images), prompts))
 
     @serve.batch

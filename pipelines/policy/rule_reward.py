@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from actors.reward_input import check_inputs
 from actors.types import Scores
 from pipelines.scenes.checker import check
 from pipelines.scenes.grammar import parse
@@ -21,8 +22,9 @@ class RulesReward:
     def score(self, images: np.ndarray, prompts: Sequence[str]) -> Scores:
         """Scores image i against prompt i. `images`: uint8 [B, 64, 64, 3].
 
-        Raises ValueError for a prompt that is not of the scenes grammar.
+        Raises ValueError for a prompt that is not of the scenes grammar, and what `check_inputs` raises.
         """
+        check_inputs(images, prompts)
         fractions: list[float] = []
         for image, prompt in zip(images, prompts, strict=True):
             verdict = check(image, parse(prompt).relations)

@@ -25,7 +25,7 @@ def test_scores_of_referenced_images_equal_the_scorers(served: ServedModel, imag
     expected = SpatialScorer.from_pretrained(served.model).score(images, PROMPTS)
     np.testing.assert_allclose(scores.mu, expected.mu, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(scores.sigma, expected.sigma, rtol=1e-3, atol=1e-5)
-    with pytest.raises(ValueError, match="one text per image"):
+    with pytest.raises(ValueError, match="every image needs its prompt"):
         asyncio.run(pool.score(ray.put(images), PROMPTS[:2]))
 
 

@@ -109,5 +109,5 @@ def test_nothing_is_found_below_the_threshold_and_unknown_prompts_are_refused(ow
     assert reward.score(images[:1], [ONE]).mu.tolist() == [0.0]
     with pytest.raises(ValueError, match="no relations are known for the prompt 'a cat on a mat'"):
         reward.score(images[:1], ["a cat on a mat"])
-    with pytest.raises(ValueError, match="2 images and 1 texts"):
+    with pytest.raises(ValueError, match="2 images and 1 prompts"):
         reward.score(images[:2], [ONE])
