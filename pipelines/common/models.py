@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 from conf import Settings, SettingsError
 from conf.flux import EMBEDDED
-from pipelines.common.ray_session import IN_A_JOB
+from pipelines.common.cluster_address import uses_private_cluster
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 """owner/model on Hugging Face's hub."""
@@ -19,7 +18,7 @@ def check_model(settings: Settings, setting: str, location: str, first_file: str
 
     It checks this machine's folders, so it does nothing on a cluster, whose nodes may have other folders.
     """
-    if location == EMBEDDED or settings.ray_address != "local" or IN_A_JOB in os.environ:
+    if location == EMBEDDED or not uses_private_cluster(settings):
         return
     folder = Path(location)
     if folder.is_dir():

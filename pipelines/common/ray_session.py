@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -13,18 +12,9 @@ from ray.exceptions import AuthenticationError
 
 from conf import Settings, UserError
 from pipelines.common import interrupt, library_log
+from pipelines.common.cluster_address import ADDRESS_FIX, check_address, uses_private_cluster
 from pipelines.common.paths import run_paths
 from pipelines.common.progress_line import ProgressLine
-
-CONNECT_TIMEOUT = 3.0
-"""Seconds that a cluster has to accept a connection."""
-IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Environment variable that Ray sets for the entrypoint of a submitted job."""
-
-
-def uses_private_cluster(settings: Settings) -> bool:
-    """Whether a command starts its own local cluster. It never grows. A submitted job uses the cluster it runs on."""
-    return settings.ray_address == "local" and IN_A_JOB not in os.environ
 
 
 @contextmanager
@@ -71,26 +61,12 @@ def _start(settings: Settings, progress: ProgressLine) -> None:
 
 def connect(address: str) -> None:
     """Connects to a running cluster. Raises UserError if that fails; its cause is Ray's error."""
-    fix = "start a cluster (`ray start --head`), or set ray_address=host:port, or ray_address=local for a private one"
-    if not accepts_connections(address):
-        raise UserError(f"no Ray cluster answers at ray_address={address}: {fix}")
+    check_address(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except (AuthenticationError, ConnectionError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"cannot connect to the Ray cluster at ray_address={address}: {reason} Fix: {fix}; if the cluster needs a "
-            "token, set RAY_AUTH_TOKEN"
+            f"cannot connect to the Ray cluster at ray_address={address}: {reason} Fix: {ADDRESS_FIX}; if the "
+            "cluster needs a token, set RAY_AUTH_TOKEN"
         ) from error
-
-
-def accepts_connections(address: str) -> bool:
-    """Whether something accepts connections at host:port. Ray itself would retry for a minute. "auto" counts as yes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon:
-        return True
-    try:
-        socket.create_connection((host, int(port)), CONNECT_TIMEOUT).close()
-    except (OSError, ValueError):  # ValueError: the port is not a number
-        return False
-    return True

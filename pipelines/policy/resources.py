@@ -11,7 +11,7 @@ from conf.detector import DetectorSettings
 from conf.policy import PolicySettings
 from conf.serving import ServingSettings
 from conf.settings import Settings
-from pipelines.common.ray_session import uses_private_cluster
+from pipelines.common.cluster_address import uses_private_cluster
 from pipelines.policy.cluster_state import DECIMALS, NodeResources, read_cluster
 
 Placement = Literal["pack", "spread", "strict_pack", "strict_spread"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from conf import Settings, UserError
-from pipelines.common.ray_session import accepts_connections, ray_session, uses_private_cluster
+from pipelines.common.cluster_address import accepts_connections, uses_private_cluster
+from pipelines.common.ray_session import ray_session
 from pipelines.operations.doctor.finding import Finding
 from pipelines.operations.doctor.gpus import check_node_gpus
 from pipelines.operations.submit import has_token
