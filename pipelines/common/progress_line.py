@@ -55,11 +55,16 @@ class Pace:
 class ProgressLine:
     """A context manager that reports on its block. Lines of the block itself go through `log`."""
 
-    def __init__(self, title: str, log: Callable[[str], None] = print, period_s: float = PERIOD_S) -> None:
-        """`log` receives the lines. If it is `print`, and standard output is a terminal, one line is written again."""
+    def __init__(
+        self, title: str, log: Callable[[str], None] = print, text: str = "", period_s: float = PERIOD_S
+    ) -> None:
+        """`text`: what is done first; it is printed after a period. `log` receives the lines.
+
+        If `log` is `print`, and standard output is a terminal, one line is written again and again.
+        """
         self._title, self._print, self._period_s = title, log, period_s
         self._rewrites = log is print and terminal.is_terminal(sys.stdout)
-        self._state, self._printed, self._open = _waiting(""), time.monotonic(), False
+        self._state, self._printed, self._open = _waiting(text), time.monotonic(), False
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._repeat, daemon=True)
 
@@ -81,8 +86,12 @@ class ProgressLine:
         self._show(text)
 
     def follow(self, state: Callable[[], str]) -> None:
-        """Takes the text from `state` whenever a line is due. It is called in another thread."""
-        self._state = state
+        """Takes the text from `state` whenever a line is due. While it is "", the phase stays.
+
+        It is called in another thread.
+        """
+        phase = self._state
+        self._state = lambda: state() or phase()
 
     def update(self, text: str) -> None:
         """Sets the text. It is printed if a line is due."""
@@ -106,8 +115,9 @@ class ProgressLine:
 
     def _repeat(self) -> None:
         while not self._ended.wait(min(REDRAW_S, self._period_s / 2)):
+            text = self._state()  # also if no line is due: a state measures its rate
             if self._is_due():
-                self._show(self._state())
+                self._show(text)
 
     def _is_due(self) -> bool:
         return time.monotonic() - self._printed >= (REDRAW_S if self._open else self._period_s)

@@ -1,4 +1,4 @@
-"""Prints lines of Ray workers on the driver's terminal, whether or not Ray forwards the output of workers."""
+"""Lines and counts of Ray workers for the driver's terminal, whether or not Ray forwards the output of workers."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import asyncio
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayError
+
+READ_TIMEOUT_S = 5.0
+"""Seconds to wait for the counts."""
 
 
 class Lines:
@@ -25,6 +30,44 @@ class Lines:
     async def get(self) -> str | None:
         """Waits for the next line and returns it."""
         return await self._lines.get()
+
+
+class Counts:
+    """Counts by name, added up over processes. It runs as a Ray actor."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def add(self, name: str, count: int) -> None:
+        """Adds to a count."""
+        self._counts[name] = self._counts.get(name, 0) + count
+
+    def read(self) -> dict[str, int]:
+        """All counts so far."""
+        return self._counts
+
+
+@dataclass(frozen=True)
+class WorkCounter:
+    """Counts the work of all workers. Workers call `add` without waiting; the driver reads."""
+
+    actor: Any  # a handle of Counts, whose methods Ray does not type
+
+    @classmethod
+    def start(cls) -> WorkCounter:
+        """Starts the actor. It ends with the last handle."""
+        return cls(ray.remote(Counts).options(num_cpus=0, max_restarts=-1).remote())
+
+    def add(self, name: str, count: int) -> None:
+        """Adds to a count, in a worker."""
+        self.actor.add.remote(name, count)
+
+    def read(self) -> dict[str, int]:
+        """All counts. After a failure of the node with the counts, what was counted since."""
+        try:
+            return ray.get(self.actor.read.remote(), timeout=READ_TIMEOUT_S)
+        except (RayError, TimeoutError):  # a progress line must not end a run
+            return {}
 
 
 @contextmanager
