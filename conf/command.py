@@ -53,6 +53,8 @@ class Action:
     """Whether the same command continues where it was stopped."""
     preset: str = ""
     """Preset of the action if the command line names none. Empty: the settings of the run, or else scenes."""
+    check: str = ""
+    """ "module:function" that takes the Settings and raises UserError if the action cannot start. Imports no torch."""
     run: RunUse = "none"
     """What the action does with a run."""
     replaces_run: tuple[str, ...] = ()

@@ -13,9 +13,10 @@ import importlib.metadata
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from conf import Resolved, Settings, SettingsError, presets, resolve
 from conf.command import Action, action_help, option, override_of, read_words
@@ -79,19 +80,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(action: Action, resolved: Resolved) -> None:
-    """Imports the action's function and calls it. Raises SystemExit with exit code 1 if a check failed."""
+    """Checks what the action needs, then imports its function and calls it.
+
+    Raises UserError, or SystemExit with exit code 1 if a check of the action itself failed.
+    """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    module, function = action.command.split(":")
+    if action.check:
+        _function(action.check)(resolved.settings)
     argument = resolved if action.argument == "resolved" else resolved.settings
     with ProgressLine("spatialt2i", text="loading the libraries"):
-        command = getattr(importlib.import_module(module), function)
+        command = _function(action.command)
     interrupt.catch_sigterm()  # Ray replaces the handler when it is imported
     try:
         command(argument)
     finally:
         if Path(resolved.settings.run_dir).is_dir():
             library_log.move(run_paths(resolved.settings).library_log, if_written=True)
+
+
+def _function(name: str) -> Callable[[Any], None]:
+    """The function that "module:function" names."""
+    module, function = name.split(":")
+    return getattr(importlib.import_module(module), function)
 
 
 def parse_settings(words: Sequence[str]) -> tuple[Action, Settings]:

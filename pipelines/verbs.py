@@ -8,6 +8,7 @@ _PREFERENCES, _REWARD = "pipelines.preferences.commands", "pipelines.reward.comm
 _REVIEW = "pipelines.preferences.review.commands"
 _POLICY, _SCENES = "pipelines.policy.commands", "pipelines.pretrain.commands"
 _OPERATIONS = "pipelines.operations.commands"
+_CHECKS = "pipelines.operations.checks"
 _STAGES = ("preferences", "reward", "policy", "evaluation")
 
 VERBS: dict[str, dict[str, Action]] = {
@@ -18,33 +19,48 @@ VERBS: dict[str, dict[str, Action]] = {
             ("preferences", "writer", "perturber", "qwen_image", "hunyuan_image", "seedream", "budget"),
             resumes=True,
             run="starts",
+            check=f"{_CHECKS}:build_preferences",
         ),
         "triage": Action(
             f"{_REWARD}:triage",
             "show pairs that a model finds doubtful first in the review",
             ("review", "judge", "serving"),
             run="continues",
+            check=f"{_CHECKS}:triage",
         ),
         "review": Action(
             f"{_REVIEW}:review",
             "serve the review page for annotators, until interrupted",
             ("review",),
             run="continues",
+            check=f"{_CHECKS}:review",
         ),
         "to_label_studio": Action(
-            f"{_REVIEW}:to_label_studio", "write unreviewed pairs as tasks", ("review",), run="continues"
+            f"{_REVIEW}:to_label_studio",
+            "write unreviewed pairs as tasks",
+            ("review",),
+            run="continues",
+            check=f"{_CHECKS}:pairs",
         ),
         "from_label_studio": Action(
-            f"{_REVIEW}:from_label_studio", "read annotations as votes", ("review",), run="continues"
+            f"{_REVIEW}:from_label_studio",
+            "read annotations as votes",
+            ("review",),
+            run="continues",
+            check=f"{_CHECKS}:pairs",
         ),
         "publish": Action(
             f"{_REVIEW}:publish",
             "write a versioned dataset folder: parquet, card, exports",
             ("publish",),
             run="continues",
+            check=f"{_CHECKS}:pairs",
         ),
         "report": Action(
-            f"{_REVIEW}:report", "write an HTML file with plots of the pairs' composition", run="continues"
+            f"{_REVIEW}:report",
+            "write an HTML file with plots of the pairs' composition",
+            run="continues",
+            check=f"{_CHECKS}:pairs",
         ),
     },
     "reward": {
@@ -55,6 +71,7 @@ VERBS: dict[str, dict[str, Action]] = {
             resumes=True,
             run="continues",
             replaces_run=("reward.pairs",),
+            check=f"{_CHECKS}:train_reward",
         ),
         "evaluate": Action(
             f"{_REWARD}:evaluate",
@@ -63,12 +80,14 @@ VERBS: dict[str, dict[str, Action]] = {
             resumes=True,
             run="continues",
             replaces_run=("serving.model", "reward.pairs"),
+            check=f"{_CHECKS}:measure_reward",
         ),
         "check": Action(
             f"{_REWARD}:check",
             "run the sanity checks that allow a reward model to train a policy",
             run="continues",
             replaces_run=("serving.model", "reward.pairs"),
+            check=f"{_CHECKS}:measure_reward",
         ),
         "score": Action(
             f"{_REWARD}:score",
@@ -79,12 +98,14 @@ VERBS: dict[str, dict[str, Action]] = {
             resumes=True,
             run="continues",
             replaces_run=("serving.model",),
+            check=f"{_CHECKS}:score",
         ),
         "merge": Action(
             f"{_REWARD}:merge",
             "write the run's SpatialScore with its LoRA merged into the backbone",
             run="continues",
             replaces_run=("serving.model",),
+            check=f"{_CHECKS}:spatialscore",
         ),
         "serve": Action(
             f"{_REWARD}:serve",
@@ -92,6 +113,7 @@ VERBS: dict[str, dict[str, Action]] = {
             ("serving",),
             run="continues",
             replaces_run=("serving.model",),
+            check=f"{_CHECKS}:serve",
         ),
     },
     "policy": {
@@ -102,6 +124,7 @@ VERBS: dict[str, dict[str, Action]] = {
             resumes=True,
             run="continues",
             replaces_run=("serving.model", "rewards.spatialscore"),
+            check=f"{_CHECKS}:train_policy",
         ),
         "export": Action(
             f"{_POLICY}:export",
@@ -109,6 +132,7 @@ VERBS: dict[str, dict[str, Action]] = {
             ("export", "flux"),
             run="continues",
             replaces_run=("policy.checkpoint.dir",),
+            check=f"{_CHECKS}:trained_policy",
         ),
         "sample": Action(
             f"{_POLICY}:sample",
@@ -116,6 +140,7 @@ VERBS: dict[str, dict[str, Action]] = {
             ("sample", "flux"),
             (Word("sample.text", "'TEXT'", text=True),),
             run="continues",
+            check=f"{_CHECKS}:sample",
         ),
     },
     "evaluate": {
@@ -124,6 +149,7 @@ VERBS: dict[str, dict[str, Action]] = {
             "compare images of held-out prompts before and after training; writes report.html",
             ("evaluation", "flux", "serving"),
             run="continues",
+            check=f"{_CHECKS}:evaluate",
         )
     },
     "run": {
@@ -133,6 +159,7 @@ VERBS: dict[str, dict[str, Action]] = {
             _STAGES,
             resumes=True,
             run="starts",
+            check=f"{_CHECKS}:whole_run",
         )
     },
     "demo": {
@@ -144,6 +171,7 @@ VERBS: dict[str, dict[str, Action]] = {
             preset="scenes",
             resumes=True,
             run="starts",
+            check=f"{_CHECKS}:whole_run",
         )
     },
     "submit": {
@@ -152,6 +180,7 @@ VERBS: dict[str, dict[str, Action]] = {
             "run another verb as a job on a running cluster and follow its log",
             ("submit",),
             argument="command",
+            check=f"{_CHECKS}:submit",
         )
     },
     "status": {
@@ -170,6 +199,7 @@ VERBS: dict[str, dict[str, Action]] = {
             resumes=True,
             run="continues",
             replaces_run=("serving.model",),
+            check=f"{_CHECKS}:ablation",
         )
     },
     "doctor": {

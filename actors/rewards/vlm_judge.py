@@ -13,7 +13,8 @@ from PIL import Image
 
 from actors.reward_input import check_inputs
 from actors.services.budget import LocalBudget
-from actors.services.endpoint import ContentRefused, Endpoint, Key, RetriesExhausted
+from actors.services.endpoint import ContentRefused, Endpoint, RetriesExhausted
+from actors.services.keys import Key
 from actors.types import Scores
 from conf.rewards import JudgeSettings
 

@@ -10,16 +10,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from openai import APIConnectionError, APIResponseValidationError, APIStatusError, AsyncOpenAI
 
 from actors.files import exists, read_file, write_file
 from actors.services.budget import Budget, Usage
+from actors.services.keys import Key
 from actors.services.responses import (
     Response,
     deserialize,
@@ -31,7 +30,6 @@ from actors.services.responses import (
     serialize,
 )
 from conf.endpoints import EndpointSettings
-from conf.errors import SettingsError
 
 _RETRIED = (408, 409, 429)
 """Statuses of calls that are retried; all from 500 on are retried too."""
@@ -50,33 +48,6 @@ class RetriesExhausted(RuntimeError):
 
 class EndpointError(RuntimeError):
     """No call can succeed until a setting, or the account at the service, is fixed."""
-
-
-@dataclass(frozen=True)
-class Key:
-    """A secret key. Its value is not part of its repr."""
-
-    value: str = field(repr=False)
-
-
-def key_of(settings: EndpointSettings) -> Key:
-    """The endpoint's key from this process's environment.
-
-    Pass it on as an argument, not in a runtime environment: Ray writes runtime environments to its logs.
-    Raises SettingsError, naming the variable, if it is not set.
-    """
-    return key_in(settings.key_variable, f"the key of {settings.section}")
-
-
-def key_in(variable: str, description: str) -> Key:
-    """The key in the environment variable `variable`.
-
-    Raises SettingsError if it is not set. The message names the variable and contains `description`.
-    """
-    value = os.environ.get(variable, "")
-    if not value:
-        raise SettingsError(f"{description} is read from ${variable}, which is not set: export {variable}=…")
-    return Key(value)
 
 
 class Endpoint:

@@ -12,7 +12,7 @@ from ray import serve
 
 from actors.rewards.detector import DIRECTIONS, DetectorReward
 from actors.rewards.vlm_judge import JudgeReward
-from actors.services.endpoint import key_of
+from actors.services.keys import key_of
 from actors.types import Prompt, Relation, Scores
 from actors.worker_setup import actor_options
 from actors.workers.reward import RewardPool, application_name, autoscaling_config, serve_replicas, start_pool

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ray import serve
 
-from actors.services.endpoint import key_in
+from actors.services.keys import key_in
 from actors.workers.reward import deployment, start_pool
 from conf import load
 from conf.settings import Settings

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from actors.images import decode_image
 from actors.services.budget import BudgetTracker, LocalBudget
-from actors.services.endpoint import key_of
+from actors.services.keys import key_of
 from conf.settings import Settings
 from pipelines.common.paths import run_paths
 from pipelines.preferences.review.pairs import PairSet

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 
 from conf import Settings
 from conf.endpoints import EndpointSettings
+from pipelines.common.ports import port_problem
 from pipelines.operations.doctor.finding import Finding
 
 
@@ -46,11 +45,7 @@ def check_ports(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_port(section: str, host: str, port: int) -> Finding:
-    with closing(socket.socket()) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: a recently closed port is free
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            fix = f"stop the process that uses it, or set {section}.port (or {section}.host) to another"
-            return Finding(False, f"{section}: cannot listen on {host}:{port}: {error.strerror}", fix)
+    if problem := port_problem(host, port):
+        fix = f"stop the process that uses it, or set {section}.port (or {section}.host) to another"
+        return Finding(False, f"{section}: cannot listen on {host}:{port}: {problem}", fix)
     return Finding(True, f"{section}: {host}:{port} is free")

@@ -17,7 +17,7 @@ import ray
 
 from actors.files import write_file
 from actors.services.budget import BudgetTracker, LocalBudget
-from actors.services.endpoint import Key, key_of
+from actors.services.keys import Key, key_of
 from actors.worker_setup import actor_options, init_worker
 from conf import SettingsError
 from conf.baselines import BaselinesSettings
@@ -54,7 +54,7 @@ class BaselineActor:
     def __init__(self, plan: BaselinePlan, settings: Settings, pairs: str, paths: RunPaths, key: Key) -> None:
         """`pairs`: folder or URI of the pairs."""
         device = init_worker(settings.baselines.threads, settings.baselines.gpus)
-        self._pairs = read_pairs(pairs, "test")
+        self._pairs = read_pairs(pairs, "test").pairs
         self._baseline = open_baseline(plan, settings, str(device), key, paths)
 
     def info(self) -> ActorInfo:

@@ -13,7 +13,8 @@ import numpy as np
 from actors.rewards.vlm_judge import QUESTION as GRADE_QUESTION
 from actors.rewards.vlm_judge import data_url, parse_grade
 from actors.services.budget import Budget, LocalBudget
-from actors.services.endpoint import ContentRefused, Endpoint, Key, RetriesExhausted
+from actors.services.endpoint import ContentRefused, Endpoint, RetriesExhausted
+from actors.services.keys import Key
 from conf.rewards import JudgeSettings
 from pipelines.reward.baselines.position_bias import combine_orders
 from pipelines.reward.data import Pair

@@ -17,11 +17,9 @@ from actors.services.endpoint import (
     ContentRefused,
     Endpoint,
     EndpointError,
-    Key,
     RetriesExhausted,
-    key_in,
-    key_of,
 )
+from actors.services.keys import Key, key_in, key_of
 from conf import UserError
 from conf.endpoints import BudgetSettings, WriterSettings
 from tests.support.openai_server import Behaviour, serving

@@ -1,0 +1,239 @@
+"""What each command needs, checked before it starts: files, earlier stages, models, keys, ports and the cluster.
+
+The command line calls a command's check before it imports the command, so that a mistake is answered in a second. No
+module that is imported here imports torch or Ray. Every function takes the settings and raises UserError.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from conf import Settings, SettingsError, UserError
+from conf.endpoints import EndpointSettings
+from conf.flux import EMBEDDED
+from pipelines.common.cluster_address import check_address, uses_private_cluster
+from pipelines.common.models import check_model
+from pipelines.common.paths import pairs_location, run_paths, spatialscore_folder
+from pipelines.common.ports import check_port
+
+
+def whole_run(settings: Settings) -> None:
+    """`run` and `demo`: what every stage reads from outside the run."""
+    from pipelines.common.prompts import check_prompts
+
+    _cluster(settings)
+    check_prompts(settings)
+    _preferences_services(settings)
+    _policy_models(settings)
+    _spatialscore_backbone(settings)
+
+
+def build_preferences(settings: Settings) -> None:
+    """`preferences build`: a cluster, models, and keys of services."""
+    _cluster(settings)
+    _preferences_services(settings)
+
+
+def pairs(settings: Settings) -> None:
+    """Commands that only need the pairs of the run."""
+    from pipelines.preferences.review.pairs import pair_files
+
+    pair_files(run_paths(settings).preferences)
+
+
+def review(settings: Settings) -> None:
+    """`preferences review`: pairs, and a free port."""
+    pairs(settings)
+    check_port("review", settings.review.host, settings.review.port)
+
+
+def triage(settings: Settings) -> None:
+    """`preferences triage`: pairs, and a SpatialScore or the key of the judge."""
+    pairs(settings)
+    if settings.review.triage == "judge":
+        _key(settings.judge)
+    else:
+        spatialscore(settings)
+
+
+def train_reward(settings: Settings) -> None:
+    """`reward train`: a cluster, pairs, and the backbone."""
+    _reward_pairs(settings)
+    _spatialscore_backbone(settings)
+    _cluster(settings)
+
+
+def measure_reward(settings: Settings) -> None:
+    """`reward evaluate` and `reward check`: a cluster, a SpatialScore, and pairs."""
+    spatialscore(settings)
+    _reward_pairs(settings)
+    _cluster(settings)
+
+
+def score(settings: Settings) -> None:
+    """`reward score`: a cluster, a SpatialScore, a file of prompts, and a folder of images."""
+    from pipelines.reward.score_input import image_folder, read_requests
+
+    spatialscore(settings)
+    read_requests(settings.score.prompts)
+    image_folder(settings.score.images)
+    _cluster(settings)
+
+
+def serve(settings: Settings) -> None:
+    """`reward serve`: a cluster, a SpatialScore, a free port, and the token if one is asked for."""
+    from actors.services.keys import key_in
+
+    spatialscore(settings)
+    if settings.serving.token_variable:
+        key_in(settings.serving.token_variable, "the token that callers of SpatialScore must send")
+    if uses_private_cluster(settings):
+        check_port("serving", settings.serving.host, settings.serving.port)
+    _cluster(settings)
+
+
+def spatialscore(settings: Settings) -> None:
+    """Commands that only need a SpatialScore."""
+    from pipelines.reward.served_model import served_model
+
+    served_model(settings)
+
+
+def train_policy(settings: Settings) -> None:
+    """`policy train`: a cluster, prompts, models, and rewards that may train a policy."""
+    from pipelines.common.prompts import check_prompts
+
+    if settings.rewards.spatialscore:
+        _checked_spatialscore(settings)
+    check_prompts(settings)
+    _policy_models(settings)
+    _cluster(settings)
+
+
+def sample(settings: Settings) -> None:
+    """`policy sample`: a text, and a trained policy."""
+    from actors.reward_input import InputError, check_prompt
+
+    if not any(text.strip() for text in settings.sample.text):
+        raise SettingsError('sample.text must not be empty, e.g. spatialt2i policy sample "a cat left of a dog"')
+    for text in settings.sample.text:
+        try:
+            check_prompt(text)
+        except InputError as error:
+            raise SettingsError(f"sample.text: {error}") from error
+    trained_policy(settings)
+    _model(settings, "flux.model", settings.flux.model, "model_index.json")
+
+
+def trained_policy(settings: Settings) -> None:
+    """Commands that need a policy that was trained: its checkpoints, or an export."""
+    from actors.files import list_folder
+
+    paths = run_paths(settings)
+    location = settings.policy.checkpoint.dir or str(paths.checkpoints)
+    if not paths.export.is_dir() and not list_folder(location):
+        raise UserError(f"no trained policy in {paths.policy}: run `spatialt2i policy train` first")
+
+
+def evaluate(settings: Settings) -> None:
+    """`evaluate`: a cluster, a trained policy, a SpatialScore, and held-out prompts."""
+    trained_policy(settings)
+    if not spatialscore_folder(settings).is_dir():
+        spatialscore(settings)
+    if settings.policy.held_out_prompts or settings.flux.model != EMBEDDED:
+        from pipelines.evaluation.cases import draw_cases
+
+        draw_cases(settings)
+    _model(settings, "flux.model", settings.flux.model, "model_index.json")
+    _cluster(settings)
+
+
+def ablation(settings: Settings) -> None:
+    """`ablation`: a cluster, the scenes world, and rewards that may train a policy."""
+    if settings.flux.model != EMBEDDED:
+        raise SettingsError(
+            f"an ablation needs flux.model={EMBEDDED}, got {settings.flux.model}, because the exact checker that "
+            "judges the variants exists in the scenes world only"
+        )
+    if settings.rewards.spatialscore:
+        _checked_spatialscore(settings)
+    _cluster(settings)
+
+
+def submit(settings: Settings) -> None:
+    """`submit`: the folder that is sent to the cluster."""
+    folder = settings.submit.working_dir
+    if "://" not in folder and not Path(folder).is_dir():
+        raise SettingsError(f"submit.working_dir must be a folder, got {folder}")
+
+
+def _cluster(settings: Settings) -> None:
+    if not uses_private_cluster(settings) and settings.ray_address != "local":
+        check_address(settings.ray_address)
+
+
+def _checked_spatialscore(settings: Settings) -> None:
+    from pipelines.reward.sanity_report import require_passed
+
+    spatialscore(settings)
+    require_passed(settings)
+
+
+def _reward_pairs(settings: Settings) -> None:
+    """The pairs of stage 2: of the run, or of a published version, which may be at a URI."""
+    from actors.files import exists, list_folder
+
+    folder = pairs_location(settings)
+    if not exists(folder) or not any(name.endswith(".parquet") for name in list_folder(folder)):
+        fix = "correct reward.pairs" if settings.reward.pairs else "run `spatialt2i preferences build` first"
+        raise UserError(f"no preference pairs at {folder}: {fix}")
+
+
+def _preferences_services(settings: Settings) -> None:
+    cfg, weights = settings.preferences, settings.preferences.generators
+    if cfg.generated_fraction and settings.flux.model != EMBEDDED:
+        raise SettingsError(
+            f"preferences.generated_fraction={cfg.generated_fraction} needs flux.model={EMBEDDED}, because only the "
+            f"scenes world can check generated pairs, got flux.model={settings.flux.model}: set "
+            "preferences.generated_fraction=0"
+        )
+    for used, endpoint in (
+        (cfg.writer == "chat", settings.writer),
+        (cfg.perturber == "chat", settings.perturber),
+        (weights.seedream > 0, settings.seedream),
+    ):
+        if used:
+            _key(endpoint)
+    for used, section, model in (
+        (weights.qwen_image, "qwen_image", settings.qwen_image.model),
+        (weights.hunyuan_image, "hunyuan_image", settings.hunyuan_image.model),
+    ):
+        if used:
+            _model(settings, f"{section}.model", model, "model_index.json")
+
+
+def _policy_models(settings: Settings) -> None:
+    _model(settings, "flux.model", settings.flux.model, "model_index.json")
+    if settings.rewards.detector:
+        _model(settings, "detector.model", settings.detector.model, "config.json")
+    if settings.rewards.judge:
+        _key(settings.judge)
+    if settings.rewards.rules and settings.flux.model != EMBEDDED:
+        raise SettingsError(
+            "rewards.rules can check images of the scenes world only, i.e. flux.model=embedded, got "
+            f"{settings.flux.model}: set rewards.rules=0"
+        )
+
+
+def _spatialscore_backbone(settings: Settings) -> None:
+    _model(settings, "spatialscore.model", settings.spatialscore.model, "config.json")
+
+
+def _model(settings: Settings, setting: str, location: str, first_file: str) -> None:
+    check_model(settings, setting, location, first_file)
+
+
+def _key(endpoint: EndpointSettings) -> None:
+    from actors.services.keys import key_of
+
+    key_of(endpoint)
