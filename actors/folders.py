@@ -217,17 +217,21 @@ def _files(folder: Path) -> Iterator[str]:
         yield from (os.path.relpath(os.path.join(parent, name), folder) for name in (*files, *links))
 
 
-def _set_usual_permissions(folder: Path) -> None:
-    """Gives all files and folders the permissions of new ones: some libraries write files for their owner only."""
-    probe = folder / partial_path("mode")
+def set_usual_permissions(file: Path) -> None:
+    """Gives a file the permissions that a new one has. Some libraries write files that only their owner can read."""
+    probe = Path(partial_path(str(file)))
     probe.touch()
-    file_mode, folder_mode = probe.stat().st_mode & 0o777, folder.stat().st_mode & 0o777
+    file.chmod(probe.stat().st_mode & 0o777)
     probe.unlink()
+
+
+def _set_usual_permissions(folder: Path) -> None:
+    """The same for all files and folders of a new folder."""
     for parent, _, files in os.walk(folder):
-        os.chmod(parent, folder_mode)
+        os.chmod(parent, folder.stat().st_mode & 0o777)
         for name in files:
-            if not os.path.islink(path := os.path.join(parent, name)):
-                os.chmod(path, file_mode)
+            if not (path := Path(parent) / name).is_symlink():
+                set_usual_permissions(path)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ of GPUs of each role comes from the preset.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -80,6 +81,17 @@ def changed_values(words: Sequence[str]) -> Values:
     return replace(Values(), **changes)
 
 
+def _may_be_replaced(file: Path) -> bool:
+    """Whether a file is absent, or was written by this command."""
+    if not os.path.lexists(file):
+        return True
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return text.startswith(HEADING[:24]) or (file.suffix == ".json" and '"uid": "spatialt2i"' in text)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Writes the files, each atomically. Returns the exit code: 0, or 2 if an argument is wrong."""
     names = [word for word in arguments if "=" not in word]
@@ -91,6 +103,14 @@ def main(arguments: Sequence[str]) -> int:
         texts = rendered(load(preset), changed_values(overrides), command)
     except UserError as error:
         print(f"cluster.render: {error}", file=sys.stderr)
+        return 2
+    foreign = [name for name in texts if not _may_be_replaced(folder / name)]
+    if foreign:
+        print(
+            f"cluster.render: {folder} holds {', '.join(foreign)}, not written by this command: move them away, or name "
+            "another folder",
+            file=sys.stderr,
+        )
         return 2
     for name, text in texts.items():
         write_file(str(folder / name), text.encode())
