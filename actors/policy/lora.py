@@ -13,6 +13,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 from torch import nn
 
+from actors.folders import set_usual_permissions
 from conf.flux import FluxSettings
 
 WEIGHT_NAME = "pytorch_lora_weights.safetensors"
@@ -68,6 +69,7 @@ def save_lora(state: Mapping[str, torch.Tensor], settings: FluxSettings, directo
     directory.mkdir(parents=True, exist_ok=True)
     partial = f"partial-{WEIGHT_NAME}"
     FluxPipeline.save_lora_weights(directory, transformer_lora_layers=scaled, weight_name=partial)
+    set_usual_permissions(directory / partial)
     return (directory / partial).replace(directory / WEIGHT_NAME)
 
 
