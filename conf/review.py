@@ -9,7 +9,10 @@ from typing import ClassVar, Literal
 from conf.errors import SettingsError
 from conf.rules import Section, at_least, between
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
+"""The name of an annotator."""
+DEFAULT_ANNOTATORS = ("annotator_1", "annotator_2")
+DEFAULT_ADJUDICATORS = ("adjudicator",)
 
 
 @dataclass(frozen=True)
@@ -18,11 +21,13 @@ class ReviewSettings(Section):
 
     section: ClassVar[str] = "review"
 
-    annotators: tuple[str, ...] = ("annotator_1", "annotator_2")
-    """Who may log in to review. A login link is made for each name."""
+    annotators: tuple[str, ...] = ()
+    """Who may log in to review. A login link is made for each name. Others lose access. Empty: those who were invited
+    before; at first annotator_1 and annotator_2."""
 
-    adjudicators: tuple[str, ...] = ("adjudicator",)
-    """Who decides if annotators disagree. Adjudicators review nothing else."""
+    adjudicators: tuple[str, ...] = ()
+    """Who decides if annotators disagree. Adjudicators review nothing else. Empty: those who were invited before; at
+    first adjudicator."""
 
     annotators_per_pair: int = field(default=2, metadata=at_least(1))
     """Annotators who review each pair."""
@@ -58,12 +63,12 @@ class ReviewSettings(Section):
         super().__post_init__()
         for key in ("annotators", "adjudicators"):
             for name in getattr(self, key):
-                if not _NAME.fullmatch(name):
+                if not NAME.fullmatch(name):
                     raise SettingsError(f"review.{key} must be names of letters, digits and _ . -, got {name!r}")
         names = (*self.annotators, *self.adjudicators)
         if len(set(names)) != len(names):
             raise SettingsError(f"review.annotators and review.adjudicators must all differ, got {', '.join(names)}")
-        if len(self.annotators) < self.annotators_per_pair:
+        if self.annotators and len(self.annotators) < self.annotators_per_pair:
             raise SettingsError(
                 "review.annotators_per_pair must be at most the number of annotators, got "
                 f"{self.annotators_per_pair} with {len(self.annotators)}: add names to review.annotators"

@@ -28,6 +28,7 @@ class ReviewServer:
     process: subprocess.Popen[str]
     address: str
     run_dir: Path
+    said: str  # what it printed before it served
 
     @property
     def links(self) -> dict[str, str]:
@@ -74,11 +75,14 @@ def serving_review(run_dir: Path, *overrides: str) -> Generator[ReviewServer]:
     )
     try:
         assert process.stdout
-        line = process.stdout.readline()
-        address = re.search(r"http://[\d.]+:\d+", line)
-        assert address, f"the server printed {line!r}"
+        said: list[str] = []
+        address = None
+        while not address:
+            said.append(process.stdout.readline())
+            assert said[-1], f"the server ended after {said}"
+            address = re.search(r"http://[\d.]+:\d+", said[-1])
         wait_for(lambda: _responds(address[0]), "the server")
-        yield ReviewServer(process, address[0], run_dir)
+        yield ReviewServer(process, address[0], run_dir, "".join(said))
     finally:
         process.terminate()
         process.wait(30)

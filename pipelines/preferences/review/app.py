@@ -1,34 +1,30 @@
 """The review over HTTP: a page and the requests that it makes. Everything except the page itself needs a login."""
 
 import hmac
-from collections.abc import Awaitable, Callable
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlencode
 
 from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
-from fastapi.responses import FileResponse, HTMLResponse
-from fastapi.staticfiles import StaticFiles
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from pydantic import BaseModel, Field
 
-from pipelines.preferences.review.auth import COOKIE, Auth, Session
+from pipelines.preferences.review.auth import COOKIE, SESSION_SECONDS, Auth, Session
+from pipelines.preferences.review.database import DatabaseUnavailableError
+from pipelines.preferences.review.limits import Limits
 from pipelines.preferences.review.overview import render_overview
 from pipelines.preferences.review.pairs import PRESENCE
 from pipelines.preferences.review.queue import ReviewItem, ReviewQueue
 from pipelines.preferences.review.store import Store
-from pipelines.preferences.review.votes import AlreadyVotedError, NotDisputedError, NothingToUndoError
+from pipelines.preferences.review.votes import NothingToUndoError, VoteRefusedError
 
 PAGE = Path(__file__).parent / "page"
-SECURITY_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
-COOKIE_SECONDS = 30 * 86400
+PAGE_FILES = {"review.js": "text/javascript", "review.css": "text/css"}
+RETRY_AFTER_S = 5
 _MEDIA_TYPES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp"}
-_ClaimAnswers = Annotated[list[str], Field(max_length=100)]
 
 
 class Login(BaseModel):
@@ -41,10 +37,10 @@ class VoteRequest(BaseModel):
     """An annotator's answers about both images of a pair, in the order in which the images were shown."""
 
     vote_id: str = Field(min_length=8, max_length=64)
-    pair_id: str = Field(max_length=200)
-    first: _ClaimAnswers
-    second: _ClaimAnswers
-    seconds: float
+    pair_id: str
+    first: list[str]
+    second: list[str]
+    seconds: float = Field(allow_inf_nan=False)
 
 
 def logged_in(request: Request) -> Session:
@@ -72,21 +68,38 @@ def create_app(queue: ReviewQueue, store: Store, auth: Auth, https: bool) -> Fas
     """The application. If `https`, the session cookie is sent over TLS only."""
     app = FastAPI(title="SpatialT2I review", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.auth = auth
-    app.mount("/page", StaticFiles(directory=PAGE), name="page")
-
-    @app.middleware("http")
-    async def add_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = await call_next(request)
-        response.headers.update({"Cache-Control": "no-store", **SECURITY_HEADERS, **dict(response.headers)})
-        return response
+    app.add_middleware(Limits)
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
+    app.add_exception_handler(DatabaseUnavailableError, _answer_unsaved)
 
     @app.get("/")
     def page() -> FileResponse:
         return FileResponse(PAGE / "index.html")
 
+    @app.get("/page/{name}")
+    def page_file(name: str) -> FileResponse:
+        if name not in PAGE_FILES:
+            raise HTTPException(404, "no such file")
+        return FileResponse(PAGE / name, media_type=PAGE_FILES[name])
+
     _add_login(app, auth, https)
     _add_review(app, queue, store)
     return app
+
+
+def _answer_invalid(request: Request, error: Exception) -> JSONResponse:
+    """422 with the reasons, without what was sent: it can be text that a response cannot hold."""
+    assert isinstance(error, RequestValidationError)
+    reasons = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+    text = "; ".join(reasons[:5]).encode("utf-8", "replace").decode()
+    return JSONResponse({"detail": f"the request is not valid: {text}"}, 422)
+
+
+def _answer_unsaved(request: Request, error: Exception) -> JSONResponse:
+    """503 if the database refuses. The page keeps the answers and sends them again."""
+    print(f"review  a request was not saved: {error}", file=sys.stderr, flush=True)
+    detail = "the server cannot save at the moment: tell the person who runs the review"
+    return JSONResponse({"detail": detail}, 503, headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
 def _add_login(app: FastAPI, auth: Auth, https: bool) -> None:
@@ -98,7 +111,9 @@ def _add_login(app: FastAPI, auth: Auth, https: bool) -> None:
         if result is None:
             raise HTTPException(401, "this login link is not valid, or no longer valid: ask for a new one")
         cookie, session = result
-        response.set_cookie(COOKIE, cookie, max_age=COOKIE_SECONDS, httponly=True, samesite="strict", secure=https)
+        response.set_cookie(
+            COOKIE, cookie, max_age=int(SESSION_SECONDS), httponly=True, samesite="strict", secure=https
+        )
         return asdict(session)
 
     @app.post("/api/logout")
@@ -128,7 +143,7 @@ def _add_review(app: FastAPI, queue: ReviewQueue, store: Store) -> None:
         answers = tuple(request.first), tuple(request.second)
         try:
             queue.cast(session, request.vote_id, request.pair_id, answers, request.seconds)
-        except (AlreadyVotedError, NotDisputedError) as error:
+        except VoteRefusedError as error:
             raise HTTPException(409, str(error)) from error
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
@@ -145,10 +160,10 @@ def _add_review(app: FastAPI, queue: ReviewQueue, store: Store) -> None:
     def overview(session: Reader) -> HTMLResponse:
         return HTMLResponse(render_overview(queue.overview(session)))
 
-    @app.get("/image/{pair_id}/{key}")
-    def image(pair_id: str, key: str, session: Reader) -> Response:
+    @app.get("/image")
+    def image(pair: str, key: str, session: Reader) -> Response:
         try:
-            content = queue.image(session, pair_id, key)
+            content = queue.image(session, pair, key)
         except KeyError as error:
             raise HTTPException(404, "no such image") from error
         kinds = (kind for start, kind in _MEDIA_TYPES.items() if content.startswith(start))
@@ -163,7 +178,8 @@ def _item_for_page(item: ReviewItem) -> dict[str, object]:
         "pair_id": pair_id,
         "prompt": item.pair.prompt,
         "claims": [[PRESENCE], *map(list, item.pair.relations)],
-        "images": [f"/image/{pair_id}/{key}" for key in item.images],
+        # In the query, because browsers change some paths: a pair's id may hold any character.
+        "images": [f"/image?{urlencode({'pair': pair_id, 'key': key})}" for key in item.images],
         "answers": item.answers,
         "disputed": item.disputed,
     }

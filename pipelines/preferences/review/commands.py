@@ -10,9 +10,12 @@ from conf import Settings
 
 def review(settings: Settings) -> None:
     """Serves the page on which annotators review the run's pairs, until it is interrupted."""
-    from pipelines.preferences.review.serve import serve_review
+    from pipelines.preferences.review.listener import listen
 
-    serve_review(settings)
+    with listen(settings.review.host, settings.review.port) as listener:  # before slow imports, and before any file
+        from pipelines.preferences.review.serve import serve_review
+
+        serve_review(settings, listener)
 
 
 def publish(settings: Settings) -> None:

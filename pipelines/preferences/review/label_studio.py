@@ -12,21 +12,23 @@ from __future__ import annotations
 import hmac
 import json
 from collections import defaultdict
-from contextlib import suppress
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from actors.files import write_file
+from actors.json_files import JsonError, parse_json
 from conf import UserError
 from conf.settings import Settings
 from pipelines.common.paths import run_paths
-from pipelines.preferences.review.annotation import Annotation, verdict
+from pipelines.preferences.review.annotation import ANSWERS, Annotation, verdict
 from pipelines.preferences.review.database import Database
 from pipelines.preferences.review.pairs import PRESENCE, SIDES, PairSet, ReviewPair
 from pipelines.preferences.review.serve import open_database, open_queue, open_store
-from pipelines.preferences.review.votes import AlreadyVotedError, Vote
+from pipelines.preferences.review.store import Store
+from pipelines.preferences.review.votes import AlreadyVotedError, NotOpenError, Vote
 from pipelines.preferences.row_values import Side
 
 CONFIG = """<View>
@@ -41,8 +43,14 @@ CONFIG = """<View>
 </View>
 """
 
-TaskAnnotation = dict[str, Any]
-"""An annotation of one task, as Label Studio exports it."""
+
+@dataclass(frozen=True)
+class ImageAnswers:
+    """One annotator's answers about one image, from one annotation of one task."""
+
+    answers: tuple[str, ...]  # one for each claim, "" if it is missing
+    seconds: float
+    cast_at: float  # seconds since 1970
 
 
 @dataclass(frozen=True)
@@ -50,11 +58,13 @@ class ImportResult:
     """Numbers of annotations, by pair and annotator."""
 
     saved: int  # as new votes
-    known: int  # saved before
+    known: int  # the annotator's vote on the pair was saved before
+    late: int  # the pair was decided without them
     incomplete: int  # only one image was judged, or answers are missing
 
     def __str__(self) -> str:
-        return f"{self.saved} votes saved, {self.known} known already, {self.incomplete} incomplete"
+        late = f", {self.late} on pairs that were decided already" if self.late else ""
+        return f"{self.saved} votes saved, {self.known} known already, {self.incomplete} incomplete{late}"
 
 
 def label_studio_folder(settings: Settings) -> Path:
@@ -69,22 +79,21 @@ def export_tasks(settings: Settings) -> Path:
     Raises UserError if the run has no pairs.
     """
     folder, pairs = label_studio_folder(settings), PairSet(run_paths(settings).preferences)
-    database = open_database(settings)
-    store = open_store(settings, database)
-    open_queue(settings, database, store)  # fills the queue
     tasks: list[dict[str, Any]] = []
-    for pair_id, status in store.statuses().items():
-        if status != "pending":
-            continue
-        pair = pairs.pair(pair_id)
-        claims = [{"text": text} for text in (PRESENCE, *map(" ".join, pair.relations))]
-        for side in SIDES:
-            key = _task_key(database, pair_id, side)
-            write_file(str(folder / "images" / f"{key}.png"), pairs.image(pair_id, side))
-            image = f"/data/local-files/?d=images/{key}.png"
-            data = {"pair_id": pair_id, "key": key, "image": image, "prompt": pair.prompt, "claims": claims}
-            tasks.append({"data": data})
-    database.close()
+    with closing(open_database(settings)) as database:
+        store = open_store(settings, database)
+        open_queue(settings, database, store)  # fills the queue
+        for pair_id, status in store.statuses().items():
+            if status != "pending":
+                continue
+            pair = pairs.pair(pair_id)
+            claims = [{"text": text} for text in (PRESENCE, *map(" ".join, pair.relations))]
+            for side in SIDES:
+                key = _task_key(database, pair_id, side)
+                write_file(str(folder / "images" / f"{key}.png"), pairs.image(pair_id, side))
+                image = f"/data/local-files/?d=images/{key}.png"
+                data = {"pair_id": pair_id, "key": key, "image": image, "prompt": pair.prompt, "claims": claims}
+                tasks.append({"data": data})
     tasks.sort(key=lambda task: task["data"]["key"])  # separates the two images of a pair
     write_file(str(folder / "config.xml"), CONFIG.encode())
     write_file(str(folder / "tasks.json"), json.dumps(tasks, indent=1).encode())
@@ -94,48 +103,31 @@ def export_tasks(settings: Settings) -> Path:
 def import_annotations(settings: Settings) -> ImportResult:
     """Saves the annotations in annotations.json as votes. Importing a file again changes nothing.
 
-    Raises UserError if the file is missing or holds a task that this review did not export.
+    Raises UserError, and saves nothing, if the file is missing, is no export of Label Studio, or holds a task that this
+    review did not export.
     """
     path = label_studio_folder(settings) / "annotations.json"
     if not path.exists():
         raise UserError(f"no {path}: export the Label Studio project as JSON and save it there")
-    pairs, database = PairSet(run_paths(settings).preferences), open_database(settings)
-    store = open_store(settings, database)
-    before, incomplete = len(store.votes()), 0
-    annotations = _read_annotations(path, database, pairs)
-    for (annotator, pair_id), by_side in annotations.items():
-        vote = _vote(annotator, pairs.pair(pair_id), by_side)
-        if vote is None:
-            incomplete += 1
-            continue
-        with suppress(AlreadyVotedError):  # the annotator voted on the review page
-            store.cast(vote)
-    saved = len(store.votes()) - before
-    database.close()
-    return ImportResult(saved, len(annotations) - incomplete - saved, incomplete)
+    pairs, counts = PairSet(run_paths(settings).preferences), {"saved": 0, "known": 0, "late": 0, "incomplete": 0}
+    with closing(open_database(settings)) as database:
+        store = open_store(settings, database)
+        annotations = _read_annotations(path, database, pairs)
+        known = {(vote.annotator, vote.pair_id) for vote in store.votes()}
+        for (annotator, pair_id), by_side in annotations.items():
+            if len(by_side) < len(SIDES) or not all(all(one.answers) for one in by_side.values()):
+                counts["incomplete"] += 1
+            elif (annotator, pair_id) in known:
+                counts["known"] += 1
+            else:
+                counts["saved" if _save(store, annotator, pairs.pair(pair_id), by_side) else "late"] += 1
+    return ImportResult(**counts)
 
 
-def _read_annotations(
-    path: Path, database: Database, pairs: PairSet
-) -> dict[tuple[str, str], dict[Side, TaskAnnotation]]:
-    """(annotator, pair id) -> side -> annotation."""
-    found: dict[tuple[str, str], dict[Side, TaskAnnotation]] = defaultdict(dict)
-    for task in json.loads(path.read_text()):
-        pair_id, side = task["data"]["pair_id"], _side(database, pairs, task["data"])
-        for annotation in task["annotations"]:
-            if not annotation.get("was_cancelled"):
-                found[_annotator(annotation), pair_id][side] = annotation
-    return found
-
-
-def _vote(annotator: str, pair: ReviewPair, by_side: dict[Side, TaskAnnotation]) -> Vote | None:
-    """The vote of an annotator on a pair; None if an answer is missing."""
-    answers = {side: _answers(annotation, pair.claims) for side, annotation in by_side.items()}
-    if len(answers) < len(SIDES) or not all(map(all, answers.values())):
-        return None
-    annotation = Annotation(answers["w"], answers["l"])
-    annotation.check(pair)
-    return Vote(
+def _save(store: Store, annotator: str, pair: ReviewPair, by_side: dict[Side, ImageAnswers]) -> bool:
+    """Saves a vote. Returns whether the pair needed it."""
+    annotation = Annotation(by_side["w"].answers, by_side["l"].answers)
+    vote = Vote(
         vote_id=f"{annotator}|{pair.pair_id}",
         pair_id=pair.pair_id,
         annotator=annotator,
@@ -143,8 +135,56 @@ def _vote(annotator: str, pair: ReviewPair, by_side: dict[Side, TaskAnnotation])
         annotation=annotation,
         verdict=verdict(pair, annotation),
         first_side="w",
-        seconds=sum(float(one.get("lead_time") or 0.0) for one in by_side.values()),
-        cast_at=max(datetime.fromisoformat(one["created_at"]).timestamp() for one in by_side.values()),
+        seconds=sum(one.seconds for one in by_side.values()),
+        cast_at=max(one.cast_at for one in by_side.values()),
+    )
+    try:
+        store.cast(vote, needs_lease=False)
+    except (AlreadyVotedError, NotOpenError):
+        return False
+    return True
+
+
+def _read_annotations(
+    path: Path, database: Database, pairs: PairSet
+) -> dict[tuple[str, str], dict[Side, ImageAnswers]]:
+    """(annotator, pair id) -> side -> answers. Raises UserError for a task that Label Studio did not write."""
+    found: dict[tuple[str, str], dict[Side, ImageAnswers]] = defaultdict(dict)
+    try:
+        tasks = parse_json(path.read_bytes())
+        if not isinstance(tasks, list):
+            raise JsonError("it must be a list of tasks")
+    except (JsonError, OSError) as error:
+        raise UserError(
+            f"{path} must be a JSON export of Label Studio, got: {error}: export the project again"
+        ) from error
+    for number, task in enumerate(tasks, start=1):
+        try:
+            pair_id, side = str(task["data"]["pair_id"]), _side(database, pairs, task["data"])
+            for annotation in task["annotations"]:
+                if not annotation.get("was_cancelled"):
+                    answers = _image_answers(annotation, pairs.pair(pair_id).claims)
+                    found[_annotator(annotation), pair_id][side] = answers
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise UserError(
+                f"task {number} of {path} must be as Label Studio exports it, got {type(error).__name__}: {error}: "
+                "export the project again, as JSON and not as JSON-MIN"
+            ) from error
+    return found
+
+
+def _image_answers(annotation: dict[str, Any], claims: int) -> ImageAnswers:
+    """The answers of one annotation. Raises ValueError, KeyError or TypeError if it is not one of our tasks."""
+    chosen = {
+        part["from_name"]: part["value"]["choices"][0] for part in annotation["result"] if "choices" in part["value"]
+    }
+    answers = tuple(chosen.get(f"answer_{i}", "") for i in range(claims))
+    if wrong := [answer for answer in answers if answer not in ("", *ANSWERS)]:
+        raise ValueError(f"an answer must be one of {', '.join(ANSWERS)}, got {wrong[0]!r}")
+    return ImageAnswers(
+        answers,
+        seconds=max(0.0, float(annotation.get("lead_time") or 0.0)),
+        cast_at=datetime.fromisoformat(annotation["created_at"]).timestamp(),
     )
 
 
@@ -162,15 +202,7 @@ def _side(database: Database, pairs: PairSet, data: dict[str, Any]) -> Side:
     )
 
 
-def _annotator(annotation: TaskAnnotation) -> str:
+def _annotator(annotation: dict[str, Any]) -> str:
     """The annotator's name. Depending on the export, Label Studio gives a number or an account."""
     account = annotation["completed_by"]
     return f"label-studio-{account['email'] if isinstance(account, dict) else account}"
-
-
-def _answers(annotation: TaskAnnotation, claims: int) -> tuple[str, ...]:
-    """One answer for each claim, "" if it is missing."""
-    chosen = {
-        part["from_name"]: part["value"]["choices"][0] for part in annotation["result"] if "choices" in part["value"]
-    }
-    return tuple(chosen.get(f"answer_{i}", "") for i in range(claims))

@@ -57,9 +57,9 @@ class PairSet:
     """The pairs of a folder of parquet files. Texts are in memory; an image is read when it is requested."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises UserError if the folder holds no pairs."""
+        """Raises UserError if the folder holds no pairs, or a file of other content."""
         self._files = pair_files(folder)
-        self._texts = pa.concat_tables(pq.read_table(path, columns=list(_COLUMNS)) for path in self._files)
+        self._texts = pa.concat_tables(_read_texts(path) for path in self._files)
         self._rows: dict[str, int] = {name: row for row, name in enumerate(self._texts["pair_id"].to_pylist())}
         self._groups = _row_groups(self._files)
         self._cache: OrderedDict[int, pa.Table] = OrderedDict()
@@ -85,7 +85,7 @@ class PairSet:
         return [_review_pair(row) for row in self._texts.to_pylist()]
 
     def image(self, pair_id: str, side: Side) -> bytes:
-        """The image file of one side. Raises KeyError if the dataset has no such pair."""
+        """The image file of one side. Raises KeyError if the dataset has no such pair, or the pair no such image."""
         row = self._rows[pair_id]
         number = max(i for i, group in enumerate(self._groups) if group.start <= row)
         with self._lock:
@@ -98,7 +98,10 @@ class PairSet:
             self._cache.move_to_end(number)
             while len(self._cache) > _CACHED_GROUPS:
                 self._cache.popitem(last=False)
-        return table[f"image_{side}"][row - self._groups[number].start].as_py()["bytes"]
+        image = table[f"image_{side}"][row - self._groups[number].start].as_py()
+        if not image or not image["bytes"]:
+            raise KeyError(f"{pair_id} has no image_{side}")
+        return image["bytes"]
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,19 @@ class _RowGroup:
     path: Path
     index: int  # in the file
     start: int  # number of its first row in the whole dataset
+
+
+def _read_texts(path: Path) -> pa.Table:
+    """The columns of one file that are not images. Raises UserError if it does not hold pairs."""
+    try:
+        table = pq.read_table(path, columns=list(_COLUMNS))
+        missing = [name for name in (*_COLUMNS, "image_w", "image_l") if name not in pq.read_schema(path).names]
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} must be a parquet file of pairs, got: {error}: build or copy it again") from error
+    if missing or table["pair_id"].null_count:
+        problem = f"no column {', '.join(missing)}" if missing else "rows without a pair_id"
+        raise UserError(f"{path} must hold preference pairs, got {problem}: see docs/preferences.md for the columns")
+    return table
 
 
 def _row_groups(files: Sequence[Path]) -> list[_RowGroup]:
@@ -120,7 +136,7 @@ def _row_groups(files: Sequence[Path]) -> list[_RowGroup]:
 
 
 def _review_pair(row: dict[str, Any]) -> ReviewPair:
-    relations = tuple((one["subject"], one["relation"], one["object"]) for one in row["relations"])
+    relations = tuple((one["subject"], one["relation"], one["object"]) for one in row["relations"] or ())
     sentences = [" ".join(relation) for relation in relations]
     changed = [edit["from"] for edit in row["perturbations"]]
     located = row["n_perturb"] > 0 and all(sentence in sentences for sentence in changed)

@@ -92,7 +92,7 @@ class ReviewQueue:
 
     def undo(self, session: Session) -> ReviewItem:
         """The annotator's last pair again, with the answers that were given. Raises NothingToUndoError."""
-        vote = self._store.withdraw(session.annotator)
+        vote = self._store.withdraw(session.annotator, session.stage)
         return self._item(session, vote.pair_id, vote.as_shown)
 
     def image(self, session: Session, pair_id: str, key: str) -> bytes:

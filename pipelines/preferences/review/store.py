@@ -1,7 +1,7 @@
 """The queue and the votes of one review.
 
 Votes are never deleted: an undone vote is marked as withdrawn. A unique index ensures that an annotator has at most one
-vote on a pair.
+vote on a pair. An annotator can vote only on a pair that the queue has put on their screen. A lease records this.
 """
 
 from __future__ import annotations
@@ -12,11 +12,20 @@ import time
 from collections.abc import Iterable
 
 from pipelines.preferences.review.annotation import Annotation, Verdict, resolve
+from pipelines.preferences.review.conditions import (
+    DISPUTED,
+    DISPUTED_AND_FREE,
+    GOLD,
+    PENDING,
+    PENDING_AND_FREE,
+    VALID_LEASE,
+    VOTES,
+)
 from pipelines.preferences.review.database import Database
 from pipelines.preferences.review.votes import (
     AlreadyVotedError,
-    NotDisputedError,
     NothingToUndoError,
+    NotOpenError,
     Progress,
     QueueEntry,
     ReviewStage,
@@ -25,18 +34,13 @@ from pipelines.preferences.review.votes import (
 )
 from pipelines.preferences.row_values import ReviewStatus
 
-_NOT_VOTED = (
-    "NOT EXISTS (SELECT 1 FROM votes WHERE votes.pair_id = pairs.pair_id AND annotator = :annotator AND NOT withdrawn)"
-)
-_LEASES = "(SELECT count(*) FROM leases WHERE leases.pair_id = pairs.pair_id)"
-_VOTES = "(SELECT count(*) FROM votes WHERE votes.pair_id = pairs.pair_id AND NOT withdrawn)"
-_GOLD = f"listed AND gold AND {_NOT_VOTED}"
-_PENDING = f"listed AND NOT gold AND status = 'pending' AND {_NOT_VOTED}"
-_DISPUTED = f"listed AND NOT gold AND status = 'disputed' AND {_NOT_VOTED}"
-
 _INSERT_PAIR = (
     "INSERT INTO pairs (pair_id, position, gold) VALUES (?, ?, ?) ON CONFLICT (pair_id) "
     "DO UPDATE SET position = excluded.position, gold = excluded.gold, listed = 1"
+)
+_INSERT_VOTE = (
+    "INSERT INTO votes (vote_id, pair_id, annotator, stage, winner, loser, verdict, first_side, seconds, cast_at) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _PACE_PAIRS = 20  # an annotator's pace is measured over this many pairs
 
@@ -48,11 +52,13 @@ class Store:
         self._db, self._annotators_per_pair, self._lease_seconds = database, annotators_per_pair, lease_seconds
 
     def fill(self, entries: Iterable[QueueEntry]) -> None:
-        """Replaces the queue by these pairs, in this order. Votes on them are kept."""
+        """Replaces the queue by these pairs, in this order. Votes on them are kept, and decided pairs stay decided."""
         with self._db.transaction():
             self._db.run("UPDATE pairs SET listed = 0")
             for position, entry in enumerate(entries):
                 self._db.run(_INSERT_PAIR, entry.pair_id, position, entry.gold)
+            for row in self._db.all(f"SELECT pair_id FROM pairs WHERE status = 'pending' AND {VOTES} > 0"):
+                self._update_status(row["pair_id"])  # `annotators_per_pair` may be lower than before
 
     def lease(self, annotator: str, stage: ReviewStage, want_gold: bool) -> str | None:
         """Reserves the annotator's next pair and returns its id. A pair on the annotator's screen is returned again.
@@ -60,56 +66,63 @@ class Store:
         Annotators get pairs that lack reviews, adjudicators get disputed pairs. Nobody gets a pair that they voted on.
         """
         with self._db.transaction():
-            self._db.run("DELETE FROM leases WHERE until < ?", time.time())
-            found = self._leased_pair(annotator) or self._next_pair(annotator, stage, want_gold)
+            found = self._leased_pair(annotator, stage) or self._next_pair(annotator, stage, want_gold)
             if found:
                 self._add_lease(found, annotator)
             return found
 
-    def cast(self, vote: Vote) -> None:
-        """Saves a vote. When this returns, it is on disk. A repeated vote_id changes nothing.
+    def cast(self, vote: Vote, needs_lease: bool = True) -> None:
+        """Saves a vote. When this returns, it is on disk. The same vote again changes nothing.
 
-        Raises AlreadyVotedError if the annotator has another vote on this pair, NotDisputedError if there is nothing to
-        adjudicate.
+        If `needs_lease`, the pair must be on the annotator's screen. After the lease has ended, a vote is still saved
+        if nobody else took the place. Raises AlreadyVotedError if the annotator has another vote on this pair, and
+        NotOpenError if the pair is not on their screen or is decided.
         """
-        values = (
-            vote.vote_id,
-            vote.pair_id,
-            vote.annotator,
-            vote.stage,
-            json.dumps(vote.annotation.winner),
-            json.dumps(vote.annotation.loser),
-            vote.verdict,
-            vote.first_side,
-            vote.seconds,
-            vote.cast_at,
-        )
+        answers = json.dumps(vote.annotation.winner), json.dumps(vote.annotation.loser)
         with self._db.transaction():
-            if self._db.all("SELECT 1 FROM votes WHERE vote_id = ?", vote.vote_id):
+            known = self._db.all(
+                "SELECT pair_id, stage, winner, loser, withdrawn FROM votes WHERE annotator = ? AND vote_id = ?",
+                vote.annotator,
+                vote.vote_id,
+            )
+            if known and tuple(known[0]) == (vote.pair_id, vote.stage, *answers, 0):
                 return
-            if vote.stage == "adjudication" and self.status(vote.pair_id) != "disputed":
-                raise NotDisputedError(f"{vote.pair_id} is no longer disputed")
-            try:
-                self._db.run(f"INSERT INTO votes VALUES ({', '.join('?' * len(values))}, 0)", *values)
-            except sqlite3.IntegrityError as error:
-                raise AlreadyVotedError(f"{vote.annotator} has already voted on {vote.pair_id}") from error
+            voted = "SELECT 1 FROM votes WHERE annotator = ? AND pair_id = ? AND NOT withdrawn"
+            if known or self._db.all(voted, vote.annotator, vote.pair_id):
+                raise AlreadyVotedError(f"{vote.annotator} has already voted on {vote.pair_id}")
+            self._check_open(vote, needs_lease)
+            self._db.run(
+                _INSERT_VOTE,
+                vote.vote_id,
+                vote.pair_id,
+                vote.annotator,
+                vote.stage,
+                *answers,
+                vote.verdict,
+                vote.first_side,
+                vote.seconds,
+                vote.cast_at,
+            )
             self._db.run("DELETE FROM leases WHERE pair_id = ? AND annotator = ?", vote.pair_id, vote.annotator)
             self._update_status(vote.pair_id)
 
-    def withdraw(self, annotator: str) -> Vote:
-        """Withdraws the annotator's newest vote, reserves its pair again, and returns the vote.
+    def withdraw(self, annotator: str, stage: ReviewStage) -> Vote:
+        """Withdraws the vote that the annotator cast last in this stage, reserves its pair again, and returns the vote.
 
         Raises NothingToUndoError if there is none, or if the pair was adjudicated since.
         """
-        newest = "SELECT * FROM votes WHERE annotator = ? AND NOT withdrawn ORDER BY cast_at DESC, rowid DESC LIMIT 1"
+        newest = (
+            "SELECT * FROM votes WHERE annotator = ? AND stage = ? AND NOT withdrawn AND pair_id IN "
+            "(SELECT pair_id FROM pairs WHERE listed) ORDER BY number DESC LIMIT 1"
+        )
         with self._db.transaction():
-            rows = self._db.all(newest, annotator)
+            rows = self._db.all(newest, annotator, stage)
             if not rows:
                 raise NothingToUndoError("There is no earlier pair to go back to.")
             vote = _vote(rows[0])
-            if vote.stage == "review" and any(other.stage == "adjudication" for other in self.votes_on(vote.pair_id)):
+            if stage == "review" and any(other.stage == "adjudication" for other in self.votes_on(vote.pair_id)):
                 raise NothingToUndoError("The last pair was adjudicated in the meantime and cannot be changed.")
-            self._db.run("UPDATE votes SET withdrawn = 1 WHERE vote_id = ?", vote.vote_id)
+            self._db.run("UPDATE votes SET withdrawn = 1 WHERE number = ?", rows[0]["number"])
             self._db.run("DELETE FROM leases WHERE annotator = ?", annotator)
             self._add_lease(vote.pair_id, annotator)
             self._update_status(vote.pair_id)
@@ -117,11 +130,11 @@ class Store:
 
     def votes(self) -> list[Vote]:
         """All votes that are not withdrawn, oldest first."""
-        return [_vote(row) for row in self._db.all("SELECT * FROM votes WHERE NOT withdrawn ORDER BY cast_at, rowid")]
+        return [_vote(row) for row in self._db.all("SELECT * FROM votes WHERE NOT withdrawn ORDER BY number")]
 
     def votes_on(self, pair_id: str) -> list[Vote]:
         """The votes on one pair that are not withdrawn, oldest first."""
-        query = "SELECT * FROM votes WHERE pair_id = ? AND NOT withdrawn ORDER BY cast_at, rowid"
+        query = "SELECT * FROM votes WHERE pair_id = ? AND NOT withdrawn ORDER BY number"
         return [_vote(row) for row in self._db.all(query, pair_id)]
 
     def status(self, pair_id: str) -> ReviewStatus:
@@ -144,20 +157,26 @@ class Store:
 
     def progress(self, annotator: str, stage: ReviewStage) -> Progress:
         """The progress of an annotator and of the dataset."""
-        condition = _DISPUTED if stage == "adjudication" else _PENDING
+        condition = DISPUTED if stage == "adjudication" else PENDING
         waiting = self._db.one(f"SELECT count(*) AS n FROM pairs WHERE {condition}", annotator=annotator)["n"]
         dataset = self._db.one(
             "SELECT count(*) AS n, coalesce(sum(status IN ('accepted', 'rejected')), 0) AS decided "
             "FROM pairs WHERE listed AND NOT gold"
         )
-        newest = "SELECT seconds FROM votes WHERE annotator = ? AND NOT withdrawn ORDER BY cast_at DESC LIMIT ?"
+        newest = "SELECT seconds FROM votes WHERE annotator = ? AND NOT withdrawn ORDER BY number DESC LIMIT ?"
         seconds = [row["seconds"] for row in self._db.all(newest, annotator, _PACE_PAIRS)]
         pace = 3600 * len(seconds) / sum(seconds) if any(seconds) else 0.0
         return Progress(self.counts(annotator).total, waiting, dataset["decided"], dataset["n"], pace)
 
-    def _leased_pair(self, annotator: str) -> str | None:
-        query = "SELECT pair_id FROM leases JOIN pairs USING (pair_id) WHERE annotator = ? AND listed LIMIT 1"
-        rows = self._db.all(query, annotator)
+    def _leased_pair(self, annotator: str, stage: ReviewStage) -> str | None:
+        """The pair on the annotator's screen, if it still needs them."""
+        needed = DISPUTED if stage == "adjudication" else f"(({GOLD}) OR ({PENDING}))"
+        rows = self._select(
+            "SELECT pair_id FROM pairs JOIN (SELECT pair_id AS leased, rowid AS number FROM leases "
+            f"WHERE annotator = :annotator AND {VALID_LEASE}) ON leased = pair_id WHERE {needed} "
+            "ORDER BY number DESC LIMIT 1",
+            annotator,
+        )
         return rows[0]["pair_id"] if rows else None
 
     def _add_lease(self, pair_id: str, annotator: str) -> None:
@@ -165,18 +184,48 @@ class Store:
         self._db.run("INSERT OR REPLACE INTO leases VALUES (?, ?, ?)", pair_id, annotator, until)
 
     def _next_pair(self, annotator: str, stage: ReviewStage, want_gold: bool) -> str | None:
-        """The first pair that needs the annotator. Pairs on other screens count as if they had those votes already."""
+        """The first pair that needs the annotator."""
         if stage == "adjudication":
-            conditions = [f"{_DISPUTED} AND {_LEASES} = 0"]
+            conditions = [DISPUTED_AND_FREE]
         else:
-            conditions = [_GOLD] if want_gold else []
-            conditions.append(f"{_PENDING} AND {_LEASES} + {_VOTES} < :annotators_per_pair")
+            conditions = [GOLD, PENDING_AND_FREE] if want_gold else [PENDING_AND_FREE]
         for condition in conditions:
-            query = f"SELECT pair_id FROM pairs WHERE {condition} ORDER BY position LIMIT 1"
-            rows = self._db.all(query, annotator=annotator, annotators_per_pair=self._annotators_per_pair)
+            rows = self._select(f"SELECT pair_id FROM pairs WHERE {condition} ORDER BY position LIMIT 1", annotator)
             if rows:
                 return rows[0]["pair_id"]
         return None
+
+    def _check_open(self, vote: Vote, needs_lease: bool) -> None:
+        """Raises NotOpenError unless the pair needs this vote and, if `needs_lease`, was given to the annotator."""
+        of_pair = "pair_id = :pair_id AND "
+        if needs_lease:
+            leases = self._select(
+                f"SELECT {VALID_LEASE} AS valid FROM leases WHERE {of_pair} annotator = :annotator",
+                vote.annotator,
+                vote.pair_id,
+            )
+            if not leases:
+                raise NotOpenError(f"{vote.pair_id} is not on the screen of {vote.annotator}: load the next pair")
+            free = not leases[0]["valid"]
+        else:
+            free = False
+        if vote.stage == "adjudication":
+            needed = DISPUTED_AND_FREE if free else DISPUTED
+        else:
+            needed = f"(({GOLD}) OR ({PENDING_AND_FREE if free else PENDING}))"
+        if not self._select(f"SELECT 1 FROM pairs WHERE {of_pair} {needed}", vote.annotator, vote.pair_id):
+            raise NotOpenError(f"{vote.pair_id} was decided in the meantime and needs no vote of {vote.annotator}")
+
+    def _select(self, query: str, annotator: str, pair_id: str = "") -> list[sqlite3.Row]:
+        """The rows of a query that names the parameters of the conditions above."""
+        return self._db.all(
+            query,
+            annotator=annotator,
+            pair_id=pair_id,
+            now=time.time(),
+            lease_seconds=self._lease_seconds,
+            annotators_per_pair=self._annotators_per_pair,
+        )
 
     def _update_status(self, pair_id: str) -> None:
         votes = self.votes_on(pair_id)

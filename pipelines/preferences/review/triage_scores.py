@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from actors.files import write_file
+from actors.json_files import parse_object
+from conf import UserError
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,19 @@ class TriageScores:
 
     @classmethod
     def read(cls, path: Path) -> TriageScores | None:
-        """Reads the file that `write` wrote. Returns None if there is none."""
-        return cls(**json.loads(path.read_text())) if path.exists() else None
+        """Reads the file that `write` wrote. Returns None if there is none. Raises UserError if it is damaged."""
+        if not path.exists():
+            return None
+        try:
+            content = parse_object(path.read_bytes())
+            margins: dict[str, float | None] = {
+                name: None if margin is None else float(margin) for name, margin in content["margins"].items()
+            }
+            return cls(str(content["model"]), margins)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(
+                f"{path} must be what `spatialt2i preferences triage` wrote, got: {error}: run it again, or delete it"
+            ) from error
 
     def write(self, path: Path) -> None:
         """Writes the scores as JSON."""

@@ -12,12 +12,16 @@ ReviewStage = Literal["review", "adjudication"]
 """What an annotator does: review pairs, or decide disputed ones."""
 
 
-class AlreadyVotedError(Exception):
-    """The annotator's vote on this pair was saved before, from another window."""
+class VoteRefusedError(Exception):
+    """A vote was not saved. The message gives the reason."""
 
 
-class NotDisputedError(Exception):
-    """An adjudicator's vote arrived for a pair that is no longer disputed."""
+class AlreadyVotedError(VoteRefusedError):
+    """The annotator has another vote on this pair, or has sent other answers under this vote_id."""
+
+
+class NotOpenError(VoteRefusedError):
+    """The pair is not on the annotator's screen, or needs no vote any more."""
 
 
 class NothingToUndoError(Exception):
@@ -28,7 +32,7 @@ class NothingToUndoError(Exception):
 class Vote:
     """One annotator's answers about one pair."""
 
-    vote_id: str  # chosen by the browser, so that a vote that is sent again counts once
+    vote_id: str  # chosen by the annotator's browser, so that a vote that is sent again counts once
     pair_id: str
     annotator: str
     stage: ReviewStage

@@ -72,7 +72,8 @@ def _cast(
             first_side="w",
             seconds=4.0,
             cast_at=time.time(),
-        )
+        ),
+        needs_lease=False,
     )
 
 
@@ -136,7 +137,7 @@ def test_a_changed_version_is_refused_by_stage_2(run_dir: Path, decided: dict[st
     (window, *_) = sampler.windows(0)
     decoded = read_rows(read_window(sampler, window, RankInfo(0, 1), 0).to_pylist(), check=str)
     kept = _rows(folder)
-    assert len(lines) == 3 and sampler.pairs + len(read_pairs(pairs, "test")) == len(kept) == 37
+    assert len(lines) == 3 and sampler.pairs + len(read_pairs(pairs, "test").pairs) == len(kept) == 37
     assert len(decoded.pairs) >= 10 and not decoded.unreadable
     assert {pair.pair_id for pair in decoded.pairs} <= kept.keys()
 

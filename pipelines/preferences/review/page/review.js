@@ -35,9 +35,10 @@ async function requestUntilAnswered(path, body) {
     try {
       return await request(path, body);
     } catch (error) {
-      if (error.status && error.status < 500) throw error;
+      if (error.status && error.status < 500 && error.status !== 408) throw error;  // 408: the line is slow
       const wait = RETRY_SECONDS[Math.min(attempt, RETRY_SECONDS.length - 1)];
-      showMessage(`The server cannot be reached. Your answers are kept. Next attempt in ${wait} s.`, true);
+      const reason = error.status ? sentence(error.message) : "The server cannot be reached.";
+      showMessage(`${reason} Your answers are kept. Next attempt in ${wait} s.`, true);
       await new Promise((resolve) => setTimeout(resolve, wait * 1000));
     }
   }
@@ -265,7 +266,7 @@ async function save() {
     } catch (error) {
       if (error.status !== 409) return showError(error);
       localStorage.removeItem(draftName());
-      showMessage("This pair was answered in another window, or decided in the meantime.");
+      showMessage("Not saved: this pair was answered in another window, or decided in the meantime.");
       await loadNext();
     }
   });
