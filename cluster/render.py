@@ -107,7 +107,7 @@ def main(arguments: Sequence[str]) -> int:
     foreign = [name for name in texts if not _may_be_replaced(folder / name)]
     if foreign:
         print(
-            f"cluster.render: {folder} holds {', '.join(foreign)}, not written by this command: move them away, or name "
+            f"cluster.render: {folder} holds {', '.join(foreign)}, which it did not write: move them away, or name "
             "another folder",
             file=sys.stderr,
         )
