@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from actors.files import write_file
+from actors.folders import MARKER, Marker, write_marker
 from conf import UserError
 from pipelines.common.fingerprints import digest_of_file
 from pipelines.common.paths import RunPaths
@@ -46,12 +48,20 @@ INDEX_COLUMNS = [
 """The columns of a row without its images."""
 
 
+_TABLE = re.compile(rf"({'|'.join(SPLITS)})-[0-9]{{5,}}\.parquet")
+
+
 class BuildFolder:
     """The parquet files, shard reports and manifest of one build."""
 
     def __init__(self, paths: RunPaths, fingerprint: str) -> None:
-        """Raises UserError if the folder holds a build with other settings."""
+        """Raises UserError if the folder holds a build with other settings, or files that are not of a build."""
         self._paths, self.path, self.fingerprint = paths, paths.preferences, fingerprint
+        is_build = (self.path / MARKER).exists() or paths.preferences_manifest.exists() or self._reports()
+        if not is_build and (foreign := self._tables()):
+            raise UserError(
+                f"{foreign[0]} was not written by this run and would be replaced: move it, or choose another run_dir"
+            )
         for file in (paths.preferences_manifest, *self._reports()):
             if file.exists() and (found := json.loads(file.read_text())["fingerprint"]) != fingerprint:
                 raise UserError(
@@ -75,6 +85,8 @@ class BuildFolder:
 
     def write(self, shard: Shard, table: pa.Table, rejected: int, dropped: Sequence[Dropped]) -> None:
         """Writes the rows of a shard by split, and then the report that makes it count as finished."""
+        if not (self.path / MARKER).exists():
+            write_marker(str(self.path), Marker("preferences"))
         self._write_splits(f"{shard.index:05d}", table)
         ends = [
             {"pair_id": pair_id(row.spec.index), "role": row.role, "reason": row.reason, "message": row.message}
@@ -89,14 +101,14 @@ class BuildFolder:
         If `assign_splits` was killed, a pair can be in two files; then it is in the index twice.
         """
         parts: list[pa.Table] = []
-        for path in sorted(self.path.glob("*.parquet")):
+        for path in self._tables():
             rows = pq.ParquetFile(path).read(columns=INDEX_COLUMNS)
             parts.append(rows.append_column("shard", pa.array([path.stem.partition("-")[2]] * len(rows))))
         return pa.concat_tables(parts).sort_by("pair_id")
 
     def assign_splits(self, shard: str, splits: Mapping[str, str]) -> None:
         """Keeps the rows of a shard that are in `splits` (pair id -> split), each in the file of its split."""
-        paths = sorted(self.path.glob(f"*-{shard}.parquet"))
+        paths = [path for path in self._tables() if path.stem.endswith(f"-{shard}")]
         table = pa.concat_tables(pq.read_table(path) for path in paths)
         rows = {pair: row for row, pair in enumerate(table["pair_id"].to_pylist())}
         kept = sorted(pair for pair in rows if pair in splits)
@@ -108,7 +120,7 @@ class BuildFolder:
         """Counts the rows, adds the entries of `build`, writes the manifest and returns it."""
         reports = [json.loads(path.read_text()) for path in self._reports()]
         dropped = [f"{end['role']}: {end['reason']}" for report in reports for end in report["dropped"]]
-        names = sorted(path.name for path in self.path.glob("*.parquet"))
+        names = [path.name for path in self._tables()]
         columns = ["split", "kind", "n_perturb", "group_id", "generator"]
         rows = pa.concat_tables(pq.read_table(self.path / name, columns=columns) for name in names)
         manifest = {
@@ -129,7 +141,12 @@ class BuildFolder:
         return manifest
 
     def _reports(self) -> list[Path]:
-        return sorted(self._paths.preferences_shards.glob("*.json"))
+        found = self._paths.preferences_shards.glob("*.json")
+        return sorted(path for path in found if re.fullmatch(r"[0-9]{5,}", path.stem))
+
+    def _tables(self) -> list[Path]:
+        """The parquet files of a build. Others in the folder are left alone."""
+        return sorted(path for path in self.path.glob("*.parquet") if _TABLE.fullmatch(path.name))
 
     def _report(self, shard: str) -> Path:
         return self._paths.preferences_shards / f"{shard}.json"
