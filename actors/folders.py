@@ -81,6 +81,21 @@ def claim_folder(location: str, marker: Marker, setting: str, ours: Callable[[st
         )
 
 
+def claim_names(folder: Path, kind: str, names: Sequence[str]) -> None:
+    """Marks a folder as one in which this program may replace the entries `names`. All others belong to others.
+
+    Raises UserError if the folder is not marked and holds one of them.
+    """
+    if read_marker(str(folder)) is not None:
+        return
+    if foreign := [name for name in names if os.path.lexists(folder / name)]:
+        raise UserError(
+            f"{folder} holds {_some(foreign)}, not written by this program, which would be replaced: move it away, or "
+            "name another folder"
+        )
+    write_marker(str(folder), Marker(kind))
+
+
 def require_replaceable(target: Path) -> None:
     """Raises UserError if `target` is not a folder that `write_folder` may replace. Call it before long work."""
     if not target.exists():

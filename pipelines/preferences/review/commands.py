@@ -5,7 +5,10 @@ These commands need no Ray cluster. Each imports only what it needs.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from conf import Settings
+from pipelines.common.run_folder import writing
 
 
 def review(settings: Settings) -> None:
@@ -15,32 +18,42 @@ def review(settings: Settings) -> None:
     with listen(settings.review.host, settings.review.port) as listener:  # before slow imports, and before any file
         from pipelines.preferences.review.serve import serve_review
 
-        serve_review(settings, listener)
+        with writing(settings):
+            serve_review(settings, listener)
 
 
 def publish(settings: Settings) -> None:
     """Writes the run's pairs, with their reviews, as a versioned dataset folder."""
     from pipelines.preferences.dataset.publish import publish as publish_pairs
 
-    print(publish_pairs(settings))
+    with writing(settings, *_folder(settings.publish.out)):
+        print(publish_pairs(settings))
 
 
 def report(settings: Settings) -> None:
     """Writes charts and samples of the run's pairs as an HTML file."""
     from pipelines.preferences.dataset.report import report as write_report
 
-    print(write_report(settings))
+    with writing(settings):
+        print(write_report(settings))
 
 
 def to_label_studio(settings: Settings) -> None:
     """Writes the pairs that still lack reviews as tasks for Label Studio."""
     from pipelines.preferences.review.label_studio import export_tasks
 
-    print(export_tasks(settings))
+    with writing(settings, *_folder(settings.review.label_studio)):
+        print(export_tasks(settings))
 
 
 def from_label_studio(settings: Settings) -> None:
     """Saves annotations that were made in Label Studio as votes."""
     from pipelines.preferences.review.label_studio import import_annotations
 
-    print(import_annotations(settings))
+    with writing(settings):
+        print(import_annotations(settings))
+
+
+def _folder(setting: str) -> tuple[Path, ...]:
+    """The folder that a setting names; none if it is empty, because the run directory is used then."""
+    return (Path(setting).absolute(),) if setting else ()

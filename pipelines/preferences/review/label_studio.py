@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.files import write_file
+from actors.folders import claim_names
 from actors.json_files import JsonError, parse_json
 from conf import UserError
 from conf.settings import Settings
@@ -79,6 +80,8 @@ def export_tasks(settings: Settings) -> Path:
     Raises UserError if the run has no pairs.
     """
     folder, pairs = label_studio_folder(settings), PairSet(run_paths(settings).preferences)
+    if settings.review.label_studio:  # else it is a folder of the run
+        claim_names(folder, "label_studio", ("tasks.json", "config.xml", "images"))
     tasks: list[dict[str, Any]] = []
     with closing(open_database(settings)) as database:
         store = open_store(settings, database)
