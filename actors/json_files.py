@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import cache
 from typing import Any, TypeVar, cast
@@ -62,16 +62,16 @@ def parse_object(content: bytes, *, nan: bool = False) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
-def read_json(location: str) -> Any:
-    """Reads a JSON file that this program wrote, NaN included. `location`: a path or URI.
+def read_object(location: str) -> dict[str, Any]:
+    """Reads the object in a JSON file that this program wrote, NaN included. `location`: a path or URI.
 
-    Raises FileNotFoundError if it is absent, and JsonError, which names it, if it is a folder or no JSON.
+    Raises FileNotFoundError if it is absent, and JsonError, which names it, if it is a folder or no JSON object.
     """
     system, path = file_system(location)
     if system.get_file_info(path).type == fs.FileType.Directory:
         raise JsonError(f"{location} must be a file, got a folder")
     try:
-        return parse_json(read_file(location), nan=True)
+        return parse_object(read_file(location), nan=True)
     except JsonError as error:
         raise JsonError(f"{location} is damaged: {error}") from error
 
@@ -85,11 +85,9 @@ def read_record(location: str, record: type[T]) -> T:
     """
     from pydantic import ValidationError  # loads in a tenth of a second, which most commands can save
 
-    content = read_json(location)
+    content = read_object(location)
     known = {field.name for field in fields(cast(Any, record))}
-    if not isinstance(content, dict):
-        raise JsonError(f"{location} is damaged: it must be a JSON object, got {_NAMES.get(type(content), 'a value')}")
-    if unknown := sorted(cast("dict[str, Any]", content).keys() - known):
+    if unknown := sorted(content.keys() - known):
         raise JsonError(f"{location} is not a {record.__name__}: unknown keys {unknown[:3]}")
     try:
         return _adapter(record).validate_json(json.dumps(content), strict=True)
@@ -99,10 +97,19 @@ def read_record(location: str, record: type[T]) -> T:
         raise JsonError(f"{location} is not a {record.__name__}: {key}: {first['msg']}") from error
 
 
+def object_or_none(location: str) -> dict[str, Any] | None:
+    """Like `read_object`, but None, with a warning, if the file is damaged; None if it is absent."""
+    return _or_none(lambda: read_object(location))
+
+
 def record_or_none(location: str, record: type[T]) -> T | None:
     """Like `read_record`, but None, with a warning, if the file is damaged or foreign; None if it is absent."""
+    return _or_none(lambda: read_record(location, record))
+
+
+def _or_none(read: Callable[[], T]) -> T | None:
     try:
-        return read_record(location, record)
+        return read()
     except FileNotFoundError:
         return None
     except JsonError as error:

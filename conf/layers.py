@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import io
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from conf.catalog import Setting, catalog, did_you_mean, sections
 from conf.errors import SettingsError
 from conf.rules import suggestion
+from conf.yaml_file import check_interpolations, one_line, parse_value, read_yaml
 
 PRESET_DIR = Path(__file__).parent / "presets"
 COMMAND_LINE = "command line"
@@ -53,7 +54,7 @@ def preset_layers(preset: str) -> list[Layer]:
         path = _find(name, folder, chain, named_in)
         chain.append(path.resolve())
         source = f"preset {name}" + (f" (base of {preset})" if named_in else "")
-        values = _read(path, source)
+        values = read_yaml(path, source)
         values.setdefault("preset", path.stem)
         base = values.pop("base", None)
         if base is not None and not isinstance(base, str):
@@ -73,36 +74,13 @@ def _find(name: str, folder: Path, chain: Sequence[Path], named_in: str) -> Path
     if not is_file and name not in presets():
         near = suggestion(name, presets())
         raise SettingsError(f"{named_in}no preset {name!r}{near} (available: {', '.join(presets())}, or a YAML file)")
-    if not path.exists():
-        raise SettingsError(f"{named_in}no preset file {str(path)!r}")
+    if not os.path.exists(path):  # which is False for a name that no file can have, too
+        raise SettingsError(
+            f"{named_in}no preset file {str(path)!r}: name a YAML file that exists, or one of {', '.join(presets())}"
+        )
     if path.resolve() in chain:
         raise SettingsError(f"{named_in}the bases form a cycle: {' -> '.join(file.name for file in [*chain, path])}")
     return path
-
-
-def _read(path: Path, source: str) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises SettingsError for everything else."""
-    try:
-        loaded = OmegaConf.load(io.StringIO(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        reason = error.strerror or "it must hold a mapping of settings"
-        raise SettingsError(f"{source} cannot be read: {reason}") from error
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"{source} is not UTF-8 text") from error
-    except (YAMLError, OmegaConfBaseException, RecursionError) as error:
-        raise SettingsError(f"{source} is not valid YAML: {_one_line(error)}") from error
-    values = OmegaConf.to_container(loaded, resolve=False)
-    if not isinstance(loaded, DictConfig) or not isinstance(values, dict):
-        raise SettingsError(f"{source} must hold a mapping of settings, not {type(values).__name__}")
-    return {str(key): value for key, value in values.items()}
-
-
-def _one_line(error: BaseException) -> str:
-    """An error's text on one line, without OmegaConf's details."""
-    mark = getattr(error, "problem_mark", None)
-    if mark is not None:
-        return f"{getattr(error, 'problem', None) or 'syntax error'}, line {mark.line + 1}, column {mark.column + 1}"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _flatten(values: Mapping[Any, Any], source: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -159,6 +137,7 @@ def override_layer(overrides: Sequence[str], source: str = COMMAND_LINE) -> Laye
             rule = _not_a_section_value(key, text) if key in sections() else _unknown(key)
             raise SettingsError(f"{source}: {rule}")
         value = _parse(setting, rest, text, source)
+        check_interpolations(value, f"{source}: {key}")
         if rest:
             entry = _entry(setting, rest, value)
             value = OmegaConf.to_container(OmegaConf.merge(values.get(setting.key, {}), entry))
@@ -194,8 +173,7 @@ def _parse(setting: Setting, rest: str, text: str, source: str) -> Any:
         if text.startswith(('"', '["')):  # JSON, in which every character of a word can be written
             return json.loads(text)
     try:
-        value = OmegaConf.from_dotlist([f"value={text}"])
-        return cast("dict[str, Any]", OmegaConf.to_container(value, resolve=False))["value"]
-    except (YAMLError, OmegaConfBaseException, RecursionError) as error:
+        return parse_value(text)
+    except (YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         name = f"{setting.key}.{rest}" if rest else setting.key
-        raise SettingsError(f"{source}: {name}: cannot read {text!r}: {_one_line(error)}") from error
+        raise SettingsError(f"{source}: {name}: cannot read {text!r:.200}: {one_line(error)}") from error

@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ from conf.layers import Layer, override_layer, preset_layers
 from conf.partial import partial_path
 from conf.rules import one_of
 from conf.settings import Settings
+from conf.yaml_file import escape_interpolations
 
 _HOME = re.compile(r"~[\w.-]*(/|$)")
 DEFAULT = "default"
@@ -211,8 +212,7 @@ def dump(settings: Settings, path: Path) -> None:
     partial = Path(partial_path(str(path)))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        recorded = OmegaConf.structured(replace(settings, take_over=False))
-        partial.write_text(OmegaConf.to_yaml(recorded), encoding="utf-8")
+        partial.write_text(settings_yaml(replace(settings, take_over=False)), encoding="utf-8")
         partial.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -220,6 +220,11 @@ def dump(settings: Settings, path: Path) -> None:
         raise SettingsError(
             f"run_dir must be a folder that can be written, got {settings.run_dir}: {error.strerror}"
         ) from error
+
+
+def settings_yaml(settings: Settings) -> str:
+    """The settings as YAML that `load` reads back to an equal value."""
+    return OmegaConf.to_yaml(OmegaConf.create(escape_interpolations(asdict(settings))))
 
 
 def is_recorded(path: Path) -> bool:

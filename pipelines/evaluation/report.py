@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -14,9 +13,10 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from omegaconf import OmegaConf
 
+from actors.json_files import object_or_none
 from conf.flux import EMBEDDED
+from conf.load import settings_yaml
 from conf.settings import Settings
 from pipelines.common.charts import Series, line_chart
 from pipelines.common.images import data_uri
@@ -24,6 +24,7 @@ from pipelines.common.paths import RunPaths
 from pipelines.evaluation.cases import Result
 from pipelines.evaluation.gallery import build_gallery
 from pipelines.evaluation.tables import Row, TableName, Tables
+from pipelines.policy.metrics import EvaluationRow, IterationRow, read_rows
 from pipelines.preferences.roles.base import PairKind
 
 SAMPLE_PAIRS = 2
@@ -76,19 +77,19 @@ def render_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    timings = _read_json(paths.timings) or {}
+    timings = object_or_none(str(paths.timings)) or {}
     return environment.get_template("report.html").render(
         settings=settings,
         embedded=settings.flux.model == EMBEDDED,
-        yaml=OmegaConf.to_yaml(OmegaConf.structured(settings)),
+        yaml=settings_yaml(settings),
         num_prompts=len({result.case.prompt.text for result in results}),
         num_images=len(results),
         tables=tables,
         headlines=_headlines(tables),
-        figures=_training_curves(_read_lines(paths.metrics), _read_lines(paths.evaluations)),
+        figures=_training_curves(read_rows(paths.metrics, IterationRow), read_rows(paths.evaluations, EvaluationRow)),
         panels=build_gallery(results, paths),
-        accuracies=_accuracies(_read_json(paths.reward_evaluation)),
-        manifest=_read_json(paths.preferences_manifest),
+        accuracies=_accuracies(object_or_none(str(paths.reward_evaluation))),
+        manifest=object_or_none(str(paths.preferences_manifest)),
         pairs=_sample_pairs(paths.preferences),
         stages={**timings.get("seconds", {}), "4 · Evaluation, up to this page": round(seconds, 1)},
         machine=_machine(),
@@ -195,11 +196,3 @@ def _machine() -> str:
         names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
     return f"{os.cpu_count()} CPUs ({model}), {platform.system()}, Python {platform.python_version()}"
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def _read_lines(path: Path) -> list[JsonRow]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from actors.json_files import JsonError, is_plain_name, parse_json, parse_object, read_json, read_record, record_or_none
+from actors.json_files import (
+    JsonError,
+    is_plain_name,
+    object_or_none,
+    parse_json,
+    parse_object,
+    read_object,
+    read_record,
+    record_or_none,
+)
 
 
 @dataclass(frozen=True)
@@ -130,9 +139,10 @@ def test_a_damaged_or_foreign_record_is_refused_by_name(
 
 def test_an_absent_file_and_a_folder_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        read_json(str(tmp_path / "absent.json"))
+        read_object(str(tmp_path / "absent.json"))
     with pytest.raises(JsonError, match="must be a file, got a folder"):
-        read_json(str(tmp_path))
+        read_object(str(tmp_path))
+    assert object_or_none(str(tmp_path)) is object_or_none(str(tmp_path / "absent.json")) is None
     assert record_or_none(str(tmp_path / "absent.json"), Example) is None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,10 +12,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from actors.files import write_file
+from actors.json_files import object_or_none
 from conf.settings import Settings
 from pipelines.common.charts import Bar, bar_chart
 from pipelines.common.images import data_uri
 from pipelines.common.paths import run_paths
+from pipelines.preferences.dataset.meanings import EDITS, FORMS, KINDS, explain
 from pipelines.preferences.dataset.publish import read_reviews, read_rows
 from pipelines.preferences.dataset.statistics import PAPER_RELATIONS, PAPER_SCENES, WORD_BIN, Statistics
 
@@ -53,7 +54,7 @@ def report(settings: Settings) -> Path:
     samples: list[Sample] = []
     for row in read_rows(paths.preferences):
         review = reviews.get(row["pair_id"])
-        counts.add({**row, "review": vars(review)} if review else row)
+        counts.add({**row, "review": vars(review)} if review else row, annotated=review is not None)
         if counts.kinds[row["kind"]] <= SAMPLES:
             samples.append(_sample(row))
     environment = Environment(
@@ -67,58 +68,63 @@ def report(settings: Settings) -> Path:
         settings=settings,
         counts=counts,
         overview=overview,
-        figures=_figures(counts, _generated_pairs(paths.preferences_manifest)),
+        rejected=_rejected_by_build(paths.preferences_manifest),
+        kinds=explain(KINDS, counts.kinds),
+        figures=_figures(counts),
         samples=sorted(samples, key=lambda sample: sample.kind),
     )
     write_file(str(paths.preferences_report), html.encode())
     return paths.preferences_report
 
 
-def _figures(counts: Statistics, generated: int) -> list[Figure]:
-    """The charts. `generated` is the number of pairs that the build generated, 0 if unknown."""
-    marker = "The tick across a bar is the paper's share."
+def _figures(counts: Statistics) -> list[Figure]:
+    """The charts. One without bars is left out."""
     words = Counter({f"{low}–{low + WORD_BIN - 1}": counts.words[low] for low in sorted(counts.words)})
     relations = dict(sorted(counts.relations.items()))
-    rates = [Bar(name, _acceptance(counts, name)) for name in sorted(counts.generators)]
-    if generated:
-        rates.append(Bar("check of the build", counts.pairs / generated))
     phrases, edits = dict(counts.phrases.most_common(MAX_BARS)), dict(counts.perturbations.most_common(MAX_BARS))
-    return [
-        _figure("Scenes", dict(counts.scenes.most_common(MAX_BARS)), counts.pairs, marker, PAPER_SCENES),
-        _figure("Relations of a prompt", relations, counts.pairs, marker, PAPER_RELATIONS),
-        _figure("Words of a prompt", words, counts.pairs, "Paper: mode about 58 words, range 35 to 100."),
+    scenes = dict(counts.scenes.most_common(MAX_BARS))
+    figures = [
+        _figure("Scenes", scenes, counts.pairs, explain(FORMS, counts.scenes), PAPER_SCENES),
+        _figure("Relations of a prompt", relations, counts.pairs, "", PAPER_RELATIONS),
+        _figure("Words of a prompt", words, counts.pairs, "Paper: mode about 58 words, range 35 to 100"),
         _figure("Wordings of relations", phrases, counts.phrases.total(), ""),
-        _figure("Perturbations", edits, counts.perturbations.total(), ""),
-        _figure("Changed relations", dict(sorted(counts.changed.items())), counts.pairs, "0: same prompt for both."),
-        Figure(
-            "Acceptance rates",
-            Markup(bar_chart("Acceptance rates", rates)),
-            "A generator: fraction of its pairs in this dataset that are accepted. Check of the build: fraction of all "
-            "generated pairs that are in this dataset.",
-        ),
+        _figure("Perturbations", edits, counts.perturbations.total(), explain(EDITS, counts.perturbations)),
+        _figure("Changed relations", dict(sorted(counts.changed.items())), counts.pairs, "0: same prompt for both"),
+        _acceptance(counts),
     ]
+    return [figure for figure in figures if figure]
 
 
 def _figure(
     title: str, counts: Mapping[Any, int], total: int, caption: str, paper: Mapping[Any, int] | None = None
-) -> Figure:
+) -> Figure | None:
     """Bars of shares of `total`. `paper` holds the paper's counts of the same values."""
     paper = paper or {}
     bars = [
         Bar(str(name), count / max(total, 1), paper[name] / PAPER_PAIRS if name in paper else None)
         for name, count in counts.items()
     ]
-    return Figure(title, Markup(bar_chart(title, bars)), caption)
+    marker = "The tick across a bar is the paper's share" if any(bar.reference is not None for bar in bars) else ""
+    sentences = "".join(f"{sentence}. " for sentence in (caption, marker) if sentence)
+    return Figure(title, Markup(bar_chart(title, bars)), sentences.strip()) if bars else None
 
 
-def _generated_pairs(manifest: Path) -> int:
-    """Pairs that the build generated, including rejected ones; 0 if the manifest does not state it."""
-    content = json.loads(manifest.read_text()) if manifest.exists() else {}
-    return content["pairs"] + content["rejected"] if "rejected" in content else 0
+def _acceptance(counts: Statistics) -> Figure | None:
+    """The fraction of each generator's pairs that annotators accepted; None if they have decided none."""
+    bars: list[Bar] = []
+    for name in sorted(counts.generators):
+        accepted, rejected = (counts.by_generator[name, status] for status in ("accepted", "rejected"))
+        if accepted + rejected:
+            bars.append(Bar(name, accepted / (accepted + rejected)))
+    caption = "Fraction of the pairs of a generator that annotators accepted, of those that they decided."
+    title = "Accepted by annotators"
+    return Figure(title, Markup(bar_chart(title, bars)), caption) if bars else None
 
 
-def _acceptance(counts: Statistics, generator: str) -> float:
-    return counts.by_generator[generator, "accepted"] / counts.generators[generator]
+def _rejected_by_build(manifest: Path) -> int | None:
+    """Pairs that the build generated and its check rejected; None if the manifest does not state it."""
+    rejected = (object_or_none(str(manifest)) or {}).get("rejected")
+    return rejected if isinstance(rejected, int) else None
 
 
 def _sample(row: Mapping[str, Any]) -> Sample:
