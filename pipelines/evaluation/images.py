@@ -20,6 +20,7 @@ from conf.flux import EMBEDDED
 from conf.settings import Settings
 from pipelines.common.images import encode_png
 from pipelines.common.paths import RunPaths
+from pipelines.common.worker_log import WorkCounter
 from pipelines.evaluation.cases import MODELS, Assessment, Case, Model
 from pipelines.reward.served_model import open_scorer
 from pipelines.scenes.checker import check, inspect
@@ -29,17 +30,20 @@ from pipelines.scenes.render import holds
 Batch = dict[str, np.ndarray]
 """Columns of a Ray Data batch: `case` [B] pickled Case; then `base` and `policy` [B] pickled Assessment."""
 
+GENERATED = "generated"
+"""Name of the count of cases whose images are saved."""
+
 
 class GenerateImages:
     """Generates the images of cases by the base and by the exported LoRA, from the same noise, and saves them."""
 
-    def __init__(self, model: str, paths: RunPaths, settings: Settings) -> None:
+    def __init__(self, model: str, paths: RunPaths, settings: Settings, counter: WorkCounter) -> None:
         """`model`: the base, a folder or a name on the Hugging Face hub."""
         device = init_worker(settings.policy.rollout.threads, settings.policy.rollout.gpus)
         self._policy = load_policy(model, settings.flux, device)
         self._policy.load_lora(read_lora(paths.export, settings.flux))
         self._plan = SamplingPlan.for_evaluation(settings.evaluation, settings.policy.sampling.batch)
-        self._paths = paths
+        self._paths, self._counter = paths, counter
 
     def __call__(self, batch: Batch) -> Batch:
         """Writes two PNG files per case. Returns the cases."""
@@ -49,6 +53,7 @@ class GenerateImages:
         for model, images in zip(MODELS, both, strict=True):
             for case, image in zip(cases, images, strict=True):
                 write_file(str(image_file(self._paths, model, case)), encode_png(image))
+        self._counter.add(GENERATED, len(cases))
         return {"case": batch["case"]}
 
 

@@ -17,9 +17,11 @@ from actors.worker_setup import actor_options
 from conf import UserError
 from conf.settings import Settings
 from pipelines.common.paths import RunPaths, run_paths, spatialscore_folder
+from pipelines.common.progress_line import Pace, ProgressLine, counted
+from pipelines.common.worker_log import WorkCounter
 from pipelines.evaluation.before_after import before_after_figure
 from pipelines.evaluation.cases import Case, Result, draw_cases, prompt_row
-from pipelines.evaluation.images import GenerateImages, ScoreImages
+from pipelines.evaluation.images import GENERATED, GenerateImages, ScoreImages
 from pipelines.evaluation.report import render_report
 from pipelines.evaluation.tables import Row, Tables, tabulate
 from pipelines.policy.fingerprint import flux_location
@@ -48,8 +50,7 @@ def evaluate(settings: Settings) -> EvaluationResult:
     started, paths = time.perf_counter(), run_paths(settings)
     require_earlier_stages(settings)
     cases = draw_cases(settings)
-    images = generate_images(cases, settings)
-    results = sorted(assess(images, len(cases), settings), key=lambda result: result.case.name)
+    results = sorted(generate_and_assess(cases, settings), key=lambda result: result.case.name)
     tables = tabulate(results, settings.evaluation.seed)
     seconds = time.perf_counter() - started
     _write_records(paths, cases, results, tables, seconds)
@@ -58,21 +59,39 @@ def evaluate(settings: Settings) -> EvaluationResult:
     return EvaluationResult(paths.evaluation_report, len(results), tables, seconds)
 
 
-def generate_images(cases: Sequence[Case], settings: Settings) -> Any:
+def generate_images(cases: Sequence[Case], settings: Settings, counter: WorkCounter) -> Any:
     """Returns a Ray Dataset (lazy) of cases whose images, by the base and by the policy, have been saved."""
     rollout, rows = settings.policy.rollout, _batch_rows(settings)
     n_blocks = -(-len(cases) // rows)
     packed: Any = ray.data.from_items([{"case": pickle.dumps(case)} for case in cases], override_num_blocks=n_blocks)
     return packed.map_batches(
         GenerateImages,
-        fn_constructor_args=(flux_location(settings), run_paths(settings), settings),
+        fn_constructor_args=(flux_location(settings), run_paths(settings), settings, counter),
         batch_size=rows,
         compute=ray.data.ActorPoolStrategy(size=min(rollout.max_actors, n_blocks)),
         **actor_options(rollout.threads, rollout.cpus, rollout.gpus),
     )
 
 
-def assess(images: Any, count: int, settings: Settings) -> Iterable[Result]:
+def generate_and_assess(cases: Sequence[Case], settings: Settings) -> list[Result]:
+    """The result of each case, in any order. Reports progress."""
+    counter, assessed, pace = WorkCounter.start(), list[Result](), Pace()
+
+    def state() -> str:
+        generated = min(max(counter.read().get(GENERATED, 0), len(assessed)), len(cases))
+        text = f"{counted(generated, len(cases), 'prompts', pace)}, before and after training"
+        return f"{text}; {len(assessed)} assessed" if generated else ""
+
+    with ProgressLine("evaluation") as progress:
+        progress.phase("loading the models")
+        progress.follow(state)
+        for result in assess(generate_images(cases, settings, counter), settings):
+            assessed.append(result)
+        progress.finish(f"{len(assessed)}/{len(cases)} prompts, before and after training, assessed")
+    return assessed
+
+
+def assess(images: Any, settings: Settings) -> Iterable[Result]:
     """Runs the dataset of `generate_images` and yields the result of each case, in any order."""
     serving, rows = settings.serving, _batch_rows(settings)
     assessed = images.map_batches(
@@ -83,9 +102,7 @@ def assess(images: Any, count: int, settings: Settings) -> Iterable[Result]:
         **actor_options(serving.threads, serving.cpus, serving.gpus),
     )
     assessed.context.enable_progress_bars = False
-    for done, row in enumerate(assessed.iter_rows(), start=1):
-        if done % (4 * rows) == 0 or done == count:
-            print(f"evaluation  {done}/{count} images before and after training", flush=True)
+    for row in assessed.iter_rows():
         yield Result(pickle.loads(row["case"]), pickle.loads(row["base"]), pickle.loads(row["policy"]))
 
 

@@ -123,6 +123,10 @@ class GroupCollector:
             self._launched += 1
         return [self._tasks[version, index] for index in range(per_iteration)]
 
+    def finished_groups(self) -> int:
+        """Groups of this iteration that are scored. It may be called in another thread."""
+        return sum(task.done() for key, task in list(self._tasks.items()) if key[0] == self.weights.version)
+
     def restart_from(self, weights: WeightsHandle) -> None:
         """Cancels all groups and continues with the first group of the iteration that `weights` belong to."""
         self.cancel()

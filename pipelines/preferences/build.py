@@ -15,10 +15,12 @@ from conf.settings import Settings
 from pipelines.common.fingerprints import SHORT_DIGITS, digest_of, digest_of_files
 from pipelines.common.models import check_model
 from pipelines.common.paths import run_paths
+from pipelines.common.progress_line import ProgressLine
 from pipelines.preferences import pipeline
 from pipelines.preferences.dataset.build_folder import BuildFolder
 from pipelines.preferences.dataset.shards import GeneratorName, plan_shards
 from pipelines.preferences.finalize import finalize
+from pipelines.preferences.progress import BuildProgress
 from pipelines.preferences.services import ServiceContext
 from pipelines.scenes import checkpoints_dir
 
@@ -74,10 +76,15 @@ def build_preferences(settings: Settings) -> PreferencesResult:
             rows = pipeline.perturb(rows, settings, services)
             rows = pipeline.generate(rows, generator, settings, services)
             rows = pipeline.encode(rows)
-            rows = pipeline.review(rows, settings)
+            rows = pipeline.review(rows, settings, services)
             branches.append(rows)
         reports = pipeline.save(branches, folder, settings)
-        _run(reports, settings.preferences.pairs, sum(shard.stop - shard.start for shard in missing), services)
+        work = BuildProgress(missing, settings.preferences.pairs, services)
+        with ProgressLine("preferences") as progress:
+            progress.phase("starting the workers")
+            progress.follow(work.state)
+            _run(reports, work)
+            progress.finish(work.state() or "nothing was generated")
 
     build = {"settings": asdict(settings.preferences), "seconds": time.perf_counter() - started}
     return _result(folder, finalize(folder, settings.preferences, build), built=True)
@@ -113,30 +120,20 @@ def fingerprint(settings: Settings) -> str:
     return digest_of(inputs)[:SHORT_DIGITS]
 
 
-def _run(reports: ray.data.Dataset, total: int, missing: int, services: ServiceContext) -> None:
-    """Executes the plan. Logs the rows that are done, the rate, the time left, and the usage of services.
-
-    `reports` has one row per shard. Raises BudgetReached or IncompleteBuildError if rows are left.
-    """
-    started, done = time.perf_counter(), 0
+def _run(reports: ray.data.Dataset, work: BuildProgress) -> None:
+    """Executes the plan. `reports` has one row per shard. Raises BudgetReached or IncompleteBuildError at the end."""
     unfinished: dict[str, str] = {}  # reason -> message
-    if missing < total:
-        print(f"preferences  {total - missing}/{total} pairs exist already", flush=True)
     for report in reports.iter_rows():
-        done += int(report["rows"])
+        work.saved += int(report["rows"])
         if report["reason"]:
             unfinished[report["reason"]] = report["message"]
-            continue
-        rate = done / (time.perf_counter() - started)
-        progress = f"{total - missing + done}/{total} pairs  {rate:.0f} pairs/s  {(missing - done) / rate:.0f} s left"
-        usage = services.budget.usage()
-        print(f"preferences  {progress}" + (f"  {usage}" if usage.calls else ""), flush=True)
+    left = work.missing - work.saved
     if "budget" in unfinished:
-        raise BudgetReached(f"{missing - done} pairs are missing: {unfinished['budget']}")
+        raise BudgetReached(f"{left} pairs are missing: {unfinished['budget']}")
     if unfinished:
         message = next(iter(unfinished.values()))
         raise IncompleteBuildError(
-            f"{missing - done} pairs are missing because a service did not answer: {message}: start the command again"
+            f"{left} pairs are missing because a service did not answer: {message}: start the command again"
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from actors.policy.plan import SamplingPlan
 from actors.worker_setup import init_worker
 from conf.preferences import DiffusersSettings
 from conf.settings import Settings
+from pipelines.common.worker_log import WorkCounter
 from pipelines.preferences.dataset.build_folder import BuildFolder
 from pipelines.preferences.dataset.schema import to_table
 from pipelines.preferences.dataset.shards import Shard, row_specs
@@ -31,10 +33,13 @@ from pipelines.preferences.roles.base import (
     RowSpec,
     Writer,
 )
-from pipelines.preferences.roles.scenes import SceneWriter
+from pipelines.preferences.roles.scenes import SceneGenerator, SceneWriter
 from pipelines.scenes import checkpoints_dir
 
 Batch = dict[str, np.ndarray]
+
+REVIEWED = "reviewed"
+"""Name of the count of reviewed rows. The counts of generated rows have the names of their generators."""
 
 
 def list_row_specs(row: dict[str, Any], settings: Settings) -> list[dict[str, Any]]:
@@ -59,6 +64,13 @@ def generate_batch(batch: Batch, generator: Generator) -> Batch:
     return with_records(batch, map_live(records_of(batch), generator.generate))
 
 
+def render_batch(batch: Batch, counter: WorkCounter) -> Batch:
+    """PromptPair -> ImagePair, by the renderer."""
+    generated = generate_batch(batch, SceneGenerator())
+    counter.add("renderer", len(batch["record"]))
+    return generated
+
+
 def encode_batch(batch: Batch) -> Batch:
     """RawPair -> ImagePair. Generators of small images have encoded theirs already."""
 
@@ -68,13 +80,15 @@ def encode_batch(batch: Batch) -> Batch:
     return with_records(batch, map_live(records_of(batch), encode))
 
 
-def review_batch(batch: Batch, reviewer: Reviewer) -> Batch:
+def review_batch(batch: Batch, reviewer: Reviewer, counter: WorkCounter) -> Batch:
     """ImagePair -> ReviewedPair."""
 
     def review(pairs: Sequence[ImagePair]) -> list[ReviewedPair]:
         return [ReviewedPair(pair, one) for pair, one in zip(pairs, reviewer.review(pairs), strict=True)]
 
-    return with_records(batch, map_live(records_of(batch), review))
+    reviewed = with_records(batch, map_live(records_of(batch), review))
+    counter.add(REVIEWED, len(batch["record"]))
+    return reviewed
 
 
 def save_batch(batch: Batch, folder: BuildFolder, test_fraction: float) -> Batch:
@@ -104,14 +118,14 @@ def save_batch(batch: Batch, folder: BuildFolder, test_fraction: float) -> Batch
 class BasePolicyActor:
     """PromptPair -> ImagePair, by an actor that holds the base FLUX."""
 
-    def __init__(self, settings: Settings, plans: Sequence[SamplingPlan]) -> None:
+    def __init__(self, settings: Settings, plans: Sequence[SamplingPlan], counter: WorkCounter) -> None:
         from actors.policy.flux import FluxPolicy
         from pipelines.preferences.roles.policy_generator import PolicyGenerator
 
         cfg = settings.preferences
         device = init_worker(cfg.generator_threads, cfg.generator_gpus)
         policy = FluxPolicy.from_pretrained(str(checkpoints_dir("flux")), settings.flux, device)
-        self._generator = PolicyGenerator(policy, plans, SceneWriter(), cfg.batch_size)
+        self._generator = PolicyGenerator(policy, plans, SceneWriter(), cfg.batch_size, partial(counter.add, "base"))
 
     def __call__(self, batch: Batch) -> Batch:
         """Generates the images of one shard."""
@@ -121,11 +135,13 @@ class BasePolicyActor:
 class DiffusersActor:
     """PromptPair -> RawPair, by an actor that holds a diffusers pipeline."""
 
-    def __init__(self, generator: Literal["qwen_image", "hunyuan_image"], settings: DiffusersSettings) -> None:
+    def __init__(
+        self, generator: Literal["qwen_image", "hunyuan_image"], settings: DiffusersSettings, counter: WorkCounter
+    ) -> None:
         from pipelines.preferences.roles.generators import DiffusersGenerator
 
         device = init_worker(settings.threads, settings.gpus)
-        self._generator = DiffusersGenerator(generator, settings, device)
+        self._generator = DiffusersGenerator(generator, settings, device, partial(counter.add, generator))
 
     def __call__(self, batch: Batch) -> Batch:
         """Generates the images of one shard."""

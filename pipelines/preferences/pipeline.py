@@ -22,7 +22,7 @@ from pipelines.preferences import ops
 from pipelines.preferences.dataset.build_folder import BuildFolder
 from pipelines.preferences.dataset.shards import GeneratorName, Shard
 from pipelines.preferences.roles.base import PendingReviewer
-from pipelines.preferences.roles.scenes import SceneGenerator, ScenePerturber, SceneReviewer, SceneWriter
+from pipelines.preferences.roles.scenes import ScenePerturber, SceneReviewer, SceneWriter
 from pipelines.preferences.services import ChatPerturberActor, ChatWriterActor, SeedreamActor, ServiceContext
 
 TASK_CPUS = 0.8
@@ -58,21 +58,21 @@ def generate(
     cfg = settings.preferences
     match generator:
         case "renderer":
-            return _map_tasks(rows, ops.generate_batch, SceneGenerator())
+            return _map_tasks(rows, ops.render_batch, services.counter)
         case "seedream":
             return services.map(rows, SeedreamActor, settings.seedream)
         case "base":
             return _map_actors(
                 rows,
                 ops.BasePolicyActor,
-                (settings, sampling_plans(settings)),
+                (settings, sampling_plans(settings), services.counter),
                 cfg.generator_actors,
                 actor_options(cfg.generator_threads, cfg.generator_cpus, cfg.generator_gpus),
             )
         case "qwen_image" | "hunyuan_image":
             pool: DiffusersSettings = settings.qwen_image if generator == "qwen_image" else settings.hunyuan_image
             options = actor_options(pool.threads, pool.cpus, pool.gpus)
-            return _map_actors(rows, ops.DiffusersActor, (generator, pool), pool.actors, options)
+            return _map_actors(rows, ops.DiffusersActor, (generator, pool, services.counter), pool.actors, options)
 
 
 def encode(rows: ray.data.Dataset) -> ray.data.Dataset:
@@ -80,10 +80,10 @@ def encode(rows: ray.data.Dataset) -> ray.data.Dataset:
     return _map_tasks(rows, ops.encode_batch)
 
 
-def review(rows: ray.data.Dataset, settings: Settings) -> ray.data.Dataset:
+def review(rows: ray.data.Dataset, settings: Settings, services: ServiceContext) -> ray.data.Dataset:
     """Accepts or rejects each pair by the exact checker, or leaves it pending for annotators."""
     reviewer = SceneReviewer() if settings.preferences.reviewer == "scenes" else PendingReviewer()
-    return _map_tasks(rows, ops.review_batch, reviewer)
+    return _map_tasks(rows, ops.review_batch, reviewer, services.counter)
 
 
 def save(branches: Sequence[ray.data.Dataset], folder: BuildFolder, settings: Settings) -> ray.data.Dataset:

@@ -10,11 +10,13 @@ import ray
 from ray.exceptions import RayTaskError
 
 from actors.services.budget import BudgetTracker, Usage
-from actors.services.endpoint import Endpoint, Key, key_of
+from actors.services.endpoint import Endpoint
+from actors.services.keys import Key, key_of
 from actors.worker_setup import actor_options
 from conf.endpoints import EndpointSettings
 from conf.settings import Settings
 from pipelines.common.paths import run_paths
+from pipelines.common.worker_log import WorkCounter
 from pipelines.preferences.ops import Batch, map_live_async, records_of, with_records
 from pipelines.preferences.roles.chat import ChatPerturber, ChatWriter
 from pipelines.preferences.roles.seedream import SeedreamGenerator
@@ -49,17 +51,19 @@ class RemoteBudget:
 
 @dataclass(frozen=True)
 class ServiceContext:
-    """What an actor needs to call a service: the settings, the shared budget and the location of cached answers."""
+    """What actors share: the settings, the budget and cached answers of services, and the counts of their work."""
 
     settings: Settings
     budget: RemoteBudget
     branches: int  # of the plan; each has its own actors, and they share the concurrency of a service
+    counter: WorkCounter
 
     @classmethod
     def open(cls, settings: Settings, branches: int) -> ServiceContext:
-        """Starts the actor that tracks the budget."""
+        """Starts the actors that track the budget and count the work."""
         tracker: Any = ray.remote(BudgetTracker).options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
-        return cls(settings, RemoteBudget(tracker.remote(settings.budget, str(run_paths(settings).account))), branches)
+        budget = RemoteBudget(tracker.remote(settings.budget, str(run_paths(settings).account)))
+        return cls(settings, budget, branches, WorkCounter.start())
 
     def share(self, endpoint: E) -> E:
         """The settings of a service with one branch's share of its concurrency."""
@@ -115,8 +119,10 @@ class SeedreamActor:
 
     def __init__(self, services: ServiceContext, key: Key) -> None:
         settings = services.settings.seedream
-        self._generator = SeedreamGenerator(services.endpoint(settings, key), settings)
+        self._generator, self._counter = SeedreamGenerator(services.endpoint(settings, key), settings), services.counter
 
     async def __call__(self, batch: Batch) -> Batch:
         """Generates the images of one shard."""
-        return with_records(batch, await map_live_async(records_of(batch), self._generator.generate))
+        generated = with_records(batch, await map_live_async(records_of(batch), self._generator.generate))
+        self._counter.add("seedream", len(batch["record"]))
+        return generated

@@ -119,7 +119,7 @@ def test_an_interrupted_build_continues_and_gives_the_same_pairs(built: str, tmp
 @pytest.mark.ray
 def test_a_killed_worker_loses_no_row(ray_cluster: None, tmp_path: Path) -> None:
     large = ("preferences.pairs=400", "preferences.shard_rows=200")  # a task runs for about a second
-    with killing("generate_batch") as killed:
+    with killing("render_batch") as killed:
         disturbed = build_preferences(_settings(tmp_path / "disturbed", *large))
     undisturbed = build_preferences(_settings(tmp_path / "undisturbed", *large))
     assert killed

@@ -156,6 +156,10 @@ class Perturber(Protocol):
         ...
 
 
+def ignore(count: int) -> None:
+    """Takes the number of pairs that are done where nobody reports it."""
+
+
 class Generator(Protocol):
     """Generates both images of a pair."""
 

@@ -5,7 +5,7 @@ One generator makes both images of a pair from one seed, so that they differ mai
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from diffusers import HunyuanImagePipeline, QwenImagePipeline
 
 from conf.preferences import DiffusersSettings
-from pipelines.preferences.roles.base import PromptPair, RawImage, RawPair
+from pipelines.preferences.roles.base import PromptPair, RawImage, RawPair, ignore
 
 _PIPELINES: dict[str, Any] = {  # Any: the two classes have no common base with a typed call
     "qwen_image": QwenImagePipeline,
@@ -26,10 +26,17 @@ class DiffusersGenerator:
     """Generates images with QwenImagePipeline or HunyuanImagePipeline, in batches."""
 
     def __init__(
-        self, generator: Literal["qwen_image", "hunyuan_image"], settings: DiffusersSettings, device: torch.device
+        self,
+        generator: Literal["qwen_image", "hunyuan_image"],
+        settings: DiffusersSettings,
+        device: torch.device,
+        count: Callable[[int], None] = ignore,
     ) -> None:
-        """Loads the pipeline of `generator`, which is also the name of its settings section."""
-        self._generator, self._settings = generator, settings
+        """Loads the pipeline of `generator`, which is also the name of its settings section.
+
+        `count` receives the number of pairs of each batch.
+        """
+        self._generator, self._settings, self._count = generator, settings, count
         self._pipeline = _PIPELINES[generator].from_pretrained(settings.model, torch_dtype=_DTYPES[settings.dtype])
         self._pipeline.set_progress_bar_config(disable=True)
         if settings.offload == "model":
@@ -45,7 +52,11 @@ class DiffusersGenerator:
         seeds = [prompt.image_seed for prompt in prompts for _ in range(2)]
         size = self._settings.batch
         batches = [slice(start, start + size) for start in range(0, len(texts), size)]
-        pixels = [image for batch in batches for image in self._generate(texts[batch], seeds[batch])]
+        pixels: list[np.ndarray] = []
+        for batch in batches:
+            before = len(pixels)
+            pixels += list(self._generate(texts[batch], seeds[batch]))
+            self._count(len(pixels) // 2 - before // 2)
         images = [RawImage(image, self._generator, seed) for image, seed in zip(pixels, seeds, strict=True)]
         return [RawPair(prompt, images[2 * i], images[2 * i + 1]) for i, prompt in enumerate(prompts)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from actors.policy.plan import SamplingPlan
 from actors.policy.sampler import sample
 from actors.types import Conditioning
 from pipelines.common.images import StoredImage
-from pipelines.preferences.roles.base import ImagePair, PromptPair
+from pipelines.preferences.roles.base import ImagePair, PromptPair, ignore
 from pipelines.preferences.roles.scenes import SceneWriter, num_satisfied, row_rng
 from pipelines.scenes.checker import check
 
@@ -26,15 +26,22 @@ _SAMPLE = 3  # stream of a row's random numbers that this generator uses
 class PolicyGenerator:
     """Samples from the frozen base. If all images of a prompt are equally good, the row gets another prompt."""
 
-    def __init__(self, policy: FluxPolicy, plans: Sequence[SamplingPlan], writer: SceneWriter, batch: int) -> None:
+    def __init__(
+        self,
+        policy: FluxPolicy,
+        plans: Sequence[SamplingPlan],
+        writer: SceneWriter,
+        batch: int,
+        count: Callable[[int], None] = ignore,
+    ) -> None:
         """`plans` alternate from batch to batch, so that the pairs hold images with and without the training noise.
 
-        `batch` is the number of prompts sampled at once.
+        `batch` is the number of prompts sampled at once. `count` receives the number of pairs of each batch.
         """
         self._policy = policy
         self._plans = plans
         self._writer = writer
-        self._batch = batch
+        self._batch, self._count = batch, count
 
     def generate(self, prompts: Sequence[PromptPair]) -> list[ImagePair]:
         """Returns one pair for each prompt, in order. Raises ValueError if a row finds no two images that differ."""
@@ -49,6 +56,7 @@ class PolicyGenerator:
             done |= {pair.prompts.spec.index: pair for pair in self._sample_pairs(missing, plan, attempt)}
             unpaired = [prompt.spec for prompt in missing if prompt.spec.index not in done]
             if not unpaired:
+                self._count(len(prompts))
                 return [done[prompt.spec.index] for prompt in prompts]
             missing = [self._writer.write_one(spec, attempt + 1) for spec in unpaired]
         raise ValueError(

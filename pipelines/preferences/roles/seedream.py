@@ -6,11 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import UnidentifiedImageError
-
+from actors.images import ImageError, decode_image
 from actors.services.endpoint import Endpoint
 from conf.endpoints import SeedreamSettings
-from pipelines.common.images import decode
 from pipelines.preferences.checks.prompt_checks import InvalidAnswer
 from pipelines.preferences.roles.base import Dropped, PromptPair, RawImage, RawPair
 from pipelines.preferences.roles.chat import or_dropped
@@ -35,8 +33,8 @@ class SeedreamGenerator:
     async def _raw_image(self, text: str, seed: int) -> RawImage:
         content = await self.endpoint.image(text, self.settings.size, seed)
         try:
-            return RawImage(await asyncio.to_thread(decode, content), "seedream", seed)
-        except UnidentifiedImageError:
+            return RawImage(await asyncio.to_thread(decode_image, content), "seedream", seed)
+        except ImageError as error:
             raise InvalidAnswer(
-                "malformed", f"the service must return an image, got {len(content)} other bytes"
+                "malformed", f"the service must return an image, got {len(content)} bytes: {error}"
             ) from None
