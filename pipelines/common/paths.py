@@ -29,6 +29,8 @@ class RunPaths:
 
     root: Path
     """The run directory."""
+    version: int | None = None
+    """Policy version whose export and evaluation these are. None: the newest."""
 
     # Files of the whole run.
 
@@ -193,13 +195,18 @@ class RunPaths:
 
     @property
     def export(self) -> Path:
-        """Folder: the newest exported LoRA, in the format of diffusers."""
-        return self.policy / "export"
+        """Folder: an exported LoRA, in the format of diffusers."""
+        return self.policy / "export" if self.version is None else self.exports / str(self.version)
+
+    @property
+    def exports(self) -> Path:
+        """Folder: the exports of versions that were asked for by number or as the best, `<policy version>`."""
+        return self.policy / "exports"
 
     @property
     def merged(self) -> Path:
         """Folder: the whole pipeline with the LoRA merged into its weights."""
-        return self.policy / "merged"
+        return self.policy / "merged" if self.version is None else self.exports / f"{self.version}-merged"
 
     @property
     def metrics(self) -> Path:
@@ -231,7 +238,8 @@ class RunPaths:
     @property
     def evaluation(self) -> Path:
         """Folder: everything that stage 4 writes."""
-        return self.stage("evaluation")
+        folder = self.stage("evaluation")
+        return folder if self.version is None else folder / f"version-{self.version}"
 
     def evaluation_images(self, model: Literal["base", "policy"]) -> Path:
         """Folder: the images of one model, `<prompt number>.png`."""
@@ -294,9 +302,12 @@ class RunPaths:
         return self.root / "outcome.json"
 
 
-def run_paths(settings: Settings) -> RunPaths:
-    """The paths of `settings.run_dir`. They are absolute, because Ray's workers have other working directories."""
-    return RunPaths(Path(settings.run_dir).absolute())
+def run_paths(settings: Settings, version: int | None = None) -> RunPaths:
+    """The paths of `settings.run_dir`. They are absolute, because Ray's workers have other working directories.
+
+    `version`: the policy version whose export and evaluation are meant; None: the newest.
+    """
+    return RunPaths(Path(settings.run_dir).absolute(), version)
 
 
 def published_data(version: str) -> str:

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from conf import Settings
+from pipelines.common.paths import run_paths
 from pipelines.common.ray_session import ray_session
 from pipelines.common.run_folder import driving, writing
-from pipelines.policy.export import export_newest
+from pipelines.policy.export import export_chosen
 from pipelines.policy.sample import sample_images
 from pipelines.policy.train import check_files, check_spatialscore, run_policy
+from pipelines.policy.versions import finished_version
 
 
 def train(settings: Settings) -> None:
     """Trains, resumes or finishes the policy of the run. Raises UserError, before Ray starts, if a file is missing."""
     check_spatialscore(settings)
     check_files(settings)
+    if version := finished_version(settings):
+        print(f"nothing left to do: version {version} is trained and exported to {run_paths(settings).export}")
+        return
     with driving(settings, "policy"), ray_session(settings):
         result = run_policy(settings)
     print(f"policy version {result.version} after {result.training_seconds:.0f} s of training: {result.export}")
 
 
 def export(settings: Settings) -> None:
-    """Exports the LoRA of the newest checkpoint."""
+    """Exports the LoRA of the version that `export.version` names."""
     with writing(settings):
-        print(f"wrote {export_newest(settings)}")
+        paths = export_chosen(settings)
+    print(f"wrote {paths.export}")
+    if settings.export.merged:
+        print(f"wrote {paths.merged}")
 
 
 def sample(settings: Settings) -> None:

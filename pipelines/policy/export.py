@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from actors.files import join, read_file, write_file
+from actors.files import DamagedFileError, join, read_checked, write_file
 from actors.folders import write_folder
 from actors.policy.base import DTYPES
 from actors.policy.lora import save_lora
@@ -18,10 +20,30 @@ from actors.types import PolicyWeights
 from actors.workers.learner import rank_file
 from conf import UserError
 from conf.settings import Settings
-from pipelines.common.paths import run_paths
-from pipelines.policy.checkpoint import run_checkpoints
+from pipelines.common.paths import RunPaths, run_paths
+from pipelines.policy.checkpoint import Checkpoints, Manifest, run_checkpoints
 from pipelines.policy.fingerprint import flux_location
 from pipelines.policy.model_card import model_card
+from pipelines.policy.versions import RECORD, ExportRecord, choose_version
+
+
+def export_chosen(settings: Settings) -> RunPaths:
+    """Exports the version that `export.version` names. Returns the paths of that version.
+
+    Raises UserError if the run has no such version, or if its checkpoint is damaged.
+    """
+    if settings.export.version == "newest":
+        export_newest(settings)
+        return run_paths(settings)
+    return _export_version(choose_version(settings), settings)
+
+
+def provide_export(settings: Settings) -> RunPaths:
+    """Makes sure that the version that `export.version` names is exported. Returns the paths of that version.
+
+    The newest version of a finished run is exported already. Raises UserError as `export_chosen` does.
+    """
+    return _export_version(choose_version(settings), settings)
 
 
 def export_newest(settings: Settings) -> Path:
@@ -30,27 +52,47 @@ def export_newest(settings: Settings) -> Path:
     newest = checkpoints.newest()
     if newest is None:
         raise UserError(f"no complete checkpoint at {checkpoints.location}: run `spatialt2i policy train` first")
-    content = io.BytesIO(read_file(join(checkpoints.folder(newest.version), rank_file(0))))
-    state = torch.load(content, map_location="cpu", weights_only=True)
+    return export_lora(_read_weights(newest, checkpoints, settings), settings)
+
+
+def _export_version(version: int | None, settings: Settings) -> RunPaths:
+    """Exports a version, unless it is the newest or only its export is left."""
+    paths, checkpoints = run_paths(settings, version), run_checkpoints(settings)
+    manifest = next((each for each in checkpoints.manifests() if each.version == version), None)
+    if manifest:
+        export_lora(_read_weights(manifest, checkpoints, settings), settings, version)
+    return paths
+
+
+def _read_weights(manifest: Manifest, checkpoints: Checkpoints, settings: Settings) -> PolicyWeights:
+    """The LoRA in a checkpoint: the moving average, or the weights themselves. Raises UserError if it is damaged."""
+    name = rank_file(0)
+    try:
+        content = read_checked(join(checkpoints.folder(manifest.version), name), manifest.files[name])
+    except (FileNotFoundError, DamagedFileError, KeyError) as error:
+        raise UserError(
+            f"the checkpoint of version {manifest.version} is damaged ({error}): choose another export.version"
+        ) from error
+    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     lora = state["ema"] if settings.evaluation.use_ema else state["lora"]
-    weights = PolicyWeights(newest.version, {key: value.numpy() for key, value in lora.items()})
-    return export_lora(weights, settings)
+    return PolicyWeights(manifest.version, {key: value.numpy() for key, value in lora.items()})
 
 
-def export_lora(weights: PolicyWeights, settings: Settings) -> Path:
+def export_lora(weights: PolicyWeights, settings: Settings, version: int | None = None) -> Path:
     """Writes the LoRA, which `load_lora_weights(folder)` of the plain pipeline reads, and a model card.
 
-    With `export.merged` it also writes the whole model with the LoRA merged. Returns the folder of the LoRA.
+    With `export.merged` it also writes the whole model with the LoRA merged. Returns the folder of the LoRA: that of
+    `version`, or of the newest.
     """
-    paths, base = run_paths(settings), flux_location(settings)
+    paths, base = run_paths(settings, version), flux_location(settings)
     state = {key: torch.from_numpy(np.array(value)) for key, value in weights.lora.items()}
     save_lora(state, settings.flux, paths.export)
-    card = model_card(settings, base, weights.version, paths.export, merged=False)
-    write_file(str(paths.export / "README.md"), card.encode())
+    record = ExportRecord(weights.version, settings.evaluation.use_ema)
+    write_file(str(paths.export / RECORD), json.dumps(asdict(record)).encode())
+    write_file(str(paths.export / "README.md"), model_card(settings, base, weights.version, merged=False).encode())
     if settings.export.merged:
         merge_lora(base, paths.export, paths.merged, settings.flux.dtype)
-        card = model_card(settings, base, weights.version, paths.merged, merged=True)
-        write_file(str(paths.merged / "README.md"), card.encode())
+        write_file(str(paths.merged / "README.md"), model_card(settings, base, weights.version, merged=True).encode())
     return paths.export
 
 

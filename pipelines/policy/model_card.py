@@ -10,14 +10,15 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from actors.policy.registry import family_of
+from conf.flux import EMBEDDED
 from conf.settings import Settings
 from pipelines.common.paths import run_paths
+from pipelines.policy.evaluation_history import best_evaluation
 from pipelines.policy.metrics import EvaluationRow, read_evaluations
 from pipelines.policy.resume import training_settings
 
 CARD = """---
-base_model: {base}
-library_name: diffusers
+{base_line}library_name: diffusers
 pipeline_tag: text-to-image
 tags: [{tags}]
 ---
@@ -26,6 +27,10 @@ tags: [{tags}]
 
 Trained online against {rewards} with {method}: policy version {version}{average} of {iterations} planned,
 rank {rank}, each version from {prompts} prompts with {group} images each, {kept}.
+Its base is {base}. It was trained with images of {width} × {height} pixels. Compare it with its base before you use it
+at another size.
+
+In this folder, or with its name on the Hugging Face hub instead of ".":
 
 ```python
 import torch
@@ -56,9 +61,15 @@ The settings that decide what is learned. `settings.yaml` of the run has all set
 {settings}```
 """
 
-LOAD = """pipeline = {pipeline}.from_pretrained("{base}", torch_dtype=torch.{dtype})
-pipeline.load_lora_weights("{directory}")"""
-LOAD_MERGED = """pipeline = {pipeline}.from_pretrained("{directory}", torch_dtype=torch.{dtype})"""
+LOAD = """pipeline = {pipeline}.from_pretrained({location}, torch_dtype=torch.{dtype})
+pipeline.load_lora_weights(".")"""
+LOAD_SCENES = (
+    """from pipelines.scenes import CHECKPOINTS  # package spatialt2i
+
+"""
+    + LOAD
+)
+LOAD_MERGED = """pipeline = {pipeline}.from_pretrained(".", torch_dtype=torch.{dtype})"""
 
 METRICS = {
     "correct relations, short prompts": "relation_accuracy_short",
@@ -72,22 +83,27 @@ METRICS = {
 """Row of the table of results -> field of EvaluationRow."""
 
 
-def model_card(settings: Settings, base: str, version: int, directory: Path, merged: bool) -> str:
-    """Returns the card of policy version `version`, trained on the model at `base` and exported to `directory`.
+def model_card(settings: Settings, base: str, version: int, merged: bool) -> str:
+    """Returns the card of policy version `version`, trained on the model at `base`, for the folder of its export.
 
-    Its results are the held-out evaluations of the run up to that version. `merged`: the directory has a whole model.
+    Its results are the held-out evaluations of the run up to that version. `merged`: the folder has a whole model. The
+    card can be published: it names local models and files without their folders.
     """
     flux, policy, use_ema = settings.flux, settings.policy, settings.evaluation.use_ema
     top_k = policy.algorithm.top_k
     family = family_of(base)
     pipeline = family.pipeline_class.__name__
-    load = (LOAD_MERGED if merged else LOAD).format(
-        pipeline=pipeline, base=base, dtype=flux.dtype, directory=directory.absolute()
+    is_scenes, is_local = flux.model == EMBEDDED, Path(base).exists()
+    location = 'CHECKPOINTS / "flux"' if is_scenes else f'"path/to/{public_name(base)}"' if is_local else f'"{base}"'
+    load = (LOAD_MERGED if merged else LOAD_SCENES if is_scenes else LOAD).format(
+        pipeline=pipeline, location=location, dtype=flux.dtype
     )
     rows = [row for row in read_evaluations(run_paths(settings).evaluations) if row.iteration <= version]
+    learned = training_settings(settings)
     tags = ["lora", "text-to-image", "grpo", *(["spatialscore"] if settings.rewards.spatialscore else [])]
     return CARD.format(
-        base=base,
+        base_line="" if is_local else f"base_model: {base}\n",
+        base="the small FLUX of the scenes world" if is_scenes else public_name(base),
         pipeline=pipeline,
         version=version,
         rank=flux.lora_rank,
@@ -105,9 +121,19 @@ def model_card(settings: Settings, base: str, version: int, directory: Path, mer
         steps=settings.evaluation.denoise_steps,
         arguments=", ".join(f"{name}={value}" for name, value in family.pipeline_kwargs(flux).items()),
         length=flux.max_sequence_length,
-        results=results_table(rows, use_ema),
-        settings=OmegaConf.to_yaml(OmegaConf.create(training_settings(settings))),
+        results=results_table(rows, use_ema, best_evaluation(rows, policy.evaluation.best_by)),
+        settings=OmegaConf.to_yaml(OmegaConf.create({key: _public(value) for key, value in learned.items()})),
     )
+
+
+def public_name(location: str) -> str:
+    """A model or file as others may know it: a local one by its name without its folders, any other as it is."""
+    is_local = location.startswith(("/", "~", ".")) or Path(location).exists()
+    return Path(location).name if is_local else location
+
+
+def _public(value: object) -> object:
+    return public_name(value) if isinstance(value, str) and "/" in value else value
 
 
 def describe_rewards(settings: Settings) -> str:
@@ -116,23 +142,25 @@ def describe_rewards(settings: Settings) -> str:
         "spatialscore": "SpatialScore",
         "rules": "the exact checker of scenes",
         "judge": f"the judge {settings.judge.model}",
-        "detector": f"the detector {settings.detector.model}",
+        "detector": f"the detector {public_name(settings.detector.model)}",
     }
     weights = {names[key]: weight for key, weight in asdict(settings.rewards).items() if weight}
     return " + ".join(name if weight == 1 else f"{weight:g} × {name}" for name, weight in weights.items())
 
 
-def results_table(rows: Sequence[EvaluationRow], exports_average: bool) -> str:
+def results_table(rows: Sequence[EvaluationRow], exports_average: bool, best: EvaluationRow | None) -> str:
     """Returns the first (the base) and the last held-out evaluation as a Markdown table, without metrics that are NaN.
 
-    A run always evaluates its averaged weights. If the export is not the average, the text says so.
+    A run always evaluates its averaged weights. If the export is not the average, the text says so. It also says if
+    another version was better, which `best` is.
     """
     if not rows:
         return "No held-out evaluation was made during training."
     first, last = asdict(rows[0]), asdict(rows[-1])
     note = "" if exports_average else "; measured on the moving average, while the export is the last version itself"
+    better = f" Version {best.iteration} was the best of them." if best and best is not rows[-1] else ""
     lines = [
-        f"{last['images']} held-out prompts, one image each, the same noise for both{note}.",
+        f"{last['images']} held-out prompts, one image each, the same noise for both{note}.{better}",
         "",
         f"| | version {first['iteration']} | version {last['iteration']} |",
         "|---|---|---|",

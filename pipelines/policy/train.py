@@ -18,11 +18,12 @@ from conf.settings import Settings
 from pipelines.common.lease import check_lease
 from pipelines.common.models import check_model
 from pipelines.common.paths import run_paths
+from pipelines.common.progress_line import ProgressLine
 from pipelines.common.prompts import check_prompts, evaluation_notice
 from pipelines.common.run_folder import driving
 from pipelines.policy.checkpoint import claim_checkpoints, run_checkpoints
 from pipelines.policy.collector import Rewards, ScoredGroup
-from pipelines.policy.export import export_lora
+from pipelines.policy.export import export_chosen, export_lora
 from pipelines.policy.gauges import RunGauges
 from pipelines.policy.metrics import EvaluationRow, read_evaluations
 from pipelines.policy.resource_wait import wait_with_status
@@ -30,6 +31,7 @@ from pipelines.policy.resources import check_capacity, reward_requests
 from pipelines.policy.resume import check_resumable
 from pipelines.policy.rewards import start_rewards
 from pipelines.policy.training_run import TrainingRun
+from pipelines.policy.versions import check_export_after_training
 from pipelines.reward.sanity_report import require_passed
 from pipelines.reward.served_model import served_model
 
@@ -99,10 +101,11 @@ def _run_policy(settings: Settings, log: Callable[[str], None]) -> PolicyResult:
     check_start(settings)
     if notice := evaluation_notice(settings):
         log(notice)
-    starting = wait_with_status(asyncio.to_thread(start_rewards, settings), reward_requests(settings), log)
-    with closing(RunGauges(run_paths(settings).root)) as gauges:
+    with closing(RunGauges(run_paths(settings).root)) as gauges, ProgressLine("policy", log) as progress:
         gauges.progress()  # so that an alert can fire while the rewards wait for resources
-        rewards = asyncio.run(starting)
+        progress.phase("starting the rewards")
+        starting = asyncio.to_thread(start_rewards, settings)
+        rewards = asyncio.run(wait_with_status(starting, reward_requests(settings), progress.log))
     try:
         return train_policy(settings, rewards, log)
     finally:
@@ -121,7 +124,8 @@ def train_policy(settings: Settings, rewards: Rewards, log: Callable[[str], None
         if settings.policy.resume == "never":
             run_checkpoints(settings).clear()
         dump(settings, run_paths(settings).settings)
-        return asyncio.run(_train_and_export(settings, rewards, log))
+        with ProgressLine("policy", log) as progress:
+            return asyncio.run(_train_and_export(settings, rewards, progress))
 
 
 def check_spatialscore(settings: Settings) -> None:
@@ -132,8 +136,9 @@ def check_spatialscore(settings: Settings) -> None:
 
 
 def check_files(settings: Settings) -> None:
-    """Raises UserError if a file of prompts or a model cannot be used. Needs no Ray."""
+    """Raises UserError if prompts, a model or `export.version` cannot be used. Needs no Ray."""
     check_prompts(settings)
+    check_export_after_training(settings)
     check_model(settings, "flux.model", settings.flux.model, "model_index.json")
     if settings.rewards.detector:
         check_model(settings, "detector.model", settings.detector.model, "config.json")
@@ -152,16 +157,24 @@ def check_start(settings: Settings) -> None:
         check_resumable(newest, settings)
 
 
-async def _train_and_export(settings: Settings, rewards: Rewards, log: Callable[[str], None]) -> PolicyResult:
+def _export(weights: PolicyWeights, settings: Settings) -> Path:
+    """Exports the last weights, and the best version if `export.version` names it. Returns the folder of the latter."""
+    newest = export_lora(weights, settings)
+    return newest if settings.export.version == "newest" else export_chosen(settings).export
+
+
+async def _train_and_export(settings: Settings, rewards: Rewards, progress: ProgressLine) -> PolicyResult:
     paths = run_paths(settings)
-    run = TrainingRun(settings, rewards, log)
+    progress.phase("loading the models on the learner and on the rollout actors")
+    run = TrainingRun(settings, rewards, progress.log)
+    progress.follow(run.state)
     try:
         weights = await train_until_finished(run)
         check_lease(paths.lease)
         return PolicyResult(
             version=run.version,
             training_seconds=run.timer.training_seconds,
-            export=export_lora(weights, settings),
+            export=_export(weights, settings),
             checkpoints=run.checkpoints.location,
             metrics=paths.metrics,
             evaluations=read_evaluations(paths.evaluations),

@@ -16,13 +16,16 @@ from actors.workers.learner_group import LearnerGroup
 from actors.workers.rollout import start_rollout
 from conf.flux import EMBEDDED
 from conf.settings import Settings
+from pipelines.common.lease import check_lease
 from pipelines.common.paths import run_paths
 from pipelines.common.prompts import draw_held_out_prompts, draw_training_prompts
 from pipelines.policy.checkpoint import AsyncCheckpointWriter, Manifest, run_checkpoints
 from pipelines.policy.collector import GroupCollector, Rewards, ScoredGroup
+from pipelines.policy.evaluation_history import best_evaluation, with_history
 from pipelines.policy.fingerprint import flux_location
 from pipelines.policy.held_out import HeldOutEvaluation
 from pipelines.policy.learner_client import LearnerClient
+from pipelines.policy.metrics import read_evaluations
 from pipelines.policy.progress import Counters, ProgressPrinter, iteration_row
 from pipelines.policy.resume import run_identity
 from pipelines.policy.rollout_pool import RolloutPool
@@ -37,10 +40,11 @@ class TrainingRun:
     def __init__(self, settings: Settings, rewards: Rewards, log: Callable[[str], None]) -> None:
         """Asks Ray for the learner and the rollout actors, and returns at once."""
         policy, model = settings.policy, flux_location(settings)
-        self.settings, self.policy = settings, policy
+        self.settings, self.policy, self._log = settings, policy, log
         self.timer = IterationTimer(policy.learner.ranks)
         self.checkpoints = run_checkpoints(settings)
-        self.run_log = RunLog(run_paths(settings))
+        self._paths = run_paths(settings)
+        self.run_log = RunLog(self._paths)
         start_learner = partial(LearnerGroup, LearnerJob(model, settings.flux, policy))
         ranks = start_learner()  # before the rollout actors, which may take all remaining resources
         number = count()
@@ -61,10 +65,16 @@ class TrainingRun:
             exact=settings.flux.model == EMBEDDED,
         )
         self._identity = run_identity(settings)
+        self._state = ""
         self._writer = AsyncCheckpointWriter(self.checkpoints, log)
         self._progress = ProgressPrinter(settings, log)
         self._utilization = UtilizationMonitor(settings, self.collector, log)
         self._stall_reports = asyncio.create_task(self._utilization.report_stalls())
+
+    def state(self) -> str:
+        """What is under way, for the progress line. "" while the models are loaded."""
+        scored, groups = self.collector.finished_groups(), self.policy.prompts_per_iteration
+        return f"{self._state}: {scored} of {groups} groups scored" if "iteration" in self._state else self._state
 
     @property
     def version(self) -> int:
@@ -90,12 +100,15 @@ class TrainingRun:
         manifest = await self.learner.restore(self.checkpoints)
         self.collector.restart_from(await self.learner.current())
         self.run_log.truncate_after(self.version if manifest else -1)
+        if manifest:
+            self._log(f"continues from version {self.version}")
         if not self.run_log.has_evaluation(self.version):
             await self.evaluate_if_due()
 
     @contextmanager
     def measure_iteration(self) -> Generator[None]:
         """Measures wall-clock time and utilization of its body, one iteration."""
+        self._state = f"iteration {self.version + 1}/{self.policy.iterations}"
         self.timer.start()
         self._utilization.begin()
         yield
@@ -109,19 +122,36 @@ class TrainingRun:
         self._progress.iteration(row)
 
     async def checkpoint_if_due(self) -> None:
-        """Starts writing a checkpoint in the background every `policy.checkpoint.every` iterations and at the end."""
-        if self._is_due(self.policy.checkpoint.every):
+        """Starts writing a checkpoint in the background every `policy.checkpoint.every` iterations and at the end.
+
+        Also before each evaluation, so that every evaluated version can be kept if it is the best one.
+        """
+        if self._is_due(self.policy.checkpoint.every) or self._evaluation_is_due():
+            check_lease(self._paths.lease)
+            await self._writer.finish()  # so that the checkpoint before this one counts
             manifest = Manifest(self.version, self.timer.training_seconds, self._identity)
-            await self._writer.start(manifest, self.learner.states())
+            await self._writer.start(manifest, self.learner.states(), pinned=self._best_versions())
+
+    def _best_versions(self) -> list[int]:
+        """The version of the best evaluation whose checkpoint exists, if there is one."""
+        rows = read_evaluations(self._paths.evaluations)
+        kept = self.checkpoints.complete() if rows else []
+        best = best_evaluation(rows, self.policy.evaluation.best_by, kept)
+        return [best.iteration] if best else []
+
+    def _evaluation_is_due(self) -> bool:
+        return self._is_due(self.policy.evaluation.every) and len(self._held_out.prompts) > 0
 
     async def evaluate_if_due(self) -> None:
         """Evaluates the averaged weights on held-out prompts every `policy.evaluation.every` iterations.
 
         The time that it takes is not training time.
         """
-        if self._is_due(self.policy.evaluation.every) and self._held_out.prompts:
+        if self._evaluation_is_due():
             weights = await self.learner.current(averaged=True)
+            self._state = f"evaluating version {self.version} on held-out prompts"
             row, images = await self._held_out.run(weights, self.timer.training_seconds)
+            row = with_history(row, read_evaluations(self._paths.evaluations), self.policy.evaluation.best_by)
             self.run_log.evaluation(row, images)
             self._progress.evaluation(row)
 

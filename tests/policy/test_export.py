@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,16 +17,19 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FluxPipeline
+from PIL import Image
 
 from actors.policy.flux import FluxPolicy
 from actors.types import PolicyWeights
-from conf import Settings
+from conf import Settings, load
 from conf.flux import FluxSettings
 from pipelines.common.paths import run_paths
 from pipelines.policy.export import export_lora
+from pipelines.policy.fingerprint import flux_location
 from pipelines.policy.metrics import EvaluationRow
 from pipelines.policy.model_card import model_card
 from pipelines.policy.progress import ProgressPrinter
+from pipelines.policy.versions import ExportRecord, read_export_record
 
 
 def generate(model: Path, lora: Path | None = None) -> np.ndarray:
@@ -51,8 +58,9 @@ def test_the_merged_model_generates_what_base_and_lora_generate(
     with_lora = generate(flux_directory, export)
     np.testing.assert_allclose(generate(merged), with_lora, atol=1)
     assert np.abs(generate(flux_directory) - with_lora).max() > 8
-    assert f'FluxPipeline.from_pretrained("{merged}"' in (merged / "README.md").read_text()
-    assert f'pipeline.load_lora_weights("{export}")' in (export / "README.md").read_text()
+    assert 'FluxPipeline.from_pretrained("."' in (merged / "README.md").read_text()
+    assert 'pipeline.load_lora_weights(".")' in (export / "README.md").read_text()
+    assert read_export_record(export) == ExportRecord(3, moving_average=True)
     export_lora(PolicyWeights(3, lora), settings)  # again, over the old one
     assert sorted(path.name for path in export.parent.iterdir()) == ["export", "merged"]
 
@@ -61,7 +69,7 @@ def test_the_card_has_settings_and_results_of_its_version(
     settings_of: Callable[..., Settings], flux_directory: Path, tmp_path: Path
 ) -> None:
     settings = settings_of(tmp_path, "policy.algorithm.top_k=0")
-    card = model_card(settings, str(flux_directory), 20, tmp_path, merged=False)
+    card = model_card(settings, str(flux_directory), 20, merged=False)
     assert "No held-out evaluation" in card and "group_size: 4" in card and "all of them trained on" in card
     rows = [
         asdict(EvaluationRow(iteration, 1.0, 1.0, 96, accuracy, 0.0, 0.9, 0.8, 0.0, 0.0, accuracy * 4, 1.0, 2.0))
@@ -70,13 +78,57 @@ def test_the_card_has_settings_and_results_of_its_version(
     lines = [json.dumps(row | {"relation_accuracy_long": None}) + "\n" for row in rows]  # there were no long prompts
     run_paths(settings).policy.mkdir()
     run_paths(settings).evaluations.write_text("".join(lines))
-    card = model_card(settings, str(flux_directory), 20, tmp_path, merged=False)
+    card = model_card(settings, str(flux_directory), 20, merged=False)
     assert "| correct relations, short prompts | 50.0% | 75.0% |" in card  # of version 20, not of 40
     assert "| reward, all prompts | +2.00 | +3.00 |" in card and "correct relations, long prompts" not in card
     assert "policy version 20 (moving average) of 4 planned" in card and "measured on" not in card
     last = replace(settings, evaluation=replace(settings.evaluation, use_ema=False))
-    card = model_card(last, str(flux_directory), 20, tmp_path, merged=False)
+    card = model_card(last, str(flux_directory), 20, merged=False)
     assert "policy version 20 of 4 planned" in card and "for both; measured on the moving average, while" in card
+    assert "was the best of them" not in card
+    run_paths(settings).evaluations.write_text(
+        "".join(lines[:2]) + lines[0].replace('"iteration": 0', '"iteration": 30')
+    )
+    card = model_card(settings, str(flux_directory), 30, merged=False)
+    assert "| version 0 | version 30 |" in card and "Version 20 was the best of them." in card
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_the_card_names_no_path_of_this_machine(
+    settings_of: Callable[..., Settings],
+    flux_directory: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    merged: bool,
+) -> None:
+    settings = settings_of(tmp_path, f"detector.model={tmp_path / 'owl'}", "rewards.detector=1")
+    card = model_card(settings, str(flux_directory), 1, merged=merged)
+    assert not re.search(r"(?<![\w.])/\w", card.replace("https://", "")), "an absolute path"
+    assert "base_model" not in card
+    assert f"path/to/{flux_directory.name}" in card or merged
+    assert "prompts: prompts.jsonl" in card and "the detector owl with" in card
+    monkeypatch.setattr("pipelines.policy.model_card.family_of", lambda base: FluxPolicy)  # there is no hub here
+    on_the_hub = model_card(settings, "black-forest-labs/FLUX.1-dev", 1, merged=merged)
+    assert "base_model: black-forest-labs/FLUX.1-dev\n" in on_the_hub
+    assert ('from_pretrained("black-forest-labs/FLUX.1-dev"' in on_the_hub) != merged
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("merged", [False, True])
+def test_the_snippet_of_the_card_runs_after_the_folder_moved(tmp_path: Path, merged: bool) -> None:
+    """With the base that is shipped, and in one denoise step to save time."""
+    settings = load("scenes", [f"run_dir={tmp_path / 'run'}", "export.merged=true", "evaluation.denoise_steps=1"])
+    policy = FluxPolicy.from_pretrained(flux_location(settings), settings.flux)
+    lora = {key: value.numpy() for key, value in policy.lora_state().items()}
+    export = export_lora(PolicyWeights(3, lora), settings)
+    moved = (export.with_name("merged") if merged else export).rename(tmp_path / "moved")
+    snippet = (moved / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "HF_HUB_OFFLINE": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-c", snippet], cwd=moved, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert Image.open(moved / "image.png").size == (64, 64)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +159,7 @@ def test_card_and_progress_line_name_the_rewards(
     score: str,
 ) -> None:
     settings = settings_of(tmp_path, *overrides)
-    card = model_card(settings, str(flux_directory), 3, tmp_path, merged=False)
+    card = model_card(settings, str(flux_directory), 3, merged=False)
     assert trained in card
     assert ("grpo, spatialscore]" in card) == bool(settings.rewards.spatialscore)
     messages: list[str] = []
@@ -121,6 +173,6 @@ def test_the_card_of_qwen_image_names_its_own_pipeline(
     settings_of: Callable[..., Settings], qwen_image_directory: Path, qwen_image_flux: FluxSettings, tmp_path: Path
 ) -> None:
     settings = replace(settings_of(tmp_path), flux=qwen_image_flux)
-    card = model_card(settings, str(qwen_image_directory), 1, tmp_path, merged=False)
+    card = model_card(settings, str(qwen_image_directory), 1, merged=False)
     assert "from diffusers import QwenImagePipeline" in card and "true_cfg_scale=1.0" in card
     assert "Flux" not in card and "guidance_scale" not in card
