@@ -208,14 +208,15 @@ def _remove_replaced(old: Path, target: Path) -> None:
     marker = read_marker(str(old)) if old.is_dir() else None
     if marker is None:
         return
-    written = {*marker.files, MARKER}
-    parents = {str(parent) for name in written for parent in Path(name).parents}
-    for name in list(_files(old)):
+    written = set(marker.files)
+    parents = {str(parent) for name in (*written, MARKER) for parent in Path(name).parents}
+    for name in [name for name in _files(old) if name != MARKER]:
         if name in written:
             (old / name).unlink()
         elif not os.path.lexists(target / name):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             (old / name).rename(target / name)
+    (old / MARKER).unlink()  # last, so that a killed process leaves the list to the next one
     for folder, _, _ in os.walk(old, topdown=False):
         with suppress(OSError):  # not empty: the new folder has a file of the same name
             Path(folder).rmdir()
