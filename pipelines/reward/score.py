@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from actors.files import delete_files, exists, join, read_file, write_file
 from conf.settings import Settings
 from pipelines.common.paths import spatialscore_folder
+from pipelines.common.progress_line import Pace, ProgressLine, counted
 from pipelines.reward.sanity_report import weights_digest
 from pipelines.reward.score_files import SCHEMA, score_tables
 from pipelines.reward.score_input import ScoreRequest, image_folder, read_requests
@@ -62,16 +63,14 @@ def score_images(settings: Settings, log: Callable[[str], None] = print) -> Scor
     missing = [chunk for chunk in chunks if not exists(chunk.file)]
     to_score = [request for chunk in missing for request in chunk.requests]
     tables = score_tables(to_score, images, model, settings.serving, cfg.chunk_rows)
-    done, without_score = 0, 0
-    for chunk, table in zip(missing, tables, strict=True):
-        write_file(chunk.file, _parquet(table))
-        done += table.num_rows
-        without_score += _count_errors(table)
-        rate = done / (time.monotonic() - start)
-        log(
-            f"score {done}/{len(to_score)} images  {rate:.1f} images/s  {without_score} without a score  "
-            f"{(len(to_score) - done) / rate:.0f} s left"
-        )
+    done, without_score, pace = 0, 0, Pace()
+    with ProgressLine("score", log) as progress:
+        progress.phase(f"loading SpatialScore for {len(to_score)} images")
+        for chunk, table in zip(missing, tables, strict=True):
+            write_file(chunk.file, _parquet(table))
+            done += table.num_rows
+            without_score += _count_errors(table)
+            progress.finish(f"{counted(done, len(to_score), 'images', pace)}  {without_score} without a score")
     table = pa.concat_tables([pq.read_table(pa.BufferReader(read_file(chunk.file))) for chunk in chunks])
     write_file(cfg.out, _parquet(table))
     delete_files(parts, lambda name: bool(_CHUNK_FILE.fullmatch(name)))

@@ -14,6 +14,7 @@ from conf.ablation import VARIANTS
 from conf.flux import EMBEDDED
 from pipelines.common.fingerprints import digest_of_text
 from pipelines.common.paths import run_paths, spatialscore_folder
+from pipelines.common.progress_line import ProgressLine
 from pipelines.operations.ablation.report import write_report
 from pipelines.policy.fingerprint import input_fingerprints
 from pipelines.policy.metrics import EvaluationRow
@@ -136,8 +137,10 @@ def run_ablation(settings: Settings, log: Log = print, train: Train = run_policy
             log(f"ablation.minutes is over: {len(missing) - done} runs are left; start again to continue")
             break
         left = f", {minutes / done * (len(missing) - done):.0f} min left" if done else ""
-        log(f"run {finished + done + 1} of {len(runs)}: {run.variant}, seed {run.seed}{left}")
-        result = train(run.settings, lambda line: None)
+        name = f"run {finished + done + 1} of {len(runs)}: {run.variant}, seed {run.seed}"
+        log(f"{name}{left}")
+        with ProgressLine(name, log) as progress:
+            result = train(run.settings, lambda line: progress.update(line.partition(" | ")[0]))
         run.write(result.evaluations)
         last = result.evaluations[-1]
         log(

@@ -6,7 +6,6 @@ import hashlib
 import importlib
 import importlib.metadata
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from conf.baselines import BaselinesSettings
 from conf.rewards import JudgeSettings
 from conf.settings import Settings
 from pipelines.common.paths import RunPaths, pairs_location, run_paths
+from pipelines.common.progress_line import Pace, ProgressLine, counted
 from pipelines.reward.baselines.registry import JUDGES, SCORERS, ScorerContext
 from pipelines.reward.baselines.vlm import JudgeForm, VlmJudge
 from pipelines.reward.data import Pair, read_pairs
@@ -93,9 +93,11 @@ def predict_by_baseline(name: str, settings: Settings, log: Callable[[str], None
     actor_class: Any = ray.remote(BaselineActor).options(**_actor_options(name, cfg))
     actor = actor_class.remote(plan, settings, pairs_location(settings), paths, key)
     try:
-        info: ActorInfo = ray.get(actor.info.remote())
-        folder = paths.baselines / f"{name}-{_digest([*vars(plan).values(), info.digest])}"
-        return _judge_chunks(actor, folder, name, info.pairs, cfg.chunk_pairs, log)
+        with ProgressLine(name, log) as progress:
+            progress.phase("reading the held-out pairs and loading the model")
+            info: ActorInfo = ray.get(actor.info.remote())
+            folder = paths.baselines / f"{name}-{_digest([*vars(plan).values(), info.digest])}"
+            return _judge_chunks(actor, folder, info.pairs, cfg.chunk_pairs, progress)
     finally:
         ray.kill(actor)
 
@@ -135,12 +137,10 @@ def judge_settings(plan: BaselinePlan, cfg: BaselinesSettings) -> JudgeSettings:
     )
 
 
-def _judge_chunks(
-    actor: Any, folder: Path, name: str, count: int, chunk: int, log: Callable[[str], None]
-) -> PairPredictions:
+def _judge_chunks(actor: Any, folder: Path, count: int, chunk: int, progress: ProgressLine) -> PairPredictions:
     """Judges `count` pairs chunk by chunk, and saves each chunk, so that an interruption loses at most one."""
     parts: list[PairPredictions] = []
-    started, judged = time.monotonic(), 0
+    pace = Pace()
     for start in range(0, count, chunk):
         stop = min(count, start + chunk)
         file = folder / f"{start:06d}-{stop:06d}.json"
@@ -150,9 +150,7 @@ def _judge_chunks(
         predictions: PairPredictions = ray.get(actor.judge.remote(start, stop))
         _write(file, predictions)
         parts.append(predictions)
-        judged += stop - start
-        rate = judged / (time.monotonic() - started)
-        log(f"{name}: {stop}/{count} pairs  {rate:.1f} pairs/s  {(count - stop) / rate:.0f} s left")
+        progress.finish(counted(stop, count, "pairs", pace))
     return PairPredictions.concatenate(parts)
 
 
