@@ -115,7 +115,7 @@ def _write_rows(
         if reason:
             left_out[reason] = left_out.get(reason, 0) + 1
             continue
-        published.add(writer.write(row, review))
+        published.add(writer.write(row, review), annotated=review is not None)
         if published.pairs % 1000 == 0:
             print(f"publish  {published.pairs} pairs", flush=True)
     writer.close()

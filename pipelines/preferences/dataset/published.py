@@ -32,14 +32,14 @@ def _schema() -> pa.Schema:
     return pa.schema(fields, metadata=metadata)
 
 
-def _feature(kind: pa.DataType) -> dict[str, Any]:
-    """The description of an Arrow type for `datasets`."""
+def _feature(kind: pa.DataType) -> dict[str, Any] | list[Any]:
+    """The description of an Arrow type for `datasets`, in the form that its versions before 4 read, too."""
     if kind == _IMAGE:
         return {"_type": "Image"}
     if pa.types.is_struct(kind):
         return {field.name: _feature(field.type) for field in kind}
     if pa.types.is_list(kind):
-        return {"feature": _feature(kind.value_type), "_type": "List"}
+        return [_feature(kind.value_type)]
     names = {pa.float32(): "float32", pa.float64(): "float64"}
     return {"dtype": names.get(kind, str(kind)), "_type": "Value"}
 

@@ -47,12 +47,12 @@ class Statistics:
     phrases: Counter[str] = field(default_factory=Counter)  # wording of a relation -> relations
     perturbations: Counter[str] = field(default_factory=Counter)  # kind of an edit -> edits
     changed: Counter[int] = field(default_factory=Counter)  # number of changed relations
-    statuses: Counter[str] = field(default_factory=Counter)
-    by_generator: Counter[tuple[str, str]] = field(default_factory=Counter)  # (generator, status)
-    votes: int = 0
+    annotated: Counter[str] = field(default_factory=Counter)  # status -> pairs that annotators have judged
+    unannotated: Counter[str] = field(default_factory=Counter)  # status by the build's own check -> the other pairs
+    by_generator: Counter[tuple[str, str]] = field(default_factory=Counter)  # (generator, status), annotated pairs only
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Counts one row of the preference schema. Does not read its images."""
+    def add(self, row: Mapping[str, Any], annotated: bool) -> None:
+        """Counts one row of the preference schema. `annotated`: its review is one by annotators."""
         self.pairs += 1
         self.splits[row["split"]] += 1
         self.kinds[row["kind"]] += 1
@@ -63,6 +63,9 @@ class Statistics:
         self.phrases.update(relation["relation"] for relation in row["relations"])
         self.perturbations.update(edit["kind"] for edit in row["perturbations"])
         self.changed[row["n_perturb"]] += 1
-        self.statuses[row["review"]["status"]] += 1
-        self.by_generator[row["generator"], row["review"]["status"]] += 1
-        self.votes += len(row["review"]["votes"])
+        status = row["review"]["status"]
+        if annotated:
+            self.annotated[status] += 1
+            self.by_generator[row["generator"], status] += 1
+        else:
+            self.unannotated[status] += 1

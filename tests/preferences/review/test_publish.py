@@ -92,6 +92,8 @@ def test_decisions_are_in_the_rows_and_rejected_pairs_are_left_out(run_dir: Path
     assert {round(review["agreement"], 2) for review in kept.values()} == {1.0, 0.67}
     card = (published.folder / "README.md").read_text()
     assert "13 votes\nby 3 annotators" in card and "2 pairs were left out: rejected" in card
+    assert "3 pairs were judged by annotators and are accepted" in card
+    assert "34 pairs were not judged by annotators. The check of the build says: accepted." in card
     assert "| 7 | 0 | 0.0 % | 24.1 % |" in card, "the mode of the paper next to our share"
 
 
@@ -165,6 +167,8 @@ def test_huggingface_datasets_decodes_the_images(run_dir: Path, tmp_path: Path) 
     files = [str(path) for path in sorted(folder.glob("data/train-*.parquet"))]
     loaded: Any = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
     rows = _rows(folder)
+    described = json.loads(pq.read_schema(files[0]).metadata[b"huggingface"])["info"]["features"]
+    assert '"List"' not in json.dumps(described), "versions of datasets before 4 do not know this type"
     assert isinstance(loaded.features["image_w"], datasets.Image) and len(loaded) == 32
     for shown in loaded.select(range(3)):
         row = rows[shown["pair_id"]]

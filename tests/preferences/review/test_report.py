@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from conf import UserError, load
 from pipelines.preferences.dataset.report import report
+from pipelines.preferences.review.annotation import truth, verdict
+from pipelines.preferences.review.serve import open_database, open_queue, open_store
+from pipelines.preferences.review.votes import Vote
 from tests.support.html_page import HtmlPage
 from tests.support.scene_pairs import write_scene_pairs
 
@@ -19,9 +23,37 @@ def test_the_report_needs_no_other_file_and_shows_the_counts(run_dir: Path) -> N
     assert all(reference.startswith("data:image/") for reference in page.references)
     assert "50 preference pairs" in page.text
     assert "20.0%" in page.text, "ten of the fifty pairs have no changed relation"
-    titles = ("Scenes", "Relations of a prompt", "Words of a prompt", "Perturbations", "Acceptance rates", "Samples")
+    titles = ("Scenes", "Relations of a prompt", "Words of a prompt", "Perturbations", "Samples")
     assert all(title in page.text for title in titles)
     assert len(page.images) == 2 * 3 * 2, "two images of three pairs of two kinds"
+    for meaning in ("flip: the relation becomes its opposite", "star: all relations", "corrupted: the rejected image"):
+        assert meaning in page.text, "words that a reader cannot know are explained"
+
+
+def test_only_what_annotators_did_counts_as_theirs(run_dir: Path) -> None:
+    settings = load("scenes", [f"run_dir={run_dir}", "review.gold_fraction=0"])
+    before = HtmlPage(report(settings).read_text()).text
+    assert "accepted by the build’s check only 40" in before and "votes of annotators 0" in before
+    assert "Accepted by annotators" not in before, "a chart without a decision says nothing"
+    with closing(open_database(settings)) as database:
+        store = open_store(settings, database)
+        pair = open_queue(settings, database, store).find("pair-00000003")
+        known = truth(pair)
+        assert known
+        for name in ("ann", "ben"):
+            vote = Vote(name, pair.pair_id, name, "review", known, verdict(pair, known), "w", 3.0, 1.0)
+            store.cast(vote, needs_lease=False)
+    after = HtmlPage(report(settings).read_text()).text
+    assert "accepted by annotators 1 accepted by the build’s check only 39" in after
+    assert "votes of annotators 2" in after and "Accepted by annotators" in after
+
+
+def test_a_chart_explains_its_tick_only_if_it_has_one(run_dir: Path) -> None:
+    html = report(load("scenes", [f"run_dir={run_dir}"])).read_text()
+    figures = [figure for figure in html.split("<figure") if "</h3>" in figure]
+    assert any("The tick" in figure for figure in figures) and any("The tick" not in figure for figure in figures)
+    for figure in figures:
+        assert ("The tick" in figure) == ('class="reference"' in figure)
 
 
 def test_a_run_without_pairs_is_a_user_error(tmp_path: Path) -> None:
