@@ -80,6 +80,15 @@ class ScoreProcessor:
         ids, mask, positions = self._pad(rows, padding_side)
         return ScoreBatch(ids, mask, positions, pixel_values, grid, torch.tensor(index))
 
+    @property
+    def useful_pixels(self) -> int:
+        """Pixels to which an image may be shrunk before it is scored, with hardly an effect on its score.
+
+        Four times what the model sees: shrunk to that size itself, an image would lose whole rows of patches, because
+        its sides are rounded to multiples of a patch once more.
+        """
+        return 4 * int(self.image_processor.size["longest_edge"])
+
     def patches(self, images: Images) -> tuple[Tensor, Tensor]:
         """Patches [N, F] float32 and their grids [B, 3], equal to those of the library's processor."""
         for image in images:

@@ -44,6 +44,7 @@ class Evaluation:
     models: tuple[ModelReport, ...]
     tests: tuple[PairedTest, ...]  # SpatialScore against each baseline
     calibrations: tuple[Calibration, ...]  # of SpatialScore: from mu, and from mu and sigma
+    left_out: str = ""  # pairs that cannot be read, in one line; no model is measured on them
 
 
 def summarize(

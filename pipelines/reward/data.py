@@ -13,12 +13,13 @@ from typing import cast
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.dataset
-from PIL import Image
 
 from actors.files import file_system
+from actors.images import ImageError, decode_image
+from actors.reward_input import check_prompt
 from conf import UserError
-from pipelines.common.images import decode
 from pipelines.preferences.row_values import PairKind
+from pipelines.reward.unreadable import UnreadableRow, describe, refusal, too_many
 
 COLUMNS = (
     "pair_id",
@@ -33,9 +34,6 @@ COLUMNS = (
     "perturbations",
 )
 """The columns of a preference row that stage 2 reads."""
-
-_ROW_ERRORS = (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError)
-"""What PIL and this module raise for a row that cannot be decoded."""
 
 _SIDES = {"left": "right", "leftmost": "rightmost", "leftward": "rightward", "leftwards": "rightwards"}
 _MIRRORED = {**_SIDES, **{right: left for left, right in _SIDES.items()}}
@@ -58,19 +56,17 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class UnreadableRow:
-    """A row that could not be decoded."""
-
-    pair_id: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class DecodedRows:
     """The pairs of some rows, and the rows that could not be decoded."""
 
     pairs: list[Pair]
     unreadable: list[UnreadableRow]
+
+    @property
+    def left_out(self) -> str:
+        """What was left out and why, in one line; empty if every row could be read."""
+        rows = len(self.pairs) + len(self.unreadable)
+        return describe(self.unreadable, rows) if self.unreadable else ""
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,10 @@ class Comparisons:
 
 
 def require_pairs(folder: str) -> pyarrow.dataset.Dataset:
-    """The pairs in a parquet folder. Raises UserError, with a fix, if the folder does not exist or has no file."""
+    """The pairs in a parquet folder.
+
+    Raises UserError, with a fix, if the folder does not exist or has no file, or if the files hold no pairs.
+    """
     system, path = file_system(folder)
     try:
         dataset = pyarrow.dataset.dataset(path, filesystem=system)
@@ -94,6 +93,11 @@ def require_pairs(folder: str) -> pyarrow.dataset.Dataset:
         raise UserError(f"no preference pairs at {folder}: run `spatialt2i preferences build` first") from None
     if "split" not in dataset.schema.names:  # an empty folder
         raise UserError(f"no preference pairs at {folder}: run `spatialt2i preferences build` first")
+    if missing := [name for name in COLUMNS if name not in dataset.schema.names]:
+        raise UserError(
+            f"the files of {folder} must hold preference pairs, got no column {', '.join(missing)}: see "
+            "docs/preferences.md for the columns"
+        )
     return dataset
 
 
@@ -104,29 +108,38 @@ def require_held_out_pairs(folder: str) -> None:
         raise UserError(f"no held-out pairs at {folder}: raise preferences.test_fraction or preferences.pairs")
 
 
-def read_pairs(folder: str, split: str) -> list[Pair]:
-    """All pairs of a split, decoded and sorted by id."""
+def read_pairs(folder: str, split: str, limit: int | None = None) -> DecodedRows:
+    """The pairs of a split, decoded and sorted by id. `limit`: read no more than the first rows.
+
+    Raises UserError if `too_many` rows cannot be read.
+    """
     system, path = file_system(folder)
     dataset = pyarrow.dataset.dataset(path, filesystem=system)
     table = dataset.to_table(columns=list(COLUMNS), filter=pc.field("split") == split).sort_by("pair_id")
-    return [_decode_row(row) for row in table.to_pylist()]
+    decoded = read_rows(table.slice(0, limit).to_pylist(), check_prompt)
+    if too_many(len(decoded.unreadable), len(decoded.pairs) + len(decoded.unreadable)):
+        raise refusal(decoded.left_out, folder)
+    return decoded
 
 
-def read_rows(rows: Sequence[Mapping[str, object]], check: Callable[[str], object]) -> DecodedRows:
+def read_rows(
+    rows: Sequence[Mapping[str, object]], check: Callable[[str], object], shrink_to: int | None = None
+) -> DecodedRows:
     """Decodes preference rows. A row that cannot be decoded is listed and left out, and nothing replaces it.
 
-    `check` is called with every prompt, and raises ValueError for one that the reward model cannot read.
+    `check` is called with every prompt, and raises ValueError for one that the reward model cannot read. `shrink_to`:
+    see `decode_image`.
     """
     pairs: list[Pair] = []
     unreadable: list[UnreadableRow] = []
     for row in rows:
         try:
-            pair = _decode_row(row)
+            pair = _decode_row(row, shrink_to)
             for prompt in (pair.prompt, pair.perturbed_prompt):
                 if prompt is not None:
                     check(prompt)
-        except _ROW_ERRORS as error:
-            unreadable.append(UnreadableRow(str(row["pair_id"]), f"{type(error).__name__}: {error}"))
+        except (ValueError, TypeError, KeyError) as error:
+            unreadable.append(UnreadableRow(str(row["pair_id"]), str(error)))
         else:
             pairs.append(pair)
     return DecodedRows(pairs, unreadable)
@@ -182,16 +195,17 @@ def compare(pairs: Sequence[Pair], both_prompts: bool) -> Comparisons:
     return Comparisons(tuple(images), tuple(prompts), tuple(image_index), tuple(winners), losers, tuple(pair_of))
 
 
-def _decode_row(row: Mapping[str, object]) -> Pair:
-    image_w, image_l, perturbed = row["image_w"], row["image_l"], row["perturbed_prompt"]
-    if not isinstance(image_w, Mapping) or not isinstance(image_l, Mapping):
-        raise ValueError("image_w and image_l must be images, got null")
+def _decode_row(row: Mapping[str, object], shrink_to: int | None) -> Pair:
+    """Raises ValueError, TypeError or KeyError for a row that is no pair."""
+    prompt, perturbed = row["prompt"], row["perturbed_prompt"]
+    if not isinstance(prompt, str):
+        raise TypeError("there is no prompt")
     return Pair(
         pair_id=str(row["pair_id"]),
-        prompt=str(row["prompt"]),
+        prompt=prompt,
         perturbed_prompt=str(perturbed) if perturbed else None,
-        image_w=decode(image_w["bytes"]),
-        image_l=decode(image_l["bytes"]),
+        image_w=_decode_side(row, "image_w", shrink_to),
+        image_l=_decode_side(row, "image_l", shrink_to),
         kind=cast(PairKind, row["kind"]),
         n_perturb=int(str(row["n_perturb"])),
         changed=_changed_relations(row),
@@ -199,10 +213,22 @@ def _decode_row(row: Mapping[str, object]) -> Pair:
     )
 
 
+def _decode_side(row: Mapping[str, object], column: str, shrink_to: int | None) -> np.ndarray:
+    image = row[column]
+    data = image["bytes"] if isinstance(image, Mapping) else None
+    if not isinstance(data, bytes):
+        raise TypeError(f"{column} has no image")
+    try:
+        return decode_image(data, shrink_to=shrink_to)
+    except ImageError as error:
+        raise ImageError(f"{column}: {error}") from error
+
+
 def _changed_relations(row: Mapping[str, object]) -> tuple[str, ...]:
     """Words of the prompt's relations that a perturbation changed."""
     relations, perturbations = row["relations"], row["perturbations"]
-    assert isinstance(relations, Iterable) and isinstance(perturbations, Iterable)
+    if not isinstance(relations, Iterable) or not isinstance(perturbations, Iterable):
+        return ()  # a dataset from elsewhere does not state them
     changed = {perturbation["from"] for perturbation in perturbations}
     return tuple(
         relation["relation"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import ray
@@ -18,6 +18,7 @@ from conf.serving import ServingSettings
 from conf.settings import Settings
 from pipelines.common.intervals import PairedTest, mcnemar
 from pipelines.common.paths import pairs_location, run_paths
+from pipelines.common.progress_line import ProgressLine
 from pipelines.reward.accuracy import Evaluation, ModelReport, summarize
 from pipelines.reward.baselines.run import predict_by_baseline
 from pipelines.reward.calibration import Calibration, calibrate, gaussian_logits, mean_logits
@@ -37,6 +38,7 @@ class Measurement:
     report: ModelReport
     right: np.ndarray  # [N] bool: pairs in the right order
     calibrations: tuple[Calibration, ...] = ()
+    left_out: str = ""  # pairs that cannot be read; the same ones for every model
 
 
 def evaluate_reward(settings: Settings, log: Callable[[str], None] = print) -> Evaluation:
@@ -44,11 +46,16 @@ def evaluate_reward(settings: Settings, log: Callable[[str], None] = print) -> E
 
     Writes evaluation.json and report.html to <run_dir>/reward, and the accuracy into the model card of the run's own
     SpatialScore. `log` takes lines of progress. Ray must be initialized.
-    Raises UserError if there is no SpatialScore or no held-out pair, and the errors of `predict_by_baseline`.
+    A pair that cannot be read is left out for every model. Raises UserError if there is no SpatialScore or no held-out
+    pair, or if too many of them cannot be read, and the errors of `predict_by_baseline`.
     """
     pairs = pairs_location(settings)
     require_held_out_pairs(pairs)
-    ours = _measure_remotely(served_model(settings), pairs, settings.serving)
+    with ProgressLine("reward", log) as progress:
+        progress.phase("measuring SpatialScore on the held-out pairs")
+        ours = _measure_remotely(served_model(settings), pairs, settings.serving)
+    if ours.left_out:
+        log(f"reward evaluate  {ours.left_out}")
     reports: list[ModelReport] = [ours.report]
     tests: list[PairedTest] = []
     for name in settings.baselines.names:
@@ -56,7 +63,7 @@ def evaluate_reward(settings: Settings, log: Callable[[str], None] = print) -> E
         baseline = _summarize_remotely(name, predictions, pairs, settings.serving)
         reports.append(baseline.report)
         tests.append(mcnemar(NAME, ours.right, name, baseline.right))
-    evaluation = Evaluation(tuple(reports), tuple(tests), ours.calibrations)
+    evaluation = Evaluation(tuple(reports), tuple(tests), ours.calibrations, ours.left_out)
     _write(evaluation, settings)
     return evaluation
 
@@ -87,7 +94,8 @@ def _measure_remotely(model: str, folder: str, serving: ServingSettings) -> Meas
     """Measures the SpatialScore in the directory `model`, in a Ray task with the resources of a replica."""
 
     def run() -> Measurement:
-        return measure(open_scorer(model, serving), read_pairs(folder, "test"))
+        decoded = read_pairs(folder, "test")
+        return replace(measure(open_scorer(model, serving), decoded.pairs), left_out=decoded.left_out)
 
     return ray.get(ray.remote(run).options(**actor_options(serving.threads, serving.cpus, serving.gpus)).remote())
 
@@ -96,7 +104,7 @@ def _summarize_remotely(name: str, predictions: PairPredictions, folder: str, se
     """Summarizes a baseline's predictions in a Ray task: the driver does not hold the pairs' images."""
 
     def run() -> Measurement:
-        return Measurement(summarize(name, predictions, read_pairs(folder, "test")), predictions.right)
+        return Measurement(summarize(name, predictions, read_pairs(folder, "test").pairs), predictions.right)
 
     return ray.get(ray.remote(run).options(num_cpus=serving.cpus).remote())
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from actors.optim.torch_engine import ModelEngine, OptimizerSettings, TorchModel
@@ -18,6 +19,9 @@ from pipelines.reward.sampler import RankInfo
 from pipelines.reward.train_metrics import TrainMetrics
 
 BETAS = (0.9, 0.98)
+_BLANK = np.zeros((28, 28, 3), np.uint8)
+_NO_PAIR = Pair("", "blank", None, _BLANK, _BLANK, "generated", 0)
+"""Takes part in a step in which a rank has no pair, because every rank must. Its loss has weight 0."""
 ONE_RANK = RankInfo(0, 1)
 
 
@@ -59,8 +63,11 @@ class RewardFitter:
     def optimizer_step(
         self, pairs: Sequence[Pair], step: int, steps: int, metrics: TrainMetrics | None = None
     ) -> FitStep:
-        """Does optimizer step `step` of `steps` on this rank's pairs, and adds it to `metrics`."""
-        pairs = self._mirror_half(pairs, step)
+        """Does optimizer step `step` of `steps` on this rank's pairs, and adds it to `metrics`.
+
+        There may be no pairs, if none of this rank's rows could be read: then its gradient is zero.
+        """
+        count, pairs = len(pairs), self._mirror_half(pairs or [_NO_PAIR], step)
         comparisons = compare(pairs, self.settings.both_prompts)
         batch = self.processor(comparisons.images, comparisons.prompts, comparisons.image_index).to(self.device)
         mu, sigma = self.engine(batch)
@@ -68,13 +75,14 @@ class RewardFitter:
         noise = self._noise(pairs, comparisons, step) if self.settings.loss == "sampled" else None
         losses = pair_loss(self.settings.loss, mu[w], sigma[w], mu[l], sigma[l], noise=noise)
         # The engine averages over ranks. Divided by the pairs of the whole batch, that is the batch's loss per pair.
-        self.engine.backward(losses.sum() * self.rank.ranks / self.settings.batch_size)
+        weight = self.rank.ranks / self.settings.batch_size if count else 0.0
+        self.engine.backward(losses.sum() * weight)
         lr = learning_rate(self.settings, step, steps)
         result = self.engine.step(lr)
         margins = (mu[w] - mu[l]).detach()
-        if metrics is not None:
+        if metrics is not None and count:
             metrics.add([pairs[i] for i in comparisons.pairs], margins, losses.detach(), sigma.detach())
-            metrics.pairs += len(pairs)
+            metrics.pairs += count
             metrics.flops += self._flops.training(batch)
         return FitStep(losses.mean().item(), (margins > 0).float().mean().item(), result.grad_norm, lr)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +18,11 @@ from actors.json_lines import append_row, read_log
 from actors.spatialscore.flops import measured_peak
 from actors.spatialscore.model import DTYPES
 from pipelines.common.paths import RunPaths
+from pipelines.common.progress_line import PERIOD_S, clock
 from pipelines.reward.job import WorkerJob
 from pipelines.reward.sampler import RankInfo
 from pipelines.reward.train_metrics import TrainMetrics
+from pipelines.reward.unreadable import describe
 
 
 class FitLog:
@@ -34,7 +37,7 @@ class FitLog:
         self._metrics_file, self._unreadable_file = paths.reward_metrics, paths.reward_unreadable
         self._board = SummaryWriter(str(paths.reward_tensorboard), purge_step=done + 1)
         self._peak = job.settings.peak_tflops * 1e12 or measured_peak(device, DTYPES[job.config.dtype])
-        self._start = self._last = time.monotonic()
+        self._start = self._last = self._said = time.monotonic()
         self._first = done
         _truncate_after(self._metrics_file, done)
         self._unreadable = _truncate_after(self._unreadable_file, done)
@@ -57,16 +60,30 @@ class FitLog:
             self._board.add_scalar(f"reward/{name}", value, done)
         self._board.flush()
         append_row(self._metrics_file, {"step": done, **self.latest})
+        if metrics.unreadable:
+            self._lines.put.remote(f"reward: {describe(metrics.unreadable, metrics.rows)}")
         for row in metrics.unreadable:
             append_row(self._unreadable_file, {"step": done, **vars(row)})
-        self._lines.put.remote(self._line(done, now))
+        self._say(self._line(done))
 
-    def _line(self, done: int, now: float) -> str:
-        seconds_left = (self._steps - done) * (now - self._start) / (done - self._first)
-        loss, accuracy, rate = (self.latest[name] for name in ("loss", "accuracy", "pairs_per_second"))
+    def step(self, done: int) -> None:
+        """Says how far the fit is, if nothing was said for a while: `reward.log_every` steps may take minutes."""
+        if time.monotonic() - self._said >= PERIOD_S:
+            self._say(f"reward step {done}/{self._steps}  {self._left(done)}")
+
+    def _say(self, line: str) -> None:
+        self._said = time.monotonic()
+        self._lines.put.remote(line)
+
+    def _left(self, done: int) -> str:
+        seconds = (self._steps - done) * (time.monotonic() - self._start) / max(done - self._first, 1)
+        return f"{clock(seconds)} left"
+
+    def _line(self, done: int) -> str:
+        loss, accuracy, rate = (self.latest.get(name, math.nan) for name in ("loss", "accuracy", "pairs_per_second"))
         text = (
             f"reward step {done}/{self._steps}  loss {loss:.3f}  accuracy {accuracy:.3f}  "
-            f"{rate:.0f} pairs/s  {seconds_left:.0f} s left"
+            f"{rate:.0f} pairs/s  {self._left(done)}"
         )
         return f"{text}  {self._unreadable} unreadable pairs" if self._unreadable else text
 

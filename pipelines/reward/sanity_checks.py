@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import ray
@@ -14,6 +15,7 @@ from conf import UserError
 from conf.serving import ServingSettings
 from conf.settings import Settings
 from pipelines.common.paths import pairs_location
+from pipelines.common.progress_line import ProgressLine
 from pipelines.reward.data import Pair, read_pairs, require_held_out_pairs
 from pipelines.reward.sanity_report import SanityCheck, write_sanity_report
 from pipelines.reward.score_checks import (
@@ -32,19 +34,23 @@ PAIRS = 128
 """Held-out pairs that are checked at most."""
 
 
-def run_sanity_checks(settings: Settings) -> tuple[SanityCheck, ...]:
+def run_sanity_checks(settings: Settings, log: Callable[[str], None] = print) -> tuple[SanityCheck, ...]:
     """Checks the SpatialScore that scores the run's images on held-out pairs, and writes the result.
 
-    Ray must be initialized. Raises UserError if there is no SpatialScore, if its LoRA is merged, or if there is no
-    held-out pair.
+    `log` takes a line if pairs cannot be read. Ray must be initialized. Raises UserError if there is no SpatialScore,
+    if its LoRA is merged, or if there is no held-out pair or too many of them cannot be read.
     """
     model, pairs = served_model(settings), pairs_location(settings)
     if not (Path(model) / ADAPTER_FILE).is_file():
         raise UserError(f"the LoRA of {model} is merged: check the directory that it was merged from")
     require_held_out_pairs(pairs)
-    checks = _check_remotely(model, pairs, settings.serving)
-    write_sanity_report(settings, checks)
-    return checks
+    with ProgressLine("reward", log) as progress:
+        progress.phase(f"running the sanity checks on up to {PAIRS} held-out pairs")
+        checked = _check_remotely(model, pairs, settings.serving)
+    if checked.left_out:
+        log(f"reward check  {checked.left_out}")
+    write_sanity_report(settings, checked.checks)
+    return checked.checks
 
 
 def run_checks(scorer: SpatialScorer, model: str, pairs: Sequence[Pair]) -> tuple[SanityCheck, ...]:
@@ -78,10 +84,17 @@ def table(checks: Sequence[SanityCheck]) -> str:
     return "\n".join(lines)
 
 
-def _check_remotely(model: str, folder: str, serving: ServingSettings) -> tuple[SanityCheck, ...]:
+@dataclass(frozen=True)
+class _Checked:
+    checks: tuple[SanityCheck, ...]
+    left_out: str  # of the pairs
+
+
+def _check_remotely(model: str, folder: str, serving: ServingSettings) -> _Checked:
     """Runs the checks in a Ray task with the resources of a replica."""
 
-    def run() -> tuple[SanityCheck, ...]:
-        return run_checks(open_scorer(model, serving), model, read_pairs(folder, "test")[:PAIRS])
+    def run() -> _Checked:
+        decoded = read_pairs(folder, "test", limit=PAIRS)
+        return _Checked(run_checks(open_scorer(model, serving), model, decoded.pairs), decoded.left_out)
 
     return ray.get(ray.remote(run).options(**actor_options(serving.threads, serving.cpus, serving.gpus)).remote())

@@ -10,8 +10,9 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import ray
+from pyarrow import fs
 
-from actors.files import join, read_file
+from actors.files import file_system, join, read_file
 from actors.images import decode_image
 from actors.spatialscore import SpatialScorer
 from actors.worker_setup import actor_options
@@ -29,6 +30,8 @@ SCHEMA = pa.schema(
     ]
 )
 READ_CPUS = 0.25  # Ray CPUs of a task that reads files: it waits for them most of the time
+MAX_FILE_BYTES = 256 * 2**20
+"""Bytes of an image file at most. The largest image that is accepted has 192 MB of pixels."""
 
 
 def score_tables(
@@ -86,15 +89,29 @@ def score_files(scorer: SpatialScorer, rows: pa.Table) -> pa.Table:
         if row.error is None:
             try:
                 scorer.check(row.prompt)
-                images.append(decode_image(file))
+                images.append(decode_image(file, shrink_to=scorer.model.processor.useful_pixels))
                 readable.append(row)
             except ValueError as error:
                 row.error = str(error)
-    if images:
-        scores = scorer.score(images=images, prompts=[row.prompt for row in readable])
-        for row, mu, sigma in zip(readable, scores.mu.tolist(), scores.sigma.tolist(), strict=True):
-            row.mu, row.sigma = mu, sigma
+    _score(scorer, images, readable)
     return pa.Table.from_pylist([vars(row) for row in results], schema=SCHEMA)
+
+
+def _score(scorer: SpatialScorer, images: list[np.ndarray], rows: list[_Row]) -> None:
+    """Writes scores into the rows. If the scorer refuses a row nevertheless, the other rows are still scored."""
+    if not rows:
+        return
+    try:
+        scores = scorer.score(images=images, prompts=[row.prompt for row in rows])
+    except ValueError as error:
+        if len(rows) == 1:
+            rows[0].error = str(error)
+            return
+        for image, row in zip(images, rows, strict=True):
+            _score(scorer, [image], [row])
+        return
+    for row, mu, sigma in zip(rows, scores.mu.tolist(), scores.sigma.tolist(), strict=True):
+        row.mu, row.sigma = mu, sigma
 
 
 def _read_files(rows: pa.Table, images: str) -> pa.Table:
@@ -103,14 +120,26 @@ def _read_files(rows: pa.Table, images: str) -> pa.Table:
     errors: list[str | None] = []
     for name in rows["image"].to_pylist():
         try:
-            files.append(read_file(join(images, name)))
+            files.append(_read_image(images, name))
             errors.append(None)
-        except OSError as error:
+        except (ValueError, OSError) as error:
             files.append(None)
-            errors.append("no such image" if isinstance(error, FileNotFoundError) else _describe(error))
+            errors.append(str(error) or type(error).__name__)
     with_files = rows.append_column("file", pa.array(files, pa.binary()))
     return with_files.append_column("error", pa.array(errors, pa.string()))
 
 
-def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+def _read_image(folder: str, name: str) -> bytes:
+    """The content of a file in the folder. Raises ValueError if the name leads elsewhere, or to no file of usual size.
+
+    A link in the folder is followed: whoever writes into the folder may read what it leads to.
+    """
+    if name.startswith("/") or ".." in name.split("/") or "\0" in name:
+        raise ValueError("the name leads out of the image folder: use names of files in it")
+    system, path = file_system(join(folder, name))
+    info = system.get_file_info(path)
+    if info.type != fs.FileType.File:
+        raise ValueError("no such image" if info.type == fs.FileType.NotFound else "not a file")
+    if info.size > MAX_FILE_BYTES:
+        raise ValueError(f"the file has {info.size} bytes, over the limit of {MAX_FILE_BYTES}")
+    return read_file(join(folder, name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -20,12 +21,15 @@ from conf.settings import Settings
 from pipelines.common.fingerprints import digest_of
 from pipelines.common.models import check_model
 from pipelines.common.paths import RunPaths, pairs_location, run_paths
+from pipelines.common.progress_line import ProgressLine
+from pipelines.common.run_lookup import record_settings
 from pipelines.common.worker_log import relay_lines
 from pipelines.preferences.dataset.verify import verify
 from pipelines.reward.job import WorkerJob
 from pipelines.reward.sampler import PairSampler, make_sampler
 from pipelines.reward.served_model import model_config
-from pipelines.reward.worker import MODEL_FOLDER, train_loop_per_worker
+from pipelines.reward.unreadable import refusal
+from pipelines.reward.worker import MODEL_FOLDER, REFUSAL, train_loop_per_worker
 
 
 @dataclass(frozen=True)
@@ -46,23 +50,28 @@ def train_reward(settings: Settings, log: Callable[[str], None] = print) -> Rewa
 
     Writes <run_dir>/reward/model. `log` takes lines of progress. An interrupted run with the same settings and pairs
     resumes from its last checkpoint, and ends with the same weights as an undisturbed one. Ray must be initialized.
-    Raises UserError if there are no training pairs or a published version is damaged, SettingsError if the pairs do
-    not fill one batch.
+    Raises UserError if there are no training pairs, if too many of them cannot be read, or if a published version is
+    damaged, SettingsError if the pairs do not fill one batch.
     """
     start, reward, paths = time.monotonic(), settings.reward, run_paths(settings)
     if reward.pairs:
         verify(reward.pairs, log)
     sampler = make_sampler(pairs_location(settings), reward.batch_size, reward.epochs, reward.shuffle_rows, reward.seed)
     check_model(settings, "spatialscore.model", settings.spatialscore.model, "config.json")
-    result = _fit(_make_job(settings, sampler, paths), paths, log)
+    record_settings(settings, "reward")
+    job = _make_job(settings, sampler, paths)
+    result = _fit(job, paths, log)
     assert result.checkpoint is not None and result.metrics is not None
+    if left_out := result.metrics.get(REFUSAL):
+        shutil.rmtree(paths.reward / _name(job))  # after a repair of the files, the fit starts from the beginning
+        raise refusal(left_out, sampler.folder)
     _save_model(result.checkpoint, paths.reward_model)
     return RewardResult(
         model=paths.reward_model,
         pairs=sampler.pairs,
         steps=sampler.steps,
-        loss=result.metrics["loss"],
-        accuracy=result.metrics["accuracy"],
+        loss=result.metrics.get("loss", math.nan),
+        accuracy=result.metrics.get("accuracy", math.nan),
         unreadable=int(result.metrics["unreadable"]),
         seconds=time.monotonic() - start,
     )
@@ -82,7 +91,8 @@ def _make_job(settings: Settings, sampler: PairSampler, paths: RunPaths) -> Work
 def _fit(job: WorkerJob, paths: RunPaths, log: Callable[[str], None]) -> Result:
     """Runs the workers to the end of the fit, and restarts them after failures."""
     paths.reward.mkdir(parents=True, exist_ok=True)
-    with relay_lines(log) as lines:
+    with ProgressLine("reward", log) as progress, relay_lines(progress.log) as lines:
+        progress.phase(f"fitting SpatialScore, {job.sampler.steps} optimizer steps: starting the workers")
         return _trainer(job, lines, paths.reward).fit()
 
 
@@ -96,13 +106,18 @@ def _trainer(job: WorkerJob, lines: ActorHandle[Any], storage: Path) -> TorchTra
         torch_config=TorchConfig(backend="nccl" if settings.use_gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=settings.use_gpu, resources_per_worker=resources),
         run_config=RunConfig(
-            name=f"train-{digest_of(asdict(job))[:10]}",  # Ray Train resumes a run by its name
+            name=_name(job),
             storage_path=str(storage),
             failure_config=FailureConfig(max_failures=settings.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             worker_runtime_env=actor_options(settings.threads_per_worker, 0, 0)["runtime_env"],
         ),
     )
+
+
+def _name(job: WorkerJob) -> str:
+    """The name of a fit, and of its folder. Ray Train resumes a run by its name."""
+    return f"train-{digest_of(asdict(job))[:10]}"
 
 
 def _save_model(checkpoint: Checkpoint, target: Path) -> None:

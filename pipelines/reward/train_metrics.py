@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 import torch.distributed as dist
 from torch import Tensor
 
-from pipelines.reward.data import Pair, UnreadableRow
+from pipelines.reward.data import Pair
+from pipelines.reward.unreadable import UnreadableRow, describe, too_many
 
 
 @dataclass
 class TrainMetrics:
     """Sums over comparisons, and the rows that could not be read."""
 
-    pairs: int = 0
+    pairs: int = 0  # that were read
     flops: float = 0.0  # of the model's forward and backward passes
     loss: float = 0.0
     margin: float = 0.0  # of mu_w - mu_l
@@ -24,6 +25,11 @@ class TrainMetrics:
     comparisons: Counter[str] = field(default_factory=Counter[str])  # by group: "all", a kind of pair, a relation
     correct: Counter[str] = field(default_factory=Counter[str])  # comparisons in the right order, by group
     unreadable: list[UnreadableRow] = field(default_factory=list[UnreadableRow])
+
+    @property
+    def rows(self) -> int:
+        """The rows, readable or not."""
+        return self.pairs + len(self.unreadable)
 
     def add(self, pairs: Sequence[Pair], margins: Tensor, losses: Tensor, sigma: Tensor) -> None:
         """Adds one step. pairs, margins, losses: of each comparison  # [C]. sigma: of each row  # [R]."""
@@ -56,6 +62,29 @@ class TrainMetrics:
             for group, total in sorted(self.comparisons.items())
         }
         return {"loss": self.loss / count, "margin": self.margin / count, "sigma": self.sigma / count, **accuracy}
+
+
+@dataclass
+class RowCount:
+    """The rows that a fit has read since its start or resumption, on all workers."""
+
+    rows: int = 0
+    unreadable: list[UnreadableRow] = field(default_factory=list[UnreadableRow])
+
+    def add(self, metrics: TrainMetrics) -> None:
+        """Adds the rows since the last report."""
+        self.rows += metrics.rows
+        self.unreadable += metrics.unreadable
+
+    @property
+    def too_many(self) -> bool:
+        """Whether too many of the rows cannot be read."""
+        return too_many(len(self.unreadable), self.rows)
+
+    @property
+    def message(self) -> str:
+        """How many rows cannot be read, and which ones."""
+        return describe(self.unreadable, self.rows)
 
 
 def over_workers(metrics: TrainMetrics) -> TrainMetrics:

@@ -18,10 +18,13 @@ from pipelines.reward.fit import RewardFitter, restore
 from pipelines.reward.fit_log import FitLog
 from pipelines.reward.job import WorkerJob
 from pipelines.reward.sampler import RankInfo, rows_of_steps
-from pipelines.reward.train_metrics import TrainMetrics, over_workers
+from pipelines.reward.train_metrics import RowCount, TrainMetrics, over_workers
 
 MODEL_FOLDER = "model"
 """Folder of the last checkpoint that holds the finished SpatialScore directory."""
+
+REFUSAL = "refusal"
+"""Name of a report's text that tells why the fit stopped before its end; empty if it did not."""
 
 _STATE_FILE = "fit.pt"
 
@@ -39,24 +42,31 @@ def train_loop_per_worker(loop: dict[str, Any]) -> None:
         fitter.engine.load_state_dict(saved["engine"])
     done = int(saved["done"]) if saved else 0
     log = FitLog(loop["lines"], job, rank, device, done) if rank.rank == 0 else None
-    metrics, check_prompt = TrainMetrics(), fitter.processor.template.encode
+    metrics, processor, read = TrainMetrics(), fitter.processor, RowCount()
     for step, rows in enumerate(rows_of_steps(sampler, rank, done), start=done):
-        decoded = read_rows(rows, check_prompt)
+        decoded = read_rows(rows, processor.template.encode, processor.useful_pixels)
         metrics.unreadable += decoded.unreadable
-        if not decoded.pairs:
-            raise ValueError(f"none of the {len(rows)} pairs of step {step} can be read: {decoded.unreadable[0]}")
         result = fitter.optimizer_step(decoded.pairs, step, sampler.steps, metrics)
+        if log:
+            log.step(step + 1)
         epoch_ends = (step + 1) % sampler.steps_per_epoch == 0
         if (step + 1) % settings.log_every == 0 or epoch_ends:
             total, metrics = over_workers(metrics), TrainMetrics()
+            read.add(total)
             if log:
                 log.add(step + 1, total, {"lr": result.lr, "grad_norm": result.grad_norm})
+            if read.too_many:
+                _save_checkpoint(fitter, step + 1, log, job, refusal=read.message)
+                return
         if (step + 1) % settings.checkpoint_every == 0 or epoch_ends:
             _save_checkpoint(fitter, step + 1, log, job)
 
 
-def _save_checkpoint(fitter: RewardFitter, done: int, log: FitLog | None, job: WorkerJob) -> None:
-    """Reports rank 0's metrics and checkpoint to Ray Train. The last one holds the finished SpatialScore directory."""
+def _save_checkpoint(fitter: RewardFitter, done: int, log: FitLog | None, job: WorkerJob, refusal: str = "") -> None:
+    """Reports rank 0's metrics and checkpoint to Ray Train. The last one holds the finished SpatialScore directory.
+
+    `refusal`: why the fit stops here; Ray Train keeps only the metrics that come with a checkpoint.
+    """
     engine, trained = fitter.engine.state_dict(), fitter.state_dict()  # every rank takes part
     if log is None:
         ray.train.report({})
@@ -67,7 +77,7 @@ def _save_checkpoint(fitter: RewardFitter, done: int, log: FitLog | None, job: W
             model = restore(build(job.config), trained)  # the fitter's model may be sharded
             training = TrainingInfo(job.settings.loss, job.sampler.pairs, job.sampler.steps)
             model.save_pretrained(Path(folder) / MODEL_FOLDER, include_backbone=job.include_backbone, training=training)
-        ray.train.report({"step": done, **log.latest}, checkpoint=Checkpoint.from_directory(folder))
+        ray.train.report({"step": done, **log.latest, REFUSAL: refusal}, checkpoint=Checkpoint.from_directory(folder))
 
 
 def _newest_checkpoint() -> dict[str, Any] | None:

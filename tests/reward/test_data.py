@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from actors.reward_input import check_prompt
 from conf import UserError
-from pipelines.common.images import StoredImage
+from pipelines.common.images import encode_png
 from pipelines.preferences.dataset.schema import SCHEMA
-from pipelines.reward.data import Pair, compare, mirror_text, mirrored, read_rows, require_held_out_pairs
+from pipelines.reward.data import Pair, compare, mirror_text, mirrored, read_pairs, read_rows, require_held_out_pairs
 from pipelines.scenes.grammar import mirror, parse
 
 IMAGE = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
@@ -54,36 +56,86 @@ def test_each_image_wins_under_its_own_prompt() -> None:
     assert compare(pairs, both_prompts=False).winners == (0, 2)
 
 
-def test_an_unreadable_row_is_listed_and_not_replaced() -> None:
-    good = {"bytes": StoredImage.of(np.zeros((64, 64, 3), np.uint8), "test", 0).png}
-    row = {
-        "pair_id": "a",
-        "group_id": "g",
-        "prompt": "a red circle",
-        "perturbed_prompt": None,
-        "image_w": good,
-        "image_l": good,
-        "kind": "perturbed",
-        "n_perturb": 1,
-        "relations": [],
-        "perturbations": [],
-    }
+GOOD = {"bytes": encode_png(np.zeros((64, 64, 3), np.uint8)), "sha256": "", "phash": ""}
+ROW: dict[str, Any] = {
+    "pair_id": "a",
+    "group_id": "g",
+    "split": "test",
+    "prompt": "a red circle",
+    "perturbed_prompt": None,
+    "image_w": GOOD,
+    "image_l": GOOD,
+    "kind": "perturbed",
+    "n_perturb": 1,
+    "relations": [],
+    "perturbations": [],
+}
 
-    def check(text: str) -> None:
-        if not text.strip():
-            raise ValueError("a prompt must not be empty")
 
-    damage = {
-        "not an image": {"image_w": {"bytes": b"not an image"}},
-        "truncated": {"image_l": {"bytes": good["bytes"][:60]}},
-        "null": {"image_l": None},
-        "no text": {"prompt": " "},
-    }
-    rows = [row, *({**row, "pair_id": name, **change} for name, change in damage.items()), {**row, "pair_id": "z"}]
-    decoded = read_rows(rows, check)
+def _with(image: bytes | None) -> dict[str, Any]:
+    return {**GOOD, "bytes": image}
+
+
+DAMAGE: dict[str, tuple[dict[str, Any], str]] = {
+    "not an image": ({"image_w": _with(b"not an image")}, "image_w: the image is not a readable PNG, JPEG or WEBP"),
+    "truncated": (
+        {"image_l": _with(encode_png(np.zeros((64, 64, 3), np.uint8))[:60])},
+        "image_l: the image is damaged or truncated",
+    ),
+    "too long": ({"image_l": _with(encode_png(np.zeros((2, 402, 3), np.uint8)))}, "image_l: the image has 402 x 2"),
+    "no bytes": ({"image_l": _with(None)}, "image_l has no image"),
+    "empty": ({"image_l": _with(b"")}, "image_l: the image is empty"),
+    "null": ({"image_w": None}, "image_w has no image"),
+    "no prompt": ({"prompt": None}, "there is no prompt"),
+    "blank prompt": ({"prompt": " "}, "must not be blank"),
+    "blank perturbed prompt": ({"perturbed_prompt": "\n"}, "must not be blank"),
+    "long prompt": ({"prompt": "a" * 4001}, "at most 4000 characters"),
+    "no number of changes": ({"n_perturb": None}, "None"),
+}
+"""Changes of a row, and the reason that they lead to."""
+
+
+def test_an_unreadable_row_is_listed_with_its_reason_and_not_replaced() -> None:
+    changed = [{**ROW, "pair_id": name, **change} for name, (change, _) in DAMAGE.items()]
+    decoded = read_rows([ROW, *changed, {**ROW, "pair_id": "z", "relations": None}], check_prompt)
     assert [pair.pair_id for pair in decoded.pairs] == ["a", "z"]
-    assert [unreadable.pair_id for unreadable in decoded.unreadable] == list(damage)
-    assert all(": " in unreadable.reason for unreadable in decoded.unreadable)
+    assert [row.pair_id for row in decoded.unreadable] == list(DAMAGE)
+    for row, (_, reason) in zip(decoded.unreadable, DAMAGE.values(), strict=True):
+        assert reason in row.reason
+
+
+def _write(folder: Path, good: int, bad: int) -> str:
+    """Writes a dataset. The bad rows are first by name."""
+    rows = [{**ROW, "pair_id": f"a{n}", "image_w": _with(b"GIF89a...")} for n in range(bad)]
+    rows += [{**ROW, "pair_id": f"b{n}"} for n in range(good)]
+    folder.mkdir()
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / "test-0.parquet")
+    return str(folder)
+
+
+def test_a_few_unreadable_pairs_are_left_out_and_named(tmp_path: Path) -> None:
+    decoded = read_pairs(_write(tmp_path / "small", 5, 1), "test")
+    assert [pair.pair_id for pair in decoded.pairs] == [f"b{n}" for n in range(5)]
+    assert decoded.left_out.startswith("1 of 6 pairs cannot be read and are left out (a0: image_w: the image is not a")
+    large = read_pairs(_write(tmp_path / "large", 60, 6), "test")
+    assert "a0: " in large.left_out and "a2: " in large.left_out and "a3: " not in large.left_out
+    assert large.left_out.endswith("; and 3 more)")
+    assert read_pairs(_write(tmp_path / "whole", 3, 0), "test").left_out == ""
+    assert len(read_pairs(str(tmp_path / "small"), "test", limit=3).pairs) == 2
+
+
+@pytest.mark.parametrize(("good", "bad"), [(0, 1), (0, 3), (9, 4), (44, 5)])
+def test_too_many_unreadable_pairs_are_a_user_error(tmp_path: Path, good: int, bad: int) -> None:
+    folder = _write(tmp_path / "pairs", good, bad)
+    with pytest.raises(UserError, match=rf"{bad} of {good + bad} pairs cannot be read.*a0: .* at most 10%, or 3 pairs"):
+        read_pairs(folder, "test")
+
+
+def test_files_without_the_columns_of_pairs_are_a_user_error(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([ROW], schema=SCHEMA).drop_columns(["image_l", "kind"])
+    pq.write_table(table, tmp_path / "test-0.parquet")
+    with pytest.raises(UserError, match=r"got no column image_l, kind: see docs/preferences\.md"):
+        require_held_out_pairs(str(tmp_path))
 
 
 def test_a_dataset_without_held_out_pairs_is_a_user_error(tmp_path: Path) -> None:
