@@ -171,7 +171,7 @@ def _word_hint(word: str, free: Sequence[Word], overrides: Sequence[str]) -> str
         return f": {hint}"
     if free:
         return f": write {free[0].setting}={word}"
-    return f": did you mean run_dir={word}?" if re.fullmatch(r"\S*/\S*", word) else ""
+    return ""
 
 
 def _quotes_hint(word: Word) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, Self
 
@@ -47,6 +48,11 @@ class EndpointSettings(Section):
 
     price_image: float = field(default=0.0, metadata=at_least(0))
     """Cost of an image."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not re.fullmatch(r"https?://[^\s/?#]+\S*", self.url):
+            raise SettingsError(f"{self.section}.url must be like https://host/v1, got {self.url!r}")
 
     def identity(self) -> Self:
         """Only what determines the answers: every field of EndpointSettings except the model is set to its default."""

@@ -26,7 +26,7 @@ class EvaluationSettings(Section):
     denoise_steps: int = field(default=28, metadata=at_least(1))
     """Denoise steps of an evaluation image. Flow-GRPO: 28. Training uses policy.sampling.denoise_steps."""
 
-    seed: int = 1000
+    seed: int = field(default=1000, metadata=at_least(0))
     """Seed of the images; the same before and after training."""
 
     batch_prompts: int = field(default=12, metadata=at_least(1))
@@ -48,8 +48,8 @@ class SampleSettings(Section):
     images: int = field(default=4, metadata=between(1, 64))
     """Images of each prompt by each policy."""
 
-    seed: int = 0
+    seed: int = field(default=0, metadata=at_least(0))
     """Seed of the images; the same for both policies."""
 
     out: str = ""
-    """PNG file, for one prompt only. Empty: <run_dir>/samples/<text>.seed-<seed>.version-<policy version>.png."""
+    """PNG file, for one prompt only. Empty: in <run_dir>/samples, named after text, seed, policy version and size."""

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf.catalog import Setting, catalog
 from conf.errors import SettingsError
-from conf.layers import Layer, override_layer, preset_layers
+from conf.layers import Layer, override_layer, preset_layers, presets
 from conf.partial import partial_path
 from conf.rules import one_of
 from conf.settings import Settings
@@ -37,6 +37,9 @@ OF_ONE_COMMAND = (
 )
 """Settings and sections of a recorded `settings.yaml` that a later command does not take over. Where the file is says
 which run it is; the others say what one command is to do."""
+OF_THE_CLUSTER = ("ray_address", "num_cpus", "dashboard")
+"""Settings that say where a command runs. A later command takes them from the recorded preset, not from the record:
+that an earlier command ran on a cluster says nothing about this one."""
 MISSING_VALUE = "???"
 """OmegaConf's mark of a value that is still to be given."""
 
@@ -123,14 +126,24 @@ def _recorded_layers(path: Path) -> list[Layer]:
             f"{reason}. This file holds the settings of an earlier command in this run, maybe of another version: "
             "correct it, or name a preset, which is then used instead"
         ) from error
-    return [
+    kept = [
         Layer(str(path), {key: value for key, value in layer.values.items() if not _of_one_command(key)})
         for layer in layers
+    ]
+    preset = kept[-1].values.get("preset")
+    return [*_where_it_runs(preset), *kept] if isinstance(preset, str) and preset in presets() else kept
+
+
+def _where_it_runs(preset: str) -> list[Layer]:
+    """The layers of a shipped preset, with only what they say about the cluster."""
+    return [
+        Layer(layer.source, {key: value for key, value in layer.values.items() if key in OF_THE_CLUSTER})
+        for layer in preset_layers(preset)
     ]
 
 
 def _of_one_command(key: str) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in OF_ONE_COMMAND)
+    return key in OF_THE_CLUSTER or any(key == name or key.startswith(f"{name}.") for name in OF_ONE_COMMAND)
 
 
 def _merge(config: DictConfig, layer: Layer) -> DictConfig:

@@ -118,7 +118,7 @@ class PreferencesSettings(Section):
     pairs: int = field(default=6000, metadata=at_least(10))
     """Pairs to make. Paper: 80,000."""
 
-    seed: int = 0
+    seed: int = field(default=0, metadata=at_least(0))
     """Seed of prompts, edits and images."""
 
     shard_rows: int = field(default=250, metadata=at_least(1))

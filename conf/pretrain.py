@@ -20,7 +20,7 @@ class PretrainSettings(Section):
     minutes: float = field(default=90.0, metadata=at_least(0.1))
     """Wall-clock minutes for all parts on two cores, divided among them in fixed shares."""
 
-    seed: int = 0
+    seed: int = field(default=0, metadata=at_least(0))
     """Seed of initialization and data."""
 
     workers: int = field(default=2, metadata=at_least(1))

@@ -56,7 +56,7 @@ class ReviewSettings(Section):
     label_studio: str = ""
     """Folder of files for and from Label Studio. Empty: <run_dir>/label_studio."""
 
-    seed: int = 0
+    seed: int = field(default=0, metadata=at_least(0))
     """Seed of the order of pairs and of the choice of gold pairs."""
 
     def __post_init__(self) -> None:

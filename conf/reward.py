@@ -144,7 +144,7 @@ class RewardSettings(Section):
     max_failures: int = 2
     """Restarts of a failed worker group."""
 
-    seed: int = 0
+    seed: int = field(default=0, metadata=at_least(0))
     """Seed of initialization, shuffling and mirroring."""
 
     def __post_init__(self) -> None:

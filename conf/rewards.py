@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from conf.endpoints import EndpointSettings
 from conf.errors import SettingsError
-from conf.rules import Section
+from conf.rules import Section, at_least
 
 
 @dataclass(frozen=True)
@@ -16,16 +16,16 @@ class RewardWeights(Section):
 
     section: ClassVar[str] = "rewards"
 
-    spatialscore: float = 1.0
+    spatialscore: float = field(default=1.0, metadata=at_least(0))
     """Weight of the run's SpatialScore (its mu)."""
 
-    rules: float = 0.0
+    rules: float = field(default=0.0, metadata=at_least(0))
     """Weight of the exact checker: fraction of objects and relations that it finds, 0 to 1. Scenes world only."""
 
-    judge: float = 0.0
+    judge: float = field(default=0.0, metadata=at_least(0))
     """Weight of the grade that a vision-language model gives, 0 to 10. Section judge."""
 
-    detector: float = 0.0
+    detector: float = field(default=0.0, metadata=at_least(0))
     """Weight of the fraction of objects and relations that a detector finds, 0 to 1. Section detector."""
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from typing import Any, ClassVar
 
 from conf.errors import SettingsError
-from conf.rules import Section, above, at_least, gpu_count
+from conf.rules import Section, above, at_least, between, gpu_count
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class ServingSettings(Section):
     host: str = "127.0.0.1"
     """HTTP: address to listen on. 0.0.0.0 answers other machines and needs token_variable."""
 
-    port: int = 8000
+    port: int = field(default=8000, metadata=between(1, 65535))
     """HTTP: port."""
 
     token_variable: str = ""

@@ -6,6 +6,7 @@ created; an error states the rule, the value and the fix.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from conf.ablation import AblationSettings
@@ -22,8 +23,10 @@ from conf.pretrain import PretrainSettings
 from conf.review import PublishSettings, ReviewSettings
 from conf.reward import RewardSettings, SpatialScoreSettings
 from conf.rewards import JudgeSettings, RewardWeights
-from conf.rules import Section
+from conf.rules import Section, at_least
 from conf.serving import ScoreSettings, ServingSettings
+
+_RAY_ADDRESS = re.compile(r"local|auto|(ray://)?(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}")
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Settings(Section):
     ray_address: str = "local"
     """Ray cluster. local: a private cluster. auto or host:port: a running cluster."""
 
-    num_cpus: int = 0
+    num_cpus: int = field(default=0, metadata=at_least(0))
     """CPUs of a private cluster. 0: all CPUs of the machine."""
 
     dashboard: bool = False
@@ -80,6 +83,8 @@ class Settings(Section):
         super().__post_init__()
         if not self.run_dir.strip():
             raise SettingsError("run_dir must not be empty: write e.g. run_dir=runs/mine")
+        if not _RAY_ADDRESS.fullmatch(self.ray_address):
+            raise SettingsError(f"ray_address must be local, auto or host:port, got {self.ray_address!r}")
         if self.policy.evaluation.best_by == "relations" and self.flux.model != EMBEDDED:
             raise SettingsError(
                 "policy.evaluation.best_by=relations needs the exact checker of the scenes world, got flux.model="

@@ -23,10 +23,10 @@ class PolicySettings(Section):
     iterations: int = field(default=120, metadata=at_least(1))
     """Iterations, i.e. policy versions to publish."""
 
-    minutes: float = 5.0
+    minutes: float = field(default=5.0, metadata=at_least(0))
     """Stop after this training time in minutes as well. 0: no limit."""
 
-    seed: int = 0
+    seed: int = field(default=0, metadata=at_least(0))
     """Seed of prompts, initial noise and sampling noise."""
 
     prompts_per_iteration: int = field(default=12, metadata=at_least(1))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 from conf import Settings, UserError
 
@@ -29,12 +32,29 @@ def check_address(address: str) -> None:
 
 
 def accepts_connections(address: str) -> bool:
-    """Whether something accepts connections at host:port. Ray itself would retry for a minute. "auto" counts as yes."""
+    """Whether something accepts connections at host:port. Ray itself would retry for a minute.
+
+    "auto" counts as yes if this machine may be part of a cluster, as far as that can be seen.
+    """
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon:
-        return True
+        return _may_be_part_of_a_cluster()
     try:
         socket.create_connection((host, int(port)), CONNECT_TIMEOUT).close()
     except (OSError, ValueError):  # ValueError: the port is not a number
         return False
     return True
+
+
+def _may_be_part_of_a_cluster() -> bool:
+    """Whether Ray may find a cluster by itself: by a variable, by a job, or by a process of Ray on this machine."""
+    processes = Path("/proc")
+    if IN_A_JOB in os.environ or "RAY_ADDRESS" in os.environ or not (processes / "self" / "cmdline").is_file():
+        return True
+    return any(b"gcs_server" in line or b"raylet" in line for line in _command_lines(processes))
+
+
+def _command_lines(processes: Path) -> Iterator[bytes]:
+    for path in processes.glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # the process has ended
+            yield path.read_bytes()

@@ -7,21 +7,21 @@ later command in that directory starts from it, so a preset and overrides need n
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from conf import Settings, SettingsError, UserError, dump, load_recorded
 from conf.command import Action, RunUse, override_of
 from conf.layers import is_preset
 from conf.rules import suggestion
-from pipelines.common.paths import RunPaths, run_paths
+from pipelines.common.paths import RunPaths, Stage, run_paths
 
 RUNS = "runs"
 """Folder, in the working directory, in which a run is looked for if none is named."""
 
-RECORDED_SECTIONS = {
+RECORDED_SECTIONS: Mapping[Stage, tuple[str, ...]] = {
     "preferences": (
         "flux",
         "preferences",
@@ -33,6 +33,7 @@ RECORDED_SECTIONS = {
         "budget",
     ),
     "reward": ("spatialscore", "reward", "baselines"),
+    "evaluation": ("evaluation",),
     "policy": ("flux", "serving", "rewards", "judge", "detector", "policy", "export"),
 }
 """Stage -> the sections that its command records. The other sections keep the values of earlier commands."""
@@ -71,7 +72,9 @@ def find_run(use: RunUse, given: str | None, default: str, preset: str, replaced
             return FoundRun(folder, recorded_in(folder), f"the newest of {len(runs)}" if len(runs) > 1 else "")
         if not replaced:
             raise UserError(_no_run(preset))
-    folder = default if given is None else given
+    folder = default if given is None else str(given)
+    if not folder.strip():
+        raise SettingsError("run_dir must not be empty: write e.g. run_dir=runs/mine")
     exists = is_run(Path(folder))
     if use == "continues" and not exists and not replaced:
         raise UserError(missing_run(folder))
@@ -96,7 +99,7 @@ def _run_word(action: Action, word: str) -> str:
         return word
     if is_run(Path(RUNS, word)):
         return override_of("run_dir", str(Path(RUNS, word)))
-    if "/" in word:
+    if "/" in word or similar_run(word):
         raise UserError(missing_run(word))
     return word
 
@@ -123,14 +126,14 @@ def similar_run(word: str) -> str:
     return f": did you mean {paths[name]}?" if near else ""
 
 
-def record_settings(settings: Settings, stage: Literal["preferences", "reward", "policy"] | None = None) -> None:
-    """Writes `settings.yaml` of the run directory, atomically.
+def record_settings(settings: Settings, stage: Stage) -> None:
+    """Writes the settings of a stage that starts to `settings.yaml` of the run directory, atomically.
 
-    With `stage`, sections that the stage does not use keep the values that are recorded there. Raises SettingsError if
+    Sections that the stage does not use keep the values that are recorded there, if any are. Raises SettingsError if
     the file cannot be written.
     """
     path = run_paths(settings).settings
-    if stage and path.is_file():
+    if path.is_file():
         used = set(RECORDED_SECTIONS[stage])
         try:
             earlier = load_recorded(path)

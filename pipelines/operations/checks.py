@@ -12,6 +12,7 @@ from conf import Settings, SettingsError, UserError
 from conf.endpoints import EndpointSettings
 from conf.flux import EMBEDDED
 from pipelines.common.cluster_address import check_address, uses_private_cluster
+from pipelines.common.disk_faults import require_writable
 from pipelines.common.models import check_model
 from pipelines.common.paths import pairs_location, run_paths, spatialscore_folder
 from pipelines.common.ports import check_port
@@ -21,17 +22,19 @@ def whole_run(settings: Settings) -> None:
     """`run` and `demo`: what every stage reads from outside the run."""
     from pipelines.common.prompts import check_prompts
 
-    _cluster(settings)
     check_prompts(settings)
     _preferences_services(settings)
     _policy_models(settings)
     _spatialscore_backbone(settings)
+    require_writable(run_paths(settings).root)
+    _cluster(settings)
 
 
 def build_preferences(settings: Settings) -> None:
     """`preferences build`: a cluster, models, and keys of services."""
-    _cluster(settings)
     _preferences_services(settings)
+    require_writable(run_paths(settings).root)
+    _cluster(settings)
 
 
 def pairs(settings: Settings) -> None:

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from actors.files import write_file
-from conf import Settings, dump
+from conf import Settings
 from pipelines.common.paths import run_paths
+from pipelines.common.run_lookup import record_settings
 from pipelines.operations.stage_cache import StageRecord, read_record, write_record
 from pipelines.operations.stages import STEPS, PipelineStep
 
@@ -28,7 +29,7 @@ def run_pipeline(settings: Settings, steps: Sequence[PipelineStep] = STEPS) -> N
     SystemExit if SpatialScore does not pass its sanity checks.
     """
     paths = run_paths(settings)
-    dump(settings, paths.settings)
+    record_settings(settings, "evaluation")  # the other stages record theirs, after they have accepted them
     seconds: dict[str, float] = {}
     for step in steps:
         print("\n" + f"── {step.title} ".ljust(HEADING_WIDTH, "─"), flush=True)

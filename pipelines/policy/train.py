@@ -13,7 +13,6 @@ from ray.exceptions import ObjectLostError
 
 from actors.types import PolicyWeights
 from actors.workers.learner_group import LearnerLostError
-from conf import dump
 from conf.settings import Settings
 from pipelines.common.lease import check_lease
 from pipelines.common.models import check_model
@@ -21,6 +20,7 @@ from pipelines.common.paths import run_paths
 from pipelines.common.progress_line import ProgressLine
 from pipelines.common.prompts import check_prompts, evaluation_notice
 from pipelines.common.run_folder import driving
+from pipelines.common.run_lookup import record_settings
 from pipelines.policy.checkpoint import claim_checkpoints, run_checkpoints
 from pipelines.policy.collector import Rewards, ScoredGroup
 from pipelines.policy.export import export_chosen, export_lora
@@ -123,7 +123,7 @@ def train_policy(settings: Settings, rewards: Rewards, log: Callable[[str], None
         check_start(settings)
         if settings.policy.resume == "never":
             run_checkpoints(settings).clear()
-        dump(settings, run_paths(settings).settings)
+        record_settings(settings, "policy")
         with ProgressLine("policy", log) as progress:
             return asyncio.run(_train_and_export(settings, rewards, progress))
 

@@ -16,6 +16,7 @@ from pipelines.common.fingerprints import SHORT_DIGITS, digest_of, digest_of_fil
 from pipelines.common.models import check_model
 from pipelines.common.paths import run_paths
 from pipelines.common.progress_line import ProgressLine
+from pipelines.common.run_lookup import record_settings
 from pipelines.preferences import pipeline
 from pipelines.preferences.dataset.build_folder import BuildFolder
 from pipelines.preferences.dataset.shards import GeneratorName, plan_shards
@@ -62,6 +63,7 @@ def build_preferences(settings: Settings) -> PreferencesResult:
             check_model(settings, f"{section}.model", generator.model, "model_index.json")
     folder = BuildFolder(run_paths(settings), fingerprint(settings))
     manifest = folder.read_manifest()
+    record_settings(settings, "preferences")
     if manifest is not None:
         return _result(folder, manifest, built=False)
 
