@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from openai import APIConnectionError, APIResponseValidationError, APIStatusError, AsyncOpenAI
 
-from actors.files import exists, read_file, write_file
+from actors.files import exists, join, read_file, write_file
 from actors.services.budget import Budget, Usage
 from actors.services.keys import Key
 from actors.services.responses import (
@@ -29,12 +31,24 @@ from actors.services.responses import (
     retry_after_seconds,
     serialize,
 )
+from actors.services.transport import UnfitAnswerError, http_client
 from conf.endpoints import EndpointSettings
 
 _RETRIED = (408, 409, 429)
 """Statuses of calls that are retried; all from 500 on are retried too."""
 _MALFORMED = (400, 413, 415, 422)
 """Statuses that complain about the form of the question."""
+_INVALID = (
+    APIResponseValidationError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RecursionError,
+)
+"""What the client and the readers of responses raise for a body that is no answer: its bytes decide."""
+MAX_MESSAGE_CHARACTERS = 300
 _FIRST_WAIT_S = 0.5  # doubled from retry to retry
 
 
@@ -44,6 +58,10 @@ class ContentRefused(RuntimeError):
 
 class RetriesExhausted(RuntimeError):
     """All retries of a call failed. The same call may succeed at another time."""
+
+
+class AnswerTruncated(RetriesExhausted):
+    """The service ended its answer at a limit of tokens. It is not cached: the limit may be raised."""
 
 
 class EndpointError(RuntimeError):
@@ -56,7 +74,14 @@ class Endpoint:
     def __init__(self, settings: EndpointSettings, key: Key, budget: Budget, cache: str = "") -> None:
         """`cache`: folder or URI of cached responses, found by the content of the question. Empty: no cache."""
         self._settings, self._key, self._budget, self._cache = settings, key, budget, cache
-        self._client = AsyncOpenAI(base_url=settings.url, api_key=key.value, max_retries=0, timeout=settings.timeout)
+        self._client = AsyncOpenAI(
+            base_url=settings.url,
+            api_key=key.value,
+            max_retries=0,
+            timeout=settings.timeout,
+            http_client=http_client(settings.timeout),
+            default_headers={"Accept-Encoding": "identity"},
+        )
         self._slots = asyncio.Semaphore(settings.concurrency)
 
     async def chat(self, messages: Sequence[Mapping[str, Any]], schema: Mapping[str, Any] | None = None) -> str:
@@ -90,11 +115,10 @@ class Endpoint:
     ) -> Response:
         # The digest leaves the address out: one model at two addresses gives the same responses.
         digest = hashlib.sha256(json.dumps([api, body], sort_keys=True).encode()).hexdigest()
-        cached = f"{self._cache}/{digest[:2]}/{digest}"
+        cached = join(join(self._cache, digest[:2]), digest)
         async with self._slots:
-            if self._cache and exists(cached):
-                response = deserialize(await asyncio.to_thread(read_file, cached))
-            else:
+            response = await asyncio.to_thread(_read_cached, cached) if self._cache else None
+            if response is None:
                 response = await self._send(send)
                 if self._cache:
                     await asyncio.to_thread(write_file, cached, serialize(response))
@@ -110,15 +134,24 @@ class Endpoint:
             await asyncio.sleep(await self._budget.acquire(settings.section, settings.calls_per_minute))
             response, failure, retry_after = Response(b""), "", 0.0
             try:
-                response = await send()
+                async with asyncio.timeout(settings.timeout):  # of the client, it bounds each part of an answer only
+                    response = self._without_key(await send())
             except APIStatusError as error:
                 failure, retry_after = self._temporary_failure(error), retry_after_seconds(error)
-                response = Response(b"", refused=self._without_key(message_of(error)))
+                response = Response(b"", refused=self._shown(message_of(error)))
+            except TimeoutError:
+                failure = f"no answer within {settings.timeout:g} s"
             except APIConnectionError as error:  # connection dropped, or timeout
-                failure = type(error).__name__
-            except (APIResponseValidationError, ValueError, TypeError, AttributeError) as error:
+                cause = error.__cause__  # others can quote the key, which is in a header
+                failure = str(cause) if isinstance(cause, UnfitAnswerError) else type(error).__name__
+            except _INVALID as error:
                 failure = f"invalid response ({type(error).__name__})"
             await self._budget.record(self._usage(response, attempt))
+            if response.truncated:
+                raise AnswerTruncated(
+                    f"{settings.section} at {settings.url} cut its answer off at its limit of tokens "
+                    "(finish_reason=length): raise the limit of the service or its model"
+                )
             if not failure:
                 return response
             if attempt < settings.retries:
@@ -138,7 +171,7 @@ class Endpoint:
             return f"status {status}"
         if is_content_refusal(error):
             return ""
-        settings, message = self._settings, self._without_key(message_of(error))
+        settings, message = self._settings, self._shown(message_of(error))
         key = f"the key in ${settings.key_variable} and the account it belongs to"
         third = "whether the service accepts this form of question" if status in _MALFORMED else key
         check = f"check {settings.section}.url, {settings.section}.model, {third}"
@@ -146,11 +179,31 @@ class Endpoint:
             f"{settings.section} at {settings.url} answers {status} ({message}): {check}"
         ) from None  # the original exception shows the request, and with it the key
 
-    def _without_key(self, text: str) -> str:
-        return text.replace(self._key.value, "***")
+    def _without_key(self, response: Response) -> Response:
+        """The response with the key masked, which some services repeat. An image is left as it is."""
+        content = response.content if response.images else self._mask(response.content.decode()).encode()
+        return replace(response, content=content, refused=self._shown(response.refused))
+
+    def _shown(self, text: str) -> str:
+        """The text for a message. The key is masked before the text is cut, so that no part of it is left."""
+        return " ".join(self._mask(text).split())[:MAX_MESSAGE_CHARACTERS]
+
+    def _mask(self, text: str) -> str:
+        return text.replace(self._key.value, "***") if self._key.value else text
 
     def _usage(self, response: Response, attempt: int) -> Usage:
         settings = self._settings
         cost = (response.tokens_in * settings.price_in + response.tokens_out * settings.price_out) / 1e6
         cost += response.images * settings.price_image
         return Usage(1, int(attempt > 0), response.tokens_in + response.tokens_out, response.images, cost)
+
+
+def _read_cached(location: str) -> Response | None:
+    """The cached response; None if there is none, or if the file is damaged: then the question is asked again."""
+    if not exists(location):
+        return None
+    try:
+        return deserialize(read_file(location))
+    except ValueError as error:
+        logging.warning("the cached response %s is damaged and is asked for again: %s", location, error)
+        return None

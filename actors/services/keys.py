@@ -28,9 +28,12 @@ def key_of(settings: EndpointSettings) -> Key:
 def key_in(variable: str, description: str) -> Key:
     """The key in the environment variable `variable`.
 
-    Raises SettingsError if it is not set. The message names the variable and contains `description`.
+    White space around it, such as the last newline of a file of secrets, is not part of it. Raises SettingsError if it
+    is not set or cannot be sent in a header. The message names the variable and contains `description`.
     """
-    value = os.environ.get(variable, "")
+    value = os.environ.get(variable, "").strip()
     if not value:
         raise SettingsError(f"{description} is read from ${variable}, which is not set: export {variable}=…")
+    if not all("!" <= character <= "~" for character in value):
+        raise SettingsError(f"{description} in ${variable} must be printable ASCII characters without spaces: check it")
     return Key(value)

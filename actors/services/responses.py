@@ -13,6 +13,11 @@ from openai import APIStatusError
 from openai.types import ImagesResponse
 from openai.types.chat import ChatCompletion
 
+from actors.json_files import parse_object
+
+MAX_TOKENS = 10**9
+MAX_RETRY_AFTER_S = 3600.0
+
 REFUSAL_STATUSES = (400, 403, 422)
 """Statuses with which services refuse content. They use the same ones for a malformed question."""
 
@@ -39,20 +44,40 @@ class Response:
     tokens_in: int = 0
     tokens_out: int = 0
     images: int = 0
+    truncated: bool = False  # the service ended the content at a limit of tokens
 
 
 def read_chat(response: object) -> Response:
     """Reads a chat completion. Raises ValueError if the body is not one."""
     if not isinstance(response, ChatCompletion) or not response.choices:
         raise ValueError("the body is not a chat completion")
-    message, usage = response.choices[0].message, response.usage
-    filtered = "content filter" if response.choices[0].finish_reason == "content_filter" else ""
+    choice, usage = response.choices[0], response.usage
+    content, refusal = (_text(part) for part in (choice.message.content, choice.message.refusal))
+    filtered = "content filter" if choice.finish_reason == "content_filter" else ""
     return Response(
-        (message.content or "").encode(),
-        refused=message.refusal or filtered,
-        tokens_in=usage.prompt_tokens if usage else 0,
-        tokens_out=usage.completion_tokens if usage else 0,
+        content.encode(),
+        refused=refusal or filtered,
+        tokens_in=_tokens(usage.prompt_tokens) if usage else 0,
+        tokens_out=_tokens(usage.completion_tokens) if usage else 0,
+        truncated=choice.finish_reason == "length",
     )
+
+
+def _text(value: object) -> str:
+    """A text of a response, which the client does not check; "" for null. Raises ValueError for other values."""
+    if not isinstance(value, str | None):
+        raise ValueError("a text of the response is of another type")
+    (value or "").encode()  # raises for half of a surrogate pair
+    return value or ""
+
+
+def _tokens(value: object) -> int:
+    """A number of tokens. Raises ValueError for what would make the budget wrong."""
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_TOKENS:
+        raise ValueError("a number of tokens in the response is none")
+    return int(value)
 
 
 def read_images(response: object) -> Response:
@@ -71,31 +96,41 @@ def is_content_refusal(error: APIStatusError) -> bool:
 
 
 def message_of(error: APIStatusError) -> str:
-    """The service's error message, at most 300 characters."""
+    """The service's error message. It can be long, and can repeat the key."""
     message = error.body.get("message") if isinstance(error.body, Mapping) else None
-    return str(message or f"status {error.status_code}")[:300]
+    if 300 <= error.status_code < 400:
+        message = f"a redirect to {error.response.headers.get('location', 'nowhere')}, which is not followed"
+    return message if isinstance(message, str) and message else f"status {error.status_code}"
 
 
 def retry_after_seconds(error: APIStatusError) -> float:
-    """Seconds that the header Retry-After asks to wait: a number or a date (RFC 9110, 10.2.3). 0 without the header."""
+    """Seconds that the header Retry-After asks to wait, at most MAX_RETRY_AFTER_S; 0 without the header.
+
+    It is a number or a date (RFC 9110, 10.2.3).
+    """
     value = error.response.headers.get("retry-after", "")
     try:
-        return max(0.0, float(value))
+        seconds = float(value)
     except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time())
-    except ValueError:
-        return 0.0
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time()
+        except (ValueError, TypeError, OverflowError, OSError):
+            return 0.0
+    return min(seconds, MAX_RETRY_AFTER_S) if seconds > 0 else 0.0
 
 
 def serialize(response: Response) -> bytes:
     """The response as it is cached: one line of JSON, then the content."""
-    header = {name: value for name, value in asdict(response).items() if name != "content"}
+    header = {name: value for name, value in asdict(response).items() if name not in ("content", "truncated")}
     return json.dumps(header).encode() + b"\n" + response.content
 
 
 def deserialize(packed: bytes) -> Response:
-    """The response that `serialize` packed."""
-    header, _, content = packed.partition(b"\n")
-    return Response(content, **json.loads(header))
+    """The response that `serialize` packed. Raises ValueError if it was not packed so."""
+    line, newline, content = packed.partition(b"\n")
+    header = parse_object(line)
+    refused = header.pop("refused", None)
+    if not newline or not isinstance(refused, str) or header.keys() != {"tokens_in", "tokens_out", "images"}:
+        raise ValueError("it does not start with the header of a response")
+    tokens_in, tokens_out, images = (_tokens(header[name]) for name in ("tokens_in", "tokens_out", "images"))
+    return Response(content, refused, tokens_in, tokens_out, images)

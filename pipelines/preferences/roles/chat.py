@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from actors.services.budget import BudgetReached
-from actors.services.endpoint import ContentRefused, Endpoint, RetriesExhausted
+from actors.services.endpoint import AnswerTruncated, ContentRefused, Endpoint, RetriesExhausted
 from actors.types import Prompt, Relation
 from conf.endpoints import PerturberSettings, WriterSettings
 from pipelines.common.relations import BETWEEN, split_group
@@ -150,6 +150,8 @@ async def or_dropped(spec: RowSpec, role: str, work: Awaitable[T]) -> T | Droppe
         return Dropped(spec, role, error.reason, error.message)
     except ContentRefused as error:
         return Dropped(spec, role, "refused", str(error))
+    except AnswerTruncated as error:
+        return Dropped(spec, role, "truncated", str(error), final=False)
     except RetriesExhausted as error:
         return Dropped(spec, role, "unanswered", str(error), final=False)
     except BudgetReached as error:
