@@ -69,6 +69,9 @@ def ray_service(settings: Settings, values: Values) -> Manifest:
         "    args:\n"
         f"      preset: {settings.preset}\n"
         f"      run_dir: {values.shared}/{settings.preset}\n"
+        "  - name: health\n"  # an application of its own, so that it answers when the queue of the other one is full
+        "    route_prefix: /health\n"
+        "    import_path: pipelines.reward.serve:health\n"
     )
     spec = {"serveConfigV2": application, "rayClusterConfig": cluster_spec(values, (reward,))}
     return _resource("RayService", f"{values.name}-score", spec)

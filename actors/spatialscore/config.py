@@ -29,3 +29,12 @@ class SpatialScoreConfig:
     log_sigma_min: float = -5.0
     log_sigma_max: float = 3.0
     merged: bool = False  # whether the LoRA is merged into the backbone; then the model cannot be trained
+
+    @property
+    def useful_pixels(self) -> int:
+        """Pixels to which an image may be shrunk before it is scored, with hardly an effect on its score.
+
+        Four times what the model sees: shrunk to that size itself, an image would lose whole rows of patches, because
+        its sides are rounded to multiples of a patch once more.
+        """
+        return 4 * self.pixels

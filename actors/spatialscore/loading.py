@@ -51,6 +51,14 @@ def build(config: SpatialScoreConfig, *, gradient_checkpointing: bool = False) -
     return SpatialScore(config, cast(PeftModel, get_peft_model(backbone, lora)), tokenizer, image_processor)
 
 
+def read_config(path: Path | str) -> SpatialScoreConfig:
+    """The configuration in a SpatialScore directory. Raises FileNotFoundError if `path` is none."""
+    file = Path(path) / CONFIG_FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"{path} is not a SpatialScore directory: it has no {CONFIG_FILE}")
+    return SpatialScoreConfig(**json.loads(file.read_text()))
+
+
 def load(path: Path | str, *, device: str = "cpu", trainable: bool = False) -> SpatialScore:
     """Loads the SpatialScore that `save_pretrained` wrote to `path`.
 
@@ -58,9 +66,7 @@ def load(path: Path | str, *, device: str = "cpu", trainable: bool = False) -> S
     weights or holds unknown ones, or if a merged model is to be trained.
     """
     path = Path(path)
-    if not (path / CONFIG_FILE).is_file():
-        raise FileNotFoundError(f"{path} is not a SpatialScore directory: it has no {CONFIG_FILE}")
-    config = SpatialScoreConfig(**json.loads((path / CONFIG_FILE).read_text()))
+    config = read_config(path)
     if config.model == BACKBONE_FOLDER:
         config = replace(config, model=str(path / BACKBONE_FOLDER))
     if config.merged and trainable:

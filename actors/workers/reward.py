@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -20,11 +19,9 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ReplicaState
 
 from actors.reward_input import check_inputs
-from actors.services.endpoint import key_in
 from actors.spatialscore.scorer import SpatialScorer
 from actors.types import Scores
 from actors.worker_setup import actor_options, init_worker
-from conf.errors import SettingsError
 from conf.serving import ServingSettings
 
 HEALTH_TOLERANCE = 1e-2
@@ -52,17 +49,25 @@ class ScoreReplica:
         batching = cast(Any, self._score_batch)  # serve.batch adds the two setters below
         batching.set_max_batch_size(settings.max_ongoing_requests)
         batching.set_batch_wait_timeout_s(settings.batch_wait_s)
-        self._health_image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+        image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+        # Made once: the tokenizer may be in use by a batch when Serve asks for the health.
+        self._health_batch = self.scorer.model.processor(image, ["health check"])
         self._score_at_start = self._health_score()
         self.check_health()
 
     async def score(self, images: np.ndarray | Sequence[np.ndarray], prompts: Sequence[str]) -> Scores:
-        """Scores image i under prompt i. `images`: uint8 [B, H, W, 3]; Ray resolves a reference to them."""
+        """Scores image i under prompt i. `images`: uint8 [B, H, W, 3]; Ray resolves a reference to them.
+
+        Raises what the scorer raises for these images and prompts, and nothing that other calls are the reason for.
+        """
         check_inputs(images, prompts)
-        return await self._score_batch(ScoreCall(list(images), prompts))
+        outcome = await self._score_batch(ScoreCall(list(images), prompts))
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     @serve.batch
-    async def _score_batch(self, calls: list[ScoreCall]) -> list[Scores]:
+    async def _score_batch(self, calls: list[ScoreCall]) -> list[Scores | Exception]:
         """Scores all calls that wait. Calls of less than half a forward pass are combined, so that passes are full.
 
         A larger call, such as a group of the policy, is scored alone: the last bits of its scores then do not depend
@@ -70,11 +75,23 @@ class ScoreReplica:
         """
         is_large = [2 * len(call.prompts) >= self.scorer.batch_images for call in calls]
         small = [call for call, large in zip(calls, is_large, strict=True) if not large]
-        small_scores = iter(await asyncio.to_thread(self._score, small))
+        small_scores = iter(await asyncio.to_thread(self._score_each, small))
         return [
-            (await asyncio.to_thread(self._score, [call]))[0] if large else next(small_scores)
+            (await asyncio.to_thread(self._score_each, [call]))[0] if large else next(small_scores)
             for call, large in zip(calls, is_large, strict=True)
         ]
+
+    def _score_each(self, calls: list[ScoreCall]) -> list[Scores | Exception]:
+        """The scores of each call. If they cannot be scored together, each call gets its own scores or its own error.
+
+        The boundary between clients: any error of a joint batch, out of memory too, may be the fault of one of them.
+        """
+        try:
+            return list[Scores | Exception](self._score(calls))
+        except Exception as error:
+            if len(calls) == 1:
+                return [error]
+        return [outcome for call in calls for outcome in self._score_each([call])]
 
     def _score(self, calls: list[ScoreCall]) -> list[Scores]:
         """Scores several calls as one batch, and splits the result by call."""
@@ -100,7 +117,7 @@ class ScoreReplica:
             )
 
     def _health_score(self) -> float:
-        return float(self.scorer.score(self._health_image, ["health check"]).mu[0])
+        return float(self.scorer.score_batch(self._health_batch).mu[0])
 
 
 class RewardPool:
@@ -109,9 +126,12 @@ class RewardPool:
     A retry is safe, because scoring has no side effects.
     """
 
-    def __init__(self, handle: DeploymentHandle[Any], name: str, deployment: str, max_retries: int) -> None:
-        """`name`: of the Serve application. `deployment`: of its deployment that scores."""
+    def __init__(
+        self, handle: DeploymentHandle[Any], name: str, deployment: str, max_retries: int, beside: Sequence[str] = ()
+    ) -> None:
+        """`name`: of the Serve application, `beside`: of those that end with it. `deployment`: the one that scores."""
         self._handle, self._name, self._deployment, self._max_retries = handle, name, deployment, max_retries
+        self._beside = tuple(beside)
         self.retries = 0  # calls that were retried so far
 
     async def score(self, images: ray.ObjectRef[np.ndarray] | np.ndarray, prompts: Sequence[str]) -> Scores:
@@ -141,7 +161,8 @@ class RewardPool:
 
     def stop(self) -> None:
         """Removes the pool from the cluster. Other Serve applications stay."""
-        serve.delete(self._name)
+        for name in (*self._beside, self._name):
+            serve.delete(name)
 
 
 def deployment(model_dir: str, settings: ServingSettings) -> serve.Application:
@@ -157,6 +178,7 @@ def deployment(model_dir: str, settings: ServingSettings) -> serve.Application:
         max_replicas_per_node=cast(Any, settings.replicas_per_node or None),  # None: no limit
         health_check_period_s=10,
         health_check_timeout_s=60,
+        graceful_shutdown_wait_loop_s=0.2,  # Serve waits 2 s even for an idle replica otherwise
     )
     return cast(Any, replica).bind(model_dir, settings)
 
@@ -182,41 +204,14 @@ def start_pool(settings: ServingSettings, model_dir: str, owner: str) -> RewardP
 
     A pool that an earlier process of the same `owner`, a run directory, left behind is taken over. With `settings.http`
     the same replicas also answer POST /score on `settings.host`:`settings.port`.
-    Raises SettingsError if Serve already runs without HTTP on this Ray (only its first start decides that), or if the
-    environment variable `settings.token_variable` is not set.
+    Raises the errors of `start_http_pool`.
     """
-    name = application_name("spatialscore", owner)
-    application = deployment(model_dir, settings)
     if not settings.http:
-        return serve_replicas(application, name, ScoreReplica.__name__, settings.retries)
-    from actors.workers.reward_http import ScoreHttp  # needs FastAPI
+        name = application_name("spatialscore", owner)
+        return serve_replicas(deployment(model_dir, settings), name, ScoreReplica.__name__, settings.retries)
+    from actors.workers.reward_serving import start_http_pool  # needs FastAPI
 
-    token = key_in(settings.token_variable, "the token of serving.http") if settings.token_variable else None
-    capacity = settings.max_replicas * settings.max_ongoing_requests + settings.max_queued_requests
-    frontend = ScoreHttp.options(  # accepts more than the replicas do, so that the excess gets an answer with a reason
-        max_ongoing_requests=2 * capacity, max_queued_requests=settings.max_queued_requests
-    )
-    _start_serve_with_http(settings)
-    if not serve.status().proxies:
-        raise SettingsError(
-            "serving.http=true needs Ray Serve with HTTP, but Serve already runs on this Ray without it: stop it with "
-            "`serve shutdown` (a policy run uses it), or start a separate Ray with ray_address=local"
-        )
-    serve.run(frontend.bind(application, token), name=name, route_prefix="/")
-    handle = serve.get_deployment_handle(ScoreReplica.__name__, app_name=name)
-    return RewardPool(handle, name, ScoreReplica.__name__, settings.retries)
-
-
-def _start_serve_with_http(settings: ServingSettings) -> None:
-    """Starts Serve with HTTP. If its proxy starts too slowly, Serve replaces it and raises here; then retry."""
-    for attempt in range(settings.retries + 1):
-        try:
-            serve.start(http_options={"host": settings.host, "port": settings.port})
-            return
-        except (RayActorError, TimeoutError):
-            if attempt == settings.retries:
-                raise
-            time.sleep(min(MAX_BACKOFF_S, FIRST_WAIT_S * 2**attempt))
+    return start_http_pool(settings, model_dir, owner)
 
 
 def serve_replicas(application: serve.Application, name: str, deployment: str, max_retries: int) -> RewardPool:

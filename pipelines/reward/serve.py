@@ -1,15 +1,18 @@
-"""SpatialScore over HTTP: `spatialt2i reward serve`, and the Serve application that a KubeRay RayService deploys."""
+"""SpatialScore over HTTP: `spatialt2i reward serve`, and the Serve applications that a KubeRay RayService deploys."""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from dataclasses import replace
 
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
 from actors.services.keys import key_in
-from actors.workers.reward import deployment, start_pool
+from actors.workers.reward import start_pool
 from conf import load
 from conf.settings import Settings
 from pipelines.reward.served_model import served_model
@@ -17,36 +20,62 @@ from pipelines.reward.served_model import served_model
 TOKEN_VARIABLE = "SPATIALSCORE_TOKEN"
 """Environment variable with the token that callers of `application` must send."""
 
+_LOG_SECONDS = 0.5  # between two looks at what was answered
+
 
 def serve_reward(settings: Settings) -> None:
     """Answers POST /score on `serving.host`:`serving.port` until SIGINT or SIGTERM. Ray must be initialized.
 
-    Raises UserError if the run has no SpatialScore, and the errors of `start_pool`.
+    Prints a line for every request. Raises UserError if the run has no SpatialScore, and the errors of `start_pool`.
     """
     serving = replace(settings.serving, http=True)
     owner = f"serve {settings.run_dir}"  # separate from the pool of a policy run, which stops with that run
-    pool = start_pool(serving, served_model(settings), owner)
-    print(f"SpatialScore answers POST http://{serving.host}:{serving.port}/score", flush=True)
+    model = served_model(settings)
+    print(f"loading {model}: {serving.min_replicas} to {serving.max_replicas} replicas", flush=True)
+    pool = start_pool(serving, model, owner)
     stop = threading.Event()
     previous = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        stop.wait()
+        print(f"SpatialScore answers POST http://{serving.host}:{serving.port}/score; Ctrl-C ends it", flush=True)
+        while not stop.wait(_LOG_SECONDS):
+            _print_answers(owner)
+        print("stopping", flush=True)
+        _print_answers(owner)
+        pool.stop()
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-        pool.stop()
+
+
+def _print_answers(owner: str) -> None:
+    """Prints one line for each request that was answered since the last call."""
+    from actors.workers.reward_serving import answered_requests
+
+    try:
+        answers = answered_requests(owner)
+    except (RayError, RayServeException, TimeoutError):  # Serve is replacing the process: its log is lost
+        return
+    for answer in answers:
+        print(f"{time.strftime('%H:%M:%S')}  {answer}", flush=True)
 
 
 def application(arguments: dict[str, str]) -> serve.Application:
-    """The application that a Serve config file names as `pipelines.reward.serve:application`.
+    """The application that a Serve config file names as `pipelines.reward.serve:application`. Its route prefix is "/".
 
     Its arguments are `preset` and `run_dir`. It answers other machines, so callers must send the token in
     SPATIALSCORE_TOKEN. Raises SettingsError if that variable is not set or the preset is unknown, UserError if the run
     has no SpatialScore.
     """
     # Importing the module creates a deployment, which only HTTP needs.
-    from actors.workers.reward_http import ScoreHttp
+    from actors.workers.reward_serving import score_application
 
     settings = load(arguments["preset"], [f"run_dir={arguments['run_dir']}"])
     token = key_in(TOKEN_VARIABLE, "the token that callers of SpatialScore must send")
-    return ScoreHttp.bind(deployment(served_model(settings), settings.serving), token)
+    return score_application(served_model(settings), replace(settings.serving, http=True), token)
+
+
+def health(_arguments: dict[str, str]) -> serve.Application:
+    """The application for `pipelines.reward.serve:health`. Its route prefix is "/health"."""
+    from actors.workers.reward_serving import health_application
+
+    return health_application()

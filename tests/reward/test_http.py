@@ -1,100 +1,233 @@
-"""What POST /score answers, without Ray: the token, a full queue, a dead replica, decompression bombs."""
+"""What the service of POST /score answers, without Ray: refusals, deadlines, limits that all clients share."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
-import json
-import struct
-import zlib
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-from fastapi import HTTPException, Request
-from PIL import Image
-from ray.exceptions import RayActorError
+from fastapi import Request
+from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError
 
-from actors.services.endpoint import Key
+from actors.reward_input import InputError
+from actors.services.keys import Key
 from actors.types import Scores
-from actors.workers.reward_http import score_request
+from actors.workers.score_body import Refused
+from actors.workers.score_service import ScoreService, ServiceLimits
 from conf import SettingsError, load
+from tests.support.hostile_requests import Hostile, form_body, hostile_requests, json_body, mutated, png
+
+GOOD = json_body([png()], ["a red circle"])
+Score = Callable[[list[np.ndarray], list[str]], Awaitable[Scores]]
 
 
-def _png_header(width: int, height: int) -> bytes:
-    """A PNG file whose header claims a size, without its pixels."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", b"")
+async def _scores_1_5(images: list[np.ndarray], prompts: list[str]) -> Scores:
+    return Scores(np.full(len(images), 1.5, np.float32), np.ones(len(prompts), np.float32))
 
 
-def _chunk(name: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+def _service(score: Score = _scores_1_5, token: str = "", **limits: float) -> ScoreService:
+    defaults: dict[str, Any] = {"places": 8, "shrink_to": 64 * 64}
+    replica: Any = SimpleNamespace(score=SimpleNamespace(remote=score))
+    return ScoreService(replica, Key(token) if token else None, ServiceLimits(**(defaults | limits)))
 
 
-def _valid_png() -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(buffer, "PNG")
-    return buffer.getvalue()
+def _request(body: bytes | AsyncIterator[bytes], content_type: str = "application/json", **headers: str) -> Request:
+    length = str(len(body)) if isinstance(body, bytes) else "1000"
+    sent = {"content-type": content_type, "content-length": length} | headers
+    scope = {"type": "http", "client": ("1.2.3.4", 5)}
+    scope["headers"] = [(name.encode(), value.encode("latin-1", "replace")) for name, value in sent.items()]
 
+    async def one() -> AsyncIterator[bytes]:
+        yield body if isinstance(body, bytes) else b""
 
-def _post(file: bytes, *, authorization: str = "", token: str = "", error: Exception | None = None) -> Scores:
-    """The answer if the replica scores 1.5, or raises `error`."""
-
-    async def score(images: list[np.ndarray], prompts: list[str]) -> Scores:
-        if error:
-            raise error
-        return Scores(np.full(len(images), 1.5, np.float32), np.ones(len(prompts), np.float32))
-
-    body = json.dumps({"images": [base64.b64encode(file).decode()], "prompts": ["a red circle"]}).encode()
-    headers = {"content-type": "application/json", "content-length": str(len(body)), "authorization": authorization}
-    scope = {"type": "http", "headers": [(name.encode(), value.encode()) for name, value in headers.items()]}
+    chunks = one() if isinstance(body, bytes) else body
 
     async def receive() -> dict[str, object]:
-        return {"type": "http.request", "body": body, "more_body": False}
+        chunk = await anext(chunks, None)
+        return {"type": "http.request", "body": chunk or b"", "more_body": chunk is not None}
 
-    replica = SimpleNamespace(score=SimpleNamespace(remote=score))
-    return asyncio.run(score_request(Request(scope, receive), replica, Key(token) if token else None))  # pyright: ignore[reportArgumentType]
+    return Request(scope, receive)
+
+
+def _answer(service: ScoreService, request: Request) -> list[float]:
+    return asyncio.run(service.answer(request)).mu.tolist()
 
 
 def test_a_request_needs_the_token_if_one_is_set() -> None:
-    assert _post(_valid_png()).mu.tolist() == [1.5]
-    assert _post(_valid_png(), token="secret", authorization="Bearer secret").mu.tolist() == [1.5]
+    assert _answer(_service(), _request(GOOD)) == [1.5]
+    assert _answer(_service(token="secret"), _request(GOOD, authorization="Bearer secret")) == [1.5]
     for wrong in ("", "Bearer", "Bearer secre", "Bearer secret2", "Basic secret", "secret", "Bearer s\u00e9cret"):
-        with pytest.raises(HTTPException) as refused:
-            _post(_valid_png(), token="secret", authorization=wrong)
-        assert refused.value.status_code == 401
+        with pytest.raises(Refused) as refused:
+            _answer(_service(token="secret"), _request(GOOD, authorization=wrong))
+        assert refused.value.status == 401
         assert refused.value.headers == {"WWW-Authenticate": "Bearer"}
-        assert "secret" not in refused.value.detail
+        assert "secret" not in refused.value.reason
+
+
+@pytest.mark.parametrize("hostile", hostile_requests(), ids=lambda hostile: hostile.name)
+def test_a_request_that_cannot_be_scored_is_refused_with_its_reason(hostile: Hostile) -> None:
+    with pytest.raises(Refused) as refused:
+        _answer(_service(), _request(hostile.body, hostile.content_type))
+    assert refused.value.status == hostile.status
+    assert hostile.reason in refused.value.reason
+    assert " at 0x" not in refused.value.reason
+    refused.value.reason.encode()  # an answer can hold it
+
+
+@pytest.mark.parametrize("length", ["", "-1", "1e3", "²", "9" * 40, str(32 * 2**20 + 1)])
+def test_a_body_of_unknown_or_excessive_length_is_refused_unread(length: str) -> None:
+    async def never() -> AsyncIterator[bytes]:
+        raise AssertionError("the body was read")
+        yield b""
+
+    with pytest.raises(Refused) as refused:
+        _answer(_service(), _request(never(), **{"content-length": length}))
+    assert refused.value.status in (411, 413)
+
+
+def test_mutated_requests_are_scored_or_refused_and_nothing_stays_held() -> None:
+    rng, service, statuses = random.Random(0), _service(), list[int]()
+    for _ in range(600):
+        try:
+            _answer(service, _request(*mutated(rng)))
+            statuses.append(200)
+        except Refused as refused:
+            statuses.append(refused.status)
+    assert {200, 422} <= set(statuses) <= {200, 400, 413, 415, 422}
+    assert [held.amount for held in (service._places, service._bodies, service._pixels)] == [0, 0, 0]
+    assert [answer.status for answer in service.take_answers()] == statuses
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"),
-    [(BackPressureError(1, 1), "queue is full"), (RayActorError(), "replica that scored this request died")],
-)
-def test_a_request_that_no_replica_accepts_may_be_sent_again(error: Exception, reason: str) -> None:
-    with pytest.raises(HTTPException) as refused:
-        _post(_valid_png(), error=error)
-    assert refused.value.status_code == 503
-    assert reason in refused.value.detail
-    assert int((refused.value.headers or {})["Retry-After"]) > 0
-
-
-@pytest.mark.parametrize(
-    ("file", "status", "reason"),
+    ("error", "status", "reason"),
     [
-        (_png_header(5000, 5000), 413, "5000 x 5000 pixels"),
-        (_png_header(2**16, 2**16), 413, "over 16000000 pixels"),  # Pillow itself refuses to open it
-        (_valid_png()[:-30], 422, "not a readable PNG"),
+        (BackPressureError(1, 1), 503, "queue is full"),
+        (RayActorError(), 503, "replica that scored this request died"),
+        (RayTaskError("score", "traceback", InputError("a prompt must not be odd")), 422, "a prompt must not be odd"),
+        (RayTaskError("score", "traceback", RuntimeError("secret path")), 500, "failed with RuntimeError"),
     ],
-    ids=["large", "decompression bomb", "truncated"],
 )
-def test_an_image_that_is_too_large_or_broken_is_refused(file: bytes, status: int, reason: str) -> None:
-    with pytest.raises(HTTPException) as refused:
-        _post(file)
-    assert refused.value.status_code == status
-    assert reason in refused.value.detail
+def test_errors_of_the_replicas_become_an_answer_with_a_reason(error: Exception, status: int, reason: str) -> None:
+    async def fails(images: list[np.ndarray], prompts: list[str]) -> Scores:
+        raise error
+
+    with pytest.raises(Refused) as refused:
+        _answer(_service(fails), _request(GOOD))
+    assert refused.value.status == status
+    assert reason in refused.value.reason
+    assert "traceback" not in refused.value.reason and "secret" not in refused.value.reason
+    assert status != 503 or int((refused.value.headers or {})["Retry-After"]) > 0
+
+
+def test_large_images_reach_the_replica_scaled_down() -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    async def score(images: list[np.ndarray], prompts: list[str]) -> Scores:
+        shapes.extend(image.shape for image in images)
+        return await _scores_1_5(images, prompts)
+
+    files = [png(3000, 1500), png(64, 64), png(4000, 20)]
+    _answer(_service(score), _request(json_body(files, ["a"] * 3)))
+    _answer(_service(score), _request(form_body(files, ["a"] * 3), "multipart/form-data; boundary=B0UNDARY"))
+    assert shapes[:3] == shapes[3:]
+    assert shapes[1] == (64, 64, 3)
+    assert all(height * width <= 64 * 64 for height, width, _ in shapes)
+    assert shapes[0][1] == pytest.approx(2 * shapes[0][0], rel=0.05)
+
+
+def test_slow_and_endless_bodies_get_a_deadline_and_hold_no_place() -> None:
+    """One place, and forty bodies that never end: a good request is answered meanwhile."""
+    service = _service(places=1, body_seconds=1.0, silent_seconds=0.4)
+
+    async def silent() -> AsyncIterator[bytes]:
+        yield b'{"images": ['
+        await asyncio.sleep(60)
+
+    async def trickle() -> AsyncIterator[bytes]:
+        while True:
+            yield b" "
+            await asyncio.sleep(0.05)
+
+    async def attack() -> list[Any]:
+        slow = [
+            asyncio.create_task(service.answer(_request(body))) for _ in range(20) for body in (silent(), trickle())
+        ]
+        await asyncio.sleep(0.1)
+        assert (await service.answer(_request(GOOD))).mu.tolist() == [1.5]
+        assert not any(task.done() for task in slow)
+        return await asyncio.wait_for(asyncio.gather(*slow, return_exceptions=True), 20)
+
+    for refused in asyncio.run(attack()):
+        assert isinstance(refused, Refused) and refused.status == 408
+        assert "must arrive within 1 s" in refused.reason
+    assert service._bodies.amount == 0
+
+
+def test_what_all_requests_hold_is_bounded() -> None:
+    """Requests that wait for a replica: the places, the bytes of the bodies and of the images have limits."""
+    release = asyncio.Event()
+
+    async def waits(images: list[np.ndarray], prompts: list[str]) -> Scores:
+        await release.wait()
+        return await _scores_1_5(images, prompts)
+
+    async def refused_beyond(limits: dict[str, int]) -> list[int]:
+        service = _service(waits, **limits)
+        release.clear()
+        tasks = [asyncio.create_task(service.answer(_request(GOOD))) for _ in range(5)]
+        while sum(task.done() for task in tasks) < 3:
+            await asyncio.sleep(0.01)
+        release.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert (await service.answer(_request(GOOD))).mu.tolist() == [1.5]  # all is given back
+        return [result.status if isinstance(result, Refused) else 200 for result in results]
+
+    for limits in ({"places": 2}, {"body_bytes": 2 * len(GOOD)}, {"pixel_bytes": 2 * 8 * 8 * 3}):
+        statuses = asyncio.run(asyncio.wait_for(refused_beyond(limits), 30))
+        assert sorted(statuses) == [200, 200, 503, 503, 503], limits
+
+
+def test_a_client_that_leaves_gives_its_share_back() -> None:
+    async def never(images: list[np.ndarray], prompts: list[str]) -> Scores:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    async def leave() -> None:
+        service = _service(never, places=1)
+        task = asyncio.create_task(service.answer(_request(GOOD)))
+        while not service._pixels.amount:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert [held.amount for held in (service._places, service._bodies, service._pixels)] == [0, 0, 0]
+        assert str(service.take_answers()[0]).startswith("1.2.3.4  499")
+
+    asyncio.run(leave())
+
+
+def test_the_event_loop_stays_free_while_images_are_decoded() -> None:
+    """Large images take long to decode; meanwhile another coroutine runs every few milliseconds."""
+    service = _service()
+    body = json_body([png(1100, 1100)] * 16, ["a"] * 16)
+
+    async def longest_pause() -> float:
+        task, longest = asyncio.create_task(service.answer(_request(body))), 0.0
+        while not task.done():
+            before = time.perf_counter()
+            await asyncio.sleep(0.005)
+            longest = max(longest, time.perf_counter() - before)
+        await task
+        return longest
+
+    started = time.perf_counter()
+    pause = asyncio.run(longest_pause())
+    assert pause < max(0.5, 0.5 * (time.perf_counter() - started))
 
 
 def test_a_public_address_needs_a_token() -> None:
