@@ -63,8 +63,19 @@ def test_a_run_leaves_what_it_promises(undisturbed: PolicyResult) -> None:
     assert [row["iteration"] for row in measured] == [1, 2, 3, 4]
     assert all(row["optimizer_steps_applied"] == 2 and row["staleness_max"] == 0 for row in measured)
     assert all(row["ratio_drift"] < 2e-5 for row in measured)
-    assert sorted(path.name for path in Path(undisturbed.checkpoints).iterdir()) == ["000002", "000004"]
+    assert sorted(path.name for path in Path(undisturbed.checkpoints).glob("0*")) == ["000002", "000004"]
     assert any(value.any() for key, value in adapter(undisturbed).items() if "lora_B" in key)
+
+
+def test_everybody_can_read_what_a_run_leaves(undisturbed: PolicyResult) -> None:
+    """No file is private to its owner, no partial and no lease is left."""
+    usual = Path(undisturbed.export) / "new"
+    usual.touch()
+    mode = usual.stat().st_mode
+    usual.unlink()
+    files = [path for path in undisturbed.metrics.parents[1].rglob("*") if path.is_file()]
+    assert len(files) > 8 and {path.name: path.stat().st_mode for path in files if path.stat().st_mode != mode} == {}
+    assert not [path for path in files if path.name.endswith((".partial", ".lease"))]
 
 
 def test_a_resumed_run_is_the_undisturbed_run(

@@ -35,10 +35,11 @@ def _check_writable(setting: str, location: str) -> Finding:
     """Leaves nothing behind: a folder that the check had to create is removed again."""
     complete = True
     try:
-        if "://" in location:
-            complete = _write_and_read(location)
+        system, path = file_system(location)
+        if system.type_name == "local":
+            require_writable(Path(path), setting)
         else:
-            require_writable(Path(location).absolute(), setting)
+            complete = _write_and_read(location)
     except (OSError, ValueError, UserError) as error:  # ValueError: pyarrow does not know this kind of URI
         reason = str(error.__cause__ or error).partition(". Detail")[0]
         fix = f"set {setting} to a folder, or a URI that pyarrow.fs supports, that you may write to"
