@@ -19,6 +19,7 @@ class Series:
     name: str
     style: str
     points: tuple[tuple[float, float], ...]  # (x, y), by x
+    intervals: tuple[tuple[float, float], ...] = ()  # (low, high) of each point's y; then every point has a dot
 
 
 def line_chart(title: str, series: Sequence[Series], x_label: str, percent: bool, x_from: float = 0.0) -> str:
@@ -53,6 +54,10 @@ def line_chart(title: str, series: Sequence[Series], x_label: str, percent: bool
         path = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in line.points)
         end_x, end_y = at_x(line.points[-1][0]), at_y(line.points[-1][1])
         parts.append(f'<polyline class="line {line.style}" points="{path}"/>')
+        for (x, y), (bottom, top) in zip(line.points, line.intervals, strict=False):
+            whisker = f'x1="{at_x(x):.1f}" x2="{at_x(x):.1f}" y1="{at_y(bottom):.1f}" y2="{at_y(top):.1f}"'
+            parts.append(f'<line class="interval {line.style}" {whisker}/>')
+            parts.append(f'<circle class="dot {line.style}" cx="{at_x(x):.1f}" cy="{at_y(y):.1f}" r="3.5"/>')
         parts.append(f'<circle class="dot {line.style}" cx="{end_x:.1f}" cy="{end_y:.1f}" r="3.5"/>')
         parts.append(
             f'<text class="name {line.style}" x="{end_x + 9:.1f}" y="{label_y + 4:.1f}">{escape(line.name)}</text>'

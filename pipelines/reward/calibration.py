@@ -6,6 +6,7 @@ confidence is the probability of the image that it prefers: max(P, 1 - P), betwe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +78,32 @@ def reliability(logits: np.ndarray) -> tuple[Bin, ...]:
     bin_of_pair = np.minimum(((confidence - 0.5) * 2 * BINS).astype(int), BINS - 1)
     members = [bin_of_pair == number for number in np.unique(bin_of_pair)]
     return tuple(Bin(int(m.sum()), float(confidence[m].mean()), float(right[m].mean())) for m in members)
+
+
+def merged(bins: Sequence[Bin], min_pairs: int) -> tuple[Bin, ...]:
+    """Neighbouring bins put together, from the surest down, until each holds at least `min_pairs` pairs.
+
+    A bin of a handful of pairs jumps between 0 % and 100 %. What is left at the unsure end joins the bin above it.
+    """
+    groups: list[list[Bin]] = []
+    for each in sorted(bins, key=lambda one: -one.confidence):
+        if groups and sum(one.pairs for one in groups[-1]) < min_pairs:
+            groups[-1].append(each)
+        else:
+            groups.append([each])
+    if len(groups) > 1 and sum(one.pairs for one in groups[-1]) < min_pairs:
+        rest = groups.pop()
+        groups[-1] += rest
+    return tuple(_as_one(group) for group in reversed(groups))
+
+
+def _as_one(bins: Sequence[Bin]) -> Bin:
+    pairs = sum(each.pairs for each in bins)
+    return Bin(
+        pairs,
+        sum(each.pairs * each.confidence for each in bins) / pairs,
+        sum(each.pairs * each.accuracy for each in bins) / pairs,
+    )
 
 
 def expected_error(bins: tuple[Bin, ...]) -> float:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipelines.common.charts import Series, line_chart
-from pipelines.common.intervals import Accuracy
+from pipelines.common.intervals import Accuracy, wilson
 from pipelines.reward.accuracy import Evaluation, ModelReport
-from pipelines.reward.calibration import Bin, Calibration
+from pipelines.reward.calibration import Bin, Calibration, merged
 from pipelines.reward.paper import TABLE_1, PaperRow
 
 SUBSETS = {
@@ -22,6 +23,8 @@ SUBSETS = {
     "other image, perturbed prompt": "perturbed_prompt",
     "all pairs": "overall",
 }
+MIN_PAIRS = 20
+"""Pairs of a point in the reliability diagram at least."""
 TABLE_COLUMNS = ("one_change", "more_changes", "relations")
 """Columns of the paper's Table 1."""
 
@@ -83,23 +86,31 @@ def render_report(evaluation: Evaluation) -> str:
         columns=TABLE_COLUMNS,
         paper={row.model.lower(): row for row in TABLE_1},
         charts=[(calibration, Markup(reliability_diagram(calibration))) for calibration in evaluation.calibrations],
+        min_pairs=MIN_PAIRS,
     )
 
 
 def reliability_diagram(calibration: Calibration) -> str:
-    """Accuracy over confidence, both from 1/2 to 1, as inline SVG."""
+    """Accuracy over confidence from 1/2 to 1, with 95 % intervals, as inline SVG. Small bins are put together."""
     series = [
         Series("calibrated", "objects", ((0.5, 0.5), (1.0, 1.0))),
-        Series("as scored", "policy", _curve(calibration.bins)),
-        Series("scaled", "short", _curve(calibration.bins_scaled)),
+        _curve("as scored", "policy", calibration.bins),
+        _curve("scaled", "short", calibration.bins_scaled),
     ]
     return line_chart(
         "Reliability of P(w beats l)", series, "confidence in the preferred image", percent=True, x_from=0.5
     )
 
 
-def _curve(bins: tuple[Bin, ...]) -> tuple[tuple[float, float], ...]:
-    return tuple((b.confidence, b.accuracy) for b in bins)
+def _curve(name: str, style: str, bins: tuple[Bin, ...]) -> Series:
+    shown = merged(bins, MIN_PAIRS)
+    intervals = [wilson(np.arange(each.pairs) < round(each.accuracy * each.pairs)) for each in shown]
+    return Series(
+        name,
+        style,
+        tuple((each.confidence, each.accuracy) for each in shown),
+        tuple((interval.low, interval.high) for interval in intervals if interval),
+    )
 
 
 def _by_subset(report: ModelReport) -> dict[str, Accuracy]:

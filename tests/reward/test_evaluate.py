@@ -17,7 +17,15 @@ from pipelines.preferences.dataset.splits import split_of
 from pipelines.preferences.row_values import PairKind
 from pipelines.reward.accuracy import Evaluation, summarize
 from pipelines.reward.baselines.position_bias import combine_orders
-from pipelines.reward.calibration import calibrate, expected_error, fit_temperature, gaussian_logits, reliability
+from pipelines.reward.calibration import (
+    Bin,
+    calibrate,
+    expected_error,
+    fit_temperature,
+    gaussian_logits,
+    merged,
+    reliability,
+)
 from pipelines.reward.data import Pair
 from pipelines.reward.evaluate import Measurement, fit_half, measure
 from pipelines.reward.predictions import PairPredictions
@@ -85,8 +93,10 @@ def test_a_baseline_without_an_answer_is_wrong_and_the_report_shows_both_models(
     assert "HPSv3: 2 prompts truncated, 1 pairs without an answer" in text
     assert re.search(r"SpatialScore - HPSv3: \+20\.0%.* 1 and 0; McNemar's exact p = 1", text)
     assert re.search(r"ImageReward .*43\.9%", text), "the paper's rows of models that were not measured"
-    assert re.search(r"<th scope=\"row\">all pairs</th><td>60\.0 %.*<td>3 / 5</td>", page)
-    assert re.search(r"changed: left of</th><td>66\.7 %", page)
+    assert re.search(r"<th scope=\"row\">all pairs</th><td.*><b>60\.0 %.*>3 / 5</td>", page)
+    assert re.search(r"changed: left of</th><td.*><b>66\.7 %", page)
+    assert page.index("Calibration") < page.index("<details>"), "what was not measured comes last"
+    assert "ImageReward" in page[page.index("<details>") : page.index("</details>")]
     assert re.search(r"HPSv3</th><td>\+20\.0 points</td><td>1</td><td>0</td><td>1</td>", page)
 
 
@@ -144,6 +154,16 @@ def test_reliability_equals_counts_by_hand_and_sigma_lowers_the_confidence() -> 
     one, zero = np.ones(1), np.zeros(1)
     assert gaussian_logits(2 * one, zero, zero, zero) == pytest.approx(2.0)
     assert gaussian_logits(2 * one, one, zero, one) == pytest.approx(2 / np.sqrt(1 + np.pi / 4))
+
+
+def test_small_bins_of_the_diagram_are_put_together() -> None:
+    bins = [Bin(1, 0.52, 1.0), Bin(3, 0.6, 0.0), Bin(9, 0.7, 2 / 3), Bin(4, 0.85, 0.5), Bin(300, 0.99, 0.99)]
+    shown = merged(bins, 12)
+    assert [each.pairs for each in shown] == [17, 300]
+    assert shown[0].confidence == pytest.approx((0.52 + 3 * 0.6 + 9 * 0.7 + 4 * 0.85) / 17)
+    assert shown[0].accuracy == pytest.approx((1 + 0 + 6 + 2) / 17)
+    assert [each.pairs for each in merged(bins, 14)] == [17, 300] and [each.pairs for each in merged(bins, 18)] == [317]
+    assert merged(bins[:1], 5) == (bins[0],) and merged((), 5) == ()
 
 
 def test_both_orders_must_agree() -> None:
