@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from conf import Settings
 from pipelines.common.paths import run_paths
+from pipelines.common.progress_line import clock
 from pipelines.common.ray_session import ray_session
 from pipelines.common.run_folder import driving, writing
 from pipelines.policy.export import export_chosen
@@ -21,7 +22,9 @@ def train(settings: Settings) -> None:
         return
     with driving(settings, "policy"), ray_session(settings):
         result = run_policy(settings)
-    print(f"policy version {result.version} after {result.training_seconds:.0f} s of training: {result.export}")
+    print(
+        f"policy version {result.version} after {clock(result.training_seconds)} of training. LoRA for diffusers: {result.export}"
+    )
 
 
 def export(settings: Settings) -> None:
@@ -34,6 +37,7 @@ def export(settings: Settings) -> None:
 
 
 def sample(settings: Settings) -> None:
-    """Generates images of `sample.text` by the base and by the trained policy."""
+    """Generates images of each text of `sample.text` by the base and by the trained policy."""
     with writing(settings):
-        print(f"wrote {sample_images(settings)}")
+        for path in sample_images(settings):
+            print(f"wrote {path}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL.PngImagePlugin import PngInfo
 
 from actors.policy.lora import read_lora
 from actors.policy.plan import SamplingPlan
@@ -14,45 +17,122 @@ from actors.policy.registry import load_policy
 from actors.policy.sampler import sample_before_and_after
 from actors.spatialscore.scorer import SpatialScorer
 from actors.worker_setup import init_worker
-from conf import SettingsError, UserError
+from conf import SettingsError
 from conf.settings import Settings
-from pipelines.common.paths import run_paths, spatialscore_folder
+from pipelines.common.paths import RunPaths, spatialscore_folder
 from pipelines.common.seeds import group_seeds
+from pipelines.common.terminal import print_warning
+from pipelines.common.vocabulary import vocabulary_warning
+from pipelines.policy.export import provide_export
 from pipelines.policy.fingerprint import flux_location
 from pipelines.policy.image_grid import image_grid
+from pipelines.policy.versions import choose_version, read_export_record
+from pipelines.scenes.checker import can_check, check
+from pipelines.scenes.grammar import parse
+
+ROWS = ("base", "tuned")
+RIGHT, WRONG = "#14713a", "#b3261e"
+"""Colours of the caption of an image that shows its prompt, and of any other."""
+MAX_NAME = 60
+"""Characters of a text in the name of its file."""
 
 
-def sample_images(settings: Settings) -> Path:
-    """Generates images of `sample.text` by the base (upper row) and the exported policy (lower row), from equal noise.
+def sample_images(settings: Settings) -> list[Path]:
+    """Generates images of each text by the base (upper row) and by the exported policy (lower row), from equal noise.
 
-    Writes them to a PNG file, with the SpatialScore of each if the run has a reward model, and returns its path.
-    Raises UserError if there is no text or no exported policy.
+    Writes a PNG file for each text and returns their paths. A sheet shows the text, the seed, the policy version, the
+    SpatialScore of each image if the run has a reward model, and in the scenes world the verdict of the exact checker.
+    Raises UserError if there is no text, or no such version of the policy.
     """
-    cfg, paths = settings.sample, run_paths(settings)
-    if not any(text.strip() for text in cfg.text):
-        raise SettingsError('sample.text must not be empty, e.g. spatialt2i policy sample "a cat left of a dog"')
-    if not paths.export.is_dir():
-        raise UserError(f"no exported policy at {paths.export}: run `spatialt2i policy train` first")
-    rows = _generate(settings, paths.export)
+    texts = check_texts(settings)
+    choose_version(settings)  # before the models are loaded
+    base = Path(flux_location(settings))
+    if warning := vocabulary_warning(texts, base, "this FLUX"):
+        print_warning(warning)
+    paths = provide_export(settings)
+    record = read_export_record(paths.export)
+    version = str(record.policy_version) if record else "newest"
+    rows = _generate(settings, texts, paths.export)
     reward = spatialscore_folder(settings)
-    captions = [[""] * cfg.images] * 2
-    if reward.is_dir():
-        scorer = SpatialScorer.from_pretrained(reward)
-        scores = [scorer.score(images=images, prompts=[cfg.text] * len(images)).mu for images in rows]
-        captions = [[f"SpatialScore {mu:+.2f}" for mu in row] for row in scores]
-    name = re.sub(r"[^a-z0-9]+", "-", cfg.text.lower()).strip("-")[:80]
-    path = Path(cfg.out) if cfg.out else paths.samples / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image_grid(rows, captions, ("base", "tuned")).save(path)
-    return path
+    scorer = SpatialScorer.from_pretrained(reward) if reward.is_dir() else None
+    return [
+        _write_sheet(settings, paths, text, version, images, scorer) for text, images in zip(texts, rows, strict=True)
+    ]
 
 
-def _generate(settings: Settings, export: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images uint8 [B, H, W, 3] by the base and by the policy."""
+def check_texts(settings: Settings) -> list[str]:
+    """The texts of a sample, each once. Raises SettingsError if there is none, or if one file is named for several."""
+    cfg = settings.sample
+    if not cfg.text or not all(text.strip() for text in cfg.text):
+        raise SettingsError('sample.text must not be empty, e.g. spatialt2i policy sample "a cat left of a dog"')
+    texts = list(dict.fromkeys(cfg.text))
+    if cfg.out and len(texts) > 1:
+        raise SettingsError(f"sample.out names one file, got {len(texts)} texts: leave it out, or sample one text")
+    return texts
+
+
+def sheet_name(text: str, seed: int, version: str, width: int, height: int) -> str:
+    """Name of the PNG file of a text. Different texts, seeds, versions and sizes have different names.
+
+    The words of the text are kept in every script. A digest is added if they do not say all of the text.
+    """
+    words = re.sub(r"[\W_]+", "-", text.lower()).strip("-")[:MAX_NAME].strip("-")
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    name = words if words.replace("-", " ") == text else "-".join(filter(None, [words, digest]))
+    return f"{name}.seed-{seed}.version-{version}.{width}x{height}.png"
+
+
+def _generate(settings: Settings, texts: Sequence[str], export: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns images uint8 [B, H, W, 3] by the base and by the policy, for each text."""
     cfg = settings.sample
     device = init_worker(settings.policy.learner.threads, 1.0 if torch.cuda.is_available() else 0.0)
     policy = load_policy(flux_location(settings), settings.flux, device)
     policy.load_lora(read_lora(export, settings.flux))
-    conditioning = policy.encode([cfg.text]) * cfg.images
     seeds = group_seeds(cfg.seed, 0, 0, cfg.images)
-    return sample_before_and_after(policy, conditioning, seeds, SamplingPlan.for_evaluation(settings.evaluation))
+    plan = SamplingPlan.for_evaluation(settings.evaluation, settings.policy.sampling.batch)
+    return [sample_before_and_after(policy, policy.encode([text]) * cfg.images, seeds, plan) for text in texts]
+
+
+def _write_sheet(
+    settings: Settings,
+    paths: RunPaths,
+    text: str,
+    version: str,
+    images: tuple[np.ndarray, np.ndarray],
+    scorer: SpatialScorer | None,
+) -> Path:
+    """Writes the images of a text with their captions. The text is in the file's metadata, too."""
+    cfg, flux = settings.sample, settings.flux
+    scores = [scorer.score(images=list(row), prompts=[text] * len(row)).mu if scorer else None for row in images]
+    verdicts = [_verdicts(settings, text, row) for row in images]
+    captions = [
+        [", ".join(filter(None, parts)) for parts in zip(_score_texts(mu, len(row)), checked, strict=True)]
+        for row, mu, (checked, _) in zip(images, scores, verdicts, strict=True)
+    ]
+    title = [text, f"seed {cfg.seed}, policy version {version}, {flux.width} × {flux.height} pixels"]
+    sheet = image_grid(images, captions, ROWS, title, [colors for _, colors in verdicts])
+    name = sheet_name(text, cfg.seed, version, flux.width, flux.height)
+    path = Path(cfg.out) if cfg.out else paths.samples / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = PngInfo()
+    for key, value in (("prompt", text), ("seed", str(cfg.seed)), ("policy version", version)):
+        metadata.add_itxt(key, value)
+    sheet.save(path, format="PNG", pnginfo=metadata)
+    return path
+
+
+def _score_texts(mu: np.ndarray | None, count: int) -> list[str]:
+    return [""] * count if mu is None else [f"SpatialScore {score:+.2f}" for score in mu]
+
+
+def _verdicts(settings: Settings, text: str, images: np.ndarray) -> tuple[list[str], list[str]]:
+    """What the exact checker says of each image, and the colours of it; "" and black if it cannot read the text."""
+    try:
+        relations = parse(text).relations
+    except ValueError:
+        relations = ()
+    if not relations or not can_check(settings.flux):
+        return [""] * len(images), ["black"] * len(images)
+    verdicts = [check(image, relations) for image in images]
+    texts = [f"{verdict.right} of {len(relations)} relations correct" for verdict in verdicts]
+    return texts, [RIGHT if verdict.perfect else WRONG for verdict in verdicts]

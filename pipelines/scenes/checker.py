@@ -15,8 +15,9 @@ import numpy as np
 from scipy import ndimage
 
 from actors.types import Relation, objects_of
+from conf.flux import EMBEDDED, FluxSettings
 from pipelines.scenes.grammar import COLORS, OPPOSITE, SHAPES, SceneObject
-from pipelines.scenes.render import RADIUS, around, distance, holds
+from pipelines.scenes.render import RADIUS, SIZE, around, distance, holds
 
 MAX_COLOR_DISTANCE = 72.0  # of a pixel to its palette colour, in RGB
 MIN_PIXELS = 12  # a patch of fewer pixels is noise
@@ -56,6 +57,11 @@ class Verdict:
     def perfect(self) -> bool:
         """Every object is present and every relation holds."""
         return all(self.present.values()) and self.right == len(self.outcomes)
+
+
+def can_check(flux: FluxSettings) -> bool:
+    """Whether the images of a model are those that the checker is made for: scenes of 64 x 64 pixels."""
+    return flux.model == EMBEDDED and (flux.height, flux.width) == (SIZE, SIZE)
 
 
 def inspect(image: np.ndarray) -> tuple[Found, ...]:

@@ -23,6 +23,7 @@ from pipelines.common.paths import run_paths
 from pipelines.evaluation.cases import MODELS, draw_cases
 from pipelines.evaluation.images import image_file
 from pipelines.evaluation.run import EvaluationResult, evaluate
+from pipelines.policy.image_grid import MARGIN, TITLE_LINE
 from pipelines.policy.sample import sample_images
 from tests.support.tiny_flux import save_random_flux
 from tests.support.tiny_reward import save_tiny_vlm, tiny_spatialscore
@@ -124,11 +125,13 @@ def test_a_missing_stage_is_named(settings: Settings, tmp_path: Path) -> None:
 
 
 def test_a_sample_sheet_shows_base_above_policy(settings: Settings) -> None:
-    text = replace(settings.sample, text="a red circle left of a blue square", images=2)
-    path = sample_images(replace(settings, sample=text))
-    assert path == run_paths(settings).samples / "a-red-circle-left-of-a-blue-square.png"
-    sheet = np.asarray(Image.open(path).convert("RGB")).astype(int)
-    above, below = sheet[4 : 4 + 256, 64 : 64 + 256], sheet[290 : 290 + 256, 64 : 64 + 256]
-    assert sheet.shape == (2 * 286, 64 + 2 * 264, 3)
+    texts = replace(settings.sample, text=("a red circle left of a blue square", "a blue square"), images=2)
+    paths = sample_images(replace(settings, sample=texts))
+    assert [path.parent for path in paths] == [run_paths(settings).samples] * 2
+    sheet = np.asarray(Image.open(paths[0]).convert("RGB")).astype(int)
+    header = 2 * TITLE_LINE + MARGIN
+    above, below = sheet[header + 4 :][:256, 64 : 64 + 256], sheet[header + 290 :][:256, 64 : 64 + 256]
+    assert sheet.shape == (header + 2 * 286, 64 + 2 * 264, 3)
     assert above.std() > 1
     assert np.abs(above - below).mean() > 1, "the LoRA changes nothing"
+    assert (sheet[header + 4 + 256 : header + 286] < 128).any(), "there is a SpatialScore below the image"

@@ -41,5 +41,9 @@ def test_a_reward_without_a_model_is_refused(tmp_path: Path) -> None:
 def test_sampling_needs_a_text_and_an_exported_policy(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"sample\.text must not be empty"):
         sample_images(load("scenes", [f"run_dir={tmp_path}"]))
-    with pytest.raises(UserError, match=r"no exported policy at .*run `spatialt2i policy train` first"):
+    with pytest.raises(SettingsError, match=r"sample\.text must not be empty"):
+        sample_images(load("scenes", [f"run_dir={tmp_path}", "sample.text=[a red circle, ' ']"]))
+    with pytest.raises(SettingsError, match=r"sample\.out names one file, got 2 texts"):
+        sample_images(load("scenes", [f"run_dir={tmp_path}", "sample.text=[a, b]", "sample.out=x.png"]))
+    with pytest.raises(UserError, match=r"no complete checkpoint at .*run `spatialt2i policy train` first"):
         sample_images(load("scenes", [f"run_dir={tmp_path}", "sample.text=a red circle"]))
