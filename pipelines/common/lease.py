@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 import uuid
@@ -26,6 +25,7 @@ from typing import ClassVar
 from actors.json_files import JsonError, read_record
 from conf.errors import UserError
 from conf.partial import machine_id, partial_path, process_start
+from pipelines.common.terminal import print_error
 
 RENEW_SECONDS = 10.0
 STALE_SECONDS = 60.0
@@ -150,7 +150,7 @@ class Lease:
             except LeaseLostError as error:
                 _interrupt_main_thread()
                 if not self._released.wait(STOP_SECONDS):
-                    print(f"spatialt2i: {error}", file=sys.stderr, flush=True)
+                    print_error(str(error))
                     os._exit(2)  # it hangs, and must not write again
                 return
             except OSError as error:

@@ -14,4 +14,5 @@ def run(settings: Settings) -> None:
     require_earlier_stages(settings)
     draw_cases(settings)  # raises SettingsError, before Ray starts, if there are no prompts
     with driving(settings, "evaluation"), ray_session(settings):
-        print(evaluate(settings))
+        result = evaluate(settings)
+    print(f"{result}\nOpen {result.report} in a browser.")

@@ -23,7 +23,8 @@ def train(settings: Settings) -> None:
     with driving(settings, "policy"), ray_session(settings):
         result = run_policy(settings)
     print(
-        f"policy version {result.version} after {clock(result.training_seconds)} of training. LoRA for diffusers: {result.export}"
+        f"policy version {result.version} after {clock(result.training_seconds)} of training. LoRA for diffusers: "
+        f"{result.export}"
     )
 
 

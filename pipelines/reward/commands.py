@@ -5,15 +5,16 @@ What an action reads is checked before Ray starts, so that a mistake is answered
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from actors.folders import require_replaceable
 from actors.services.budget import BudgetReached
 from conf import Settings
 from pipelines.common.paths import pairs_location, run_paths
+from pipelines.common.progress_line import clock
 from pipelines.common.ray_session import ray_session
 from pipelines.common.run_folder import driving, writing
+from pipelines.common.terminal import errors, print_warning
 from pipelines.common.vocabulary import vocabulary_note, vocabulary_warning
 from pipelines.reward.data import require_held_out_pairs, require_pairs
 from pipelines.reward.evaluate import evaluate_reward
@@ -34,7 +35,11 @@ def train(settings: Settings) -> None:
     require_pairs(pairs_location(settings))
     require_replaceable(run_paths(settings).reward_model)
     with driving(settings, "reward"), ray_session(settings):
-        print(train_reward(settings))
+        result = train_reward(settings)
+        print(
+            f"{result.steps} optimizer steps on {result.pairs} pairs in {clock(result.seconds)}: SpatialScore is in "
+            f"{result.model}"
+        )
         _evaluate(settings)
         check(settings)
 
@@ -51,7 +56,7 @@ def check(settings: Settings) -> None:
     _require_model_and_pairs(settings)
     with writing(settings), ray_session(settings):
         checks = run_sanity_checks(settings)
-    print(checks_table(checks))
+    print(f"{checks_table(checks)}\nwrote {run_paths(settings).sanity_checks}")
     if not all(check.passed for check in checks):
         raise SystemExit(1)
 
@@ -61,7 +66,7 @@ def score(settings: Settings) -> None:
     model, requests = served_model(settings), read_requests(settings.score.prompts)
     image_folder(settings.score.images)
     if warning := vocabulary_warning([request.prompt for request in requests], Path(model), "this SpatialScore"):
-        print(warning, file=sys.stderr)
+        print_warning(warning)
     with ray_session(settings):
         print(score_images(settings))
 
@@ -76,7 +81,7 @@ def merge(settings: Settings) -> None:
 def serve(settings: Settings) -> None:
     """Serves the run's SpatialScore over HTTP until it is interrupted."""
     if note := vocabulary_note(Path(served_model(settings)), "this SpatialScore"):
-        print(note, file=sys.stderr)
+        print(note, file=errors())
     with ray_session(settings):
         serve_reward(settings)
 
@@ -88,7 +93,7 @@ def triage(settings: Settings) -> None:
     flagged = sum(scores.is_flagged(pair_id) for pair_id in scores.margins)
     print(
         f"{scores.model} flags {flagged} of {len(scores.margins)} pairs as doubtful. The review shows them first; "
-        "annotators decide."
+        f"annotators decide. Scores: {run_paths(settings).triage_scores}"
     )
 
 
@@ -102,5 +107,6 @@ def _evaluate(settings: Settings) -> None:
     """Raises SystemExit with a message if the calls of a baseline reach the budget."""
     try:
         print(accuracy_table(evaluate_reward(settings)))
+        print(f"Open {run_paths(settings).reward_report} in a browser.")
     except BudgetReached as error:
         raise SystemExit(f"reward evaluate  {error}") from None

@@ -1,7 +1,6 @@
 """The review over HTTP: a page and the requests that it makes. Everything except the page itself needs a login."""
 
 import hmac
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from pydantic import BaseModel, Field
 
+from pipelines.common.terminal import print_error
 from pipelines.preferences.review.auth import COOKIE, SESSION_SECONDS, Auth, Session
 from pipelines.preferences.review.database import DatabaseUnavailableError
 from pipelines.preferences.review.limits import Limits
@@ -97,7 +97,7 @@ def _answer_invalid(request: Request, error: Exception) -> JSONResponse:
 
 def _answer_unsaved(request: Request, error: Exception) -> JSONResponse:
     """503 if the database refuses. The page keeps the answers and sends them again."""
-    print(f"review  a request was not saved: {error}", file=sys.stderr, flush=True)
+    print_error(f"a request was not saved: {error}")
     detail = "the server cannot save at the moment: tell the person who runs the review"
     return JSONResponse({"detail": detail}, 503, headers={"Retry-After": str(RETRY_AFTER_S)})
 
