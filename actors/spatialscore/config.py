@@ -11,6 +11,13 @@ ADAPTER_FILE = "adapter_model.safetensors"
 HEAD_FILE = "head.safetensors"
 BACKBONE_FOLDER = "backbone"
 
+USEFUL_FACTOR = 4
+"""An image of more than this many times the pixels that the model sees may be shrunk, with little effect on its score.
+
+Shrunk to the size that the model sees, it would lose whole rows of patches, because its sides are rounded to multiples
+of a patch once more.
+"""
+
 
 @dataclass(frozen=True)
 class SpatialScoreConfig:
@@ -32,9 +39,5 @@ class SpatialScoreConfig:
 
     @property
     def useful_pixels(self) -> int:
-        """Pixels to which an image may be shrunk before it is scored, with hardly an effect on its score.
-
-        Four times what the model sees: shrunk to that size itself, an image would lose whole rows of patches, because
-        its sides are rounded to multiples of a patch once more.
-        """
-        return 4 * self.pixels
+        """Pixels to which an image may be shrunk before it is scored. See USEFUL_FACTOR."""
+        return USEFUL_FACTOR * self.pixels

@@ -15,6 +15,7 @@ from actors.services.keys import key_in
 from actors.workers.reward import start_pool
 from conf import load
 from conf.settings import Settings
+from pipelines.common.cluster_address import uses_private_cluster
 from pipelines.reward.served_model import served_model
 
 TOKEN_VARIABLE = "SPATIALSCORE_TOKEN"
@@ -41,7 +42,8 @@ def serve_reward(settings: Settings) -> None:
             _print_answers(owner)
         print("stopping", flush=True)
         _print_answers(owner)
-        pool.stop()
+        if not uses_private_cluster(settings):  # a private one ends with this process, and Serve with it
+            pool.stop()
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
