@@ -65,7 +65,8 @@ class DetectorReward:
         """`relations`: prompt text -> its relations, in the words of DIRECTIONS, for every prompt to be scored."""
         self._settings, self._relations = settings, relations
         self._device = init_worker(settings.threads, settings.gpus)
-        self._processor: Any = Owlv2Processor.from_pretrained(settings.model)  # the type of its call is incomplete
+        # Any: the type of its call is incomplete
+        self._processor: Any = Owlv2Processor.from_pretrained(settings.model, trust_remote_code=False)
         model = Owlv2ForObjectDetection.from_pretrained(settings.model, dtype=DTYPES[settings.dtype])
         self._model: Any = cast(nn.Module, model).to(self._device).eval()
 

@@ -31,7 +31,7 @@ def build(config: SpatialScoreConfig, *, gradient_checkpointing: bool = False) -
     Raises ValueError if the backbone has no embedding row left for `<reward>`.
     """
     backbone, image_processor = _load_backbone(config)
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(config.model)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
     reward_id = add_reward_token(tokenizer)
     rows = cast(nn.Embedding, backbone.get_input_embeddings()).num_embeddings
     if reward_id >= rows:
@@ -72,7 +72,7 @@ def load(path: Path | str, *, device: str = "cpu", trainable: bool = False) -> S
     if config.merged and trainable:
         raise ValueError(f"the LoRA of {path} is merged into its backbone: train the directory it was merged from")
     backbone, _ = _load_backbone(config)
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     image_processor = Qwen2VLImageProcessorPil.from_pretrained(path)
     if not config.merged:
         backbone = PeftModel.from_pretrained(backbone, str(path), is_trainable=trainable)

@@ -146,5 +146,5 @@ def _copy_frozen_backbone(config: SpatialScoreConfig, path: Path) -> None:
     """Writes the pretrained backbone that `config.model` names to the folder `path`."""
     full = Qwen2_5_VLForConditionalGeneration.from_pretrained(config.model, dtype=DTYPES[config.dtype])
     full.save_pretrained(path)
-    AutoTokenizer.from_pretrained(config.model).save_pretrained(path)
+    AutoTokenizer.from_pretrained(config.model, trust_remote_code=False).save_pretrained(path)
     Qwen2VLImageProcessorPil.from_pretrained(config.model).save_pretrained(path)

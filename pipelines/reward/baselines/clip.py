@@ -28,7 +28,7 @@ class ClipScorer:
     def __init__(self, model: CLIPModel, processor: str, device: str) -> None:
         self._model: Any = cast(nn.Module, model).to(device).eval()
         self._device = device
-        self._tokenizer = AutoTokenizer.from_pretrained(processor)
+        self._tokenizer = AutoTokenizer.from_pretrained(processor, trust_remote_code=False)
         self._images = CLIPImageProcessorPil.from_pretrained(processor)
         self._length = self._model.config.text_config.max_position_embeddings
 

@@ -84,7 +84,7 @@ class Hpsv3Scorer:
         """`base`: directory or hub id of tokenizer and image processor. `template`: the prompt, with {text_prompt}."""
         self._model, self._device = model.to(device).eval(), device
         self._model.rm_head.float()
-        self._tokenizer = AutoTokenizer.from_pretrained(base)
+        self._tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
         self._tokenizer.add_special_tokens({"additional_special_tokens": [TOKEN]})
         size = {"shortest_edge": pixels, "longest_edge": pixels}
         self._images = Qwen2VLImageProcessorPil.from_pretrained(base, size=size)

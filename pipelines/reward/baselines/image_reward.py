@@ -61,7 +61,7 @@ class ImageRewardScorer:
 
     def __init__(self, model: ImageReward, tokenizer: str, device: str) -> None:
         self._model, self._device = model.to(device).eval(), device
-        self._tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+        self._tokenizer = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
         side = cast(int, model.vision.config.image_size)
         self._images = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 

@@ -51,7 +51,7 @@ class UnifiedReward:
         """`source`: directory or hub id of tokenizer and image processor. `pairs`: questions of one forward pass."""
         self._model: Any = cast(nn.Module, model).to(device).eval()
         self._device = device
-        self._tokenizer = AutoTokenizer.from_pretrained(source)
+        self._tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         self._images = Qwen2VLImageProcessorPil.from_pretrained(source)
         self._image_id = self._tokenizer.convert_tokens_to_ids("<|image_pad|>")
         self._pairs, self._new_tokens = pairs, new_tokens

@@ -44,7 +44,7 @@ class VqaScorer:
         self._model: Any = cast(nn.Module, model).to(device).eval()
         self._tower: Any = cast(nn.Module, tower).to(device).eval()
         self._device = device
-        self._tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+        self._tokenizer = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
         self._images = CLIPImageProcessorPil.from_pretrained(processor)
 
     @torch.inference_mode()
