@@ -7,17 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
+from actors.images import rgb_pixels
+from actors.reward_input import InputError
+from actors.spatialscore.config import USEFUL_FACTOR
 from actors.spatialscore.prompt import PromptTemplate
 
 Images = np.ndarray | Sequence[np.ndarray]
 """uint8 [B, H, W, 3], or B arrays uint8 [H, W, 3] of any sizes."""
+
+PilImages = Sequence[Image.Image]
+"""What diffusers returns."""
 
 Side = Literal["left", "right"]
 
@@ -51,6 +58,23 @@ class _Row:
     positions: np.ndarray  # [3, L]
 
 
+def as_arrays(images: Images | PilImages) -> Images:
+    """PIL images as uint8 [H, W, 3], by the rules of `rgb_pixels`. Arrays stay as they are.
+
+    Raises InputError for one image in place of several, and for anything else, ImageError for an unreadable image.
+    """
+    if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim == 3):
+        raise InputError("images must be a list of images, or an array [B, H, W, 3], got one image: write [image]")
+    if isinstance(images, np.ndarray):
+        return images
+    arrays: list[Any] = [rgb_pixels(image) if isinstance(image, Image.Image) else image for image in images]
+    for array in arrays:  # a caller in a notebook may ignore the types
+        if not isinstance(array, np.ndarray):
+            kind = type(array).__name__
+            raise InputError(f"an image must be a PIL image or an array uint8 [H, W, 3], got an object of class {kind}")
+    return arrays
+
+
 class ScoreProcessor:
     """Makes `ScoreBatch`es: patches equal those of Qwen2-VL's image processor, tokens follow the prompt template."""
 
@@ -82,12 +106,8 @@ class ScoreProcessor:
 
     @property
     def useful_pixels(self) -> int:
-        """Pixels to which an image may be shrunk before it is scored, with hardly an effect on its score.
-
-        Four times what the model sees: shrunk to that size itself, an image would lose whole rows of patches, because
-        its sides are rounded to multiples of a patch once more.
-        """
-        return 4 * int(self.image_processor.size["longest_edge"])
+        """Pixels to which an image may be shrunk before it is scored. See USEFUL_FACTOR."""
+        return USEFUL_FACTOR * int(self.image_processor.size["longest_edge"])
 
     def patches(self, images: Images) -> tuple[Tensor, Tensor]:
         """Patches [N, F] float32 and their grids [B, 3], equal to those of the library's processor."""

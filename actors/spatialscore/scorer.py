@@ -11,7 +11,7 @@ import torch
 from actors.reward_input import check_inputs
 from actors.spatialscore.loading import load
 from actors.spatialscore.model import SpatialScore
-from actors.spatialscore.processor import Images, ScoreBatch
+from actors.spatialscore.processor import Images, PilImages, ScoreBatch, as_arrays
 from actors.types import Scores
 
 _TEXT_TOKENS = 512
@@ -58,12 +58,14 @@ class SpatialScorer:
         """Raises InputError for a prompt that cannot be scored."""
         self.model.processor.template.encode(prompt)
 
-    def score(self, images: Images, prompts: Sequence[str]) -> Scores:
+    def score(self, images: Images | PilImages, prompts: Sequence[str]) -> Scores:
         """Scores image i under prompt i: mu, higher is better, and sigma  # [B], [B].
 
-        `images`: uint8 [B, H, W, 3], or B arrays uint8 [H, W, 3] of any sizes. The result depends neither on the batch
-        size nor on the order, up to rounding. Raises the ValueErrors of `check_inputs`.
+        `images`: uint8 [B, H, W, 3], or B images of any sizes: PIL images or arrays uint8 [H, W, 3]. The result depends
+        neither on the batch size nor on the order, up to rounding. Raises the ValueErrors of `as_arrays` and
+        `check_inputs`.
         """
+        images = as_arrays(images)
         check_inputs(images, prompts)
         lengths = [len(self.model.processor.template.encode(prompt).after) for prompt in prompts]
         by_length = sorted(range(len(prompts)), key=lengths.__getitem__)  # similar lengths together: little padding

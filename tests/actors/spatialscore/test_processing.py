@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from actors.spatialscore import SpatialScore
+from actors.images import decode_image
+from actors.spatialscore import SpatialScore, SpatialScorer
 from tests.support.tiny_reward import PROMPTS
 
 
@@ -45,3 +50,50 @@ def test_positions_equal_those_of_qwen2_5_vl(model: SpatialScore, images: np.nda
 def test_pixels_that_are_not_uint8_rgb_are_refused(model: SpatialScore, wrong: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"uint8 \[H, W, 3\]"):
         model.processor(wrong, PROMPTS[:1])
+
+
+def test_pil_images_score_as_their_pixels(model: SpatialScore, images: np.ndarray) -> None:
+    """Also with transparency, and an orientation that PIL has not applied."""
+    scorer, prompts = SpatialScorer(model), ["a red circle"] * 3
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    buffer = io.BytesIO()
+    Image.fromarray(images[1]).save(buffer, "PNG", exif=exif)
+    clear = Image.fromarray(np.dstack([images[2], np.zeros((64, 64), np.uint8)]))
+    found = scorer.score(images=[Image.fromarray(images[0]), Image.open(buffer), clear], prompts=prompts)
+    white = np.full((64, 64, 3), 255, np.uint8)
+    expected = scorer.score(images=[images[0], images[1][::-1, ::-1], white], prompts=prompts)
+    np.testing.assert_array_equal(found.mu, expected.mu)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "prompts", "message"),
+    [
+        (Image.new("RGB", (64, 64)), ["a red circle"], r"got one image: write \[image\]"),
+        (np.zeros((64, 64, 3), np.uint8), ["a red circle"], r"got one image: write \[image\]"),
+        ([Image.new("RGB", (64, 64))], "a red circle", "a list of texts, one for each image, got one text"),
+        ([Image.new("RGB", (64, 64))] * 2, ["a red circle"], "got 2 images and 1 prompts"),
+        (["image.png"], ["a red circle"], "got an object of class str"),
+        ([torch.zeros(3, 64, 64)], ["a red circle"], "got an object of class Tensor"),
+        ([Image.new("F", (64, 64))], ["a red circle"], "mode F"),
+        ([Image.new("RGB", (402, 2))], ["a red circle"], "402 x 2 pixels"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_with_the_reason(
+    model: SpatialScore, wrong: Any, prompts: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        SpatialScorer(model).score(images=wrong, prompts=prompts)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_shrinking_to_the_useful_pixels_hardly_changes_what_the_model_sees(model: SpatialScore, kind: str) -> None:
+    pattern = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pattern).resize((700, 700), Image.Resampling.BICUBIC).save(buffer, kind, quality=95)
+    small = decode_image(buffer.getvalue(), shrink_to=model.processor.useful_pixels)
+    assert small.shape == (128, 128, 3)
+    patches, grid = model.processor.patches([decode_image(buffer.getvalue())])
+    shrunk, same_grid = model.processor.patches([small])
+    assert torch.equal(grid, same_grid)
+    assert (patches - shrunk).abs().mean() < 0.02 * patches.std()
