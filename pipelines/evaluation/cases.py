@@ -48,6 +48,7 @@ class Assessment:
     present: Mapping[str, bool]  # object name -> shown cleanly, exactly once
     outcomes: tuple[RelationOutcome, ...]  # per relation
     instead: tuple[str, ...]  # per relation: what the image shows instead; "" if the relation holds
+    unrequested: tuple[str, ...] = ()  # objects that are shown cleanly although the prompt does not name them
 
     @property
     def num_right(self) -> int:
@@ -56,7 +57,7 @@ class Assessment:
 
     @property
     def perfect(self) -> bool:
-        """Whether every object is present and every relation holds."""
+        """Whether every object of the prompt is present and every relation holds. Other objects do not count."""
         return all(self.present.values()) and self.num_right == len(self.outcomes)
 
 

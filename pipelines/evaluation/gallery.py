@@ -29,6 +29,7 @@ class Tile:
     alt: str
     score: float
     checks: tuple[Check, ...]
+    unrequested: tuple[str, ...]  # objects in the image that the prompt does not name
 
 
 @dataclass(frozen=True)
@@ -128,4 +129,6 @@ def _tile(model: Model, case: Case, image: Assessment, paths: RunPaths) -> Tile:
     when = "Before training" if model == "base" else "After training"
     count = f": {image.num_right} of {len(checks)} relations correct" if checks else ""
     alt = f"{when}, “{case.prompt.text}”{count}"
-    return Tile(model, data_uri(image_file(paths, model, case).read_bytes()), alt, image.score, checks)
+    return Tile(
+        model, data_uri(image_file(paths, model, case).read_bytes()), alt, image.score, checks, image.unrequested
+    )

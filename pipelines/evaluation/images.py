@@ -16,14 +16,13 @@ from actors.policy.registry import load_policy
 from actors.policy.sampler import sample_before_and_after
 from actors.types import Prompt, Relation
 from actors.worker_setup import init_worker
-from conf.flux import EMBEDDED
 from conf.settings import Settings
 from pipelines.common.images import encode_png
 from pipelines.common.paths import RunPaths
 from pipelines.common.worker_log import WorkCounter
 from pipelines.evaluation.cases import MODELS, Assessment, Case, Model
 from pipelines.reward.served_model import open_scorer
-from pipelines.scenes.checker import check, inspect
+from pipelines.scenes.checker import can_check, check, inspect
 from pipelines.scenes.grammar import RELATIONS
 from pipelines.scenes.render import holds
 
@@ -62,7 +61,7 @@ class ScoreImages:
 
     def __init__(self, spatialscore: Path, paths: RunPaths, settings: Settings) -> None:
         self._scorer = open_scorer(str(spatialscore), settings.serving)
-        self._paths, self._exact = paths, settings.flux.model == EMBEDDED
+        self._paths, self._exact = paths, can_check(settings.flux)
 
     def __call__(self, batch: Batch) -> Batch:
         """Returns the cases with an Assessment of each of their images."""
@@ -87,14 +86,13 @@ def image_file(paths: RunPaths, model: Model, case: Case) -> Path:
 def inspect_image(image: np.ndarray, prompt: Prompt, score: float) -> Assessment:
     """Assesses an image, uint8 [64, 64, 3], with the exact checker. `score` is its SpatialScore."""
     verdict = check(image, prompt.relations)
-    if verdict.perfect:
-        return Assessment(score, verdict.present, verdict.outcomes, ("",) * len(verdict.outcomes))
     centres = {found.obj.name: (found.x, found.y) for found in inspect(image)}
+    unrequested = tuple(name for name in centres if name not in verdict.present)
     instead = tuple(
         "" if outcome == "right" else describe_instead(relation, centres)
         for relation, outcome in zip(prompt.relations, verdict.outcomes, strict=True)
     )
-    return Assessment(score, verdict.present, verdict.outcomes, instead)
+    return Assessment(score, verdict.present, verdict.outcomes, instead, unrequested)
 
 
 def describe_instead(relation: Relation, centres: dict[str, tuple[float, float]]) -> str:

@@ -63,12 +63,17 @@ class SamplePair:
 
 
 def render_report(
-    paths: RunPaths, settings: Settings, results: Sequence[Result], tables: Tables, seconds: float
+    paths: RunPaths,
+    settings: Settings,
+    results: Sequence[Result],
+    tables: Tables,
+    seconds: float,
+    version: int | None = None,
 ) -> str:
     """Returns the HTML page.
 
     It also shows the training curves, preference pairs and timings of the earlier stages, as far as `paths` has them.
-    `seconds` is the duration of the evaluation.
+    `seconds` is the duration of the evaluation, `version` that of the policy if it is known.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -80,6 +85,7 @@ def render_report(
     timings = object_or_none(str(paths.timings)) or {}
     return environment.get_template("report.html").render(
         settings=settings,
+        version=version,
         embedded=settings.flux.model == EMBEDDED,
         yaml=settings_yaml(settings),
         num_prompts=len({result.case.prompt.text for result in results}),
@@ -101,7 +107,12 @@ def _headlines(tables: Tables) -> list[Headline]:
     wanted: tuple[tuple[TableName, str, str, str], ...] = (
         ("relations", "all", "Relations correct", "share of all spatial relations in all prompts"),
         ("relations", "long prompts", "… in long prompts", "prompts with two relations or more"),
-        ("perfect", "all", "Images fully correct", "every object and every relation is correct"),
+        (
+            "perfect",
+            "all",
+            "Images fully correct",
+            "every object and every relation of the prompt",
+        ),
         ("objects", "all", "Objects present", "shown cleanly, exactly once"),
         ("scores", "all", "SpatialScore", "mean score of the reward model"),
     )

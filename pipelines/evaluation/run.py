@@ -16,7 +16,7 @@ from actors.files import write_file
 from actors.worker_setup import actor_options
 from conf import UserError
 from conf.settings import Settings
-from pipelines.common.paths import RunPaths, run_paths, spatialscore_folder
+from pipelines.common.paths import RunPaths, spatialscore_folder
 from pipelines.common.progress_line import Pace, ProgressLine, counted
 from pipelines.common.worker_log import WorkCounter
 from pipelines.evaluation.before_after import before_after_figure
@@ -24,7 +24,9 @@ from pipelines.evaluation.cases import Case, Result, draw_cases, prompt_row
 from pipelines.evaluation.images import GENERATED, GenerateImages, ScoreImages
 from pipelines.evaluation.report import render_report
 from pipelines.evaluation.tables import Row, Tables, tabulate
+from pipelines.policy.export import provide_export
 from pipelines.policy.fingerprint import flux_location
+from pipelines.policy.versions import choose_version, read_export_record
 
 
 @dataclass(frozen=True)
@@ -33,47 +35,53 @@ class EvaluationResult:
 
     report: Path  # report.html
     images: int  # of each model
+    version: int | None  # of the policy; None if its export does not say
     tables: Tables
     seconds: float
 
     def __str__(self) -> str:
-        return f"{self.images} images before and after training, in {self.seconds:.0f} s\n{_summary(self.tables)}"
+        version = "" if self.version is None else f" (policy version {self.version})"
+        return (
+            f"{self.images} images before and after training{version}, in {self.seconds:.0f} s\n{_summary(self.tables)}"
+        )
 
 
 def evaluate(settings: Settings) -> EvaluationResult:
-    """Compares the exported policy of `settings.run_dir` with its base on held-out prompts.
+    """Compares the version of the policy that `export.version` names with its base on held-out prompts.
 
     Writes the images, prompts.jsonl, results.jsonl, report.json, report.html and, in the scenes world,
-    before_after.png to <run_dir>/evaluation. Ray must be initialised.
-    Raises UserError if there is no SpatialScore or no exported policy, SettingsError if there are no prompts.
+    before_after.png to <run_dir>/evaluation, or to a folder in it for a version that is named. Ray must be initialised.
+    Raises UserError if there is no SpatialScore or no such version, SettingsError if there are no prompts.
     """
-    started, paths = time.perf_counter(), run_paths(settings)
+    started = time.perf_counter()
     require_earlier_stages(settings)
-    cases = draw_cases(settings)
-    results = sorted(generate_and_assess(cases, settings), key=lambda result: result.case.name)
+    cases, paths = draw_cases(settings), provide_export(settings)
+    results = sorted(generate_and_assess(cases, paths, settings), key=lambda result: result.case.name)
     tables = tabulate(results, settings.evaluation.seed)
     seconds = time.perf_counter() - started
-    _write_records(paths, cases, results, tables, seconds)
-    report = render_report(paths, settings, results, tables, seconds)
+    record = read_export_record(paths.export)
+    version = record.policy_version if record else None
+    _write_records(paths, cases, results, tables, seconds, version)
+    report = render_report(paths, settings, results, tables, seconds, version)
     write_file(str(paths.evaluation_report), report.encode())
-    return EvaluationResult(paths.evaluation_report, len(results), tables, seconds)
+    return EvaluationResult(paths.evaluation_report, len(results), version, tables, seconds)
 
 
-def generate_images(cases: Sequence[Case], settings: Settings, counter: WorkCounter) -> Any:
+def generate_images(cases: Sequence[Case], paths: RunPaths, settings: Settings, counter: WorkCounter) -> Any:
     """Returns a Ray Dataset (lazy) of cases whose images, by the base and by the policy, have been saved."""
     rollout, rows = settings.policy.rollout, _batch_rows(settings)
     n_blocks = -(-len(cases) // rows)
     packed: Any = ray.data.from_items([{"case": pickle.dumps(case)} for case in cases], override_num_blocks=n_blocks)
     return packed.map_batches(
         GenerateImages,
-        fn_constructor_args=(flux_location(settings), run_paths(settings), settings, counter),
+        fn_constructor_args=(flux_location(settings), paths, settings, counter),
         batch_size=rows,
         compute=ray.data.ActorPoolStrategy(size=min(rollout.max_actors, n_blocks)),
         **actor_options(rollout.threads, rollout.cpus, rollout.gpus),
     )
 
 
-def generate_and_assess(cases: Sequence[Case], settings: Settings) -> list[Result]:
+def generate_and_assess(cases: Sequence[Case], paths: RunPaths, settings: Settings) -> list[Result]:
     """The result of each case, in any order. Reports progress."""
     counter, assessed, pace = WorkCounter.start(), list[Result](), Pace()
 
@@ -85,18 +93,18 @@ def generate_and_assess(cases: Sequence[Case], settings: Settings) -> list[Resul
     with ProgressLine("evaluation") as progress:
         progress.phase("loading the models")
         progress.follow(state)
-        for result in assess(generate_images(cases, settings, counter), settings):
+        for result in assess(generate_images(cases, paths, settings, counter), paths, settings):
             assessed.append(result)
         progress.finish(f"{len(assessed)}/{len(cases)} prompts, before and after training, assessed")
     return assessed
 
 
-def assess(images: Any, settings: Settings) -> Iterable[Result]:
+def assess(images: Any, paths: RunPaths, settings: Settings) -> Iterable[Result]:
     """Runs the dataset of `generate_images` and yields the result of each case, in any order."""
     serving, rows = settings.serving, _batch_rows(settings)
     assessed = images.map_batches(
         ScoreImages,
-        fn_constructor_args=(spatialscore_folder(settings), run_paths(settings), settings),
+        fn_constructor_args=(spatialscore_folder(settings), paths, settings),
         batch_size=rows,
         compute=ray.data.ActorPoolStrategy(size=1),
         **actor_options(serving.threads, serving.cpus, serving.gpus),
@@ -111,22 +119,25 @@ def _batch_rows(settings: Settings) -> int:
 
 
 def require_earlier_stages(settings: Settings) -> None:
-    """Raises UserError if the run has no exported policy or no SpatialScore. Needs no Ray."""
-    for folder, command in (
-        (run_paths(settings).export, "policy train"),
-        (spatialscore_folder(settings), "reward train"),
-    ):
-        if not folder.is_dir():
-            raise UserError(f"evaluation needs {folder}: run `spatialt2i {command}` first")
+    """Raises UserError if the run has no SpatialScore, or not the policy of `export.version`. Needs no Ray."""
+    choose_version(settings)
+    folder = spatialscore_folder(settings)
+    if not folder.is_dir():
+        raise UserError(f"evaluation needs {folder}: run `spatialt2i reward train` first")
 
 
 def _write_records(
-    paths: RunPaths, cases: Sequence[Case], results: Sequence[Result], tables: Tables, seconds: float
+    paths: RunPaths,
+    cases: Sequence[Case],
+    results: Sequence[Result],
+    tables: Tables,
+    seconds: float,
+    version: int | None,
 ) -> None:
     """Writes everything but the report."""
     _write_lines(paths.evaluation_prompts, map(prompt_row, cases))
     _write_lines(paths.evaluation_results, map(_result_row, results))
-    content = {"images": len(results), "seconds": seconds, "tables": asdict(tables)}
+    content = {"policy_version": version, "images": len(results), "seconds": seconds, "tables": asdict(tables)}
     write_file(str(paths.evaluation_tables), json.dumps(content, indent=1).encode())
     if any(result.base.outcomes for result in results):
         before_after_figure(results, paths).save(paths.before_after)
@@ -146,21 +157,29 @@ def _write_lines(path: Path, rows: Iterable[dict[str, object]]) -> None:
 
 
 def _summary(tables: Tables) -> str:
-    """The main measures as lines for a terminal."""
-    lines = [f"  {'':<34}{'base':>8}{'policy':>8}   difference [95 % interval]"]
+    """The main measures as lines for a terminal. Shares are in per cent, their differences in percentage points."""
+    lines = [f"  {'':<44}{'base':>8}{'policy':>8}   difference [95 % interval]"]
     for title, rows in (
         ("relations correct", tables.relations),
         ("objects present", tables.objects),
         ("images fully correct", tables.perfect),
-        ("SpatialScore", tables.scores),
+        ("images with an object nobody asked for", tables.unrequested[:1]),
     ):
-        lines += [_line(f"{title}, {row.name}", row) for row in rows]
-    return "\n".join(lines)
+        lines += [_share_line(f"{title}, {row.name}", row) for row in rows]
+    return "\n".join([*lines, *(_score_line(f"SpatialScore, {row.name}", row) for row in tables.scores)])
 
 
-def _line(title: str, row: Row) -> str:
+def _share_line(title: str, row: Row) -> str:
     change = row.difference
     return (
-        f"  {title:<34}{row.base.value:>8.3f}{row.policy.value:>8.3f}"
-        f"   {change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
+        f"  {title:<44}{row.base.value:>8.1%}{row.policy.value:>8.1%}"
+        f"   {100 * change.value:+.1f} [{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
+    )
+
+
+def _score_line(title: str, row: Row) -> str:
+    change = row.difference
+    return (
+        f"  {title:<44}{row.base.value:>8.2f}{row.policy.value:>8.2f}"
+        f"   {change.value:+.2f} [{change.low:+.2f}, {change.high:+.2f}]"
     )

@@ -16,7 +16,7 @@ from pipelines.scenes.grammar import RELATIONS
 RESAMPLES = 2000
 """Bootstrap resamples of each interval."""
 
-TableName = Literal["relations", "by_relation", "objects", "perfect", "outcomes", "scores"]
+TableName = Literal["relations", "by_relation", "objects", "perfect", "unrequested", "outcomes", "scores"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Tables:
     relations: tuple[Row, ...]  # share of relations that hold: all, short and long prompts
     by_relation: tuple[Row, ...]  # the same by relation
     objects: tuple[Row, ...]  # share of objects shown cleanly, exactly once
-    perfect: tuple[Row, ...]  # share of images with every object and every relation right
+    perfect: tuple[Row, ...]  # share of images with every object and every relation of the prompt right
+    unrequested: tuple[Row, ...]  # share of images with an object that the prompt does not name
     outcomes: tuple[Row, ...]  # share of relations by outcome
     scores: tuple[Row, ...]  # mean SpatialScore
 
@@ -88,6 +89,7 @@ def tabulate(results: Sequence[Result], seed: int = 0) -> Tables:
         by_relation=over_all({word: _count_outcome("right", word) for word in RELATIONS}),
         objects=by_length(lambda _, image: Counted(sum(image.present.values()), len(image.present))),
         perfect=by_length(lambda _, image: Counted(float(image.perfect), int(bool(image.outcomes)))),
+        unrequested=by_length(lambda _, image: Counted(float(bool(image.unrequested)), int(bool(image.outcomes)))),
         outcomes=over_all({outcome: _count_outcome(outcome) for outcome in get_args(RelationOutcome)}),
         scores=by_length(_score),
     )

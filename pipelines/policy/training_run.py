@@ -14,7 +14,6 @@ from actors.types import PolicyWeights
 from actors.workers.learner import LearnerJob
 from actors.workers.learner_group import LearnerGroup
 from actors.workers.rollout import start_rollout
-from conf.flux import EMBEDDED
 from conf.settings import Settings
 from pipelines.common.lease import check_lease
 from pipelines.common.paths import run_paths
@@ -32,6 +31,7 @@ from pipelines.policy.rollout_pool import RolloutPool
 from pipelines.policy.run_log import RunLog
 from pipelines.policy.timing import IterationTimer
 from pipelines.policy.utilization import UtilizationMonitor
+from pipelines.scenes.checker import can_check
 
 
 class TrainingRun:
@@ -62,7 +62,7 @@ class TrainingRun:
             draw_held_out_prompts(policy, settings.flux, settings.evaluation.seed),
             SamplingPlan.for_evaluation(settings.evaluation, policy.sampling.batch),
             settings.evaluation.seed,
-            exact=settings.flux.model == EMBEDDED,
+            exact=can_check(settings.flux),
         )
         self._identity = run_identity(settings)
         self._state = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,7 @@ def test_the_page_shows_every_measure_with_its_interval(run: EvaluatedRun, html:
         "Relations correct, by relation",
         "Objects present",
         "Images fully correct",
+        "Images with an object nobody asked for",
         "short prompts",
         "long prompts",
         "95.5%",
@@ -78,6 +80,21 @@ def test_every_relation_of_a_shown_prompt_is_marked(run: EvaluatedRun, html: str
     assert page.classes.count("no") == sum(not check.right for check in checks) > 0
     assert all(bool(check.instead) != check.right for check in checks), "a wrong relation says what is seen instead"
     assert page.text.count("wrong: ") == page.classes.count("no"), "colour is not the only mark"
+
+
+def test_an_object_that_nobody_asked_for_is_named(run: EvaluatedRun, html: str) -> None:
+    assert "also shows" not in html, "the renderer draws no other objects"
+    results = [replace(each, policy=replace(each.policy, unrequested=("red square",))) for each in run.results]
+    tables = tabulate(results)
+    page = HtmlPage(render_report(run.paths, run.settings, results, tables, 1.0, version=60))
+    shown = sum(len(panel.comparisons) for panel in build_gallery(run.results, run.paths))
+    assert page.text.count("also shows: red square") == shown
+    row = tables.find("unrequested", "all")
+    assert row is not None
+    assert (row.base.value, row.policy.value) == (0.0, 1.0)
+    assert tables.perfect == tabulate(run.results).perfect, "it does not change what is fully correct"
+    assert "policy version 60" in page.text
+    assert "policy version" not in html.split("<pre>", maxsplit=1)[0]
 
 
 def test_a_worse_policy_gets_a_neutral_title(run: EvaluatedRun) -> None:

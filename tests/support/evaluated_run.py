@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pipelines.common.images import encode_png
 from pipelines.common.paths import RunPaths, run_paths
 from pipelines.evaluation.cases import MODELS, Case, Model, Result, draw_cases
 from pipelines.evaluation.images import image_file, inspect_image
+from pipelines.policy.metrics import EvaluationRow, IterationRow
 from pipelines.preferences.dataset.schema import to_table
 from pipelines.preferences.roles.base import RowSpec
 from pipelines.preferences.roles.scenes import SceneGenerator, ScenePerturber, SceneReviewer, SceneWriter
@@ -56,7 +57,7 @@ class EvaluatedRun:
 def write_logs(paths: RunPaths) -> None:
     """Writes the files of the earlier stages that the report shows."""
     training = [{"training_seconds": 3.0 * i, "reward_mean": i / 10, "iteration": i} for i in range(1, 11)]
-    _write_json(paths.metrics, *training)
+    _write_json(paths.metrics, *(_complete(IterationRow, row) for row in training))
     _write_json(paths.evaluations, *map(_evaluation_row, range(6)))
     accuracy = {"pairs": 600, "right": 573, "accuracy": 0.955, "low": 0.935, "high": 0.969}
     _write_json(paths.reward_evaluation, {"models": [{"accuracies": {"overall": accuracy, "generated": None}}]})
@@ -71,13 +72,20 @@ def write_logs(paths: RunPaths) -> None:
 
 
 def _evaluation_row(i: int) -> dict[str, Any]:
-    return {
+    row = {
+        "iteration": 2 * i,
         "training_seconds": 6.0 * i,
         "relation_accuracy_short": 0.5 + i / 20,
         "relation_accuracy_long": 0.4 + i / 20,
         "object_accuracy_long": 0.9,
         "reward_mean": None if i == 0 else i / 10,
     }
+    return _complete(EvaluationRow, row)
+
+
+def _complete(record: type[IterationRow | EvaluationRow], row: dict[str, Any]) -> dict[str, Any]:
+    """The row with 0 in all fields that it lacks."""
+    return {field.name: 0 for field in fields(record)} | row
 
 
 def _write_json(path: Path, *rows: Mapping[str, Any]) -> None:
