@@ -15,6 +15,7 @@ from torch import nn
 
 from actors.folders import set_usual_permissions
 from conf.flux import FluxSettings
+from conf.partial import partial_path
 
 WEIGHT_NAME = "pytorch_lora_weights.safetensors"
 
@@ -67,10 +68,13 @@ def save_lora(state: Mapping[str, torch.Tensor], settings: FluxSettings, directo
         key: (value * scale if "lora_B" in key else value.clone()).cpu() for key, value in state.items()
     }
     directory.mkdir(parents=True, exist_ok=True)
-    partial = f"partial-{WEIGHT_NAME}"
-    FluxPipeline.save_lora_weights(directory, transformer_lora_layers=scaled, weight_name=partial)
-    set_usual_permissions(directory / partial)
-    return (directory / partial).replace(directory / WEIGHT_NAME)
+    partial = Path(partial_path(str(directory / WEIGHT_NAME)))
+    try:
+        FluxPipeline.save_lora_weights(directory, transformer_lora_layers=scaled, weight_name=partial.name)
+        set_usual_permissions(partial)
+        return partial.replace(directory / WEIGHT_NAME)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_lora(directory: Path, settings: FluxSettings) -> dict[str, torch.Tensor]:
