@@ -26,6 +26,12 @@ def partial_path(path: str, kind: PartialKind = "partial") -> str:
     return f"{path}.{machine_id()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.{kind}"
 
 
+def finished_name(name: str) -> str:
+    """The name without what `partial_path` added; any other name as it is."""
+    match = _SUFFIX.fullmatch(name)
+    return match["name"] if match else name
+
+
 def is_partial(name: str) -> bool:
     """Whether a name was made by `partial_path`."""
     return _SUFFIX.fullmatch(name) is not None

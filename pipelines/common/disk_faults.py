@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from conf.errors import UserError
-from conf.partial import partial_path
+from conf.partial import finished_name, partial_path
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
@@ -39,8 +40,8 @@ def require_writable(folder: Path, setting: str = "run_dir", keep: bool = False)
                     path.rmdir()
     except OSError as error:
         raise UserError(
-            f"{setting} must be a folder that can be written, got {folder}: {error.strerror or error}{_free(folder)}. "
-            f"{_fix(error.errno)}, or choose another {setting}"
+            f"{setting} must be a folder that can be written, got {folder}: {error.strerror or error}"
+            f"{_free(folder, error.errno)}. {_fix(error.errno)}, or choose another {setting}"
         ) from error
 
 
@@ -84,17 +85,20 @@ def _disk_fault(error: BaseException, folders: tuple[Path, ...]) -> int:
 
 
 def _message(error: BaseException, number: int, folders: tuple[Path, ...]) -> str:
-    text = str(error)
-    folder = next((folder for folder in folders if str(folder) in text), folders[0])
-    file = getattr(error, "filename", None) or folder
+    found = (re.search(f"{re.escape(str(folder))}[^'\"\n]*", str(error)) for folder in folders)
+    named = next((match[0] for match in found if match), folders[0])
+    file = Path(getattr(error, "filename", None) or named)
+    file = file.with_name(finished_name(file.name))
     return (
-        f"{file} cannot be written: {os.strerror(number)}{_free(folder)}. What is complete is kept. {_fix(number)}, "
-        "then give the same command again: it continues"
+        f"{file} cannot be written: {os.strerror(number)}{_free(file, number)}. What is complete is kept. "
+        f"{_fix(number)}, then give the same command again: it continues"
     )
 
 
-def _free(folder: Path) -> str:
-    """', 12.3 MB are free' on the disk of a folder, which may not exist; '' if that is not known."""
+def _free(folder: Path, number: int | None) -> str:
+    """', 12.3 MB are free there' of the disk of a folder that is full; '' if it is not full, or that is not known."""
+    if number not in FULL:
+        return ""
     for path in (folder, *folder.parents):
         with suppress(OSError):
             return f", {shutil.disk_usage(path).free / 1e6:,.1f} MB are free there"
