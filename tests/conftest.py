@@ -13,6 +13,7 @@ os.environ.update(
     RAY_ADDRESS="local",
     RAY_worker_niceness="0",
     OMP_NUM_THREADS="1",
+    RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH="actors.workers.http_guard.middlewares",
 )
 
 

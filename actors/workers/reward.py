@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -22,20 +21,13 @@ from actors.reward_input import check_inputs
 from actors.spatialscore.scorer import SpatialScorer
 from actors.types import Scores
 from actors.worker_setup import actor_options, init_worker
+from actors.workers.score_calls import ScoreCall, score_calls
 from conf.serving import ServingSettings
 
 HEALTH_TOLERANCE = 1e-2
 """Relative change of the health check's score from which a replica counts as broken."""
 
 FIRST_WAIT_S, MAX_BACKOFF_S = 0.2, 8.0  # before a scoring call is retried
-
-
-@dataclass(frozen=True)
-class ScoreCall:
-    """One call's images and prompts, already checked."""
-
-    images: Sequence[np.ndarray]  # B of uint8 [H, W, 3]
-    prompts: Sequence[str]
 
 
 class ScoreReplica:
@@ -68,41 +60,7 @@ class ScoreReplica:
 
     @serve.batch
     async def _score_batch(self, calls: list[ScoreCall]) -> list[Scores | Exception]:
-        """Scores all calls that wait. Calls of less than half a forward pass are combined, so that passes are full.
-
-        A larger call, such as a group of the policy, is scored alone: the last bits of its scores then do not depend
-        on the other calls. A run whose workers were killed therefore ends like an undisturbed one, bit for bit.
-        """
-        is_large = [2 * len(call.prompts) >= self.scorer.batch_images for call in calls]
-        small = [call for call, large in zip(calls, is_large, strict=True) if not large]
-        small_scores = iter(await asyncio.to_thread(self._score_each, small))
-        return [
-            (await asyncio.to_thread(self._score_each, [call]))[0] if large else next(small_scores)
-            for call, large in zip(calls, is_large, strict=True)
-        ]
-
-    def _score_each(self, calls: list[ScoreCall]) -> list[Scores | Exception]:
-        """The scores of each call. If they cannot be scored together, each call gets its own scores or its own error.
-
-        The boundary between clients: any error of a joint batch, out of memory too, may be the fault of one of them.
-        """
-        try:
-            return list[Scores | Exception](self._score(calls))
-        except Exception as error:
-            if len(calls) == 1:
-                return [error]
-        return [outcome for call in calls for outcome in self._score_each([call])]
-
-    def _score(self, calls: list[ScoreCall]) -> list[Scores]:
-        """Scores several calls as one batch, and splits the result by call."""
-        images = [image for call in calls for image in call.images]
-        prompts = [prompt for call in calls for prompt in call.prompts]
-        if not prompts:
-            return [Scores(np.empty(0, np.float32), np.empty(0, np.float32)) for _ in calls]
-        scores = self.scorer.score(images, prompts)
-        ends = np.cumsum([len(call.prompts) for call in calls])[:-1]
-        parts = zip(np.split(scores.mu, ends), np.split(scores.sigma, ends), strict=True)
-        return [Scores(mu, sigma) for mu, sigma in parts]
+        return await score_calls(self.scorer, calls)
 
     def check_health(self) -> None:
         """Raises if the forward pass fails, or gives another score, or NaN, for the image that was scored at the start.

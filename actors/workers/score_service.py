@@ -30,7 +30,8 @@ from actors.types import Scores
 from actors.workers.score_body import MAX_BODY_BYTES, Refused, content_kind, decode_images, parse_body
 
 RETRY_AFTER_S: Final = 2
-_DECODERS: Final = 2  # threads that parse bodies and decode images
+_SMALL_BODY: Final = 2**20
+_SMALL_PIXELS: Final = 4 * 10**6
 _BYTES_OF_PIXEL: Final = 3
 _LOG_LINES: Final = 1000  # answers that are kept until somebody reads them
 
@@ -116,7 +117,8 @@ class ScoreService:
 
     def __init__(self, scorer: DeploymentHandle[Any], token: Key | None, limits: ServiceLimits) -> None:
         self._scorer, self._token, self._limits = scorer, token, limits
-        self._threads = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
+        # Small requests have a thread of their own, so that they do not wait for seconds behind large ones.
+        self._small, self._large = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._places = Held(limits.places, "all replicas are busy and the queue is full")
         self._bodies = Held(limits.body_bytes, "too many bodies arrive at once")
         self._pixels = Held(limits.pixel_bytes, "too many images wait for a replica")
@@ -154,11 +156,13 @@ class ScoreService:
         with self._bodies.hold() as body_share:
             body = await self._read(request, body_share)
             with self._places.hold(1):
-                parsed = await self._in_thread(parse_body, body, content_type)
+                threads = self._small if len(body) <= _SMALL_BODY else self._large
+                parsed = await _in_thread(threads, parse_body, body, content_type)
                 del body
+                threads = threads if sum(parsed.pixels) <= _SMALL_PIXELS else self._large
                 shrunk = [min(count, self._limits.shrink_to) for count in parsed.pixels]
                 with self._pixels.hold(_BYTES_OF_PIXEL * sum(shrunk)):
-                    images = await self._in_thread(decode_images, parsed, self._limits.shrink_to)
+                    images = await _in_thread(threads, decode_images, parsed, self._limits.shrink_to)
                     prompts = parsed.prompts
                     del parsed  # the files
                     return await self._score(images, prompts)
@@ -186,9 +190,6 @@ class ScoreService:
         except ClientDisconnect:
             raise Refused(400, "the client left before its body was complete") from None
 
-    async def _in_thread(self, function: Any, *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
-
     async def _score(self, images: Any, prompts: list[str]) -> Scores:
         try:
             return await self._scorer.score.remote(images, prompts)
@@ -202,6 +203,10 @@ class ScoreService:
                 raise Refused(422, str(cause)) from error
             logging.getLogger("ray.serve").exception("scoring a request failed")
             raise Refused(500, f"scoring this request failed with {type(cause).__name__}: see Serve's log") from error
+
+
+async def _in_thread(threads: ThreadPoolExecutor, function: Any, *arguments: Any) -> Any:
+    return await asyncio.get_running_loop().run_in_executor(threads, function, *arguments)
 
 
 def check_token(request: Request, token: Key | None) -> None:

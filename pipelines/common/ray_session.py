@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import ray
 from ray.exceptions import AuthenticationError
 
+from actors.workers import http_guard
 from conf import Settings, UserError
 from pipelines.common import interrupt, library_log
 from pipelines.common.cluster_address import ADDRESS_FIX, check_address, uses_private_cluster
@@ -32,11 +33,12 @@ def ray_session(settings: Settings) -> Generator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default gives every other process priority
+    os.environ.setdefault(http_guard.CALLBACK_VARIABLE, http_guard.CALLBACK)
     library_log.move(run_paths(settings).library_log)
     try:
         with ProgressLine("ray") as progress:
             _start(settings, progress)
-        interrupt.catch_sigterm()  # Ray has replaced the handler
+        interrupt.catch_sigterm_again()
         yield
     finally:
         ray.shutdown()  # ends a private cluster, and Serve with it

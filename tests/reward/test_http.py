@@ -230,6 +230,26 @@ def test_the_event_loop_stays_free_while_images_are_decoded() -> None:
     assert pause < max(0.5, 0.5 * (time.perf_counter() - started))
 
 
+def test_a_small_request_does_not_wait_behind_large_ones() -> None:
+    service = _service()
+    large = json_body([png(2500, 2500)] * 4, ["a"] * 4)
+
+    async def order() -> list[str]:
+        finished: list[str] = []
+
+        async def send(name: str, body: bytes) -> None:
+            await service.answer(_request(body))
+            finished.append(name)
+
+        tasks = [asyncio.create_task(send("large", large)) for _ in range(3)]
+        while not service._pixels.amount:
+            await asyncio.sleep(0.01)
+        await asyncio.gather(*tasks, send("small", GOOD))
+        return finished
+
+    assert asyncio.run(order()) == ["small", "large", "large", "large"]
+
+
 def test_a_public_address_needs_a_token() -> None:
     with pytest.raises(SettingsError, match=r"serving\.host=0\.0\.0\.0 .* set serving\.token_variable"):
         load("scenes", ["serving.host=0.0.0.0"])

@@ -1,0 +1,60 @@
+"""Several scoring calls on one replica: scored together if they are small, each alone if that fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from actors.spatialscore.scorer import SpatialScorer
+from actors.types import Scores
+
+
+@dataclass(frozen=True)
+class ScoreCall:
+    """One call's images and prompts, already checked."""
+
+    images: Sequence[np.ndarray]  # B of uint8 [H, W, 3]
+    prompts: Sequence[str]
+
+
+async def score_calls(scorer: SpatialScorer, calls: Sequence[ScoreCall]) -> list[Scores | Exception]:
+    """The scores of each call, or its own error. Calls of less than half a forward pass are combined to fill passes.
+
+    A larger call, such as a group of the policy, is scored alone: the last bits of its scores then do not depend on the
+    other calls. A run whose workers were killed therefore ends like an undisturbed one, bit for bit.
+    """
+    is_large = [2 * len(call.prompts) >= scorer.batch_images for call in calls]
+    small = [call for call, large in zip(calls, is_large, strict=True) if not large]
+    small_outcomes = iter(await asyncio.to_thread(_score_each, scorer, small))
+    return [
+        (await asyncio.to_thread(_score_each, scorer, [call]))[0] if large else next(small_outcomes)
+        for call, large in zip(calls, is_large, strict=True)
+    ]
+
+
+def _score_each(scorer: SpatialScorer, calls: Sequence[ScoreCall]) -> list[Scores | Exception]:
+    """Scores the calls together. If that fails, each call gets its own scores or its own error.
+
+    The boundary between clients: any error of a joint batch, out of memory too, may be the fault of one of them.
+    """
+    try:
+        return list[Scores | Exception](_score_together(scorer, calls))
+    except Exception as error:
+        if len(calls) == 1:
+            return [error]
+    return [outcome for call in calls for outcome in _score_each(scorer, [call])]
+
+
+def _score_together(scorer: SpatialScorer, calls: Sequence[ScoreCall]) -> list[Scores]:
+    """Scores several calls as one batch, and splits the result by call."""
+    images = [image for call in calls for image in call.images]
+    prompts = [prompt for call in calls for prompt in call.prompts]
+    if not prompts:
+        return [Scores(np.empty(0, np.float32), np.empty(0, np.float32)) for _ in calls]
+    scores = scorer.score(images, prompts)
+    ends = np.cumsum([len(call.prompts) for call in calls])[:-1]
+    parts = zip(np.split(scores.mu, ends), np.split(scores.sigma, ends), strict=True)
+    return [Scores(mu, sigma) for mu, sigma in parts]
