@@ -91,7 +91,7 @@ def run(action: Action, resolved: Resolved) -> None:
     argument = resolved if action.argument == "resolved" else resolved.settings
     with ProgressLine("spatialt2i", text="loading the libraries"):
         command = _function(action.command)
-    interrupt.catch_sigterm()  # Ray replaces the handler when it is imported
+    interrupt.catch_sigterm_again()  # the import may have replaced the handler
     try:
         command(argument)
     finally:

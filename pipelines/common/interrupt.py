@@ -9,17 +9,23 @@ from types import FrameType
 INTERRUPTED, TERMINATED = 130, 143
 """Exit codes after SIGINT and SIGTERM, as in shells."""
 
-_terminated = threading.Event()
+_catching, _terminated = threading.Event(), threading.Event()
 
 
 def catch_sigterm() -> None:
     """Makes SIGTERM raise KeyboardInterrupt in the main thread, where asyncio and Ray's calls react to it.
 
-    Ray replaces the handler when it is imported and again when it is started, so call this after both. Outside the
-    main thread, where Python sets no handlers, it does nothing.
+    For a command in a process of its own. Outside the main thread, where Python sets no handlers, it does nothing.
     """
     if threading.current_thread() is threading.main_thread():
+        _catching.set()
         signal.signal(signal.SIGTERM, _interrupt)
+
+
+def catch_sigterm_again() -> None:
+    """Repeats `catch_sigterm`, if it was called: Ray sets its own handler when it is imported and started."""
+    if _catching.is_set():
+        catch_sigterm()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

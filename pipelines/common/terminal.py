@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import ClassVar, Literal, TextIO
 
 Style = Literal["heading", "error", "warning", "dim", "good", "bad"]
 
 _CODES: dict[Style, str] = {"heading": "1", "error": "1;31", "warning": "33", "dim": "2", "good": "32", "bad": "31"}
+_MARK = re.compile(r"^(✓|✗|ok|FAIL)(?=\s)", re.MULTILINE)
 
 
 class Terminal:
@@ -43,13 +45,20 @@ def styled(text: str, style: Style, stream: TextIO | None = None) -> str:
 
 
 def mark(passed: bool) -> str:
-    """✓ in green or ✗ in red. In an encoding without these signs: ok or FAIL."""
-    good, bad = "✓", "✗"
+    """✓ or ✗. In an encoding without these signs: ok or FAIL. `coloured` gives them their colours."""
     try:
-        (good + bad).encode(sys.stdout.encoding or "utf-8")
+        "✓✗".encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
-        good, bad = "ok  ", "FAIL"
-    return styled(good, "good") if passed else styled(bad, "bad")
+        return "ok  " if passed else "FAIL"
+    return "✓" if passed else "✗"
+
+
+def coloured(text: str) -> str:
+    """The text with the marks at the starts of its lines in green and red, if standard output has colours.
+
+    Colours are added when a text is printed, so that a text that is kept in a file has none.
+    """
+    return _MARK.sub(lambda found: styled(found[0], "good" if found[0] in ("✓", "ok") else "bad"), text)
 
 
 def print_error(message: str) -> None:

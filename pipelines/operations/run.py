@@ -16,6 +16,7 @@ from actors.files import write_file
 from conf import Settings
 from pipelines.common.paths import run_paths
 from pipelines.common.run_lookup import record_settings
+from pipelines.common.terminal import coloured, styled
 from pipelines.operations.stage_cache import StageRecord, read_record, write_record
 from pipelines.operations.stages import STEPS, PipelineStep
 
@@ -32,13 +33,13 @@ def run_pipeline(settings: Settings, steps: Sequence[PipelineStep] = STEPS) -> N
     record_settings(settings, "evaluation")  # the other stages record theirs, after they have accepted them
     seconds: dict[str, float] = {}
     for step in steps:
-        print("\n" + f"── {step.title} ".ljust(HEADING_WIDTH, "─"), flush=True)
+        print("\n" + styled(f"── {step.title} ".ljust(HEADING_WIDTH, "─"), "heading"), flush=True)
         record = complete_record(step, settings)
         if record:
-            print("skipped: complete for these settings")
+            print(styled("skipped: complete for these settings", "dim"))
         else:
             record = run_step(step, settings)
-        print(record.summary, flush=True)
+        print(coloured(record.summary), flush=True)
         seconds[step.title] = record.seconds
         _write_timings(paths.timings, seconds)
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from conf import Settings
 from conf.flux import EMBEDDED
 from pipelines.common.fingerprints import digest_of, digest_of_files, digest_of_names
-from pipelines.common.paths import RunPaths, Stage, pairs_location, run_paths, spatialscore_folder
+from pipelines.common.paths import RunPaths, pairs_location, run_paths, spatialscore_folder
+from pipelines.common.terminal import coloured
 from pipelines.evaluation.run import evaluate
+from pipelines.operations.stage_cache import step_record
 from pipelines.policy.resume import training_settings
 from pipelines.policy.train import run_policy
 from pipelines.preferences.build import build_preferences, fingerprint
@@ -31,14 +33,13 @@ class PipelineStep:
 
     name: str
     title: str
-    stage: Stage
     output: Callable[[RunPaths], Path]  # the file or folder that exists once the step is complete
     run: Callable[[Settings], str]  # does the work and returns a summary
     inputs: Callable[[Settings], dict[str, object]]  # everything that decides the output
 
     def record_path(self, settings: Settings) -> Path:
         """File with the step's record, in the folder of its stage."""
-        return run_paths(settings).stage_record(self.stage, self.name)
+        return step_record(run_paths(settings), self.name)
 
     def digest(self, settings: Settings) -> str:
         """SHA-256 of everything that decides the output."""
@@ -62,7 +63,7 @@ def _measure_accuracy(settings: Settings) -> str:
 def _check_reward(settings: Settings) -> str:
     checks = run_sanity_checks(settings)
     if not all(check.passed for check in checks):
-        print(checks_table(checks))
+        print(coloured(checks_table(checks)))
         raise SystemExit("SpatialScore did not pass its sanity checks, so no policy is trained with it")
     return checks_table(checks)
 
@@ -137,7 +138,6 @@ STEPS = (
     PipelineStep(
         "preferences",
         "1 · Preference pairs (Ray Data)",
-        "preferences",
         lambda paths: paths.preferences,
         _build_pairs,
         _pairs_inputs,
@@ -145,7 +145,6 @@ STEPS = (
     PipelineStep(
         "reward",
         "2 · SpatialScore (Ray Train)",
-        "reward",
         lambda paths: paths.reward_model,
         _train_reward,
         _reward_inputs,
@@ -153,7 +152,6 @@ STEPS = (
     PipelineStep(
         "accuracy",
         "2 · SpatialScore on held-out pairs",
-        "reward",
         lambda paths: paths.reward_evaluation,
         _measure_accuracy,
         _scored_pairs_inputs,
@@ -161,7 +159,6 @@ STEPS = (
     PipelineStep(
         "sanity_checks",
         "2 · Sanity checks of SpatialScore",
-        "reward",
         lambda paths: paths.sanity_checks,
         _check_reward,
         _scored_pairs_inputs,
@@ -169,7 +166,6 @@ STEPS = (
     PipelineStep(
         "policy",
         "3 · Top-k GRPO (Ray actors, Ray Serve)",
-        "policy",
         lambda paths: paths.export,
         _train_policy,
         _policy_inputs,
@@ -177,7 +173,6 @@ STEPS = (
     PipelineStep(
         "evaluation",
         "4 · Evaluation on held-out prompts",
-        "evaluation",
         lambda paths: paths.evaluation_report,
         _evaluate,
         _evaluation_inputs,

@@ -14,7 +14,7 @@ from pipelines.common.paths import pairs_location, run_paths
 from pipelines.common.progress_line import clock
 from pipelines.common.ray_session import ray_session
 from pipelines.common.run_folder import driving, writing
-from pipelines.common.terminal import errors, print_warning
+from pipelines.common.terminal import coloured, errors, print_warning
 from pipelines.common.vocabulary import vocabulary_note, vocabulary_warning
 from pipelines.reward.data import require_held_out_pairs, require_pairs
 from pipelines.reward.evaluate import evaluate_reward
@@ -56,7 +56,7 @@ def check(settings: Settings) -> None:
     _require_model_and_pairs(settings)
     with writing(settings), ray_session(settings):
         checks = run_sanity_checks(settings)
-    print(f"{checks_table(checks)}\nwrote {run_paths(settings).sanity_checks}")
+    print(coloured(f"{checks_table(checks)}\nwrote {run_paths(settings).sanity_checks}"))
     if not all(check.passed for check in checks):
         raise SystemExit(1)
 

@@ -16,6 +16,7 @@ from conf.serving import ServingSettings
 from conf.settings import Settings
 from pipelines.common.paths import pairs_location
 from pipelines.common.progress_line import ProgressLine
+from pipelines.common.terminal import mark
 from pipelines.reward.data import Pair, read_pairs, require_held_out_pairs
 from pipelines.reward.sanity_report import SanityCheck, write_sanity_report
 from pipelines.reward.score_checks import (
@@ -73,14 +74,13 @@ def run_checks(scorer: SpatialScorer, model: str, pairs: Sequence[Pair]) -> tupl
 
 
 def table(checks: Sequence[SanityCheck]) -> str:
-    """The checks as text. A failed check is followed by its meaning."""
+    """The checks as text: what was found, and what is required. A failed check is followed by its meaning."""
+    width = max((len(check.finding) for check in checks), default=0)
     lines: list[str] = []
     for check in checks:
-        lines.append(
-            f"{'ok  ' if check.passed else 'FAIL'}  {check.name:<16} {check.value:9.4f}  ({check.requirement})"
-        )
+        lines.append(f"{mark(check.passed)} {check.name:<17}{check.finding:<{width}}  ({check.requirement})")
         if not check.passed:
-            lines.append(f"      {check.if_failed}")
+            lines.append(f"  {check.if_failed}")
     return "\n".join(lines)
 
 

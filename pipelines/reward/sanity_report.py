@@ -24,6 +24,7 @@ class SanityCheck:
     value: float
     requirement: str
     if_failed: str  # what a failure means, and how to fix it
+    finding: str = ""  # what was measured, as a sentence
 
 
 def write_sanity_report(settings: Settings, checks: Sequence[SanityCheck]) -> None:

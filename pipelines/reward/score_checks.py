@@ -32,7 +32,8 @@ def check_shuffled_prompts(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Sani
         name="shuffled prompts",
         passed=share >= OWN_PROMPT_SHARE,
         value=share,
-        requirement=f"at least {OWN_PROMPT_SHARE} of images score higher under their own prompt",
+        requirement=f"at least {OWN_PROMPT_SHARE:.0%}",
+        finding=f"{share:.1%} of the images score higher under their own prompt than under another one",
         if_failed="The score hardly depends on the prompt. A policy trained on it would make the same pleasing image "
         "for all prompts. Train longer, or check that prompts and images of the pairs match.",
     )
@@ -46,7 +47,8 @@ def check_blank_images(scorer: SpatialScorer, pairs: Sequence[Pair]) -> SanityCh
         name="blank image",
         passed=share >= BEATS_EMPTY_SHARE,
         value=share,
-        requirement=f"at least {BEATS_EMPTY_SHARE} of images score higher than a blank one",
+        requirement=f"at least {BEATS_EMPTY_SHARE:.0%}",
+        finding=f"{share:.1%} of the images score higher than a blank image",
         if_failed="A blank image scores as high as the correct one. A policy would learn to generate blank images. Add "
         "pairs whose loser lacks objects (preferences.corrupted_fraction).",
     )
@@ -61,7 +63,8 @@ def check_noise_images(scorer: SpatialScorer, pairs: Sequence[Pair]) -> SanityCh
         name="noise image",
         passed=share >= BEATS_EMPTY_SHARE,
         value=share,
-        requirement=f"at least {BEATS_EMPTY_SHARE} of images score higher than noise",
+        requirement=f"at least {BEATS_EMPTY_SHARE:.0%}",
+        finding=f"{share:.1%} of the images score higher than noise",
         if_failed="Noise scores as high as the correct image. The score is unreliable for images that differ from the "
         "training pairs, and a policy could drift to such images. Add pairs with corrupted losers "
         "(preferences.corrupted_fraction).",
@@ -80,7 +83,8 @@ def check_2x2(scorer: SpatialScorer, pairs: Sequence[Pair]) -> SanityCheck:
         name="2 x 2",
         passed=share >= MATCHED_SHARE,
         value=share,
-        requirement=f"at least {MATCHED_SHARE} of pairs match images with prompts",
+        requirement=f"at least {MATCHED_SHARE:.0%}",
+        finding=f"in {share:.1%} of the pairs, each image scores higher under its own prompt",
         if_failed="Both images have the same order under both prompts: the score prefers one kind of image, whatever "
         "the prompt asks for. Set reward.both_prompts=true, or train longer.",
     )
@@ -98,7 +102,8 @@ def check_mirror(scorer: SpatialScorer, pairs: Sequence[Pair]) -> SanityCheck:
         name="mirror",
         passed=change >= -MIRROR_TOLERANCE - 2 * error,
         value=change,
-        requirement=f"at least -{MIRROR_TOLERANCE} (share of pairs), less 2 x {error:.4f}, its standard error",
+        requirement=f"at most {100 * MIRROR_TOLERANCE:.0f} lower, plus two standard errors of {100 * error:.1f}",
+        finding=f"accuracy on mirrored images: {100 * change:+.1f} points",
         if_failed="The accuracy on mirrored images is lower: the score has learned a side or a shortcut instead of the "
         "relation. Set reward.mirror=true.",
     )
@@ -112,7 +117,8 @@ def check_image_size(scorer: SpatialScorer, pairs: Sequence[Pair]) -> SanityChec
         name="image size",
         passed=change >= -SIZE_TOLERANCE,
         value=change,
-        requirement=f"at least -{SIZE_TOLERANCE} (share of pairs)",
+        requirement=f"at most {100 * SIZE_TOLERANCE:.0f} lower",
+        finding=f"accuracy on larger images: {100 * change:+.1f} points",
         if_failed="The accuracy on larger images is lower. The policy must generate images of the size of the pairs, "
         "or the pairs must have the size of the policy's images (flux.height, flux.width). spatialscore.pixels is the "
         "size to which all images are resized.",
@@ -127,7 +133,8 @@ def check_scores_differ(scorer: SpatialScorer, pairs: Sequence[Pair]) -> SanityC
         name="spread",
         passed=spread > MIN_SPREAD,
         value=spread,
-        requirement=f"a finite standard deviation above {MIN_SPREAD}",
+        requirement=f"above {MIN_SPREAD}",
+        finding=f"standard deviation of the scores: {spread:.3g}",
         if_failed="All images get the same score, or NaN: advantages within a group would be noise.",
     )
 

@@ -30,7 +30,8 @@ def check_reload(scorer: SpatialScorer, model: str, pairs: Sequence[Pair]) -> Sa
         name="save and load",
         passed=difference <= RELOAD_TOLERANCE,
         value=difference,
-        requirement=f"a difference of at most {RELOAD_TOLERANCE}",
+        requirement=f"at most {RELOAD_TOLERANCE:g}",
+        finding=f"largest difference of a score after saving and loading: {difference:.1g}",
         if_failed="The saved directory does not give the scores of the model in memory: weights are lost or changed on "
         "the way to disk. The reward pool would serve another model than the one that was measured.",
     )
@@ -45,7 +46,8 @@ def check_lora_trained(model: str) -> SanityCheck:
         name="LoRA",
         passed=share == 1.0,
         value=share,
-        requirement="every lora_B differs from zero",
+        requirement="all of them",
+        finding=f"{share:.1%} of the adapter layers were trained: their lora_B is not zero",
         if_failed="Adapter layers were never updated, so that the backbone is still the pretrained one: gradients did "
         "not reach them, or an untrained directory was exported.",
     )

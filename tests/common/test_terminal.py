@@ -51,3 +51,13 @@ def test_colours(
 def test_marks_fit_the_encoding(encoding: str, marks: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", Stream(is_terminal=False, encoding=encoding))
     assert (terminal.mark(True), terminal.mark(False)) == marks
+
+
+def test_marks_at_the_starts_of_lines_are_coloured_when_they_are_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "✓ first\n✗ second ✓\nok   third\nokay"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert terminal.coloured(text) == text
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    green, red, end = "\x1b[32m", "\x1b[31m", "\x1b[0m"
+    assert terminal.coloured(text) == f"{green}✓{end} first\n{red}✗{end} second ✓\n{green}ok{end}   third\nokay"

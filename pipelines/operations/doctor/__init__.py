@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from conf import Settings
+from pipelines.common.terminal import coloured, mark, styled
 from pipelines.operations.doctor.access import check_keys, check_ports
 from pipelines.operations.doctor.finding import Finding
 from pipelines.operations.doctor.gpus import check_gpus
@@ -24,14 +25,14 @@ def run_checks(settings: Settings) -> bool:
     """Prints one line for each check while it runs, and its fix if it failed. Returns whether all checks passed."""
     failed = 0
     for finding in findings(settings):
-        print(f"{'ok  ' if finding.ok else 'FAIL'} {finding.message}", flush=True)
+        print(coloured(f"{mark(finding.ok)} {finding.message}"), flush=True)
         if not finding.ok:
             failed += 1
-            print(f"     fix: {finding.fix}", flush=True)
+            print(f"  fix: {finding.fix}", flush=True)
     if failed:
-        print(f"{failed} check{'s' if failed > 1 else ''} failed")
+        print(styled(f"{failed} check{'s' if failed > 1 else ''} failed", "bad"))
     else:
-        print(f"all checks passed: ready for {settings.preset}")
+        print(styled(f"all checks passed: ready for {settings.preset}", "good"))
     return not failed
 
 
