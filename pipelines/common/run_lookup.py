@@ -64,7 +64,7 @@ def find_run(use: RunUse, given: str | None, default: str, preset: str, replaced
 
     Raises UserError, with the runs that exist, if the command needs a run that does not exist.
     """
-    if use == "none" or (use == "optional" and given is None):
+    if use == "none" or (use == "optional" and (given is None or (preset and not is_run(Path(given))))):
         return None
     if given is None and use == "continues":
         if runs := known_runs(preset):

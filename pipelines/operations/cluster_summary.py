@@ -67,7 +67,7 @@ def summarize(nodes: Sequence[Any], actors: Sequence[Any]) -> ClusterSummary:
     counts = ", ".join(f"{count} {state}" for state, count in states.items())
     return ClusterSummary(
         nodes=f"{counts}: {resources['CPU']:g} CPUs, {resources['GPU']:g} GPUs",
-        actors=f"{_join(alive)}; {dead} dead",
+        actors="; ".join(filter(None, (_join(alive), f"{dead} dead"))),
         pending=_join(pending),
     )
 

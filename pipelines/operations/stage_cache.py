@@ -7,10 +7,23 @@ A record is written after the output, atomically. It holds the digest of everyth
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from actors.files import exists, read_file, write_file
+from actors.files import write_file
+from actors.json_files import read_record as read_json_record
+from pipelines.common.paths import RunPaths, Stage
+
+STEP_STAGES: Mapping[str, Stage] = {
+    "preferences": "preferences",
+    "reward": "reward",
+    "accuracy": "reward",
+    "sanity_checks": "reward",
+    "policy": "policy",
+    "evaluation": "evaluation",
+}
+"""Step of `spatialt2i run` -> the stage in whose folder its record is."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +36,16 @@ class StageRecord:
 
 
 def read_record(path: Path) -> StageRecord | None:
-    """Reads the record at `path`; None if there is none."""
-    return StageRecord(**json.loads(read_file(str(path)))) if exists(str(path)) else None
+    """Reads the record at `path`; None if there is none that can be used, so that the step is done again."""
+    try:
+        return read_json_record(str(path), StageRecord)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def step_record(paths: RunPaths, step: str) -> Path:
+    """The record of a step of `spatialt2i run`, in the folder of its stage."""
+    return paths.stage_record(STEP_STAGES[step], step)
 
 
 def write_record(path: Path, record: StageRecord) -> None:

@@ -1,28 +1,29 @@
-"""`spatialt2i status`: the state of a run in the terminal, in the order of the Grafana dashboard's questions."""
+"""`spatialt2i status`: the state of a run in the terminal, in the order of the Grafana dashboard's questions.
+
+It reads files and asks a dashboard, so it imports neither torch nor the stages.
+"""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from conf import Settings, UserError
 from pipelines.common.paths import run_paths
+from pipelines.operations.answer import Answer, sparkline
 from pipelines.operations.cluster_summary import read_cluster_summary
-from pipelines.operations.stage_cache import read_record
-from pipelines.operations.stages import STEPS
-from pipelines.policy.metrics import EvaluationRow, IterationRow, read_iteration, read_rows
-from pipelines.policy.progress import wait_breakdown
+from pipelines.operations.stage_cache import STEP_STAGES, read_record, step_record
+from pipelines.policy.evaluation_history import lost_details
+from pipelines.policy.metrics import EvaluationRow, IterationRow, read_evaluations, read_iteration, read_rows
+from pipelines.policy.waits import wait_breakdown
 
 Row = Mapping[str, Any]
-BARS = "▁▂▃▄▅▆▇█"
-SPARKLINE_LENGTH = 40
-"""Iterations that a sparkline shows."""
 SLOW_SCORES = 0.5
 """Fraction of an iteration above which the latency of a group's scores is too long."""
 
@@ -50,20 +51,20 @@ def render_status(settings: Settings) -> Group:
     paths = run_paths(settings)
     if not paths.root.is_dir():
         raise UserError(f"there is no run in {settings.run_dir}: name its folder, e.g. run_dir=runs/demo")
-    rows, evaluations = read_rows(paths.metrics, IterationRow), read_rows(paths.evaluations, EvaluationRow)
+    rows, evaluations = read_rows(paths.metrics, IterationRow), read_evaluations(paths.evaluations)
     parts: list[RenderableType] = [
         Text(f"{settings.run_dir}   {time.strftime('%H:%M:%S')}", style="bold"),
-        _pipeline_steps(settings),
+        Answer("steps", _pipeline_steps(settings)),
     ]
     if rows:
         idle_seconds = time.time() - paths.metrics.stat().st_mtime
-        parts.append(_policy_table(rows, evaluations, settings, idle_seconds))
+        parts += _policy_answers(rows, evaluations, settings, idle_seconds)
     else:
         parts.append(Text("no policy version has been published yet"))
-    return Group(*parts, *_cluster_table(settings.status.address))
+    return Group(*parts, *_cluster_answers(settings.status.address))
 
 
-def _cluster_table(address: str) -> list[RenderableType]:
+def _cluster_answers(address: str) -> list[RenderableType]:
     """Nodes, actors, and actors that wait for resources; empty if no dashboard answers."""
     try:
         cluster = read_cluster_summary(address)
@@ -71,66 +72,67 @@ def _cluster_table(address: str) -> list[RenderableType]:
         return [Text(str(error), style="bold red")]
     if cluster is None:
         return []
-    table = _new_table()
-    table.add_row("nodes", cluster.nodes)
-    table.add_row("actors", cluster.actors)
-    pending = cluster.pending and f"{cluster.pending}: waiting for resources, or starting"
-    table.add_row("pending?", pending or "nothing", _ok_or(not pending, "see `spatialt2i doctor`"))
-    return [table]
+    pending = [f"{cluster.pending}: waiting for resources, or starting"] if cluster.pending else ["nothing"]
+    return [
+        Answer("nodes", [cluster.nodes]),
+        Answer("actors", cluster.actors.split(", ")),
+        Answer("pending?", pending, _ok_or(not cluster.pending, "see `spatialt2i doctor`")),
+    ]
 
 
-def _new_table() -> Table:
-    return Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-
-
-def _pipeline_steps(settings: Settings) -> Text:
+def _pipeline_steps(settings: Settings) -> list[str]:
     """The steps of `spatialt2i run`, with the seconds of those that are done."""
-    text = Text()
-    for step in STEPS:
-        record = read_record(step.record_path(settings))
-        text.append(f"{'✓' if record else '·'} {step.name}", style="green" if record else "dim")
-        text.append(f" {record.seconds:.0f} s   " if record else "   ")
-    return text
+    records = {step: read_record(step_record(run_paths(settings), step)) for step in STEP_STAGES}
+    return [f"✓ {step} {record.seconds:.0f} s" if record else f"· {step}" for step, record in records.items()]
 
 
-def _policy_table(rows: Sequence[Row], evaluations: Sequence[Row], settings: Settings, idle_seconds: float) -> Table:
-    """One line for each question: its name, the newest measurements, and "ok" or what to do."""
-    table, last = _new_table(), rows[-1]
+def _policy_answers(
+    rows: Sequence[Row], evaluations: Sequence[EvaluationRow], settings: Settings, idle_seconds: float
+) -> Iterator[Answer]:
+    """An answer for each question about the training of the policy."""
+    last = rows[-1]
     iteration = read_iteration(dict(last))
-    table.add_row("progress?", *_progress(last, settings, idle_seconds))
-    trend = sparkline([row["reward_mean"] for row in rows])
-    reward = f"reward mean {_format(last['reward_mean'])}, std in a group {_format(last['reward_std'], '.3f')}  {trend}"
-    table.add_row("learning?", reward, _held_out_trend(evaluations))
-    table.add_row("on-policy?", *_on_policy(last, settings))
-    table.add_row("waiting?", wait_breakdown(iteration), f"{last['images_per_second']:.0f} images/s")
-    table.add_row("rewards?", *_score_latency(last, settings))
-    table.add_row("failures?", *_failures(iteration))
-    return table
+    yield Answer("progress?", *_progress(last, settings, idle_seconds))
+    reward = [
+        f"reward mean {_format(last['reward_mean'])}",
+        f"std in a group {_format(last['reward_std'], '.3f')}",
+        sparkline([row["reward_mean"] for row in rows]),
+    ]
+    yield Answer("learning?", reward)
+    if evaluations:
+        yield Answer("held out?", *_held_out(evaluations))
+    yield Answer("on-policy?", *_on_policy(last, settings))
+    yield Answer("waiting?", [*wait_breakdown(iteration).split(", "), f"{last['images_per_second']:.0f} images/s"])
+    yield Answer("rewards?", *_score_latency(last, settings))
+    yield Answer("failures?", _failures(iteration))
 
 
-def _progress(last: Row, settings: Settings, idle_seconds: float) -> tuple[str, Text]:
+def _progress(last: Row, settings: Settings, idle_seconds: float) -> tuple[list[str], Text]:
     policy, seconds = settings.policy, last["iteration_seconds"]
     finished = last["iteration"] >= policy.iterations or 0 < policy.minutes * 60 <= last["training_seconds"]
     stalled = idle_seconds > 10 * seconds + 60 and not finished
-    message = (
-        f"{last['iteration']}/{policy.iterations} iterations, {seconds:.1f} s each, newest {idle_seconds:.0f} s ago"
-    )
+    message = [
+        f"{last['iteration']}/{policy.iterations} iterations",
+        f"{seconds:.1f} s each",
+        f"newest {idle_seconds:.0f} s ago",
+    ]
     return message, _ok_or(not stalled, "no progress: see docs/troubleshooting.md")
 
 
-def _on_policy(last: Row, settings: Settings) -> tuple[str, Text]:
+def _on_policy(last: Row, settings: Settings) -> tuple[list[str], Text]:
     drift = last["ratio_drift"]
-    message = (
-        f"max |ratio-1| {_format(drift, '.0e')} before the first optimizer step, "
-        f"KL to base {_format(last['kl'], '.2e')}, clipped {_format(last['clip_fraction'], '.0%')}"
-    )
+    message = [
+        f"max |ratio-1| {_format(drift, '.0e')} before the first optimizer step",
+        f"KL to base {_format(last['kl'], '.2e')}",
+        f"clipped {_format(last['clip_fraction'], '.0%')}",
+    ]
     good = drift is None or drift <= settings.policy.algorithm.ratio_tolerance
     return message, _ok_or(good, "above policy.algorithm.ratio_tolerance")
 
 
-def _score_latency(last: Row, settings: Settings) -> tuple[str, Text]:
+def _score_latency(last: Row, settings: Settings) -> tuple[list[str], Text]:
     latency, retries = last["score_latency_seconds"], last["score_retries"]
-    message = f"{latency:.2f} s from a group's images to its scores; {retries} scoring calls retried"
+    message = [f"{latency:.2f} s from a group's images to its scores", f"{retries} scoring calls retried"]
     good = latency <= SLOW_SCORES * last["iteration_seconds"]
     return message, _ok_or(good, f"more than half an iteration: {_scaling_hint(settings)}")
 
@@ -146,7 +148,7 @@ def _scaling_hint(settings: Settings) -> str:
     return f"raise {' or '.join(name for weight, name in settings_by_weight if weight) or 'policy.max_staleness'}"
 
 
-def _failures(row: IterationRow) -> tuple[str, str]:
+def _failures(row: IterationRow) -> list[str]:
     """What failed in the newest iteration, and what was recovered since the driver started."""
     failed = {
         "failed scores": row.scores_failed,
@@ -160,24 +162,28 @@ def _failures(row: IterationRow) -> tuple[str, str]:
         "restarted learners": row.learner_restarts,
     }
     since = f"since start {row.driver_starts} of the driver"
-    return f"newest iteration: {_nonzero(failed)}", f"{since}: {_nonzero(recovered)}"
+    return [f"newest iteration: {_nonzero(failed)}", f"{since}: {_nonzero(recovered)}"]
 
 
 def _nonzero(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "nothing"
 
 
-def _held_out_trend(evaluations: Sequence[Row]) -> str:
+def _held_out(evaluations: Sequence[EvaluationRow]) -> tuple[list[str], Text]:
     """First and last value on held-out prompts: of the exact checker if there is one, else of the reward."""
-    if not evaluations:
-        return ""
     first, last = evaluations[0], evaluations[-1]
-    exact = last["relation_accuracy_short"] is not None
-    key, name = (
-        ("relation_accuracy_short", "relations correct, short prompts") if exact else ("reward_mean", "reward mean")
-    )
-    form = ".1%" if exact else "+.3f"
-    return f"held out, {name}: {_format(first[key], form)} → {_format(last[key], form)}"
+    if math.isnan(last.relation_accuracy_short):
+        shown = [f"reward mean {first.reward_mean:+.3f} → {last.reward_mean:+.3f}"]
+    else:
+        shown = [
+            "relations correct: short prompts "
+            f"{first.relation_accuracy_short:.1%} → {last.relation_accuracy_short:.1%}",
+            f"long prompts {first.relation_accuracy_long:.1%} → {last.relation_accuracy_long:.1%}",
+        ]
+    if last.best_iteration:
+        shown.append(f"best version so far {last.best_iteration}")
+    lost = lost_details(evaluations)
+    return shown, _ok_or(not lost, f"images lose detail: {lost}")
 
 
 def _ok_or(good: bool, advice: str) -> Text:
@@ -186,11 +192,3 @@ def _ok_or(good: bool, advice: str) -> Text:
 
 def _format(value: float | None, form: str = "+.3f") -> str:
     return "none" if value is None else f"{value:{form}}"
-
-
-def sparkline(values: Sequence[float | None]) -> str:
-    """The newest values as bars, a blank for each missing one."""
-    recent = values[-SPARKLINE_LENGTH:]
-    known = [value for value in recent if value is not None]
-    low, span = (min(known), (max(known) - min(known)) or 1.0) if known else (0.0, 1.0)
-    return "".join(" " if value is None else BARS[int((value - low) / span * (len(BARS) - 1))] for value in recent)

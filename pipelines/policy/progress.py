@@ -14,6 +14,7 @@ from pipelines.policy.collector import GroupCollector, ScoredGroup
 from pipelines.policy.metrics import EvaluationRow, IterationRow, mean_of_numbers
 from pipelines.policy.timing import IterationTimer
 from pipelines.policy.utilization import Utilization
+from pipelines.policy.waits import wait_breakdown
 
 
 @dataclass(frozen=True)
@@ -154,21 +155,6 @@ class ProgressPrinter:
             f"  ({row.images} images in {row.evaluation_seconds:.1f} s, after {minutes(row.training_seconds)} of "
             "training)"
         )
-
-
-def wait_breakdown(row: IterationRow) -> str:
-    """Says where the iteration's time went: seconds of the learner, and the idle fraction of the other roles."""
-    rollout_seconds = row.rollout_actors * row.iteration_seconds
-    rollouts_idle = row.rollout_idle_seconds / rollout_seconds if rollout_seconds else 0.0
-    reward_seconds = row.reward_replicas * row.iteration_seconds
-    rewards_idle = row.reward_idle_seconds / reward_seconds if reward_seconds else 0.0
-    ranks = f", for other ranks {row.wait_for_ranks_seconds:.1f}" if row.wait_for_ranks_seconds >= 0.05 else ""
-    return (
-        f"learn {row.learn_seconds:.1f}, wait for images {row.wait_for_images_seconds:.1f}, for scores "
-        f"{row.wait_for_scores_seconds:.1f}{ranks}, publish {row.publish_seconds:.1f}; idle: rollout actors "
-        f"{rollouts_idle:.0%} of {row.rollout_actors:.0f}, reward replicas {rewards_idle:.0%} of "
-        f"{row.reward_replicas:.0f}"
-    )
 
 
 def minutes(seconds: float) -> str:

@@ -11,7 +11,9 @@ import pytest
 from ray.scripts.scripts import cli as ray_cli
 
 from conf import load
+from conf.layers import is_preset
 from pipelines.cli import VERBS, parse_settings
+from tests.support.runs import make_run
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = re.compile(r"spatialt2i ((?:[a-z_0-9./=:,\[\]]+ ?)+)")
@@ -39,8 +41,21 @@ def test_the_documentation_shows_commands_of_every_stage() -> None:
 
 
 @pytest.mark.parametrize("command", shown())
-def test_a_shown_command_is_understood(command: str) -> None:
-    parse_settings(shlex.split(command))
+def test_a_shown_command_is_understood_after_the_demo(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the folder of a finished demo. A run that the command names exists, too."""
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "runs" / "demo", overrides=["policy.seed=3"])
+    words = shlex.split(command.replace("/shared/", f"{tmp_path}/shared/"))
+    words = [word for word in words if not word.endswith("://")]  # the rest of an address is a placeholder
+    named = [word.removeprefix("run_dir=") for word in words if word.startswith("run_dir=")]
+    for folder in named:
+        make_run(tmp_path / folder, overrides=["policy.seed=3"])
+    action, settings = parse_settings(words)
+    if action.run == "continues" and not named and not any(is_preset(word) for word in words):
+        assert settings.run_dir == "runs/demo"
+        assert settings.policy.seed == (3 if "policy.seed=1" not in words else 1)
 
 
 def blocks() -> list[tuple[str, str]]:

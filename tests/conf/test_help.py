@@ -55,7 +55,7 @@ def test_the_help_of_an_action_shows_its_settings_with_default_type_and_meaning(
 def test_the_usage_of_an_action_shows_its_words(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(["reward", "score", "--help"], capsys)
     assert text.startswith("usage: spatialt2i reward score PROMPTS.jsonl IMAGES [--out VALUE] [PRESET]")
-    assert "Implies run_dir=runs/demo." in printed(["demo", "--help"], capsys)
+    assert "Implies scenes run_dir=runs/demo." in printed(["demo", "--help"], capsys)
     assert printed(["submit", "--help"], capsys).startswith("usage: spatialt2i submit VERB [ACTION]")
 
 

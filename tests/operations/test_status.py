@@ -15,13 +15,14 @@ from rich.console import Console
 
 from conf import UserError, load
 from pipelines.common.paths import run_paths
+from pipelines.operations.answer import sparkline
 from pipelines.operations.cluster_summary import summarize
-from pipelines.operations.stage_cache import StageRecord, write_record
+from pipelines.operations.stage_cache import STEP_STAGES, StageRecord, write_record
 from pipelines.operations.stages import STEPS
-from pipelines.operations.status import show_status, sparkline
-from pipelines.policy.metrics import IterationRow
-from pipelines.policy.progress import wait_breakdown
+from pipelines.operations.status import show_status
+from pipelines.policy.metrics import EvaluationRow, IterationRow
 from pipelines.policy.run_log import RunLog
+from pipelines.policy.waits import wait_breakdown
 
 NO_DASHBOARD = "status.address=http://127.0.0.1:9"
 
@@ -40,11 +41,11 @@ def write_rows(run_dir: Path, *rows: IterationRow) -> Path:
     return path
 
 
-def status_of(run_dir: Path, *overrides: str) -> str:
+def status_of(run_dir: Path, *overrides: str, width: int = 220) -> str:
     """What `status` prints about a run of 64 iterations."""
     out = io.StringIO()
     words = [f"run_dir={run_dir}", "status.once=true", "policy.iterations=64", NO_DASHBOARD, *overrides]
-    show_status(load("scenes", words), Console(file=out, width=220))
+    show_status(load("scenes", words), Console(file=out, width=width))
     return out.getvalue()
 
 
@@ -54,6 +55,7 @@ def line_of(text: str, question: str) -> str:
 
 def test_a_healthy_run_has_ok_on_every_line(tmp_path: Path) -> None:
     settings = load("scenes", [f"run_dir={tmp_path}"])
+    assert [step.name for step in STEPS] == list(STEP_STAGES)
     write_record(STEPS[0].record_path(settings), StageRecord("digest", "summary", 66.0))
     write_rows(
         tmp_path,
@@ -66,6 +68,7 @@ def test_a_healthy_run_has_ok_on_every_line(tmp_path: Path) -> None:
     for question in ("progress?", "on-policy?", "rewards?"):
         assert line_of(text, question).endswith("ok")
     assert line_of(text, "failures?").count("nothing") == 2
+    assert "newest iteration: nothing, since start" in text
 
 
 def test_a_sick_run_says_what_to_do(tmp_path: Path) -> None:
@@ -131,6 +134,7 @@ def test_nodes_actors_and_pending_actors_are_named() -> None:
     assert cluster.nodes == "1 alive, 1 dead: 8 CPUs, 4 GPUs"
     assert cluster.actors == "2 replicas of spatialscore-1, learner rank 0 of 1, rollout 0; 1 dead"
     assert cluster.pending == "rollout 2"
+    assert summarize(nodes, [actor("DEAD", "rollout 1")]).actors == "1 dead"
 
 
 def test_a_run_is_shown_if_no_cluster_answers(tmp_path: Path) -> None:
@@ -146,6 +150,37 @@ def test_a_run_without_a_policy_says_so(tmp_path: Path) -> None:
 def test_a_missing_run_directory_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no run in .*nowhere"):
         status_of(tmp_path / "nowhere")
+
+
+def evaluation_row(iteration: int, **values: float) -> dict[str, float]:
+    numbers = {field.name: 0 if field.type == "int" else 0.5 for field in fields(EvaluationRow)}
+    return {**numbers, "iteration": iteration, "best_iteration": iteration, **values}
+
+
+def test_no_measurement_is_broken_at_80_columns(tmp_path: Path) -> None:
+    write_rows(tmp_path, *(iteration_row(number, reward_mean=float(number)) for number in range(1, 121)))
+    rows = [
+        evaluation_row(0, relation_accuracy_short=0.25, relation_accuracy_long=0.125),
+        evaluation_row(100, relation_accuracy_short=0.75, relation_accuracy_long=0.625),
+    ]
+    path = run_paths(load("scenes", [f"run_dir={tmp_path}"])).evaluations
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = status_of(tmp_path, width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    for measurement in (
+        "120/64 iterations",
+        "max |ratio-1| 5e-01 before the first optimizer step",
+        "relations correct: short prompts 25.0% → 75.0%",
+        "long prompts 12.5% → 62.5%",
+        "best version so far 100",
+        "0.50 s from a group's images to its scores",
+    ):
+        assert any(measurement in line for line in text.splitlines()), measurement
+
+
+def test_the_sparkline_shows_the_whole_run() -> None:
+    rising = sparkline([float(number) for number in range(1, 121)])
+    assert len(rising) == 40 and rising[0] == "▁" and rising[-1] == "█" and list(rising) == sorted(rising)
 
 
 def test_a_sparkline_spans_its_values_and_leaves_gaps() -> None:
