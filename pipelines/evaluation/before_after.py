@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
+from actors.images import decode_image
 from pipelines.common.paths import RunPaths
 from pipelines.evaluation.cases import MODELS, Assessment, Result
 from pipelines.evaluation.gallery import Outcome, outcomes_of, sample_evenly
@@ -15,7 +16,7 @@ from pipelines.evaluation.images import image_file
 
 COLUMNS = 8
 TILE, GAP, FRAME = 168, 14, 3  # pixels
-ROW_NAMES, HEADER, FOOTER = 88, 124, 42  # pixels: left of the images, above them, and below each of them
+ROW_NAMES, HEADER, FOOTER = 88, 138, 42  # pixels: left of the images, above them, and below each of them
 TITLE_TOP, OUTCOME_TOP, PROMPT_TOP, LEGEND = 6, 36, 66, 30  # pixels: where the lines of the header are; the last line
 RIGHT, WRONG, MORE = (34, 160, 70), (214, 40, 40), (161, 98, 7)
 """Colours of a fully correct image, of any other, and of objects that the prompt does not name."""
@@ -60,8 +61,8 @@ def before_after_figure(results: Sequence[Result], paths: RunPaths) -> Image.Ima
         left = ROW_NAMES + column * (TILE + GAP)
         draw.text((left, PROMPT_TOP), "\n".join(textwrap.wrap(result.case.prompt.text, 25)), fill="black", font_size=13)
         for row, (model, assessment) in enumerate(zip(MODELS, (result.base, result.policy), strict=True)):
-            with Image.open(image_file(paths, model, result.case)) as image:
-                _paste_tile(figure, image, (left, HEADER + row * (TILE + FOOTER)), assessment)
+            image = Image.fromarray(decode_image(image_file(paths, model, result.case).read_bytes()))
+            _paste_tile(figure, image, (left, HEADER + row * (TILE + FOOTER)), assessment)
     return figure
 
 
@@ -95,7 +96,7 @@ def _paste_tile(figure: Image.Image, image: Image.Image, corner: tuple[int, int]
     left, top = corner
     draw.rectangle((left, top, left + TILE - 1, top + TILE - 1), fill=color)
     inner = TILE - 2 * FRAME
-    figure.paste(image.convert("RGB").resize((inner, inner), Image.Resampling.LANCZOS), (left + FRAME, top + FRAME))
+    figure.paste(image.resize((inner, inner), Image.Resampling.LANCZOS), (left + FRAME, top + FRAME))
     count = f"{assessment.num_right} of {len(assessment.outcomes)} relations correct"
     draw.text((left, top + TILE + 2), count, fill=color, font_size=13)
     if assessment.unrequested:

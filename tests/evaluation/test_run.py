@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from pipelines.evaluation.images import image_file
 from pipelines.evaluation.run import EvaluationResult, evaluate
 from pipelines.policy.image_grid import MARGIN, TITLE_LINE
 from pipelines.policy.sample import sample_images
+from pipelines.policy.versions import RECORD
 from tests.support.tiny_flux import save_random_flux
 from tests.support.tiny_reward import save_tiny_vlm, tiny_spatialscore
 
@@ -117,6 +119,24 @@ def test_records_and_report_cover_all_cases(settings: Settings, result: Evaluati
     assert tables["tables"]["scores"][0]["count"] == 4
     assert "SpatialScore" in result.report.read_text()
     assert "SpatialScore, all" in str(result)
+
+
+def test_a_version_at_another_size_is_evaluated_in_a_folder_of_its_own(
+    settings: Settings, result: EvaluationResult
+) -> None:
+    newest, named = run_paths(settings), run_paths(settings, 7)
+    before = newest.evaluation_report.read_bytes()
+    shutil.copytree(newest.export, named.export)
+    (named.export / RECORD).write_text(json.dumps({"policy_version": 7, "moving_average": True}))
+    flux = replace(settings.flux, height=96, width=96)
+    evaluated = evaluate(replace(settings, flux=flux, export=replace(settings.export, version="7")))
+    assert (evaluated.version, evaluated.report) == (7, newest.evaluation / "version-7" / "report.html")
+    assert "(policy version 7)" in str(evaluated)
+    assert json.loads(named.evaluation_tables.read_text())["policy_version"] == 7
+    for model in MODELS:
+        with Image.open(image_file(named, model, draw_cases(settings)[0])) as image:
+            assert image.size == (96, 96)
+    assert newest.evaluation_report.read_bytes() == before
 
 
 def test_a_missing_stage_is_named(settings: Settings, tmp_path: Path) -> None:
