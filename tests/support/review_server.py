@@ -31,6 +31,17 @@ class ReviewServer:
     said: str  # what it printed before it served
 
     @property
+    def errors(self) -> str:
+        """What it has printed to stderr."""
+        return (self.run_dir / "review_errors.txt").read_text()
+
+    @property
+    def memory(self) -> int:
+        """Bytes of its resident memory."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return 1024 * int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0])
+
+    @property
     def links(self) -> dict[str, str]:
         """Annotator -> login link."""
         lines = RunPaths(self.run_dir).review_invitations.read_text().splitlines()
@@ -66,20 +77,23 @@ class ReviewClient:
 def serving_review(run_dir: Path, *overrides: str) -> Generator[ReviewServer]:
     """Runs the review server of a run on a free port. Terminates it at the end."""
     arguments = ["preferences", "review", f"run_dir={run_dir}", "review.port=0", *overrides]
-    process = subprocess.Popen(
-        [sys.executable, "-c", "import sys; from pipelines.cli import main; sys.exit(main())", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    errors = run_dir / "review_errors.txt"  # a file, because a pipe that nobody reads would stop the server
+    with errors.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-c", "import sys; from pipelines.cli import main; sys.exit(main())", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
     try:
         assert process.stdout
         said: list[str] = []
         address = None
         while not address:
             said.append(process.stdout.readline())
-            assert said[-1], f"the server ended after {said}"
+            assert said[-1], f"the server ended after {said}: {errors.read_text()}"
             address = re.search(r"http://[\d.]+:\d+", said[-1])
         wait_for(lambda: _responds(address[0]), "the server")
         yield ReviewServer(process, address[0], run_dir, "".join(said))

@@ -1,6 +1,7 @@
 """The review over HTTP: a page and the requests that it makes. Everything except the page itself needs a login."""
 
 import hmac
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -97,7 +98,8 @@ def _answer_invalid(request: Request, error: Exception) -> JSONResponse:
 
 def _answer_unsaved(request: Request, error: Exception) -> JSONResponse:
     """503 if the database refuses. The page keeps the answers and sends them again."""
-    print_error(f"a request was not saved: {error}")
+    with suppress(OSError):  # standard error may be a file on the same full disk
+        print_error(f"a request was not saved: {error}")
     detail = "the server cannot save at the moment: tell the person who runs the review"
     return JSONResponse({"detail": detail}, 503, headers={"Retry-After": str(RETRY_AFTER_S)})
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from conf import Settings
+from pipelines.common.ports import listen
 from pipelines.common.run_folder import writing
+
+_BACKLOG = 1024  # connections that wait while the server starts or is busy
 
 
 def review(settings: Settings) -> None:
     """Serves the page on which annotators review the run's pairs, until it is interrupted."""
-    from pipelines.preferences.review.listener import listen
-
-    with listen(settings.review.host, settings.review.port) as listener:  # before slow imports, and before any file
+    with listen("review", settings.review.host, settings.review.port, _BACKLOG) as listener:  # before slow imports
         from pipelines.preferences.review.serve import serve_review
 
         with writing(settings):

@@ -12,6 +12,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_BODY_BYTES = 64 * 1024
 """A vote has a few kilobytes."""
+DISCARDED_BYTES = 4 * 1024 * 1024
+"""Of a body that is too large, this much is read and discarded. A client that is still sending may miss the answer."""
 BODY_SECONDS = 10.0
 HEADER_SECONDS = 15.0
 
@@ -90,15 +92,19 @@ class HeaderDeadline(H11Protocol):
 
 async def _read_body(receive: Receive) -> bytes | None:
     """The body of a request; None if the client has left. Raises BodyTooLargeError."""
-    body = bytearray()
+    body, size = bytearray(), 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
-        body += message.get("body", b"")
-        if len(body) > MAX_BODY_BYTES:
+        part = message.get("body", b"")
+        size += len(part)
+        if size <= MAX_BODY_BYTES:
+            body += part
+        more = message.get("more_body", False)
+        if size > MAX_BODY_BYTES and (not more or size > DISCARDED_BYTES):
             raise BodyTooLargeError
-        if not message.get("more_body", False):
+        if not more:
             return bytes(body)
 
 
