@@ -56,6 +56,14 @@ def test_the_report_has_tables_of_the_questions_with_finished_runs(tmp_path: Pat
     assert "The learning rate is constant, so" in paths.ablation_table.read_text()
 
 
+@pytest.mark.parametrize("finished", [0, 1])
+def test_a_report_without_a_comparison_says_so(finished: int, tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path)
+    page = write_report({BASE: [curve((0, 0.4), (20, 0.8))]} if finished else {}, load(), paths).read_text()
+    assert "Nothing can be compared yet" in page and "Nothing can be compared yet" in paths.ablation_table.read_text()
+    assert "<ul></ul>" not in page and (f"<b>{BASE}</b>, 1 seeds" in page) == bool(finished)
+
+
 def test_every_variant_loads_differs_from_the_others_and_answers_a_question(tmp_path: Path) -> None:
     runs = list(plan_runs(load("scenes", [f"run_dir={tmp_path}", "ablation.seeds=1"])))
     assert [run.variant for run in runs] == list(VARIANTS)

@@ -37,6 +37,8 @@ the question. *s to same accuracy* is the training time after which a variant re
 long) that all variants of the question reached. The learning rate is constant{warmup}, so any point of a curve may be
 compared.
 """
+HEAD = "<!doctype html><meta charset=utf-8><meta name=viewport content='width=device-width'><title>Ablation</title>"
+NOTHING_TO_COMPARE = "Nothing can be compared yet: a question needs two variants with a finished run."
 STYLE = """body{font:16px system-ui;max-width:70em;margin:2em auto;padding:0 1em}table{border-collapse:collapse}
 td,th{padding:.2em .7em;text-align:right;border-bottom:1px solid #ccc}td:first-child,th:first-child{text-align:left}
 svg{max-width:44em;font-size:13px}.grid{stroke:#ddd}.line{fill:none;stroke-width:2}"""
@@ -142,9 +144,15 @@ def write_report(curves: Mapping[str, Sequence[Curve]], settings: Settings, path
         table = [HEADER, *map(cells, rows)]
         text.append(_markdown_table(title, table))
         page.append(f"<h2>{escape(title)}</h2>{_html_table(table)}{_chart(title, rows, curves)}")
+    if len(text) == 1:
+        text.append(f"{NOTHING_TO_COMPARE}\n")
+        page.append(f"<p>{NOTHING_TO_COMPARE}</p>")
     finished = sorted({variant for question in QUESTIONS.values() for variant in question if curves.get(variant)})
-    text.append("\n".join(["## Variants\n", *(f"- `{name}`: {_overrides(name)}" for name in finished), ""]))
-    page.append("<ul>" + "".join(f"<li>{name}: {escape(_overrides(name))}</li>" for name in finished) + "</ul>")
+    text.append("\n".join(["## Finished variants\n", *(f"- `{name}`: {_overrides(name)}" for name in finished), ""]))
+    rows = "".join(
+        f"<li><b>{escape(name)}</b>, {len(curves[name])} seeds: {escape(_overrides(name))}</li>" for name in finished
+    )
+    page.append(f"<h2>Finished variants</h2>{f'<ul>{rows}</ul>' if rows else '<p>none</p>'}")
     write_file(str(paths.ablation_table), "\n".join(text).encode())
     write_file(str(paths.ablation_report), _html_page("".join(page)).encode())
     return paths.ablation_report
@@ -161,14 +169,15 @@ def _markdown_table(title: str, table: Sequence[Sequence[str]]) -> str:
 
 
 def _html_table(table: Sequence[Sequence[str]]) -> str:
-    rows = ["".join(f"<td>{escape(cell)}</td>" for cell in line) for line in table]
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in table[0])
+    rows = [head, *("".join(f"<td>{escape(cell)}</td>" for cell in line) for line in table[1:])]
     return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
 
 
 def _html_page(body: str) -> str:
     colours = "".join(f".c{i}{{stroke:{c};fill:{c}}}.name.c{i}{{stroke:none}}" for i, c in enumerate(COLOURS))
     style = f"{STYLE}{colours}.line{{fill:none}}"
-    return f"<!doctype html><meta charset=utf-8><title>Ablation</title><style>{style}</style>{body}"
+    return f"{HEAD}<style>{style}</style>{body}"
 
 
 def _chart(title: str, rows: Sequence[Comparison], curves: Mapping[str, Sequence[Curve]]) -> str:
