@@ -76,18 +76,18 @@ def read_object(location: str) -> dict[str, Any]:
         raise JsonError(f"{location} is damaged: {error}") from error
 
 
-def read_record(location: str, record: type[T]) -> T:
+def read_record(location: str, record: type[T], *, more_keys: bool = False) -> T:
     """Reads a dataclass from the JSON file that holds its fields.
 
-    Types are checked strictly: "5" is not a number, null is not an empty mapping. Keys may be in any order; unknown and
-    missing ones are refused. Raises FileNotFoundError if the file is absent, and JsonError, which names file and field,
-    if it does not hold such a record.
+    Types are checked strictly: "5" is not a number, null is not an empty mapping. Keys may be in any order; missing
+    ones are refused, and unknown ones unless `more_keys`. Raises FileNotFoundError if the file is absent, and
+    JsonError, which names file and field, if it does not hold such a record.
     """
     from pydantic import ValidationError  # loads in a tenth of a second, which most commands can save
 
     content = read_object(location)
     known = {field.name for field in fields(cast(Any, record))}
-    if unknown := sorted(content.keys() - known):
+    if not more_keys and (unknown := sorted(content.keys() - known)):
         raise JsonError(f"{location} is not a {record.__name__}: unknown keys {unknown[:3]}")
     try:
         return _adapter(record).validate_json(json.dumps(content), strict=True)
@@ -102,9 +102,9 @@ def object_or_none(location: str) -> dict[str, Any] | None:
     return _or_none(lambda: read_object(location))
 
 
-def record_or_none(location: str, record: type[T]) -> T | None:
+def record_or_none(location: str, record: type[T], *, more_keys: bool = False) -> T | None:
     """Like `read_record`, but None, with a warning, if the file is damaged or foreign; None if it is absent."""
-    return _or_none(lambda: read_record(location, record))
+    return _or_none(lambda: read_record(location, record, more_keys=more_keys))
 
 
 def _or_none(read: Callable[[], T]) -> T | None:

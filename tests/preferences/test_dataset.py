@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from pipelines.preferences.dataset.shards import plan_shards, row_specs
 from pipelines.preferences.dataset.splits import Member, choose_benchmark
 from pipelines.preferences.finalize import finalize
 from pipelines.preferences.pipeline import sampling_plans
-from pipelines.preferences.roles.base import ImagePair, PromptPair, Review, RowSpec
+from pipelines.preferences.roles.base import Dropped, ImagePair, PromptPair, Review, RowSpec
 from tests.support.scene_pairs import scene_prompts
 
 
@@ -74,6 +76,87 @@ def test_near_duplicate_images_are_dropped_and_finalizing_can_be_repeated(tmp_pa
     assert sorted(ids) == ["pair-00000000", "pair-00000002"]
     assert finalize(folder, settings, {})["near_duplicate_images"] == 0
     assert json.loads(paths.preferences_manifest.read_text())["fingerprint"] == "abc"
+
+
+def _built(root: Path) -> RunPaths:
+    """A whole build of one shard with three pairs."""
+    paths = RunPaths(root)
+    images = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
+    prompt = scene_prompts([RowSpec(0, "perturbed", 1)])[0].prompt
+    pairs = [
+        ImagePair(
+            PromptPair(RowSpec(i, "corrupted", 1), prompt, "pair", "g"),
+            StoredImage.of(images[2 * i], "", 0),
+            StoredImage.of(images[2 * i + 1], "", 0),
+        )
+        for i in range(3)
+    ]
+    preferences = load("scenes", ["preferences.pairs=10", "preferences.test_fraction=0"]).preferences
+    folder, review = BuildFolder(paths, "abc"), Review("accepted", ("w",), 1.0, True)
+    dropped = [Dropped(RowSpec(9, "corrupted", 1), "writer", "refused", "no")]
+    folder.write(plan_shards(preferences)[0], to_table(pairs, [review] * 3, ["train"] * 3, "abc"), 0, dropped)
+    finalize(folder, preferences, {"seconds": 1.0})
+    return paths
+
+
+def _replaced(*changes: tuple[bytes, bytes]) -> Callable[[bytes], bytes]:
+    return lambda content: reduce(lambda text, change: text.replace(*change), changes, content)
+
+
+@pytest.mark.parametrize("which", ["manifest", "report"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: b"",
+        lambda content: content[: len(content) // 2],
+        lambda content: b"\xff\xfe",
+        lambda content: b"[" * 100_000,
+        lambda content: b"[]",
+        lambda content: b"{}",
+        _replaced((b'"abc"', b"3")),
+        _replaced((b'"rejected": 0', b'"rejected": "0"'), (b'"seconds": 1.0', b'"seconds": "1"')),
+        _replaced((b'"dropped": [', b'"gone": ['), (b'"files"', b'"gone"')),
+        _replaced((b"train-00000", b"../preferences/train-00000"), (b'"role"', b'"r"')),
+        _replaced((b"train-00000.parquet", b".shards"), (b'"rows": 3', b'"rows": null')),
+    ],
+    ids=range(11),
+)
+def test_a_damaged_manifest_or_report_is_passed_over(
+    which: str, change: Callable[[bytes], bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The shard, or the end of the build, is made again. Nothing else is touched."""
+    paths = _built(tmp_path)
+    shard = plan_shards(load("scenes", ["preferences.pairs=10"]).preferences)[0]
+    file = paths.preferences_manifest if which == "manifest" else paths.preferences_shards / "00000.json"
+    content = file.read_bytes()
+    assert change(content) != content
+    file.write_bytes(change(content))
+    caplog.clear()
+    folder = BuildFolder(paths, "abc")
+    assert (folder.read_manifest() is None) == (which == "manifest")
+    assert folder.is_finished(shard) == (which == "manifest")
+    assert str(file) in caplog.text and "passed over" in caplog.text
+    assert len(list(paths.preferences.glob("*.parquet"))) == 1
+
+
+def test_a_whole_build_is_read_whatever_the_order_of_its_keys_and_a_damaged_table_is_not(tmp_path: Path) -> None:
+    paths = _built(tmp_path)
+    content = json.loads(paths.preferences_manifest.read_text())
+    paths.preferences_manifest.write_text(json.dumps(dict(reversed(content.items()))))
+    assert BuildFolder(paths, "abc").read_manifest() == content
+    with pytest.raises(UserError, match=r"built with these settings \(x\), but .* other settings \(abc\)"):
+        BuildFolder(paths, "x")
+    shard = plan_shards(load("scenes", ["preferences.pairs=10"]).preferences)[0]
+    table = paths.preferences / "train-00000.parquet"
+    table.write_bytes(table.read_bytes()[:-1])
+    folder = BuildFolder(paths, "abc")
+    assert folder.read_manifest() is None and not folder.is_finished(shard)
+    for file in (table, paths.preferences_manifest):
+        file.unlink()
+        file.mkdir()
+        with pytest.raises(UserError, match=f"{file} must be a file, got a folder: move it"):
+            BuildFolder(paths, "abc")
+        file.rmdir()
 
 
 def test_the_benchmark_takes_whole_groups_and_its_exact_size() -> None:

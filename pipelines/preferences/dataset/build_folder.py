@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ import pyarrow.parquet as pq
 
 from actors.files import write_file
 from actors.folders import MARKER, Marker, write_marker
+from actors.json_files import read_object, read_record, record_or_none
 from conf import UserError
 from pipelines.common.fingerprints import digest_of_file
 from pipelines.common.paths import RunPaths
@@ -51,6 +54,45 @@ INDEX_COLUMNS = [
 _TABLE = re.compile(rf"({'|'.join(SPLITS)})-[0-9]{{5,}}\.parquet")
 
 
+@dataclass(frozen=True)
+class DroppedRow:
+    """A row without a pair, in the report of its shard."""
+
+    pair_id: str
+    role: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What makes a shard count as finished."""
+
+    fingerprint: str
+    rows: int
+    rejected: int
+    dropped: list[DroppedRow]
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A parquet file in the manifest."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class BuildManifest:
+    """The entries of the manifest that the build itself reads."""
+
+    fingerprint: str
+    pairs: int
+    by_split: dict[str, int]
+    seconds: float
+    files: list[TableFile]
+
+
 class BuildFolder:
     """The parquet files, shard reports and manifest of one build."""
 
@@ -62,38 +104,44 @@ class BuildFolder:
             raise UserError(
                 f"{foreign[0]} was not written by this run and would be replaced: move it, or choose another run_dir"
             )
-        for file in (paths.preferences_manifest, *self._reports()):
-            if file.exists() and (found := json.loads(file.read_text())["fingerprint"]) != fingerprint:
+        for path in (paths.preferences_manifest, *self._reports(), *self._tables()):
+            if path.is_dir():
+                raise UserError(f"{path} must be a file, got a folder: move it, or choose another run_dir")
+        self._manifest = _read_manifest(paths.preferences_manifest)
+        reports = {path.stem: record_or_none(str(path), ShardReport) for path in self._reports()}
+        self._finished = {shard for shard, report in reports.items() if report}
+        for made in (self._manifest, *reports.values()):
+            if made and made.fingerprint != fingerprint:
                 raise UserError(
-                    f"{self.path} must hold pairs that were built with these settings ({fingerprint}), but {file.name} "
-                    f"was written with other settings ({found}): delete the folder or choose another run_dir"
+                    f"{self.path} must hold pairs that were built with these settings ({fingerprint}), but they were "
+                    f"built with other settings ({made.fingerprint}): delete the folder or choose another run_dir"
                 )
 
     def read_manifest(self) -> dict[str, Any] | None:
-        """The manifest of a complete build, else None. A shard with a damaged or missing file becomes unfinished."""
-        if not self._paths.preferences_manifest.exists():
+        """The manifest of a complete build, else None. A shard with a damaged or missing file becomes unfinished.
+
+        A damaged manifest is passed over: the build ends again, with the shards that it has.
+        """
+        if self._manifest is None:
             return None
-        manifest = json.loads(self._paths.preferences_manifest.read_text())
-        damaged = [file["name"] for file in manifest["files"] if _digest(self.path / file["name"]) != file["sha256"]]
-        for name in damaged:
-            self._report(Path(name).stem.partition("-")[2]).unlink(missing_ok=True)
-        return None if damaged else manifest
+        damaged = [file.name for file in self._manifest.files if _digest(self.path / file.name) != file.sha256]
+        for shard in (Path(name).stem.partition("-")[2] for name in damaged):
+            self._finished.discard(shard)
+            self._report(shard).unlink(missing_ok=True)
+        return None if damaged else read_object(str(self._paths.preferences_manifest))
 
     def is_finished(self, shard: Shard) -> bool:
-        """Whether all rows of a shard are on disk."""
-        return self._report(f"{shard.index:05d}").exists()
+        """Whether all rows of a shard were on disk when this folder was opened. A damaged report does not count."""
+        return f"{shard.index:05d}" in self._finished
 
     def write(self, shard: Shard, table: pa.Table, rejected: int, dropped: Sequence[Dropped]) -> None:
         """Writes the rows of a shard by split, and then the report that makes it count as finished."""
         if not (self.path / MARKER).exists():
             write_marker(str(self.path), Marker("preferences"))
         self._write_splits(f"{shard.index:05d}", table)
-        ends = [
-            {"pair_id": pair_id(row.spec.index), "role": row.role, "reason": row.reason, "message": row.message}
-            for row in dropped
-        ]
-        report = {"fingerprint": self.fingerprint, "rows": len(table), "rejected": rejected, "dropped": ends}
-        write_file(str(self._report(f"{shard.index:05d}")), json.dumps(report).encode())
+        ends = [DroppedRow(pair_id(row.spec.index), row.role, row.reason, row.message) for row in dropped]
+        report = ShardReport(self.fingerprint, len(table), rejected, ends)
+        write_file(str(self._report(f"{shard.index:05d}")), json.dumps(asdict(report)).encode())
 
     def read_index(self) -> pa.Table:
         """All rows without their images, sorted by pair id, with the column `shard` added.
@@ -118,8 +166,8 @@ class BuildFolder:
 
     def write_manifest(self, build: Mapping[str, Any]) -> dict[str, Any]:
         """Counts the rows, adds the entries of `build`, writes the manifest and returns it."""
-        reports = [json.loads(path.read_text()) for path in self._reports()]
-        dropped = [f"{end['role']}: {end['reason']}" for report in reports for end in report["dropped"]]
+        reports = [read_record(str(path), ShardReport) for path in self._reports()]
+        dropped = [f"{row.role}: {row.reason}" for report in reports for row in report.dropped]
         names = [path.name for path in self._tables()]
         columns = ["split", "kind", "n_perturb", "group_id", "generator"]
         rows = pa.concat_tables(pq.read_table(self.path / name, columns=columns) for name in names)
@@ -132,7 +180,7 @@ class BuildFolder:
             "by_kind": _counts(rows, "kind"),
             "by_n_perturb": _counts(rows, "n_perturb"),
             "by_generator": _counts(rows, "generator"),
-            "rejected": sum(report["rejected"] for report in reports),
+            "rejected": sum(report.rejected for report in reports),
             "dropped": dict(sorted(Counter(dropped).items())),
             **build,
             "files": [{"name": name, "sha256": _digest(self.path / name)} for name in names],
@@ -174,3 +222,12 @@ def _counts(rows: pa.Table, column: str) -> dict[str, int]:
 
 def _digest(path: Path) -> str:
     return digest_of_file(path) if path.exists() else "absent"
+
+
+def _read_manifest(path: Path) -> BuildManifest | None:
+    """The manifest; None, with a warning, if it is damaged, or None if there is none."""
+    manifest = record_or_none(str(path), BuildManifest, more_keys=True)
+    if manifest and not (manifest.files and all(_TABLE.fullmatch(file.name) for file in manifest.files)):
+        logging.warning("%s does not list the tables of a build; it is passed over", path)
+        return None
+    return manifest
