@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from cluster.panels import policy
+from cluster.panels import evaluation, policy
 from conf import Settings
+from pipelines.policy.image_statistics import MAX_DETAIL_LOSS
 from pipelines.policy.resources import reward_requests
 
 PROGRESS_TIME = "ray_spatialt2i_run_progress_time_seconds"
@@ -17,6 +18,12 @@ LATE_SCORES = 0.25
 """Fraction of an iteration that the learner may wait for scores."""
 MIN_FREE_DISK = 0.1
 """Free fraction of a disk below which an alert is raised."""
+
+LOOK_AT_IMAGES = (
+    "Look at the images in policy/images of the run directory. If they got worse, stop the run and use the best "
+    "version: `spatialt2i policy export run_dir=... export.version=best`, or the number of an older one."
+)
+"""The first thing to do if a policy may have become worse."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ def alerts(settings: Settings) -> tuple[Alert, ...]:
     return (
         *_progress_alerts(),
         *_policy_alerts(settings),
+        _exploit_alert(),
         _reward_alert(settings),
         *_disk_alerts(),
     )
@@ -72,6 +80,19 @@ def _progress_alerts() -> tuple[Alert, Alert]:
     )
 
 
+def _exploit_alert() -> Alert:
+    """A rule for a reward that rises while the images lose what it does not describe."""
+    return Alert(
+        "DetailLost",
+        f"{evaluation('detail_loss')} > {MAX_DETAIL_LOSS:g}",
+        minutes=5,
+        severity="warning",
+        summary="{{ $labels.run }}: held-out images lost {{ $value | humanizePercentage }} of their edges, colours or "
+        "saturation while the reward rose.",
+        fix=f"{LOOK_AT_IMAGES} The policy exploits its reward: see `Policy: the reward` in docs/troubleshooting.md.",
+    )
+
+
 def _policy_alerts(settings: Settings) -> tuple[Alert, Alert, Alert]:
     """Rules about the mathematics of the training."""
     tolerance, prompts = settings.policy.algorithm.ratio_tolerance, settings.policy.prompts_per_iteration
@@ -94,8 +115,8 @@ def _policy_alerts(settings: Settings) -> tuple[Alert, Alert, Alert]:
             severity="warning",
             summary="{{ $labels.run }}: the KL to the base, {{ $value }}, is three times the largest value of the "
             "hour before.",
-            fix="Look at the held-out images. If they got worse, resume from an older checkpoint with a lower "
-            "policy.optimizer.lr or a higher policy.algorithm.kl_weight.",
+            fix=f"{LOOK_AT_IMAGES} Start the next run with a lower policy.optimizer.lr or a higher "
+            "policy.algorithm.kl_weight.",
         ),
         Alert(
             "RewardSpreadLost",

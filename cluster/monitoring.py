@@ -15,7 +15,7 @@ from conf import Settings
 
 UID = "spatialt2i"
 WIDTH, HEIGHT = 6, 8
-"""Size of a panel. Grafana has 24 columns, so four panels fit in a row."""
+"""Size of a panel. Grafana has 24 columns, so four panels fit in a row. More than four are narrower."""
 METRICS_PORT = "metrics"
 """KubeRay's name of the port at which a pod's Ray serves its metrics."""
 
@@ -113,14 +113,15 @@ def _row(question: Question, top: int, panel_ids: list[int]) -> list[dict[str, A
         "panels": [],
         "gridPos": {"x": 0, "y": top, "w": 4 * WIDTH, "h": 1},
     }
+    width = min(WIDTH, 4 * WIDTH // len(question.panels))
     panels = zip(question.panels, panel_ids[1:], strict=True)
     return [
         heading,
-        *(_panel(panel, panel_id, column * WIDTH, top + 1) for column, (panel, panel_id) in enumerate(panels)),
+        *(_panel(panel, panel_id, column * width, top + 1, width) for column, (panel, panel_id) in enumerate(panels)),
     ]
 
 
-def _panel(panel: Panel, panel_id: int, left: int, top: int) -> dict[str, Any]:
+def _panel(panel: Panel, panel_id: int, left: int, top: int, width: int) -> dict[str, Any]:
     source = {"type": "prometheus", "uid": "${datasource}"}
     thresholds: list[dict[str, str | float | None]] = [{"color": "green", "value": None}]
     if panel.limit is not None:
@@ -131,7 +132,7 @@ def _panel(panel: Panel, panel_id: int, left: int, top: int) -> dict[str, Any]:
         "title": panel.title,
         "description": panel.description,
         "datasource": source,
-        "gridPos": {"x": left, "y": top, "w": WIDTH, "h": HEIGHT},
+        "gridPos": {"x": left, "y": top, "w": width, "h": HEIGHT},
         "fieldConfig": {
             "defaults": {
                 "unit": panel.unit,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cluster.panels import Panel, Query, Question, evaluation, policy
 from conf import Settings
+from pipelines.policy.image_statistics import MAX_DETAIL_LOSS
 
 SELECTED_RUNS = 'run=~"$run"'
 """Label selector: the runs that are selected at the top of the dashboard."""
@@ -57,9 +58,21 @@ def _learning() -> Question:
                 "percentunit",
             ),
             Panel(
+                "What the images look like",
+                "Held-out images, which the reward does not describe: fraction of pixels at an edge, entropy of the "
+                "colours in bits, mean saturation. Above the line, detail loss means that one of them fell by that "
+                "fraction while the reward rose: the policy exploits the reward model.",
+                _per_evaluation("edge_density", "color_entropy", "saturation", "detail_loss"),
+                limit=MAX_DETAIL_LOSS,
+            ),
+            Panel(
                 "Progress",
-                "Policy versions published. A flat line means that the run makes no progress.",
-                (Query(policy("iteration", SELECTED_RUNS), "version {{run}}"),),
+                "Policy versions published, and the best one on held-out prompts. A flat line of the first means that "
+                "the run makes no progress.",
+                (
+                    Query(policy("iteration", SELECTED_RUNS), "version {{run}}"),
+                    Query(evaluation("best_iteration", SELECTED_RUNS), "best version {{run}}"),
+                ),
             ),
         ),
     )

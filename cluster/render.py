@@ -89,7 +89,7 @@ def _may_be_replaced(file: Path) -> bool:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return False
-    return text.startswith(HEADING[:24]) or (file.suffix == ".json" and '"uid": "spatialt2i"' in text)
+    return text.startswith(HEADING.partition("{")[0]) or (file.suffix == ".json" and '"uid": "spatialt2i"' in text)
 
 
 def main(arguments: Sequence[str]) -> int:

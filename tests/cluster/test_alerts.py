@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from cluster.alerts import PROGRESS_TIME, alerts, max_reward_replicas, rules
-from cluster.panels import policy
+from cluster.panels import evaluation, policy
 from cluster.questions import questions
 from conf import load
 
@@ -25,6 +25,7 @@ def test_every_alert_says_what_happened_and_what_to_do() -> None:
         "RatioDrift",
         "KlRunaway",
         "RewardSpreadLost",
+        "DetailLost",
         "RewardPoolSaturated",
         "RunDiskNearlyFull",
         "NodeDiskNearlyFull",
@@ -70,6 +71,7 @@ SICK = {
     policy("kl"): "0.1x110 1x10",
     policy("groups_skipped"): "40x120",
     policy("reward_std"): "1x120",
+    evaluation("detail_loss"): "0.4x120",
     policy("wait_for_scores_seconds"): "20x120",
     policy("reward_replicas"): "8x120",
     "ray_spatialt2i_run_disk_free_ratio": "0.01x120",
@@ -81,6 +83,7 @@ HEALTHY = SICK | {
     policy("ratio_drift"): "0.00001x120",
     policy("kl"): "0.1x120",
     policy("groups_skipped"): "0x120",
+    evaluation("detail_loss"): "0.2x120",
     policy("wait_for_scores_seconds"): "1x120",
     "ray_spatialt2i_run_disk_free_ratio": "0.5x120",
     "ray_node_disk_free": "99x120",
