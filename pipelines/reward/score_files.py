@@ -45,7 +45,7 @@ def score_tables(
         return iter(())
     rows = ray.data.from_items([asdict(request) for request in requests])
     rows.context.execution_options.preserve_order = True
-    read = cast(Any, partial(_read_files, images=images))
+    read = cast(Any, partial(read_files, images=images))
     rows = rows.map_batches(read, batch_size=serving.batch_images, batch_format="pyarrow", num_cpus=READ_CPUS)
     rows = rows.map_batches(
         FileScorer,
@@ -114,7 +114,7 @@ def _score(scorer: SpatialScorer, images: list[np.ndarray], rows: list[_Row]) ->
         row.mu, row.sigma = mu, sigma
 
 
-def _read_files(rows: pa.Table, images: str) -> pa.Table:
+def read_files(rows: pa.Table, images: str) -> pa.Table:
     """Adds the columns file and error: the content of the image file, or why it cannot be read."""
     files: list[bytes | None] = []
     errors: list[str | None] = []

@@ -139,6 +139,18 @@ def test_no_file_of_the_product_uses_a_retired_word() -> None:
     assert found == []
 
 
+def test_one_module_opens_image_files() -> None:
+    """Every other module calls `decode_image`, whose contract docs/reward.md states."""
+    found = [
+        f"{name(path)}:{node.lineno}"
+        for path in product_files(".py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr == "open" and "Image" in ast.unparse(node.value)
+    ]
+    assert found
+    assert {place.partition(":")[0] for place in found} == {"actors/images.py"}
+
+
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=name)
 def test_a_workflow_runs_only_make_targets_that_exist_and_ends_in_time(workflow: Path) -> None:
     parsed: dict[str, Any] = yaml.safe_load(workflow.read_text())
