@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import logging
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -30,6 +31,8 @@ MAX_TOTAL_PIXELS: Final = 64 * 10**6
 """Pixels of all images of a request together at most."""
 MAX_TEXT: Final = 32_000
 """Characters of all prompts of a request together at most."""
+
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a line for every wrong byte would fill the disk
 
 JSON, FORM = "application/json", "multipart/form-data"
 _MAX_SEPARATORS: Final = MAX_TEXT + 1000  # commas and brackets in the prompts and between the values of a JSON body

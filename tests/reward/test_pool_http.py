@@ -196,7 +196,7 @@ def test_clients_that_are_refused_with_503_are_served_when_they_retry(
         token_variable=TOKEN_VARIABLE,
     )
     start_pool(narrow, str(served.model), "a run")
-    body = json_body([encoded(Image.fromarray(image), "PNG") for image in images] * 16, list(PROMPTS) * 16)
+    body = json_body([encoded(Image.fromarray(image), "PNG") for image in images] * 8, list(PROMPTS) * 8)
     refusals: list[tuple[int, int, str]] = []
 
     def client(number: int) -> list[float]:

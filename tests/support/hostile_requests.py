@@ -130,9 +130,9 @@ def mutated(rng: random.Random) -> tuple[bytes, str]:
         kind = rng.choice((FORM, FORM, FORM, JSON, "multipart/form-data; boundary=x", "text/plain", ""))
     else:
         body, kind = json_body(files, prompts), JSON
-        body = rng.choice((body, body, body, body[: rng.randrange(len(body))], b"[" * rng.randrange(5000) + body))
+        body = rng.choice((*[body] * 6, body[: rng.randrange(len(body))], b"[" * rng.randrange(5000) + body))
     damaged = bytearray(body)
-    for _ in range(rng.choice((0, 0, 0, 1, 20)) if damaged else 0):
+    for _ in range(rng.choice((0, 0, 0, 0, 0, 1, 20)) if damaged else 0):
         damaged[rng.randrange(len(damaged))] = rng.randrange(256)
     return bytes(damaged), kind
 
@@ -153,4 +153,6 @@ def _mutated_prompt(rng: random.Random) -> str:
         "😀",
         "{}",
     )
+    if rng.random() < 0.7:
+        return "a red circle left of a blue square"
     return "".join(rng.choice(words) for _ in range(rng.choice((1, 2, 5, 5, 40, 900))))
