@@ -152,7 +152,7 @@ def _unexpected(word: str, free: Sequence[Word], overrides: Sequence[str], words
     if word in catalog():
         follows = words[list(words).index(word) + 1 :][:1]
         return f"{word} has no '=': write {word}={follows[0] if follows else 'VALUE'}"
-    if not word and free:
+    if not word.strip() and free:
         return f"expected {free[0].name}, got an empty word{_quotes_hint(free[0])}"
     return f"{word!r} is neither a preset nor section.key=value{_word_hint(word, free, overrides)}"
 

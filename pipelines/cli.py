@@ -127,7 +127,9 @@ def parse(words: Sequence[str]) -> Command:
     run = find_run(action.run, given, default, preset, replaced)
     if run is None:
         return Command(action, resolve(named or DEFAULT_PRESET, overrides, action.implied), None)
-    implied = [] if given else [override_of("run_dir", run.folder)]
+    folder = override_of("run_dir", run.folder)
+    implied = [] if given else [folder]
+    overrides += [folder] if given and given != run.folder else []
     recorded = None if named else run.settings
     return Command(action, resolve(named or DEFAULT_PRESET, overrides, implied, recorded), run)
 

@@ -213,6 +213,10 @@ VERBS: dict[str, dict[str, Action]] = {
         "pretrain": Action(f"{_SCENES}:pretrain", "train the tiny checkpoints of the embedded world", ("pretrain",)),
         "check": Action(f"{_SCENES}:check", "measure the error rate of the exact checker"),
     },
+    "completion": {
+        shell: Action(f"pipelines.operations.completion:{shell}", f"print a script that completes commands in {shell}")
+        for shell in ("bash", "zsh", "fish")
+    },
     "config": {
         "show": Action(
             "conf.show:show",

@@ -75,6 +75,7 @@ def find_run(use: RunUse, given: str | None, default: str, preset: str, replaced
     folder = default if given is None else str(given)
     if not folder.strip():
         raise SettingsError("run_dir must not be empty: write e.g. run_dir=runs/mine")
+    folder = str(Path(folder))  # runs/demo/ is the same run as runs/demo
     exists = is_run(Path(folder))
     if use == "continues" and not exists and not replaced:
         raise UserError(missing_run(folder))

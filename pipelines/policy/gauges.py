@@ -21,7 +21,7 @@ class RunGauges:
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self._run = str(run_dir)
+        self._run = str(run_dir).encode("ascii", "backslashreplace").decode()  # Ray's metrics take ASCII only
         self._gauges: dict[str, Gauge] = {}
         self._values: dict[str, float] = {}
         self._lock, self._closed = threading.Lock(), threading.Event()

@@ -96,7 +96,7 @@ def test_a_base_may_be_a_file_beside_the_preset(tmp_path: Path) -> None:
         ("policy.optimizer.lr=0", "policy.optimizer.lr must be above 0, got 0.0"),
         ("policy.optimizer.lr=nan", "policy.optimizer.lr must be above 0, got nan"),
         ("policy.optimizer.lr=inf", "policy.optimizer.lr must be above 0, got inf"),
-        ("policy.minutes=nan", "policy.minutes must be a finite number"),
+        ("policy.minutes=nan", "policy.minutes must be at least 0"),
         ("policy.optimizer.betas=[0.9,1.0]", "must both lie in [0, 1), got [0.9, 1.0]"),
         ("policy.optimizer.ema_decay=1.1", "must be in [0, 1], got 1.1"),
         ("review.annotators=[a]", "add names to review.annotators"),

@@ -12,6 +12,7 @@ from pipelines import cli
 from pipelines.cli import VERBS, main
 from pipelines.common.models import check_model
 from pipelines.common.ray_session import connect
+from tests.support.runs import make_run
 
 ACTIONS = [[verb, name] for verb, actions in VERBS.items() for name in actions]
 """Every verb with each of its actions."""
@@ -48,6 +49,9 @@ NEEDS_NOTHING = {
     "scenes check": "renders its own scenes",
     "config show": "prints settings",
     "config describe": "prints settings",
+    "completion bash": "prints a script",
+    "completion zsh": "prints a script",
+    "completion fish": "prints a script",
 }
 """Actions that need no earlier result, with the reason."""
 
@@ -65,7 +69,11 @@ def test_every_action_is_covered() -> None:
 
 
 @pytest.mark.parametrize("words", ACTIONS, ids=" ".join)
-def test_a_wrong_setting(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_setting(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "runs" / "demo")
     verb = ["submit", "policy", "train", "run_dir=/x"] if words[0] == "submit" else words
     assert_one_message([*verb, "policy.lrr=1"], capsys, "did you mean policy.optimizer.lr?")
     assert_one_message([*verb, "policy.group_size=1"], capsys, "policy.group_size must be at least 2, got 1")
@@ -87,8 +95,9 @@ def test_a_missing_run_directory(
 def test_a_run_without_pairs_is_refused_and_nothing_is_written(
     action: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert_one_message([*action.split(), *MISSING[action], f"run_dir={tmp_path}/nowhere"], capsys, "no pairs in")
-    assert list(tmp_path.iterdir()) == []
+    run = make_run(tmp_path / "run")
+    assert_one_message([*action.split(), *MISSING[action], f"run_dir={run.root}"], capsys, "no pairs in")
+    assert list(run.root.iterdir()) == [run.settings]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +110,7 @@ def test_a_run_without_pairs_is_refused_and_nothing_is_written(
         ("reward serve", "no SpatialScore at"),
         ("policy train", "no SpatialScore at"),
         ("policy train policy.prompts=nowhere.jsonl rewards.spatialscore=0 rewards.rules=1", "nowhere.jsonl"),
-        ("evaluate", "evaluation needs"),
+        ("evaluate", "no trained policy in"),
         ("ablation", "no SpatialScore at"),
         ("run policy.prompts=nowhere.jsonl", "nowhere.jsonl"),
     ],
@@ -111,8 +120,9 @@ def test_what_is_missing_is_found_before_ray_starts(
 ) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda *args, **options: pytest.fail("Ray was started"))
-    assert_one_message([*line.split(), f"run_dir={tmp_path}/nowhere"], capsys, expected)
-    assert list(tmp_path.iterdir()) == []
+    run = make_run(tmp_path / "run")
+    assert_one_message([*line.split(), f"run_dir={run.root}"], capsys, expected)
+    assert list(run.root.iterdir()) == [run.settings]
 
 
 @pytest.mark.ray
