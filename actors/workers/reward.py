@@ -154,7 +154,7 @@ def autoscaling_config(min_replicas: int, max_replicas: int, settings: ServingSe
 
 def application_name(reward: str, owner: str) -> str:
     """A reward's name in Serve. `owner`, a run directory, separates the rewards of two runs on one cluster."""
-    return f"{reward}-{hashlib.sha256(owner.encode()).hexdigest()[:8]}"
+    return f"{reward}-{hashlib.sha256(owner.encode(errors='surrogateescape')).hexdigest()[:8]}"
 
 
 def start_pool(settings: ServingSettings, model_dir: str, owner: str) -> RewardPool:
