@@ -14,6 +14,7 @@ import pyarrow.dataset as ds
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from actors.images import ImageError
 from actors.json_files import object_or_none
 from conf.flux import EMBEDDED
 from conf.load import settings_yaml
@@ -188,14 +189,19 @@ def _sample_pairs(folder: Path) -> list[SamplePair]:
     rows = ds.dataset(files, format="parquet")
     columns = ["kind", "prompt", "image_w", "image_l", "perturbations"]
     tables = [rows.head(SAMPLE_PAIRS, columns=columns, filter=pc.field("kind") == kind) for kind in get_args(PairKind)]
-    return [_sample_pair(row) for table in tables for row in table.to_pylist()]
+    pairs = (_sample_pair(row) for table in tables for row in table.to_pylist())
+    return [pair for pair in pairs if pair]
 
 
-def _sample_pair(row: JsonRow) -> SamplePair:
+def _sample_pair(row: JsonRow) -> SamplePair | None:
+    """The pair as the report shows it; None if an image cannot be read."""
     changes = tuple(
         f"{change['kind']}: {change['from']} → {change['to'] or 'nothing'}" for change in row["perturbations"]
     )
-    winner, loser = data_uri(row["image_w"]["bytes"]), data_uri(row["image_l"]["bytes"])
+    try:
+        winner, loser = data_uri(row["image_w"]["bytes"]), data_uri(row["image_l"]["bytes"])
+    except ImageError:
+        return None
     return SamplePair(row["kind"], row["prompt"], winner, loser, changes)
 
 

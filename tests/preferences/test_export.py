@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -64,3 +66,15 @@ def test_hpdv3_entries_have_the_preferred_path_first(preferences: Path, tmp_path
 def test_an_empty_split_is_a_user_error(preferences: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no pairs of split 'test'"):
         export_hpdv3(preferences, "test", tmp_path)
+
+
+@pytest.mark.parametrize("export", [export_hpdv3, export_pickapic])
+def test_an_image_that_cannot_be_read_is_a_user_error_that_names_the_pair(
+    preferences: Path, tmp_path: Path, export: Callable[[Path, str, Path], Path]
+) -> None:
+    table = pq.read_table(preferences / "train-00000.parquet")
+    rows = table.to_pylist()
+    rows[7]["image_l"]["bytes"] = b"GIF89a"
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), tmp_path / "train-00000.parquet")
+    with pytest.raises(UserError, match=f"pair {rows[7]['pair_id']} cannot be exported: the image is not a readable"):
+        export(tmp_path, "train", tmp_path / "out")

@@ -135,3 +135,13 @@ def test_the_learning_rate_rises_linearly_and_falls_along_a_cosine() -> None:
     assert rates[55] == pytest.approx(0.6e-3), "half of the way from lr to 0.2 lr"
     assert rates[-1] == pytest.approx(2e-4, rel=0.02)
     assert learning_rate(replace(settings, final_lr_fraction=1.0), 99, 100) == pytest.approx(1e-3)
+
+
+def test_a_rank_without_a_readable_pair_takes_part_with_a_gradient_of_zero(vlm_dir: Path) -> None:
+    settings = RewardSettings(batch_size=2, workers=1, loss="sampled", weight_decay=0.0)
+    fitter, metrics = RewardFitter(tiny_spatialscore(vlm_dir), settings, CPU), TrainMetrics()
+    before = fitter.state_dict()
+    result = fitter.optimizer_step([], 0, 40, metrics)
+    assert result.grad_norm == 0.0
+    assert all(torch.equal(before[name], value) for name, value in fitter.state_dict().items())
+    assert metrics == TrainMetrics()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -104,6 +105,33 @@ def test_training_survives_a_killed_worker_with_the_same_weights_and_the_model_i
         assert expected.read_bytes() == weights.read_bytes(), name
     rows = _metrics(disturbed)
     assert [(row["step"], row["loss"]) for row in rows] == [(row["step"], row["loss"]) for row in curve]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_fit_goes_on_without_unreadable_pairs_unless_they_are_many(ray_cluster: None, settings: Settings) -> None:
+    """With one pair a worker and step, an unreadable pair leaves a worker without any."""
+    tiny = replace(settings, reward=replace(settings.reward, batch_size=2, epochs=1, checkpoint_every=50, log_every=24))
+    file = run_paths(tiny).preferences / "1.parquet"
+    table = pq.read_table(file)
+
+    def damage(count: int) -> None:
+        rows = table.to_pylist()
+        for row in rows[:count]:
+            row["image_w"]["bytes"] = b"GIF89a"
+        pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), file)
+
+    damage(20)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"20 of 48 pairs cannot be read and are left out .*Repair or remove"):
+            train_reward(tiny, [].append)
+    assert not run_paths(tiny).reward_model.exists()
+    damage(2)
+    lines: list[str] = []
+    result = train_reward(tiny, lines.append)
+    assert (result.pairs, result.steps, result.unreadable) == (48, 24, 2)
+    assert np.isfinite(result.loss)
+    assert any("2 of 48 pairs cannot be read and are left out (" in line for line in lines)
 
 
 @pytest.mark.ray

@@ -6,6 +6,8 @@ import base64
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from actors.images import decode_image
@@ -80,6 +82,23 @@ def test_a_judge_behind_an_endpoint_orders_the_queue_and_casts_no_vote(
     assert "gpt-5 flagged some pairs" in adjudication
     assert "not flagged</th><td>38</td>" in adjudication
     assert "flagged" not in review
+
+
+def test_a_pair_that_cannot_be_read_gets_no_score_and_is_shown_first(run_dir: Path) -> None:
+    save_tiny_vlm(run_dir / "vlm")
+    tiny_spatialscore(run_dir / "vlm").save_pretrained(run_dir / "score")
+    settings = _settings(run_dir, f"serving.model={run_dir / 'score'}")
+    file = next((run_dir / "preferences").glob("*.parquet"))
+    table = pq.read_table(file)
+    rows = table.to_pylist()
+    rows[3]["image_w"]["bytes"], rows[5]["image_l"]["bytes"] = b"GIF89a", None
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), file)
+    lines: list[str] = []
+    scores = triage(settings, lines.append)
+    bad = {rows[3]["pair_id"], rows[5]["pair_id"]}
+    assert {name for name, margin in scores.margins.items() if margin is None} == bad
+    assert lines[-1].startswith("triage  2 of 40 pairs cannot be read")
+    assert set(_queue(settings)[:2]) == bad
 
 
 def test_spatialscore_orders_the_queue(run_dir: Path) -> None:

@@ -10,13 +10,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from actors.files import digest, write_file
-from actors.images import decode_image
+from actors.images import ImageError, decode_image
 from conf import UserError
-from pipelines.common.images import encode_jpeg
+from pipelines.common.images import encode_jpeg, encode_png
 
 _ROW_GROUP = 32  # rows in memory at a time
 
@@ -47,7 +48,8 @@ _PICKAPIC = pa.schema(
 def export_pickapic(preferences: Path, split: str, out: Path) -> Path:
     """Writes a split as `<split>.parquet` with the columns of Pick-a-Pic v2, and returns the file.
 
-    The id of a pair determines which image comes first. Raises UserError if the split is empty.
+    The id of a pair determines which image comes first. Raises UserError if the split is empty, or if an image cannot
+    be read.
     """
     counts = Counter(row["prompt"] for row in _rows(preferences, split, columns=["prompt"]))
     path, partial = out / f"{split}.parquet", out / f"{split}.parquet.partial"
@@ -63,7 +65,8 @@ def export_pickapic(preferences: Path, split: str, out: Path) -> Path:
 def export_hpdv3(preferences: Path, split: str, out: Path) -> Path:
     """Writes a split as `<split>.json` in the format of HPDv3, next to a folder of images, and returns the file.
 
-    `path1` is always the preferred image. Paths are relative to the file. Raises UserError if the split is empty.
+    `path1` is always the preferred image. Paths are relative to the file. Raises UserError if the split is empty, or if
+    an image cannot be read.
     """
     entries: list[dict[str, Any]] = []
     for row in _rows(preferences, split):
@@ -71,7 +74,7 @@ def export_hpdv3(preferences: Path, split: str, out: Path) -> Path:
         for side in ("w", "l"):
             image = row[f"image_{side}"]
             paths[side] = f"images/{digest(image['bytes'])[:24]}.png"
-            write_file(str(out / paths[side]), image["bytes"])
+            write_file(str(out / paths[side]), encode_png(_decode(image["bytes"], row["pair_id"])))
         votes = row["review"]["votes"]
         entries.append(
             {
@@ -109,7 +112,11 @@ def _pickapic(index: int, row: dict[str, Any], counts: Mapping[str, int]) -> dic
     sides: dict[str, Any] = {}
     for i, image in enumerate(images):
         preferred = float(i == loser_first)
-        sides |= {f"image_{i}_uid": digest(image["bytes"]), f"image_{i}_url": "", f"jpg_{i}": _jpeg(image["bytes"])}
+        sides |= {
+            f"image_{i}_uid": digest(image["bytes"]),
+            f"image_{i}_url": "",
+            f"jpg_{i}": _jpeg(image["bytes"], row["pair_id"]),
+        }
         sides |= {f"label_{i}": preferred, f"model_{i}": row["generator"]}
     return {
         **sides,
@@ -124,5 +131,12 @@ def _pickapic(index: int, row: dict[str, Any], counts: Mapping[str, int]) -> dic
     }
 
 
-def _jpeg(encoded: bytes) -> bytes:
-    return encode_jpeg(decode_image(encoded), quality=95)
+def _jpeg(encoded: bytes, pair_id: str) -> bytes:
+    return encode_jpeg(_decode(encoded, pair_id), quality=95)
+
+
+def _decode(encoded: bytes, pair_id: str) -> np.ndarray:
+    try:
+        return decode_image(encoded)
+    except ImageError as error:
+        raise UserError(f"pair {pair_id} cannot be exported: {error}. Repair or remove its row") from error

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from actors.files import write_file
+from actors.images import ImageError
 from actors.json_files import object_or_none
 from conf.settings import Settings
 from pipelines.common.charts import Bar, bar_chart
@@ -55,8 +56,8 @@ def report(settings: Settings) -> Path:
     for row in read_rows(paths.preferences):
         review = reviews.get(row["pair_id"])
         counts.add({**row, "review": vars(review)} if review else row, annotated=review is not None)
-        if counts.kinds[row["kind"]] <= SAMPLES:
-            samples.append(_sample(row))
+        if counts.kinds[row["kind"]] <= SAMPLES and (sample := _sample(row)):
+            samples.append(sample)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -127,7 +128,11 @@ def _rejected_by_build(manifest: Path) -> int | None:
     return rejected if isinstance(rejected, int) else None
 
 
-def _sample(row: Mapping[str, Any]) -> Sample:
+def _sample(row: Mapping[str, Any]) -> Sample | None:
+    """The pair as the page shows it; None if an image cannot be read."""
     edits = tuple(f"{edit['kind']}: {edit['from']} → {edit['to'] or 'nothing'}" for edit in row["perturbations"])
-    winner, loser = (data_uri(row[name]["bytes"]) for name in ("image_w", "image_l"))
+    try:
+        winner, loser = (data_uri(row[name]["bytes"]) for name in ("image_w", "image_l"))
+    except ImageError:
+        return None
     return Sample(row["kind"], row["prompt"], winner, loser, edits)
