@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from actors.files import write_file
+from actors.json_files import record_or_none
 from actors.spatialscore.config import ADAPTER_FILE, BACKBONE_FOLDER, HEAD_FILE
 from conf import UserError
 from conf.settings import Settings
@@ -27,10 +28,18 @@ class SanityCheck:
     finding: str = ""  # what was measured, as a sentence
 
 
+@dataclass(frozen=True)
+class SanityReport:
+    """The content of the file."""
+
+    weights: str  # digest of the weights that were checked
+    checks: list[SanityCheck]
+
+
 def write_sanity_report(settings: Settings, checks: Sequence[SanityCheck]) -> None:
     """Writes the checks, with the digest of the weights that were checked."""
-    report = {"weights": weights_digest(spatialscore_folder(settings)), "checks": [asdict(check) for check in checks]}
-    write_file(str(run_paths(settings).sanity_checks), json.dumps(report, indent=2).encode())
+    report = SanityReport(weights_digest(spatialscore_folder(settings)), list(checks))
+    write_file(str(run_paths(settings).sanity_checks), json.dumps(asdict(report), indent=2).encode())
 
 
 def require_passed(settings: Settings) -> None:
@@ -58,12 +67,8 @@ def require_passed(settings: Settings) -> None:
 
 def _read_checks(report: Path, model: Path) -> tuple[SanityCheck, ...]:
     """The checks in a report if they were made on the model's weights; else none."""
-    if not report.is_file():
-        return ()
-    content = json.loads(report.read_text())
-    if content["weights"] != weights_digest(model):
-        return ()
-    return tuple(SanityCheck(**check) for check in content["checks"])
+    content = record_or_none(str(report), SanityReport)
+    return tuple(content.checks) if content and content.weights == weights_digest(model) else ()
 
 
 def weights_digest(model: Path) -> str:

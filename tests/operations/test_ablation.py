@@ -93,6 +93,11 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     ):
         run_ablation(shorter, lambda line: None, train)
     assert len(trained) == 1
+    outcome = run_paths(settings).ablation_run("cps", 1).outcome
+    for number, damaged in enumerate([outcome.read_bytes()[:-9], b"[]", b'{"settings": {}, "evaluations": [1]}'], 2):
+        outcome.write_bytes(damaged)
+        run_ablation(settings, lambda line: None, train)
+        assert len(trained) == number
 
 
 def test_a_large_model_is_refused_because_no_checker_judges_it(tmp_path: Path) -> None:

@@ -50,6 +50,13 @@ def test_a_checked_model_may_train_the_policy_of_its_run_and_of_other_runs(setti
     assert [check["name"] for check in report["checks"]] == ["mirror"]
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"weights": 1, "checks": []}', '{"weights": "x", "checks": [1]}'])
+def test_a_damaged_report_does_not_count(content: str, settings: Settings) -> None:
+    run_paths(settings).sanity_checks.write_text(content)
+    with pytest.raises(UserError, match="were not run"):
+        require_passed(settings)
+
+
 def test_a_check_does_not_count_for_other_weights(settings: Settings) -> None:
     write_sanity_report(settings, [PASSED])
     head = run_paths(settings).reward_model / "head.safetensors"

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from actors.files import write_file
+from actors.json_files import record_or_none
 from conf import Settings, SettingsError, dump, load
 from conf.ablation import VARIANTS
 from conf.flux import EMBEDDED
@@ -23,6 +24,14 @@ from pipelines.policy.train import PolicyResult, run_policy
 
 Log = Callable[[str], None]
 Train = Callable[[Settings, Log], PolicyResult]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The content of a finished run's file."""
+
+    settings: dict[str, object]
+    evaluations: list[EvaluationRow]
 
 
 @dataclass(frozen=True)
@@ -69,15 +78,15 @@ class AblationRun:
         Raises SettingsError, with every difference, if the run was made with settings other than the current ones.
         (An unfinished run with other settings is refused when it is resumed from its checkpoint.)
         """
-        if not self.outcome.exists():
+        outcome = record_or_none(str(self.outcome), Outcome)  # a run whose outcome is damaged ends again
+        if outcome is None:
             return ()
-        content = json.loads(self.outcome.read_text())
-        if changed := _differences(content["settings"], self.identity()):
+        if changed := _differences(outcome.settings, self.identity()):
             raise SettingsError(
                 f"{self.outcome} was made with other settings than this ablation's: {'; '.join(changed)}. Remove "
                 f"{self.outcome.parent}, or choose another run_dir"
             )
-        return tuple(EvaluationRow(**row) for row in content["evaluations"])
+        return tuple(outcome.evaluations)
 
 
 def _differences(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ from pipelines.preferences.dataset.schema import SCHEMA_VERSION
 
 CHECKSUMS = "SHA256SUMS"
 """File of a version's folder, with one line `<sha256>  <path>` for each file."""
+_SUM = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
 def verify(version: str, log: Callable[[str], None]) -> None:
@@ -28,9 +30,8 @@ def verify(version: str, log: Callable[[str], None]) -> None:
             f"reward.pairs must be a published version, with {CHECKSUMS} next to {PUBLISHED_DATA}/, got {version}: set "
             "it to a folder that `spatialt2i preferences publish` wrote"
         )
-    lines = [line.split("  ", 1) for line in read_file(sums).decode().splitlines()]
     prefix, data = f"{PUBLISHED_DATA}/", published_data(version)
-    expected = {path.removeprefix(prefix): digest for digest, path in lines if path.startswith(prefix)}
+    expected = {path.removeprefix(prefix): digest for path, digest in _read_sums(sums) if path.startswith(prefix)}
     found = {name for name in list_folder(data) if name.endswith(".parquet")}
     if not expected or found != expected.keys():
         differing = sorted(found ^ expected.keys())
@@ -41,6 +42,20 @@ def verify(version: str, log: Callable[[str], None]) -> None:
     for number, name in enumerate(sorted(expected), start=1):
         _verify_file(join(data, name), expected[name])
         log(f"pairs  verified file {number}/{len(expected)} of {version}")
+
+
+def _read_sums(location: str) -> list[tuple[str, str]]:
+    """Path and SHA-256 of each file. Raises UserError if the file is not what `sha256sum` reads."""
+    text = read_file(location).decode(errors="replace").removeprefix("\ufeff")
+    sums: list[tuple[str, str]] = []
+    for line in filter(str.strip, text.split("\n")):
+        match = _SUM.fullmatch(line.removesuffix("\r"))
+        if match is None:
+            raise UserError(
+                f"{location} must have lines `<sha256>  <path>`, got {line[:80]!r}: download or publish it again"
+            )
+        sums.append((match[2], match[1]))
+    return sums
 
 
 def _verify_file(location: str, expected: str) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import ray
 
 from actors.files import write_file
+from actors.json_files import record_or_none
 from actors.services.budget import BudgetTracker, LocalBudget
 from actors.services.keys import Key, key_of
 from actors.worker_setup import actor_options, init_worker
@@ -144,8 +145,8 @@ def _judge_chunks(actor: Any, folder: Path, count: int, chunk: int, progress: Pr
     for start in range(0, count, chunk):
         stop = min(count, start + chunk)
         file = folder / f"{start:06d}-{stop:06d}.json"
-        if file.exists():
-            parts.append(_read(file))
+        if saved := _read(file, stop - start):
+            parts.append(saved)
             continue
         predictions: PairPredictions = ray.get(actor.judge.remote(start, stop))
         _write(file, predictions)
@@ -159,9 +160,20 @@ def _write(file: Path, predictions: PairPredictions) -> None:
     write_file(str(file), json.dumps(content).encode())
 
 
-def _read(file: Path) -> PairPredictions:
-    content = json.loads(file.read_text())
-    return PairPredictions(np.array(content["margin"], np.float32), np.array(content["truncated"], bool))
+@dataclass(frozen=True)
+class SavedPredictions:
+    """The content of a chunk's file."""
+
+    margin: list[float]
+    truncated: list[bool]
+
+
+def _read(file: Path, count: int) -> PairPredictions | None:
+    """The saved predictions of a chunk of `count` pairs; None if there are none, or if they are damaged."""
+    saved = record_or_none(str(file), SavedPredictions)
+    if saved is None or not len(saved.margin) == len(saved.truncated) == count:
+        return None
+    return PairPredictions(np.array(saved.margin, np.float32), np.array(saved.truncated, bool))
 
 
 def _actor_options(name: str, cfg: BaselinesSettings) -> dict[str, Any]:

@@ -158,6 +158,10 @@ def test_a_changed_version_is_refused_by_stage_2(run_dir: Path, decided: dict[st
     sums.write_text(sums.read_text().replace(before, after))
     with pytest.raises(UserError, match="schema version 1, got 0: publish"):
         verify(str(folder), lines.append)
+    for damaged in ("no digest", "0" * 64, sums.read_text()[:80]):
+        sums.write_text(damaged)
+        with pytest.raises(UserError, match=r"must have lines `<sha256>  <path>`|exactly the files"):
+            verify(str(folder), lines.append)
     with pytest.raises(UserError, match="must be a published version"):
         verify(str(run_dir / "preferences"), lines.append)
 
