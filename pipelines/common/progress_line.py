@@ -17,7 +17,7 @@ from pipelines.common import terminal
 
 PERIOD_S = 10.0
 """Seconds without a line after which one is printed."""
-REDRAW_S = 0.5
+REWRITE_S = 0.5
 """Seconds between two states of a line on a terminal."""
 CLEAR_LINE = "\r\x1b[2K"
 MIN_RATE_S = 2.0
@@ -114,13 +114,13 @@ class ProgressLine:
             self._printed = time.monotonic()
 
     def _repeat(self) -> None:
-        while not self._ended.wait(min(REDRAW_S, self._period_s / 2)):
+        while not self._ended.wait(min(REWRITE_S, self._period_s / 2)):
             text = self._state()  # also if no line is due: a state measures its rate
             if self._is_due():
                 self._show(text)
 
     def _is_due(self) -> bool:
-        return time.monotonic() - self._printed >= (REDRAW_S if self._open else self._period_s)
+        return time.monotonic() - self._printed >= (REWRITE_S if self._open else self._period_s)
 
     def _show(self, text: str) -> None:
         line = f"{self._title}  {text}"
