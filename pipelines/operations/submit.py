@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 from conf import UserError
 from conf.operations import SubmitSettings
+from pipelines.common import interrupt
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as in shells."""
 FORWARDED = ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY")
 """Environment variables that a job inherits. Secrets are not among them: nodes get those from Kubernetes."""
 
@@ -42,7 +41,7 @@ def submit(settings: SubmitSettings) -> int:
             print(f"job {job} keeps running")
             print(f"follow its log: ray job logs --follow {target}")
             print(f"stop it:        ray job stop {target}")
-        return INTERRUPTED
+        return interrupt.exit_code()
     return exit_code(client, job)
 
 
