@@ -11,10 +11,13 @@ def run(settings: Settings) -> None:
     from pipelines.common.ray_session import ray_session
     from pipelines.common.run_folder import driving
     from pipelines.operations.run import run_pipeline
+    from pipelines.policy.checkpoint import claim_checkpoints
 
     check_prompts(settings)
-    with driving(settings, "preferences", "reward", "policy", "evaluation"), ray_session(settings):
-        run_pipeline(settings)
+    with driving(settings, "preferences", "reward", "policy", "evaluation"):
+        claim_checkpoints(settings)
+        with ray_session(settings):
+            run_pipeline(settings)
 
 
 def submit(settings: Settings) -> None:

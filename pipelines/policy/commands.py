@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from actors.folders import require_replaceable
 from conf import Settings
 from pipelines.common.paths import run_paths
 from pipelines.common.progress_line import clock
 from pipelines.common.ray_session import ray_session
 from pipelines.common.run_folder import driving, writing
+from pipelines.policy.checkpoint import claim_checkpoints
 from pipelines.policy.export import export_chosen
 from pipelines.policy.sample import sample_images
 from pipelines.policy.train import check_files, check_spatialscore, run_policy
@@ -20,8 +22,10 @@ def train(settings: Settings) -> None:
     if version := finished_version(settings):
         print(f"nothing left to do: version {version} is trained and exported to {run_paths(settings).export}")
         return
-    with driving(settings, "policy"), ray_session(settings):
-        result = run_policy(settings)
+    with driving(settings, "policy"):
+        claim_checkpoints(settings)
+        with ray_session(settings):
+            result = run_policy(settings)
     print(
         f"policy version {result.version} after {clock(result.training_seconds)} of training. LoRA for diffusers: "
         f"{result.export}"
@@ -30,6 +34,8 @@ def train(settings: Settings) -> None:
 
 def export(settings: Settings) -> None:
     """Exports the LoRA of the version that `export.version` names."""
+    if settings.export.merged:
+        require_replaceable(run_paths(settings).merged)
     with writing(settings):
         paths = export_chosen(settings)
     print(f"wrote {paths.export}")

@@ -14,7 +14,7 @@ from ray.actor import ActorHandle
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from actors.folders import write_folder
+from actors.folders import require_replaceable, write_folder
 from actors.worker_setup import actor_options
 from conf.flux import EMBEDDED
 from conf.settings import Settings
@@ -51,9 +51,11 @@ def train_reward(settings: Settings, log: Callable[[str], None] = print) -> Rewa
     Writes <run_dir>/reward/model. `log` takes lines of progress. An interrupted run with the same settings and pairs
     resumes from its last checkpoint, and ends with the same weights as an undisturbed one. Ray must be initialized.
     Raises UserError if there are no training pairs, if too many of them cannot be read, or if a published version is
-    damaged, SettingsError if the pairs do not fill one batch.
+    damaged, SettingsError if the pairs do not fill one batch. UserError, too, if the folder of the model holds files of
+    others only.
     """
     start, reward, paths = time.monotonic(), settings.reward, run_paths(settings)
+    require_replaceable(paths.reward_model)
     if reward.pairs:
         verify(reward.pairs, log)
     sampler = make_sampler(pairs_location(settings), reward.batch_size, reward.epochs, reward.shuffle_rows, reward.seed)
@@ -91,9 +93,15 @@ def _make_job(settings: Settings, sampler: PairSampler, paths: RunPaths) -> Work
 def _fit(job: WorkerJob, paths: RunPaths, log: Callable[[str], None]) -> Result:
     """Runs the workers to the end of the fit, and restarts them after failures."""
     paths.reward.mkdir(parents=True, exist_ok=True)
-    with ProgressLine("reward", log) as progress, relay_lines(progress.log) as lines:
+    with ProgressLine("reward", log) as progress:
+
+        def show(line: str) -> None:
+            progress.log(line)
+            progress.wait("fitting: since the last line")
+
         progress.phase(f"fitting SpatialScore, {job.sampler.steps} optimizer steps: starting the workers")
-        return _trainer(job, lines, paths.reward).fit()
+        with relay_lines(show) as lines:
+            return _trainer(job, lines, paths.reward).fit()
 
 
 def _trainer(job: WorkerJob, lines: ActorHandle[Any], storage: Path) -> TorchTrainer:
