@@ -1,4 +1,4 @@
-"""Every stage's writer under faults. `python -m tests.support.faults FAULT FOLDER` prints what happened.
+"""Every stage's writer under faults. `python -m tests.support.faults FOLDER FAULT…` prints what happened.
 
 Each writer makes version 1, then version 2 under the fault, and, once the fault is gone, version 2 again. The faults of
 a disk need a small disk that is mounted at FOLDER: start the program in a namespace of its own, by `unshare -Urm`.
@@ -201,6 +201,7 @@ def _killed(writer: Writer, root: Path) -> str:
 
     child = os.fork()
     if not child:
+        signal.alarm(60)  # a lock of another thread may be held for ever in a forked process
         known = files.file_system
         files.file_system = lambda location: (_KillBeforeMove(known(location)[0]), known(location)[1])
         Path.rename = Path.replace = _kill_me  # type: ignore[method-assign,assignment]
@@ -244,9 +245,8 @@ def run_stage(writer: Writer, fault: Fault, disk: Path, root: Path) -> Outcome:
     return Outcome(message, unchanged, leftovers, set(_snapshot(root)) >= set(before))
 
 
-def main(fault: Any, disk: Path) -> dict[str, dict[str, Any]]:
+def run_stages(fault: Any, disk: Path) -> dict[str, dict[str, Any]]:
     """Stage -> outcome."""
-    os.environ["TQDM_DISABLE"] = "1"
     if fault in ("full", "read-only"):
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(disk)], check=True)
     return {
@@ -256,5 +256,11 @@ def main(fault: Any, disk: Path) -> dict[str, dict[str, Any]]:
 
 
 if __name__ == "__main__":
+    os.environ["TQDM_DISABLE"] = "1"
     terminal, sys.stdout = sys.stdout, io.StringIO()
-    print(json.dumps(main(sys.argv[1], Path(sys.argv[2]))), file=terminal)
+    outcomes: dict[str, dict[str, dict[str, Any]]] = {}
+    for fault in sys.argv[2:]:
+        folder = Path(sys.argv[1]) / fault
+        folder.mkdir()
+        outcomes[fault] = run_stages(fault, folder)
+    print(json.dumps(outcomes), file=terminal)
