@@ -82,8 +82,12 @@ class ProgressLine:
 
     def phase(self, text: str) -> None:
         """Says at once what is done now, such as "loading the models". It is repeated with its seconds."""
-        self._state = _waiting(text)
+        self.wait(text)
         self._show(text)
+
+    def wait(self, text: str) -> None:
+        """Sets what is done now. It is said, with its seconds, when a line is due."""
+        self._state = _waiting(text)
 
     def follow(self, state: Callable[[], str]) -> None:
         """Takes the text from `state` whenever a line is due. While it is "", the phase stays.
