@@ -107,7 +107,8 @@ def _run_word(action: Action, word: str) -> str:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is a run directory: a stage has started there."""
-    return any(_exists(path) for path in _marks(RunPaths(folder)))
+    paths = RunPaths(folder)
+    return any(_exists(path) for path in _marks(paths)) or next(_own_pairs(paths), None) is not None
 
 
 def known_runs(preset: str = "", parent: str = RUNS) -> list[Path]:
@@ -162,6 +163,11 @@ def _marks(paths: RunPaths) -> Iterator[Path]:
     yield paths.reward_model
     yield paths.checkpoints
     yield paths.export
+
+
+def _own_pairs(paths: RunPaths) -> Iterator[Path]:
+    """The parquet files of pairs, which a user may have put there."""
+    return paths.preferences.glob("*.parquet") if _exists(paths.preferences) else iter(())
 
 
 def _last_write(folder: Path) -> float:

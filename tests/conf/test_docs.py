@@ -50,6 +50,7 @@ def test_a_shown_command_is_understood_after_the_demo(
     words = shlex.split(command.replace("/shared/", f"{tmp_path}/shared/"))
     words = [word for word in words if not word.endswith("://")]  # the rest of an address is a placeholder
     named = [word.removeprefix("run_dir=") for word in words if word.startswith("run_dir=")]
+    named += [word for word in words if word.startswith(("runs/", f"{tmp_path}/shared/"))]
     for folder in named:
         make_run(tmp_path / folder, overrides=["policy.seed=3"])
     action, settings = parse_settings(words)
