@@ -143,7 +143,7 @@ def test_large_images_reach_the_replica_scaled_down() -> None:
 
 def test_slow_and_endless_bodies_get_a_deadline_and_hold_no_place() -> None:
     """One place, and forty bodies that never end: a good request is answered meanwhile."""
-    service = _service(places=1, body_seconds=1.0, silent_seconds=0.4)
+    service = _service(places=1, body_seconds=2.5, silent_seconds=0.4)
 
     async def silent() -> AsyncIterator[bytes]:
         yield b'{"images": ['
@@ -161,11 +161,13 @@ def test_slow_and_endless_bodies_get_a_deadline_and_hold_no_place() -> None:
         await asyncio.sleep(0.1)
         assert (await service.answer(_request(GOOD))).mu.tolist() == [1.5]
         assert not any(task.done() for task in slow)
+        await asyncio.sleep(1.2)
+        assert [task.done() for task in slow] == [True, False] * 20  # silent, trickle
         return await asyncio.wait_for(asyncio.gather(*slow, return_exceptions=True), 20)
 
     for refused in asyncio.run(attack()):
         assert isinstance(refused, Refused) and refused.status == 408
-        assert "must arrive within 1 s" in refused.reason
+        assert "must arrive within 2.5 s" in refused.reason
     assert service._bodies.amount == 0
 
 
