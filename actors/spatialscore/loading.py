@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -14,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2_5_VLForCo
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from actors.json_files import read_record
 from actors.spatialscore.config import (
     ADAPTER_FILE,
     BACKBONE_FOLDER,
@@ -52,11 +52,14 @@ def build(config: SpatialScoreConfig, *, gradient_checkpointing: bool = False) -
 
 
 def read_config(path: Path | str) -> SpatialScoreConfig:
-    """The configuration in a SpatialScore directory. Raises FileNotFoundError if `path` is none."""
+    """The configuration in a SpatialScore directory.
+
+    Raises FileNotFoundError if `path` is none, and JsonError, a ValueError, if the configuration is damaged.
+    """
     file = Path(path) / CONFIG_FILE
     if not file.is_file():
         raise FileNotFoundError(f"{path} is not a SpatialScore directory: it has no {CONFIG_FILE}")
-    return SpatialScoreConfig(**json.loads(file.read_text()))
+    return read_record(str(file), SpatialScoreConfig)
 
 
 def load(path: Path | str, *, device: str = "cpu", trainable: bool = False) -> SpatialScore:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from actors.json_files import JsonError, read_record
 from actors.spatialscore.config import CONFIG_FILE, SpatialScoreConfig
 from conf import UserError
 from conf.flux import EMBEDDED
@@ -17,10 +18,14 @@ if TYPE_CHECKING:  # torch, which finding the model does not need
 
 
 def served_model(settings: Settings) -> str:
-    """The SpatialScore directory that a reward pool loads. Raises UserError if there is none."""
+    """The SpatialScore directory that a reward pool loads. Raises UserError if there is none, or if it is damaged."""
     path = spatialscore_folder(settings)
     if not (path / CONFIG_FILE).is_file():
         raise UserError(f"no SpatialScore at {path}: run `spatialt2i reward train` first, or set serving.model")
+    try:
+        read_record(str(path / CONFIG_FILE), SpatialScoreConfig)
+    except JsonError as error:
+        raise UserError(f"{error}: train or copy the model again, or set serving.model to another one") from error
     return str(path)
 
 

@@ -61,7 +61,7 @@ def test_a_folder_is_scored_in_order_and_an_interrupted_call_resumes(ray_cluster
     assert len(list((tmp_path / "scores.parquet.parts").iterdir())) == 1
     lines: list[str] = []
     result = score_images(settings, lines.append)
-    assert "score 5/5 images" in lines[-1], "the first chunk is not scored again"
+    assert "score  5/5 images" in lines[-1], "the first chunk is not scored again"
     scored = pq.read_table(tmp_path / "scores.parquet").to_pylist()
     assert [(row["image"], row["prompt"]) for row in scored] == list(zip(names, prompts, strict=True))
     errors = {2: "no such image", 4: "not a readable PNG, JPEG or WEBP", 8: "blank"}
@@ -176,8 +176,19 @@ def test_missing_input_is_a_user_error(tmp_path: Path) -> None:
         read_requests("")
     with pytest.raises(UserError, match="no image folder"):
         image_folder(str(tmp_path / "absent"))
+    settings = _settings(tmp_path)
     with pytest.raises(UserError, match="run `spatialt2i reward train` first"):
-        score_images(_settings(tmp_path))
+        score_images(settings)
+    config = run_paths(settings).reward_model / "spatialscore.json"
+    config.parent.mkdir(parents=True)
+    for content, reason in (
+        ("[", "is damaged"),
+        ('{"model": 1, "pixels": 64}', "model: Input"),
+        ('{"a": 1}', "unknown keys"),
+    ):
+        config.write_text(content)
+        with pytest.raises(UserError, match=f"spatialscore.json .*{reason}.*train or copy the model again"):
+            score_images(settings)
 
 
 def test_the_command_takes_its_words_in_any_order() -> None:
