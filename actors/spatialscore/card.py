@@ -26,7 +26,7 @@ tags:
 A reward model for text-to-image generation. It scores how well an image shows the spatial relations of its prompt.
 Higher is better. Compare scores of images of the same prompt only. sigma is the standard deviation that the model
 predicts for its score.
-
+{scope}
 ```python
 from actors.spatialscore import SpatialScorer  # package spatialt2i
 
@@ -48,6 +48,14 @@ restrictive (that of Qwen2.5-VL-3B, for example, excludes commercial use).
 """
 
 
+SMALL_VOCABULARY = 1000
+"""Tokens below which a backbone is one of the small models of the scenes world."""
+_SMALL_SCOPE = """
+This is a small model of one renderer. Its tokenizer has {tokens} tokens, and it has seen rendered scenes of coloured
+shapes only. Its scores of other images and prompts mean nothing.
+"""
+
+
 @dataclass(frozen=True)
 class TrainingInfo:
     """How a SpatialScore was trained. Empty fields are unknown."""
@@ -60,8 +68,11 @@ class TrainingInfo:
 NO_TRAINING_INFO = TrainingInfo()
 
 
-def model_card(config: SpatialScoreConfig, training: TrainingInfo) -> str:
-    """The text of the card. A backbone in a local folder is shown by the folder's name, without its path."""
+def model_card(config: SpatialScoreConfig, training: TrainingInfo, tokens: int) -> str:
+    """The text of the card. A backbone in a local folder is shown by the folder's name, without its path.
+
+    `tokens`: size of the tokenizer. The card of a small model says what it does not know.
+    """
     is_local = Path(config.model).is_dir()
     base = Path(config.model).name if is_local else config.model
     lora = f"rank {config.lora_rank}, alpha {config.lora_alpha}, {'merged' if config.merged else 'separate'}"
@@ -79,6 +90,7 @@ def model_card(config: SpatialScoreConfig, training: TrainingInfo) -> str:
     if training.pairs:
         rows.append(("training", f"{training.pairs} pairs, {training.steps} optimizer steps"))
     return _CARD.format(
+        scope=_SMALL_SCOPE.format(tokens=tokens) if tokens < SMALL_VOCABULARY else "",
         base_model="" if is_local else f"base_model: {base}\n",
         rows="\n".join(f"| {name} | {value} |" for name, value in rows),
     )

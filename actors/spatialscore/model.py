@@ -134,7 +134,7 @@ class SpatialScore(nn.Module):
         if include_backbone and not self.config.merged:
             _copy_frozen_backbone(self.config, path / BACKBONE_FOLDER)
         (path / CONFIG_FILE).write_text(json.dumps({**asdict(self.config), "model": source}, indent=2) + "\n")
-        (path / CARD_FILE).write_text(model_card(self.config, training))
+        (path / CARD_FILE).write_text(model_card(self.config, training, len(self.tokenizer)))
 
     def _save_merged_backbone(self, path: Path) -> None:
         self.vlm.save_pretrained(path)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from actors.spatialscore import SpatialScorer, load
-from actors.spatialscore.card import CARD_FILE, TrainingInfo, with_accuracy
+from actors.spatialscore.card import CARD_FILE, NO_TRAINING_INFO, TrainingInfo, model_card, with_accuracy
 from conf import load as load_settings
 from pipelines.reward.merge import write_merged
 from pipelines.reward.sanity_report import weights_digest
@@ -41,6 +41,8 @@ def test_the_card_shows_the_training_and_no_local_path(tmp_path: Path) -> None:
     model = tiny_spatialscore(tmp_path / "vlm")
     model.save_pretrained(tmp_path / "model", include_backbone=True, training=TrainingInfo("bt", 8000, 500))
     card = (tmp_path / "model" / CARD_FILE).read_text()
+    small = "a small model of one renderer. Its tokenizer has"
+    assert small in card and small not in model_card(model.config, NO_TRAINING_INFO, tokens=151_665)
     assert card.startswith("---\nlicense: apache-2.0\n")
     for fact in ("vlm, float32", "rank 32, alpha 64, separate", "`bt`", "8000 pairs, 500 optimizer steps"):
         assert fact in card
