@@ -57,8 +57,9 @@ class FluxSettings(Section):
     )
     """Linear layers with a LoRA. The default adapts the text stream and the attention to it."""
 
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass to save memory."""
+    checkpoint_every: int = field(default=0, metadata=at_least(0))
+    """Activation checkpointing: every n-th transformer block is computed again in the backward pass, to save memory.
+    1: all blocks. 0: none, the fastest."""
 
     vae_decoding: Literal["batch", "sliced", "tiled"] = "batch"
     """Decode images together, one by one (sliced), or in tiles (tiled, for more than 1024 pixels)."""

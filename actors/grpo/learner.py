@@ -74,6 +74,7 @@ class GrpoLearner:
             raise ValueError(
                 f"one trajectory for each kept sample is needed, got {len(trajectories)} and {len(advantages.kept)}"
             )
+        conditioning = conditioning.to(self.policy.device)  # once, and not for each of the group's forward passes
         on_policy = self._weights_unchanged and all(row.policy_version == self.version for row in trajectories)
         batches = self._replay_batches(trajectories, advantages.values, self.settings.learner.replay_batch)
         self._passes.add((partial(self._replay, batch, conditioning, on_policy) for batch in batches), conditioning)

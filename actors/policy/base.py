@@ -15,10 +15,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from peft.utils import get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from actors.policy.lora import add_lora, lora_parameters
+from actors.policy.checkpointing import checkpoint_blocks, compile_blocks
+from actors.policy.lora import adapter_key, add_lora, lora_parameters
 from actors.policy.schedule import shifted_sigmas
 from actors.types import Conditioning
 from conf.flux import FluxSettings
@@ -27,6 +28,14 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 ConditioningBatch = Any
 """The conditioning of all rows of a batch, in the family's own type: from `batch_conditioning`, for `velocity`."""
+
+
+def stack_rows(rows: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """Stacks one tensor for each row on `device`. If all rows are one tensor, it is moved once and repeated there."""
+    if all(row is rows[0] for row in rows):
+        # Contiguous, because a matmul of an expanded tensor rounds differently in bfloat16.
+        return rows[0].to(device).expand(len(rows), *rows[0].shape).contiguous()
+    return torch.stack(list(rows)).to(device)
 
 
 class Policy(ABC):
@@ -44,11 +53,14 @@ class Policy(ABC):
         self.transformer = pipeline.transformer
         self.transformer.requires_grad_(False)
         self.transformer.eval()
+        self.dtype: torch.dtype = self.transformer.dtype  # of the frozen base; the LoRA is always float32
         add_lora(self.transformer, settings, seed)
-        if settings.gradient_checkpointing:
-            self.transformer.enable_gradient_checkpointing()
+        # Found once, because each search visits the thousands of modules of a large transformer.
+        self._lora = lora_parameters(self.transformer)
+        self._lora_layers = [module for module in self.transformer.modules() if isinstance(module, BaseTunerLayer)]
+        checkpoint_blocks(self.transformer, settings.checkpoint_every)
         if settings.compile:
-            self.transformer.compile_repeated_blocks()
+            compile_blocks(self.transformer)
         self.image_tokens = (settings.height // 16) * (settings.width // 16)  # S
         if pipeline.vae is not None and settings.vae_decoding != "batch":
             pipeline.vae.enable_slicing()
@@ -79,12 +91,7 @@ class Policy(ABC):
     @property
     def device(self) -> torch.device:
         """The device of the transformer."""
-        return self.transformer.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the frozen base. The LoRA is always float32."""
-        return self.transformer.dtype
+        return next(iter(self._lora.values())).device
 
     # --- what a family defines --------------------------------------------------------------------------------------
 
@@ -152,20 +159,24 @@ class Policy(ABC):
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The LoRA's parameters by their names in the transformer, in module order."""
-        return lora_parameters(self.transformer)
+        return self._lora
 
     @contextmanager
     def base(self) -> Generator[None]:
         """Context in which the policy is its frozen base model: the LoRA is off."""
-        self.transformer.disable_adapters()
+        self._enable_lora(False)
         try:
             yield
         finally:
-            self.transformer.enable_adapters()
+            self._enable_lora(True)
+
+    def _enable_lora(self, enabled: bool) -> None:
+        for layer in self._lora_layers:
+            layer.enable_adapters(enabled)
 
     def lora_state(self) -> dict[str, torch.Tensor]:
         """The LoRA by diffusers' adapter keys, e.g. `transformer_blocks.0.attn.to_q.lora_A.weight`; not copied."""
-        return {key: value.detach() for key, value in get_peft_model_state_dict(self.transformer).items()}
+        return {adapter_key(name): parameter.detach() for name, parameter in self._lora.items()}
 
     @torch.no_grad()
     def load_lora(self, state: Mapping[str, torch.Tensor] | Mapping[str, np.ndarray]) -> None:

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 
-from actors.policy.base import Policy
+from actors.policy.base import Policy, stack_rows
 from actors.types import Conditioning
 from conf.flux import FluxSettings
 
@@ -66,8 +66,8 @@ class FluxPolicy(Policy):
             guidance = torch.full((len(conditioning),), self.settings.guidance, device=self.device)
         pooled = [cast(torch.Tensor, row.pooled_embeds) for row in conditioning]
         return FluxConditioning(
-            torch.stack([row.prompt_embeds for row in conditioning]).to(self.device),
-            torch.stack(pooled).to(self.device),
+            stack_rows([row.prompt_embeds for row in conditioning], self.device),
+            stack_rows(pooled, self.device),
             guidance,
         )
 

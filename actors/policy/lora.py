@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from actors.folders import set_usual_permissions
+from actors.policy.lora_layer import BaseDtypeLinear
 from conf.flux import FluxSettings
 from conf.partial import partial_path
 
@@ -38,13 +39,19 @@ def match_targets(transformer: nn.Module, targets: Sequence[str]) -> list[str]:
 
 
 def add_lora(transformer: Any, settings: FluxSettings, seed: int) -> None:
-    """Adds one float32 LoRA. A ~ N(0, 1/rank) is drawn from `seed`, and B = 0, so the policy starts as its base."""
+    """Adds one float32 LoRA. A ~ N(0, 1/rank) is drawn from `seed`, and B = 0, so the policy starts as its base.
+
+    On a base of another dtype the LoRA's products are computed in that dtype (actors/policy/lora_layer.py).
+    """
     config = LoraConfig(
         r=settings.lora_rank,
         lora_alpha=settings.lora_alpha,
         init_lora_weights="gaussian",
         target_modules=match_targets(transformer, settings.lora_targets),
     )
+    if transformer.dtype != torch.float32:
+        # peft documents this method for custom layers, as an experimental one
+        config._register_custom_module({nn.Linear: BaseDtypeLinear})  # pyright: ignore[reportPrivateUsage]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         transformer.add_adapter(config)
@@ -55,6 +62,11 @@ def add_lora(transformer: Any, settings: FluxSettings, seed: int) -> None:
 def lora_parameters(transformer: nn.Module) -> dict[str, nn.Parameter]:
     """LoRA parameters by name, in module order."""
     return {name: parameter for name, parameter in transformer.named_parameters() if "lora_" in name}
+
+
+def adapter_key(name: str) -> str:
+    """A LoRA parameter's name in the transformer -> its key in diffusers' files, which leave out the adapter's name."""
+    return name.replace(".default.", ".")
 
 
 def save_lora(state: Mapping[str, torch.Tensor], settings: FluxSettings, directory: Path) -> Path:

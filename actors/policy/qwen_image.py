@@ -13,7 +13,7 @@ import torch
 from diffusers.pipelines.qwenimage.pipeline_qwenimage import QwenImagePipeline
 from torch.nn.utils.rnn import pad_sequence
 
-from actors.policy.base import Policy
+from actors.policy.base import Policy, stack_rows
 from actors.types import Conditioning
 from conf.flux import FluxSettings
 
@@ -60,6 +60,8 @@ class QwenImagePolicy(Policy):
     def batch_conditioning(self, conditioning: Sequence[Conditioning]) -> QwenConditioning:
         """See Policy."""
         texts = [row.prompt_embeds for row in conditioning]
+        if all(text is texts[0] for text in texts):
+            return QwenConditioning(stack_rows(texts, self.device), None)
         embeds = pad_sequence(texts, batch_first=True).to(self.device)
         lengths = torch.tensor([len(text) for text in texts], device=self.device)
         mask = torch.arange(embeds.shape[1], device=self.device) < lengths[:, None]

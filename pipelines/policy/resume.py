@@ -32,7 +32,7 @@ RESUME_MAY_CHANGE = (
     "policy.sampling.batch",
     "policy.algorithm.ratio_tolerance",
     "flux.text_encoders_on_cpu",
-    "flux.gradient_checkpointing",
+    "flux.checkpoint_every",
     "flux.vae_decoding",
     "flux.compile",
 )

@@ -23,7 +23,7 @@ ELSEWHERE = [
     "policy.sampling.batch=12",
     "policy.algorithm.ratio_tolerance=1e-3",
     "flux.compile=true",
-    "flux.gradient_checkpointing=true",
+    "flux.checkpoint_every=1",
 ]
 """Settings of placement, records and rounding."""
 
@@ -76,7 +76,7 @@ def test_inputs_are_compared_by_content(tmp_path: Path) -> None:
     given = [f"run_dir={tmp_path}", f"serving.model={tmp_path / 'score'}", f"policy.prompts={tmp_path}/prompts.jsonl"]
     settings = load("flux_dev", given)
     manifest = Manifest(7, 1.0, run_identity(settings))
-    with pytest.raises(UserError, match=r"policy\.learner\.ranks was 8 and is 1"):
+    with pytest.raises(UserError, match=r"policy\.learner\.ranks was 12 and is 1"):
         check_resumable(manifest, load("flux_dev", [*given, "policy.learner.ranks=1"]))
     with pytest.raises(UserError, match=r"the base was 'black-forest-labs/FLUX.1-dev' and is 'another'"):
         check_resumable(manifest, load("flux_dev", [*given, "flux.model=another"]))

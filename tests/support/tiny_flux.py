@@ -31,7 +31,8 @@ WORDS = [
 ]  # fmt: skip
 
 
-def _tokenizer(length: int) -> PreTrainedTokenizerFast:
+def word_tokenizer(length: int) -> PreTrainedTokenizerFast:
+    """A tokenizer of WORDS for at most `length` tokens."""
     words = Tokenizer(WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
     words.pre_tokenizer = Whitespace()
     words.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
@@ -96,7 +97,9 @@ def random_flux_pipeline(seed: int = 0) -> FluxPipeline:
     scheduler = FlowMatchEulerDiscreteScheduler(
         use_dynamic_shifting=True, base_shift=math.log(3), max_shift=math.log(3)
     )
-    return FluxPipeline(scheduler, vae, clip.eval(), _tokenizer(24), t5.eval(), _tokenizer(24), transformer.eval())
+    return FluxPipeline(
+        scheduler, vae, clip.eval(), word_tokenizer(24), t5.eval(), word_tokenizer(24), transformer.eval()
+    )
 
 
 def save_random_flux(directory: Path) -> Path:

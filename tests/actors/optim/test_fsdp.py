@@ -81,7 +81,7 @@ def run_rank(number: int, port: int, model: str, flux: FluxSettings, folder: str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flux", [FluxSettings(), FluxSettings(dtype="bfloat16", gradient_checkpointing=True)])
+@pytest.mark.parametrize("flux", [FluxSettings(), FluxSettings(dtype="bfloat16", checkpoint_every=1)])
 def test_a_sharded_base_learns_what_a_whole_one_learns(
     flux: FluxSettings, flux_directory: Path, tmp_path: Path
 ) -> None:
