@@ -160,6 +160,7 @@ def _initialize(
 ) -> tuple[Any, Any]:
     """DeepSpeed's engine and its ZeRO optimizer: one backward pass for each step, in the dtypes of the parameters."""
     os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed needs it; Ray makes only its own GPU visible to an actor
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     engine, zero_optimizer, _, _ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
@@ -168,7 +169,8 @@ def _initialize(
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,
             "gradient_clipping": settings.max_grad_norm,
-            "zero_optimization": {"overlap_comm": False, **zero},
+            # One bucket for all gradients: DeepSpeed's own size reserves 2 GB, whatever the size of the gradients.
+            "zero_optimization": {"overlap_comm": False, "reduce_bucket_size": trained, **zero},
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 2**31,
         },
