@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from dataclasses import replace
 
@@ -15,6 +13,7 @@ from actors.services.keys import key_in
 from actors.workers.reward import start_pool
 from conf import load
 from conf.settings import Settings
+from pipelines.common import interrupt
 from pipelines.common.cluster_address import uses_private_cluster
 from pipelines.reward.served_model import served_model
 
@@ -25,28 +24,25 @@ _LOG_SECONDS = 0.5  # between two looks at what was answered
 
 
 def serve_reward(settings: Settings) -> None:
-    """Answers POST /score on `serving.host`:`serving.port` until SIGINT or SIGTERM. Ray must be initialized.
+    """Answers POST /score on `serving.host`:`serving.port` until it is interrupted. Ray must be initialized.
 
-    Prints a line for every request. Raises UserError if the run has no SpatialScore, and the errors of `start_pool`.
+    Prints a line for every request. Raises KeyboardInterrupt at the end, UserError if the run has no SpatialScore, and
+    the errors of `start_pool`.
     """
     serving = replace(settings.serving, http=True)
     owner = f"serve {settings.run_dir}"  # separate from the pool of a policy run, which stops with that run
     model = served_model(settings)
     print(f"loading {model}: {serving.min_replicas} to {serving.max_replicas} replicas", flush=True)
     pool = start_pool(serving, model, owner)
-    stop = threading.Event()
-    previous = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    interrupt.catch_sigterm_again()
     try:
         print(f"SpatialScore answers POST http://{serving.host}:{serving.port}/score; Ctrl-C ends it", flush=True)
-        while not stop.wait(_LOG_SECONDS):
+        while True:
+            time.sleep(_LOG_SECONDS)
             _print_answers(owner)
-        print("stopping", flush=True)
-        _print_answers(owner)
+    finally:
         if not uses_private_cluster(settings):  # a private one ends with this process, and Serve with it
             pool.stop()
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _print_answers(owner: str) -> None:
