@@ -214,7 +214,7 @@ VERBS: dict[str, dict[str, Action]] = {
         "check": Action(f"{_SCENES}:check", "measure the error rate of the exact checker"),
     },
     "completion": {
-        shell: Action(f"pipelines.operations.completion:{shell}", f"print a script that completes commands in {shell}")
+        shell: Action(f"pipelines.completion:{shell}", f"print a script that completes commands in {shell}")
         for shell in ("bash", "zsh", "fish")
     },
     "config": {
