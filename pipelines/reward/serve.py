@@ -41,6 +41,7 @@ def serve_reward(settings: Settings) -> None:
             time.sleep(_LOG_SECONDS)
             _print_answers(owner)
     finally:
+        print("stopping", flush=True)  # Ray takes seconds to end its processes
         if not uses_private_cluster(settings):  # a private one ends with this process, and Serve with it
             pool.stop()
 
