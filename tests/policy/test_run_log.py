@@ -14,7 +14,9 @@ from pipelines.common.paths import RunPaths
 from pipelines.policy.metrics import EvaluationRow, IterationRow, read_evaluations, read_iteration, read_rows
 from pipelines.policy.run_log import RunLog
 
-ROW = EvaluationRow(**{field.name: 1.0 for field in fields(EvaluationRow)} | {"iteration": 7, "images": 2})
+ROW = EvaluationRow(
+    **{field.name: 1.0 for field in fields(EvaluationRow)} | {"iteration": 7, "images": 2, "best_iteration": 7}
+)
 
 
 def test_an_incomplete_row_is_dropped_when_a_run_resumes(tmp_path: Path) -> None:
