@@ -36,7 +36,7 @@ def report(settings: Settings) -> None:
     from pipelines.preferences.dataset.report import report as write_report
 
     with writing(settings):
-        print(write_report(settings))
+        print(f"Open {write_report(settings)} in a browser.")
 
 
 def to_label_studio(settings: Settings) -> None:
