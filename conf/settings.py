@@ -83,6 +83,8 @@ class Settings(Section):
         super().__post_init__()
         if not self.run_dir.strip():
             raise SettingsError("run_dir must not be empty: write e.g. run_dir=runs/mine")
+        if any("\ud800" <= character <= "\udfff" for character in self.run_dir):
+            raise SettingsError(f"run_dir must be a name of UTF-8 text, got {self.run_dir!r}: rename the folder")
         if not _RAY_ADDRESS.fullmatch(self.ray_address):
             raise SettingsError(f"ray_address must be local, auto or host:port, got {self.ray_address!r}")
         if self.policy.evaluation.best_by == "relations" and self.flux.model != EMBEDDED:
