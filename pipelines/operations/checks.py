@@ -184,10 +184,10 @@ def _checked_spatialscore(settings: Settings) -> None:
 
 def _reward_pairs(settings: Settings) -> None:
     """The pairs of stage 2: of the run, or of a published version, which may be at a URI."""
-    from actors.files import exists, list_folder
+    from actors.files import list_folder
 
     folder = pairs_location(settings)
-    if not exists(folder) or not any(name.endswith(".parquet") for name in list_folder(folder)):
+    if not any(name.endswith(".parquet") for name in list_folder(folder)):
         fix = "correct reward.pairs" if settings.reward.pairs else "run `spatialt2i preferences build` first"
         raise UserError(f"no preference pairs at {folder}: {fix}")
 
@@ -234,6 +234,13 @@ def _spatialscore_backbone(settings: Settings) -> None:
 
 def _model(settings: Settings, setting: str, location: str, first_file: str) -> None:
     check_model(settings, setting, location, first_file)
+    if location == EMBEDDED or Path(location).is_dir() or not uses_private_cluster(settings):
+        return
+    from pipelines.operations.doctor.models import Hub, check_location
+
+    finding = check_location(setting, location, "", first_file, Hub.from_environment())
+    if not finding.ok:
+        raise SettingsError(f"{finding.message}: {finding.fix}")
 
 
 def _key(endpoint: EndpointSettings) -> None:
