@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -14,9 +15,8 @@ from pipelines.common.paths import RunPaths
 from pipelines.policy.metrics import EvaluationRow, IterationRow, read_evaluations, read_iteration, read_rows
 from pipelines.policy.run_log import RunLog
 
-ROW = EvaluationRow(
-    **{field.name: 1.0 for field in fields(EvaluationRow)} | {"iteration": 7, "images": 2, "best_iteration": 7}
-)
+VALUES: dict[str, Any] = {field.name: 1.0 for field in fields(EvaluationRow)}
+ROW = EvaluationRow(**{**VALUES, "iteration": 7, "images": 2, "best_iteration": 7})
 
 
 def test_an_incomplete_row_is_dropped_when_a_run_resumes(tmp_path: Path) -> None:
