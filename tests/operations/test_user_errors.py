@@ -195,3 +195,16 @@ def test_models_are_checked_only_on_a_private_cluster(words: list[str]) -> None:
         with pytest.raises(UserError, match=r"flux\.model=/on/the/nodes/only: there is no such folder"):
             check_model(settings, "flux.model", "/on/the/nodes/only", "model_index.json")
     check_model(settings, "flux.model", "owner/model", "model_index.json")
+
+
+def test_a_model_of_the_hub_that_cannot_be_downloaded_is_found_before_ray_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(ray, "init", lambda *args, **options: pytest.fail("Ray was started"))
+    run = make_run(tmp_path / "run")
+    words = ["reward", "train", f"run_dir={run.root}", "spatialscore.model=owner/no-such-model"]
+    run.preferences.mkdir()
+    (run.preferences / "train-0.parquet").write_bytes(b"")
+    expected = "spatialscore.model=owner/no-such-model is not in the cache, and HF_HUB_OFFLINE is set: run `hf download"
+    assert_one_message(words, capsys, expected)

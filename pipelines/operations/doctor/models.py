@@ -36,20 +36,20 @@ class Hub:
 def check_models(settings: Settings, hub: Hub | None = None) -> Iterator[Finding]:
     """Checks every model that the stages of this preset load. `hub` defaults to the environment's."""
     hub = hub or Hub.from_environment()
-    yield _check_model("flux.model", settings.flux.model, "flux", "model_index.json", hub)
-    yield _check_model("spatialscore.model", settings.spatialscore.model, "qwen2_5_vl", "config.json", hub)
+    yield check_location("flux.model", settings.flux.model, "flux", "model_index.json", hub)
+    yield check_location("spatialscore.model", settings.spatialscore.model, "qwen2_5_vl", "config.json", hub)
     weights = settings.preferences.generators
     for section, weight, generator in (
         ("qwen_image", weights.qwen_image, settings.qwen_image),
         ("hunyuan_image", weights.hunyuan_image, settings.hunyuan_image),
     ):
         if weight:
-            yield _check_model(f"{section}.model", generator.model, "", "model_index.json", hub)
+            yield check_location(f"{section}.model", generator.model, "", "model_index.json", hub)
     if settings.rewards.detector:
-        yield _check_model("detector.model", settings.detector.model, "", "config.json", hub)
+        yield check_location("detector.model", settings.detector.model, "", "config.json", hub)
 
 
-def _check_model(setting: str, location: str, shipped: str, first_file: str, hub: Hub) -> Finding:
+def check_location(setting: str, location: str, shipped: str, first_file: str, hub: Hub) -> Finding:
     """Checks that one model can be loaded.
 
     `shipped` is its folder among the embedded checkpoints, and `first_file` a file that every such model has.
