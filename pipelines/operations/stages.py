@@ -130,6 +130,7 @@ def _evaluation_inputs(settings: Settings) -> dict[str, object]:
         "flux": _flux(settings),
         "held out": settings.policy.held_out_prompts,
         "lora": digest_of_files(run_paths(settings).export),
+        **({} if settings.export.version == "newest" else {"version": settings.export.version}),
         "spatialscore": digest_of_files(spatialscore_folder(settings)),
     }
 
