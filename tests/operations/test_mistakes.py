@@ -146,7 +146,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, obj
     older.settings.write_text(older.settings.read_text().replace("policy:\n", "policy:\n  lr: 0.1\n", 1))
     for made in (trained.export, trained.preferences, trained.reward_model, folder / "imgs", folder / "adir.yaml"):
         made.mkdir(parents=True)
-    (trained.reward_model / "spatialscore.json").write_text("{}")
+    (trained.reward_model / "spatialscore.json").write_text('{"model": "x", "pixels": 4096}')
     (trained.preferences / "train-0.parquet").write_bytes(b"")
     (folder / "broken.yaml").write_text("policy: [\n")
     (folder / "file").write_text("")

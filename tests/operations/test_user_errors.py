@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from pipelines import cli
 from pipelines.cli import VERBS, main
 from pipelines.common.models import check_model
 from pipelines.common.ray_session import connect
+from tests.support.ports import free_port
 from tests.support.runs import make_run
 
 ACTIONS = [[verb, name] for verb, actions in VERBS.items() for name in actions]
@@ -208,3 +210,42 @@ def test_a_model_of_the_hub_that_cannot_be_downloaded_is_found_before_ray_starts
     (run.preferences / "train-0.parquet").write_bytes(b"")
     expected = "spatialscore.model=owner/no-such-model is not in the cache, and HF_HUB_OFFLINE is set: run `hf download"
     assert_one_message(words, capsys, expected)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "preferences build",
+        "preferences triage",
+        "preferences review review.port=0",
+        "preferences publish",
+        "preferences report",
+        "reward train",
+        "reward evaluate",
+        "reward check",
+        "reward score prompts.jsonl .",
+        "reward merge",
+        "reward serve",
+        "policy train serving.skip_sanity_checks=true",
+        "policy export",
+        "policy sample cat",
+        "evaluate",
+        "run",
+        "ablation serving.skip_sanity_checks=true",
+        "submit doctor run_dir=/x",
+    ],
+)
+def test_a_command_that_has_what_it_needs_passes_its_check(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = make_run(tmp_path / "runs" / "demo")
+    for folder in (run.preferences, run.reward_model, run.export):
+        folder.mkdir(parents=True)
+    (run.preferences / "train-0.parquet").write_bytes(b"")
+    (run.reward_model / "spatialscore.json").write_text('{"model": "x", "pixels": 4096}')
+    (tmp_path / "prompts.jsonl").write_text('{"image": "a.png", "prompt": "a cup"}\n')
+    port = [f"serving.port={free_port()}"] if "serve" in line else []
+    action, settings = cli.parse_settings([*line.split(), *port])
+    module, function = action.check.split(":")
+    getattr(importlib.import_module(module), function)(settings)
