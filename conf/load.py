@@ -123,7 +123,7 @@ def _recorded_layers(path: Path) -> list[Layer]:
     except SettingsError as error:
         reason = str(error).removeprefix("preset ")
         raise SettingsError(
-            f"{reason}. This file holds the settings of an earlier command in this run, maybe of another version: "
+            f"{reason}{'' if reason.endswith('?') else '.'} This file holds the settings of an earlier command in this run, maybe of another version: "
             "correct it, or name a preset, which is then used instead"
         ) from error
     kept = [

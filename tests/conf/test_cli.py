@@ -62,7 +62,21 @@ def test_an_action_a_preset_and_overrides_may_come_in_any_order() -> None:
         assert (settings.preset, settings.policy.optimizer.lr) == ("flux_dev", 0.001)
 
 
-@pytest.mark.parametrize("text", ['a cup: "red", left of a plate', "cat", "a sign that says x=1", "x=1 is true", "policy.yaml of a cat", "a # b", "${home} x", "a = b", "two\nlines", "é ü"])
+TEXTS = [
+    'a cup: "red", left of a plate',
+    "cat",
+    "a sign that says x=1",
+    "x=1 is true",
+    "policy.yaml of a cat",
+    "a # b",
+    "${home} x",
+    "a = b",
+    "two\nlines",
+    "é ü",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
 def test_words_in_quotes_are_the_text_of_a_sample(text: str) -> None:
     action, settings = parse_settings(["policy", "sample", text, "sample.images=2"])
     assert action is VERBS["policy"]["sample"]
