@@ -215,8 +215,8 @@ def _refusal(other: Holder, file: Path) -> str:
     age = max(0.0, time.time() - file.stat().st_mtime) if file.exists() else 0.0
     return (
         f"{file.parent} is in use by another driver: {other}, whose lease was renewed {age:.0f} s ago. Wait for it "
-        f"(`spatialt2i status run_dir={file.parent}`), stop it, or choose another run_dir; take_over=true makes it stop "
-        "and continues its work here"
+        f"(`spatialt2i status run_dir={file.parent}`), stop it, or choose another run_dir; take_over=true makes it "
+        "stop and continues its work here"
     )
 
 

@@ -13,7 +13,8 @@ from conf.load import is_recorded
 from conf.settings import Settings
 from pipelines.common.disk_faults import explain_disk_faults, require_writable
 from pipelines.common.lease import Lease, hold_lease
-from pipelines.common.paths import RunPaths, Stage, run_paths
+from pipelines.common.paths import RunPaths, run_paths
+from pipelines.common.stage_paths import Stage
 
 
 @contextmanager

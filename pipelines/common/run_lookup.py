@@ -16,7 +16,8 @@ from conf import Settings, SettingsError, UserError, dump, load_recorded
 from conf.command import Action, RunUse, override_of
 from conf.layers import is_preset
 from conf.rules import suggestion
-from pipelines.common.paths import RunPaths, Stage, run_paths
+from pipelines.common.paths import RunPaths, run_paths
+from pipelines.common.stage_paths import Stage
 
 RUNS = "runs"
 """Folder, in the working directory, in which a run is looked for if none is named."""

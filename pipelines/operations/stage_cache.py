@@ -13,7 +13,8 @@ from pathlib import Path
 
 from actors.files import write_file
 from actors.json_files import read_record as read_json_record
-from pipelines.common.paths import RunPaths, Stage
+from pipelines.common.paths import RunPaths
+from pipelines.common.stage_paths import Stage
 
 STEP_STAGES: Mapping[str, Stage] = {
     "preferences": "preferences",

@@ -13,7 +13,7 @@ from pipelines.common.paths import RunPaths, pairs_location, run_paths, spatials
 def test_paths_are_absolute_and_distinct(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     paths = run_paths(load("scenes", ["run_dir=runs/x"]))
-    names = [name for name, value in vars(RunPaths).items() if isinstance(value, property)]
+    names = [name for name in dir(RunPaths) if isinstance(getattr(RunPaths, name), property)]
     found = [getattr(paths, name) for name in names]
     assert paths.root == tmp_path / "runs/x"
     assert all(path.is_relative_to(paths.root) for path in found)
