@@ -122,8 +122,9 @@ def _recorded_layers(path: Path) -> list[Layer]:
         layers = preset_layers(str(path))
     except SettingsError as error:
         reason = str(error).removeprefix("preset ")
+        end = "" if reason.endswith("?") else "."
         raise SettingsError(
-            f"{reason}{'' if reason.endswith('?') else '.'} This file holds the settings of an earlier command in this run, maybe of another version: "
+            f"{reason}{end} This file holds the settings of an earlier command in this run, maybe of another version: "
             "correct it, or name a preset, which is then used instead"
         ) from error
     kept = [

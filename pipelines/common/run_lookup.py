@@ -14,7 +14,7 @@ from typing import Any
 
 from conf import Settings, SettingsError, UserError, dump, load_recorded
 from conf.command import Action, RunUse, override_of
-from conf.layers import is_preset
+from conf.layers import is_preset, presets
 from conf.rules import suggestion
 from pipelines.common.paths import RunPaths, run_paths
 from pipelines.common.stage_paths import Stage
@@ -101,7 +101,7 @@ def _run_word(action: Action, word: str) -> str:
         return word
     if is_run(Path(RUNS, word)):
         return override_of("run_dir", str(Path(RUNS, word)))
-    if "/" in word or similar_run(word):
+    if "/" in word or (similar_run(word) and not suggestion(word, presets())):
         raise UserError(missing_run(word))
     return word
 
