@@ -1,7 +1,7 @@
 """The HTTP client of an endpoint. What a service may send is bounded before anything reads it.
 
 No redirect is followed (the question would go to another address), no answer is decompressed (a megabyte can unfold to
-gigabytes), and an answer has at most MAX_ANSWER_BYTES.
+gigabytes), every answer is read as UTF-8, and it has at most MAX_ANSWER_BYTES.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ async def _bound(response: Any) -> None:
     encoding = response.headers.get("content-encoding", "identity")
     if encoding.lower() not in ("", "identity"):
         raise UnfitAnswerError(f"the answer is compressed ({encoding[:20]!r}), which was not asked for")
+    response.encoding = "utf-8"  # an answer may name any codec of Python as its charset, and some of them decompress
     response.stream = _BoundedStream(response.stream)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,8 @@ HOSTILE: dict[str, Respond] = {
     "compressed": sends(gzip.compress(chat_answer()), Content_Encoding="gzip"),
     "a bomb": sends(gzip.compress(bytes(10**7)), Content_Encoding="gzip"),
     "an unknown encoding": sends(chat_answer(), Content_Encoding="zstd"),
+    "a charset that decompresses": sends(zlib.compress(bytes(10**7)), Content_Type="text/html; charset=zlib"),
+    "a charset of bytes in an error": sends(b"00", 500, Content_Type="application/json; charset=hex"),
     "without end": sends_without_end,
     "nesting in an error": sends(b"[" * 100_000, 500),
     "a bomb in an error": sends(gzip.compress(bytes(10**7)), 500, Content_Encoding="gzip"),
