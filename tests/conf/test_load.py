@@ -46,7 +46,11 @@ def test_a_preset_holds_differences_from_its_base(tmp_path: Path) -> None:
     assert node.policy.rollout.max_actors + node.policy.learner.ranks + node.serving.max_replicas == 8
     (tmp_path / "mine.yaml").write_text("base: flux_dev_8gpu\npolicy: {algorithm: {top_k: 4}}\n")
     mine = load(str(tmp_path / "mine.yaml"), ["policy.algorithm.top_k=5"])
-    assert (mine.preset, mine.policy.algorithm.top_k, mine.policy.rollout.max_actors) == ("mine", 5, 5)
+    assert (mine.preset, mine.policy.algorithm.top_k, mine.policy.rollout.max_actors) == (
+        "mine",
+        5,
+        node.policy.rollout.max_actors,
+    )
     assert mine.flux == whole.flux
 
 

@@ -100,7 +100,7 @@ def fake_step(name: str, run: Callable[[Settings], str]) -> PipelineStep:
     def output(paths: RunPaths) -> Path:
         return paths.root / name
 
-    return PipelineStep(name, name, "policy", output, run, lambda settings: {"seed": settings.policy.seed})
+    return PipelineStep(name, name, output, run, lambda settings: {"seed": settings.policy.seed})
 
 
 def test_an_interrupted_pipeline_continues_at_the_interrupted_step(tmp_path: Path) -> None:
@@ -110,20 +110,20 @@ def test_an_interrupted_pipeline_continues_at_the_interrupted_step(tmp_path: Pat
     def make(name: str) -> PipelineStep:
         def run(settings: Settings) -> str:
             calls.append(name)
-            if name == "two" and interrupts:
+            if name == "policy" and interrupts:
                 raise interrupts.pop()
             (tmp_path / name).mkdir(exist_ok=True)
             return name
 
         return fake_step(name, run)
 
-    steps = [make(name) for name in ("one", "two", "three")]
+    steps = [make(name) for name in ("preferences", "policy", "evaluation")]
     with pytest.raises(KeyboardInterrupt):
         run_pipeline(settings, steps)
     run_pipeline(settings, steps)
-    assert calls == ["one", "two", "two", "three"]
+    assert calls == ["preferences", "policy", "policy", "evaluation"]
     assert all(complete_record(each, settings) for each in steps)
     other = replace(settings, policy=replace(settings.policy, seed=1))
     assert not any(complete_record(each, other) for each in steps)
-    (tmp_path / "three").rename(tmp_path / "lost")
+    (tmp_path / "evaluation").rename(tmp_path / "lost")
     assert complete_record(steps[2], settings) is None
