@@ -76,6 +76,28 @@ def test_a_header_that_is_no_text_is_refused(served: ServedModel) -> None:
         assert _get(served, "/score", **{name: "\xff\xfe"})[0] == 400
 
 
+@pytest.mark.parametrize("path", ["/score", "/health", "/-/routes", "/-/healthz"])
+def test_a_web_socket_is_refused(served: ServedModel, path: str) -> None:
+    upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+    assert _get(served, path, **upgrade, **{"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="})[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("before", "endless"),
+    [(b"GET /", b"a" * 1000), (b"GET /health HTTP/1.1\r\na: ", b"a" * 1000),
+     (b"GET /health HTTP/1.1\r\n", b"a:\r\n" * 250),
+     (b"POST /health HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n", b"a:\r\n" * 250)],
+    ids=["line", "header", "headers", "trailers"],
+)  # fmt: skip
+def test_headers_without_end_are_refused(served: ServedModel, before: bytes, endless: bytes) -> None:
+    """They arrive before anybody can ask for the token."""
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as client:
+        client.sendall(before)
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            client.sendall(endless * 10_000)
+    assert _get(served, "/health", **{"x-long": "a" * 60_000})[0] == 200
+
+
 def test_a_body_that_is_too_long_is_refused_before_it_is_sent(served: ServedModel) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
     connection.putrequest("POST", "/score")
