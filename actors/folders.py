@@ -79,6 +79,25 @@ def claim_folder(location: str, marker: Marker, setting: str, ours: Callable[[st
             f"{setting}={location} belongs to another run, that of run_dir={found.run_dir}: choose another folder, or "
             f"delete {MARKER} in it if its content is to be this run's"
         )
+    if found and _is_of_original(location, found, marker):
+        raise UserError(
+            f"{setting}={location} belongs to run_dir={found.run_dir}, of which run_dir={marker.run_dir} is a copy: "
+            f"set {setting} to a new or empty folder"
+        )
+    if found and found != marker:  # the run was moved
+        with suppress(OSError):  # the marker serves as it is
+            write_marker(location, marker)
+
+
+def _is_of_original(location: str, found: Marker, marker: Marker) -> bool:
+    """Whether a folder belongs to the run that the run of `marker` is a copy of. A copy of a run has its id."""
+    run_dir, original = Path(marker.run_dir), Path(found.run_dir)
+    if found.run_dir == marker.run_dir or Path(location).is_relative_to(run_dir):
+        return False
+    if original.exists() and run_dir.exists() and run_dir.samefile(original):  # one directory by two paths
+        return False
+    there = read_marker(found.run_dir)
+    return there is not None and there.run == found.run
 
 
 def claim_names(folder: Path, kind: str, names: Sequence[str]) -> None:

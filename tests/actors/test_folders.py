@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from actors.folders import (
     read_marker,
     remove_abandoned,
     write_folder,
+    write_marker,
 )
 from conf import UserError
 from conf.partial import is_abandoned, is_partial, partial_path, process_start
@@ -222,6 +224,28 @@ def test_a_folder_is_claimed_once(tmp_path: Path) -> None:
         claim_folder(location, other, "policy.checkpoint.dir")
     with pytest.raises(UserError, match=r"another kind \(checkpoints\)"):
         claim_folder(location, Marker("run"), "run_dir")
+
+
+def test_the_copy_of_a_run_does_not_get_the_folder_of_the_original(tmp_path: Path) -> None:
+    """A copied run directory holds the id of the original, and settings that name the same folder."""
+    first, second, third = (str(tmp_path / name) for name in ("first", "second", "third"))
+    shared, setting = str(tmp_path / "shared"), "policy.checkpoint.dir"
+    write_marker(first, Marker("run", "run-1", first))
+    claim_folder(shared, Marker("checkpoints", "run-1", first), setting)
+    claim_folder(f"{first}/checkpoints", Marker("checkpoints", "run-1", first), setting)
+    (tmp_path / "link").symlink_to(first)
+    claim_folder(shared, Marker("checkpoints", "run-1", str(tmp_path / "link")), setting)
+    shutil.copytree(first, second)
+    with pytest.raises(UserError, match=r"belongs to run_dir=.*, of which run_dir=.*second is a copy: set policy\.che"):
+        claim_folder(shared, Marker("checkpoints", "run-1", second), setting)
+    claim_folder(f"{second}/checkpoints", Marker("checkpoints", "run-1", second), setting)  # copied with it
+    shutil.rmtree(second)
+    (tmp_path / "link").unlink()
+    Path(first).rename(third)
+    claim_folder(shared, Marker("checkpoints", "run-1", third), setting)  # the run was moved
+    shutil.copytree(third, first)
+    with pytest.raises(UserError, match=r"belongs to run_dir=.*third, of which run_dir=.*first is a copy"):
+        claim_folder(shared, Marker("checkpoints", "run-1", first), setting)
 
 
 @pytest.mark.parametrize("location", ["gs1://bucket/x", "{}/file/below", "{}/file"])
