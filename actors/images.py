@@ -7,7 +7,7 @@ Contract of `decode_image`:
 - Transparent pixels are composited on white. Grey, palette, 1-bit and CMYK images become RGB.
 - Of 16 bits a channel the upper 8 are kept. Colour profiles and gamma are ignored: values are read as sRGB.
 - Refused by the header, before a pixel is decoded: too many pixels, sides beyond 200:1, animations, JPEGs of too many
-  scans. Of a JPEG with several images (MPO) the first is read.
+  scans, files of very many parts. Of a JPEG with several images (MPO) the first is read.
 - Damaged and truncated files are refused. Every refusal is an `ImageError`.
 """
 
@@ -31,6 +31,9 @@ MAX_ASPECT: Final = 200
 """The longer side divided by the shorter one at most. Qwen2.5-VL reads no longer images."""
 
 _MAX_SCANS = 64  # of a JPEG. Encoders write 10; a file of 100 kB with 1000 of them would take 12 s
+_MAX_READS = 5000  # while a file is read, beside one for every few bytes of its pixels: see `_File`
+_READ_BYTES = {b"\x89PNG": 256}  # encoders write IDAT chunks of 8 kB, which take five reads
+_FILL = re.compile(rb"\xff*")
 _SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # the next marker after the data of a scan
 _ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>")
 _ORIENTATION = 0x0112  # EXIF tag
@@ -81,11 +84,11 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, shrink_to: int | 
 def pixel_count(data: bytes) -> int:
     """Width times height of an image file, by its header alone. Raises ImageError if `decode_image` cannot read it."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(_File(data), formats=FORMATS) as image:
             return image.width * image.height
     except Image.DecompressionBombError as error:
         raise ImageTooLargeError(f"the image has over {MAX_PIXELS} pixels") from error
-    except MemoryError:
+    except (ImageError, MemoryError):
         raise
     except Exception as error:  # the boundary to foreign bytes: see `decode_image`
         raise ImageError(f"the image is not a readable {' or '.join(FORMATS)} file: {_reason(error)}") from error
@@ -104,16 +107,35 @@ def rgb_pixels(image: Image.Image) -> np.ndarray:
         raise ImageError(f"the image cannot be read: {_reason(error)}") from error
 
 
+class _File(io.BytesIO):
+    """An image file that can be read only so often.
+
+    PIL reads each chunk of a PNG, and each marker and each superfluous byte of a JPEG, by itself. A file of 20 MB that
+    consists of them would take half a minute; one of tiny EXIF blocks, which PIL joins one by one, hours.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._reads_left = _MAX_READS + len(data) // _READ_BYTES.get(data[:4], 8192)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Raises ImageError if the file was read too often."""
+        self._reads_left -= 1
+        if self._reads_left < 0:
+            raise ImageError("the image has too many parts: save it again")
+        return super().read(size)
+
+
 def _open(data: bytes) -> Image.Image:
     """Opens the file without decoding it. The checksums of a PNG are verified."""
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(_File(data), formats=FORMATS)
     except Image.UnidentifiedImageError:
         accepted = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         raise ImageError(f"the image is not a readable {accepted} file: it begins with {data[:8]!r}") from None
     if image.format == "PNG":
         image.verify()  # PIL does not check the checksums of pixel data otherwise. It leaves the file unusable
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(_File(data), formats=FORMATS)
     return image
 
 
@@ -138,21 +160,29 @@ def check_aspect(width: int, height: int) -> None:
 
 
 def _scans(data: bytes) -> int:
-    """Number of scans of a JPEG's first image. Each of them costs a pass over all pixels."""
-    count, position = 0, 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
+    """Number of scans of a JPEG's first image. Each of them costs a pass over all pixels.
+
+    Raises ImageError for a file of too many markers.
+    """
+    count, markers, position = 0, 0, 2
+    while (after := _after_fill(data, position)) > position and after + 3 <= len(data):
+        marker, markers = data[after], markers + 1
         if marker == 0xD9:  # end of the image
             break
-        if marker == 0xFF:  # fill byte
-            position += 1
-            continue
-        position += 2 + int.from_bytes(data[position + 2 : position + 4])
+        if markers > _MAX_READS:
+            raise ImageError("the JPEG has too many parts: save it again")
+        position = after + 1 + int.from_bytes(data[after + 1 : after + 3])
         if marker == 0xDA:
             count += 1
             following = _SCAN_END.search(data, position)
             position = following.start() if following else len(data)
     return count
+
+
+def _after_fill(data: bytes, position: int) -> int:
+    """The position after the bytes 0xFF that begin at `position`: a marker may have several."""
+    match = _FILL.match(data, position)
+    return match.end() if match else position
 
 
 def _rgb_array(image: Image.Image, shrink_to: int | None) -> np.ndarray:

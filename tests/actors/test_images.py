@@ -199,7 +199,14 @@ def _changed_pixel_before_its_checksum() -> bytes:
     return start + pixels + end
 
 
+def _with_parts(data: bytes, position: int, part: bytes) -> bytes:
+    """The file with 100,000 of a part in front of the byte at `position`."""
+    return data[:position] + part * 100_000 + data[position:]
+
+
 PNG = encoded(Image.fromarray(RGB), "PNG")
+JPEG = encoded(Image.fromarray(RGB), "JPEG")
+TOO_MANY = "too many parts"
 SMALL = Image.fromarray(RGB)
 REFUSED: dict[str, tuple[bytes, str]] = {
     "nothing": (b"", "is empty"),
@@ -217,6 +224,13 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "too wide": (encoded(Image.new("RGB", (MAX_ASPECT + 1, 1)), "PNG"), "201 x 1 pixels"),
     "too high": (encoded(Image.new("RGB", (2, 2 * MAX_ASPECT + 1)), "JPEG"), "2 x 401 pixels"),
     "no columns": (_png_of(0, 5), "image"),
+    "fill bytes": (_with_parts(JPEG, 2, b"\xff"), TOO_MANY),
+    "restart markers": (_with_parts(JPEG, 2, b"\xff\xd0"), TOO_MANY),
+    "comments": (_with_parts(JPEG, 2, b"\xff\xfe\0\2"), TOO_MANY),
+    "comments after the scan": (_with_parts(JPEG, len(JPEG) - 2, b"\xff\xfe\0\2"), TOO_MANY),
+    "parts of an EXIF block": (_with_parts(JPEG, 2, b"\xff\xe1\0\x0aExif\0\0MM"), TOO_MANY),
+    "chunks": (_with_parts(PNG, 33, chunk(b"abCd", b"")), TOO_MANY),
+    "chunks after the pixels": (_with_parts(PNG, len(PNG) - 12, chunk(b"abCd", b"")), TOO_MANY),
     "many scans": (_many_scans(100), "over 64 scans"),
     "16 bits and a transparent colour": (
         png(1, 1, 16, 2, bytes(7), chunk(b"tRNS", bytes(6))),
@@ -238,6 +252,14 @@ def test_any_other_file_is_refused_with_a_reason(data: bytes, message: str) -> N
     with pytest.raises(ImageError, match=message) as refusal:
         decode_image(data)
     assert " at 0x" not in str(refusal.value)
+
+
+def test_a_large_png_may_have_small_chunks() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), dtype=np.uint8)
+    rows = zlib.compress(rows_of(pixels), 0)
+    parts = b"".join(chunk(b"IDAT", rows[start : start + 1400]) for start in range(0, len(rows), 1400))
+    data = png(1000, 1000, 8, 2, b"")[:33] + parts + chunk(b"IEND", b"")
+    np.testing.assert_array_equal(decode_image(data), pixels)
 
 
 @pytest.mark.parametrize(
