@@ -105,7 +105,7 @@ VERBS: dict[str, dict[str, Action]] = {
             "write the run's SpatialScore with its LoRA merged into the backbone",
             run="continues",
             replaces_run=("serving.model",),
-            check=f"{_CHECKS}:spatialscore",
+            check=f"{_CHECKS}:merge",
         ),
         "serve": Action(
             f"{_REWARD}:serve",

@@ -26,14 +26,14 @@ def whole_run(settings: Settings) -> None:
     _preferences_services(settings)
     _policy_models(settings)
     _spatialscore_backbone(settings)
-    require_writable(run_paths(settings).root)
+    _run_folder(settings)
     _cluster(settings)
 
 
 def build_preferences(settings: Settings) -> None:
     """`preferences build`: a cluster, models, and keys of services."""
     _preferences_services(settings)
-    require_writable(run_paths(settings).root)
+    _run_folder(settings)
     _cluster(settings)
 
 
@@ -63,6 +63,7 @@ def train_reward(settings: Settings) -> None:
     """`reward train`: a cluster, pairs, and the backbone."""
     _reward_pairs(settings)
     _spatialscore_backbone(settings)
+    _run_folder(settings)
     _cluster(settings)
 
 
@@ -70,16 +71,19 @@ def measure_reward(settings: Settings) -> None:
     """`reward evaluate` and `reward check`: a cluster, a SpatialScore, and pairs."""
     spatialscore(settings)
     _reward_pairs(settings)
+    _run_folder(settings)
     _cluster(settings)
 
 
 def score(settings: Settings) -> None:
-    """`reward score`: a cluster, a SpatialScore, a file of prompts, and a folder of images."""
+    """`reward score`: a cluster, a SpatialScore, a file of prompts, a folder of images, and one for the scores."""
     from pipelines.reward.score_input import image_folder, read_requests
 
     spatialscore(settings)
     read_requests(settings.score.prompts)
     image_folder(settings.score.images)
+    if "://" not in settings.score.out:
+        require_writable(Path(settings.score.out).parent, "the folder of score.out")
     _cluster(settings)
 
 
@@ -95,8 +99,14 @@ def serve(settings: Settings) -> None:
     _cluster(settings)
 
 
+def merge(settings: Settings) -> None:
+    """`reward merge`: a SpatialScore, and a folder for the result."""
+    spatialscore(settings)
+    _run_folder(settings)
+
+
 def spatialscore(settings: Settings) -> None:
-    """Commands that only need a SpatialScore."""
+    """Refuses a SpatialScore that is absent."""
     from pipelines.reward.served_model import served_model
 
     served_model(settings)
@@ -110,6 +120,8 @@ def train_policy(settings: Settings) -> None:
         _checked_spatialscore(settings)
     check_prompts(settings)
     _policy_models(settings)
+    _same_training(settings)
+    _run_folder(settings)
     _cluster(settings)
 
 
@@ -129,24 +141,26 @@ def sample(settings: Settings) -> None:
 
 
 def trained_policy(settings: Settings) -> None:
-    """Commands that need a policy that was trained: its checkpoints, or an export."""
+    """Commands that need a policy that was trained: its checkpoints, or an export, of the version that is asked for."""
     from actors.files import list_folder
+    from pipelines.policy.versions import choose_version
 
     paths = run_paths(settings)
     location = settings.policy.checkpoint.dir or str(paths.checkpoints)
     if not paths.export.is_dir() and not list_folder(location):
         raise UserError(f"no trained policy in {paths.policy}: run `spatialt2i policy train` first")
+    choose_version(settings)
+    _run_folder(settings)
 
 
 def evaluate(settings: Settings) -> None:
     """`evaluate`: a cluster, a trained policy, a SpatialScore, and held-out prompts."""
+    from pipelines.evaluation.cases import draw_cases
+
     trained_policy(settings)
     if not spatialscore_folder(settings).is_dir():
         spatialscore(settings)
-    if settings.policy.held_out_prompts or settings.flux.model != EMBEDDED:
-        from pipelines.evaluation.cases import draw_cases
-
-        draw_cases(settings)
+    draw_cases(settings)
     _model(settings, "flux.model", settings.flux.model, "model_index.json")
     _cluster(settings)
 
@@ -160,6 +174,7 @@ def ablation(settings: Settings) -> None:
         )
     if settings.rewards.spatialscore:
         _checked_spatialscore(settings)
+    _run_folder(settings)
     _cluster(settings)
 
 
@@ -168,6 +183,20 @@ def submit(settings: Settings) -> None:
     folder = settings.submit.working_dir
     if "://" not in folder and not Path(folder).is_dir():
         raise SettingsError(f"submit.working_dir must be a folder, got {folder}")
+
+
+def _run_folder(settings: Settings) -> None:
+    require_writable(run_paths(settings).root)
+
+
+def _same_training(settings: Settings) -> None:
+    """Refuses to resume with other settings. The command compares the inputs too, which may take longer to read."""
+    from pipelines.policy.checkpoint import run_checkpoints
+    from pipelines.policy.resume import check_settings_unchanged
+
+    newest = next(run_checkpoints(settings).manifests(), None)
+    if newest and settings.policy.resume != "never":
+        check_settings_unchanged(newest, settings)
 
 
 def _cluster(settings: Settings) -> None:

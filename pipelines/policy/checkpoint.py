@@ -3,31 +3,26 @@
 `<location>/<version>/rank-<r>.pt` is the state of one learner rank. `manifest.json` beside it is written last and by
 rename. It makes the checkpoint complete, and holds the digests of the other files. A marker in `<location>` names the
 run that it belongs to. Only files of these names are ever deleted.
+
+This module needs no Ray, so that commands can check what they are asked for before Ray is imported.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
 import logging
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import ray
-from ray.exceptions import ObjectLostError, RayActorError
 
 from actors.files import (
     DamagedFileError,
     delete_files,
-    digest,
     exists,
     join,
     list_folder,
     read_checked,
-    write_file,
 )
 from actors.folders import Marker, claim_folder, require_replaceable
 from actors.json_files import is_plain_name, read_record
@@ -40,8 +35,6 @@ MANIFEST = "manifest.json"
 _FILE = re.compile(r"manifest\.json|rank-[0-9]+\.pt")
 _VERSION = re.compile(r"[0-9]{6}|[1-9][0-9]{6,17}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-MAX_FAILED_WRITES = 3
-"""Checkpoints in a row that may fail to be written."""
 
 
 @dataclass(frozen=True)
@@ -142,43 +135,23 @@ class Checkpoints:
         """Warns that a checkpoint is damaged and that an older one is used."""
         logging.warning("checkpoint %s is damaged and is skipped: %s", self.folder(version), error)
 
-    async def write(
-        self, manifest: Manifest, states: Mapping[str, ray.ObjectRef[bytes]], pinned: Collection[int] = ()
-    ) -> None:
-        """Stores the state of each rank (file name -> reference to bytes), then removes old checkpoints.
-
-        Versions in `pinned` are not removed.
-
-        If writing fails, this raises OSError, RayActorError or ObjectLostError and removes what was written of the
-        version. Older checkpoints are not touched before the new one is complete.
-        """
-        folder = self.folder(manifest.version)
-        delete_files(folder, _is_ours)
-        try:
-            stored = (store_file.remote(join(folder, name), state) for name, state in states.items())
-            complete = replace(manifest, files=dict(zip(states, await asyncio.gather(*stored), strict=True)))
-            write_file(join(folder, MANIFEST), json.dumps(asdict(complete), indent=1).encode())
-        except (OSError, RayActorError, ObjectLostError):
-            delete_files(folder, _is_ours)
-            raise
-        try:
-            self._prune(manifest.version, pinned)
-        except OSError as error:
-            logging.warning("old checkpoints in %s cannot be removed: %s", self.location, error)
-
-    def _prune(self, newest: int, pinned: Collection[int]) -> None:
+    def prune(self, newest: int, pinned: Collection[int]) -> None:
         """Removes the versions that need not be kept. Those after `newest` are damaged, or the run would be there."""
         versions = [version for version in self.complete() if version <= newest]
         regular = [version for version in versions if self.keep_every and version % self.keep_every == 0]
         kept = {self.folder(version) for version in {*versions[-self.keep :], *regular, *pinned}}
         for version in self._versions():
             if self.folder(version) not in kept:
-                delete_files(self.folder(version), _is_ours)
+                self.remove(version)
+
+    def remove(self, version: int) -> None:
+        """Removes the files that a run writes in the folder of a version."""
+        delete_files(self.folder(version), _is_ours)
 
     def clear(self) -> None:
         """Removes all checkpoints of the run, and nothing else."""
         for version in self._versions():
-            delete_files(self.folder(version), _is_ours)
+            self.remove(version)
 
     def _versions(self) -> list[int]:
         """The versions that have a folder, complete or not."""
@@ -192,47 +165,6 @@ class Checkpoints:
 def _is_ours(name: str) -> bool:
     """Whether a file of a checkpoint folder is one that a run writes."""
     return _FILE.fullmatch(name) is not None
-
-
-class AsyncCheckpointWriter:
-    """Writes checkpoints in the background, one at a time. A few may fail, because the next one replaces them."""
-
-    def __init__(self, checkpoints: Checkpoints, log: Callable[[str], None]) -> None:
-        self._checkpoints, self._log = checkpoints, log
-        self._writing: asyncio.Task[None] | None = None
-        self._version = 0
-        self._failed = 0
-
-    async def start(
-        self, manifest: Manifest, states: Mapping[str, ray.ObjectRef[bytes]], pinned: Collection[int] = ()
-    ) -> None:
-        """Waits for the checkpoint before this one, then starts writing this one. `pinned`: versions to keep."""
-        await self.finish()
-        self._version = manifest.version
-        self._writing = asyncio.create_task(self._checkpoints.write(manifest, states, pinned))
-
-    async def finish(self) -> None:
-        """Waits for the current write. Raises its error if `MAX_FAILED_WRITES` in a row have failed."""
-        if self._writing is None:
-            return
-        writing, self._writing = self._writing, None
-        try:
-            await writing
-        except (OSError, RayActorError, ObjectLostError) as error:
-            self._failed += 1
-            reason = str(error).splitlines()[-1]
-            self._log(f"checkpoint of version {self._version} was not written, older ones are kept: {reason}")
-            if self._failed == MAX_FAILED_WRITES:
-                raise
-        else:
-            self._failed = 0
-
-
-@ray.remote(num_cpus=0)
-def store_file(location: str, content: bytes) -> str:
-    """Writes a file in a Ray task, so that neither learner nor driver waits. Returns its SHA-256."""
-    write_file(location, content)
-    return digest(content)
 
 
 def run_checkpoints(settings: Settings) -> Checkpoints:

@@ -65,7 +65,16 @@ def check_resumable(manifest: Manifest, settings: Settings) -> None:
 
     A setting that did not exist when the checkpoint was written counts as its default.
     """
-    now, then = run_identity(settings), training_settings(Settings()) | manifest.settings
+    _refuse_changes(manifest, run_identity(settings))
+
+
+def check_settings_unchanged(manifest: Manifest, settings: Settings) -> None:
+    """Raises what `check_resumable` raises if settings differ. Reads no model, so it answers at once."""
+    _refuse_changes(manifest, training_settings(settings))
+
+
+def _refuse_changes(manifest: Manifest, now: Mapping[str, object]) -> None:
+    then = training_settings(Settings()) | manifest.settings
     changed = [
         f"{name} was {then[name]!r} and is {now[name]!r}"
         for name in sorted(now.keys() & then.keys())

@@ -18,7 +18,8 @@ from conf.settings import Settings
 from pipelines.common.lease import check_lease
 from pipelines.common.paths import run_paths
 from pipelines.common.prompts import draw_held_out_prompts, draw_training_prompts
-from pipelines.policy.checkpoint import AsyncCheckpointWriter, Manifest, run_checkpoints
+from pipelines.policy.checkpoint import Manifest, run_checkpoints
+from pipelines.policy.checkpoint_writer import AsyncCheckpointWriter
 from pipelines.policy.collector import GroupCollector, Rewards, ScoredGroup
 from pipelines.policy.evaluation_history import best_evaluation, with_history
 from pipelines.policy.fingerprint import flux_location

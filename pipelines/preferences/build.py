@@ -61,7 +61,7 @@ def build_preferences(settings: Settings) -> PreferencesResult:
     ):
         if weight:
             check_model(settings, f"{section}.model", generator.model, "model_index.json")
-    folder = BuildFolder(run_paths(settings), fingerprint(settings))
+    folder = open_folder(settings)
     manifest = folder.read_manifest()
     record_settings(settings, "preferences")
     if manifest is not None:
@@ -100,6 +100,11 @@ def check_world(settings: Settings) -> None:
             f"preferences.generated_fraction={fraction} needs flux.model={EMBEDDED}, because only the scenes world can "
             f"check generated pairs, got flux.model={settings.flux.model}: set preferences.generated_fraction=0"
         )
+
+
+def open_folder(settings: Settings) -> BuildFolder:
+    """The folder of the run's pairs. Raises UserError, without Ray, if it was built with other settings."""
+    return BuildFolder(run_paths(settings), fingerprint(settings))
 
 
 def fingerprint(settings: Settings) -> str:

@@ -10,10 +10,12 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from pipelines.policy.checkpoint import MANIFEST, Manifest
 from tests.support.ports import free_port
 from tests.support.runs import make_run
 
@@ -91,6 +93,13 @@ MISTAKES = {
     "preferences triage": "no pairs in",
     "preferences to_label_studio": "no pairs in",
     "preferences from_label_studio": "no pairs in",
+    # versions, and settings that a checkpoint forbids to change
+    "policy export run_dir=runs/trained export.version=999": "that version was not kept: choose one of 3",
+    "policy export run_dir=runs/trained export.version=best": "choose one of 3",
+    "policy sample cat run_dir=runs/trained export.version=999": "that version was not kept",
+    "evaluate run_dir=runs/trained export.version=999": "that version was not kept",
+    "evaluate run_dir=runs/trained evaluation.short_prompts=0 evaluation.long_prompts=0": "no prompt to evaluate",
+    f"policy train run_dir=runs/trained {RULES} policy.optimizer.lr=0.5": "policy.optimizer.lr was 0.25 and is 0.5",
     # files, models, keys, ports, folders and clusters
     f"policy train {RULES} policy.prompts=nowhere.jsonl": "nowhere.jsonl",
     f"policy train {RULES} policy.prompts=empty.jsonl": "empty.jsonl holds no prompts",
@@ -113,6 +122,7 @@ MISTAKES = {
     "reward score nowhere.jsonl imgs run_dir=runs/trained": "nowhere.jsonl",
     "reward score run_dir=runs/trained": "reward score needs a file of prompts",
     "reward score scores.jsonl nowhere run_dir=runs/trained": "no image folder at 'nowhere'",
+    "reward score scores.jsonl imgs run_dir=runs/trained --out file/x.parquet": "the folder of score.out must be",
     "demo flux_dev": "policy.prompts",
     "submit": "submit needs the command to run",
     "submit policy train": "Add run_dir=/shared/scenes",
@@ -148,6 +158,10 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, obj
         made.mkdir(parents=True)
     (trained.reward_model / "spatialscore.json").write_text('{"model": "x", "pixels": 4096}')
     (trained.preferences / "train-0.parquet").write_bytes(b"")
+    checkpoint = trained.checkpoints / "000003"
+    checkpoint.mkdir(parents=True)
+    manifest = Manifest(3, 1.0, {"policy.optimizer.lr": 0.25}, {"rank-0.pt": "0" * 64})
+    (checkpoint / MANIFEST).write_text(json.dumps(asdict(manifest)))
     (folder / "broken.yaml").write_text("policy: [\n")
     (folder / "file").write_text("")
     (folder / "empty.jsonl").write_text("")

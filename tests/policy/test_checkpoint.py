@@ -19,7 +19,8 @@ import ray
 
 from actors.files import digest, exists, join, list_folder, read_file, write_file
 from conf import UserError, load
-from pipelines.policy.checkpoint import AsyncCheckpointWriter, Checkpoints, Manifest, claim_checkpoints
+from pipelines.policy.checkpoint import Checkpoints, Manifest, claim_checkpoints
+from pipelines.policy.checkpoint_writer import AsyncCheckpointWriter, write_checkpoint
 from pipelines.policy.export import export_newest
 from pipelines.policy.resume import training_settings
 from tests.support.ports import free_port
@@ -28,7 +29,9 @@ from tests.support.ports import free_port
 def write_versions(checkpoints: Checkpoints, *versions: int) -> None:
     """Writes one checkpoint of one rank per version."""
     for version in versions:
-        asyncio.run(checkpoints.write(Manifest(version, 1.5, {}), {"rank-0.pt": ray.put(b"state of %d" % version)}))
+        asyncio.run(
+            write_checkpoint(checkpoints, Manifest(version, 1.5, {}), {"rank-0.pt": ray.put(b"state of %d" % version)})
+        )
 
 
 def newest_version(checkpoints: Checkpoints) -> int:
