@@ -40,7 +40,7 @@ class StatusSettings(Section):
     """Seconds between two updates."""
 
     once: bool = False
-    """Print the state once and exit."""
+    """Print the state once and exit, as without a terminal, e.g. in a pipe."""
 
     address: str = "http://127.0.0.1:8265"
     """Ray dashboard. If it does not answer, the cluster's state is left out."""

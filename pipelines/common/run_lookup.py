@@ -53,7 +53,7 @@ class FoundRun:
 
     def __str__(self) -> str:
         """The first line of a command's output, without its line break."""
-        return f"run: {self.folder}" + (f" ({self.note})" if self.note else "")
+        return f"run: {shown_path(self.folder)}" + (f" ({self.note})" if self.note else "")
 
 
 def find_run(use: RunUse, given: str | None, default: str, preset: str, replaced: bool) -> FoundRun | None:
@@ -126,7 +126,7 @@ def similar_run(word: str) -> str:
     paths = {str(run): str(run) for run in known_runs()} | {run.name: str(run) for run in known_runs()}
     near = suggestion(word.rstrip("/"), list(paths))
     name = near.removeprefix(": did you mean ").removesuffix("?")
-    return f": did you mean {paths[name]}?" if near else ""
+    return f": did you mean {shown_path(paths[name])}?" if near else ""
 
 
 def record_settings(settings: Settings, stage: Stage) -> None:
@@ -208,9 +208,14 @@ def missing_run(folder: str) -> str:
     """The message for a run that does not exist, with the runs that do."""
     runs = known_runs()
     there = f"runs that exist: {_names(runs)}" if runs else "start one with `spatialt2i demo` or `spatialt2i run`"
-    return f"there is no run in {folder}{similar_run(folder) or ':'} {there}"
+    return f"there is no run in {shown_path(folder)}{similar_run(folder) or ':'} {there}"
 
 
 def _names(runs: Sequence[Path]) -> str:
-    shown = ", ".join(map(str, runs[:8]))
+    shown = ", ".join(shown_path(str(run)) for run in runs[:8])
     return shown + (f" and {len(runs) - 8} more" if len(runs) > 8 else "")
+
+
+def shown_path(path: str) -> str:
+    """A path as one line of a message: in quotes, with escapes, if it holds a line break or a control character."""
+    return path if path.isprintable() else repr(path)

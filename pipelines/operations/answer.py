@@ -17,7 +17,10 @@ QUESTION_WIDTH = 13
 
 @dataclass(frozen=True)
 class Answer:
-    """A question, its newest measurements, and a verdict or what to do. A line is never broken inside a measurement."""
+    """A question, its newest measurements, and a verdict or what to do.
+
+    A line is broken inside a measurement only if that is longer than a line.
+    """
 
     question: str
     measurements: Sequence[str]
@@ -32,7 +35,7 @@ class Answer:
         ]
         shown += [self.verdict] if self.verdict else []
         line, first = Text(), True
-        for part in shown:
+        for part in (piece for text in shown for piece in _pieces(text, width, console)):
             gap = "" if not line else "   " if part is self.verdict else " "
             if line and len(line) + len(gap) + len(part) > width:
                 yield self._line(line, first)
@@ -42,6 +45,11 @@ class Answer:
 
     def _line(self, line: Text, first: bool) -> Text:
         return Text.assemble((self.question if first else "").ljust(QUESTION_WIDTH), line, overflow="fold")
+
+
+def _pieces(text: Text, width: int, console: Console) -> Sequence[Text]:
+    """The text, in lines if it is too long for one."""
+    return [text] if len(text) <= width else list(text.wrap(console, width))
 
 
 def sparkline(values: Sequence[float | None]) -> str:

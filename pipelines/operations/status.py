@@ -16,6 +16,7 @@ from rich.text import Text
 
 from conf import Settings, UserError
 from pipelines.common.paths import run_paths
+from pipelines.common.run_lookup import shown_path
 from pipelines.operations.answer import Answer, sparkline
 from pipelines.operations.cluster_summary import read_cluster_summary
 from pipelines.operations.stage_cache import STEP_STAGES, read_record, step_record
@@ -29,9 +30,12 @@ SLOW_SCORES = 0.5
 
 
 def show_status(settings: Settings, console: Console | None = None) -> None:
-    """Shows the run until Ctrl-C, or once with `status.once`. It reads files, so no cluster needs to answer."""
+    """Shows the run until Ctrl-C, or once with `status.once` or if the output is no terminal, e.g. a pipe or a file.
+
+    It reads files, so no cluster needs to answer.
+    """
     console = console or Console()
-    if settings.status.once:
+    if settings.status.once or not console.is_terminal:
         console.print(render_status(settings))
         return
     with Live(render_status(settings), console=console, auto_refresh=False) as live:
@@ -53,7 +57,7 @@ def render_status(settings: Settings) -> Group:
         raise UserError(f"there is no run in {settings.run_dir}: name its folder, e.g. run_dir=runs/demo")
     rows, evaluations = read_rows(paths.metrics, IterationRow), read_evaluations(paths.evaluations)
     parts: list[RenderableType] = [
-        Text(f"{settings.run_dir}   {time.strftime('%H:%M:%S')}", style="bold"),
+        Text(f"{shown_path(settings.run_dir)}   {time.strftime('%H:%M:%S')}", style="bold"),
         Answer("steps", _pipeline_steps(settings)),
     ]
     if rows:

@@ -43,7 +43,9 @@ def test_a_run_of_any_name_is_recorded_found_and_shown(
         found = parse_settings(words)[1]
         assert (found.run_dir, found.preferences.pairs) == (folder, 77)
     assert main(["status", "status.once=true", "status.address=http://127.0.0.1:9"]) == 0
-    assert "preferences 66 s" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "preferences 66 s" in out
+    assert out.splitlines()[0] == f"run: {folder if folder.isprintable() else repr(folder)}"
 
 
 def test_a_name_that_is_no_text_is_refused() -> None:

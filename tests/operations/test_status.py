@@ -49,6 +49,21 @@ def status_of(run_dir: Path, *overrides: str, width: int = 220) -> str:
     return out.getvalue()
 
 
+def test_lines_of_a_narrow_terminal_stay_beside_their_question(tmp_path: Path) -> None:
+    write_rows(tmp_path, *(iteration_row(number, score_latency_seconds=99.0) for number in range(1, 60)))
+    for width in (36, 44, 60):
+        lines = status_of(tmp_path, width=width).splitlines()
+        answers = lines[next(number for number, line in enumerate(lines) if line.startswith("steps")) :]
+        assert all(len(line.rstrip()) <= width for line in answers)
+        assert all(line.startswith(" " * 13) or line[:13].strip().endswith(("?", "steps")) for line in answers)
+
+
+def test_a_pipe_gets_the_state_once(tmp_path: Path) -> None:
+    out = io.StringIO()
+    show_status(load("scenes", [f"run_dir={tmp_path}", NO_DASHBOARD]), Console(file=out))
+    assert out.getvalue().count("steps") == 1
+
+
 def line_of(text: str, question: str) -> str:
     return next(line.rstrip() for line in text.splitlines() if line.startswith(question))
 
