@@ -47,7 +47,7 @@ def read_vocabulary(model: Path) -> Vocabulary | None:
 
 
 def vocabulary_warning(texts: Sequence[str], model: Path, name: str) -> str:
-    """A warning if the texts have words that the model does not know, else "". `name`: the model as users know it."""
+    """What to warn of if the texts have words that the model does not know, else "". `name`: the model for users."""
     vocabulary = read_vocabulary(model)
     unknown = vocabulary.unknown(texts) if vocabulary else []
     if not unknown:
@@ -55,7 +55,7 @@ def vocabulary_warning(texts: Sequence[str], model: Path, name: str) -> str:
     named = ", ".join(repr(word) for word in unknown[:MAX_NAMED])
     more = f" and {len(unknown) - MAX_NAMED} more" if len(unknown) > MAX_NAMED else ""
     return (
-        f"warning: {name} does not know {named}{more}: it is a small model of the scenes world, for prompts such as "
+        f"{name} does not know {named}{more}: it is a small model of the scenes world, for prompts such as "
         "'a red circle left of a blue square'. It reads every unknown word alike, so the result means little"
     )
 

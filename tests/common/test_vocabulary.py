@@ -45,6 +45,7 @@ def test_no_prompt_of_the_scenes_world_has_an_unknown_word() -> None:
 def test_many_unknown_words_are_counted() -> None:
     warning = vocabulary_warning([" ".join(f"word{i}" for i in range(30))], FLUX, "the model")
     assert "'word11' and 18 more: it is a small model" in warning
+    assert warning.startswith("the model does not know")  # `print_warning` adds "warning: "
 
 
 def test_a_model_that_builds_words_from_parts_knows_all_words(tmp_path: Path) -> None:
