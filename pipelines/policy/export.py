@@ -69,13 +69,21 @@ def _read_weights(manifest: Manifest, checkpoints: Checkpoints, settings: Settin
     name = rank_file(0)
     try:
         content = read_checked(join(checkpoints.folder(manifest.version), name), manifest.files[name])
+        lora = _read_lora(content, "ema" if settings.evaluation.use_ema else "lora")
     except (FileNotFoundError, DamagedFileError, KeyError) as error:
         raise UserError(
             f"the checkpoint of version {manifest.version} is damaged ({error}): choose another export.version"
         ) from error
-    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    lora = state["ema"] if settings.evaluation.use_ema else state["lora"]
-    return PolicyWeights(manifest.version, {key: value.numpy() for key, value in lora.items()})
+    return PolicyWeights(manifest.version, lora)
+
+
+def _read_lora(content: bytes, key: str) -> dict[str, np.ndarray]:
+    """The LoRA under a key of a learner's state. Raises DamagedFileError if the file is no such state."""
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        return {name: value.numpy() for name, value in state[key].items()}
+    except Exception as error:  # the boundary to a foreign file: torch raises whatever its bytes lead to
+        raise DamagedFileError(f"{rank_file(0)} is no state of a learner: {type(error).__name__}") from error
 
 
 def export_lora(weights: PolicyWeights, settings: Settings, version: int | None = None) -> Path:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -19,12 +21,14 @@ import torch
 from diffusers import FluxPipeline
 from PIL import Image
 
+from actors.files import digest, write_file
 from actors.policy.flux import FluxPolicy
 from actors.types import PolicyWeights
-from conf import Settings, load
+from conf import Settings, UserError, load
 from conf.flux import FluxSettings
 from pipelines.common.paths import run_paths
-from pipelines.policy.export import export_lora
+from pipelines.policy.checkpoint import run_checkpoints
+from pipelines.policy.export import export_lora, export_newest
 from pipelines.policy.fingerprint import flux_location
 from pipelines.policy.metrics import EvaluationRow
 from pipelines.policy.model_card import model_card
@@ -176,3 +180,26 @@ def test_the_card_of_qwen_image_names_its_own_pipeline(
     card = model_card(settings, str(qwen_image_directory), 1, merged=False)
     assert "from diffusers import QwenImagePipeline" in card and "true_cfg_scale=1.0" in card
     assert "Flux" not in card and "guidance_scale" not in card
+
+
+def _saved(state: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello", pickle.dumps(Path("x")), _saved([1]), _saved({"version": 1}), _saved({"ema": [1]}),
+     _saved({"ema": {"a": "b"}}), _saved({"ema": {}})[:-100]],
+    ids=["empty", "text", "pickle", "list", "no LoRA", "a list as LoRA", "a text as weights", "cut off"],
+)  # fmt: skip
+def test_a_checkpoint_that_is_no_state_of_a_learner_is_damaged(tmp_path: Path, content: bytes) -> None:
+    """Its manifest has the right digest."""
+    settings = load("scenes", [f"run_dir={tmp_path}", "evaluation.use_ema=true"])
+    folder = run_checkpoints(settings).folder(7)
+    write_file(f"{folder}/rank-0.pt", content)
+    manifest = {"version": 7, "training_seconds": 1.0, "settings": {}, "files": {"rank-0.pt": digest(content)}}
+    write_file(f"{folder}/manifest.json", json.dumps(manifest).encode())
+    with pytest.raises(UserError, match=r"version 7 is damaged \(rank-0\.pt is no state of a learner"):
+        export_newest(settings)
