@@ -38,11 +38,11 @@ def test_every_alert_says_what_happened_and_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("weights", "most", "named", "not_named"),
     [
-        ("rewards.spatialscore=1", 8, "Raise serving.max_replicas", "judge"),
-        ("rewards.judge=0.1", 9, "for the judge judge.concurrency", "detector"),  # with SpatialScore
+        ("rewards.spatialscore=1", 2, "Raise serving.max_replicas", "judge"),
+        ("rewards.judge=0.1", 3, "for the judge judge.concurrency", "detector"),  # with SpatialScore
         (
             "rewards.judge=0.1 rewards.detector=1 rewards.rules=1",
-            13,
+            7,
             "for the detector detector.max_replicas",
             "max_staleness",
         ),
