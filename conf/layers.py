@@ -46,8 +46,11 @@ def is_preset(word: str) -> bool:
     return word in presets() or word.endswith(YAML_ENDINGS)
 
 
-def preset_layers(preset: str) -> list[Layer]:
-    """The layers of a preset, those of its bases first. Raises SettingsError if one cannot be read."""
+def preset_layers(preset: str, unknown: list[str] | None = None) -> list[Layer]:
+    """The layers of a preset, those of its bases first. Raises SettingsError if one cannot be read.
+
+    Keys that are no setting are refused; if a list `unknown` is given, they are left out and added to it.
+    """
     layers: list[Layer] = []
     name, folder, chain, named_in = preset, Path(), list[Path](), ""
     while name:
@@ -59,7 +62,7 @@ def preset_layers(preset: str) -> list[Layer]:
         base = values.pop("base", None)
         if base is not None and not isinstance(base, str):
             raise SettingsError(f"{source}: base must be the name of a preset or a YAML file, got {base!r}")
-        layers.insert(0, Layer(source, dict(_flatten(values, source))))
+        layers.insert(0, Layer(source, dict(_flatten(values, source, unknown))))
         name, folder, named_in = base or "", path.parent, f"{source}: base: "
     return layers
 
@@ -83,8 +86,10 @@ def _find(name: str, folder: Path, chain: Sequence[Path], named_in: str) -> Path
     return path
 
 
-def _flatten(values: Mapping[Any, Any], source: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested values -> (key of a setting, value). Raises SettingsError for keys that are no setting."""
+def _flatten(
+    values: Mapping[Any, Any], source: str, unknown: list[str] | None, prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Nested values -> (key of a setting, value). For keys that are no setting see `preset_layers`."""
     for name, value in values.items():
         key = f"{prefix}{name}"
         if key in catalog():
@@ -94,7 +99,9 @@ def _flatten(values: Mapping[Any, Any], source: str, prefix: str = "") -> Iterat
                 continue
             if not isinstance(value, Mapping):
                 raise SettingsError(f"{source}: {_not_a_section_value(key, value)}")
-            yield from _flatten(cast("Mapping[Any, Any]", value), source, f"{key}.")
+            yield from _flatten(cast("Mapping[Any, Any]", value), source, unknown, f"{key}.")
+        elif unknown is not None:
+            unknown.append(key)
         else:
             near = _similar_section(key) if isinstance(value, Mapping) else ""
             raise SettingsError(f"{source}: " + (f"no section {key!r}{near}" if near else _unknown(key)))

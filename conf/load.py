@@ -73,13 +73,15 @@ def resolve(
     overrides: Sequence[str] = (),
     implied: Sequence[str] = (),
     recorded: Path | None = None,
+    unknown: list[str] | None = None,
 ) -> Resolved:
     """Like `load`, and tells where each value comes from. An error starts with the source of the wrong value.
 
     `implied` are overrides that the command itself implies; they win over the preset and lose to `overrides`.
-    `recorded` is the `settings.yaml` of a run directory, which replaces the preset.
+    `recorded` is the `settings.yaml` of a run directory, which replaces the preset. Its keys that are no setting, or no
+    longer one, are refused; if a list `unknown` is given, they are left out and added to it.
     """
-    base = _recorded_layers(recorded) if recorded else preset_layers(preset)
+    base = _recorded_layers(recorded, unknown) if recorded else preset_layers(preset)
     layers = [_at_home(layer) for layer in (*base, override_layer(implied, IMPLIED), override_layer(overrides))]
     sources = dict.fromkeys(catalog(), DEFAULT)
     merged = cast(DictConfig, OmegaConf.structured(Settings))
@@ -116,10 +118,10 @@ def _at_home(layer: Layer) -> Layer:
     )
 
 
-def _recorded_layers(path: Path) -> list[Layer]:
+def _recorded_layers(path: Path, unknown: list[str] | None) -> list[Layer]:
     """The layers of a recorded `settings.yaml`, without the values that belong to the one command that gave them."""
     try:
-        layers = preset_layers(str(path))
+        layers = preset_layers(str(path), unknown)
     except SettingsError as error:
         reason = str(error).removeprefix("preset ")
         end = "" if reason.endswith("?") else "."

@@ -28,6 +28,7 @@ from pipelines.common import console, interrupt, library_log
 from pipelines.common.paths import run_paths
 from pipelines.common.progress_line import ProgressLine
 from pipelines.common.run_lookup import FoundRun, find_run, recorded_in, run_words
+from pipelines.common.terminal import print_warning
 from pipelines.verbs import VERBS
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
@@ -48,6 +49,8 @@ class Command:
     resolved: Resolved
     run: FoundRun | None
     """The run that it uses, which its first line names."""
+    unknown: tuple[str, ...] = ()
+    """Recorded keys of that run that are no setting of this version. They are left out."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             resumes = command.action.resumes
             if command.run:
                 print(f"{COMMENT if command.action.argument == 'resolved' else ''}{command.run}", flush=True)
+            if command.unknown:
+                print_warning(f"its settings.yaml has keys that are no setting here: {', '.join(command.unknown)}")
             run(command.action, command.resolved)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output, e.g. `head`, has closed the pipe
@@ -131,7 +136,9 @@ def parse(words: Sequence[str]) -> Command:
     implied = [] if given else [folder]
     overrides += [folder] if given and given != run.folder else []
     recorded = None if named else run.settings
-    return Command(action, resolve(named or DEFAULT_PRESET, overrides, implied, recorded), run)
+    unknown = None if action.resumes else list[str]()  # work that continues must not fall back to a default
+    resolved = resolve(named or DEFAULT_PRESET, overrides, implied, recorded, unknown)
+    return Command(action, resolved, run, tuple(unknown or ()))
 
 
 def select(words: Sequence[str]) -> tuple[str, str, list[str]]:

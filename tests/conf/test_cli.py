@@ -14,7 +14,7 @@ from conf import SettingsError, UserError, load
 from conf.catalog import catalog, sections
 from conf.command import Action
 from pipelines import cli
-from pipelines.cli import VERBS, main, parse_settings
+from pipelines.cli import VERBS, main, parse, parse_settings
 from tests.support.runs import make_run
 
 ROOT = Path(__file__).parents[2]
@@ -223,3 +223,19 @@ def test_every_word_option_and_section_of_an_action_exists() -> None:
     for action in ACTIONS:
         assert set(action.sections) <= set(sections())
         assert {word.setting for word in action.words} | set(action.options.values()) <= set(catalog())
+
+
+def test_settings_of_an_older_version_stop_only_commands_that_continue_its_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = make_run(tmp_path / "runs" / "older", overrides=["sample.images=3"])
+    text = older.settings.read_text()
+    older.settings.write_text(text.replace("flux:\n", "flux:\n  gradient_checkpointing: true\n", 1) + "gone:\n  x: 1\n")
+    monkeypatch.chdir(tmp_path)
+    for words in (["status"], ["policy", "sample", "a cup"], ["policy", "export"], ["reward", "serve"]):
+        command = parse(words)
+        assert command.unknown == ("flux.gradient_checkpointing", "gone"), words
+        assert command.resolved.settings.flux.checkpoint_every == 0
+    for words in (["policy", "train"], ["reward", "train"], ["preferences", "build", "runs/older"]):
+        with pytest.raises(SettingsError, match=r"no setting 'flux.gradient_checkpointing'|no section 'gone'"):
+            parse(words)

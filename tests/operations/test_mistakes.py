@@ -38,7 +38,7 @@ MISTAKES = {
     "evaluate nope.yaml": "no preset file 'nope.yaml'",
     "evaluate broken.yaml": "preset broken.yaml is not valid YAML",
     "evaluate adir.yaml": "adir.yaml",
-    "evaluate run_dir=runs/older": "runs/older/settings.yaml: no setting 'policy.lr': did you mean",
+    "policy train run_dir=runs/older": "runs/older/settings.yaml: no setting 'policy.lr': did you mean",
     # runs
     "status runs/dmeo": "there is no run in runs/dmeo: did you mean runs/demo? runs that exist: runs/demo",
     "status dmeo": "did you mean runs/demo?",
