@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,10 @@ os.environ.update(
     OMP_NUM_THREADS="1",
     RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH="actors.workers.http_guard.middlewares",
 )
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell starts its jobs in the background so. Processes that the tests start and interrupt would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

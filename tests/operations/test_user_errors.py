@@ -143,7 +143,7 @@ def test_an_error_in_a_ray_task_is_shown_without_ray_s_traceback(
         raise UserError("no file x: set policy.prompts")
 
     monkeypatch.setattr(cli, "run", lambda action, resolved: ray.get(fail.remote()))
-    assert_one_message(["policy", "train"], capsys, "spatialt2i: no file x: set policy.prompts\n")
+    assert_one_message(["demo"], capsys, "spatialt2i: no file x: set policy.prompts\n")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "nonsense:port"])

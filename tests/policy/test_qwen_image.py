@@ -28,8 +28,9 @@ def test_qwen_image_is_trained_and_sampled(
     result = train_policy(settings, rewards, lambda line: None)
     assert result.version == 2
     assert (result.export / "pytorch_lora_weights.safetensors").is_file()
-    sampled = replace(settings, sample=SampleSettings("a red circle left of a blue square", images=2))
-    grid = np.asarray(Image.open(sample_images(sampled)))
+    sampled = replace(settings, sample=SampleSettings(("a red circle left of a blue square",), images=2))
+    (sheet,) = sample_images(sampled)
+    grid = np.asarray(Image.open(sheet))
     base, tuned = np.split(grid[: grid.shape[0] // 2 * 2], 2)
     assert grid.shape[1] > 2 * 64
     assert not np.array_equal(base[:, 64:], tuned[:, 64:])
