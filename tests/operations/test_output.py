@@ -85,15 +85,18 @@ def test_a_stopped_build_leaves_one_line_and_no_process(number: signal.Signals, 
         stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
     )
-    assert process.stdout is not None
-    seen: list[str] = []
-    while not any("generated" in line for line in seen):
-        line = process.stdout.readline()
-        assert line, process.communicate()
-        seen.append(line)
-    children = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=120)
+    try:
+        assert process.stdout is not None
+        seen: list[str] = []
+        while not any("generated" in line for line in seen):
+            line = process.stdout.readline()
+            assert line, process.communicate()
+            seen.append(line)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=120)
+    finally:
+        process.kill()  # if it did not stop, it must not go on behind the other tests
     assert any(line.startswith("preferences  starting the workers") for line in seen)
     assert (process.returncode, err) == (code, "spatialt2i: stopped; the same command goes on from here\n")
     deadline = time.monotonic() + 60
