@@ -254,19 +254,27 @@ def _files(folder: Path) -> Iterator[str]:
 
 def set_usual_permissions(file: Path) -> None:
     """Gives a file the permissions that a new one has. Some libraries write files that only their owner can read."""
-    probe = Path(partial_path(str(file)))
+    file.chmod(_usual_mode(file.parent))
+
+
+def _usual_mode(folder: Path) -> int:
+    """The permissions of a new file in a folder."""
+    probe = Path(partial_path(str(folder / "permissions")))
     probe.touch()
-    file.chmod(probe.stat().st_mode & 0o777)
-    probe.unlink()
+    try:
+        return probe.stat().st_mode & 0o777
+    finally:
+        probe.unlink()
 
 
 def _set_usual_permissions(folder: Path) -> None:
     """The same for all files and folders of a new folder."""
     for parent, _, files in os.walk(folder):
         os.chmod(parent, folder.stat().st_mode & 0o777)
+        mode = _usual_mode(Path(parent)) if files else 0
         for name in files:
             if not (path := Path(parent) / name).is_symlink():
-                set_usual_permissions(path)
+                path.chmod(mode)
 
 
 def _some(names: Sequence[str]) -> str:
