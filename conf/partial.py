@@ -1,4 +1,4 @@
-"""Names of files and folders that are being written, so that those of a killed process can be told and removed.
+"""Names of files and folders that are being written, so that those of a killed process can be recognized and removed.
 
 A partial carries the machine and the process of its writer: `<name>.<machine>-<pid>-<random>.partial`. A folder that is
 being replaced is renamed to the same with `.old`.

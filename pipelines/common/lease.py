@@ -101,7 +101,7 @@ class Lease:
             time.sleep(CHECK_SECONDS)
         if other:
             ended = waiting or other.has_ended()
-            log(f"taking over {self.file.parent} from {other}, which {'has ended' if ended else 'is told to stop'}")
+            log(f"taking over {self.file.parent} from {other}, which {'has ended' if ended else 'is asked to stop'}")
             if not ended:
                 _wait_for_end(other)
         threading.Thread(target=self._renew, name="lease", daemon=True).start()

@@ -32,7 +32,7 @@ def describe(unreadable: Sequence[UnreadableRow], rows: int) -> str:
 
 
 def too_many(unreadable: int, rows: int) -> bool:
-    """Whether so many of `rows` rows are unreadable that the rest may not represent them."""
+    """Whether too many of `rows` rows are unreadable for the rest to represent them."""
     return 0 < unreadable == rows or unreadable > max(MAX_ROWS, MAX_SHARE * rows)
 
 

@@ -108,7 +108,7 @@ def test_a_driver_stops_when_another_takes_over(file: Path) -> None:
             _, error = first.communicate()
             assert first.returncode == 1 and error.startswith("LeaseLostError: ")
             assert f"was taken over by process {second.pid}" in error and "writes nothing more" in error
-            assert "is told to stop" in lines[0]
+            assert "is asked to stop" in lines[0]
             holder = read_holder(file)
             assert holder and holder.pid == second.pid, "the first driver must not remove the lease of the second"
 
