@@ -16,6 +16,7 @@ from pipelines.common.disk_faults import require_writable
 from pipelines.common.models import check_model
 from pipelines.common.paths import pairs_location, run_paths, spatialscore_folder
 from pipelines.common.ports import check_port
+from pipelines.common.scenes_only import check_ablation, check_generated_pairs, check_rules_reward
 
 
 def whole_run(settings: Settings) -> None:
@@ -128,10 +129,9 @@ def train_policy(settings: Settings) -> None:
 def sample(settings: Settings) -> None:
     """`policy sample`: a text, and a trained policy."""
     from actors.reward_input import InputError, check_prompt
+    from pipelines.policy.sample_texts import check_texts
 
-    if not any(text.strip() for text in settings.sample.text):
-        raise SettingsError('sample.text must not be empty, e.g. spatialt2i policy sample "a cat left of a dog"')
-    for text in settings.sample.text:
+    for text in check_texts(settings):
         try:
             check_prompt(text)
         except InputError as error:
@@ -167,11 +167,7 @@ def evaluate(settings: Settings) -> None:
 
 def ablation(settings: Settings) -> None:
     """`ablation`: a cluster, the scenes world, and rewards that may train a policy."""
-    if settings.flux.model != EMBEDDED:
-        raise SettingsError(
-            f"an ablation needs flux.model={EMBEDDED}, got {settings.flux.model}, because the exact checker that "
-            "judges the variants exists in the scenes world only"
-        )
+    check_ablation(settings)
     if settings.rewards.spatialscore:
         _checked_spatialscore(settings)
     _run_folder(settings)
@@ -223,12 +219,7 @@ def _reward_pairs(settings: Settings) -> None:
 
 def _preferences_services(settings: Settings) -> None:
     cfg, weights = settings.preferences, settings.preferences.generators
-    if cfg.generated_fraction and settings.flux.model != EMBEDDED:
-        raise SettingsError(
-            f"preferences.generated_fraction={cfg.generated_fraction} needs flux.model={EMBEDDED}, because only the "
-            f"scenes world can check generated pairs, got flux.model={settings.flux.model}: set "
-            "preferences.generated_fraction=0"
-        )
+    check_generated_pairs(settings)
     for used, endpoint in (
         (cfg.writer == "chat", settings.writer),
         (cfg.perturber == "chat", settings.perturber),
@@ -250,11 +241,7 @@ def _policy_models(settings: Settings) -> None:
         _model(settings, "detector.model", settings.detector.model, "config.json")
     if settings.rewards.judge:
         _key(settings.judge)
-    if settings.rewards.rules and settings.flux.model != EMBEDDED:
-        raise SettingsError(
-            "rewards.rules can check images of the scenes world only, i.e. flux.model=embedded, got "
-            f"{settings.flux.model}: set rewards.rules=0"
-        )
+    check_rules_reward(settings)
 
 
 def _spatialscore_backbone(settings: Settings) -> None:

@@ -16,11 +16,11 @@ from actors.services.keys import key_of
 from actors.types import Prompt, Relation, Scores
 from actors.worker_setup import actor_options
 from actors.workers.reward import RewardPool, application_name, autoscaling_config, serve_replicas, start_pool
-from conf import SettingsError, UserError
-from conf.flux import EMBEDDED
+from conf import UserError
 from conf.settings import Settings
 from pipelines.common.prompts import draw_held_out_prompts, draw_training_prompts
 from pipelines.common.relations import canonical
+from pipelines.common.scenes_only import check_rules_reward
 from pipelines.policy.resources import (
     Replicas,
     ResourceRequest,
@@ -83,11 +83,7 @@ def start_rewards(settings: Settings) -> RewardMix:
     UserError if there is no SpatialScore or no key, and what `relations_from_boxes` raises.
     """
     weights = settings.rewards
-    if weights.rules and settings.flux.model != EMBEDDED:
-        raise SettingsError(
-            "rewards.rules can check images of the scenes world only, i.e. flux.model=embedded, got "
-            f"{settings.flux.model}: set rewards.rules=0"
-        )
+    check_rules_reward(settings)
     # Everything that may be refused comes before the first pool, so that no pool is left running.
     judge = _judge_application(settings) if weights.judge else None
     detector = _detector_application(settings) if weights.detector else None

@@ -17,7 +17,6 @@ from actors.policy.registry import load_policy
 from actors.policy.sampler import sample_before_and_after
 from actors.spatialscore.scorer import SpatialScorer
 from actors.worker_setup import init_worker
-from conf import SettingsError
 from conf.settings import Settings
 from pipelines.common.paths import RunPaths, spatialscore_folder
 from pipelines.common.seeds import group_seeds
@@ -26,6 +25,7 @@ from pipelines.common.vocabulary import vocabulary_warning
 from pipelines.policy.export import provide_export
 from pipelines.policy.fingerprint import flux_location
 from pipelines.policy.image_grid import image_grid
+from pipelines.policy.sample_texts import check_texts
 from pipelines.policy.versions import choose_version, read_export_record
 from pipelines.scenes.checker import can_check, check
 from pipelines.scenes.grammar import parse
@@ -58,17 +58,6 @@ def sample_images(settings: Settings) -> list[Path]:
     return [
         _write_sheet(settings, paths, text, version, images, scorer) for text, images in zip(texts, rows, strict=True)
     ]
-
-
-def check_texts(settings: Settings) -> list[str]:
-    """The texts of a sample, each once. Raises SettingsError if there is none, or if one file is named for several."""
-    cfg = settings.sample
-    if not cfg.text or not all(text.strip() for text in cfg.text):
-        raise SettingsError('sample.text must not be empty, e.g. spatialt2i policy sample "a cat left of a dog"')
-    texts = list(dict.fromkeys(cfg.text))
-    if cfg.out and len(texts) > 1:
-        raise SettingsError(f"sample.out names one file, got {len(texts)} texts: leave it out, or sample one text")
-    return texts
 
 
 def sheet_name(text: str, seed: int, version: str, width: int, height: int) -> str:

@@ -9,14 +9,13 @@ from typing import Any
 import ray
 
 from actors.services.budget import BudgetReached
-from conf import SettingsError
-from conf.flux import EMBEDDED
 from conf.settings import Settings
 from pipelines.common.fingerprints import SHORT_DIGITS, digest_of, digest_of_files
 from pipelines.common.models import check_model
 from pipelines.common.paths import run_paths
 from pipelines.common.progress_line import ProgressLine
 from pipelines.common.run_lookup import record_settings
+from pipelines.common.scenes_only import check_generated_pairs
 from pipelines.preferences import pipeline
 from pipelines.preferences.dataset.build_folder import BuildFolder
 from pipelines.preferences.dataset.shards import GeneratorName, plan_shards
@@ -54,7 +53,7 @@ def build_preferences(settings: Settings) -> PreferencesResult:
     with the shards that are finished.
     """
     started = time.perf_counter()
-    check_world(settings)
+    check_generated_pairs(settings)
     for section, weight, generator in (
         ("qwen_image", settings.preferences.generators.qwen_image, settings.qwen_image),
         ("hunyuan_image", settings.preferences.generators.hunyuan_image, settings.hunyuan_image),
@@ -90,16 +89,6 @@ def build_preferences(settings: Settings) -> PreferencesResult:
 
     build = {"settings": asdict(settings.preferences), "seconds": time.perf_counter() - started}
     return _result(folder, finalize(folder, settings.preferences, build), built=True)
-
-
-def check_world(settings: Settings) -> None:
-    """Raises SettingsError if the base policy should generate scenes but is not the embedded one."""
-    fraction = settings.preferences.generated_fraction
-    if fraction and settings.flux.model != EMBEDDED:
-        raise SettingsError(
-            f"preferences.generated_fraction={fraction} needs flux.model={EMBEDDED}, because only the scenes world can "
-            f"check generated pairs, got flux.model={settings.flux.model}: set preferences.generated_fraction=0"
-        )
 
 
 def open_folder(settings: Settings) -> BuildFolder:

@@ -15,7 +15,8 @@ from conf import Settings, SettingsError, load
 from pipelines.policy.export import export_lora
 from pipelines.policy.fingerprint import flux_location
 from pipelines.policy.image_grid import font_for, image_grid
-from pipelines.policy.sample import check_texts, sample_images, sheet_name
+from pipelines.policy.sample import sample_images, sheet_name
+from pipelines.policy.sample_texts import check_texts
 from pipelines.scenes.checker import can_check
 
 PLAIN = "a red circle left of a blue square"

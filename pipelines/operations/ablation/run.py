@@ -12,10 +12,10 @@ from actors.files import write_file
 from actors.json_files import record_or_none
 from conf import Settings, SettingsError, dump, load
 from conf.ablation import VARIANTS
-from conf.flux import EMBEDDED
 from pipelines.common.fingerprints import digest_of_text
 from pipelines.common.paths import run_paths, spatialscore_folder
 from pipelines.common.progress_line import ProgressLine
+from pipelines.common.scenes_only import check_ablation
 from pipelines.operations.ablation.report import write_report
 from pipelines.policy.fingerprint import input_fingerprints
 from pipelines.policy.metrics import EvaluationRow
@@ -130,11 +130,7 @@ def run_ablation(settings: Settings, log: Log = print, train: Train = run_policy
     the variants. Raises it, before anything is trained, if a finished run was made with other settings, because the
     runs of one table must be comparable.
     """
-    if settings.flux.model != EMBEDDED:
-        raise SettingsError(
-            f"an ablation needs flux.model={EMBEDDED}, got {settings.flux.model}, because the exact checker that "
-            "judges the variants exists in the scenes world only"
-        )
+    check_ablation(settings)
     runs = list(plan_runs(settings))
     missing = [run for run in runs if not run.curve()]
     finished = len(runs) - len(missing)
