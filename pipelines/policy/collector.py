@@ -6,7 +6,6 @@ The driver holds references and scores only. Images, latents and gradients stay 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -23,7 +22,7 @@ from conf.policy import PolicySettings
 from pipelines.common.seeds import group_seeds
 from pipelines.policy.resources import Replicas
 from pipelines.policy.rollout_pool import RolloutPool
-from pipelines.policy.timing import TimeWeightedGauge
+from pipelines.policy.timing import TimeWeightedGauge, now
 
 
 class Rewards(Protocol):
@@ -159,7 +158,7 @@ class GroupCollector:
             priority, group.prompt.text, group.seeds, lambda: self.weights, group.plan
         )
         scores = await self._score(group, sampled.images)
-        score_seconds = time.perf_counter() - sampled.sampled_at
+        score_seconds = now() - sampled.sampled_at
         advantages = group_advantages(scores.mu, self.settings.algorithm)  # select_top_k, then standardize
         kept = tuple(sampled.trajectories[i] for i in advantages.kept)
         return ScoredGroup(

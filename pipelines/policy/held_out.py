@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -23,6 +22,7 @@ from pipelines.policy.image_grid import image_grid
 from pipelines.policy.image_statistics import image_statistics, mean_statistics
 from pipelines.policy.metrics import EvaluationRow, mean_of_numbers
 from pipelines.policy.rollout_pool import RolloutPool
+from pipelines.policy.timing import now
 
 BATCH = 24
 """Images of one call, as many as in a training group."""
@@ -62,7 +62,7 @@ class HeldOutEvaluation:
 
     async def run(self, weights: WeightsHandle, training_seconds: float) -> tuple[EvaluationRow, Image.Image]:
         """Generates and scores one image for each held-out prompt. Returns the metrics and a grid of some images."""
-        started = time.perf_counter()
+        started = now()
         short, long = await asyncio.gather(
             self._evaluate(self.prompts.short, weights, 0), self._evaluate(self.prompts.long, weights, 1)
         )
@@ -70,7 +70,7 @@ class HeldOutEvaluation:
         row = EvaluationRow(
             iteration=weights.version,
             training_seconds=training_seconds,
-            evaluation_seconds=time.perf_counter() - started,
+            evaluation_seconds=now() - started,
             images=len(scores),
             relation_accuracy_short=_fraction(short.counts.right, short.counts.relations),
             relation_accuracy_long=_fraction(long.counts.right, long.counts.relations),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import ray
@@ -20,7 +19,7 @@ from pipelines.policy.checkpoint import Checkpoints, Manifest
 from pipelines.policy.collector import GroupCollector, ScoredGroup
 from pipelines.policy.resource_wait import wait_with_status
 from pipelines.policy.resources import learner_request, rollout_request
-from pipelines.policy.timing import IterationTimer
+from pipelines.policy.timing import IterationTimer, now
 
 MAX_RESTARTS_WITHOUT_PROGRESS = 5
 """Restarts in a row without a new policy version, after which the run ends."""
@@ -113,7 +112,7 @@ class LearnerClient:
         """
         learned: list[ScoredGroup] = []
         for group in groups:
-            since = time.perf_counter()
+            since = now()
             scored = await group
             self.timer.waited(since, scored.sampled_at)
             while True:
@@ -127,7 +126,7 @@ class LearnerClient:
                     self.collector.reissued += 1
                     scored = await self.collector.collect(scored.group)
             learned.append(scored)
-        return learned, time.perf_counter()
+        return learned, now()
 
     async def optimizer_step(self, groups: Sequence[ScoredGroup]) -> OptimizerStepMetrics:
         """Makes one optimizer step from the accumulated gradients of `groups`.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from actors.policy.plan import SamplingPlan
 from actors.types import Conditioning, Trajectory
 from actors.workers.rollout import CALLS_PER_ACTOR, SampleReport, WeightsHandle, sampling_returns
 from pipelines.policy.slot_queue import Priority, SlotQueue
-from pipelines.policy.timing import TimeWeightedGauge
+from pipelines.policy.timing import TimeWeightedGauge, now
 
 Call = Callable[[Any], list[ray.ObjectRef[Any]]]
 """Calls an actor. Returns the reference of its SampleReport, then those of its results."""
@@ -43,7 +42,7 @@ class SampledGroup:
     trajectories: tuple[ray.ObjectRef[Trajectory], ...]
     """One for each seed."""
     sampled_at: float
-    """time.perf_counter() when the call returned."""
+    """`now()` when the call returned."""
 
 
 class RolloutPool:
@@ -207,7 +206,7 @@ class RolloutPool:
             return method.remote(text, seeds, weights(), plan)
 
         report, (images, conditioning, *trajectories) = await self._run(priority, call)
-        return SampledGroup(report, images, conditioning, tuple(trajectories), time.perf_counter())
+        return SampledGroup(report, images, conditioning, tuple(trajectories), now())
 
     async def generate_images(
         self, texts: Sequence[str], seeds: Sequence[int], weights: WeightsHandle, plan: SamplingPlan

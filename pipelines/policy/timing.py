@@ -1,12 +1,24 @@
-"""Where the wall-clock time of a run goes: a timer of iterations, and gauges that know how long they had each value."""
+"""Where the time of a run goes: the driver's clock, a timer of iterations, and gauges that change over time."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+
+def now() -> float:
+    """Seconds on the clock of the running event loop, so that what the driver measures agrees with its timers.
+
+    Outside an event loop it is `time.monotonic`, the clock of asyncio's own event loops.
+    """
+    try:
+        return asyncio.get_running_loop().time()
+    except RuntimeError:
+        return time.monotonic()
 
 
 @dataclass
@@ -35,47 +47,47 @@ class IterationTimer:
         """Starts an iteration."""
         self.learn_seconds = self.publish_seconds = 0.0
         self.wait_for_images_seconds = self.wait_for_scores_seconds = self.wait_for_ranks_seconds = 0.0
-        self._started = time.perf_counter()
+        self._started = now()
         self.between_iterations_seconds = self._started - self._stopped if self._stopped else 0.0
 
     def stop(self) -> None:
         """Ends the iteration."""
-        self._stopped = time.perf_counter()
+        self._stopped = now()
         self.iteration_seconds = self._stopped - self._started
         self.training_seconds += self.iteration_seconds
 
     @contextmanager
     def learning(self, ranks: int) -> Generator[None]:
         """Counts its block as work of `ranks` ranks."""
-        started = time.perf_counter()
+        started = now()
         try:
             yield
         finally:
-            self.learn_seconds += (time.perf_counter() - started) * ranks / self.ranks
+            self.learn_seconds += (now() - started) * ranks / self.ranks
 
     @contextmanager
     def publishing(self) -> Generator[None]:
         """Counts its block as publishing."""
-        started = time.perf_counter()
+        started = now()
         try:
             yield
         finally:
-            self.publish_seconds += time.perf_counter() - started
+            self.publish_seconds += now() - started
 
     def waited(self, since: float, sampled_at: float) -> None:
         """Counts the wait of one rank, from `since` until now, for a group whose images came at `sampled_at`.
 
-        Both are times of `time.perf_counter`. The wait is split into one for images and one for scores.
+        Both are times of `now`. The wait is split into one for images and one for scores.
         """
-        now = time.perf_counter()
-        for_images = min(max(sampled_at - since, 0.0), now - since)
+        waited = now() - since
+        for_images = min(max(sampled_at - since, 0.0), waited)
         self.wait_for_images_seconds += for_images / self.ranks
-        self.wait_for_scores_seconds += (now - since - for_images) / self.ranks
+        self.wait_for_scores_seconds += (waited - for_images) / self.ranks
 
     def ranks_waited(self, finished_at: Sequence[float]) -> None:
         """Counts the wait until now of ranks that finished their groups of an optimizer step at these times."""
-        now = time.perf_counter()
-        self.wait_for_ranks_seconds += sum(now - since for since in finished_at) / self.ranks
+        until = now()
+        self.wait_for_ranks_seconds += sum(until - since for since in finished_at) / self.ranks
 
 
 @dataclass(frozen=True)
@@ -111,7 +123,7 @@ class TimeWeightedGauge:
     def __init__(self) -> None:
         self.value = 0
         self._seconds_at: defaultdict[int, float] = defaultdict(float)
-        self._since = time.perf_counter()
+        self._since = now()
 
     def add(self, change: int) -> None:
         """Changes the value."""
@@ -125,6 +137,6 @@ class TimeWeightedGauge:
         return window
 
     def _count_time(self) -> None:
-        now = time.perf_counter()
-        self._seconds_at[self.value] += now - self._since
-        self._since = now
+        until = now()
+        self._seconds_at[self.value] += until - self._since
+        self._since = until

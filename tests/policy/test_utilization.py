@@ -173,7 +173,7 @@ def test_without_an_answer_of_the_controller_reward_fields_are_nan(ray_cluster: 
 def test_a_gauge_knows_how_long_it_had_each_value(monkeypatch: pytest.MonkeyPatch) -> None:
     """2 s at 0, 3 s at 1, 1 s at 4. Of three servers three are idle, then two, then none."""
     now = [10.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     gauge = TimeWeightedGauge()
     for seconds, change in ((2, +1), (3, +3), (1, 0)):
         now[0] += seconds
@@ -187,7 +187,7 @@ def test_a_gauge_knows_how_long_it_had_each_value(monkeypatch: pytest.MonkeyPatc
 def test_waits_are_split_by_cause_and_are_means_over_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first of two ranks waits 4 s, of which the images take 3. Then it waits 3 s for the other rank."""
     now = [10.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     timer = IterationTimer(ranks=2)
     timer.start()
     now[0] += 4
