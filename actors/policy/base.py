@@ -78,9 +78,8 @@ class Policy(ABC):
     ) -> Self:
         """Loads a directory in diffusers format or a hub id. `transformer_only`: without text encoders and VAE."""
         omitted = cls.inference_only_components if transformer_only else ()
-        pipeline: Any = cls.pipeline_class.from_pretrained(
-            model, torch_dtype=DTYPES[settings.dtype], **dict.fromkeys(omitted)
-        )
+        dtype = DTYPES[settings.dtype]
+        pipeline: Any = cls.pipeline_class.from_pretrained(model, dtype=dtype, **dict.fromkeys(omitted))
         for name, module in pipeline.components.items():
             if isinstance(module, nn.Module):
                 module.requires_grad_(False)

@@ -109,7 +109,7 @@ def merge_lora(base: str, lora: Path, target: Path, dtype: str) -> None:
 
     The merged weights are W + alpha/rank B A, rounded to `dtype`. A plain `from_pretrained(target)` loads them.
     """
-    pipeline: Any = family_of(base).pipeline_class.from_pretrained(base, torch_dtype=DTYPES[dtype])
+    pipeline: Any = family_of(base).pipeline_class.from_pretrained(base, dtype=DTYPES[dtype])
     pipeline.load_lora_weights(lora)
     pipeline.fuse_lora(components=["transformer"])
     pipeline.unload_lora_weights()

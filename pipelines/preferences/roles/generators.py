@@ -37,7 +37,7 @@ class DiffusersGenerator:
         `count` receives the number of pairs of each batch.
         """
         self._generator, self._settings, self._count = generator, settings, count
-        self._pipeline = _PIPELINES[generator].from_pretrained(settings.model, torch_dtype=_DTYPES[settings.dtype])
+        self._pipeline = _PIPELINES[generator].from_pretrained(settings.model, dtype=_DTYPES[settings.dtype])
         self._pipeline.set_progress_bar_config(disable=True)
         if settings.offload == "model":
             self._pipeline.enable_model_cpu_offload(device=device)
