@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -25,25 +25,12 @@ class LearnerLostError(RuntimeError):
 
 
 class LearnerGroup:
-    """All learner ranks. Its methods raise LearnerLostError if a rank died."""
+    """All learner ranks. Its methods raise LearnerLostError if a rank died. Await `placed`, then `start`."""
 
-    def __init__(self, job: LearnerJob) -> None:
-        """Asks Ray for all ranks or none, placed as the settings say. Await `placed`, then `start`."""
-        settings = job.settings.learner
-        options = actor_options(settings.threads, settings.cpus, settings.gpus)
-        bundle = {"CPU": settings.cpus} | ({"GPU": settings.gpus} if settings.gpus else {})
-        selector = node_selector(settings.node_group)
-        self._placement = placement_group(
-            [bundle] * settings.ranks,
-            strategy=settings.placement.upper(),
-            bundle_label_selector=[selector] * settings.ranks,
-        )
-        self.ranks: list[Any] = [
-            LearnerActor.options(
-                **options, scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, rank)
-            ).remote(job, rank)
-            for rank in range(settings.ranks)
-        ]
+    def __init__(self, ranks: Sequence[Any], release: Callable[[], None]) -> None:
+        """`ranks` are the handles of LearnerActors, in order. `release` kills them and returns their resources."""
+        self.ranks = list(ranks)
+        self._release = release
 
     async def placed(self) -> None:
         """Returns once Ray has started the processes of all ranks."""
@@ -109,9 +96,33 @@ class LearnerGroup:
 
     def stop(self) -> None:
         """Kills all ranks and returns their resources."""
-        for rank in self.ranks:
+        self._release()
+
+
+def start_learner(job: LearnerJob) -> LearnerGroup:
+    """Asks Ray for all ranks or none, placed as the settings say, and returns at once."""
+    settings = job.settings.learner
+    options = actor_options(settings.threads, settings.cpus, settings.gpus)
+    bundle = {"CPU": settings.cpus} | ({"GPU": settings.gpus} if settings.gpus else {})
+    selector = node_selector(settings.node_group)
+    placement = placement_group(
+        [bundle] * settings.ranks,
+        strategy=settings.placement.upper(),
+        bundle_label_selector=[selector] * settings.ranks,
+    )
+    ranks: list[Any] = [
+        LearnerActor.options(**options, scheduling_strategy=PlacementGroupSchedulingStrategy(placement, rank)).remote(
+            job, rank
+        )
+        for rank in range(settings.ranks)
+    ]
+
+    def release() -> None:
+        for rank in ranks:
             ray.kill(rank)
-        remove_placement_group(self._placement)
+        remove_placement_group(placement)
+
+    return LearnerGroup(ranks, release)
 
 
 def _init_failed(error: Exception) -> bool:

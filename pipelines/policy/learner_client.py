@@ -16,6 +16,7 @@ from actors.workers.rollout import WeightsHandle
 from conf import UserError
 from conf.policy import PolicySettings
 from pipelines.policy.checkpoint import Checkpoints, Manifest
+from pipelines.policy.cluster_state import ClusterState, read_cluster
 from pipelines.policy.collector import GroupCollector, ScoredGroup
 from pipelines.policy.resource_wait import wait_with_status
 from pipelines.policy.resources import learner_request, rollout_request
@@ -36,10 +37,14 @@ class LearnerClient:
         collector: GroupCollector,
         timer: IterationTimer,
         log: Callable[[str], None],
+        read: Callable[[], ClusterState] = read_cluster,
     ) -> None:
-        """`ranks` is the first learner. `start` asks Ray for another one and returns at once."""
+        """`ranks` is the first learner. `start` asks Ray for another one and returns at once.
+
+        `read` returns the state of the cluster.
+        """
         self.settings, self.collector, self.timer = settings, collector, timer
-        self._start, self._log = start, log
+        self._start, self._log, self._read = start, log, read
         self.ranks = ranks
         self.restarts = 0
         self._restarts_without_progress = 0
@@ -64,9 +69,10 @@ class LearnerClient:
         """
         rollouts = self.collector.rollouts
         learner, sampling = [learner_request(self.settings)], [rollout_request(self.settings)]
-        await wait_with_status(self.ranks.placed(), learner, self._log, rollouts.scale_down)
+        await wait_with_status(self.ranks.placed(), learner, self._log, rollouts.scale_down, read=self._read)
         rollouts.scale_up()
-        await asyncio.gather(self.ranks.start(), wait_with_status(rollouts.ready(), sampling, self._log))
+        ready = wait_with_status(rollouts.ready(), sampling, self._log, read=self._read)
+        await asyncio.gather(self.ranks.start(), ready)
         for manifest in checkpoints.manifests():
             try:
                 await self.ranks.load(checkpoints.folder(manifest.version), manifest.files)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from pipelines.policy.cluster_state import DECIMALS, NodeResources, read_cluster
+from pipelines.policy.cluster_state import DECIMALS, ClusterState, NodeResources, read_cluster
 from pipelines.policy.resources import ResourceRequest
 
 Result = TypeVar("Result")
@@ -20,26 +20,27 @@ async def wait_with_status(
     log: Callable[[str], None],
     on_wait: Callable[[], object] = lambda: None,
     period_s: float | None = None,
+    read: Callable[[], ClusterState] = read_cluster,
 ) -> Result:
     """Awaits `work`, which needs `requests`. Every `period_s` seconds it logs what is missing and calls `on_wait`.
 
-    The default of `period_s` is STATUS_PERIOD_S.
+    The default of `period_s` is STATUS_PERIOD_S. `read` returns the state of the cluster.
     """
     period_s = STATUS_PERIOD_S if period_s is None else period_s
     task = asyncio.ensure_future(work)
     try:
         while not (await asyncio.wait({task}, timeout=period_s))[0]:
+            cluster = read()
             for request in requests:
-                log(describe_wait(request))
+                log(describe_wait(request, cluster))
             on_wait()
     finally:
         task.cancel()
     return task.result()
 
 
-def describe_wait(request: ResourceRequest) -> str:
+def describe_wait(request: ResourceRequest, cluster: ClusterState) -> str:
     """Says in one line what is requested and what the cluster has of it, or that the models are loading."""
-    cluster = read_cluster()
     if not cluster.is_pending(request.cpus, request.gpus):
         return f"waiting for {request.count} {request.role} to load: all of them have a node"
     return f"waiting for {request}: {describe_shortage(request, cluster.nodes)}"

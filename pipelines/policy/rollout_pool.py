@@ -52,9 +52,15 @@ class RolloutPool:
     and Ray starts them on any node that joins. The pool works with as many actors as there are.
     """
 
-    def __init__(self, start: Callable[[], Any], max_actors: int, min_actors: int = 1) -> None:
-        """`start` starts one actor and returns its handle at once."""
-        self._start = start
+    def __init__(
+        self,
+        start: Callable[[], Any],
+        max_actors: int,
+        min_actors: int = 1,
+        kill: Callable[[Any], object] = ray.kill,
+    ) -> None:
+        """`start` starts one actor and returns its handle at once. `kill` ends an actor."""
+        self._start, self._kill = start, kill
         self.max_actors, self.min_actors, self._wanted = max_actors, min_actors, 0
         self.actors: list[Any] = []
         """Running and pending actors."""
@@ -94,7 +100,7 @@ class RolloutPool:
         actor = pending[-1] if pending else self.actors[-1]
         self._remove(actor)
         if not self._calls[actor]:
-            ray.kill(actor)
+            self._kill(actor)
 
     def any_ready(self) -> bool:
         """Whether at least one actor can take calls."""
@@ -168,7 +174,7 @@ class RolloutPool:
             self._fail_waiters(error)
             return
         if isinstance(error, ActorUnavailableError):
-            ray.kill(actor)  # it may still run but cannot be reached; its calls are repeated elsewhere
+            self._kill(actor)  # it may still run but cannot be reached; its calls are repeated elsewhere
         self.replaced += 1
         self._refill()
 
@@ -250,7 +256,7 @@ class RolloutPool:
             del self._calls[actor]
             self.busy_actors.add(-1)
             if actor in self._removed:
-                ray.kill(actor)
+                self._kill(actor)
         if actor not in self._removed:
             self._slots.release(actor)
 
@@ -259,4 +265,4 @@ class RolloutPool:
         for task in self._starting:
             task.cancel()
         for actor in self.actors:
-            ray.kill(actor)
+            self._kill(actor)

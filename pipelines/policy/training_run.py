@@ -5,24 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from itertools import count
 
 from actors.grpo.learner import OptimizerStepMetrics
 from actors.policy.plan import SamplingPlan
 from actors.types import PolicyWeights
-from actors.workers.learner import LearnerJob
-from actors.workers.learner_group import LearnerGroup
-from actors.workers.rollout import start_rollout
 from conf.settings import Settings
 from pipelines.common.lease import check_lease
 from pipelines.common.paths import run_paths
 from pipelines.common.prompts import draw_held_out_prompts, draw_training_prompts
 from pipelines.policy.checkpoint import Manifest, run_checkpoints
 from pipelines.policy.checkpoint_writer import AsyncCheckpointWriter
+from pipelines.policy.cluster import Cluster, RayCluster
 from pipelines.policy.collector import GroupCollector, Rewards, ScoredGroup
 from pipelines.policy.evaluation_history import best_evaluation, with_history
-from pipelines.policy.fingerprint import flux_location
 from pipelines.policy.held_out import HeldOutEvaluation
 from pipelines.policy.learner_client import LearnerClient
 from pipelines.policy.metrics import read_evaluations
@@ -38,25 +34,29 @@ from pipelines.scenes.checker import can_check
 class TrainingRun:
     """Everything that `train` uses. Make it inside the event loop, and `close` it in the end."""
 
-    def __init__(self, settings: Settings, rewards: Rewards, log: Callable[[str], None]) -> None:
-        """Asks Ray for the learner and the rollout actors, and returns at once."""
-        policy, model = settings.policy, flux_location(settings)
+    def __init__(
+        self, settings: Settings, rewards: Rewards, log: Callable[[str], None], cluster: Cluster | None = None
+    ) -> None:
+        """Asks the cluster (None: Ray's) for the learner and the rollout actors, and returns at once."""
+        policy, cluster = settings.policy, cluster or RayCluster(settings)
         self.settings, self.policy, self._log = settings, policy, log
         self.timer = IterationTimer(policy.learner.ranks)
         self.checkpoints = run_checkpoints(settings)
         self._paths = run_paths(settings)
         self.run_log = RunLog(self._paths)
-        start_learner = partial(LearnerGroup, LearnerJob(model, settings.flux, policy))
-        ranks = start_learner()  # before the rollout actors, which may take all remaining resources
+        ranks = cluster.start_learner()  # before the rollout actors, which may take all remaining resources
         number = count()
         self.rollouts = RolloutPool(
-            lambda: start_rollout(model, settings.flux, policy.rollout, next(number)),
+            lambda: cluster.start_rollout(next(number)),
             policy.rollout.max_actors,
             policy.rollout.min_actors,
+            cluster.kill,
         )
         prompts = draw_training_prompts(policy, settings.flux)
         self.collector = GroupCollector(self.rollouts, rewards, prompts, policy)
-        self.learner = LearnerClient(policy, ranks, start_learner, self.collector, self.timer, log)
+        self.learner = LearnerClient(
+            policy, ranks, cluster.start_learner, self.collector, self.timer, log, cluster.state
+        )
         self._held_out = HeldOutEvaluation(
             self.rollouts,
             rewards,
@@ -69,7 +69,7 @@ class TrainingRun:
         self._state = ""
         self._writer = AsyncCheckpointWriter(self.checkpoints, log)
         self._progress = ProgressPrinter(settings, log)
-        self._utilization = UtilizationMonitor(settings, self.collector, log)
+        self._utilization = UtilizationMonitor(settings, self.collector, log, read=cluster.state)
         self._stall_reports = asyncio.create_task(self._utilization.report_stalls())
 
     def state(self) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ray.exceptions import RayError
 
 from conf.settings import Settings
-from pipelines.policy.cluster_state import read_cluster
+from pipelines.policy.cluster_state import ClusterState, read_cluster
 from pipelines.policy.collector import GroupCollector
 from pipelines.policy.resource_wait import STATUS_PERIOD_S, describe_wait
 from pipelines.policy.resources import Replicas, ResourceRequest, rollout_request
@@ -43,9 +43,11 @@ class UtilizationMonitor:
         collector: GroupCollector,
         log: Callable[[str], None],
         period_s: float = STATUS_PERIOD_S,
+        read: Callable[[], ClusterState] = read_cluster,
     ) -> None:
-        """`period_s`: seconds between two checks of `report_stalls`."""
-        self._settings, self._collector, self._log, self._period_s = settings, collector, log, period_s
+        """`period_s`: seconds between two checks of `report_stalls`. `read` returns the state of the cluster."""
+        self._settings, self._collector, self._log = settings, collector, log
+        self._period_s, self._read = period_s, read
         self._replicas: asyncio.Task[Sequence[Replicas]] | None = None
 
     def begin(self) -> None:
@@ -83,18 +85,19 @@ class UtilizationMonitor:
         rollouts, scaled_down = self._collector.rollouts, False
         while True:
             await asyncio.sleep(self._period_s)
-            if not rollouts.any_ready():
-                self._log(describe_wait(rollout_request(self._settings.policy)))
             blocking = await self._rewards_without_replicas()
-            for request in blocking:
-                self._log(describe_wait(request))
-            cluster = read_cluster()
+            if scaled_down and not blocking:
+                rollouts.scale_up()
+                scaled_down = False
+            waiting = [*blocking] if rollouts.any_ready() else [rollout_request(self._settings.policy), *blocking]
+            if not waiting:
+                continue  # the state of a large cluster is large: it is read only if something waits
+            cluster = self._read()
+            for request in waiting:
+                self._log(describe_wait(request, cluster))
             if any(cluster.is_pending(request.cpus, request.gpus) for request in blocking):
                 rollouts.scale_down()
                 scaled_down = True
-            elif scaled_down and not blocking:
-                rollouts.scale_up()
-                scaled_down = False
 
     async def _rewards_without_replicas(self) -> list[ResourceRequest]:
         """The requests of rewards that have no running replica. Empty if no group waits for scores."""

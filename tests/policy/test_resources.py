@@ -202,12 +202,12 @@ def test_an_actor_that_loads_is_told_from_one_that_has_no_node(ray_cluster: None
     first = start([closed])
     wait_until(lambda: read_cluster().nodes[0].free_cpus <= 1)
     wait_until(lambda: not read_cluster().is_pending(3.0, 0.0))
-    assert describe_wait(request) == "waiting for 1 loaders to load: all of them have a node"
+    assert describe_wait(request, read_cluster()) == "waiting for 1 loaders to load: all of them have a node"
     second = start([closed])
     wait_until(lambda: read_cluster().is_pending(3.0, 0.0))
     found = re.fullmatch(
         r"waiting for 1 loaders of 3 CPUs and 0 GPUs: 3 CPUs requested, 4 registered, ([\d.]+) free on 1 nodes",
-        describe_wait(request),
+        describe_wait(request, read_cluster()),
     )
     assert found and float(found[1]) <= 1
     messages: list[str] = []

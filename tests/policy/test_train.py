@@ -248,12 +248,12 @@ def test_two_actors_draw_what_one_draws(
 ) -> None:
     from actors.policy.plan import SamplingPlan
     from actors.workers.learner import LearnerJob
-    from actors.workers.learner_group import LearnerGroup
+    from actors.workers.learner_group import start_learner
     from actors.workers.rollout import start_rollout
 
     settings = settings_of(tmp_path)
     plan = SamplingPlan.for_training(settings.policy)
-    learner = LearnerGroup(LearnerJob(settings.flux.model, settings.flux, settings.policy))
+    learner = start_learner(LearnerJob(settings.flux.model, settings.flux, settings.policy))
     actors = [start_rollout(settings.flux.model, settings.flux, settings.policy.rollout, number) for number in range(2)]
 
     async def weights():  # type: ignore[no-untyped-def]
