@@ -102,7 +102,7 @@ class BaseRegularizer:
         x, s = torch.stack([row.x for row in rows]).to(device), torch.stack([row.s for row in rows]).to(device)
         conditioning = self.policy.batch_conditioning([row.conditioning for row in rows])
         velocity = self.policy.velocity(x, s, conditioning)
-        with torch.no_grad(), self.policy.base():
+        with torch.no_grad(), self.policy.reference():
             base = self.policy.velocity(x, s, conditioning)
         distance = velocity_distance(velocity, base)
         share = torch.tensor([row.weight for row in rows], device=device) / self.local_groups_per_step

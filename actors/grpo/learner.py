@@ -94,7 +94,7 @@ class GrpoLearner:
             terms = clipped_ratio_loss(log_ratio, batch.advantage, algorithm.clip_range)
         loss, kl = terms.loss, torch.zeros_like(terms.loss)
         if algorithm.kl_weight > 0:
-            with torch.no_grad(), self.policy.base():
+            with torch.no_grad(), self.policy.reference():
                 base = self._predict(batch, conditioning)
             kl = self._divergence(new, base)
             loss = loss + algorithm.kl_weight * kl

@@ -57,6 +57,7 @@ class Policy(ABC):
         add_lora(self.transformer, settings, seed)
         # Found once, because each search visits the thousands of modules of a large transformer.
         self._lora = lora_parameters(self.transformer)
+        self._reference: list[torch.Tensor] | None = None  # a frozen copy of the LoRA, in the order of `_lora`
         self._lora_layers = [module for module in self.transformer.modules() if isinstance(module, BaseTunerLayer)]
         checkpoint_blocks(self.transformer, settings.checkpoint_every)
         if settings.compile:
@@ -172,6 +173,34 @@ class Policy(ABC):
     def _enable_lora(self, enabled: bool) -> None:
         for layer in self._lora_layers:
             layer.enable_adapters(enabled)
+
+    def freeze_reference(self) -> None:
+        """Makes a copy of the current LoRA what `reference` computes with, instead of the base."""
+        self._reference = [parameter.detach().clone() for parameter in self._lora.values()]
+
+    @contextmanager
+    def reference(self) -> Generator[None]:
+        """Context in which the policy is what terms of the loss keep it near: its base, or the frozen LoRA.
+
+        Use it without gradients. The frozen LoRA takes the place of the trained tensors inside the same parameters, so
+        the modules, compiled graphs and checkpointed blocks are those of the policy. A graph of the policy that was
+        recorded before finds its own tensors again in the backward pass.
+        """
+        if self._reference is None:
+            with self.base():
+                yield
+            return
+        self._exchange_reference(self._reference)
+        try:
+            yield
+        finally:
+            self._exchange_reference(self._reference)
+
+    def _exchange_reference(self, frozen: list[torch.Tensor]) -> None:
+        for index, parameter in enumerate(self._lora.values()):
+            trained = parameter.data
+            parameter.data = frozen[index].to(trained.device)  # a copy only at the first use after a move
+            frozen[index] = trained
 
     def lora_state(self) -> dict[str, torch.Tensor]:
         """The LoRA by diffusers' adapter keys, e.g. `transformer_blocks.0.attn.to_q.lora_A.weight`; not copied."""

@@ -39,6 +39,9 @@ class AlgorithmSettings(Section):
     kl_form: Literal["flow_grpo", "gaussian", "velocity"] = "flow_grpo"
     """Form of the KL term; see docs/mathematics.md. The paper does not name its form."""
 
+    kl_reference: Literal["base", "start"] = "base"
+    """What the KL term and the base regularizer are towards: the base, or the LoRA of policy.start_from."""
+
     base_regularizer_weight: float = field(default=0.03, metadata=at_least(0))
     """Weight of mean (v - v_base)^2 at the last denoise steps, which are never trained. 0: off, as in the paper."""
 

@@ -23,7 +23,7 @@ class PolicySettings(Section):
     iterations: int = field(default=120, metadata=at_least(1))
     """Iterations, i.e. policy versions to publish."""
 
-    minutes: float = field(default=5.0, metadata=at_least(0))
+    minutes: float = field(default=0.0, metadata=at_least(0))
     """Stop after this training time in minutes as well. 0: no limit."""
 
     seed: int = field(default=0, metadata=at_least(0))
@@ -50,6 +50,12 @@ class PolicySettings(Section):
     resume: Literal["auto", "never"] = "auto"
     """auto: continue from the newest checkpoint of the run directory. never: start again."""
 
+    strict_resume: bool = False
+    """Refuse to resume with settings or inputs that change what is learned. false: record what changed, and go on."""
+
+    start_from: str = ""
+    """What version 0 is: a LoRA of diffusers or peft, the folder of a checkpoint, or a run directory. Empty: the base."""
+
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     """The stochastic sampler of training."""
 
@@ -75,6 +81,11 @@ class PolicySettings(Section):
         super().__post_init__()
         self._check_group()
         self._check_prompts()
+        if self.algorithm.kl_reference == "start" and not self.start_from:
+            raise SettingsError(
+                "policy.algorithm.kl_reference=start needs policy.start_from: name the LoRA that the run starts from, or "
+                "set policy.algorithm.kl_reference=base"
+            )
         if self.algorithm.ratio_norm == "grpo_guard" and self.sampling.transition != "flow_sde":
             raise SettingsError(
                 "policy.algorithm.ratio_norm=grpo_guard needs policy.sampling.transition=flow_sde, got "
