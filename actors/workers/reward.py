@@ -21,7 +21,7 @@ from actors.reward_input import check_inputs
 from actors.spatialscore.scorer import SpatialScorer
 from actors.types import Scores
 from actors.worker_setup import actor_options, init_worker
-from actors.workers.score_calls import ScoreCall, score_calls
+from actors.workers.score_calls import CallScorer, ScoreCall
 from conf.serving import ServingSettings
 
 HEALTH_TOLERANCE = 1e-2
@@ -38,6 +38,7 @@ class ScoreReplica:
         self.scorer = SpatialScorer.from_pretrained(
             model_dir, device=str(device), threads=settings.threads, batch_images=settings.batch_images
         )
+        self._calls = CallScorer(self.scorer)
         batching = cast(Any, self._score_batch)  # serve.batch adds the two setters below
         batching.set_max_batch_size(settings.max_ongoing_requests)
         batching.set_batch_wait_timeout_s(settings.batch_wait_s)
@@ -53,14 +54,17 @@ class ScoreReplica:
         Raises what the scorer raises for these images and prompts, and nothing that other calls are the reason for.
         """
         check_inputs(images, prompts)
-        outcome = await self._score_batch(ScoreCall(list(images), prompts))
+        call = ScoreCall(list(images), prompts)
+        # A batch answers all of its callers at its end, and the learner waits for the first group of an iteration.
+        alone = self._calls.is_large(call)
+        outcome = await (self._calls.score_alone(call) if alone else self._score_batch(call))
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
     @serve.batch
     async def _score_batch(self, calls: list[ScoreCall]) -> list[Scores | Exception]:
-        return await score_calls(self.scorer, calls)
+        return await self._calls.score_together(calls)
 
     def check_health(self) -> None:
         """Raises if the forward pass fails, or gives another score, or NaN, for the image that was scored at the start.

@@ -1,4 +1,4 @@
-"""Several scoring calls on one replica: scored together if they are small, each alone if that fails."""
+"""Scoring calls on one replica: large ones alone, small ones together, and each of these alone if that fails."""
 
 from __future__ import annotations
 
@@ -20,19 +20,29 @@ class ScoreCall:
     prompts: Sequence[str]
 
 
-async def score_calls(scorer: SpatialScorer, calls: Sequence[ScoreCall]) -> list[Scores | Exception]:
-    """The scores of each call, or its own error. Calls of less than half a forward pass are combined to fill passes.
+class CallScorer:
+    """Scores the calls of one replica, one batch at a time."""
 
-    A larger call, such as a group of the policy, is scored alone: the last bits of its scores then do not depend on the
-    other calls. A run whose workers were killed therefore ends like an undisturbed one, bit for bit.
-    """
-    is_large = [2 * len(call.prompts) >= scorer.batch_images for call in calls]
-    small = [call for call, large in zip(calls, is_large, strict=True) if not large]
-    small_outcomes = iter(await asyncio.to_thread(_score_each, scorer, small))
-    return [
-        (await asyncio.to_thread(_score_each, scorer, [call]))[0] if large else next(small_outcomes)
-        for call, large in zip(calls, is_large, strict=True)
-    ]
+    def __init__(self, scorer: SpatialScorer) -> None:
+        self._scorer = scorer
+        self._busy = asyncio.Lock()
+
+    def is_large(self, call: ScoreCall) -> bool:
+        """Whether a call fills half of a forward pass, as a group of the policy does. Such a call is scored alone.
+
+        The last bits of its scores then do not depend on the other calls. A run whose workers were killed therefore
+        ends like an undisturbed one, bit for bit.
+        """
+        return 2 * len(call.prompts) >= self._scorer.batch_images
+
+    async def score_alone(self, call: ScoreCall) -> Scores | Exception:
+        """The scores of one call, or its own error. Its caller does not wait for the calls that came after it."""
+        return (await self.score_together([call]))[0]
+
+    async def score_together(self, calls: Sequence[ScoreCall]) -> list[Scores | Exception]:
+        """The scores of each call, or its own error. Small calls are combined to fill forward passes."""
+        async with self._busy:
+            return await asyncio.to_thread(_score_each, self._scorer, calls)
 
 
 def _score_each(scorer: SpatialScorer, calls: Sequence[ScoreCall]) -> list[Scores | Exception]:

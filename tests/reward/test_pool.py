@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import ray
 import torch
 
 from actors.spatialscore import SpatialScorer
+from actors.types import Scores
 from actors.workers.reward import RewardPool, ScoreReplica, start_pool
 from conf.serving import ServingSettings
 from tests.support.served_model import ServedModel
@@ -91,6 +93,27 @@ def test_a_replica_whose_weights_change_fails_its_health_check(served: ServedMod
         replica.scorer.model.head.layers[2].bias.fill_(float("nan"))
     with pytest.raises(RuntimeError, match="nan"):
         replica.check_health()
+
+
+def test_a_large_call_is_answered_before_the_next_one_is_scored(
+    served: ServedModel, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three groups arrive at once. The first one's caller has its scores when the last one's scoring starts."""
+    replica = ScoreReplica(str(served.model), ServingSettings(batch_images=len(images)))
+    score, answered = replica.scorer.score, list[int]()
+    callers: list[asyncio.Task[Scores]] = []
+
+    def count_answers(batch: np.ndarray, prompts: Sequence[str]) -> Scores:
+        answered.append(sum(caller.done() for caller in callers))
+        return score(batch, prompts)
+
+    async def three_callers() -> None:
+        callers.extend(asyncio.create_task(replica.score(images, PROMPTS)) for _ in range(3))
+        await asyncio.gather(*callers)
+
+    monkeypatch.setattr(replica.scorer, "score", count_answers)
+    asyncio.run(three_callers())
+    assert answered == [0, 1, 2]
 
 
 async def _mu(pool: RewardPool, reference: ray.ObjectRef[np.ndarray]) -> np.ndarray:

@@ -13,7 +13,7 @@ from actors.images import ImageError
 from actors.reward_input import InputError
 from actors.spatialscore import SpatialScorer
 from actors.types import Scores
-from actors.workers.score_calls import ScoreCall, score_calls
+from actors.workers.score_calls import CallScorer, ScoreCall
 from tests.support.tiny_reward import save_tiny_vlm, tiny_spatialscore
 
 PROMPT = "a red circle left of a blue square"
@@ -21,7 +21,7 @@ PROMPT = "a red circle left of a blue square"
 
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory: pytest.TempPathFactory) -> SpatialScorer:
-    """A tiny model; calls of 24 images or more are large."""
+    """A tiny model."""
     folder = tmp_path_factory.mktemp("vlm")
     save_tiny_vlm(Path(folder))
     return SpatialScorer(tiny_spatialscore(Path(folder)))
@@ -47,19 +47,18 @@ def test_a_call_that_fails_does_not_fail_the_calls_that_are_scored_with_it(
         ScoreCall(black, [PROMPT]),
         ScoreCall(images[:1], ["\ud800"]),
         ScoreCall(black[:, :0], [PROMPT]),
-        ScoreCall(np.concatenate([black] * 30), [PROMPT] * 30),
         ScoreCall(images[:0], []),
         ScoreCall(images, [PROMPT] * 4),
     ]
-    outcomes = asyncio.run(score_calls(scorer, calls))
-    for outcome, mu in zip((*outcomes[:4], outcomes[9]), (*expected.mu, expected.mu), strict=True):
+    outcomes = asyncio.run(CallScorer(scorer).score_together(calls))
+    for outcome, mu in zip((*outcomes[:4], outcomes[8]), (*expected.mu, expected.mu), strict=True):
         assert isinstance(outcome, Scores)
         np.testing.assert_allclose(outcome.mu, mu, rtol=1e-3, atol=1e-5)
-    errors = [type(outcome) for outcome in outcomes[4:8]]
-    assert errors == [RuntimeError, InputError, ImageError, RuntimeError]
-    assert isinstance(outcomes[8], Scores) and outcomes[8].mu.shape == (0,)
-    assert batches[0] == 11  # the small calls were combined first
+    errors = [type(outcome) for outcome in outcomes[4:7]]
+    assert errors == [RuntimeError, InputError, ImageError]
+    assert isinstance(outcomes[7], Scores) and outcomes[7].mu.shape == (0,)
+    assert batches[0] == 11  # the calls were combined first
 
     batches.clear()
-    asyncio.run(score_calls(scorer, [calls[0], calls[1], calls[9]]))
+    asyncio.run(CallScorer(scorer).score_together([calls[0], calls[1], calls[8]]))
     assert batches == [6]  # nothing is scored twice if nothing fails
