@@ -52,9 +52,10 @@ def sample_images(settings: Settings) -> list[Path]:
     paths = provide_export(settings)
     record = read_export_record(paths.export)
     version = str(record.policy_version) if record else "newest"
-    rows = _generate(settings, texts, paths.export)
+    device = init_worker(settings.policy.learner.threads, 1.0 if torch.cuda.is_available() else 0.0)
+    rows = _generate(settings, texts, paths.export, device)
     reward = spatialscore_folder(settings)
-    scorer = SpatialScorer.from_pretrained(reward) if reward.is_dir() else None
+    scorer = SpatialScorer.from_pretrained(reward, device=str(device)) if reward.is_dir() else None
     return [
         _write_sheet(settings, paths, text, version, images, scorer) for text, images in zip(texts, rows, strict=True)
     ]
@@ -71,10 +72,11 @@ def sheet_name(text: str, seed: int, version: str, width: int, height: int) -> s
     return f"{name}.seed-{seed}.version-{version}.{width}x{height}.png"
 
 
-def _generate(settings: Settings, texts: Sequence[str], export: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+def _generate(
+    settings: Settings, texts: Sequence[str], export: Path, device: torch.device
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Returns images uint8 [B, H, W, 3] by the base and by the policy, for each text."""
     cfg = settings.sample
-    device = init_worker(settings.policy.learner.threads, 1.0 if torch.cuda.is_available() else 0.0)
     policy = load_policy(flux_location(settings), settings.flux, device)
     policy.load_lora(read_lora(export, settings.flux))
     seeds = group_seeds(cfg.seed, 0, 0, cfg.images)
