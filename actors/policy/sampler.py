@@ -33,15 +33,18 @@ def sample(
     plan: SamplingPlan,
     policy_version: int = 0,
 ) -> Samples:
+    noise_seed: int | None = None,
     """Samples the latents of one image for each seed and its conditioning, in forward passes of `plan.max_batch`.
 
     Each image has a CPU generator with its own seed. It draws first the initial noise (as the plain pipeline does),
     then the noise of the noisy steps in order. Therefore neither the device nor the other images of the batch change
-    what an image draws. Raises ValueError unless there is one conditioning for each seed.
+    what an image draws. If `plan` shares the initial noise within a group, the images may be part of one group:
+    `noise_seed` is then the seed of the group's first image. Raises ValueError unless there is one conditioning for
+    each seed.
     """
     if len(conditioning) != len(seeds):
         raise ValueError(f"one conditioning for each seed is needed, got {len(conditioning)} and {len(seeds)} seeds")
-    prefixes = shared_prefixes(policy, conditioning, seeds, plan) if plan.images_per_noise > 1 else None
+    prefixes = shared_prefixes(policy, conditioning, seeds, plan, noise_seed) if plan.images_per_noise > 1 else None
     size = plan.max_batch or len(seeds)
     chunks = [
         _sample_batch(

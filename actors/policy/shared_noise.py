@@ -44,13 +44,19 @@ class SharedPrefix:
 
 
 def shared_prefixes(
-    policy: Policy, conditioning: Sequence[Conditioning], seeds: Sequence[int], plan: SamplingPlan
+    policy: Policy,
+    conditioning: Sequence[Conditioning],
+    seeds: Sequence[int],
+    plan: SamplingPlan,
+    noise_seed: int | None = None,
 ) -> list[SharedPrefix]:
     """The prefix of each image: `plan.images_per_noise` consecutive images start with the noise of the first of them.
 
+    With `noise_seed` all images are part of one group, and start with the noise of this seed.
+
     Raises ValueError if the images do not form complete groups, or if a group has more than one conditioning.
     """
-    size = plan.images_per_noise
+    size = plan.images_per_noise if noise_seed is None else len(seeds)
     if len(seeds) % size:
         raise ValueError(f"{size} images share an initial noise: sample them in multiples of that, got {len(seeds)}")
     prefixes: list[SharedPrefix] = []
@@ -58,7 +64,8 @@ def shared_prefixes(
         shared = conditioning[first]
         if any(other is not shared for other in conditioning[first : first + size]):
             raise ValueError("images that share their initial noise are of one prompt: pass one conditioning for all")
-        prefixes += [_sample_prefix(policy, shared, seeds[first], plan)] * size
+        seed = seeds[first] if noise_seed is None else noise_seed
+        prefixes += [_sample_prefix(policy, shared, seed, plan)] * size
     return prefixes
 
 

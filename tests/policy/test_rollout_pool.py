@@ -163,11 +163,14 @@ class Watched(Rollout):
             return velocity(latents, s, rows)
 
         self.policy.velocity = slowly
+        decode = self.sampler.decode
 
-    def _decode(self, latents: torch.Tensor) -> tuple[np.ndarray, float]:
-        self.threads.append(torch.get_num_threads())
-        self.meeting.wait(timeout=60)
-        return super()._decode(latents)
+        def together(latents: torch.Tensor) -> tuple[np.ndarray, float]:
+            self.threads.append(torch.get_num_threads())
+            self.meeting.wait(timeout=60)
+            return decode(latents)
+
+        self.sampler.decode = together
 
     def threads_seen(self) -> list[int]:
         """Torch's threads in every call so far."""
