@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from actors.grpo.advantages import Advantages
+from actors.grpo.base_learner import Learner, check_samples
 from actors.grpo.base_regularizer import BaseRegularizer
 from actors.grpo.batch_std import divide_gradients
-from actors.grpo.ema import MovingAverage
 from actors.grpo.gate import OffPolicyError, OnPolicyGate
 from actors.grpo.loss import Prediction, clipped_ratio_loss, divergence_of
 from actors.grpo.lr_schedule import learning_rate
@@ -26,24 +26,17 @@ from actors.grpo.shared_noise import shared_replay_batches
 from actors.optim.torch_engine import Engine
 from actors.policy.base import Policy
 from actors.policy.transition import transition_of
-from actors.types import Conditioning, PolicyWeights, Trajectory
+from actors.types import Conditioning, Trajectory
 from conf.policy import PolicySettings
 
 __all__ = ["GrpoLearner", "OffPolicyError", "OptimizerStepMetrics"]
 
 
-class GrpoLearner:
-    """One rank of the learner, a plain class.
-
-    Order of calls in an iteration: accumulate for each group, then optimizer_step; both as often as the iteration has
-    optimizer steps; then end_iteration. All ranks must make the same calls, but may accumulate different groups.
-    """
+class GrpoLearner(Learner):
+    """The learner of top-k GRPO; see Learner for the order of calls."""
 
     def __init__(self, policy: Policy, engine: Engine, settings: PolicySettings) -> None:
-        self.policy, self.engine, self.settings = policy, engine, settings
-        self.version = 0
-        self.optimizer_steps = 0  # optimizer steps that were applied
-        self.ema = MovingAverage(policy.lora_state(), settings.optimizer.ema_decay)
+        super().__init__(policy, engine, settings)
         self.gate = OnPolicyGate(settings.algorithm.ratio_tolerance, settings.sampling.denoise_steps, policy.device)
         self._transition = transition_of(settings.sampling.transition)
         self._divergence = divergence_of(settings.algorithm.kl_form)
@@ -57,23 +50,11 @@ class GrpoLearner:
         self._weights_unchanged = True  # the weights are those of `version`: no optimizer step was applied since
         self._totals = StepTotals(policy.device)
 
-    @property
-    def local_groups_per_step(self) -> float:
-        """This rank's groups of an optimizer step."""
-        return self.settings.prompts_per_iteration / self.settings.optimizer.steps_per_iteration / self.engine.ranks
-
     def accumulate(
         self, advantages: Advantages, conditioning: Conditioning, trajectories: Sequence[Trajectory]
     ) -> None:
-        """Adds the gradient of one group: the mean over its kept samples and trained denoise steps.
-
-        `trajectories` are those of `advantages.kept`, in that order. A skipped group adds nothing, but it still counts
-        in the mean over the groups of the optimizer step. Raises ValueError if their numbers differ.
-        """
-        if len(trajectories) != len(advantages.kept):
-            raise ValueError(
-                f"one trajectory for each kept sample is needed, got {len(trajectories)} and {len(advantages.kept)}"
-            )
+        """See Learner: a group's gradient is the mean over its kept samples and trained denoise steps."""
+        check_samples(advantages, trajectories)
         conditioning = conditioning.to(self.policy.device)  # once, and not for each of the group's forward passes
         on_policy = self._weights_unchanged and all(row.policy_version == self.version for row in trajectories)
         batches = self._replay_batches(trajectories, advantages.values, self.settings.learner.replay_batch)
@@ -109,15 +90,15 @@ class GrpoLearner:
         noise_level = self.settings.sampling.noise_level
         return Prediction(velocity, self._transition.step(batch.x, velocity, batch.s, batch.s_next, noise_level))
 
-    def optimizer_step(self, grad_divisor: float = 1.0) -> OptimizerStepMetrics:
-        """Updates the LoRA with the accumulated gradient, divided by `grad_divisor` (see `batch_std`).
+    def optimizer_step(self, score_std: float = 1.0) -> OptimizerStepMetrics:
+        """See Learner: divides the gradient by `score_std` (see actors/grpo/batch_std.py).
 
         Raises OffPolicyError if this is the first optimizer step, and the samples of the unchanged weights do not have
         the ratio 1 within `policy.algorithm.ratio_tolerance`.
         """
         self._passes.finish(with_base=self.settings.algorithm.kl_weight > 0)
         drift = self.gate.check()
-        divide_gradients(self.engine.parameters, grad_divisor)
+        divide_gradients(self.engine.parameters, score_std)
         if self._regularizer:
             self._regularizer.backward(self._passes)
         lr = learning_rate(self.settings.optimizer, self.version, self.settings.iterations)
@@ -126,7 +107,7 @@ class GrpoLearner:
         self._weights_unchanged = self._weights_unchanged and not result.applied
         loss, kl, ratio_mean, clip_fraction = self._totals.means()
         metrics = OptimizerStepMetrics(
-            loss=loss / grad_divisor,
+            loss=loss / score_std,
             kl=kl,
             base_distance=self._regularizer.distance if self._regularizer else 0.0,
             ratio_mean=ratio_mean,
@@ -139,11 +120,11 @@ class GrpoLearner:
             samples=self._totals.samples,
             applied=result.applied,
         )
-        self._reset_step()
+        self.forget_step()
         return metrics
 
-    def _reset_step(self) -> None:
-        """Forgets all that was accumulated and measured for an optimizer step."""
+    def forget_step(self) -> None:
+        """See Learner."""
         self._totals = StepTotals(self.policy.device)
         self.gate.reset()
         self._passes.clear()
@@ -151,41 +132,11 @@ class GrpoLearner:
             self._regularizer.reset()
 
     def end_iteration(self) -> int:
-        """Counts the policy version up, adds its weights to the moving average, and returns the version."""
-        self.version += 1
-        self.ema.update(self.policy.lora_state(), self.version)
+        """See Learner."""
         self._weights_unchanged = True
-        return self.version
-
-    def weights(self) -> PolicyWeights:
-        """The LoRA of the current version, copied to numpy arrays."""
-        return _numpy_weights(self.version, self.policy.lora_state())
-
-    def ema_weights(self) -> PolicyWeights:
-        """The moving average at the current version, copied to numpy arrays."""
-        return _numpy_weights(self.version, self.ema.weights)
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that a resumed learner needs, on the CPU. Valid between iterations."""
-        return {
-            "version": self.version,
-            "optimizer_steps": self.optimizer_steps,
-            "lora": {key: value.cpu().clone() for key, value in self.policy.lora_state().items()},
-            "ema": {key: value.cpu().clone() for key, value in self.ema.weights.items()},
-            "engine": self.engine.state_dict(),
-        }
+        return super().end_iteration()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from `state_dict`, bit for bit. What was accumulated before is dropped."""
-        self.version, self.optimizer_steps = state["version"], state["optimizer_steps"]
-        self.policy.load_lora(state["lora"])
-        self.ema.weights = {key: value.to(self.policy.device).clone() for key, value in state["ema"].items()}
-        self.engine.load_state_dict(state["engine"])
-        for parameter in self.engine.parameters:
-            parameter.grad = None  # the accumulated gradient belongs to other weights
+        """See Learner."""
+        super().load_state_dict(state)
         self._weights_unchanged = True
-        self._reset_step()
-
-
-def _numpy_weights(version: int, lora: dict[str, torch.Tensor]) -> PolicyWeights:
-    return PolicyWeights(version, {key: value.cpu().numpy().copy() for key, value in lora.items()})

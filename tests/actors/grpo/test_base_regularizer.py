@@ -63,7 +63,7 @@ def test_its_gradient_does_not_depend_on_the_gradient_divisor(policy: FluxPolicy
         groups = groups_of(policy, learner)
         for group in groups:
             group.add_to(learner)
-        metrics = learner.optimizer_step(grad_divisor=4.0)
+        metrics = learner.optimizer_step(4.0)
         measured.append(metrics.base_distance)
         assert metrics.regularizer_rows == (4 if weight else 0)
         gradients.append(gradients_of(learner))
