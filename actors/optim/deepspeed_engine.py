@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import deepspeed
@@ -22,6 +22,7 @@ from deepspeed.utils import (
 )
 from torch import nn
 
+from actors.optim.moments import Moments, state_of_slice, with_options_of
 from actors.optim.torch_engine import OptimizerSettings, StepResult, adamw
 
 
@@ -87,7 +88,16 @@ class DeepSpeedEngine:
         for parameter, copy in zip(self.parameters, self.adapter.copies, strict=True):
             copy.copy_(parameter)
         self.zero.refresh_fp32_params()
-        self.zero.optimizer.load_state_dict(state)
+        self.zero.optimizer.load_state_dict(with_options_of(self.zero.optimizer, state))
+
+    def fits(self, state: Mapping[str, Any], ranks: int) -> bool:
+        """See Engine."""
+        return ranks == self.ranks and len(state["param_groups"][0]["params"]) == 1
+
+    def state_from(self, moments: Moments | None) -> dict[str, Any]:
+        """See Engine."""
+        (mine,) = self.zero.single_partition_of_fp32_groups
+        return {"state": state_of_slice(moments, self.parameters, dist.get_rank(), mine.numel()) if moments else {}}
 
 
 class DeepSpeedModel:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from actors.optim.moments import Moments, state_of_parameters, with_options_of
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,21 @@ class Engine(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores the state from `state_dict`. The parameters themselves must have been restored before."""
+        """Restores the state from `state_dict`. The parameters themselves must have been restored before.
+
+        The options, such as the weight decay, stay those of this engine.
+        """
+        ...
+
+    def fits(self, state: Mapping[str, Any], ranks: int) -> bool:
+        """Whether `load_state_dict` takes this rank's state in a checkpoint that `ranks` ranks wrote."""
+        ...
+
+    def state_from(self, moments: Moments | None) -> dict[str, Any]:
+        """What `load_state_dict` needs to go on with the moments of another engine or of other ranks.
+
+        None: a state without steps. Raises ValueError if this engine cannot hold them.
+        """
         ...
 
 
@@ -96,7 +112,15 @@ class TorchEngine:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See Engine."""
-        self.optimizer.load_state_dict(state)
+        self.optimizer.load_state_dict(with_options_of(self.optimizer, state))
+
+    def fits(self, state: Mapping[str, Any], ranks: int) -> bool:
+        """See Engine."""
+        return len(state["param_groups"][0]["params"]) == len(self.parameters)
+
+    def state_from(self, moments: Moments | None) -> dict[str, Any]:
+        """See Engine."""
+        return {"state": state_of_parameters(moments, self.parameters) if moments else {}}
 
 
 class ModelEngine(Protocol):
