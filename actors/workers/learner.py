@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import ray
 import torch
+from torch.distributed import TCPStore
 
 from actors.files import join, read_checked
 from actors.grpo.advantages import Advantages
@@ -19,6 +21,8 @@ from actors.policy.base import Policy
 from actors.policy.registry import load_policy
 from actors.types import Conditioning, PolicyWeights, Trajectory
 from actors.worker_setup import init_worker
+from actors.workers.faults import ends_on_device_fault
+from actors.workers.process_group import join_process_group, open_store
 from conf.flux import FluxSettings
 from conf.policy import PolicySettings
 
@@ -32,33 +36,42 @@ class LearnerJob:
     settings: PolicySettings
 
 
+@ends_on_device_fault("learner")
 class LearnerRank:
     """One rank around a GrpoLearner."""
 
     def __init__(self, job: LearnerJob, rank: int) -> None:
         self.job, self.rank = job, rank
         self.device = init_worker(job.settings.learner.threads, job.settings.learner.gpus)
+        self._store: TCPStore | None = None
 
     def __repr__(self) -> str:
         """The name in Ray's dashboard and logs."""
         return f"learner rank {self.rank} of {self.job.settings.learner.ranks}"
 
-    def address(self) -> str:
-        """Returns host:port, at which rank 0 lets the other ranks join the process group."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return f"{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
+    def open_store(self) -> str:
+        """Opens the store at which the other ranks meet this one, rank 0. Returns host:port; "" if none is needed."""
+        if self.job.settings.learner.engine == "torch":
+            return ""
+        host = ray.util.get_node_ip_address()
+        self._store = open_store(host, self.job.settings.learner.ranks)
+        return f"{host}:{self._store.port}"
 
     def start(self, address: str) -> int:
-        """Builds policy and optimizer and joins the other ranks, if there are any. Returns the policy version, 0."""
+        """Joins the other ranks, if there are any, then builds policy and optimizer. Returns the policy version, 0.
+
+        `address` is that of rank 0's store; only the engine deepspeed needs it.
+        """
         settings = self.job.settings
+        if settings.learner.engine == "deepspeed":
+            join_process_group(address, self.rank, settings.learner.ranks, self.device, self._store)
         # A base that will be sharded is moved to the GPU one block at a time.
         device = torch.device("cpu") if settings.learner.zero_stage == 3 else self.device
         policy = load_policy(self.job.model, self.job.flux, device, transformer_only=True, seed=settings.seed)
-        self.learner = GrpoLearner(policy, self._engine(policy, address), settings)
+        self.learner = GrpoLearner(policy, self._engine(policy), settings)
         return self.learner.version
 
-    def _engine(self, policy: Policy, address: str) -> Engine:
+    def _engine(self, policy: Policy) -> Engine:
         settings = self.job.settings
         parameters = list(policy.trainable().values())
         constants = OptimizerSettings(
@@ -66,12 +79,6 @@ class LearnerRank:
         )
         if settings.learner.engine == "torch":
             return TorchEngine(parameters, constants)
-        torch.distributed.init_process_group(
-            "nccl" if self.device.type == "cuda" else "gloo",
-            init_method=f"tcp://{address}",
-            rank=self.rank,
-            world_size=settings.learner.ranks,
-        )
         if settings.learner.zero_stage == 3:
             shard_frozen(policy.transformer, parameters, self.device)
         from actors.optim.deepspeed_engine import DeepSpeedEngine  # slow to import, and a single rank does not need it
@@ -103,21 +110,37 @@ class LearnerRank:
         """Returns the policy version, and its weights or their moving average. Call it with num_returns = 2."""
         return self.learner.version, self.learner.ema_weights() if averaged else self.learner.weights()
 
-    def state(self) -> bytes:
-        """Returns this rank's state as the content of a file."""
+    def state(self) -> np.ndarray:
+        """Returns what a checkpoint holds of this rank as the content of a file, uint8 [bytes], without a copy.
+
+        What is equal on all ranks is in the file of rank 0 only.
+        """
+        state = self.learner.state_dict()
         buffer = io.BytesIO()
-        torch.save(self.learner.state_dict(), buffer)
-        return buffer.getvalue()
+        torch.save(state if self.rank == 0 else {key: state[key] for key in _OF_EACH_RANK}, buffer)
+        return np.frombuffer(buffer.getbuffer(), np.uint8)
 
     def load(self, folder: str, digests: Mapping[str, str]) -> int:
         """Restores this rank's state from a checkpoint folder and returns the policy version.
 
-        Raises DamagedFileError if the file does not have the digest in `digests`.
+        Raises DamagedFileError if a file does not have the digest in `digests`.
         """
-        name = rank_file(self.rank)
-        content = io.BytesIO(read_checked(join(folder, name), digests[name]))
-        self.learner.load_state_dict(torch.load(content, map_location=self.device, weights_only=True))
+        state = _read_state(folder, digests, self.rank)
+        if self.rank and "lora" not in state:  # in older checkpoints the file of every rank holds everything
+            state = _read_state(folder, digests, 0) | state
+        self.learner.load_state_dict(state)
         return self.learner.version
+
+
+_OF_EACH_RANK = ("version", "engine")
+"""The entries of GrpoLearner.state_dict that the files of all ranks hold: the shard of the optimizer differs."""
+
+
+def _read_state(folder: str, digests: Mapping[str, str], rank: int) -> dict[str, Any]:
+    """On the CPU: AdamW keeps its step counts there, because reading one from a GPU waits for the GPU."""
+    name = rank_file(rank)
+    content = io.BytesIO(read_checked(join(folder, name), digests[name]))
+    return torch.load(content, map_location="cpu", weights_only=True)
 
 
 LearnerActor = ray.remote(LearnerRank)

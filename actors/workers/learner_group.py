@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import ray
 from ray.exceptions import RayActorError
 from ray.util import placement_group, remove_placement_group
@@ -16,12 +17,18 @@ from actors.grpo.advantages import Advantages
 from actors.grpo.metrics import OptimizerStepMetrics, weighted_mean
 from actors.types import Conditioning, Trajectory
 from actors.worker_setup import actor_options, node_selector
+from actors.workers.faults import DeviceFault, root_fault
 from actors.workers.learner import LearnerActor, LearnerJob, rank_file
 from actors.workers.rollout import WeightsHandle
 
 
 class LearnerLostError(RuntimeError):
     """A rank died. The group must be stopped and started again from a checkpoint."""
+
+    def __init__(self, message: str, fault: DeviceFault | None = None) -> None:
+        """`fault`: of the device that is the reason, if one is."""
+        super().__init__(message)
+        self.fault = fault
 
 
 class LearnerGroup:
@@ -34,11 +41,11 @@ class LearnerGroup:
 
     async def placed(self) -> None:
         """Returns once Ray has started the processes of all ranks."""
-        await self._results([rank.address.remote() for rank in self.ranks])
+        await self._results([rank.__ray_ready__.remote() for rank in self.ranks])
 
     async def start(self) -> int:
         """Builds all ranks. Returns the policy version, 0."""
-        (address,) = await self._results([self.ranks[0].address.remote()])
+        (address,) = await self._results([self.ranks[0].open_store.remote()])
         return (await self._results([rank.start.remote(address) for rank in self.ranks]))[0]
 
     async def load(self, folder: str, digests: Mapping[str, str]) -> int:
@@ -77,21 +84,25 @@ class LearnerGroup:
         (number,) = await self._results([version])
         return WeightsHandle(number, averaged, reference)
 
-    def states(self) -> dict[str, ray.ObjectRef[bytes]]:
+    def states(self) -> dict[str, ray.ObjectRef[np.ndarray]]:
         """Returns file name -> reference of each rank's state as it is now. Later calls do not change it."""
         return {rank_file(number): rank.state.remote() for number, rank in enumerate(self.ranks)}
 
     async def _results(self, references: Sequence[ray.ObjectRef[Any]]) -> list[Any]:
         """Awaits calls to ranks. If one rank dies, the others fail in their collectives: both are LearnerLostError."""
+        calls = [asyncio.ensure_future(reference) for reference in references]
         try:
-            return await asyncio.gather(*references)
+            return await asyncio.gather(*calls)
         except (RayActorError, RuntimeError) as error:
-            if _init_failed(error) or not (isinstance(error, RayActorError) or await self._a_rank_is_dead()):
+            if _init_failed(error):
                 raise
-            raise LearnerLostError(str(error)) from error
+            fault = await root_fault(calls)
+            if fault is None and not isinstance(error, RayActorError) and not await self._a_rank_is_dead():
+                raise
+            raise LearnerLostError(str(fault or error), fault) from error
 
     async def _a_rank_is_dead(self) -> bool:
-        pings = [asyncio.wait_for(asyncio.wrap_future(rank.address.remote().future()), 10) for rank in self.ranks]
+        pings = [asyncio.wait_for(rank.__ray_ready__.remote(), 10) for rank in self.ranks]
         return any(isinstance(pong, RayActorError) for pong in await asyncio.gather(*pings, return_exceptions=True))
 
     def stop(self) -> None:
