@@ -16,6 +16,7 @@ from actors.policy.plan import SamplingPlan
 from actors.policy.registry import load_policy
 from actors.types import Conditioning, PolicyWeights, Trajectory
 from actors.worker_setup import actor_options, init_worker
+from actors.workers.faults import ends_on_device_fault
 from conf.flux import FluxSettings
 from conf.policy import RolloutSettings
 
@@ -33,6 +34,7 @@ class WeightsHandle:
     reference: ray.ObjectRef[PolicyWeights]
 
 
+@ends_on_device_fault("rollout")
 class Rollout:
     """A thin actor class around an ImageSampler. It holds no state that a new actor would lack."""
 

@@ -1,12 +1,17 @@
-"""The elastic pool of rollout actors: it distributes calls, replaces dead actors, and repeats their calls."""
+"""The elastic pool of rollout actors: it distributes calls, replaces dead actors, and repeats their calls.
+
+With `policy.placement=colocated` the learner ranks take sampling calls, too.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,9 +20,15 @@ from ray.exceptions import ActorUnavailableError, RayActorError
 
 from actors.policy.plan import SamplingPlan
 from actors.types import Conditioning, Trajectory
+from actors.workers.faults import DeviceFaultError
+from actors.workers.learner_group import LearnerLostError
 from actors.workers.rollout import CALLS_PER_ACTOR, SampleReport, WeightsHandle, sampling_returns
+from conf import UserError
+from pipelines.policy.call_limit import CallAbandonedError, CallKind
 from pipelines.policy.slot_queue import Priority, SlotQueue
-from pipelines.policy.timing import TimeWeightedGauge, now
+from pipelines.policy.supervision import Supervision
+from pipelines.policy.tasks import gather_or_cancel
+from pipelines.policy.timing import BusyTime, TimeWeightedGauge, now
 
 Call = Callable[[Any], list[ray.ObjectRef[Any]]]
 """Calls an actor. Returns the reference of its SampleReport, then those of its results."""
@@ -34,7 +45,7 @@ MAX_FAILED_STARTS = 10
 
 @dataclass(frozen=True)
 class SampledGroup:
-    """What a rollout actor returned for a group, as references."""
+    """What workers returned for a group, as references."""
 
     report: SampleReport
     images: ray.ObjectRef[np.ndarray]
@@ -42,14 +53,15 @@ class SampledGroup:
     trajectories: tuple[ray.ObjectRef[Trajectory], ...]
     """One for each seed."""
     sampled_at: float
-    """`now()` when the call returned."""
+    """`now()` when the last call returned."""
 
 
 class RolloutPool:
     """Sends each call to the first actor with a free slot, by priority. Use it inside one event loop.
 
     It asks Ray for `max_actors` at once. Actors that find no resources stay pending: an autoscaler adds nodes for them,
-    and Ray starts them on any node that joins. The pool works with as many actors as there are.
+    and Ray starts them on any node that joins. The pool works with as many actors as there are, and with learner ranks
+    that `join` it.
     """
 
     def __init__(
@@ -58,27 +70,37 @@ class RolloutPool:
         max_actors: int,
         min_actors: int = 1,
         kill: Callable[[Any], object] = ray.kill,
+        supervision: Supervision | None = None,
+        join_images: Callable[[Sequence[ray.ObjectRef[np.ndarray]]], ray.ObjectRef[np.ndarray]] | None = None,
     ) -> None:
-        """`start` starts one actor and returns its handle at once. `kill` ends an actor."""
-        self._start, self._kill = start, kill
+        """`start` starts one actor and returns its handle at once. `kill` ends an actor.
+
+        `join_images` makes one object of the images of several calls. `supervision` limits the calls and records the faults of devices; None: one with the usual limits.
+        """
+        self._start, self._kill, self._supervision = start, kill, supervision or Supervision()
+        self._join_images = join_images or join_images_remotely
         self.max_actors, self.min_actors, self._wanted = max_actors, min_actors, 0
         self.actors: list[Any] = []
         """Running and pending actors."""
         self._ready: set[Any] = set()
         self._removed: set[Any] = set()
         """Actors that died or were stopped."""
+        self._ranks: dict[Any, BusyTime] = {}
+        """Learner ranks that sample too, and how long they did."""
         self._slots = SlotQueue()
         self._calls: Counter[Any] = Counter()
         """Calls that an actor is working on."""
         self._starting: set[asyncio.Task[None]] = set()
         self._min_ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if not min_actors:
+            self._min_ready.set_result(None)
         self._deaths_in_a_row = 0
         self._failed_starts = 0
         self.ready_actors, self.busy_actors = TimeWeightedGauge(), TimeWeightedGauge()
         self.replaced = 0
         """Actors that died or could not start, and were replaced."""
         self.reissued = 0
-        """Calls that were repeated because their actor died."""
+        """Calls that were repeated because their actor died or did not return."""
         self.scale_up()
 
     # --- size -------------------------------------------------------------------------------------------------------
@@ -103,8 +125,8 @@ class RolloutPool:
             self._kill(actor)
 
     def any_ready(self) -> bool:
-        """Whether at least one actor can take calls."""
-        return bool(self._ready)
+        """Whether anybody can take calls."""
+        return bool(self._ready or self._ranks)
 
     async def ready(self) -> None:
         """Returns once `min_actors` can take calls. Raises the error that kept the actors from starting."""
@@ -140,8 +162,7 @@ class RolloutPool:
         self._failed_starts = 0
         self._ready.add(actor)
         self.ready_actors.add(1)
-        for _ in range(CALLS_PER_ACTOR):
-            self._slots.release(actor)
+        self._slots.add(actor, CALLS_PER_ACTOR)
         if len(self._ready) >= self.min_actors and not self._min_ready.done():
             self._min_ready.set_result(None)
 
@@ -164,8 +185,11 @@ class RolloutPool:
             self.replaced += 1
             self._refill()
 
-    def _on_death(self, actor: Any, error: RayActorError) -> None:
-        """Replaces a dead actor. Idempotent. Ends the run if actors die one after another without finishing a call."""
+    def _on_death(self, actor: Any, error: Exception) -> None:
+        """Replaces an actor that died, that ends because its device failed, or that does not return. Idempotent.
+
+        Ends the run if actors die one after another without finishing a call, or do not have enough memory.
+        """
         if actor in self._removed:
             return
         self._remove(actor)
@@ -173,14 +197,21 @@ class RolloutPool:
         if self._deaths_in_a_row > 5 * self.max_actors:
             self._fail_waiters(error)
             return
-        if isinstance(error, ActorUnavailableError):
-            self._kill(actor)  # it may still run but cannot be reached; its calls are repeated elsewhere
+        if isinstance(error, DeviceFaultError):
+            try:
+                self._supervision.faults.record(error.fault)
+            except UserError as too_little_memory:
+                self._fail_waiters(too_little_memory)
+                return
+        if not isinstance(error, RayActorError) or isinstance(error, ActorUnavailableError):
+            self._kill(actor)  # it may still run; its calls are repeated elsewhere
         self.replaced += 1
         self._refill()
 
     def _remove(self, actor: Any) -> None:
         """Removes an actor from the pool. It gets no further calls."""
         self._removed.add(actor)
+        self._slots.remove(actor)
         self.actors.remove(actor)
         if actor in self._ready:
             self._ready.remove(actor)
@@ -192,6 +223,44 @@ class RolloutPool:
         if not self._min_ready.done():
             self._min_ready.set_exception(error)
 
+    # --- learner ranks that sample too ------------------------------------------------------------------------------
+
+    def join(self, ranks: Sequence[Any]) -> None:
+        """Lets learner ranks take calls. They are not replaced: if one dies, its calls raise LearnerLostError."""
+        self._ranks = {rank: BusyTime() for rank in ranks}
+        for rank in ranks:
+            self._slots.add(rank, CALLS_PER_ACTOR)
+
+    def leave(self) -> None:
+        """Gives the ranks that joined no further calls."""
+        for rank in self._ranks:
+            self._slots.remove(rank)
+            self._calls.pop(rank, None)
+        self._ranks = {}
+
+    @asynccontextmanager
+    async def claimed(self, rank: Any) -> AsyncGenerator[None]:
+        """Waits until nothing is left that `rank` could sample. During the block it gets no calls.
+
+        Does nothing for a rank that did not join.
+        """
+        if rank not in self._ranks:
+            yield
+            return
+        await self._slots.claim(rank)
+        try:
+            yield
+        finally:
+            self._slots.release_all(rank)
+
+    def sampling_seconds(self, rank: Any) -> float:
+        """Seconds in which a rank has sampled since it joined. 0 if it did not join."""
+        return self._ranks[rank].seconds if rank in self._ranks else 0.0
+
+    def rank_sampling_seconds(self) -> float:
+        """`sampling_seconds`, as a mean over the ranks that joined."""
+        return sum(busy.seconds for busy in self._ranks.values()) / max(len(self._ranks), 1)
+
     # --- calls ------------------------------------------------------------------------------------------------------
 
     async def sample_group(
@@ -202,17 +271,33 @@ class RolloutPool:
         weights: Callable[[], WeightsHandle],
         plan: SamplingPlan,
     ) -> SampledGroup:
-        """Samples one group. `weights` is asked when an actor is free, so that the newest version is used."""
-        size = len(seeds)
+        """Samples one group, in calls of `plan.max_batch` images (0: one call), to whichever workers are free.
 
-        def call(actor: Any) -> list[ray.ObjectRef[Any]]:
-            method = actor.sample_group.options(
-                num_returns=sampling_returns(size), name=f"sample {size} images to train on"
+        `weights` is asked when the first worker is free, so that the newest version is used. The workers' number does
+        not change the result: each image draws from its own seed, and the forward passes have the same shapes.
+        """
+        size = plan.max_batch or len(seeds)
+        parts = [seeds[first : first + size] for first in range(0, len(seeds), size)]
+        chosen: list[WeightsHandle] = []  # the whole group is of one version
+
+        def call(part: Sequence[int], worker: Any) -> list[ray.ObjectRef[Any]]:
+            if not chosen:
+                chosen.append(weights())
+            method = worker.sample_group.options(
+                num_returns=sampling_returns(len(part)), name=f"sample {len(part)} images to train on"
             )
-            return method.remote(text, seeds, weights(), plan)
+            return method.remote(text, part, chosen[0], plan, seeds[0])
 
-        report, (images, conditioning, *trajectories) = await self._run(priority, call)
-        return SampledGroup(report, images, conditioning, tuple(trajectories), now())
+        results = await gather_or_cancel(*(self._run("sample", priority, partial(call, part)) for part in parts))
+        reports = [report for report, _ in results]
+        images = [references[0] for _, references in results]
+        return SampledGroup(
+            report=SampleReport(reports[0].policy_version, len(seeds), sum(report.seconds for report in reports)),
+            images=images[0] if len(images) == 1 else self._join_images(images),
+            conditioning=results[0][1][1],
+            trajectories=tuple(reference for _, references in results for reference in references[2:]),
+            sampled_at=now(),
+        )
 
     async def generate_images(
         self, texts: Sequence[str], seeds: Sequence[int], weights: WeightsHandle, plan: SamplingPlan
@@ -220,45 +305,59 @@ class RolloutPool:
         """Generates one image for each (text, seed). Returns a reference to uint8 [B, H, W, 3]."""
         name = f"generate {len(seeds)} held-out images of version {weights.version}"
         _, (images,) = await self._run(
+            "evaluate",
             EVALUATION_PRIORITY,
             lambda actor: actor.generate_images.options(num_returns=2, name=name).remote(texts, seeds, weights, plan),
         )
         return images
 
-    async def _run(self, priority: Priority, call: Call) -> tuple[SampleReport, list[ray.ObjectRef[Any]]]:
-        """Calls a free actor, and another one if it dies. The results stay in the object store."""
+    async def _run(
+        self, kind: CallKind, priority: Priority, call: Call
+    ) -> tuple[SampleReport, list[ray.ObjectRef[Any]]]:
+        """Calls a free actor, and another one if it dies or does not return. The results stay in the object store."""
         while True:
             actor = await self._slots.acquire(priority)
-            if actor in self._removed:
+            if actor not in self._ready and actor not in self._ranks:
                 continue
+            is_rank = actor in self._ranks
             self._on_call_start(actor)
             try:
                 report, *references = call(actor)
-                result = await report
-            except RayActorError as error:
+                async with self._supervision.limits.limit(kind):
+                    result = await report
+            except (RayActorError, DeviceFaultError, CallAbandonedError) as error:
+                if is_rank:
+                    fault = error.fault if isinstance(error, DeviceFaultError) else None
+                    raise LearnerLostError(str(error), fault) from error
                 self.reissued += 1
                 self._on_death(actor, error)
                 continue
             finally:
                 self._on_call_end(actor)
             self._deaths_in_a_row = 0
+            self._supervision.faults.progress("rollout")
             return result, references
 
     def _on_call_start(self, actor: Any) -> None:
         self._calls[actor] += 1
-        if self._calls[actor] == 1:
+        if actor in self._ranks:
+            self._ranks[actor].begin()
+        elif self._calls[actor] == 1:
             self.busy_actors.add(1)
 
     def _on_call_end(self, actor: Any) -> None:
         """Releases the slot. An actor that was removed is killed after its last call."""
+        if actor not in self._calls:  # a rank that left
+            return
         self._calls[actor] -= 1
-        if not self._calls[actor]:
+        if actor in self._ranks:
+            self._ranks[actor].end()
+        elif not self._calls[actor]:
             del self._calls[actor]
             self.busy_actors.add(-1)
             if actor in self._removed:
                 self._kill(actor)
-        if actor not in self._removed:
-            self._slots.release(actor)
+        self._slots.release(actor)
 
     def stop(self) -> None:
         """Kills all actors."""
@@ -266,3 +365,17 @@ class RolloutPool:
             task.cancel()
         for actor in self.actors:
             self._kill(actor)
+
+
+def join_images_remotely(images: Sequence[ray.ObjectRef[np.ndarray]]) -> ray.ObjectRef[np.ndarray]:
+    """Makes one object of a group's images, so that its scores do not depend on how it was sampled.
+
+    In a Ray task, so that the driver holds no images.
+    """
+    return concatenate.remote(*images)
+
+
+@ray.remote(num_cpus=0, max_retries=3)
+def concatenate(*images: np.ndarray) -> np.ndarray:
+    """Joins uint8 [B, H, W, 3] along B."""
+    return np.concatenate(images)

@@ -1,0 +1,21 @@
+"""What the driver knows of failures: how long calls may take, which devices failed, and missing checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pipelines.policy.call_limit import CallLimits
+from pipelines.policy.fault_log import FaultLog
+
+
+class Supervision:
+    """The limits of calls and the record of faults of one run, shared by its pools and its learner."""
+
+    def __init__(
+        self, call_margin_s: float = 600.0, avoid: Callable[[frozenset[str]], object] = lambda nodes: None
+    ) -> None:
+        """`call_margin_s`: see `policy.call_margin_s`. `avoid` is told the nodes that replacements must avoid."""
+        self.limits = CallLimits(call_margin_s)
+        self.faults = FaultLog(avoid)
+        self.checkpoints_missed = 0
+        """Checkpoints that could not be written, or not in time."""
