@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Any, Protocol
 
 import ray
@@ -10,6 +11,7 @@ from actors.workers.learner import LearnerJob
 from actors.workers.learner_group import LearnerGroup, start_learner
 from actors.workers.rollout import start_rollout
 from conf.settings import Settings
+from pipelines.policy.checkpoint_writer import store_file
 from pipelines.policy.cluster_state import ClusterState, read_cluster
 from pipelines.policy.fingerprint import flux_location
 
@@ -31,6 +33,10 @@ class Cluster(Protocol):
 
     def state(self) -> ClusterState:
         """The nodes, and the processes that wait for one."""
+        ...
+
+    def store(self, location: str, content: ray.ObjectRef[bytes]) -> Awaitable[str]:
+        """Writes a file in a process of its own. Returns its SHA-256."""
         ...
 
 
@@ -55,3 +61,7 @@ class RayCluster:
     def state(self) -> ClusterState:
         """See Cluster."""
         return read_cluster()
+
+    def store(self, location: str, content: ray.ObjectRef[bytes]) -> Awaitable[str]:
+        """See Cluster."""
+        return store_file.remote(location, content)

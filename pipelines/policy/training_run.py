@@ -67,7 +67,7 @@ class TrainingRun:
         )
         self._identity = run_identity(settings)
         self._state = ""
-        self._writer = AsyncCheckpointWriter(self.checkpoints, log)
+        self._writer = AsyncCheckpointWriter(self.checkpoints, log, cluster.store)
         self._progress = ProgressPrinter(settings, log)
         self._utilization = UtilizationMonitor(settings, self.collector, log, read=cluster.state)
         self._stall_reports = asyncio.create_task(self._utilization.report_stalls())
