@@ -19,8 +19,9 @@ from actors.workers.reward import RewardPool, application_name, autoscaling_conf
 from conf import UserError
 from conf.settings import Settings
 from pipelines.common.prompts import draw_held_out_prompts, draw_training_prompts
-from pipelines.common.relations import canonical
+from pipelines.common.relations import MEANINGS, Fact
 from pipelines.common.scenes_only import check_rules_reward
+from pipelines.common.spatial_logic import implied
 from pipelines.policy.resources import (
     Replicas,
     ResourceRequest,
@@ -32,8 +33,8 @@ from pipelines.policy.resources import (
 from pipelines.policy.rule_reward import RulesReward
 from pipelines.reward.served_model import served_model
 
-_DIRECTION_OF = {"left": "left of", "above": "above"}
-"""A canonical relation of pipelines.common.relations -> one of DIRECTIONS."""
+_DIRECTION_OF = {"x": "left of", "y": "above"}
+"""Axis of an order of two objects in the image -> one of DIRECTIONS."""
 
 
 @dataclass(frozen=True)
@@ -152,11 +153,15 @@ def relations_from_boxes(prompts: Iterable[Prompt]) -> dict[str, tuple[Relation,
 
 def _box_relation(prompt: Prompt, relation: Relation) -> Relation:
     """Returns the relation as one of DIRECTIONS: "B to the right of A" becomes "A left of B"."""
-    try:
-        canonical_name, first, second = canonical(relation)
-        return Relation(first, _DIRECTION_OF[canonical_name], second)
-    except KeyError:
+    orders = [fact for fact in _facts(relation) if fact.sense in _DIRECTION_OF]
+    if len(orders) != 1:
         raise UserError(
             f"rewards.detector reads {', '.join(DIRECTIONS)} from boxes, not {relation.relation!r} of "
             f"{prompt.text[:60]!r}: remove such prompts, or use rewards.spatialscore instead"
-        ) from None
+        )
+    return Relation(orders[0].first, _DIRECTION_OF[orders[0].sense], orders[0].second)
+
+
+def _facts(relation: Relation) -> frozenset[Fact]:
+    """What a relation states; nothing if its words are not known."""
+    return implied([relation]) if relation.relation in MEANINGS else frozenset()

@@ -21,9 +21,8 @@ from actors.services.budget import BudgetReached
 from conf import Settings, load
 from pipelines.common.paths import RunPaths
 from pipelines.preferences.build import IncompleteBuildError, build_preferences
-from pipelines.scenes import grammar
 from tests.support.kill import killing
-from tests.support.openai_server import ANSWERS, FRAME, ONCE, Behaviour, serving
+from tests.support.openai_server import ANSWERS, ONCE, Behaviour, scene_of, serving
 
 PAIRS = 48
 KEY = "sk-secret-of-the-test"
@@ -48,8 +47,8 @@ def _overrides(run_dir: Path, url: str, *more: str) -> list[str]:
         "preferences.generators.renderer=0",
         "preferences.generators.seedream=1",
         "preferences.test_fraction=0.3",
-        "preferences.benchmark_single_edit=2",
-        "preferences.benchmark_multi_edit=3",
+        "publish.benchmark_single_edit=2",
+        "publish.benchmark_multi_edit=3",
         "writer.max_relations=3",
         "writer.min_words=8",
         "seedream.size=64x64",
@@ -87,9 +86,7 @@ def test_rows_match_their_prompts_and_no_group_is_in_two_splits(undisturbed: Pat
     rows = _rows(undisturbed)
     assert [row["pair_id"] for row in rows] == [f"pair-{i:08d}" for i in range(PAIRS)]
     for row in rows:
-        before, after = (
-            grammar.parse(row[name].removeprefix(FRAME).strip()) for name in ("prompt", "perturbed_prompt")
-        )
+        before, after = (scene_of(row[name]) for name in ("prompt", "perturbed_prompt"))
         assert [vars(relation) for relation in before.relations] == row["relations"]
         differing = sum(one != other for one, other in zip(before.words, after.words, strict=True))
         assert differing == row["n_perturb"] == len(row["perturbations"])

@@ -19,12 +19,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
 
+from actors.types import Relation
 from pipelines.common.images import encode_png
 from pipelines.scenes import grammar, render
 
@@ -148,9 +149,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _generate(self, body: dict[str, Any], digest: str) -> None:
         assert body["response_format"] == "b64_json" and body["watermark"] is False
-        text = body["prompt"].removeprefix(FRAME).strip()
+        text = body["prompt"]
         rng = np.random.default_rng([body["seed"], int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)])
-        pixels = render.render(render.lay_out(grammar.parse(text), rng), rng)
+        pixels = render.render(render.lay_out(scene_of(text), rng), rng)
         image = base64.b64encode(encode_png(pixels)).decode()
         self._send_answer({"created": 0, "data": [{"b64_json": image}]}, digest)
 
@@ -172,39 +173,44 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def written(question: str, untrue: bool) -> dict[str, Any]:
-    """A writer's answer: a sentence with the requested number of relations. `untrue`: with one relation too few."""
+    """A writer's answer with the requested number of relations. `untrue`: one of them is not listed."""
     relations, variation = (int(re.search(rf"{word} (\d+)", question)[1]) for word in ("exactly", "Variation"))  # type: ignore[index]
     scene = grammar.write_scene(np.random.default_rng(variation), relations + 1)
-    relations_data = [
-        {**vars(relation), "phrase": phrase} for relation, phrase in zip(scene.relations, phrases(scene), strict=True)
-    ]
-    return {"prompt": f"{FRAME} {scene.text}", "frame": FRAME, "relations": relations_data[untrue:]}
-
-
-def phrases(scene: grammar.Scene) -> list[str]:
-    """The part of the sentence that states each relation."""
-    found: list[str] = []
-    for child, (parent, word) in enumerate(zip(scene.parents, scene.words, strict=True), start=1):
-        link = {True: f"a {scene.objects[parent].name} ", False: "and "}[child == 1 or parent != 0]
-        link += "that is " if child > 1 and parent != 0 else ""
-        found.append(f"{link}{word} a {scene.objects[child].name}")
-    return found
+    listed = [{**vars(relation), "phrase": statement(relation)} for relation in scene.relations]
+    return {"prompt": sentence_of(scene), "frame": FRAME, "relations": listed[untrue:]}
 
 
 def perturbed(question: str, untrue: bool) -> dict[str, Any]:
-    """A perturber's answer. `untrue`: it also changes an object."""
-    text = re.search(rf"{FRAME} (.*)", question)[1]  # type: ignore[index]
+    """A perturber's answer, which turns relations into their opposites. `untrue`: it also changes an object."""
+    scene = scene_of(re.search(rf"{FRAME} .*", question)[0])  # type: ignore[index]
     count = int(re.search(r"Change exactly (\d+)", question)[1])  # type: ignore[index]
-    scene = grammar.parse(text)
-    seed = int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
-    changed, _ = grammar.perturb(scene, count, np.random.default_rng(seed))
-    changes = [
-        {"number": i, **vars(after)}
-        for i, (before, after) in enumerate(zip(scene.relations, changed.relations, strict=True), start=1)
-        if before != after
-    ]
-    prompt = f"{FRAME} {changed.text}"
+    seed = int(hashlib.sha256(scene.text.encode()).hexdigest()[:8], 16)
+    chosen = np.random.default_rng(seed).permutation(len(scene.words))[:count]
+    words = tuple(grammar.OPPOSITE[word] if i in chosen else word for i, word in enumerate(scene.words))
+    changed = replace(scene, words=words)
+    changes = [{"number": int(i) + 1, **vars(changed.relations[i])} for i in sorted(chosen)]
+    prompt = sentence_of(changed)
     return {"prompt": re.sub("circle|square|triangle", "hexagon", prompt) if untrue else prompt, "changes": changes}
+
+
+def statement(relation: Relation) -> str:
+    """A clause that names both objects of a relation."""
+    return f"a {relation.subject} is {relation.relation} a {relation.object}"
+
+
+def sentence_of(scene: grammar.Scene) -> str:
+    """A prompt that states every relation of a scene in a clause of its own."""
+    return f"{FRAME} {', '.join(map(statement, scene.relations))}"
+
+
+def scene_of(text: str) -> grammar.Scene:
+    """The scene of `sentence_of`."""
+    clauses = re.findall(r"a (\w+ \w+) is (\w+(?: of)?) a (\w+ \w+)", text)
+    names = [clauses[0][0], *(child for _, _, child in clauses)]
+    objects = tuple(grammar.SceneObject.named(name) for name in names)
+    return grammar.Scene(
+        objects, tuple(word for _, word, _ in clauses), tuple(names.index(head) for head, _, _ in clauses)
+    )
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from pipelines.preferences.checks.prompt_checks import words_of
+from pipelines.preferences.checks.words import words_of
 
 IMAGE_BITS = 4  # two images are alike if their perceptual hashes differ in at most this many bits
 _BITS, _IMAGE_BANDS = 64, IMAGE_BITS + 1  # with one band more than differing bits, at least one band is equal

@@ -18,8 +18,10 @@ from actors.services.budget import BudgetReached
 from actors.services.endpoint import AnswerTruncated, ContentRefused, Endpoint, RetriesExhausted
 from actors.types import Prompt, Relation
 from conf.endpoints import PerturberSettings, WriterSettings
-from pipelines.common.relations import BETWEEN, split_group
-from pipelines.preferences.checks.prompt_checks import InvalidAnswer, check_perturbation, check_statements, words_of
+from pipelines.common.relations import FIXED, can_change, split_group
+from pipelines.preferences.checks.perturbation import check_perturbation
+from pipelines.preferences.checks.statements import check_statements
+from pipelines.preferences.checks.words import InvalidAnswer, words_of
 from pipelines.preferences.dataset.distribution import Assignment, assign, draw_edit_count
 from pipelines.preferences.roles.base import Dropped, PromptPair, RowSpec
 from pipelines.preferences.roles.llm_prompts import PERTURB, WRITE, PerturbedPrompt, WrittenPrompt
@@ -48,7 +50,7 @@ class ChatWriter:
             scene=assignment.scene,
             relations=assignment.relations,
             viewpoint=assignment.viewpoint,
-            between=BETWEEN,
+            fixed=", ".join(FIXED),
             variation=assignment.variation,
         )
         return await ask_until_valid(
@@ -74,7 +76,7 @@ class ChatWriter:
             raise InvalidAnswer(
                 "frame", f"the prompt must state the point of view in the words of `frame`, got frame {answer.frame!r}"
             )
-        check_statements(answer.prompt, relations, phrases)
+        check_statements(answer.prompt, relations, phrases, answer.frame)
         prompt = Prompt(_prompt_id(answer.prompt), answer.prompt, relations, {"frame": answer.frame})
         return PromptPair(spec, prompt, assignment.scene, split_group(relations), phrases)
 
@@ -94,9 +96,12 @@ class ChatPerturber:
 
     async def _perturb(self, prompt: PromptPair) -> PromptPair:
         relations = prompt.prompt.relations
-        count = draw_edit_count(prompt.spec, len(relations), self.single_edit_fraction)
+        changeable = [str(i) for i, relation in enumerate(relations, start=1) if can_change(relation)]
+        count = draw_edit_count(prompt.spec, len(changeable), self.single_edit_fraction)
         numbered = (f"{i}. {r.subject} {r.relation} {r.object}" for i, r in enumerate(relations, start=1))
-        question = PERTURB.format(prompt=prompt.prompt.text, relations="\n".join(numbered), count=count)
+        question = PERTURB.format(
+            prompt=prompt.prompt.text, relations="\n".join(numbered), count=count, changeable=", ".join(changeable)
+        )
         return await ask_until_valid(
             self.endpoint,
             question,
@@ -128,6 +133,7 @@ async def ask_until_valid(endpoint: Endpoint, question: str, form: type[A], atte
     schema = {"name": form.__name__, "schema": form.model_json_schema(), "strict": True}
     problem = InvalidAnswer("malformed", "the model gave no answer")
     for attempt in range(1, attempts + 1):
+        text = ""
         try:
             text = await endpoint.chat(messages, schema)
             return read(form.model_validate_json(text))
@@ -138,7 +144,8 @@ async def ask_until_valid(endpoint: Endpoint, question: str, form: type[A], atte
         except InvalidAnswer as error:
             problem = error
         correction = f"Answer {attempt} is not valid: {problem.message}. Fix this and give the whole answer again."
-        messages = [messages[0], {"role": "user", "content": correction}]
+        own = [{"role": "assistant", "content": text}] if text else []  # so that it can correct what it wrote
+        messages = [messages[0], *own, {"role": "user", "content": correction}]
     raise problem
 
 

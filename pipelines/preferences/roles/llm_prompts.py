@@ -16,22 +16,31 @@ It says that the scene is described {viewpoint}: left, right, front and behind a
 `frame`, exactly as the prompt has them.
 Return the relations as data, in the order of the prompt:
 - subject and object are the objects' names as the prompt has them, without article. Each object keeps one name, which \
-tells it apart from all others and holds no word of place (not "left lamp"). For "{between}", object is "X and Y".
+tells it apart from all others. For "between", object is "X and Y".
 - relation is one of the allowed wordings, used in the prompt in exactly these words.
-- phrase is the part of the prompt that states this relation and no other one, word for word.
-No two relations may contradict each other, follow from each other or be about the same two objects.
+- phrase is the part of the prompt that states this relation and no other one, word for word. It reads "subject ... \
+relation ... object", or begins with the relation: "In front of the sofa stands a table". It has both names and no \
+pronoun, no "which" and no "that".
+Say nothing in the negative, and state no place but the listed relations. No two relations may contradict each other, \
+follow from each other or be about the same two objects; what is on or in an object is where that object is. At most a \
+third of the relations are among these: {fixed}.
 Variation {variation}."""
 
 PERTURB = """\
-This prompt describes an image:
+This prompt describes an image, as a photograph shows it:
 
 {prompt}
 
 Its spatial relations:
 {relations}
 
-Change exactly {count} of these relations so that the new prompt contradicts the old one, by position only: turn a \
-relation into its opposite ("to the left of" into "to the right of") or another direction, or exchange its objects. \
+Change exactly {count} of the relations {changeable} so that the new prompt contradicts the old one. For each of \
+them, do one of these:
+- use the opposite on the same axis: left and right, above and below, in front and behind, near and far, next to and \
+inside, on and under. Do not change the axis: an object can be left of another one and behind it.
+- move a part along one direction: "at the left edge of" becomes "at the right edge of", "in the upper-left corner of" \
+becomes "in the upper-right corner of".
+- exchange its objects; for "between", the object in the middle with one of the others.
 Do not restate the same fact in other words. The relations together must still be possible. Every other word of the \
 prompt, all objects and all other relations stay exactly as they are.
 Return the whole new prompt, and for each changed relation its number and what it says now."""

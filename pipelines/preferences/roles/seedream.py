@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from actors.images import ImageError, decode_image
 from actors.services.endpoint import Endpoint
 from conf.endpoints import SeedreamSettings
-from pipelines.preferences.checks.prompt_checks import InvalidAnswer
+from pipelines.preferences.checks.words import InvalidAnswer
 from pipelines.preferences.roles.base import Dropped, PromptPair, RawImage, RawPair
 from pipelines.preferences.roles.chat import or_dropped
 
