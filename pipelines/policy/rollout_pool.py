@@ -75,7 +75,8 @@ class RolloutPool:
     ) -> None:
         """`start` starts one actor and returns its handle at once. `kill` ends an actor.
 
-        `join_images` makes one object of the images of several calls. `supervision` limits the calls and records the faults of devices; None: one with the usual limits.
+        `supervision` limits the calls and records the faults of devices; None: one with the usual limits. `join_images`
+        makes one object of the images of several calls; None: by a Ray task.
         """
         self._start, self._kill, self._supervision = start, kill, supervision or Supervision()
         self._join_images = join_images or join_images_remotely

@@ -74,20 +74,45 @@ class IterationTimer:
         finally:
             self.publish_seconds += now() - started
 
-    def waited(self, since: float, sampled_at: float) -> None:
+    def waited(self, since: float, sampled_at: float, sampling: float = 0.0) -> None:
         """Counts the wait of one rank, from `since` until now, for a group whose images came at `sampled_at`.
+
+        `sampling`: seconds of this time in which the rank itself sampled. They are no wait.
 
         Both are times of `now`. The wait is split into one for images and one for scores.
         """
         waited = now() - since
-        for_images = min(max(sampled_at - since, 0.0), waited)
+        for_images = max(min(sampled_at - since, waited) - sampling, 0.0)
         self.wait_for_images_seconds += for_images / self.ranks
-        self.wait_for_scores_seconds += (waited - for_images) / self.ranks
+        self.wait_for_scores_seconds += max(waited - sampling - for_images, 0.0) / self.ranks
 
-    def ranks_waited(self, finished_at: Sequence[float]) -> None:
-        """Counts the wait until now of ranks that finished their groups of an optimizer step at these times."""
-        until = now()
-        self.wait_for_ranks_seconds += sum(until - since for since in finished_at) / self.ranks
+    def ranks_waited(self, seconds: Sequence[float]) -> None:
+        """Counts how long ranks waited for the others, after they had finished their groups of an optimizer step."""
+        self.wait_for_ranks_seconds += sum(seconds) / self.ranks
+
+
+class BusyTime:
+    """Seconds in which at least one call was under way."""
+
+    def __init__(self) -> None:
+        self._calls, self._seconds, self._since = 0, 0.0, 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Until now."""
+        return self._seconds + (now() - self._since if self._calls else 0.0)
+
+    def begin(self) -> None:
+        """A call begins."""
+        if not self._calls:
+            self._since = now()
+        self._calls += 1
+
+    def end(self) -> None:
+        """A call ends."""
+        self._calls -= 1
+        if not self._calls:
+            self._seconds += now() - self._since
 
 
 @dataclass(frozen=True)

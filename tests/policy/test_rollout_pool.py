@@ -137,7 +137,7 @@ def test_the_most_urgent_is_next_and_no_place_is_lost() -> None:
         again = asyncio.create_task(wait("again", (7, 3)))
         evaluation = asyncio.create_task(wait("evaluation", EVALUATION_PRIORITY))
         await asyncio.sleep(0)
-        places.release("actor")
+        places.add("actor", 1)
         evaluation.cancel()
         await asyncio.sleep(0.01)
         for _ in range(2):

@@ -192,7 +192,7 @@ def test_waits_are_split_by_cause_and_are_means_over_ranks(monkeypatch: pytest.M
     timer.start()
     now[0] += 4
     timer.waited(since=10.0, sampled_at=13.0)
-    timer.ranks_waited([now[0] - 3, now[0]])
+    timer.ranks_waited([3.0, 0.0])
     timer.stop()
     assert (timer.wait_for_images_seconds, timer.wait_for_scores_seconds) == (1.5, 0.5)
     assert (timer.wait_for_ranks_seconds, timer.iteration_seconds) == (1.5, 4.0)
