@@ -54,7 +54,10 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One sample from noise to latents. It is a Ray object of its own, so the learner pulls only the kept 2k."""
+    """One sample from noise to latents. It is a Ray object of its own, so the learner pulls only the kept 2k.
+
+    With the objective nft it is only its end: T = 0, and `latents` holds the final latents alone.
+    """
 
     latents: torch.Tensor  # [T+1, S, C] float32; latents[0] is the noise
     log_probs: torch.Tensor  # [T] float32, mean over elements; 0 for a denoise step without noise

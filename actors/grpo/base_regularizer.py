@@ -95,7 +95,7 @@ class BaseRegularizer:
         for first in range(0, self.rows, self.batch):
             chunk = self._rows[first : first + self.batch]
             passes.add([partial(self._pass, chunk)], chunk[0].conditioning)
-        passes.finish(with_base=True)
+        passes.finish(frozen_forwards=1)
 
     def _pass(self, rows: Sequence[RegularizerRow]) -> None:
         device = self.policy.device

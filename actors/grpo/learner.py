@@ -19,7 +19,7 @@ from actors.grpo.gate import OffPolicyError, OnPolicyGate
 from actors.grpo.loss import Prediction, clipped_ratio_loss, divergence_of
 from actors.grpo.lr_schedule import learning_rate
 from actors.grpo.metrics import OptimizerStepMetrics, StepTotals
-from actors.grpo.passes import DeferredPasses, ImmediatePasses
+from actors.grpo.passes import passes_of
 from actors.grpo.ratio_norm import guarded_ratio_loss
 from actors.grpo.replay import ReplayBatch, replay_batches
 from actors.grpo.shared_noise import shared_replay_batches
@@ -41,7 +41,7 @@ class GrpoLearner(Learner):
         self._transition = transition_of(settings.sampling.transition)
         self._divergence = divergence_of(settings.algorithm.kl_form)
         self._replay_batches = shared_replay_batches if settings.sampling.shared_initial_noise else replay_batches
-        self._passes = DeferredPasses(policy) if settings.learner.zero_stage == 3 else ImmediatePasses()
+        self._passes = passes_of(policy, settings)
         self._regularizer = (
             BaseRegularizer(policy, settings, self.local_groups_per_step)
             if settings.algorithm.base_regularizer_weight > 0
@@ -96,7 +96,7 @@ class GrpoLearner(Learner):
         Raises OffPolicyError if this is the first optimizer step, and the samples of the unchanged weights do not have
         the ratio 1 within `policy.algorithm.ratio_tolerance`.
         """
-        self._passes.finish(with_base=self.settings.algorithm.kl_weight > 0)
+        self._passes.finish(frozen_forwards=int(self.settings.algorithm.kl_weight > 0))
         drift = self.gate.check()
         divide_gradients(self.engine.parameters, score_std)
         if self._regularizer:

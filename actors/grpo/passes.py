@@ -16,9 +16,10 @@ import torch
 from actors.optim.fsdp import max_over_ranks
 from actors.policy.base import Policy
 from actors.types import Conditioning
+from conf.policy import PolicySettings
 
 Pass = Callable[[], None]
-"""One forward pass with LoRA, one without if there is a term to the base, and one backward pass."""
+"""One forward pass, others without a gradient (of the base, or of the weights that sample), and one backward pass."""
 
 
 class Passes(Protocol):
@@ -28,8 +29,8 @@ class Passes(Protocol):
         """The passes of one group, and the group's conditioning."""
         ...
 
-    def finish(self, with_base: bool) -> None:
-        """Returns when all passes are made. `with_base`: each pass has a forward pass of the base."""
+    def finish(self, frozen_forwards: int) -> None:
+        """Returns when all passes are made. Each has `frozen_forwards` forward passes without a gradient."""
         ...
 
     def clear(self) -> None:
@@ -45,11 +46,16 @@ class ImmediatePasses:
         for run in passes:
             run()
 
-    def finish(self, with_base: bool) -> None:
+    def finish(self, frozen_forwards: int) -> None:
         """See Passes: nothing is left to do."""
 
     def clear(self) -> None:
         """See Passes: nothing is kept."""
+
+
+def passes_of(policy: Policy, settings: PolicySettings) -> Passes:
+    """How a learner with these settings makes its passes."""
+    return DeferredPasses(policy) if settings.learner.zero_stage == 3 else ImmediatePasses()
 
 
 class DeferredPasses:
@@ -65,28 +71,28 @@ class DeferredPasses:
         self._passes += passes
         self._conditioning = conditioning
 
-    def finish(self, with_base: bool) -> None:
+    def finish(self, frozen_forwards: int) -> None:
         """See Passes. A collective: every rank must call it."""
         count = max_over_ranks(len(self._passes), self.policy.device)
         for run in self._passes:
             run()
         for _ in range(count - len(self._passes)):
-            self._dummy_pass(with_base)
+            self._dummy_pass(frozen_forwards)
         self.clear()
 
     def clear(self) -> None:
         """See Passes."""
         self._passes = []
 
-    def _dummy_pass(self, with_base: bool) -> None:
-        """The forward passes and the backward pass of a pass, in the same order, for a gradient of 0."""
+    def _dummy_pass(self, frozen_forwards: int) -> None:
+        """As many forward passes as a pass has, and its backward pass, for a gradient of 0."""
         assert self._conditioning is not None, "every rank has a group in every optimizer step"
         policy = self.policy
         rows = policy.batch_conditioning([self._conditioning])
         x = torch.zeros(1, policy.image_tokens, policy.channels, device=policy.device)
         s = torch.ones(1, device=policy.device)
         velocity = policy.velocity(x, s, rows)
-        if with_base:
-            with torch.no_grad(), policy.base():
+        for _ in range(frozen_forwards):
+            with torch.no_grad():
                 policy.velocity(x, s, rows)
         (velocity.sum() * 0.0).backward()

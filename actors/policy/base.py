@@ -190,13 +190,22 @@ class Policy(ABC):
             with self.base():
                 yield
             return
-        self._exchange_reference(self._reference)
+        with self.exchanged(self._reference):
+            yield
+
+    @contextmanager
+    def exchanged(self, frozen: list[torch.Tensor]) -> Generator[None]:
+        """Context in which the policy has another LoRA, with its tensors in the order of `trainable`.
+
+        Inside the context `frozen` holds the trained tensors. See `reference` for what it may be used for.
+        """
+        self._exchange(frozen)
         try:
             yield
         finally:
-            self._exchange_reference(self._reference)
+            self._exchange(frozen)
 
-    def _exchange_reference(self, frozen: list[torch.Tensor]) -> None:
+    def _exchange(self, frozen: list[torch.Tensor]) -> None:
         for index, parameter in enumerate(self._lora.values()):
             trained = parameter.data
             parameter.data = frozen[index].to(trained.device)  # a copy only at the first use after a move

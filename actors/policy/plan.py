@@ -22,6 +22,7 @@ class SamplingPlan:
     max_batch: int = 0  # images in one forward pass; 0: all
     keep_means: bool = False  # trajectories contain the means of their trained steps (GRPO-Guard needs them)
     images_per_noise: int = 1  # consecutive images that start from the same noise
+    keep_ends: bool = False  # a trajectory is only its end: the final latents
 
     def __post_init__(self) -> None:
         """Raises ValueError for a plan that cannot be sampled or trained."""
@@ -50,6 +51,8 @@ class SamplingPlan:
         (0: all). With a window, only the steps of the window draw noise, and all of them are trained.
         """
         sampling = settings.sampling
+        if settings.algorithm.objective == "nft":
+            return cls(denoise_steps=sampling.denoise_steps, max_batch=sampling.batch, keep_ends=True)
         noise_steps = tuple(range(sampling.max_noise_steps))
         train_steps = noise_steps[: sampling.train_steps or None]
         if sampling.window:

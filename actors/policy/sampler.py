@@ -23,7 +23,7 @@ class Samples:
     """The result of one call of `sample`, on the CPU and in the order of its seeds."""
 
     latents: torch.Tensor  # [B, S, C] float32, ready to decode
-    trajectories: tuple[Trajectory, ...]  # one for each seed; empty if the plan draws no noise
+    trajectories: tuple[Trajectory, ...]  # one for each seed; empty if the plan draws no noise and keeps no ends
 
 
 def sample(
@@ -96,6 +96,8 @@ def _sample_batch(
         if plan.noise_steps:
             latents.append(x)
 
+    if plan.keep_ends:
+        return Samples(x.cpu(), _ends(x.cpu(), seeds, policy_version))
     if not plan.noise_steps:
         return Samples(x.cpu(), ())
     all_latents = torch.stack(latents, dim=1).cpu()  # [B, T+1, S, C]
@@ -116,6 +118,24 @@ def _sample_batch(
         for i, seed in enumerate(seeds)
     )
     return Samples(x.cpu(), trajectories)
+
+
+def _ends(latents: torch.Tensor, seeds: Sequence[int], policy_version: int) -> tuple[Trajectory, ...]:
+    """Trajectories without denoise steps: the final latents, all that a learner of the forward process needs."""
+    return tuple(
+        Trajectory(
+            latents=latents[i : i + 1].clone(),
+            log_probs=torch.zeros(0),
+            sigmas=torch.zeros(1),
+            seed=seed,
+            batch_size=len(seeds),
+            shared_prefix=0,
+            policy_version=policy_version,
+            train_steps=(),
+            means=None,
+        )
+        for i, seed in enumerate(seeds)
+    )
 
 
 def _step_noise(generators: Sequence[torch.Generator], plan: SamplingPlan, x: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""One learner rank: an actor around a GrpoLearner. `learner_group` is the driver's side of all ranks."""
+"""One learner rank: an actor around a Learner. `learner_group` is the driver's side of all ranks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch.distributed import TCPStore
 
 from actors.files import join, read_checked
 from actors.grpo.advantages import Advantages
-from actors.grpo.learner import GrpoLearner, OptimizerStepMetrics
+from actors.grpo.metrics import OptimizerStepMetrics
+from actors.grpo.objective import learner_of
 from actors.optim.fsdp import shard_frozen
 from actors.optim.torch_engine import Engine, OptimizerSettings, TorchEngine
 from actors.policy.base import Policy
@@ -38,7 +39,7 @@ class LearnerJob:
 
 @ends_on_device_fault("learner")
 class LearnerRank:
-    """One rank around a GrpoLearner."""
+    """One rank around a Learner."""
 
     def __init__(self, job: LearnerJob, rank: int) -> None:
         self.job, self.rank = job, rank
@@ -68,7 +69,7 @@ class LearnerRank:
         # A base that will be sharded is moved to the GPU one block at a time.
         device = torch.device("cpu") if settings.learner.zero_stage == 3 else self.device
         policy = load_policy(self.job.model, self.job.flux, device, transformer_only=True, seed=settings.seed)
-        self.learner = GrpoLearner(policy, self._engine(policy), settings)
+        self.learner = learner_of(policy, self._engine(policy), settings)
         return self.learner.version
 
     def _engine(self, policy: Policy) -> Engine:
@@ -88,7 +89,7 @@ class LearnerRank:
     def accumulate(
         self, version: int, advantages: Advantages, conditioning: Conditioning, *trajectories: Trajectory
     ) -> None:
-        """Adds one group's gradient to that of policy version `version`; see GrpoLearner.accumulate.
+        """Adds one group's gradient to that of policy version `version`; see Learner.accumulate.
 
         Raises ValueError if the rank is at another version: the group belongs to an iteration that is over or lost.
         """
@@ -99,7 +100,7 @@ class LearnerRank:
         self.learner.accumulate(advantages, conditioning, trajectories)
 
     def optimizer_step(self, grad_divisor: float) -> OptimizerStepMetrics:
-        """Makes one optimizer step together with the other ranks; see GrpoLearner.optimizer_step."""
+        """Makes one optimizer step together with the other ranks; see Learner.optimizer_step."""
         return self.learner.optimizer_step(grad_divisor)
 
     def end_iteration(self) -> int:
@@ -133,7 +134,7 @@ class LearnerRank:
 
 
 _OF_EACH_RANK = ("version", "engine")
-"""The entries of GrpoLearner.state_dict that the files of all ranks hold: the shard of the optimizer differs."""
+"""The entries of Learner.state_dict that the files of all ranks hold: the shard of the optimizer differs."""
 
 
 def _read_state(folder: str, digests: Mapping[str, str], rank: int) -> dict[str, Any]:

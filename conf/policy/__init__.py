@@ -2,6 +2,7 @@
 
 from conf.policy.algorithm import AlgorithmSettings
 from conf.policy.export import ExportSettings
+from conf.policy.nft import NftSettings
 from conf.policy.optimizer import PolicyOptimizerSettings
 from conf.policy.placement import LearnerSettings, RolloutSettings
 from conf.policy.records import BestBy, CheckpointSettings, TrainEvaluationSettings
@@ -14,6 +15,7 @@ __all__ = [
     "CheckpointSettings",
     "ExportSettings",
     "LearnerSettings",
+    "NftSettings",
     "PolicyOptimizerSettings",
     "PolicySettings",
     "RolloutSettings",

@@ -15,6 +15,10 @@ class AlgorithmSettings(Section):
 
     section: ClassVar[str] = "policy.algorithm"
 
+    objective: Literal["grpo", "nft"] = "grpo"
+    """grpo: the paper's clipped ratios of trajectories. nft: DiffusionNFT's contrast of final images (policy.nft); its
+    sampler draws no noise, so of policy.sampling it uses denoise_steps and batch only."""
+
     top_k: int = field(default=6, metadata=at_least(0))
     """Train on the best k and the worst k images of a group. 0: on the whole group. Paper: 6."""
 
@@ -53,9 +57,25 @@ class AlgorithmSettings(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.advantage_std_over == "batch" and self.kl_weight:
+        if self.objective == "nft":
+            self._check_nft()
+        elif self.advantage_std_over == "batch" and self.kl_weight:
             raise SettingsError(
                 "policy.algorithm.advantage_std_over=batch cannot be combined with policy.algorithm.kl_weight="
                 f"{self.kl_weight}, because the batch's std scales the KL term too: set "
                 "policy.algorithm.advantage_std_over=group, or policy.algorithm.kl_weight=0"
+            )
+
+    def _check_nft(self) -> None:
+        """Raises SettingsError for a setting that only the objective grpo has."""
+        if self.kl_weight and self.kl_form != "velocity":
+            raise SettingsError(
+                "policy.algorithm.objective=nft has no transitions, so its KL term compares velocities, got "
+                f"policy.algorithm.kl_form={self.kl_form}: set policy.algorithm.kl_form=velocity, or "
+                "policy.algorithm.kl_weight=0"
+            )
+        if self.ratio_norm != "none":
+            raise SettingsError(
+                f"policy.algorithm.ratio_norm={self.ratio_norm} normalizes the ratios of objective grpo, and nft has "
+                "none: set policy.algorithm.ratio_norm=none"
             )

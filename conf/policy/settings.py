@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from conf.errors import SettingsError
 from conf.policy.algorithm import AlgorithmSettings
+from conf.policy.nft import NftSettings
 from conf.policy.optimizer import PolicyOptimizerSettings
 from conf.policy.placement import LearnerSettings, RolloutSettings
 from conf.policy.records import CheckpointSettings, TrainEvaluationSettings
@@ -62,6 +63,9 @@ class PolicySettings(Section):
     algorithm: AlgorithmSettings = field(default_factory=AlgorithmSettings)
     """Selection, advantages and loss."""
 
+    nft: NftSettings = field(default_factory=NftSettings)
+    """The objective nft."""
+
     optimizer: PolicyOptimizerSettings = field(default_factory=PolicyOptimizerSettings)
     """AdamW and the learning rate."""
 
@@ -85,6 +89,11 @@ class PolicySettings(Section):
             raise SettingsError(
                 "policy.algorithm.kl_reference=start needs policy.start_from: name the LoRA that the run starts from, or "
                 "set policy.algorithm.kl_reference=base"
+            )
+        if self.algorithm.objective == "grpo" and self.nft != NftSettings():
+            raise SettingsError(
+                "policy.nft belongs to policy.algorithm.objective=nft, got objective=grpo: set "
+                "policy.algorithm.objective=nft, or remove the settings of policy.nft"
             )
         if self.algorithm.ratio_norm == "grpo_guard" and self.sampling.transition != "flow_sde":
             raise SettingsError(
