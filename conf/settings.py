@@ -17,6 +17,7 @@ from conf.errors import SettingsError
 from conf.evaluation import EvaluationSettings, SampleSettings
 from conf.flux import EMBEDDED, FluxSettings
 from conf.operations import ConfigSettings, StatusSettings, SubmitSettings
+from conf.plan import PlanSettings
 from conf.policy import ExportSettings, PolicySettings
 from conf.preferences import HunyuanImageSettings, PreferencesSettings, QwenImageSettings
 from conf.pretrain import PretrainSettings
@@ -75,6 +76,7 @@ class Settings(Section):
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     ablation: AblationSettings = field(default_factory=AblationSettings)
     sample: SampleSettings = field(default_factory=SampleSettings)
+    plan: PlanSettings = field(default_factory=PlanSettings)
     submit: SubmitSettings = field(default_factory=SubmitSettings)
     status: StatusSettings = field(default_factory=StatusSettings)
     config: ConfigSettings = field(default_factory=ConfigSettings)

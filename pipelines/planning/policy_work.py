@@ -1,0 +1,227 @@
+"""Counts what sampling and learning do with the policy of a preset, at full size on the meta device.
+
+The policy is the project's own class around the library's transformer, with its real widths. Its blocks of a kind are
+alike, so models of one and two blocks of each kind are recorded and the full depth follows exactly.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLQwenImage,
+    FlowMatchEulerDiscreteScheduler,
+    FluxTransformer2DModel,
+    QwenImageTransformer2DModel,
+)
+
+from actors.policy.base import DTYPES, Policy
+from actors.policy.flux import FluxPolicy
+from actors.policy.registry import FAMILIES
+from actors.types import Conditioning
+from conf.flux import FluxSettings
+from pipelines.planning.architectures import PolicyArchitecture
+from pipelines.planning.ops import Trace, meta_device, trace
+from pipelines.planning.work import NOTHING, Program, Work, blocks, of_depth
+
+_TRANSFORMERS = {"FluxPipeline": FluxTransformer2DModel, "QwenImagePipeline": QwenImageTransformer2DModel}
+_VAES = {"FluxPipeline": AutoencoderKL, "QwenImagePipeline": AutoencoderKLQwenImage}
+_DEPTHS = {"FluxPipeline": ("num_layers", "num_single_layers"), "QwenImagePipeline": ("num_layers",)}
+"""Fields of a transformer's configuration with its numbers of blocks, one for each kind, in their order."""
+_ENCODERS = {"FluxPipeline": ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"),
+             "QwenImagePipeline": ("text_encoder", "tokenizer")}  # fmt: skip
+
+TEXT_TOKENS = 160
+"""Tokens of a text where it is not padded: a prompt of about a hundred words."""
+
+
+@dataclass(frozen=True)
+class BlockKind:
+    """The transformer blocks of one kind."""
+
+    count: int
+    checkpointed: int
+    """Those that `flux.checkpoint_every` computes again in the backward pass."""
+    kept_bytes: float
+    """Activations of one block for the backward pass, a row."""
+    input_bytes: float
+    """What a checkpointed block keeps instead, a row."""
+
+
+@dataclass(frozen=True)
+class PolicyWork:
+    """What one model costs. Programs take rows, i.e. images in one forward pass."""
+
+    forward: Program
+    """A forward pass with the LoRA, without gradient."""
+    base_forward: Program
+    """The same without the LoRA: the reference of the KL term."""
+    training: Program
+    """Forward and backward pass, with the checkpointing of the settings."""
+    decoding: Program
+    """The VAE's decoder."""
+    encoder_parameters: float
+    vae_parameters: float
+    transformer_parameters: float
+    lora_parameters: float
+    text_tokens: int
+    latent_elements: int
+    """Elements of one image's latent, S x C."""
+    kinds: tuple[BlockKind, ...]
+    other_kept_bytes: float
+    """Activations outside the blocks for the backward pass, a row."""
+    backward_bytes: float
+    """Temporary storage of the backward pass beside the kept activations, a row."""
+    forward_bytes: float
+    """Largest storage of a forward pass without gradient, a row."""
+    decoding_bytes: float
+    """Largest storage of decoding one image."""
+
+    @property
+    def activation_bytes(self) -> float:
+        """Largest storage of a training row beside weights: kept activations, one block computed again, temporaries."""
+        kept = sum(
+            kind.checkpointed * kind.input_bytes + (kind.count - kind.checkpointed) * kind.kept_bytes
+            for kind in self.kinds
+        )
+        again = max((kind.kept_bytes for kind in self.kinds if kind.checkpointed), default=0.0)
+        return self.other_kept_bytes + kept + again + self.backward_bytes
+
+
+def count_policy(architecture: PolicyArchitecture, flux: FluxSettings, rows: int) -> PolicyWork:
+    """Records the policy. `rows`: of the recordings, e.g. those of the sampler's batch; any number follows from it."""
+    ones = [1] * len(_DEPTHS[architecture.family])
+    deeper = [[1 + (kind == longer) for kind in range(len(ones))] for longer in range(len(ones))]
+    models = [_meta_policy(architecture, flux, depths) for depths in (ones, *deeper)]
+    depths = _depths(architecture)
+    sampled = [trace(lambda policy=policy: _forward(policy, rows), backward=False) for policy in models]
+    trained = [trace(lambda policy=policy: _forward(policy, rows), backward=True) for policy in models]
+    forward, training = _works(sampled, rows, flux.compile), _works(trained, rows, flux.compile)
+    kinds = _block_kinds(models, trained, depths, flux, rows)
+    again = NOTHING
+    for kind, longer in zip(kinds, forward[1:], strict=True):
+        again += blocks(forward[0], longer, kind.checkpointed)
+    decoded = trace(lambda: _decode(models[0]), backward=False)
+    parameters = [_parameters(policy) for policy in models]
+    lora = [sum(p.numel() for p in policy.trainable().values()) for policy in models]
+    first = models[0]
+    return PolicyWork(
+        forward=of_depth(forward[0], forward[1:], depths),
+        base_forward=of_depth(*_base_works(models, rows, flux.compile), depths),
+        training=of_depth(training[0], training[1:], depths) + again,
+        decoding=Program(((1.0, Work.of(decoded, 1, compiled=False)),)),
+        encoder_parameters=architecture.encoder_parameters,
+        vae_parameters=sum(p.numel() for p in first.pipeline.vae.parameters()),
+        transformer_parameters=_at_depth(parameters, depths) - _at_depth(lora, depths),
+        lora_parameters=_at_depth(lora, depths),
+        text_tokens=_text_tokens(first),
+        latent_elements=first.image_tokens * first.channels,
+        kinds=kinds,
+        other_kept_bytes=(trained[0].kept - sum(longer.kept - trained[0].kept for longer in trained[1:])) / rows,
+        backward_bytes=max(each.peak - each.kept for each in trained) / rows,
+        forward_bytes=max(each.peak for each in sampled) / rows,
+        decoding_bytes=decoded.peak,
+    )
+
+
+def _meta_policy(architecture: PolicyArchitecture, flux: FluxSettings, depths: Sequence[int]) -> Policy:
+    """The policy with these numbers of blocks, without weights."""
+    family = next(each for each in FAMILIES if each.pipeline_class.__name__ == architecture.family)
+    shallow = dict(zip(_DEPTHS[architecture.family], depths, strict=True))
+    transformer_class: Any = _TRANSFORMERS[architecture.family]
+    vae_class: Any = _VAES[architecture.family]
+    with meta_device(DTYPES[flux.dtype]):
+        transformer = transformer_class.from_config({**architecture.transformer, **shallow})
+        vae = vae_class.from_config(dict(architecture.vae))
+    pipeline: Any = family.pipeline_class(
+        transformer=transformer,
+        vae=vae,
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        **dict.fromkeys(_ENCODERS[architecture.family]),
+    )
+    for module in (transformer, vae):
+        module.requires_grad_(False)
+    # Blocks that are computed again, and what compiling fuses, are added to the counts.
+    return family(pipeline, replace(flux, checkpoint_every=0, compile=False))
+
+
+def _forward(policy: Policy, rows: int) -> torch.Tensor:
+    """One forward pass. Its inputs are made here, because storages from outside count as weights."""
+    config, meta = policy.transformer.config, torch.device("meta")
+    latents = torch.empty(rows, policy.image_tokens, policy.channels, device=meta)
+    s = torch.empty(rows, device=meta)
+
+    def embeds() -> torch.Tensor:
+        return torch.empty(_text_tokens(policy), config["joint_attention_dim"], dtype=policy.dtype, device=meta)
+
+    if "pooled_projection_dim" in config:
+        pooled = torch.empty(config["pooled_projection_dim"], dtype=policy.dtype, device=meta)
+        conditioning = Conditioning(embeds(), pooled)
+    else:
+        conditioning = Conditioning(embeds(), None, embeds())  # the last: of the negative prompt
+    return policy.velocity(latents, s, policy.batch_conditioning([conditioning] * rows))
+
+
+def _text_tokens(policy: Policy) -> int:
+    """FLUX pads every text; Qwen-Image takes texts as they are."""
+    longest = policy.settings.max_sequence_length
+    return longest if isinstance(policy, FluxPolicy) else min(longest, TEXT_TOKENS)
+
+
+def _decode(policy: Policy) -> torch.Tensor:
+    latents = torch.empty(1, policy.image_tokens, policy.channels, dtype=policy.dtype, device="meta")
+    return policy.decode_latents(latents)
+
+
+def _base_works(models: Sequence[Policy], rows: int, compiled: bool) -> tuple[Work, list[Work]]:
+    works: list[Work] = []
+    for policy in models:
+        with policy.base():
+            recorded = trace(lambda policy=policy: _forward(policy, rows), backward=False)
+        works.append(Work.of(recorded, rows, compiled))
+    return works[0], works[1:]
+
+
+def _works(traces: Sequence[Trace], rows: int, compiled: bool) -> list[Work]:
+    return [Work.of(each, rows, compiled) for each in traces]
+
+
+def _depths(architecture: PolicyArchitecture) -> list[int]:
+    """The numbers of blocks of the full model."""
+    defaults = inspect.signature(_TRANSFORMERS[architecture.family].__init__).parameters
+    names = _DEPTHS[architecture.family]
+    return [architecture.transformer.get(name, defaults[name].default) for name in names]
+
+
+def _block_kinds(
+    models: Sequence[Policy], trained: Sequence[Trace], depths: Sequence[int], flux: FluxSettings, rows: int
+) -> tuple[BlockKind, ...]:
+    config = models[0].transformer.config
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    tokens = models[0].image_tokens + _text_tokens(models[0])
+    order = [kind for kind, depth in enumerate(depths) for _ in range(depth)]
+    chosen = order[:: flux.checkpoint_every] if flux.checkpoint_every else []
+    return tuple(
+        BlockKind(
+            count=depth,
+            checkpointed=chosen.count(kind),
+            kept_bytes=(trained[1 + kind].kept - trained[0].kept) / rows,
+            input_bytes=float(tokens * width * models[0].dtype.itemsize),
+        )
+        for kind, depth in enumerate(depths)
+    )
+
+
+def _parameters(policy: Policy) -> int:
+    return sum(p.numel() for p in policy.transformer.parameters())
+
+
+def _at_depth(counts: Sequence[int], depths: Sequence[int]) -> int:
+    """A number of the full model, from those of the recorded ones."""
+    first, *deeper = counts
+    return first + sum((depth - 1) * (longer - first) for depth, longer in zip(depths, deeper, strict=True))
