@@ -12,6 +12,7 @@ import torch
 from actors.grpo.advantages import Advantages
 from actors.grpo.ema import MovingAverage
 from actors.grpo.metrics import OptimizerStepMetrics
+from actors.grpo.shares import WHOLE, GroupPart
 from actors.optim.torch_engine import Engine
 from actors.policy.base import Policy
 from actors.types import Conditioning, PolicyWeights, Trajectory
@@ -35,10 +36,15 @@ class Learner(ABC):
 
     @abstractmethod
     def accumulate(
-        self, advantages: Advantages, conditioning: Conditioning, trajectories: Sequence[Trajectory]
+        self,
+        advantages: Advantages,
+        conditioning: Conditioning,
+        trajectories: Sequence[Trajectory],
+        part: GroupPart = WHOLE,
     ) -> None:
         """Adds the gradient of one group, whose weight in an optimizer step is that of every other group.
 
+        `part`: only these of the group's forward passes; other ranks make the others.
         `trajectories` are those of `advantages.kept`, in that order. A skipped group adds nothing, but it still counts
         in the mean over the groups of the optimizer step. Raises ValueError if their numbers differ.
         """

@@ -26,6 +26,7 @@ from actors.grpo.shared_noise import shared_replay_batches
 from actors.optim.torch_engine import Engine
 from actors.policy.base import Policy
 from actors.policy.transition import transition_of
+from actors.grpo.shares import WHOLE, GroupPart
 from actors.types import Conditioning, Trajectory
 from conf.policy import PolicySettings
 
@@ -51,17 +52,23 @@ class GrpoLearner(Learner):
         self._totals = StepTotals(policy.device)
 
     def accumulate(
-        self, advantages: Advantages, conditioning: Conditioning, trajectories: Sequence[Trajectory]
+        self,
+        advantages: Advantages,
+        conditioning: Conditioning,
+        trajectories: Sequence[Trajectory],
+        part: GroupPart = WHOLE,
     ) -> None:
         """See Learner: a group's gradient is the mean over its kept samples and trained denoise steps."""
         check_samples(advantages, trajectories)
         conditioning = conditioning.to(self.policy.device)  # once, and not for each of the group's forward passes
         on_policy = self._weights_unchanged and all(row.policy_version == self.version for row in trajectories)
-        batches = self._replay_batches(trajectories, advantages.values, self.settings.learner.replay_batch)
-        self._passes.add((partial(self._replay, batch, conditioning, on_policy) for batch in batches), conditioning)
-        if self._regularizer:
-            self._regularizer.add_group(trajectories, conditioning)
-        self._totals.samples += len(trajectories)
+        batches = list(self._replay_batches(trajectories, advantages.values, self.settings.learner.replay_batch))
+        passes = (partial(self._replay, batch, conditioning, on_policy) for batch in part.cut(batches))
+        self._passes.add(passes, conditioning)
+        if part.is_first:
+            if self._regularizer:
+                self._regularizer.add_group(trajectories, conditioning)
+            self._totals.samples += len(trajectories)
 
     def _replay(self, batch: ReplayBatch, conditioning: Conditioning, on_policy: bool) -> None:
         """Adds the gradient of one batch: the clipped ratio of each row, plus the KL term."""

@@ -24,6 +24,7 @@ from actors.grpo.nft_loss import nft_loss
 from actors.grpo.nft_rows import SCHEDULE_POINTS, NoisedRows, noised_rows
 from actors.grpo.nft_sampling_check import SamplingCheck
 from actors.grpo.passes import passes_of
+from actors.grpo.shares import WHOLE, GroupPart
 from actors.optim.torch_engine import Engine
 from actors.policy.base import Policy
 from actors.types import Conditioning, Trajectory
@@ -44,7 +45,11 @@ class NftLearner(Learner):
         self._rows = self._clipped = self._samples = 0
 
     def accumulate(
-        self, advantages: Advantages, conditioning: Conditioning, trajectories: Sequence[Trajectory]
+        self,
+        advantages: Advantages,
+        conditioning: Conditioning,
+        trajectories: Sequence[Trajectory],
+        part: GroupPart = WHOLE,
     ) -> None:
         """See Learner: a group's gradient is the mean over its kept images and their noise levels.
 
@@ -57,11 +62,14 @@ class NftLearner(Learner):
                 self._check.check_once(conditioning, trajectories[0])
         nft, rows = self.settings.nft, self.settings.learner.replay_batch
         values = self._standardized(advantages)
-        batches = noised_rows(trajectories, values, self._schedule, nft.noise_levels, rows)
+        batches = list(noised_rows(trajectories, values, self._schedule, nft.noise_levels, rows))
         share = 1 / (max(len(trajectories), 1) * nft.noise_levels * self.local_groups_per_step)
-        self._passes.add((partial(self._learn, batch, conditioning, share) for batch in batches), conditioning)
-        self._samples += len(trajectories)
-        self._clipped += sum(abs(value) > nft.advantage_range for value in values) * nft.noise_levels
+        self._passes.add(
+            (partial(self._learn, batch, conditioning, share) for batch in part.cut(batches)), conditioning
+        )
+        if part.is_first:
+            self._samples += len(trajectories)
+            self._clipped += sum(abs(value) > nft.advantage_range for value in values) * nft.noise_levels
 
     def _standardized(self, advantages: Advantages) -> list[float]:
         """With advantage_std_over=batch, the values are centred scores: divides them by the std of the batch before.

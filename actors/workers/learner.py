@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import ray
@@ -16,6 +17,7 @@ from actors.files import join, read_checked
 from actors.grpo.advantages import Advantages
 from actors.grpo.metrics import OptimizerStepMetrics
 from actors.grpo.objective import learner_of
+from actors.grpo.shares import GroupPart
 from actors.optim.fsdp import shard_frozen
 from actors.optim.torch_engine import Engine, OptimizerSettings, TorchEngine
 from actors.policy.base import Policy
@@ -45,9 +47,13 @@ class LearnerRank:
         self.job, self.rank = job, rank
         self.device = init_worker(job.settings.learner.threads, job.settings.learner.gpus)
         self._store: TCPStore | None = None
+    transformer_only: ClassVar[bool] = True
+
 
     def __repr__(self) -> str:
         """The name in Ray's dashboard and logs."""
+        self._policy_lock = threading.Lock()  # a PolicyWorker samples with the same policy, in other threads
+        self._stepped = False  # whether the policy has stepped away from the weights of its version
         return f"learner rank {self.rank} of {self.job.settings.learner.ranks}"
 
     def open_store(self) -> str:
@@ -68,7 +74,9 @@ class LearnerRank:
             join_process_group(address, self.rank, settings.learner.ranks, self.device, self._store)
         # A base that will be sharded is moved to the GPU one block at a time.
         device = torch.device("cpu") if settings.learner.zero_stage == 3 else self.device
-        policy = load_policy(self.job.model, self.job.flux, device, transformer_only=True, seed=settings.seed)
+        policy = load_policy(
+            self.job.model, self.job.flux, device, transformer_only=self.transformer_only, seed=settings.seed
+        )
         self.learner = learner_of(policy, self._engine(policy), settings)
         return self.learner.version
 
@@ -87,9 +95,14 @@ class LearnerRank:
         return DeepSpeedEngine(parameters, constants, min(settings.learner.zero_stage, 2))
 
     def accumulate(
-        self, version: int, advantages: Advantages, conditioning: Conditioning, *trajectories: Trajectory
+        self,
+        version: int,
+        part: GroupPart,
+        advantages: Advantages,
+        conditioning: Conditioning,
+        *trajectories: Trajectory,
     ) -> None:
-        """Adds one group's gradient to that of policy version `version`; see Learner.accumulate.
+        """Adds a part of one group's gradient to that of policy version `version`; see Learner.accumulate.
 
         Raises ValueError if the rank is at another version: the group belongs to an iteration that is over or lost.
         """
@@ -97,26 +110,33 @@ class LearnerRank:
             raise ValueError(
                 f"a group for policy version {version} reached a learner at version {self.learner.version}"
             )
-        self.learner.accumulate(advantages, conditioning, trajectories)
+        with self._policy_lock:
+            self.learner.accumulate(advantages, conditioning, trajectories, part)
 
     def optimizer_step(self, grad_divisor: float) -> OptimizerStepMetrics:
         """Makes one optimizer step together with the other ranks; see Learner.optimizer_step."""
-        return self.learner.optimizer_step(grad_divisor)
+        self._stepped = True
+        with self._policy_lock:
+            return self.learner.optimizer_step(grad_divisor)
 
     def end_iteration(self) -> int:
         """Ends the iteration and returns the new policy version."""
-        return self.learner.end_iteration()
+        self._stepped = False
+        with self._policy_lock:
+            return self.learner.end_iteration()
 
     def publish(self, averaged: bool) -> tuple[int, PolicyWeights]:
         """Returns the policy version, and its weights or their moving average. Call it with num_returns = 2."""
-        return self.learner.version, self.learner.ema_weights() if averaged else self.learner.weights()
+        with self._policy_lock:
+            return self.learner.version, self.learner.ema_weights() if averaged else self.learner.weights()
 
     def state(self) -> np.ndarray:
         """Returns what a checkpoint holds of this rank as the content of a file, uint8 [bytes], without a copy.
 
         What is equal on all ranks is in the file of rank 0 only.
         """
-        state = self.learner.state_dict()
+        with self._policy_lock:
+            state = self.learner.state_dict()
         buffer = io.BytesIO()
         torch.save(state if self.rank == 0 else {key: state[key] for key in _OF_EACH_RANK}, buffer)
         return np.frombuffer(buffer.getbuffer(), np.uint8)

@@ -15,10 +15,12 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.grpo.advantages import Advantages
 from actors.grpo.metrics import OptimizerStepMetrics, weighted_mean
+from actors.grpo.shares import GroupPart
 from actors.types import Conditioning, Trajectory
 from actors.worker_setup import actor_options, node_selector
 from actors.workers.faults import DeviceFault, root_fault
 from actors.workers.learner import LearnerActor, LearnerJob, rank_file
+from actors.workers.policy_worker import policy_worker_actor
 from actors.workers.rollout import WeightsHandle
 
 
@@ -35,7 +37,7 @@ class LearnerGroup:
     """All learner ranks. Its methods raise LearnerLostError if a rank died. Await `placed`, then `start`."""
 
     def __init__(self, ranks: Sequence[Any], release: Callable[[], None]) -> None:
-        """`ranks` are the handles of LearnerActors, in order. `release` kills them and returns their resources."""
+        """`ranks` are the handles of the actors, in order. `release` kills them and returns their resources."""
         self.ranks = list(ranks)
         self._release = release
 
@@ -63,20 +65,23 @@ class LearnerGroup:
         conditioning: ray.ObjectRef[Conditioning],
         trajectories: Sequence[ray.ObjectRef[Trajectory]],
     ) -> None:
-        """Has one rank add the gradient of one group to its accumulated gradient.
+        part: GroupPart,
+        """Has one rank add a part of the gradient of one group to its accumulated gradient.
 
         The trajectories travel from actor to actor. Raises ObjectLostError if one is lost, and ValueError if the rank
         is not at policy version `version`.
         """
-        await self._results([self.ranks[rank].accumulate.remote(version, advantages, conditioning, *trajectories)])
+        await self._results(
+            [self.ranks[rank].accumulate.remote(version, part, advantages, conditioning, *trajectories)]
+        )
 
     async def optimizer_step(self, grad_divisor: float) -> OptimizerStepMetrics:
         """Makes one optimizer step on all ranks, with their gradients divided by `grad_divisor`. Merges the metrics."""
         return merge_metrics(await self._results([rank.optimizer_step.remote(grad_divisor) for rank in self.ranks]))
 
-    async def end_iteration(self) -> None:
-        """Ends the iteration on all ranks: the policy version increases by one."""
-        await self._results([rank.end_iteration.remote() for rank in self.ranks])
+    async def end_iteration(self) -> int:
+        """Ends the iteration on all ranks. Returns the new policy version."""
+        return (await self._results([rank.end_iteration.remote() for rank in self.ranks]))[0]
 
     async def publish(self, averaged: bool = False) -> WeightsHandle:
         """Puts the weights, or their moving average, into the object store. All ranks hold the same; rank 0 sends."""
@@ -111,7 +116,13 @@ class LearnerGroup:
 
 
 def start_learner(job: LearnerJob) -> LearnerGroup:
-    """Asks Ray for all ranks or none, placed as the settings say, and returns at once."""
+    """Asks Ray for all ranks or none, placed as the settings say, and returns at once.
+
+    With `policy.placement=colocated` the ranks are PolicyWorkers, which sample too.
+    """
+    actor_class: Any = LearnerActor
+    if job.settings.placement == "colocated":
+        actor_class = policy_worker_actor(job.settings.learner.gpus)
     settings = job.settings.learner
     options = actor_options(settings.threads, settings.cpus, settings.gpus)
     bundle = {"CPU": settings.cpus} | ({"GPU": settings.gpus} if settings.gpus else {})
@@ -122,7 +133,7 @@ def start_learner(job: LearnerJob) -> LearnerGroup:
         bundle_label_selector=[selector] * settings.ranks,
     )
     ranks: list[Any] = [
-        LearnerActor.options(**options, scheduling_strategy=PlacementGroupSchedulingStrategy(placement, rank)).remote(
+        actor_class.options(**options, scheduling_strategy=PlacementGroupSchedulingStrategy(placement, rank)).remote(
             job, rank
         )
         for rank in range(settings.ranks)

@@ -31,7 +31,8 @@ class WeightsHandle:
     version: int
     averaged: bool
     """The moving average of the weights, which is evaluated, instead of the policy itself."""
-    reference: ray.ObjectRef[PolicyWeights]
+    reference: ray.ObjectRef[PolicyWeights] | None
+    """None if only learner ranks sample, which have the weights themselves."""
 
 
 @ends_on_device_fault("rollout")
@@ -78,6 +79,7 @@ class Rollout:
         """Loads the weights if the policy does not have them."""
         name = (weights.version, weights.averaged)
         if self._loaded != name:
+            assert weights.reference, "weights for rollout actors are published"
             self._loaded = None  # a load that fails half-way leaves neither version
             self.policy.load_lora(ray.get(weights.reference).lora)
             self._loaded = name

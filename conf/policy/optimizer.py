@@ -37,7 +37,7 @@ class PolicyOptimizerSettings(Section):
     """Decay of the moving average of the LoRA weights, per iteration."""
 
     steps_per_iteration: int = field(default=2, metadata=at_least(1))
-    """Optimizer steps of an iteration. With policy.learner.ranks it must divide policy.prompts_per_iteration."""
+    """Optimizer steps of an iteration. It must divide policy.prompts_per_iteration."""
 
     max_empty_steps: int = field(default=10, metadata=at_least(1))
     """Stop the run after this many optimizer steps in a row without a usable gradient (none, or not finite)."""

@@ -1,4 +1,7 @@
-"""`policy.rollout` and `policy.learner`: the Ray actors of stage 3 and the resources they reserve."""
+"""`policy.rollout` and `policy.learner`: the Ray actors of stage 3 and the resources they reserve.
+
+With `policy.placement=colocated` each learner rank samples too, and rollout actors are extra.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,10 @@ class RolloutSettings(Section):
 
     section: ClassVar[str] = "policy.rollout"
 
-    max_actors: int = field(default=2, metadata=at_least(1))
-    """Rollout actors at most. Actors that do not fit on the cluster join when nodes are added."""
+    max_actors: int = field(default=2, metadata=at_least(0))
+    """Rollout actors at most. Actors that do not fit on the cluster join when nodes are added. 0: the ranks alone."""
 
-    min_actors: int = field(default=1, metadata=at_least(1))
+    min_actors: int = field(default=1, metadata=at_least(0))
     """The run starts with this many. Actors above this number are stopped if another role lacks resources."""
 
     threads: int = field(default=1, metadata=at_least(1))
@@ -58,7 +61,7 @@ class LearnerSettings(Section):
     """Ray CPUs that a rank reserves."""
 
     gpus: float = field(default=0.0, metadata=gpu_count())
-    """Ray GPUs that a rank reserves. A fraction needs ranks=1. 0: learn on the CPU."""
+    """Ray GPUs that a rank reserves. With several ranks a fraction must be above 0.5. 0: learn on the CPU."""
 
     node_group: str = ""
     """Node group (label ray.io/node-group) of the ranks. Empty: any node."""
@@ -77,10 +80,10 @@ class LearnerSettings(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.ranks > 1 and 0 < self.gpus < 1:
+        if self.ranks > 1 and 0 < self.gpus <= 0.5:
             raise SettingsError(
-                f"policy.learner.gpus must be whole for policy.learner.ranks={self.ranks}, got {self.gpus}, because "
-                "NCCL needs one GPU for each rank: use 1, or 0 to learn on CPUs, or policy.learner.ranks=1"
+                f"policy.learner.gpus must be above 0.5 for policy.learner.ranks={self.ranks}, got {self.gpus}, because "
+                "NCCL needs one GPU for each rank: use e.g. 1, or 0 to learn on CPUs, or policy.learner.ranks=1"
             )
         if not self.cpus and not self.gpus:
             raise SettingsError(

@@ -36,6 +36,10 @@ class PolicySettings(Section):
     group_size: int = field(default=24, metadata=at_least(2))
     """Images G of a group. Paper: 24."""
 
+    placement: Literal["separate", "colocated"] = "separate"
+    """Who samples. separate: rollout actors. colocated: each learner rank, with the weights that it learns, and extra
+    rollout actors if there are any."""
+
     max_staleness: int = field(default=0, metadata=at_least(0))
     """Policy versions that a group may lag behind. 0: synchronous. 1: sampling overlaps learning."""
 
@@ -85,6 +89,7 @@ class PolicySettings(Section):
         super().__post_init__()
         self._check_group()
         self._check_prompts()
+        self._check_placement()
         if self.algorithm.kl_reference == "start" and not self.start_from:
             raise SettingsError(
                 "policy.algorithm.kl_reference=start needs policy.start_from: name the LoRA that the run starts from, or "
@@ -117,12 +122,33 @@ class PolicySettings(Section):
             )
 
     def _check_prompts(self) -> None:
-        """Raises SettingsError if the prompts of an iteration cannot be split over optimizer steps and ranks."""
-        parts = self.optimizer.steps_per_iteration * self.learner.ranks
-        if self.prompts_per_iteration % parts:
-            lower = self.prompts_per_iteration // parts * parts
+    def _check_placement(self) -> None:
+        """Raises SettingsError if nobody could sample, or a rank could not sample while it learns."""
+        if self.placement == "separate":
+            if not self.rollout.min_actors:
+                raise SettingsError(
+                    "policy.rollout.min_actors must be at least 1 with policy.placement=separate, got 0, because nobody "
+                    "else samples: raise it, or set policy.placement=colocated"
+                )
+            return
+        if self.max_staleness:
             raise SettingsError(
-                "policy.prompts_per_iteration must be divisible by policy.optimizer.steps_per_iteration x "
-                f"policy.learner.ranks, got {self.prompts_per_iteration} and {self.optimizer.steps_per_iteration} x "
-                f"{self.learner.ranks}: use {nearest(self.prompts_per_iteration, {lower or parts, lower + parts})}"
+                f"policy.max_staleness must be 0 with policy.placement=colocated, got {self.max_staleness}, because a "
+                "worker samples with the weights that it learns: set policy.max_staleness=0, or "
+                "policy.placement=separate"
+            )
+        if self.learner.zero_stage == 3:
+            raise SettingsError(
+                "policy.learner.zero_stage must be 1 or 2 with policy.placement=colocated, got 3, because ranks with a "
+                "sharded base can only make forward passes together: use 2, or policy.placement=separate"
+            )
+
+        """Raises SettingsError if the optimizer steps of an iteration cannot have equally many prompts."""
+        steps = self.optimizer.steps_per_iteration
+        if self.prompts_per_iteration % steps:
+            lower = self.prompts_per_iteration // steps * steps
+            raise SettingsError(
+                "policy.prompts_per_iteration must be divisible by policy.optimizer.steps_per_iteration, got "
+                f"{self.prompts_per_iteration} and {steps}: use "
+                f"{nearest(self.prompts_per_iteration, {lower or steps, lower + steps})}"
             )

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import ray
-from ray.exceptions import ObjectLostError
 
 from actors.files import DamagedFileError
 from actors.grpo.batch_std import batch_std
 from actors.grpo.learner import OptimizerStepMetrics
+from actors.types import PolicyWeights
 from actors.workers.learner_group import LearnerGroup
 from actors.workers.rollout import WeightsHandle
 from conf import UserError
 from conf.policy import PolicySettings
+from pipelines.policy.accumulation import Accumulation
 from pipelines.policy.checkpoint import Checkpoints, Manifest
 from pipelines.policy.cluster_state import ClusterState, read_cluster
 from pipelines.policy.collector import GroupCollector, ScoredGroup
@@ -46,6 +47,10 @@ class LearnerClient:
         self.settings, self.collector, self.timer = settings, collector, timer
         self._start, self._log, self._read = start, log, read
         self.ranks = ranks
+        self._ranks_sample = settings.placement == "colocated"
+        self._version = 0
+        self._stepped = False
+        """Whether an optimizer step has changed the weights since they were published."""
         self.restarts = 0
         self._restarts_without_progress = 0
         self._empty_steps = 0
@@ -58,6 +63,7 @@ class LearnerClient:
             raise error
         self.stop()
         self.ranks = self._start()
+        self.collector.rollouts.leave()
 
     async def restore(self, checkpoints: Checkpoints) -> Manifest | None:
         """Builds the ranks and loads the newest complete checkpoint. Returns None if there is no checkpoint.
@@ -75,64 +81,47 @@ class LearnerClient:
         await asyncio.gather(self.ranks.start(), ready)
         for manifest in checkpoints.manifests():
             try:
+        manifest = await self._load_newest(checkpoints)
+        self._version, self._stepped = manifest.version if manifest else 0, False
+        self.timer.training_seconds = manifest.training_seconds if manifest else 0.0
+        if self._ranks_sample:
+            rollouts.join(self.ranks.ranks)
+        return manifest
+
+    async def _load_newest(self, checkpoints: Checkpoints) -> Manifest | None:
+        """Loads the newest complete checkpoint. Returns None if there is no checkpoint."""
                 await self.ranks.load(checkpoints.folder(manifest.version), manifest.files)
             except (FileNotFoundError, DamagedFileError) as error:
                 checkpoints.skip_damaged(manifest.version, error)
             else:
-                self.timer.training_seconds = manifest.training_seconds
                 return manifest
         if damaged := checkpoints.complete():
             raise UserError(
                 f"none of the {len(damaged)} checkpoints in {checkpoints.location} can be read: restore one of them "
                 "from a backup, or start again with policy.resume=never"
             )
-        self.timer.training_seconds = 0.0
         return None
 
-    async def accumulate(self, groups: Sequence[Awaitable[ScoredGroup]], version: int) -> list[ScoredGroup]:
-        """Has every rank accumulate its share of the groups of one optimizer step, each as soon as it is scored.
+    async def accumulate(self, groups: Sequence[asyncio.Future[ScoredGroup]], version: int) -> list[ScoredGroup]:
+        """Has every rank accumulate its share of the groups of one optimizer step; see Accumulation.
 
-        `version` is the policy version that learns from them. Rank r of R takes groups r, r+R, r+2R, … in order. If
-        this raises, nothing of it is still running.
+        `version` is the policy version that learns from them.
         """
-        ranks, count = self.ranks, self.settings.learner.ranks
-        shares = [
-            asyncio.create_task(self._accumulate_on(ranks, rank, groups[rank::count], version)) for rank in range(count)
-        ]
-        try:
-            learned = await asyncio.gather(*shares)
-        finally:
-            # If one share fails, the others must stop: they would feed the next learner with groups of this one.
-            for share in shares:
-                share.cancel()
-            await asyncio.gather(*shares, return_exceptions=True)
-        self.timer.ranks_waited([finished_at for _, finished_at in learned])
-        return [group for share, _ in learned for group in share]
+        may_collect = not (self._ranks_sample and self._stepped)
+        return await Accumulation(groups, self.ranks, self.collector, self.timer, version, may_collect).finish()
 
-    async def _accumulate_on(
-        self, ranks: LearnerGroup, rank: int, groups: Sequence[Awaitable[ScoredGroup]], version: int
-    ) -> tuple[list[ScoredGroup], float]:
-        """Gives one rank its groups. Returns them and the time when the rank was finished.
+    async def wait_for_samples(self, groups: Sequence[asyncio.Future[ScoredGroup]]) -> None:
+        """If the ranks sample, waits for all groups of the iteration: a step changes the weights that they sample with.
 
-        A group whose trajectories were lost with their node is collected again.
+        A group may be sampled until it is scored, because it may be replaced.
         """
-        learned: list[ScoredGroup] = []
-        for group in groups:
-            since = now()
-            scored = await group
-            self.timer.waited(since, scored.sampled_at)
-            while True:
-                try:
-                    with self.timer.learning(ranks=1):
-                        await ranks.accumulate(
-                            rank, version, scored.advantages, scored.conditioning, scored.trajectories
-                        )
-                    break
-                except ObjectLostError:
-                    self.collector.reissued += 1
-                    scored = await self.collector.collect(scored.group)
-            learned.append(scored)
-        return learned, now()
+        if not self._ranks_sample:
+            return
+        since, rollouts = now(), self.collector.rollouts
+        before = [rollouts.sampling_seconds(rank) for rank in self.ranks.ranks]
+        sampled_at = [(await group).sampled_at for group in groups]
+        for rank, seconds in zip(self.ranks.ranks, before, strict=True):
+            self.timer.waited(since, max(sampled_at), rollouts.sampling_seconds(rank) - seconds)
 
     async def optimizer_step(self, groups: Sequence[ScoredGroup]) -> OptimizerStepMetrics:
         """Makes one optimizer step from the accumulated gradients of `groups`.
@@ -144,6 +133,7 @@ class LearnerClient:
         self._empty_steps = 0 if step.applied else self._empty_steps + 1
         if self._empty_steps >= self.settings.optimizer.max_empty_steps:
             raise RuntimeError(
+        self._stepped = True
                 f"{self._empty_steps} optimizer steps in a row changed nothing (policy.optimizer.max_empty_steps). The "
                 f"last one had {step.samples} samples, loss {step.loss} and gradient norm {step.grad_norm}. If there "
                 "are no samples, all scores of every group were equal or NaN: check the reward (scores_failed and "
@@ -159,20 +149,31 @@ class LearnerClient:
         return batch_std([(group.scores, group.advantages) for group in groups], algorithm.advantage_mean_over)
 
     async def publish(self) -> WeightsHandle:
-        """Ends the iteration and publishes the weights of the next policy version."""
+        """Ends the iteration and publishes the weights of the next policy version; see `current`."""
         with self.timer.publishing():
-            await self.ranks.end_iteration()
-            weights = await self.ranks.publish()
+            self._version, self._stepped = await self.ranks.end_iteration(), False
+            weights = await self.current()
         self._restarts_without_progress = 0
         return weights
 
     async def current(self, averaged: bool = False) -> WeightsHandle:
-        """Publishes the weights of the current policy version, or their moving average."""
+        """Names the weights of the current policy version, or their moving average, for those who sample.
+
+        They are put into the object store, unless only the ranks sample, which have them.
+        """
+        if self._ranks_sample and not self.settings.rollout.max_actors:
+            return WeightsHandle(self._version, averaged, None)
         return await self.ranks.publish(averaged)
 
     def states(self) -> Mapping[str, ray.ObjectRef[bytes]]:
         """Returns file name -> reference of what a checkpoint holds."""
         return self.ranks.states()
+    async def weights(self, averaged: bool = False) -> PolicyWeights:
+        """The weights of the current policy version, or their moving average."""
+        handle = await self.ranks.publish(averaged)
+        assert handle.reference
+        return await handle.reference
+
 
     def stop(self) -> None:
         """Kills the learner."""

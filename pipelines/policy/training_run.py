@@ -163,8 +163,7 @@ class TrainingRun:
     async def final_weights(self) -> PolicyWeights:
         """Waits for the last checkpoint and returns the weights to export."""
         await self._writer.finish()
-        handle = await self.learner.current(averaged=self.settings.evaluation.use_ema)
-        return await handle.reference
+        return await self.learner.weights(averaged=self.settings.evaluation.use_ema)
 
     def close(self) -> None:
         """Stops everything that the run started."""

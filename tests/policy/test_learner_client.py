@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ from ray.exceptions import ObjectLostError
 
 from actors.grpo.advantages import Advantages, group_advantages
 from actors.grpo.learner import OptimizerStepMetrics
+from actors.grpo.shares import WHOLE, GroupPart
 from actors.types import Conditioning
 from actors.workers.learner import LearnerJob, LearnerRank
 from actors.workers.learner_group import LearnerLostError
@@ -47,6 +50,8 @@ def scored_group(name: str, spread: float) -> ScoredGroup:
 class TwoRanks:
     """A learner group: rank 0 notes what it is given, rank 1 dies once `dies` is set."""
 
+    ranks = ("rank 0", "rank 1")
+
     def __init__(self) -> None:
         self.given: list[tuple[int, int, object]] = []  # rank, version, trajectories
         self.lost = {"first: best"}  # trajectories that went with their node
@@ -54,7 +59,13 @@ class TwoRanks:
         self.stopped = False
 
     async def accumulate(
-        self, rank: int, version: int, advantages: Advantages, conditioning: object, trajectories: tuple[str, ...]
+        self,
+        rank: int,
+        version: int,
+        part: GroupPart,
+        advantages: Advantages,
+        conditioning: object,
+        trajectories: tuple[str, ...],
     ) -> None:
         if rank == 1 and not self.stopped:
             await self.dies.wait()
@@ -67,11 +78,25 @@ class TwoRanks:
         self.stopped = True
 
 
+class NoSampling:
+    """A rollout pool that no rank joined."""
+
+    @asynccontextmanager
+    async def claimed(self, rank: str) -> AsyncGenerator[None]:
+        yield
+
+    def sampling_seconds(self, rank: str) -> float:
+        return 0.0
+
+    def leave(self) -> None:
+        """Nobody joined."""
+
+
 class SlowCollector:
     """A collector whose repeated group arrives only when the test says so."""
 
     def __init__(self) -> None:
-        self.reissued = 0
+        self.reissued, self.rollouts = 0, NoSampling()
         self.asked, self.there = asyncio.Event(), asyncio.Event()
 
     async def collect(self, group: Group) -> ScoredGroup:
@@ -155,10 +180,10 @@ def test_a_rank_refuses_groups_of_another_version() -> None:
     learner = Versioned()
     rank.learner = cast(Any, learner)
     group = (scored_group("any", 1.0).advantages, cast(Conditioning, UNUSED))
-    rank.accumulate(3, *group)
+    rank.accumulate(3, WHOLE, *group)
     for version in (2, 4):
         with pytest.raises(ValueError, match=f"policy version {version} reached a learner at version 3"):
-            rank.accumulate(version, *group)
+            rank.accumulate(version, WHOLE, *group)
     assert learner.groups == 1
 
 
