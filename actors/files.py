@@ -32,7 +32,7 @@ def join(location: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}{mark}{query}"
 
 
-def write_file(location: str, content: bytes) -> None:
+def write_file(location: str, content: bytes | memoryview) -> None:
     """Writes `content` under a temporary name and renames it. Creates the folder if needed.
 
     Raises OSError if the file system refuses (full, no permission, unreachable). It then leaves no temporary file.
@@ -50,7 +50,7 @@ def write_file(location: str, content: bytes) -> None:
         raise
 
 
-def digest(content: bytes) -> str:
+def digest(content: bytes | memoryview) -> str:
     """Returns the SHA-256 of `content` in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 

@@ -211,6 +211,14 @@ def _failures() -> Question:
                 ),
             ),
             Panel(
+                "Faults",
+                "Counted since the driver started: devices that failed or were out of memory, nodes that replacements "
+                "avoid, calls that did not return, and checkpoints that were not written.",
+                _per_iteration(
+                    "device_faults", "out_of_memory", "nodes_avoided", "calls_abandoned", "checkpoints_missed"
+                ),
+            ),
+            Panel(
                 "Wasted work",
                 "In one iteration: groups whose scores are all equal, scores that are not a number or are tied, and "
                 "optimizer steps that were skipped.",

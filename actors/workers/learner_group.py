@@ -115,8 +115,8 @@ class LearnerGroup:
         self._release()
 
 
-def start_learner(job: LearnerJob) -> LearnerGroup:
-    """Asks Ray for all ranks or none, placed as the settings say, and returns at once.
+def start_learner(job: LearnerJob, avoided: frozenset[str] = frozenset()) -> LearnerGroup:
+    """Asks Ray for all ranks or none, placed as the settings say but on no `avoided` node, and returns at once.
 
     With `policy.placement=colocated` the ranks are PolicyWorkers, which sample too.
     """
@@ -126,7 +126,7 @@ def start_learner(job: LearnerJob) -> LearnerGroup:
     settings = job.settings.learner
     options = actor_options(settings.threads, settings.cpus, settings.gpus)
     bundle = {"CPU": settings.cpus} | ({"GPU": settings.gpus} if settings.gpus else {})
-    selector = node_selector(settings.node_group)
+    selector = node_selector(settings.node_group, avoided)
     placement = placement_group(
         [bundle] * settings.ranks,
         strategy=settings.placement.upper(),

@@ -94,9 +94,14 @@ def sampling_returns(images: int) -> int:
     return 3 + images
 
 
-def start_rollout(model: str, flux: FluxSettings, settings: RolloutSettings, number: int) -> Any:
-    """Starts rollout actor `number` and returns its handle at once. Await its `ready` to know that it runs."""
-    options = actor_options(settings.threads, settings.cpus, settings.gpus, settings.node_group)
+def start_rollout(
+    model: str, flux: FluxSettings, settings: RolloutSettings, number: int, avoided: frozenset[str] = frozenset()
+) -> Any:
+    """Starts rollout actor `number` and returns its handle at once. Await its `ready` to know that it runs.
+
+    `avoided`: ids of nodes on which it must not run.
+    """
+    options = actor_options(settings.threads, settings.cpus, settings.gpus, settings.node_group, avoided=avoided)
     # On CPUs a second call would use more cores than policy.rollout.threads.
     concurrency = CALLS_PER_ACTOR if settings.gpus else 1
     return RolloutActor.options(**options, max_concurrency=concurrency).remote(

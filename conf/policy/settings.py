@@ -61,6 +61,10 @@ class PolicySettings(Section):
     start_from: str = ""
     """What version 0 is: a LoRA of diffusers or peft, the folder of a checkpoint, or a run directory. Empty: the base."""
 
+    call_margin_s: float = field(default=600.0, metadata=at_least(1))
+    """A call to a worker that takes longer than 10 times the median of its kind plus these seconds is abandoned: its
+    worker is replaced, and the call repeated. Before three calls of a kind have finished: 6 times these seconds."""
+
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     """The stochastic sampler of training."""
 

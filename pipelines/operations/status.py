@@ -164,6 +164,11 @@ def _failures(row: IterationRow) -> list[str]:
         "resampled groups": row.groups_resampled,
         "replaced actors": row.actors_replaced,
         "restarted learners": row.learner_restarts,
+        "device faults": row.device_faults,
+        "times out of memory": row.out_of_memory,
+        "avoided nodes": row.nodes_avoided,
+        "abandoned calls": row.calls_abandoned,
+        "missed checkpoints": row.checkpoints_missed,
     }
     since = f"since start {row.driver_starts} of the driver"
     return [f"newest iteration: {_nonzero(failed)}", f"{since}: {_nonzero(recovered)}"]

@@ -6,77 +6,101 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
+from typing import Any
 
+import numpy as np
 import ray
-from ray.exceptions import ObjectLostError, RayActorError
+from ray.exceptions import RayError
 
 from actors.files import digest, join, write_file
+from pipelines.policy.call_limit import CallAbandonedError
 from pipelines.policy.checkpoint import MANIFEST, Checkpoints, Manifest
+from pipelines.policy.supervision import Supervision
 
 MAX_FAILED_WRITES = 3
 """Checkpoints in a row that may fail to be written."""
 
-Store = Callable[[str, "ray.ObjectRef[bytes]"], Awaitable[str]]
-"""Writes content to a location outside of this process. Returns its SHA-256."""
+States = Mapping[str, "ray.ObjectRef[np.ndarray]"]
+"""File name -> reference to its content, uint8 [bytes]."""
+
+Write = Callable[[Checkpoints, Manifest, States, Collection[int]], Awaitable[None]]
+"""Writes a checkpoint, as `write_checkpoint` does."""
 
 
 async def write_checkpoint(
-    checkpoints: Checkpoints,
-    manifest: Manifest,
-    states: Mapping[str, ray.ObjectRef[bytes]],
-    pinned: Collection[int] = (),
-    store: Store | None = None,
+    checkpoints: Checkpoints, manifest: Manifest, states: States, pinned: Collection[int] = ()
 ) -> None:
-    """Stores the state of each rank (file name -> reference to bytes), then removes old checkpoints.
+    """Stores the state of each rank, then removes old checkpoints. Versions in `pinned` are not removed.
 
-    Versions in `pinned` are not removed. `store` writes one file; None: a Ray task does.
+    Ray tasks do all of it, so that a file system which does not answer cannot stop the driver. If this is cancelled, so
+    are the tasks.
 
-    If writing fails, this raises OSError, RayActorError or ObjectLostError and removes what was written of the
-    version. Older checkpoints are not touched before the new one is complete.
+    If writing fails, this raises OSError or RayError and removes what was written of the version. Older checkpoints are
+    not touched before the new one is complete.
     """
-    folder = checkpoints.folder(manifest.version)
-    checkpoints.remove(manifest.version)
+    folder, version = checkpoints.folder(manifest.version), manifest.version
+    tasks: list[ray.ObjectRef[Any]] = [_clear.remote(checkpoints, version)]
     try:
-        store = store or store_file.remote
-        stored = (store(join(folder, name), state) for name, state in states.items())
-        complete = replace(manifest, files=dict(zip(states, await asyncio.gather(*stored), strict=True)))
-        write_file(join(folder, MANIFEST), json.dumps(asdict(complete), indent=1).encode())
-    except (OSError, RayActorError, ObjectLostError):
-        checkpoints.remove(manifest.version)
+        await tasks[0]
+        stored = [_store_file.remote(join(folder, name), state) for name, state in states.items()]
+        tasks += stored
+        files = dict(zip(states, await asyncio.gather(*stored), strict=True))
+        tasks.append(_complete.remote(checkpoints, replace(manifest, files=files), tuple(pinned)))
+        if warning := await tasks[-1]:
+            logging.warning("old checkpoints in %s cannot be removed: %s", checkpoints.location, warning)
+    except asyncio.CancelledError:
+        for task in tasks:
+            ray.cancel(task, force=True)
         raise
-    try:
-        checkpoints.prune(manifest.version, pinned)
-    except OSError as error:
-        logging.warning("old checkpoints in %s cannot be removed: %s", checkpoints.location, error)
+    except (OSError, RayError):
+        await asyncio.gather(*tasks, return_exceptions=True)  # otherwise some would write after the removal
+        with suppress(OSError, RayError):
+            await _clear.remote(checkpoints, version)
+        raise
 
 
 class AsyncCheckpointWriter:
     """Writes checkpoints in the background, one at a time. A few may fail, because the next one replaces them."""
 
-    def __init__(self, checkpoints: Checkpoints, log: Callable[[str], None], store: Store | None = None) -> None:
-        self._checkpoints, self._log, self._store = checkpoints, log, store
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        log: Callable[[str], None],
+        write: Write = write_checkpoint,
+        supervision: Supervision | None = None,
+    ) -> None:
+        """`supervision` limits the time of a write; None: the usual limits."""
+        self._checkpoints, self._log, self._write = checkpoints, log, write
+        self._supervision = supervision or Supervision()
         self._writing: asyncio.Task[None] | None = None
         self._version = 0
         self._failed = 0
 
-    async def start(
-        self, manifest: Manifest, states: Mapping[str, ray.ObjectRef[bytes]], pinned: Collection[int] = ()
-    ) -> None:
+    async def start(self, manifest: Manifest, states: States, pinned: Collection[int] = ()) -> None:
         """Waits for the checkpoint before this one, then starts writing this one. `pinned`: versions to keep."""
         await self.finish()
         self._version = manifest.version
-        self._writing = asyncio.create_task(write_checkpoint(self._checkpoints, manifest, states, pinned, self._store))
+        self._writing = asyncio.create_task(self._write_in_time(manifest, states, pinned))
+
+    async def _write_in_time(self, manifest: Manifest, states: States, pinned: Collection[int]) -> None:
+        async with self._supervision.limits.limit("checkpoint"):
+            await self._write(self._checkpoints, manifest, states, pinned)
 
     async def finish(self) -> None:
-        """Waits for the current write. Raises its error if `MAX_FAILED_WRITES` in a row have failed."""
+        """Waits for the current write. Raises its error if `MAX_FAILED_WRITES` in a row have failed.
+
+        A write that does not end in time is abandoned, and counts as failed.
+        """
         if self._writing is None:
             return
         writing, self._writing = self._writing, None
         try:
             await writing
-        except (OSError, RayActorError, ObjectLostError) as error:
+        except (OSError, RayError, CallAbandonedError) as error:
             self._failed += 1
+            self._supervision.checkpoints_missed += 1
             reason = str(error).splitlines()[-1]
             self._log(f"checkpoint of version {self._version} was not written, older ones are kept: {reason}")
             if self._failed == MAX_FAILED_WRITES:
@@ -86,7 +110,26 @@ class AsyncCheckpointWriter:
 
 
 @ray.remote(num_cpus=0)
-def store_file(location: str, content: bytes) -> str:
-    """Writes a file in a Ray task, so that neither learner nor driver waits. Returns its SHA-256."""
-    write_file(location, content)
-    return digest(content)
+def _clear(checkpoints: Checkpoints, version: int) -> None:
+    """Removes what was written of a version."""
+    checkpoints.remove(version)
+
+
+@ray.remote(num_cpus=0)
+def _store_file(location: str, content: np.ndarray | bytes) -> str:
+    """Writes a file without copying its content. Returns its SHA-256."""
+    view = memoryview(content)
+    write_file(location, view)
+    return digest(view)
+
+
+@ray.remote(num_cpus=0)
+def _complete(checkpoints: Checkpoints, manifest: Manifest, pinned: tuple[int, ...]) -> str:
+    """Writes the manifest, then removes old checkpoints. Returns why that failed; "" if it did not."""
+    location = join(checkpoints.folder(manifest.version), MANIFEST)
+    write_file(location, json.dumps(asdict(manifest), indent=1).encode())
+    try:
+        checkpoints.prune(manifest.version, pinned)
+    except OSError as error:
+        return str(error)
+    return ""

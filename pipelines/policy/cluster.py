@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection
 from typing import Any, Protocol
 
 import ray
@@ -11,9 +11,11 @@ from actors.workers.learner import LearnerJob
 from actors.workers.learner_group import LearnerGroup, start_learner
 from actors.workers.rollout import start_rollout
 from conf.settings import Settings
-from pipelines.policy.checkpoint_writer import store_file
+from pipelines.policy.checkpoint import Checkpoints, Manifest
+from pipelines.policy.checkpoint_writer import States, write_checkpoint
 from pipelines.policy.cluster_state import ClusterState, read_cluster
 from pipelines.policy.fingerprint import flux_location
+from pipelines.policy.resources import ResourceRequest, learner_request, rollout_request, unschedulable
 
 
 class Cluster(Protocol):
@@ -35,8 +37,14 @@ class Cluster(Protocol):
         """The nodes, and the processes that wait for one."""
         ...
 
-    def store(self, location: str, content: ray.ObjectRef[bytes]) -> Awaitable[str]:
-        """Writes a file in a process of its own. Returns its SHA-256."""
+    def avoid(self, nodes: frozenset[str]) -> None:
+        """Places no further process on these nodes, by Ray's ids, if the other nodes are enough."""
+        ...
+
+    def write_checkpoint(
+        self, checkpoints: Checkpoints, manifest: Manifest, states: States, pinned: Collection[int]
+    ) -> Awaitable[None]:
+        """Writes a checkpoint in processes of its own; see checkpoint_writer.write_checkpoint."""
         ...
 
 
@@ -45,14 +53,19 @@ class RayCluster:
 
     def __init__(self, settings: Settings) -> None:
         self._settings, self._model = settings, flux_location(settings)
+        self._avoided: frozenset[str] = frozenset()
 
     def start_rollout(self, number: int) -> Any:
         """See Cluster."""
-        return start_rollout(self._model, self._settings.flux, self._settings.policy.rollout, number)
+        policy = self._settings.policy
+        avoided = self._avoidable(rollout_request(policy))
+        return start_rollout(self._model, self._settings.flux, policy.rollout, number, avoided)
 
     def start_learner(self) -> LearnerGroup:
         """See Cluster."""
-        return start_learner(LearnerJob(self._model, self._settings.flux, self._settings.policy))
+        policy = self._settings.policy
+        job = LearnerJob(self._model, self._settings.flux, policy)
+        return start_learner(job, self._avoidable(learner_request(policy)))
 
     def kill(self, actor: Any) -> None:
         """See Cluster."""
@@ -62,6 +75,19 @@ class RayCluster:
         """See Cluster."""
         return read_cluster()
 
-    def store(self, location: str, content: ray.ObjectRef[bytes]) -> Awaitable[str]:
+    def avoid(self, nodes: frozenset[str]) -> None:
         """See Cluster."""
-        return store_file.remote(location, content)
+        self._avoided = nodes
+
+    def _avoidable(self, request: ResourceRequest) -> frozenset[str]:
+        """The nodes to avoid; none if the others cannot hold the request: a node that may fail is better than none."""
+        if not self._avoided:
+            return frozenset()
+        others = [node for node in self.state().nodes if node.id not in self._avoided]
+        return frozenset() if unschedulable([request], others) else self._avoided
+
+    def write_checkpoint(
+        self, checkpoints: Checkpoints, manifest: Manifest, states: States, pinned: Collection[int]
+    ) -> Awaitable[None]:
+        """See Cluster."""
+        return write_checkpoint(checkpoints, manifest, states, pinned)

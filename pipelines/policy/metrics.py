@@ -112,6 +112,16 @@ class IterationRow:
     """Groups that were replaced by another prompt: equal scores, or fewer than two finite ones."""
     driver_starts: int = 0
     """Drivers that the run has had, including this one. RunLog sets it."""
+    device_faults: int = 0
+    """Devices that failed, and learners whose ranks lost each other. This and the next four since the driver started."""
+    out_of_memory: int = 0
+    """Times that a device was out of memory."""
+    nodes_avoided: int = 0
+    """Nodes on which several devices failed, so that no replacement is placed there."""
+    calls_abandoned: int = 0
+    """Calls that did not return in time; see `policy.call_margin_s`."""
+    checkpoints_missed: int = 0
+    """Checkpoints that could not be written, or not in time."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from actors.grpo.metrics import OptimizerStepMetrics, weighted_mean
 from conf.settings import Settings
 from pipelines.policy.collector import GroupCollector, ScoredGroup
 from pipelines.policy.metrics import EvaluationRow, IterationRow, mean_of_numbers
+from pipelines.policy.supervision import Supervision
 from pipelines.policy.timing import IterationTimer
 from pipelines.policy.utilization import Utilization
 from pipelines.policy.waits import wait_breakdown
@@ -27,17 +28,27 @@ class Counters:
     score_retries: int
     groups_resampled: int
     """Groups that were replaced because all scores were equal."""
+    device_faults: int = 0
+    out_of_memory: int = 0
+    nodes_avoided: int = 0
+    calls_abandoned: int = 0
+    checkpoints_missed: int = 0
 
     @classmethod
-    def of(cls, collector: GroupCollector, learner_restarts: int) -> Counters:
+    def of(cls, collector: GroupCollector, learner_restarts: int, supervision: Supervision) -> Counters:
         """Reads the counters of the pools."""
-        rollouts = collector.rollouts
+        rollouts, faults = collector.rollouts, supervision.faults
         return cls(
             groups_reissued=rollouts.reissued + collector.reissued,
             actors_replaced=rollouts.replaced,
             learner_restarts=learner_restarts,
             score_retries=collector.rewards.retries,
             groups_resampled=collector.resampled,
+            device_faults=faults.device_faults,
+            out_of_memory=faults.out_of_memory,
+            nodes_avoided=len(faults.avoided_nodes()),
+            calls_abandoned=supervision.limits.abandoned.total(),
+            checkpoints_missed=supervision.checkpoints_missed,
         )
 
 
@@ -104,6 +115,11 @@ def iteration_row(
         learner_restarts=counters.learner_restarts,
         score_retries=counters.score_retries,
         groups_resampled=counters.groups_resampled,
+        device_faults=counters.device_faults,
+        out_of_memory=counters.out_of_memory,
+        nodes_avoided=counters.nodes_avoided,
+        calls_abandoned=counters.calls_abandoned,
+        checkpoints_missed=counters.checkpoints_missed,
     )
 
 

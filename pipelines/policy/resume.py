@@ -25,6 +25,7 @@ RESUME_MAY_CHANGE = (
     "policy.learner.node_group",
     "policy.learner.placement",
     "policy.optimizer.max_empty_steps",
+    "policy.call_margin_s",
     "flux.model",
     # These change only how forward passes round. A run that stopped for lack of memory, or at the on-policy gate, can
     # continue only if they may change.

@@ -26,6 +26,9 @@ from pipelines.policy.progress import Counters, ProgressPrinter, iteration_row
 from pipelines.policy.resume import run_identity
 from pipelines.policy.rollout_pool import RolloutPool
 from pipelines.policy.run_log import RunLog
+from pipelines.policy.supervised_learner import SupervisedLearner
+from pipelines.policy.supervised_rewards import SupervisedRewards
+from pipelines.policy.supervision import Supervision
 from pipelines.policy.timing import IterationTimer
 from pipelines.policy.utilization import UtilizationMonitor
 from pipelines.scenes.checker import can_check
@@ -44,18 +47,22 @@ class TrainingRun:
         self.checkpoints = run_checkpoints(settings)
         self._paths = run_paths(settings)
         self.run_log = RunLog(self._paths)
-        ranks = cluster.start_learner()  # before the rollout actors, which may take all remaining resources
+        supervision = Supervision(policy.call_margin_s, cluster.avoid)
+        self._supervision, start_learner = supervision, lambda: SupervisedLearner(cluster.start_learner(), supervision)
+        ranks = start_learner()  # before the rollout actors, which may take all remaining resources
         number = count()
         self.rollouts = RolloutPool(
             lambda: cluster.start_rollout(next(number)),
             policy.rollout.max_actors,
             policy.rollout.min_actors,
             cluster.kill,
+            self._supervision,
         )
+        rewards = SupervisedRewards(rewards, self._supervision)
         prompts = draw_training_prompts(policy, settings.flux)
         self.collector = GroupCollector(self.rollouts, rewards, prompts, policy)
         self.learner = LearnerClient(
-            policy, ranks, cluster.start_learner, self.collector, self.timer, log, cluster.state
+            policy, ranks, start_learner, self.collector, self.timer, log, cluster.state
         )
         self._held_out = HeldOutEvaluation(
             self.rollouts,
@@ -67,7 +74,7 @@ class TrainingRun:
         )
         self._identity = run_identity(settings)
         self._state = ""
-        self._writer = AsyncCheckpointWriter(self.checkpoints, log, cluster.store)
+        self._writer = AsyncCheckpointWriter(self.checkpoints, log, cluster.write_checkpoint, self._supervision)
         self._progress = ProgressPrinter(settings, log)
         self._utilization = UtilizationMonitor(settings, self.collector, log, read=cluster.state)
         self._stall_reports = asyncio.create_task(self._utilization.report_stalls())
@@ -117,7 +124,7 @@ class TrainingRun:
 
     def record(self, groups: Sequence[ScoredGroup], steps: Sequence[OptimizerStepMetrics]) -> None:
         """Writes the iteration's row to metrics.jsonl and prints its progress line."""
-        counters = Counters.of(self.collector, self.learner.restarts)
+        counters = Counters.of(self.collector, self.learner.restarts, self._supervision)
         row = iteration_row(self.version, self.timer, groups, steps, self._utilization.end(), counters)
         self.run_log.iteration(row)
         self._progress.iteration(row)

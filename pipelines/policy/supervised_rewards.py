@@ -1,0 +1,59 @@
+"""Rewards whose calls end: a call that does not return is abandoned, and one whose device failed is repeated."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import ray
+
+from actors.types import Scores
+from actors.workers.faults import DeviceFaultError
+from pipelines.policy.call_limit import CallAbandonedError
+from pipelines.policy.collector import Rewards
+from pipelines.policy.resources import Replicas
+from pipelines.policy.supervision import Supervision
+
+MAX_ABANDONED = 3
+"""Times that one call may be abandoned while replicas run, before the run ends."""
+
+
+class SupervisedRewards:
+    """The rewards of a run, for its collector and its evaluation. Scoring has no side effects, so it may be repeated.
+
+    Serve itself replaces a replica that ended, or that does not pass its health check because its device hangs.
+    """
+
+    def __init__(self, rewards: Rewards, supervision: Supervision) -> None:
+        self._rewards, self._supervision = rewards, supervision
+        self._repeated = 0
+
+    @property
+    def retries(self) -> int:
+        """Scoring calls that were repeated."""
+        return self._rewards.retries + self._repeated
+
+    async def score(self, images: ray.ObjectRef[np.ndarray], prompts: tuple[str, ...]) -> Scores:
+        """See Rewards. Raises UserError if the replicas are out of memory again and again."""
+        abandoned = 0
+        while True:
+            try:
+                async with self._supervision.limits.limit("score"):
+                    scores = await self._rewards.score(images, prompts)
+            except DeviceFaultError as error:
+                self._supervision.faults.record(error.fault)
+            except CallAbandonedError as error:
+                # Without a replica the call waits for its resources, which is no fault of the call.
+                abandoned += any(each.running for each in await self._rewards.replicas())
+                if abandoned > MAX_ABANDONED:
+                    raise
+                logging.getLogger(__name__).warning("a scoring call is repeated: %s", error)
+            else:
+                self._supervision.faults.progress("reward")
+                return scores
+            self._repeated += 1
+
+    async def replicas(self) -> Sequence[Replicas]:
+        """See Rewards."""
+        return await self._rewards.replicas()
