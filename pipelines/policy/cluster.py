@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Collection
+from collections.abc import Awaitable, Collection, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import ray
 
 from actors.workers.learner import LearnerJob
@@ -16,6 +17,7 @@ from pipelines.policy.checkpoint_writer import States, write_checkpoint
 from pipelines.policy.cluster_state import ClusterState, read_cluster
 from pipelines.policy.fingerprint import flux_location
 from pipelines.policy.resources import ResourceRequest, learner_request, rollout_request, unschedulable
+from pipelines.policy.rollout_pool import join_images_remotely
 
 
 class Cluster(Protocol):
@@ -35,6 +37,10 @@ class Cluster(Protocol):
 
     def state(self) -> ClusterState:
         """The nodes, and the processes that wait for one."""
+        ...
+
+    def join_images(self, images: Sequence[ray.ObjectRef[np.ndarray]]) -> ray.ObjectRef[np.ndarray]:
+        """Makes one object of the images of several calls, outside of this process."""
         ...
 
     def avoid(self, nodes: frozenset[str]) -> None:
@@ -74,6 +80,10 @@ class RayCluster:
     def state(self) -> ClusterState:
         """See Cluster."""
         return read_cluster()
+
+    def join_images(self, images: Sequence[ray.ObjectRef[np.ndarray]]) -> ray.ObjectRef[np.ndarray]:
+        """See Cluster."""
+        return join_images_remotely(images)
 
     def avoid(self, nodes: frozenset[str]) -> None:
         """See Cluster."""

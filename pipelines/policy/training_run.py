@@ -57,6 +57,7 @@ class TrainingRun:
             policy.rollout.min_actors,
             cluster.kill,
             self._supervision,
+            cluster.join_images,
         )
         rewards = SupervisedRewards(rewards, self._supervision)
         prompts = draw_training_prompts(policy, settings.flux)
