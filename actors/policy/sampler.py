@@ -32,8 +32,8 @@ def sample(
     seeds: Sequence[int],
     plan: SamplingPlan,
     policy_version: int = 0,
-) -> Samples:
     noise_seed: int | None = None,
+) -> Samples:
     """Samples the latents of one image for each seed and its conditioning, in forward passes of `plan.max_batch`.
 
     Each image has a CPU generator with its own seed. It draws first the initial noise (as the plain pipeline does),
