@@ -126,6 +126,16 @@ class PolicySettings(Section):
             )
 
     def _check_prompts(self) -> None:
+        """Raises SettingsError if the optimizer steps of an iteration cannot have equally many prompts."""
+        steps = self.optimizer.steps_per_iteration
+        if self.prompts_per_iteration % steps:
+            lower = self.prompts_per_iteration // steps * steps
+            raise SettingsError(
+                "policy.prompts_per_iteration must be divisible by policy.optimizer.steps_per_iteration, got "
+                f"{self.prompts_per_iteration} and {steps}: use "
+                f"{nearest(self.prompts_per_iteration, {lower or steps, lower + steps})}"
+            )
+
     def _check_placement(self) -> None:
         """Raises SettingsError if nobody could sample, or a rank could not sample while it learns."""
         if self.placement == "separate":
@@ -145,14 +155,4 @@ class PolicySettings(Section):
             raise SettingsError(
                 "policy.learner.zero_stage must be 1 or 2 with policy.placement=colocated, got 3, because ranks with a "
                 "sharded base can only make forward passes together: use 2, or policy.placement=separate"
-            )
-
-        """Raises SettingsError if the optimizer steps of an iteration cannot have equally many prompts."""
-        steps = self.optimizer.steps_per_iteration
-        if self.prompts_per_iteration % steps:
-            lower = self.prompts_per_iteration // steps * steps
-            raise SettingsError(
-                "policy.prompts_per_iteration must be divisible by policy.optimizer.steps_per_iteration, got "
-                f"{self.prompts_per_iteration} and {steps}: use "
-                f"{nearest(self.prompts_per_iteration, {lower or steps, lower + steps})}"
             )
