@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, fields, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from conf.errors import SettingsError
 from conf.rules import Section, above, at_least
@@ -59,9 +59,71 @@ class EndpointSettings(Section):
         plain = {field.name: field.default for field in fields(EndpointSettings) if field.name != "model"}
         return replace(self, **plain)
 
+    def answer_options(self) -> dict[str, Any]:
+        """Fields of a question's body, beside the model and the messages, that may change the answer."""
+        return {}
+
+    def delivery_options(self) -> dict[str, Any]:
+        """Fields of a question's body that decide when the answer comes and what it costs, not what it says."""
+        return {}
+
 
 @dataclass(frozen=True)
-class WriterSettings(EndpointSettings):
+class ChatSettings(EndpointSettings):
+    """A chat model behind an OpenAI-compatible endpoint. An option that is left at its default is not sent."""
+
+    reasoning_effort: Literal["default", "none", "minimal", "low", "medium", "high"] = "default"
+    """How long a reasoning model thinks. Its thoughts are paid for as output tokens."""
+
+    verbosity: Literal["default", "low", "medium", "high"] = "default"
+    """How long the answers of a model with this option are."""
+
+    service_tier: Literal["default", "auto", "flex", "priority"] = "default"
+    """flex: slower, at half the price, as OpenAI's Batch API; raise the timeout to 900 seconds."""
+
+    temperature: float = -1.0
+    """Sampling temperature. -1: the service's own; GPT-5 takes no other."""
+
+    max_tokens: int = field(default=0, metadata=at_least(0))
+    """Tokens of an answer at most, thoughts included (max_completion_tokens). 0: no limit is sent."""
+
+    answer_seed: int = -1
+    """Seed of the answer, which some services honour. -1: none is sent."""
+
+    extra_body: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Further fields of the question's body, e.g. {top_p: 0.9}."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.temperature != -1 and not 0 <= self.temperature <= 2:
+            raise SettingsError(f"{self.key('temperature')} must lie in [0, 2], or be -1, got {self.temperature}")
+        if taken := {"model", "messages", "response_format", "stream", "n"} & self.extra_body.keys():
+            raise SettingsError(f"{self.key('extra_body')} must not hold {min(taken)!r}, which is set already")
+
+    def identity(self) -> Self:
+        """Only what determines the answers: the model and the options that may change what it says."""
+        return replace(super().identity(), service_tier="default")
+
+    def answer_options(self) -> dict[str, Any]:
+        """See EndpointSettings."""
+        options: dict[str, Any] = {
+            name: value for name in ("reasoning_effort", "verbosity") if (value := getattr(self, name)) != "default"
+        }
+        if self.temperature >= 0:
+            options["temperature"] = self.temperature
+        if self.max_tokens:
+            options["max_completion_tokens"] = self.max_tokens
+        if self.answer_seed >= 0:
+            options["seed"] = self.answer_seed
+        return options | self.extra_body
+
+    def delivery_options(self) -> dict[str, Any]:
+        """See EndpointSettings."""
+        return {} if self.service_tier == "default" else {"service_tier": self.service_tier}
+
+
+@dataclass(frozen=True)
+class WriterSettings(ChatSettings):
     """The chat model that writes prompts if preferences.writer=chat, and the rules for its prompts."""
 
     section: ClassVar[str] = "writer"
@@ -95,7 +157,7 @@ class WriterSettings(EndpointSettings):
 
 
 @dataclass(frozen=True)
-class PerturberSettings(EndpointSettings):
+class PerturberSettings(ChatSettings):
     """The chat model that changes relations if preferences.perturber=chat."""
 
     section: ClassVar[str] = "perturber"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from conf.endpoints import EndpointSettings
+from conf.endpoints import ChatSettings
 from conf.errors import SettingsError
 from conf.rules import Section, at_least
 
@@ -35,7 +35,7 @@ class RewardWeights(Section):
 
 
 @dataclass(frozen=True)
-class JudgeSettings(EndpointSettings):
+class JudgeSettings(ChatSettings):
     """The judge: a vision-language model behind an OpenAI-compatible endpoint."""
 
     section: ClassVar[str] = "judge"

@@ -13,7 +13,7 @@ from PIL import Image
 
 from actors.reward_input import check_inputs
 from actors.services.budget import LocalBudget
-from actors.services.endpoint import ContentRefused, Endpoint, RetriesExhausted
+from actors.services.endpoint import Endpoint, Unanswered
 from actors.services.keys import Key
 from actors.types import Scores
 from conf.rewards import JudgeSettings
@@ -44,7 +44,7 @@ class JudgeReward:
         ]
         try:
             return parse_grade(await self._endpoint.chat([{"role": "user", "content": content}]))
-        except (ContentRefused, RetriesExhausted):
+        except Unanswered:
             return float("nan")
 
 

@@ -1,8 +1,9 @@
 """Calls to an OpenAI-compatible endpoint: rate-limited, retried, cached, and counted against a budget.
 
-A call either returns a response, which is cached, or raises one of three errors: `ContentRefused` (the service refuses
-this content; cached too), `RetriesExhausted` (the service fails at the moment) or `EndpointError` (every such call will
-fail: the key, the model, the address or the form of the question is wrong).
+A call either returns a response, which is cached, or raises `EndpointError` (every such call will fail: the key, the
+model, the address or the form of the questions is wrong) or an `Unanswered`: `ContentRefused` (the service refuses this
+content; cached too), `QuestionRejected` (it does not take this question, but takes others) or `RetriesExhausted` (it
+fails at the moment).
 """
 
 from __future__ import annotations
@@ -49,14 +50,26 @@ _INVALID = (
 )
 """What the client and the readers of responses raise for a body that is no answer: its bytes decide."""
 MAX_MESSAGE_CHARACTERS = 300
+MAX_REJECTIONS = 3
+"""Questions that a service may reject before it has answered any. One more error of this kind ends the job."""
+MAX_REJECTED_SHARE = 0.05
+"""Share of the questions that a service may reject. More are no faults of single questions."""
 _FIRST_WAIT_S = 0.5  # doubled from retry to retry
 
 
-class ContentRefused(RuntimeError):
+class Unanswered(RuntimeError):
+    """This question has no answer. Others may have one."""
+
+
+class ContentRefused(Unanswered):
     """The service refuses this content."""
 
 
-class RetriesExhausted(RuntimeError):
+class QuestionRejected(Unanswered):
+    """The service does not take this question, and does not say that it refuses its content."""
+
+
+class RetriesExhausted(Unanswered):
     """All retries of a call failed. The same call may succeed at another time."""
 
 
@@ -83,20 +96,28 @@ class Endpoint:
             default_headers={"Accept-Encoding": "identity"},
         )
         self._slots = asyncio.Semaphore(settings.concurrency)
+        self._answered = self._rejected = 0
 
-    async def chat(self, messages: Sequence[Mapping[str, Any]], schema: Mapping[str, Any] | None = None) -> str:
+    async def chat(
+        self, messages: Sequence[Mapping[str, Any]], schema: Mapping[str, Any] | None = None, attempt: int = 0
+    ) -> str:
         """Returns the model's text; JSON that follows `schema` ({"name", "schema", "strict"}) if one is given.
 
-        Raises ContentRefused, RetriesExhausted, EndpointError or BudgetReached.
+        `attempt`: another number asks the same question again, instead of taking the cached answer. Raises an
+        Unanswered, EndpointError or BudgetReached.
         """
-        body: dict[str, Any] = {"model": self._settings.model, "messages": list(messages)}
+        settings = self._settings
+        options: dict[str, Any] = settings.answer_options()
         if schema:
-            body["response_format"] = {"type": "json_schema", "json_schema": dict(schema)}
+            options["response_format"] = {"type": "json_schema", "json_schema": dict(schema)}
+        question: dict[str, Any] = {"model": settings.model, "messages": list(messages)}
+        extra = options | settings.delivery_options()
 
         async def send() -> Response:
-            return read_chat(await self._client.chat.completions.create(**body))
+            return read_chat(await self._client.chat.completions.create(**question, extra_body=extra))
 
-        return (await self._ask("chat", body, send)).content.decode()
+        key = question | options | ({"attempt": attempt} if attempt else {})
+        return (await self._ask("chat", key, send)).content.decode()
 
     async def image(self, prompt: str, size: str, seed: int) -> bytes:
         """Returns the file of one generated image. Raises the same errors as `chat`."""
@@ -111,10 +132,10 @@ class Endpoint:
         return (await self._ask("images", body | extra, send)).content
 
     async def _ask(
-        self, api: Literal["chat", "images"], body: Mapping[str, Any], send: Callable[[], Awaitable[Response]]
+        self, api: Literal["chat", "images"], key: Mapping[str, Any], send: Callable[[], Awaitable[Response]]
     ) -> Response:
         # The digest leaves the address out: one model at two addresses gives the same responses.
-        digest = hashlib.sha256(json.dumps([api, body], sort_keys=True).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps([api, key], sort_keys=True).encode()).hexdigest()
         cached = join(join(self._cache, digest[:2]), digest)
         async with self._slots:
             response = await asyncio.to_thread(_read_cached, cached) if self._cache else None
@@ -153,6 +174,7 @@ class Endpoint:
                     "(finish_reason=length): raise the limit of the service or its model"
                 )
             if not failure:
+                self._answered += 1
                 return response
             if attempt < settings.retries:
                 backoff = min(settings.max_backoff_s, _FIRST_WAIT_S * 2**attempt)
@@ -164,7 +186,7 @@ class Endpoint:
     def _temporary_failure(self, error: APIStatusError) -> str:
         """Describes a failure that may pass; returns "" if the service refuses the content.
 
-        Raises EndpointError for an error that only the user can fix.
+        Raises QuestionRejected for an error of one question, EndpointError for one that only the user can fix.
         """
         status, quota_exhausted = error.status_code, error.code == "insufficient_quota"
         if not quota_exhausted and (status in _RETRIED or status >= 500):
@@ -175,9 +197,18 @@ class Endpoint:
         key = f"the key in ${settings.key_variable} and the account it belongs to"
         third = "whether the service accepts this form of question" if status in _MALFORMED else key
         check = f"check {settings.section}.url, {settings.section}.model, {third}"
-        raise EndpointError(
-            f"{settings.section} at {settings.url} answers {status} ({message}): {check}"
-        ) from None  # the original exception shows the request, and with it the key
+        answer = f"{settings.section} at {settings.url} answers {status} ({message})"
+        # `from None`: the original exception shows the request, and with it the key
+        if status in _MALFORMED and not quota_exhausted and not self._rejects_all():
+            raise QuestionRejected(answer) from None
+        raise EndpointError(f"{answer}: {check}") from None
+
+    def _rejects_all(self) -> bool:
+        """Counts a rejected question. Whether the service rejects so many that not the question is at fault."""
+        self._rejected += 1
+        if not self._answered:
+            return self._rejected >= MAX_REJECTIONS
+        return self._rejected > max(MAX_REJECTIONS, MAX_REJECTED_SHARE * (self._answered + self._rejected))
 
     def _without_key(self, response: Response) -> Response:
         """The response with the key masked, which some services repeat. An image is left as it is."""

@@ -27,7 +27,9 @@ _REFUSAL_CODES = (
     "policyviolation",
     "moderation_blocked",
     "invalid_prompt",
+    "policy_violation",
     "sensitivecontent",
+    "riskdetection",
 )
 """Parts of the error codes with which OpenAI, Azure and Seedream refuse content."""
 

@@ -204,7 +204,9 @@ def sentence_of(scene: grammar.Scene) -> str:
 
 
 def scene_of(text: str) -> grammar.Scene:
-    """The scene of `sentence_of`."""
+    """The scene of `sentence_of`, or of the grammar's own sentence."""
+    if " is " not in text:
+        return grammar.parse(text)
     clauses = re.findall(r"a (\w+ \w+) is (\w+(?: of)?) a (\w+ \w+)", text)
     names = [clauses[0][0], *(child for _, _, child in clauses)]
     objects = tuple(grammar.SceneObject.named(name) for name in names)

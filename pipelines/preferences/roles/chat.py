@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from actors.services.budget import BudgetReached
-from actors.services.endpoint import AnswerTruncated, ContentRefused, Endpoint, RetriesExhausted
+from actors.services.endpoint import AnswerTruncated, ContentRefused, Endpoint, QuestionRejected, RetriesExhausted
 from actors.types import Prompt, Relation
 from conf.endpoints import PerturberSettings, WriterSettings
 from pipelines.common.relations import FIXED, can_change, split_group
@@ -135,7 +135,7 @@ async def ask_until_valid(endpoint: Endpoint, question: str, form: type[A], atte
     for attempt in range(1, attempts + 1):
         text = ""
         try:
-            text = await endpoint.chat(messages, schema)
+            text = await endpoint.chat(messages, schema, attempt - 1)
             return read(form.model_validate_json(text))
         except ContentRefused as refusal:
             problem = InvalidAnswer("refused", str(refusal))
@@ -157,6 +157,8 @@ async def or_dropped(spec: RowSpec, role: str, work: Awaitable[T]) -> T | Droppe
         return Dropped(spec, role, error.reason, error.message)
     except ContentRefused as error:
         return Dropped(spec, role, "refused", str(error))
+    except QuestionRejected as error:
+        return Dropped(spec, role, "rejected", str(error))
     except AnswerTruncated as error:
         return Dropped(spec, role, "truncated", str(error), final=False)
     except RetriesExhausted as error:

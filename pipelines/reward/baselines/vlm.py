@@ -13,7 +13,7 @@ import numpy as np
 from actors.rewards.vlm_judge import QUESTION as GRADE_QUESTION
 from actors.rewards.vlm_judge import data_url, parse_grade
 from actors.services.budget import Budget, LocalBudget
-from actors.services.endpoint import ContentRefused, Endpoint, RetriesExhausted
+from actors.services.endpoint import Endpoint, Unanswered
 from actors.services.keys import Key
 from conf.rewards import JudgeSettings
 from pipelines.reward.baselines.position_bias import combine_orders
@@ -76,7 +76,7 @@ class VlmJudge:
             content.append({"type": "text", "text": wording.format(text=question.prompt)})
             try:
                 return await endpoint.chat([{"role": "user", "content": content}])
-            except (ContentRefused, RetriesExhausted):
+            except Unanswered:
                 return ""
 
         answers = await asyncio.gather(*(ask(question) for question in questions), return_exceptions=True)

@@ -14,14 +14,17 @@ import pytest
 
 from actors.services.budget import BudgetReached, BudgetTracker, LocalBudget, Usage
 from actors.services.endpoint import (
+    MAX_REJECTIONS,
     ContentRefused,
     Endpoint,
     EndpointError,
+    QuestionRejected,
     RetriesExhausted,
 )
 from actors.services.keys import Key, key_in, key_of
 from conf import UserError
 from conf.endpoints import BudgetSettings, WriterSettings
+from tests.support import openai_server
 from tests.support.openai_server import Behaviour, serving
 
 KEY = Key("sk-a-secret")
@@ -139,8 +142,9 @@ def test_an_error_that_only_the_user_can_fix_is_not_retried_and_does_not_show_th
     monkeypatch.setattr("tests.support.openai_server._Handler.do_POST", _answering(status, error))
     tracker = BudgetTracker()
     with serving(Behaviour()) as url:
-        (failed,) = request_images(url, tracker, count=1)
-    assert isinstance(failed, EndpointError)
+        results = request_images(url, tracker, count=MAX_REJECTIONS)
+    assert len({str(result) for result in results}) <= 2, "the same error for every question"
+    failed = next(result for result in results if isinstance(result, EndpointError))
     assert "check writer.url" in str(failed)
     assert re.search(fix, str(failed))
     assert tracker.usage().retries == 0
@@ -156,6 +160,9 @@ def test_an_error_that_only_the_user_can_fix_is_not_retried_and_does_not_show_th
         {"code": "OutputImageSensitiveContentDetected"},
         {"code": "content_filter", "message": "filtered"},
         {"message": "rejected by our safety system"},
+        {"code": "cyber_policy_violation"},
+        {"code": "InputTextRiskDetection"},
+        {"code": "OutputImageRiskDetection"},
     ],
 )
 def test_content_against_the_services_policy_is_a_refusal(
@@ -164,6 +171,46 @@ def test_content_against_the_services_policy_is_a_refusal(
     monkeypatch.setattr("tests.support.openai_server._Handler.do_POST", _answering(400, error))
     with serving(Behaviour()) as url:
         assert isinstance(request_images(url, BudgetTracker(), count=1)[0], ContentRefused)
+
+
+def test_a_question_that_is_rejected_among_others_ends_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = openai_server._Handler.do_POST
+    rejected = {7, 11}
+
+    def respond(handler: Any) -> None:
+        body = handler.rfile.peek()
+        seed = int(re.search(rb'"seed": ?(\d+)', body)[1])  # type: ignore[index]
+        if seed in rejected:
+            _answering(400, {"message": "OddQuestion"})(handler)
+        else:
+            answer(handler)
+
+    monkeypatch.setattr("tests.support.openai_server._Handler.do_POST", respond)
+    with serving(Behaviour()) as url:
+        results = request_images(url, BudgetTracker(), concurrency=1)
+        assert {i for i, result in enumerate(results) if isinstance(result, QuestionRejected)} == rejected
+        assert sum(isinstance(result, bytes) for result in results) == 38
+        rejected.update(range(20, 40))
+        assert any(isinstance(result, EndpointError) for result in request_images(url, BudgetTracker(), concurrency=1))
+
+
+def test_options_are_sent_and_select_the_cached_answer(tmp_path: Path) -> None:
+    behaviour = Behaviour(reply=lambda body, _: f"answer {len(behaviour.bodies)}")
+
+    async def ask(attempt: int = 0, **options: Any) -> str:
+        settings = WriterSettings(url=url, **options)
+        return await Endpoint(settings, KEY, LocalBudget(), str(tmp_path)).chat(
+            [{"role": "user", "content": "?"}], attempt=attempt
+        )
+
+    with serving(behaviour) as url:
+        first = asyncio.run(ask())
+        assert asyncio.run(ask(service_tier="flex", timeout=900)) == first, "the tier does not change the answer"
+        options = {"reasoning_effort": "low", "temperature": 0.0, "max_tokens": 9, "extra_body": {"top_p": 0.5}}
+        others = [asyncio.run(ask(**{name: value})) for name, value in options.items()]
+        assert len({first, *others, asyncio.run(ask(attempt=1))}) == 6
+        sent = {name for body in behaviour.bodies for name in body} - {"model", "messages"}
+    assert sent == {"reasoning_effort", "temperature", "max_completion_tokens", "top_p"}
 
 
 def test_a_key_survives_pickling_and_is_not_shown() -> None:
