@@ -15,12 +15,10 @@ import numpy as np
 import torch
 
 from actors.policy.base import Policy
+from actors.policy.conditioning_cache import ConditioningCache
 from actors.policy.plan import SamplingPlan
 from actors.policy.sampler import Samples, sample
 from actors.types import Conditioning, Trajectory
-
-ENCODED_PROMPTS = 1024
-"""Prompts whose conditioning is kept in host memory: 4 MB each with T5 at 512 tokens in bfloat16."""
 
 Weights = Callable[[], AbstractContextManager[object]]
 """Makes the context in which the policy has the weights that a call wants."""
@@ -52,7 +50,7 @@ class ImageSampler:
         on_gpu = policy.device.type == "cuda"
         self._encoding_stream = torch.cuda.Stream() if on_gpu else None
         self._decoding_stream = torch.cuda.Stream() if on_gpu else None
-        self._encoded: dict[str, Conditioning] = {}
+        self._encoded = ConditioningCache(lambda text: policy.encode([text])[0])
 
     def sample(
         self,
@@ -112,8 +110,4 @@ class ImageSampler:
         """Returns the conditioning of each text, the same object for equal texts, and the seconds it took."""
         with self._encoding, torch.cuda.stream(self._encoding_stream):
             started = time.perf_counter()
-            found = {text: self._encoded.get(text) or self.policy.encode([text])[0] for text in dict.fromkeys(texts)}
-            self._encoded.update(found)
-            while len(self._encoded) > ENCODED_PROMPTS:
-                del self._encoded[next(iter(self._encoded))]  # the oldest entry
-            return [found[text] for text in texts], time.perf_counter() - started
+            return self._encoded.get(texts), time.perf_counter() - started
