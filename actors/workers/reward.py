@@ -21,6 +21,7 @@ from actors.reward_input import check_inputs
 from actors.spatialscore.scorer import SpatialScorer
 from actors.types import Scores
 from actors.worker_setup import actor_options, init_worker
+from actors.workers.faults import ends_on_device_fault
 from actors.workers.score_calls import CallScorer, ScoreCall
 from conf.serving import ServingSettings
 
@@ -30,6 +31,7 @@ HEALTH_TOLERANCE = 1e-2
 FIRST_WAIT_S, MAX_BACKOFF_S = 0.2, 8.0  # before a scoring call is retried
 
 
+@ends_on_device_fault("reward", survives=("out_of_memory",))  # a client's call may be too large
 class ScoreReplica:
     """One replica: a SpatialScorer whose forward passes combine several calls."""
 

@@ -10,11 +10,12 @@ import numpy as np
 import ray
 from ray import serve
 
-from actors.rewards.detector import DIRECTIONS, DetectorReward
+from actors.rewards.detector import DIRECTIONS
 from actors.rewards.vlm_judge import JudgeReward
 from actors.services.keys import key_of
 from actors.types import Prompt, Relation, Scores
 from actors.worker_setup import actor_options
+from actors.workers.detector import DetectorReplica
 from actors.workers.reward import RewardPool, application_name, autoscaling_config, serve_replicas, start_pool
 from conf import UserError
 from conf.settings import Settings
@@ -99,7 +100,7 @@ def start_rewards(settings: Settings) -> RewardMix:
         pool = _start_pool(judge, "judge", JudgeReward.__name__, settings)
         terms.append(WeightedReward(weights.judge, pool, judge_request(settings.serving)))
     if detector:
-        pool = _start_pool(detector, "detector", DetectorReward.__name__, settings)
+        pool = _start_pool(detector, "detector", DetectorReplica.__name__, settings)
         terms.append(WeightedReward(weights.detector, pool, detector_request(settings.detector)))
     return RewardMix(terms)
 
@@ -132,7 +133,7 @@ def _detector_application(settings: Settings) -> serve.Application:
         autoscaling_config=autoscaling_config(cfg.min_replicas, cfg.max_replicas, settings.serving),
         ray_actor_options=actor_options(cfg.threads, cfg.cpus, cfg.gpus, cfg.node_group, cfg.runtime_env),
     )
-    return replica(DetectorReward).bind(cfg, relations)
+    return replica(DetectorReplica).bind(cfg, relations)
 
 
 def relations_from_boxes(prompts: Iterable[Prompt]) -> dict[str, tuple[Relation, ...]]:
