@@ -45,11 +45,14 @@ class Conditioning:
 
     prompt_embeds: torch.Tensor  # [L, D] hidden states of T5 (FLUX) or Qwen2.5-VL (Qwen-Image)
     pooled_embeds: torch.Tensor | None  # [D'] CLIP's pooled output; None except for FLUX
+    negative_embeds: torch.Tensor | None = None  # [L', D] of the text to guide away from; None without such guidance
 
     def to(self, device: torch.device) -> Self:
         """The same conditioning on `device`."""
         pooled = None if self.pooled_embeds is None else self.pooled_embeds.to(device)
-        return replace(self, prompt_embeds=self.prompt_embeds.to(device), pooled_embeds=pooled)
+        negative = None if self.negative_embeds is None else self.negative_embeds.to(device)
+        prompt = self.prompt_embeds.to(device)
+        return replace(self, prompt_embeds=prompt, pooled_embeds=pooled, negative_embeds=negative)
 
 
 @dataclass(frozen=True)

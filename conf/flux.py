@@ -33,6 +33,13 @@ class FluxSettings(Section):
     guidance: float = 3.5
     """FLUX's guidance embedding (not classifier-free guidance). Qwen-Image has none."""
 
+    true_cfg: float = field(default=1.0, metadata=at_least(1))
+    """Scale of Qwen-Image's classifier-free guidance, in sampler and learner. Above 1, an image is two rows of each
+    forward pass. 1: none."""
+
+    negative_prompt: str = " "
+    """Text that classifier-free guidance leads away from. Qwen-Image's own example is a blank."""
+
     dtype: Dtype = "float32"
     """Precision of the frozen base model."""
 

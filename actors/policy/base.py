@@ -22,6 +22,7 @@ from actors.policy.checkpointing import checkpoint_blocks, compile_blocks
 from actors.policy.lora import adapter_key, add_lora, lora_parameters
 from actors.policy.schedule import shifted_sigmas
 from actors.types import Conditioning
+from conf.errors import SettingsError
 from conf.flux import FluxSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -44,10 +45,16 @@ class Policy(ABC):
     pipeline_class: ClassVar[type[DiffusionPipeline]]
     encoders: ClassVar[tuple[str, ...]]  # components that `flux.text_encoders_on_cpu` keeps on the CPU
     inference_only_components: ClassVar[tuple[str, ...]]  # components that a learner does not load
+    max_text_tokens: ClassVar[int]  # the largest `flux.max_sequence_length` that the plain pipeline takes
+    has_true_cfg: ClassVar[bool] = False  # whether `flux.true_cfg` can be above 1
     channels: int  # C
 
     def __init__(self, pipeline: Any, settings: FluxSettings, seed: int = 0) -> None:
-        """Adds a LoRA to `pipeline`, whose modules are on their devices already. `seed` draws the LoRA's initial A."""
+        """Adds a LoRA to `pipeline`, whose modules are on their devices already. `seed` draws the LoRA's initial A.
+
+        Raises what `check_settings` raises.
+        """
+        self.check_settings(settings)
         self.pipeline = pipeline
         self.settings = settings
         self.transformer = pipeline.transformer
@@ -88,6 +95,23 @@ class Policy(ABC):
                     module.to(device)
         return cls(pipeline, settings, seed)
 
+    @classmethod
+    def check_settings(cls, settings: FluxSettings) -> None:
+        """Raises SettingsError for settings that this family of models does not have."""
+        if settings.true_cfg > 1 and not cls.has_true_cfg:
+            raise SettingsError(
+                f"flux.true_cfg must be 1 for a {cls.pipeline_class.__name__}, got {settings.true_cfg}: its guidance "
+                "is flux.guidance, an embedding"
+            )
+
+    @classmethod
+    def load_without_weights(cls, model: str) -> Any:
+        """The diffusers pipeline of a directory or a hub id with its tokenizers and its scheduler only.
+
+        Raises OSError if its files cannot be read.
+        """
+        return cls.pipeline_class.from_pretrained(model, **dict.fromkeys(("transformer", "vae", *cls.encoders)))
+
     @property
     def device(self) -> torch.device:
         """The device of the transformer."""
@@ -97,8 +121,16 @@ class Policy(ABC):
 
     @staticmethod
     @abstractmethod
-    def pipeline_kwargs(settings: FluxSettings) -> dict[str, float]:
+    def pipeline_kwargs(settings: FluxSettings) -> dict[str, float | str]:
         """Arguments for guidance with which the plain pipeline samples exactly as this policy does."""
+
+    @staticmethod
+    @abstractmethod
+    def count_tokens(pipeline: Any, text: str) -> int:
+        """Number of tokens of a text, of which `encode` reads the first `flux.max_sequence_length`.
+
+        `pipeline`: of this policy, or as `load_without_weights` returns it.
+        """
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> list[Conditioning]:

@@ -29,6 +29,7 @@ class FluxPolicy(Policy):
     pipeline_class = FluxPipeline
     encoders = ("text_encoder", "text_encoder_2")
     inference_only_components = (*encoders, "tokenizer", "tokenizer_2", "vae")
+    max_text_tokens = 512
 
     def __init__(self, pipeline: FluxPipeline, settings: FluxSettings, seed: int = 0) -> None:
         """See Policy."""
@@ -41,9 +42,14 @@ class FluxPolicy(Policy):
             pipeline.vae.to(memory_format=torch.channels_last)  # halves the time of its convolutions
 
     @staticmethod
-    def pipeline_kwargs(settings: FluxSettings) -> dict[str, float]:
+    def pipeline_kwargs(settings: FluxSettings) -> dict[str, float | str]:
         """See Policy."""
         return {"guidance_scale": settings.guidance}
+
+    @staticmethod
+    def count_tokens(pipeline: FluxPipeline, text: str) -> int:
+        """See Policy: the tokens of T5. CLIP reads the first 77 only, whatever the settings are."""
+        return len(pipeline.tokenizer_2(text, verbose=False).input_ids)
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> list[Conditioning]:

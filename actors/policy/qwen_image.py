@@ -1,13 +1,13 @@
-"""Qwen-Image as a policy: its own text template, per-channel VAE statistics, texts of any length.
+"""Qwen-Image as a policy: its own text template, classifier-free guidance, per-channel VAE statistics.
 
-Classifier-free guidance is off (`true_cfg_scale=1` of QwenImagePipeline) wherever this policy samples, because it would
-double the forward passes of sampler and learner. Axes as in actors/policy/base.py.
+Axes as in actors/policy/base.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from diffusers.pipelines.qwenimage.pipeline_qwenimage import QwenImagePipeline
@@ -20,10 +20,19 @@ from conf.flux import FluxSettings
 
 @dataclass(frozen=True)
 class QwenConditioning:
-    """The conditioning of all rows of a batch, padded to the longest text."""
+    """The conditioning of all rows of a batch, padded to the longest text. With guidance, B' = 2 B, else B' = B."""
 
-    prompt_embeds: torch.Tensor  # [B, L, D]
-    mask: torch.Tensor | None  # [B, L] 1 for a token, 0 for padding; None if no text is padded, as within a group
+    prompt_embeds: torch.Tensor  # [B', L, D] of the prompts, then, with guidance, of the negative prompts
+    mask: torch.Tensor | None  # [B', L] 1 for a token, 0 for padding; None if no text is padded
+
+
+def guide(velocity: torch.Tensor, negative: torch.Tensor, scale: float) -> torch.Tensor:
+    """Classifier-free guidance that keeps the norm of each image token, as in QwenImagePipeline: [B, S, C].
+
+    v = negative + scale (velocity - negative), times |velocity| / |v|.
+    """
+    guided = negative + scale * (velocity - negative)
+    return guided * (velocity.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
 
 
 class QwenImagePolicy(Policy):
@@ -32,44 +41,64 @@ class QwenImagePolicy(Policy):
     pipeline_class = QwenImagePipeline
     encoders = ("text_encoder",)
     inference_only_components = (*encoders, "tokenizer", "vae")
+    max_text_tokens = 1024
+    has_true_cfg = True
 
     def __init__(self, pipeline: QwenImagePipeline, settings: FluxSettings, seed: int = 0) -> None:
         """See Policy."""
         super().__init__(pipeline, settings, seed)
         self.channels = self.transformer.img_in.in_features
+        self._negative_embeds: torch.Tensor | None = None  # made by the first `encode`
         self._image_shape = [(1, settings.height // 16, settings.width // 16)]
 
     @staticmethod
-    def pipeline_kwargs(settings: FluxSettings) -> dict[str, float]:
+    def pipeline_kwargs(settings: FluxSettings) -> dict[str, float | str]:
         """See Policy."""
+        if settings.true_cfg > 1:
+            return {"true_cfg_scale": settings.true_cfg, "negative_prompt": settings.negative_prompt}
         return {"true_cfg_scale": 1.0}
+
+    @staticmethod
+    def count_tokens(pipeline: QwenImagePipeline, text: str) -> int:
+        """See Policy: without the template's tokens in front of the text, and with those behind it."""
+        tokens = pipeline.tokenizer(pipeline.prompt_template_encode.format(text), verbose=False).input_ids
+        return len(tokens) - pipeline.prompt_template_encode_start_idx
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> list[Conditioning]:
         """See Policy: the last hidden states of Qwen2.5-VL after the template, without padding."""
-        encoded = []
-        for text in texts:
-            embeds, _ = self.pipeline.encode_prompt(
-                prompt=text,
-                max_sequence_length=self.settings.max_sequence_length,
-                device=self.pipeline.text_encoder.device,
-            )
-            encoded.append(Conditioning(embeds[0].cpu(), None))
-        return encoded
+        if self.settings.true_cfg > 1 and self._negative_embeds is None:
+            self._negative_embeds = self._encode(self.settings.negative_prompt)
+        return [Conditioning(self._encode(text), None, self._negative_embeds) for text in texts]
+
+    def _encode(self, text: str) -> torch.Tensor:
+        embeds, _ = self.pipeline.encode_prompt(
+            prompt=text,
+            max_sequence_length=self.settings.max_sequence_length,
+            device=self.pipeline.text_encoder.device,
+        )
+        return embeds[0].cpu()  # [L, D]
 
     def batch_conditioning(self, conditioning: Sequence[Conditioning]) -> QwenConditioning:
         """See Policy."""
         texts = [row.prompt_embeds for row in conditioning]
+        if self.settings.true_cfg > 1:
+            texts += [cast(torch.Tensor, row.negative_embeds) for row in conditioning]
         if all(text is texts[0] for text in texts):
             return QwenConditioning(stack_rows(texts, self.device), None)
-        embeds = pad_sequence(texts, batch_first=True).to(self.device)
-        lengths = torch.tensor([len(text) for text in texts], device=self.device)
-        mask = torch.arange(embeds.shape[1], device=self.device) < lengths[:, None]
-        return QwenConditioning(embeds, None if bool(mask.all()) else mask.long())
+        embeds = pad_sequence([text.to(self.device) for text in texts], batch_first=True)
+        lengths = [len(text) for text in texts]
+        if min(lengths) == max(lengths):
+            return QwenConditioning(embeds, None)
+        mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
+        return QwenConditioning(embeds, mask.long().to(self.device))
 
     def velocity(self, latents: torch.Tensor, s: torch.Tensor, rows: QwenConditioning) -> torch.Tensor:
-        """See Policy."""
-        return self.transformer(
+        """See Policy. With guidance, both predictions of an image are rows of one forward pass."""
+        scale = self.settings.true_cfg
+        if scale > 1:
+            latents, s = latents.repeat(2, 1, 1), s.repeat(2)
+        velocity = self.transformer(
             hidden_states=latents.to(self.dtype),
             encoder_hidden_states=rows.prompt_embeds,
             encoder_hidden_states_mask=rows.mask,
@@ -77,6 +106,7 @@ class QwenImagePolicy(Policy):
             img_shapes=[self._image_shape] * len(latents),
             return_dict=False,
         )[0].float()
+        return guide(*velocity.chunk(2), scale) if scale > 1 else velocity
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """See Policy. The VAE is a video model: an image is a video of one frame."""

@@ -119,7 +119,7 @@ def model_card(settings: Settings, base: str, version: int, merged: bool) -> str
         height=flux.height,
         width=flux.width,
         steps=settings.evaluation.denoise_steps,
-        arguments=", ".join(f"{name}={value}" for name, value in family.pipeline_kwargs(flux).items()),
+        arguments=", ".join(f"{name}={value!r}" for name, value in family.pipeline_kwargs(flux).items()),
         length=flux.max_sequence_length,
         results=results_table(rows, use_ema, best_evaluation(rows, policy.evaluation.best_by)),
         settings=OmegaConf.to_yaml(OmegaConf.create({key: _public(value) for key, value in learned.items()})),

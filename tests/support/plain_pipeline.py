@@ -12,6 +12,7 @@ from diffusers import FluxPipeline, QwenImagePipeline
 from tests.support.tiny_flux import TEXTS
 
 SEEDS = [5, 6]
+NEGATIVE_PROMPT = "a red circle"
 
 
 def flux_latents(directory: Path, lora: Path | None = None) -> torch.Tensor:
@@ -24,14 +25,14 @@ def flux_images(directory: Path) -> np.ndarray:
     return np.stack([np.array(image) for image in _flux(directory, "pil", None)])
 
 
-def qwen_latents(directory: Path, text: str, lora: Path | None = None) -> torch.Tensor:
+def qwen_latents(directory: Path, text: str, true_cfg: float, lora: Path | None = None) -> torch.Tensor:
     """Final latents of QwenImagePipeline for one text and SEEDS at six steps, [2, S, C]."""
-    return _qwen(directory, text, "latent", lora)
+    return _qwen(directory, text, "latent", true_cfg, lora)
 
 
-def qwen_images(directory: Path, text: str) -> np.ndarray:
+def qwen_images(directory: Path, text: str, true_cfg: float) -> np.ndarray:
     """Images of QwenImagePipeline for one text and SEEDS at six steps, uint8 [2, 64, 64, 3]."""
-    return np.stack([np.array(image) for image in _qwen(directory, text, "pil", None)])
+    return np.stack([np.array(image) for image in _qwen(directory, text, "pil", true_cfg, None)])
 
 
 def _flux(directory: Path, output: str, lora: Path | None) -> Any:
@@ -39,9 +40,10 @@ def _flux(directory: Path, output: str, lora: Path | None) -> Any:
     return _run(pipeline, output, lora, prompt=TEXTS, guidance_scale=3.5)
 
 
-def _qwen(directory: Path, text: str, output: str, lora: Path | None) -> Any:
+def _qwen(directory: Path, text: str, output: str, true_cfg: float, lora: Path | None) -> Any:
     pipeline = QwenImagePipeline.from_pretrained(directory)
-    return _run(pipeline, output, lora, prompt=[text] * len(SEEDS), true_cfg_scale=1.0)
+    prompts = {"prompt": [text] * len(SEEDS), "negative_prompt": [NEGATIVE_PROMPT] * len(SEEDS)}
+    return _run(pipeline, output, lora, **prompts, true_cfg_scale=true_cfg)
 
 
 def _run(pipeline: Any, output: str, lora: Path | None, **arguments: Any) -> Any:

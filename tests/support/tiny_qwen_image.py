@@ -21,6 +21,20 @@ from actors.policy.registry import load_policy
 from conf import load
 from conf.flux import FluxSettings
 from pipelines.pretrain.vlm_model import build_model, build_tokenizer
+from tests.support.plain_pipeline import NEGATIVE_PROMPT
+
+
+def qwen_image_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """The noise schedule of Qwen/Qwen-Image."""
+    return FlowMatchEulerDiscreteScheduler(
+        base_image_seq_len=256,
+        base_shift=0.5,
+        max_image_seq_len=8192,
+        max_shift=0.9,
+        shift_terminal=0.02,
+        use_dynamic_shifting=True,
+        time_shift_type="exponential",
+    )
 
 
 def random_qwen_image_pipeline(seed: int = 0) -> QwenImagePipeline:
@@ -44,16 +58,9 @@ def random_qwen_image_pipeline(seed: int = 0) -> QwenImagePipeline:
         latents_mean=[0.1, -0.2, 0.3, 0.0],
         latents_std=[1.0, 2.0, 1.5, 0.5],
     )
-    scheduler = FlowMatchEulerDiscreteScheduler(
-        base_image_seq_len=256,
-        base_shift=0.5,
-        max_image_seq_len=8192,
-        max_shift=0.9,
-        shift_terminal=0.02,
-        use_dynamic_shifting=True,
-        time_shift_type="exponential",
+    return QwenImagePipeline(
+        qwen_image_scheduler(), vae.eval(), build_model(tokenizer).eval(), tokenizer, transformer.eval()
     )
-    return QwenImagePipeline(scheduler, vae.eval(), build_model(tokenizer).eval(), tokenizer, transformer.eval())
 
 
 def save_random_qwen_image(directory: Path) -> Path:
@@ -72,7 +79,8 @@ def qwen_image_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def qwen_image_flux(qwen_image_directory: Path) -> FluxSettings:
     """The preset's LoRA on the tiny model."""
     overrides = ("height=64", "width=64", "dtype=float32", "max_sequence_length=24", f"model={qwen_image_directory}")
-    return load("qwen_image", [f"flux.{override}" for override in overrides]).flux
+    negative = f"negative_prompt={NEGATIVE_PROMPT}"  # the tiny tokenizer has no token for a blank
+    return load("qwen_image", [f"flux.{override}" for override in (*overrides, negative)]).flux
 
 
 @pytest.fixture
