@@ -47,7 +47,7 @@ class SamplingPlan:
     def for_training(cls, settings: PolicySettings, iteration: int = 0) -> SamplingPlan:
         """The plan of one iteration.
 
-        Every denoise step draws noise, except the last one by default. The first `train_steps` of these are trained
+        Every denoise step but the last `clean_steps` draws noise. The first `train_steps` of these are trained
         (0: all). With a window, only the steps of the window draw noise, and all of them are trained.
         """
         sampling = settings.sampling

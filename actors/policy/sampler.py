@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from actors.policy.base import Policy
+from actors.policy.noise_check import check_noise
 from actors.policy.plan import SamplingPlan
 from actors.policy.shared_noise import SharedPrefix, shared_prefixes
 from actors.policy.transition import euler, transition_of
@@ -80,6 +81,7 @@ def _sample_batch(
     x = prefix.initial_noise if prefix else x
     rows = policy.batch_conditioning(conditioning)
     sigmas = policy.sigmas(plan.denoise_steps)  # [T+1]
+    check_noise(plan, sigmas)
     s = sigmas.to(x.device)[:, None].expand(-1, len(seeds))  # [T+1, B]
     latents, log_probs, means = [x], torch.zeros(plan.denoise_steps, len(seeds), device=x.device), []
 

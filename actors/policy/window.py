@@ -22,7 +22,7 @@ def window_start(sampling: SamplingSettings, seed: int, iteration: int, position
 
     first: always the noisiest steps. sliding: the window moves by one step every `window_stride` iterations and starts
     over after the last position. random: drawn for each iteration from the run's seed; Flow-GRPO-Fast draws from the
-    first half of the steps only.
+    first half of the steps only, as `clean_steps` of half of the steps does.
     """
     match sampling.window_position:
         case "first":

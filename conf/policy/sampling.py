@@ -24,8 +24,8 @@ class SamplingSettings(Section):
     noise_level: float = field(default=0.7, metadata=above(0))
     """Noise level a of the stochastic step. Flow-GRPO uses 0.9 for FLUX.1-dev, and at most 1 is allowed with CPS."""
 
-    last_step_deterministic: bool = True
-    """Take the last denoise step without noise."""
+    clean_steps: int = field(default=1, metadata=at_least(0))
+    """The last denoise steps, which draw no noise. 0: noise on every step, as Flow-GRPO; the images stay noisy then."""
 
     train_steps: int = field(default=3, metadata=at_least(0))
     """Without a window, the first K noisy denoise steps are trained. 0: all noisy steps."""
@@ -48,11 +48,16 @@ class SamplingSettings(Section):
     @property
     def max_noise_steps(self) -> int:
         """Number of denoise steps that can draw noise. CPS never draws noise at its last step."""
-        return self.denoise_steps - int(self.last_step_deterministic or self.transition == "cps")
+        return self.denoise_steps - max(self.clean_steps, int(self.transition == "cps"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         noisy = self.max_noise_steps
+        if noisy < 1:
+            raise SettingsError(
+                "policy.sampling.clean_steps must leave a denoise step that draws noise, got "
+                f"{self.clean_steps} of {self.denoise_steps} denoise steps: lower clean_steps or raise denoise_steps"
+            )
         if not self.window and self.train_steps > noisy:
             raise SettingsError(
                 f"policy.sampling.train_steps must lie between 0 and the {noisy} noisy steps, got {self.train_steps}"

@@ -33,7 +33,7 @@ from tests.support.tiny_flux import random_flux_pipeline
 
 ONE_GROUP = ["policy.prompts_per_iteration=1", "policy.optimizer.steps_per_iteration=1", "policy.learner.ranks=1",
              "policy.learner.engine=torch", "policy.sampling.window=0", "policy.sampling.train_steps=0",
-             "policy.sampling.last_step_deterministic=false", "policy.algorithm.ratio_tolerance=1"]  # fmt: skip
+             "policy.sampling.clean_steps=0", "policy.algorithm.ratio_tolerance=1"]  # fmt: skip
 """One group, all six steps trained; the gate's error is measured here, not enforced."""
 REPEATS = 2
 

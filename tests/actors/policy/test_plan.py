@@ -19,9 +19,9 @@ def test_all_steps_but_the_last_draw_noise_and_the_first_are_trained() -> None:
 
 
 def test_the_last_step_can_draw_noise_except_with_cps() -> None:
-    flow_sde = SamplingPlan.for_training(policy_settings(last_step_deterministic=False, train_steps=0))
+    flow_sde = SamplingPlan.for_training(policy_settings(clean_steps=0, train_steps=0))
     assert flow_sde.noise_steps == flow_sde.train_steps == (0, 1, 2, 3, 4, 5)
-    cps = SamplingPlan.for_training(policy_settings(transition="cps", last_step_deterministic=False, train_steps=0))
+    cps = SamplingPlan.for_training(policy_settings(transition="cps", clean_steps=0, train_steps=0))
     assert cps.train_steps == (0, 1, 2, 3, 4) and cps.transition == "cps"
 
 
@@ -70,11 +70,12 @@ def test_impossible_plans_are_refused(fields: dict[str, Any], message: str) -> N
         ({"window": 3, "window_position": "sliding"}, 5),
         ({"window": 3, "window_position": "random"}, 5),
         ({"denoise_steps": 3, "window": 1, "window_position": "sliding"}, 2),
-        ({"window": 3, "transition": "cps", "last_step_deterministic": False}, 5),
+        ({"window": 3, "transition": "cps", "clean_steps": 0}, 5),
         ({"window": 3, "window_position": "first"}, 3),
         ({"train_steps": 2}, 2),
         ({"train_steps": 0}, 5),
-        ({"train_steps": 0, "last_step_deterministic": False}, 6),
+        ({"train_steps": 0, "clean_steps": 3}, 3),
+        ({"train_steps": 0, "clean_steps": 0}, 6),
     ],
 )
 def test_the_first_untrained_step(sampling: dict[str, Any], first: int) -> None:
