@@ -24,7 +24,7 @@ from torch.distributed import DistError
 FaultKind = Literal["device", "communication", "out_of_memory"]
 """A device that failed; processes that lost or never found each other; a device whose memory is full."""
 
-EXIT_DELAY_S = 2.0
+EXIT_DELAY_S = 1.0
 """Seconds from the error to the end of the process, in which the error reaches its caller."""
 
 _DEVICE_ERRORS: tuple[type[Exception], ...] = (
@@ -72,9 +72,10 @@ class RanksNeverMetError(DistError):
 def fault_kind(error: BaseException) -> FaultKind | None:
     """The kind of device fault that an error, or what caused it, stands for. None: it is another error.
 
-    An error of another process, which Ray raises for its result, is no fault of this process.
+    An error of another process, which Ray raises for its result, is no fault of this process; and a DeviceFaultError has
+    been handled already.
     """
-    if isinstance(error, RayError):
+    if isinstance(error, (RayError, DeviceFaultError)):
         return None
     text = str(error) if isinstance(error, RuntimeError) else ""
     is_device = isinstance(error, _DEVICE_ERRORS) or any(mark in text for mark in _DEVICE_TEXTS)

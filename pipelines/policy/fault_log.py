@@ -57,9 +57,10 @@ class FaultLog:
                 log.warning("%d devices failed on node %s: replacements avoid it", FAULTS_OF_AVOIDED_NODE, fault.host)
                 self._avoid(self.avoided_nodes())
 
-    def progress(self, role: str) -> None:
-        """Tells that a role finished its work: its memory is enough."""
-        self._out_of_memory_in_a_row[role] = 0
+    def progress(self, *roles: str) -> None:
+        """Tells that roles finished their work: their memory is enough."""
+        for role in roles:
+            self._out_of_memory_in_a_row[role] = 0
 
     def avoided_nodes(self) -> frozenset[str]:
         """Ray's ids of the nodes that replacements avoid."""

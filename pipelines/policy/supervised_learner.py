@@ -52,7 +52,7 @@ class SupervisedLearner(LearnerGroup):
         """See LearnerGroup."""
         async with self._limited("publish"):
             result = await super().end_iteration()
-        self._supervision.faults.progress("learner")
+        self._supervision.faults.progress("learner", "worker")
         return result
 
     @asynccontextmanager
