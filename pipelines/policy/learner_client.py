@@ -11,7 +11,8 @@ from actors.files import DamagedFileError
 from actors.grpo.batch_std import batch_std
 from actors.grpo.learner import OptimizerStepMetrics
 from actors.types import PolicyWeights
-from actors.workers.learner_group import LearnerGroup
+from actors.workers.faults import DeviceFault
+from actors.workers.learner_group import LearnerGroup, LearnerLostError
 from actors.workers.rollout import WeightsHandle
 from conf import UserError
 from conf.policy import PolicySettings
@@ -39,13 +40,14 @@ class LearnerClient:
         timer: IterationTimer,
         log: Callable[[str], None],
         read: Callable[[], ClusterState] = read_cluster,
+        record: Callable[[DeviceFault], object] = lambda fault: None,
     ) -> None:
         """`ranks` is the first learner. `start` asks Ray for another one and returns at once.
 
-        `read` returns the state of the cluster.
+        `read` returns the state of the cluster. `record` is told why a learner was lost, if a device is the reason.
         """
         self.settings, self.collector, self.timer = settings, collector, timer
-        self._start, self._log, self._read = start, log, read
+        self._start, self._log, self._read, self._record = start, log, read, record
         self.ranks = ranks
         self._ranks_sample = settings.placement == "colocated"
         self._version = 0
@@ -56,7 +58,12 @@ class LearnerClient:
         self._empty_steps = 0
 
     def restart(self, error: Exception) -> None:
-        """Replaces a lost learner. Raises `error` if restarts did not help MAX_RESTARTS_WITHOUT_PROGRESS times."""
+        """Replaces a lost learner. Raises `error` if restarts did not help MAX_RESTARTS_WITHOUT_PROGRESS times.
+
+        Raises UserError, with the fix, if the devices of the ranks are out of memory again and again.
+        """
+        if isinstance(error, LearnerLostError) and error.fault:
+            self._record(error.fault)
         self.restarts += 1
         self._restarts_without_progress += 1
         if self._restarts_without_progress > MAX_RESTARTS_WITHOUT_PROGRESS:

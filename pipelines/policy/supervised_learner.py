@@ -1,4 +1,4 @@
-"""A learner whose calls end: ranks that do not return in time are lost, and faults of their devices are recorded."""
+"""A learner whose calls end: ranks that do not return in time are lost."""
 
 from __future__ import annotations
 
@@ -16,22 +16,12 @@ from pipelines.policy.supervision import Supervision
 class SupervisedLearner(LearnerGroup):
     """All learner ranks. Its methods raise LearnerLostError if a rank died or does not return.
 
-    They raise UserError, with the fix, if devices are out of memory again and again without a new policy version.
+    `start` and `load` have no limit of their own: the ranks wait for each other for a limited time.
     """
 
     def __init__(self, group: LearnerGroup, supervision: Supervision) -> None:
         super().__init__(group.ranks, group.stop)
         self._supervision = supervision
-
-    async def start(self) -> int:
-        """See LearnerGroup. It has no limit of its own: the ranks wait for each other for a limited time."""
-        async with self._recorded():
-            return await super().start()
-
-    async def load(self, *args: Any, **kwargs: Any) -> int:
-        """See LearnerGroup."""
-        async with self._recorded():
-            return await super().load(*args, **kwargs)
 
     async def accumulate(self, *args: Any, **kwargs: Any) -> None:
         """See LearnerGroup."""
@@ -58,16 +48,7 @@ class SupervisedLearner(LearnerGroup):
     @asynccontextmanager
     async def _limited(self, kind: CallKind) -> AsyncGenerator[None]:
         try:
-            async with self._supervision.limits.limit(kind), self._recorded():
+            async with self._supervision.limits.limit(kind):
                 yield
         except CallAbandonedError as error:
             raise LearnerLostError(str(error)) from error
-
-    @asynccontextmanager
-    async def _recorded(self) -> AsyncGenerator[None]:
-        try:
-            yield
-        except LearnerLostError as error:
-            if error.fault:
-                self._supervision.faults.record(error.fault)
-            raise

@@ -63,7 +63,7 @@ class TrainingRun:
         prompts = draw_training_prompts(policy, settings.flux)
         self.collector = GroupCollector(self.rollouts, rewards, prompts, policy)
         self.learner = LearnerClient(
-            policy, ranks, start_learner, self.collector, self.timer, log, cluster.state
+            policy, ranks, start_learner, self.collector, self.timer, log, cluster.state, supervision.faults.record
         )
         self._held_out = HeldOutEvaluation(
             self.rollouts,
