@@ -14,11 +14,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from actors.folders import set_usual_permissions
+from actors.policy.lora_header import WEIGHT_NAME
 from actors.policy.lora_layer import BaseDtypeLinear
 from conf.flux import FluxSettings
 from conf.partial import partial_path
-
-WEIGHT_NAME = "pytorch_lora_weights.safetensors"
 
 
 def match_targets(transformer: nn.Module, targets: Sequence[str]) -> list[str]:

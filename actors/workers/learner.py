@@ -19,9 +19,11 @@ from actors.grpo.metrics import OptimizerStepMetrics
 from actors.grpo.objective import learner_of
 from actors.grpo.shares import GroupPart
 from actors.optim.fsdp import shard_frozen
+from actors.optim.moved_state import move_state
 from actors.optim.torch_engine import Engine, OptimizerSettings, TorchEngine
 from actors.policy.base import Policy
 from actors.policy.registry import load_policy
+from actors.policy.start import StartLora
 from actors.types import Conditioning, PolicyWeights, Trajectory
 from actors.worker_setup import init_worker
 from actors.workers.faults import ends_on_device_fault
@@ -37,23 +39,26 @@ class LearnerJob:
     model: str
     flux: FluxSettings
     settings: PolicySettings
+    start: StartLora | None = None
+    """The LoRA of version 0. None: the policy is its base."""
 
 
 @ends_on_device_fault("learner")
 class LearnerRank:
     """One rank around a Learner."""
 
+    transformer_only: ClassVar[bool] = True
+
     def __init__(self, job: LearnerJob, rank: int) -> None:
         self.job, self.rank = job, rank
         self.device = init_worker(job.settings.learner.threads, job.settings.learner.gpus)
+        self._policy_lock = threading.Lock()  # a PolicyWorker samples with the same policy, in other threads
+        self._stepped = False  # whether the policy has stepped away from the weights of its version
         self._store: TCPStore | None = None
-    transformer_only: ClassVar[bool] = True
-
+        self._load_note = ""
 
     def __repr__(self) -> str:
         """The name in Ray's dashboard and logs."""
-        self._policy_lock = threading.Lock()  # a PolicyWorker samples with the same policy, in other threads
-        self._stepped = False  # whether the policy has stepped away from the weights of its version
         return f"learner rank {self.rank} of {self.job.settings.learner.ranks}"
 
     def open_store(self) -> str:
@@ -77,6 +82,8 @@ class LearnerRank:
         policy = load_policy(
             self.job.model, self.job.flux, device, transformer_only=self.transformer_only, seed=settings.seed
         )
+        if self.job.start:
+            self.job.start.load_into(policy, is_reference=settings.algorithm.kl_reference == "start")
         self.learner = learner_of(policy, self._engine(policy), settings)
         return self.learner.version
 
@@ -144,13 +151,24 @@ class LearnerRank:
     def load(self, folder: str, digests: Mapping[str, str]) -> int:
         """Restores this rank's state from a checkpoint folder and returns the policy version.
 
-        Raises DamagedFileError if a file does not have the digest in `digests`.
+        Other ranks, or another engine, may have written it. Raises DamagedFileError if a file does not have the digest
+        in `digests`, which are those of the files of all ranks.
         """
-        state = _read_state(folder, digests, self.rank)
-        if self.rank and "lora" not in state:  # in older checkpoints the file of every rank holds everything
+        ranks = len(digests)
+        state = _read_state(folder, digests, self.rank) if self.rank < ranks else {}
+        if "lora" not in state:  # in older checkpoints the file of every rank holds everything
             state = _read_state(folder, digests, 0) | state
-        self.learner.load_state_dict(state)
+        own = state["engine"] if self.rank < ranks else None
+        moved = move_state(
+            self.learner.engine, own, ranks, lambda: [_read_state(folder, digests, i)["engine"] for i in range(ranks)]
+        )
+        self.learner.load_state_dict({**state, "engine": moved.state})
+        self._load_note = moved.note
         return self.learner.version
+
+    def load_note(self) -> str:
+        """What `load` did to the optimizer's state, if it is not the very state that was saved; else ""."""
+        return self._load_note
 
 
 _OF_EACH_RANK = ("version", "engine")

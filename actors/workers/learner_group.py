@@ -57,15 +57,19 @@ class LearnerGroup:
         """
         return (await self._results([rank.load.remote(folder, digests) for rank in self.ranks]))[0]
 
+    async def load_note(self) -> str:
+        """What the last `load` did to the optimizer's state, if it is not the very state that was saved; else ""."""
+        return (await self._results([self.ranks[0].load_note.remote()]))[0]
+
     async def accumulate(
         self,
         rank: int,
         version: int,
+        part: GroupPart,
         advantages: Advantages,
         conditioning: ray.ObjectRef[Conditioning],
         trajectories: Sequence[ray.ObjectRef[Trajectory]],
     ) -> None:
-        part: GroupPart,
         """Has one rank add a part of the gradient of one group to its accumulated gradient.
 
         The trajectories travel from actor to actor. Raises ObjectLostError if one is lost, and ValueError if the rank

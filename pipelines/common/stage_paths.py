@@ -67,6 +67,11 @@ class PreferencesPaths(StagePaths):
         return self.review / "invitations.txt"
 
     @property
+    def review_aliases(self) -> Path:
+        """JSON file: annotator -> the name under which a published version mentions them."""
+        return self.review / "aliases.json"
+
+    @property
     def triage_scores(self) -> Path:
         """JSON file: how doubtful a model finds each pair."""
         return self.review / "triage.json"
@@ -173,6 +178,11 @@ class PolicyPaths(StagePaths):
     def evaluations(self) -> Path:
         """JSON Lines file: one row per evaluation on held-out prompts during training."""
         return self.policy / "evaluations.jsonl"
+
+    @property
+    def lineage(self) -> Path:
+        """JSON Lines file: what the training started from, and what changed when it was resumed."""
+        return self.policy / "lineage.jsonl"
 
     @property
     def drivers(self) -> Path:

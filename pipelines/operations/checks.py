@@ -26,6 +26,7 @@ def whole_run(settings: Settings) -> None:
     check_prompts(settings)
     _preferences_services(settings)
     _policy_models(settings)
+    _resume_and_start(settings)
     _spatialscore_backbone(settings)
     _run_folder(settings)
     _cluster(settings)
@@ -121,7 +122,7 @@ def train_policy(settings: Settings) -> None:
         _checked_spatialscore(settings)
     check_prompts(settings)
     _policy_models(settings)
-    _same_training(settings)
+    _resume_and_start(settings)
     _run_folder(settings)
     _cluster(settings)
 
@@ -185,14 +186,19 @@ def _run_folder(settings: Settings) -> None:
     require_writable(run_paths(settings).root)
 
 
-def _same_training(settings: Settings) -> None:
-    """Refuses to resume with other settings. The command compares the inputs too, which may take longer to read."""
+def _resume_and_start(settings: Settings) -> None:
+    """Refuses changes that a resumed run cannot make, and a start that does not fit a run that begins.
+
+    The command compares inputs and shapes too, which may take longer to read.
+    """
     from pipelines.policy.checkpoint import run_checkpoints
-    from pipelines.policy.resume import check_settings_unchanged
+    from pipelines.policy.resume import check_settings_resumable
+    from pipelines.policy.start_source import check_start
 
     newest = next(run_checkpoints(settings).manifests(), None)
     if newest and settings.policy.resume != "never":
-        check_settings_unchanged(newest, settings)
+        check_settings_resumable(newest, settings)
+    check_start(settings)
 
 
 def _cluster(settings: Settings) -> None:

@@ -1,8 +1,9 @@
 """Checkpoints of the learner, on any file system that pyarrow supports.
 
 `<location>/<version>/rank-<r>.pt` is the state of one learner rank. `manifest.json` beside it is written last and by
-rename. It makes the checkpoint complete, and holds the digests of the other files. A marker in `<location>` names the
-run that it belongs to. Only files of these names are ever deleted.
+rename. It makes the checkpoint complete, and holds the digests of the other files. `<location>/start/lora.safetensors`
+is what `policy.start_from` named. A marker in `<location>` names the run that it belongs to. Only files of these names
+are ever deleted.
 
 This module needs no Ray, so that commands can check what they are asked for before Ray is imported.
 """
@@ -32,6 +33,7 @@ from pipelines.common.paths import run_paths
 from pipelines.common.run_folder import run_id
 
 MANIFEST = "manifest.json"
+START_FOLDER, START_FILE = "start", "lora.safetensors"
 _FILE = re.compile(r"manifest\.json|rank-[0-9]+\.pt")
 _VERSION = re.compile(r"[0-9]{6}|[1-9][0-9]{6,17}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -149,9 +151,15 @@ class Checkpoints:
         delete_files(self.folder(version), _is_ours)
 
     def clear(self) -> None:
-        """Removes all checkpoints of the run, and nothing else."""
+        """Removes all checkpoints of the run and its start, and nothing else."""
         for version in self._versions():
             self.remove(version)
+        delete_files(join(self.location, START_FOLDER), lambda name: name == START_FILE)
+
+    @property
+    def start(self) -> str:
+        """File: the LoRA of `policy.start_from` as the run keeps it, so that it can resume without the original."""
+        return join(join(self.location, START_FOLDER), START_FILE)
 
     def _versions(self) -> list[int]:
         """The versions that have a folder, complete or not."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import ray
 
+from actors.policy.start import StartLora
 from actors.workers.learner import LearnerJob
 from actors.workers.learner_group import LearnerGroup, start_learner
 from actors.workers.rollout import start_rollout
@@ -57,8 +58,9 @@ class Cluster(Protocol):
 class RayCluster:
     """The Ray cluster that this process is connected to."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings, self._model = settings, flux_location(settings)
+    def __init__(self, settings: Settings, start: StartLora | None = None) -> None:
+        """`start`: the LoRA that the learner starts from. None: from the base."""
+        self._settings, self._model, self._start = settings, flux_location(settings), start
         self._avoided: frozenset[str] = frozenset()
 
     def start_rollout(self, number: int) -> Any:
@@ -70,7 +72,7 @@ class RayCluster:
     def start_learner(self) -> LearnerGroup:
         """See Cluster."""
         policy = self._settings.policy
-        job = LearnerJob(self._model, self._settings.flux, policy)
+        job = LearnerJob(self._model, self._settings.flux, policy, self._start)
         return start_learner(job, self._avoidable(learner_request(policy)))
 
     def kill(self, actor: Any) -> None:

@@ -66,15 +66,25 @@ def _export_version(version: int | None, settings: Settings) -> RunPaths:
 
 def _read_weights(manifest: Manifest, checkpoints: Checkpoints, settings: Settings) -> PolicyWeights:
     """The LoRA in a checkpoint: the moving average, or the weights themselves. Raises UserError if it is damaged."""
-    name = rank_file(0)
     try:
-        content = read_checked(join(checkpoints.folder(manifest.version), name), manifest.files[name])
-        lora = _read_lora(content, "ema" if settings.evaluation.use_ema else "lora")
-    except (FileNotFoundError, DamagedFileError, KeyError) as error:
+        lora = read_checkpoint_lora(checkpoints.folder(manifest.version), manifest, settings.evaluation.use_ema)
+    except DamagedFileError as error:
         raise UserError(
             f"the checkpoint of version {manifest.version} is damaged ({error}): choose another export.version"
         ) from error
     return PolicyWeights(manifest.version, lora)
+
+
+def read_checkpoint_lora(folder: str, manifest: Manifest, average: bool) -> dict[str, np.ndarray]:
+    """The LoRA in the folder of a checkpoint, by the keys of the policy: the moving average, or the weights themselves.
+
+    Raises DamagedFileError if it cannot be read.
+    """
+    name = rank_file(0)
+    try:
+        return _read_lora(read_checked(join(folder, name), manifest.files[name]), "ema" if average else "lora")
+    except (FileNotFoundError, KeyError) as error:
+        raise DamagedFileError(str(error)) from error
 
 
 def _read_lora(content: bytes, key: str) -> dict[str, np.ndarray]:

@@ -10,6 +10,9 @@ from pipelines.common.fingerprints import SHORT_DIGITS, digest_of_model, digest_
 from pipelines.common.paths import spatialscore_folder
 from pipelines.scenes import checkpoints_dir
 
+HELD_OUT_FILE = "the file policy.held_out_prompts"
+"""Name of the digest of the prompts that a run is measured with."""
+
 
 def flux_location(settings: Settings) -> str:
     """The base model as `from_pretrained` finds it: a path or a name on the model hub."""
@@ -29,6 +32,11 @@ def input_fingerprints(settings: Settings) -> dict[str, str]:
         "the detector": _fingerprint(settings.detector.model) if rewards.detector else "",
         "the file policy.prompts": digest_of_text(prompts),
     }
+
+
+def measured_fingerprints(settings: Settings) -> dict[str, str]:
+    """Returns what a run is measured with. Raises FileNotFoundError if the file of held-out prompts is absent."""
+    return {HELD_OUT_FILE: digest_of_text(settings.policy.held_out_prompts)}
 
 
 def _fingerprint(model: str) -> str:

@@ -54,6 +54,8 @@ class LearnerClient:
         self._stepped = False
         """Whether an optimizer step has changed the weights since they were published."""
         self.restarts = 0
+        self.optimizer_note = ""
+        """What happened to the optimizer's state when it was restored for other ranks or another engine; else ""."""
         self._restarts_without_progress = 0
         self._empty_steps = 0
 
@@ -68,9 +70,9 @@ class LearnerClient:
         self._restarts_without_progress += 1
         if self._restarts_without_progress > MAX_RESTARTS_WITHOUT_PROGRESS:
             raise error
+        self.collector.rollouts.leave()
         self.stop()
         self.ranks = self._start()
-        self.collector.rollouts.leave()
 
     async def restore(self, checkpoints: Checkpoints) -> Manifest | None:
         """Builds the ranks and loads the newest complete checkpoint. Returns None if there is no checkpoint.
@@ -86,8 +88,6 @@ class LearnerClient:
         rollouts.scale_up()
         ready = wait_with_status(rollouts.ready(), sampling, self._log, read=self._read)
         await asyncio.gather(self.ranks.start(), ready)
-        for manifest in checkpoints.manifests():
-            try:
         manifest = await self._load_newest(checkpoints)
         self._version, self._stepped = manifest.version if manifest else 0, False
         self.timer.training_seconds = manifest.training_seconds if manifest else 0.0
@@ -97,10 +97,13 @@ class LearnerClient:
 
     async def _load_newest(self, checkpoints: Checkpoints) -> Manifest | None:
         """Loads the newest complete checkpoint. Returns None if there is no checkpoint."""
+        for manifest in checkpoints.manifests():
+            try:
                 await self.ranks.load(checkpoints.folder(manifest.version), manifest.files)
             except (FileNotFoundError, DamagedFileError) as error:
                 checkpoints.skip_damaged(manifest.version, error)
             else:
+                self.optimizer_note = await self.ranks.load_note()
                 return manifest
         if damaged := checkpoints.complete():
             raise UserError(
@@ -137,10 +140,10 @@ class LearnerClient:
         """
         with self.timer.learning(self.settings.learner.ranks):
             step = await self.ranks.optimizer_step(self._grad_divisor(groups))
+        self._stepped = True
         self._empty_steps = 0 if step.applied else self._empty_steps + 1
         if self._empty_steps >= self.settings.optimizer.max_empty_steps:
             raise RuntimeError(
-        self._stepped = True
                 f"{self._empty_steps} optimizer steps in a row changed nothing (policy.optimizer.max_empty_steps). The "
                 f"last one had {step.samples} samples, loss {step.loss} and gradient norm {step.grad_norm}. If there "
                 "are no samples, all scores of every group were equal or NaN: check the reward (scores_failed and "
@@ -172,15 +175,15 @@ class LearnerClient:
             return WeightsHandle(self._version, averaged, None)
         return await self.ranks.publish(averaged)
 
-    def states(self) -> Mapping[str, ray.ObjectRef[bytes]]:
-        """Returns file name -> reference of what a checkpoint holds."""
-        return self.ranks.states()
     async def weights(self, averaged: bool = False) -> PolicyWeights:
         """The weights of the current policy version, or their moving average."""
         handle = await self.ranks.publish(averaged)
         assert handle.reference
         return await handle.reference
 
+    def states(self) -> Mapping[str, ray.ObjectRef[bytes]]:
+        """Returns file name -> reference of what a checkpoint holds."""
+        return self.ranks.states()
 
     def stop(self) -> None:
         """Kills the learner."""

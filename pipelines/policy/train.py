@@ -30,6 +30,7 @@ from pipelines.policy.resource_wait import wait_with_status
 from pipelines.policy.resources import check_capacity, reward_requests
 from pipelines.policy.resume import check_resumable
 from pipelines.policy.rewards import start_rewards
+from pipelines.policy.start_weights import check_start_weights
 from pipelines.policy.training_run import TrainingRun
 from pipelines.policy.versions import check_export_after_training
 from pipelines.reward.sanity_report import require_passed
@@ -90,7 +91,7 @@ def run_policy(settings: Settings, log: Callable[[str], None] = print) -> Policy
     """Starts the rewards, trains the policy, and stops the rewards.
 
     Raises UserError if the run cannot start: no SpatialScore or one that did not pass its sanity checks, no prompts,
-    too few resources, or other settings than those of the checkpoint. Raises OffPolicyError (from the learner) if the
+    too few resources, or changes that its checkpoint refuses. Raises OffPolicyError (from the learner) if the
     sampler's log-probabilities cannot be reproduced.
     """
     check_spatialscore(settings)
@@ -137,16 +138,17 @@ def check_spatialscore(settings: Settings) -> None:
 
 
 def check_files(settings: Settings) -> None:
-    """Raises UserError if prompts, a model or `export.version` cannot be used. Needs no Ray."""
+    """Raises UserError if prompts, a model, `policy.start_from` or `export.version` cannot be used. Needs no Ray."""
     check_prompts(settings)
     check_export_after_training(settings)
+    check_start_weights(settings)
     check_model(settings, "flux.model", settings.flux.model, "model_index.json")
     if settings.rewards.detector:
         check_model(settings, "detector.model", settings.detector.model, "config.json")
 
 
 def check_start(settings: Settings) -> None:
-    """Raises UserError if the run cannot start: no prompts, too few resources, or settings that changed.
+    """Raises UserError if the run cannot start: no prompts, too few resources, or refused changes.
 
     Rules between settings, such as what the batch must divide, were checked when the settings were made.
     """

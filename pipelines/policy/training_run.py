@@ -21,11 +21,13 @@ from pipelines.policy.collector import GroupCollector, Rewards, ScoredGroup
 from pipelines.policy.evaluation_history import best_evaluation, with_history
 from pipelines.policy.held_out import HeldOutEvaluation
 from pipelines.policy.learner_client import LearnerClient
+from pipelines.policy.lineage import Change, record_changes
 from pipelines.policy.metrics import read_evaluations
 from pipelines.policy.progress import Counters, ProgressPrinter, iteration_row
-from pipelines.policy.resume import run_identity
+from pipelines.policy.resume import START, changes_since, keep_start, run_identity
 from pipelines.policy.rollout_pool import RolloutPool
 from pipelines.policy.run_log import RunLog
+from pipelines.policy.start_weights import keep_start_lora
 from pipelines.policy.supervised_learner import SupervisedLearner
 from pipelines.policy.supervised_rewards import SupervisedRewards
 from pipelines.policy.supervision import Supervision
@@ -41,10 +43,12 @@ class TrainingRun:
         self, settings: Settings, rewards: Rewards, log: Callable[[str], None], cluster: Cluster | None = None
     ) -> None:
         """Asks the cluster (None: Ray's) for the learner and the rollout actors, and returns at once."""
-        policy, cluster = settings.policy, cluster or RayCluster(settings)
+        policy = settings.policy
+        self.checkpoints = run_checkpoints(settings)
+        self._start = keep_start_lora(settings, self.checkpoints)
+        cluster = cluster or RayCluster(settings, self._start.lora if self._start else None)
         self.settings, self.policy, self._log = settings, policy, log
         self.timer = IterationTimer(policy.learner.ranks)
-        self.checkpoints = run_checkpoints(settings)
         self._paths = run_paths(settings)
         self.run_log = RunLog(self._paths)
         supervision = Supervision(policy.call_margin_s, cluster.avoid)
@@ -73,7 +77,7 @@ class TrainingRun:
             settings.evaluation.seed,
             exact=can_check(settings.flux),
         )
-        self._identity = run_identity(settings)
+        self._identity = run_identity(settings) | {START: self._start.fingerprint if self._start else ""}
         self._state = ""
         self._writer = AsyncCheckpointWriter(self.checkpoints, log, cluster.write_checkpoint, self._supervision)
         self._progress = ProgressPrinter(settings, log)
@@ -103,16 +107,33 @@ class TrainingRun:
         return (groups[start : start + size] for start in range(0, len(groups), size))
 
     async def restore(self) -> None:
-        """Restores the newest complete checkpoint, or starts at version 0. Later rows of the log are dropped."""
+        """Restores the newest complete checkpoint, or starts at version 0. Later rows of the log are dropped.
+
+        What changed since the checkpoint was written is logged, and recorded in the run's lineage. Raises UserError if
+        such a change is refused.
+        """
         self.collector.cancel()
         await self._writer.finish()
         manifest = await self.learner.restore(self.checkpoints)
         self.collector.restart_from(await self.learner.current())
+        changes = self._changes(manifest)
         self.run_log.truncate_after(self.version if manifest else -1)
+        record_changes(self._paths.lineage, self.version, changes)
         if manifest:
-            self._log(f"continues from version {self.version}")
+            self._log(f"continues from version {self.version}{' with changes:' if changes else ''}")
+        for change in changes:
+            self._log(f"  {change}")
         if not self.run_log.has_evaluation(self.version):
             await self.evaluate_if_due()
+
+    def _changes(self, manifest: Manifest | None) -> list[Change]:
+        """What is not as in the checkpoint that the run continues from, or what a new run starts from."""
+        if manifest is None:
+            return [Change("policy.start_from", "", self.policy.start_from, self._start.note)] if self._start else []
+        changes = changes_since(manifest, self.settings, self._identity)
+        self._identity = keep_start(self._identity, manifest)
+        optimizer = self.learner.optimizer_note
+        return [*changes, Change("the optimizer's state", "", optimizer)] if optimizer else changes
 
     @contextmanager
     def measure_iteration(self) -> Generator[None]:
