@@ -14,7 +14,7 @@ from typing import Literal
 
 from pipelines.policy.timing import now
 
-CallKind = Literal["sample", "evaluate", "accumulate", "optimizer step", "publish", "score", "checkpoint"]
+CallKind = Literal["sample", "evaluate", "score", "accumulate", "optimizer step", "publish", "load", "checkpoint"]
 
 MEDIANS = 10
 """A call may take this many times the median of its kind, plus the margin."""

@@ -16,12 +16,17 @@ from pipelines.policy.supervision import Supervision
 class SupervisedLearner(LearnerGroup):
     """All learner ranks. Its methods raise LearnerLostError if a rank died or does not return.
 
-    `start` and `load` have no limit of their own: the ranks wait for each other for a limited time.
+    `start` has no limit of its own: the ranks wait for each other for a limited time.
     """
 
     def __init__(self, group: LearnerGroup, supervision: Supervision) -> None:
         super().__init__(group.ranks, group.stop)
         self._supervision = supervision
+
+    async def load(self, *args: Any, **kwargs: Any) -> int:
+        """See LearnerGroup."""
+        async with self._limited("load"):
+            return await super().load(*args, **kwargs)
 
     async def accumulate(self, *args: Any, **kwargs: Any) -> None:
         """See LearnerGroup."""
