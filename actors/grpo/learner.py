@@ -5,7 +5,9 @@ Axes: N kept samples of a group, K trained denoise steps, R rows = (sample, deno
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +21,7 @@ from actors.grpo.gate import OffPolicyError, OnPolicyGate
 from actors.grpo.loss import Prediction, clipped_ratio_loss, divergence_of
 from actors.grpo.lr_schedule import learning_rate
 from actors.grpo.metrics import OptimizerStepMetrics, StepTotals
+from actors.grpo.old_log_probs import OldWeights, with_old_policy
 from actors.grpo.passes import passes_of
 from actors.grpo.ratio_norm import guarded_ratio_loss
 from actors.grpo.replay import ReplayBatch, replay_batches
@@ -38,8 +41,12 @@ class GrpoLearner(Learner):
 
     def __init__(self, policy: Policy, engine: Engine, settings: PolicySettings) -> None:
         super().__init__(policy, engine, settings)
-        self.gate = OnPolicyGate(settings.algorithm.ratio_tolerance, settings.sampling.denoise_steps, policy.device)
         self._transition = transition_of(settings.sampling.transition)
+        recomputes = settings.algorithm.old_log_probs == "learner"
+        self._old_weights = OldWeights(policy) if recomputes else None
+        tolerance = math.inf if recomputes else settings.algorithm.ratio_tolerance
+        self.gate = OnPolicyGate(tolerance, settings.sampling.denoise_steps, policy.device)
+        self._gate_rows: tuple[ReplayBatch, Conditioning] | None = None  # on which the gate's noise floor is measured
         self._divergence = divergence_of(settings.algorithm.kl_form)
         self._replay_batches = shared_replay_batches if settings.sampling.shared_initial_noise else replay_batches
         self._passes = passes_of(policy, settings)
@@ -74,8 +81,15 @@ class GrpoLearner(Learner):
         """Adds the gradient of one batch: the clipped ratio of each row, plus the KL term."""
         algorithm = self.settings.algorithm
         batch = batch.to(self.policy.device)
+        sampled = batch
+        if self._old_weights and not self._weights_unchanged:
+            with self._old_weights.loaded():  # and with autograd: without it, kernels that round differently may run
+                batch = with_old_policy(batch, self._predict(batch, conditioning).gaussian, self._transition)
         new = self._predict(batch, conditioning)
-        log_ratio = self._transition.log_prob(batch.x_next, new.gaussian) - batch.log_prob  # [R]
+        if self._old_weights and self._weights_unchanged:
+            batch = with_old_policy(batch, new.gaussian, self._transition)
+        log_prob = self._transition.log_prob(batch.x_next, new.gaussian)  # [R]
+        log_ratio = log_prob - batch.log_prob  # [R]
         if algorithm.ratio_norm == "grpo_guard":
             terms = guarded_ratio_loss(log_ratio, batch, new.gaussian, algorithm.clip_range)
         else:
@@ -89,7 +103,25 @@ class GrpoLearner(Learner):
         ((loss * batch.weight).sum() / self.local_groups_per_step).backward()
         self._totals.add(loss.detach(), kl.detach(), terms)
         if on_policy:
-            self.gate.record(terms.ratio, batch.denoise_step)
+            ratio = torch.exp(log_prob.detach() - sampled.log_prob) if self._old_weights else terms.ratio
+            self.gate.record(ratio, batch.denoise_step)
+            self._gate_rows = self._gate_rows or (sampled, conditioning)
+
+    @torch.no_grad()
+    def _noise_floor(self) -> float:
+        """max |ratio - 1| of rows that are replayed twice, the second time in a forward pass of twice the size.
+
+        NaN with a sharded base, because its forward passes are made by all ranks together.
+        """
+        if not self._gate_rows or self.settings.learner.zero_stage == 3:
+            return math.nan
+        batch, conditioning = self._gate_rows
+        larger = replace(batch, padding=batch.padding + batch.forward_rows)
+        first, second = (
+            self._transition.log_prob(batch.x_next, self._predict(rows, conditioning).gaussian)
+            for rows in (batch, larger)
+        )
+        return float((torch.exp(first - second) - 1).abs().max())
 
     def _predict(self, batch: ReplayBatch, conditioning: Conditioning) -> Prediction:
         """The velocity at the rows of a batch, and the Gaussian of their next latents."""
@@ -104,7 +136,10 @@ class GrpoLearner(Learner):
         the ratio 1 within `policy.algorithm.ratio_tolerance`.
         """
         self._passes.finish(frozen_forwards=int(self.settings.algorithm.kl_weight > 0))
-        drift = self.gate.check()
+        drift = self.gate.check(self._noise_floor)
+        self._gate_rows = None
+        if self._old_weights and self._weights_unchanged:
+            self._old_weights.keep()
         divide_gradients(self.engine.parameters, score_std)
         if self._regularizer:
             self._regularizer.backward(self._passes)

@@ -35,7 +35,12 @@ class AlgorithmSettings(Section):
     """GRPO-Guard normalizes the log-ratio over the denoise steps. It needs a smaller clip_range, e.g. 2e-6."""
 
     ratio_tolerance: float = field(default=2e-5, metadata=at_least(0))
-    """On-policy gate: largest |ratio - 1| that is accepted before the first optimizer step."""
+    """On-policy gate: largest |ratio - 1| that is accepted before the first optimizer step. It holds for
+    old_log_probs=sampler."""
+
+    old_log_probs: Literal["sampler", "learner"] = "sampler"
+    """Old log-probabilities of the ratio: as the sampler recorded them, or computed again by the learner. With the
+    second, the ratio of unchanged weights is exactly 1, whatever kernels both use."""
 
     kl_weight: float = field(default=0.0, metadata=at_least(0))
     """Weight of the KL term to the base model. Paper: 0.01."""

@@ -93,6 +93,7 @@ class PolicySettings(Section):
         super().__post_init__()
         self._check_group()
         self._check_prompts()
+        self._check_old_log_probs()
         self._check_placement()
         if self.algorithm.kl_reference == "start" and not self.start_from:
             raise SettingsError(
@@ -123,6 +124,22 @@ class PolicySettings(Section):
             raise SettingsError(
                 f"policy.sampling.batch must divide policy.group_size, got {batch} and {self.group_size}, because the "
                 f"learner repeats forward passes of one shape: use {nearest(batch, divisors)}"
+            )
+
+    def _check_old_log_probs(self) -> None:
+        """Raises SettingsError if the learner cannot compute the old log-probabilities."""
+        if self.algorithm.old_log_probs == "sampler":
+            return
+        setting = "policy.algorithm.old_log_probs=learner"
+        if self.max_staleness:
+            raise SettingsError(
+                f"{setting} needs policy.max_staleness=0, got {self.max_staleness}, because the learner has the "
+                "weights of the newest policy version only: set one of the two back"
+            )
+        if self.learner.zero_stage == 3:
+            raise SettingsError(
+                f"{setting} needs policy.learner.zero_stage=1 or 2, got 3, because ranks with a sharded base must make "
+                "equally many forward passes: set one of the two back"
             )
 
     def _check_prompts(self) -> None:

@@ -42,6 +42,7 @@ RESUME_MAY_CHANGE = (
     "policy.sampling.batch",
     "policy.algorithm.ratio_tolerance",
     "policy.algorithm.old_log_probs",
+    "policy.algorithm.old_log_probs",
     "flux.text_encoders_on_cpu",
     "flux.checkpoint_every",
     "flux.vae_decoding",

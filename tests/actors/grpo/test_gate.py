@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +23,11 @@ def test_the_gate_names_the_denoise_step_that_drifted(policy: FluxPolicy, flux_d
     group.trajectories[1] = replace(group.trajectories[1], log_probs=log_probs)
     group.add_to(learner)
     before = learner.weights().lora
-    with pytest.raises(OffPolicyError, match=r"got 0.001 at denoise step 1"):
+    with pytest.raises(OffPolicyError, match=r"got 0\.001 at denoise step 1 \(step 0: 0, step 1: 0\.001\)") as refusal:
         learner.optimizer_step()
+    noise_floor = float(re.findall(r"rounding alone causes is ([\d.e-]+) ", str(refusal.value))[0])
+    assert 0 <= noise_floor < 1e-5, "of replays in two batch shapes"
+    assert re.search("more than rounding.*the same model.*old_log_probs=learner.*ratio_tolerance", str(refusal.value))
     assert all(np.array_equal(value, before[key]) for key, value in learner.weights().lora.items())
 
 
@@ -54,5 +58,12 @@ def test_the_gate_is_checked_once_and_then_only_measures() -> None:
 def test_a_ratio_that_is_not_a_number_fails_the_gate() -> None:
     gate = OnPolicyGate(tolerance=0.1, denoise_steps=2, device=torch.device("cpu"))
     gate.record(torch.tensor([float("nan")]), torch.tensor([1]))
-    with pytest.raises(OffPolicyError, match="got nan at denoise step 1"):
+    with pytest.raises(OffPolicyError, match=r"got nan at denoise step 1 \(step 1: nan\).* was not measured"):
         gate.check()
+
+
+def test_a_drift_as_small_as_the_noise_floor_is_called_rounding() -> None:
+    gate = OnPolicyGate(tolerance=1e-5, denoise_steps=2, device=torch.device("cpu"))
+    gate.record(torch.tensor([1.00005]), torch.tensor([0]))
+    with pytest.raises(OffPolicyError, match=r"causes is 2e-05 .*, so this is rounding\. Fixes, in this order: policy"):
+        gate.check(lambda: 2e-5)
