@@ -24,6 +24,7 @@ from pipelines.evaluation.cases import Case, Result, draw_cases, prompt_row
 from pipelines.evaluation.images import GENERATED, GenerateImages, ScoreImages
 from pipelines.evaluation.report import render_report
 from pipelines.evaluation.tables import Row, Tables, tabulate
+from pipelines.policy.base_model_check import check_text_lengths
 from pipelines.policy.export import provide_export
 from pipelines.policy.fingerprint import flux_location
 from pipelines.policy.versions import choose_version, read_export_record
@@ -51,11 +52,13 @@ def evaluate(settings: Settings) -> EvaluationResult:
 
     Writes the images, prompts.jsonl, results.jsonl, report.json, report.html and, in the scenes world,
     before_after.png to <run_dir>/evaluation, or to a folder in it for a version that is named. Ray must be initialised.
-    Raises UserError if there is no SpatialScore or no such version, SettingsError if there are no prompts.
+    Raises UserError if there is no SpatialScore or no such version, SettingsError if there are no prompts or too long ones.
     """
     started = time.perf_counter()
     require_earlier_stages(settings)
-    cases, paths = draw_cases(settings), provide_export(settings)
+    cases = draw_cases(settings)
+    check_text_lengths(settings, "policy.held_out_prompts", [case.prompt.text for case in cases])
+    paths = provide_export(settings)
     results = sorted(generate_and_assess(cases, paths, settings), key=lambda result: result.case.name)
     tables = tabulate(results, settings.evaluation.seed)
     seconds = time.perf_counter() - started

@@ -22,6 +22,7 @@ from pipelines.common.paths import RunPaths, spatialscore_folder
 from pipelines.common.seeds import group_seeds
 from pipelines.common.terminal import print_warning
 from pipelines.common.vocabulary import vocabulary_warning
+from pipelines.policy.base_model_check import check_text_lengths
 from pipelines.policy.export import provide_export
 from pipelines.policy.fingerprint import flux_location
 from pipelines.policy.image_grid import image_grid
@@ -47,6 +48,7 @@ def sample_images(settings: Settings) -> list[Path]:
     texts = check_texts(settings)
     choose_version(settings)  # before the models are loaded
     base = Path(flux_location(settings))
+    check_text_lengths(settings, "sample.text", texts)
     if warning := vocabulary_warning(texts, base, "this FLUX"):
         print_warning(warning)
     paths = provide_export(settings)

@@ -21,6 +21,7 @@ from pipelines.common.progress_line import ProgressLine
 from pipelines.common.prompts import check_prompts, evaluation_notice
 from pipelines.common.run_folder import driving
 from pipelines.common.run_lookup import record_settings
+from pipelines.policy.base_model_check import check_base_model
 from pipelines.policy.checkpoint import claim_checkpoints, run_checkpoints
 from pipelines.policy.collector import Rewards, ScoredGroup
 from pipelines.policy.export import export_chosen, export_lora
@@ -143,6 +144,7 @@ def check_files(settings: Settings) -> None:
     check_export_after_training(settings)
     check_start_weights(settings)
     check_model(settings, "flux.model", settings.flux.model, "model_index.json")
+    check_base_model(settings)
     if settings.rewards.detector:
         check_model(settings, "detector.model", settings.detector.model, "config.json")
 
