@@ -14,6 +14,7 @@ import torch
 from safetensors.numpy import load_file
 
 from actors.types import Scores
+from actors.workers.rollout import Rollout
 from conf import Settings, UserError, dump
 from pipelines.policy import train as train_module
 from pipelines.policy import training_run
@@ -110,11 +111,20 @@ def test_a_run_is_not_resumed_with_other_training_settings(
         train_policy(settings_of(run_dir, "policy.optimizer.lr=1e-3"), rewards, lambda line: None)
 
 
+def break_device(rollout: Rollout) -> None:
+    """Runs in the process of a rollout actor: from now on, sampling fails as CUDA fails."""
+
+    def fail(*_: object) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    setattr(rollout.sampler, "sample", fail)  # noqa: B010
+
+
 def test_killed_actors_change_nothing(
     undisturbed: PolicyResult, rewards: RednessPool, settings_of: SettingsOf, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """A rollout actor dies with a group in its hands, later the learner dies: same adapter, counted."""
+    """An actor dies with a group in its hands, the device of another fails, later the learner dies: all is counted."""
 
     class Troubled(TrainingRun):
         def split_by_optimizer_step(
@@ -122,8 +132,9 @@ def test_killed_actors_change_nothing(
         ) -> Iterator[Sequence[asyncio.Task[ScoredGroup]]]:
             for step, chunk in enumerate(super().split_by_optimizer_step(groups)):
                 if self.version == 1 and step == 0 and not self.rollouts.replaced:
-                    for actor in self.rollouts.actors:
-                        ray.kill(actor)
+                    killed, sick = self.rollouts.actors
+                    ray.kill(killed)
+                    sick.__ray_call__.remote(break_device)
                 if self.version == 3 and step == 1 and not self.learner.restarts:
                     ray.kill(self.learner.ranks.ranks[0])
                 yield chunk
@@ -133,6 +144,7 @@ def test_killed_actors_change_nothing(
     assert_same_adapter(result, undisturbed)
     last = rows(result)[-1]
     assert last["actors_replaced"] == 2 and last["learner_restarts"] == 1 and last["groups_reissued"] >= 1
+    assert last["device_faults"] == 1 and last["out_of_memory"] == last["calls_abandoned"] == 0
     assert [row["iteration"] for row in rows(result)] == [1, 2, 3, 4]
 
 
