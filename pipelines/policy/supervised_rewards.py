@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import ray
+from ray.exceptions import RayError
 
 from actors.types import Scores
 from actors.workers.faults import DeviceFaultError
@@ -44,8 +45,7 @@ class SupervisedRewards:
             except DeviceFaultError as error:
                 self._supervision.faults.record(error.fault)
             except CallAbandonedError as error:
-                # Without a replica the call waits for its resources, which is no fault of the call.
-                abandoned += any(each.running for each in await self._rewards.replicas())
+                abandoned += await self._is_running()
                 if abandoned > MAX_ABANDONED:
                     raise
                 logging.getLogger(__name__).warning("a scoring call is repeated: %s", error)
@@ -53,6 +53,13 @@ class SupervisedRewards:
                 self._supervision.faults.progress("reward")
                 return scores
             self._repeated += 1
+
+    async def _is_running(self) -> bool:
+        """Whether any reward has a replica. Without one, calls wait for its resources, which is no fault of theirs."""
+        try:
+            return any(each.running for each in await self._rewards.replicas())
+        except RayError:  # Serve's controller is away
+            return False
 
     async def replicas(self) -> Sequence[Replicas]:
         """See Rewards."""
