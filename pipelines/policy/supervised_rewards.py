@@ -17,7 +17,7 @@ from pipelines.policy.resources import Replicas
 from pipelines.policy.supervision import Supervision
 
 MAX_ABANDONED = 3
-"""Times that one call may be abandoned while replicas run, before the run ends."""
+"""Times that one call may be abandoned while all rewards have replicas, before the run ends."""
 
 
 class SupervisedRewards:
@@ -55,9 +55,9 @@ class SupervisedRewards:
             self._repeated += 1
 
     async def _is_running(self) -> bool:
-        """Whether any reward has a replica. Without one, calls wait for its resources, which is no fault of theirs."""
+        """Whether every reward has a replica. Without one, calls wait for its resources, which is no fault of theirs."""
         try:
-            return any(each.running for each in await self._rewards.replicas())
+            return all(each.running for each in await self._rewards.replicas())
         except RayError:  # Serve's controller is away
             return False
 
