@@ -25,6 +25,7 @@ from pipelines.common.paths import RunPaths
 from pipelines.evaluation.cases import Result
 from pipelines.evaluation.gallery import build_gallery
 from pipelines.evaluation.tables import Row, TableName, Tables
+from pipelines.policy.lineage import lineage_up_to
 from pipelines.policy.metrics import EvaluationRow, IterationRow, read_rows
 from pipelines.preferences.roles.base import PairKind
 
@@ -94,6 +95,7 @@ def render_report(
         tables=tables,
         headlines=_headlines(tables),
         figures=_training_curves(read_rows(paths.metrics, IterationRow), read_rows(paths.evaluations, EvaluationRow)),
+        lineage=[str(row) for row in lineage_up_to(paths.lineage, version)],
         panels=build_gallery(results, paths),
         accuracies=_accuracies(object_or_none(str(paths.reward_evaluation))),
         manifest=object_or_none(str(paths.preferences_manifest)),

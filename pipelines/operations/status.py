@@ -21,6 +21,7 @@ from pipelines.operations.answer import Answer, sparkline
 from pipelines.operations.cluster_summary import read_cluster_summary
 from pipelines.operations.stage_cache import STEP_STAGES, read_record, step_record
 from pipelines.policy.evaluation_history import lost_details
+from pipelines.policy.lineage import read_lineage
 from pipelines.policy.metrics import EvaluationRow, IterationRow, read_evaluations, read_iteration, read_rows
 from pipelines.policy.waits import wait_breakdown
 
@@ -106,6 +107,8 @@ def _policy_answers(
     if evaluations:
         yield Answer("held out?", *_held_out(evaluations))
     yield Answer("on-policy?", *_on_policy(last, settings))
+    if lineage := read_lineage(run_paths(settings).lineage):
+        yield Answer("changed?", [str(row) for row in lineage])
     yield Answer("waiting?", [*wait_breakdown(iteration).split(", "), f"{last['images_per_second']:.0f} images/s"])
     yield Answer("rewards?", *_score_latency(last, settings))
     yield Answer("failures?", _failures(iteration))

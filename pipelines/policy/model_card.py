@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -14,6 +14,7 @@ from conf.flux import EMBEDDED
 from conf.settings import Settings
 from pipelines.common.paths import run_paths
 from pipelines.policy.evaluation_history import best_evaluation
+from pipelines.policy.lineage import lineage_up_to
 from pipelines.policy.metrics import EvaluationRow, read_evaluations
 from pipelines.policy.resume import training_settings
 
@@ -52,7 +53,7 @@ image.save("image.png")
 ## Results
 
 {results}
-
+{lineage}
 ## Settings
 
 The settings that decide what is learned. `settings.yaml` of the run has all settings.
@@ -121,9 +122,22 @@ def model_card(settings: Settings, base: str, version: int, merged: bool) -> str
         steps=settings.evaluation.denoise_steps,
         arguments=", ".join(f"{name}={value!r}" for name, value in family.pipeline_kwargs(flux).items()),
         length=flux.max_sequence_length,
+        lineage=lineage_section(run_paths(settings).lineage, version),
         results=results_table(rows, use_ema, best_evaluation(rows, policy.evaluation.best_by)),
         settings=OmegaConf.to_yaml(OmegaConf.create({key: _public(value) for key, value in learned.items()})),
     )
+
+
+def lineage_section(path: Path, version: int) -> str:
+    """What a version started from, and what changed on the way to it, as Markdown; "" if nothing did."""
+    rows = [
+        replace(row, change=replace(row.change, old=_public(row.change.old), new=_public(row.change.new)))
+        for row in lineage_up_to(path, version)
+    ]
+    if not rows:
+        return ""
+    lines = "\n".join(f"- {row}" for row in rows)
+    return f"\n## Lineage\n\nThe run was not trained with one configuration from its base on:\n\n{lines}\n"
 
 
 def public_name(location: str) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
-from actors.files import exists, join, list_folder
+from actors.files import exists, is_folder, join, list_folder
 from actors.json_files import read_record
 from actors.policy.lora_header import PEFT_WEIGHT_NAME, WEIGHT_NAME, LoraHeader, read_lora_header, unmatched_layers
 from conf import Settings, SettingsError, load_recorded
@@ -22,6 +23,7 @@ class LoraFile:
 
     location: str
     header: LoraHeader
+    kind: ClassVar[str] = "a LoRA file"
 
     def __str__(self) -> str:
         """The source in words."""
@@ -34,6 +36,11 @@ class CheckpointFolder:
 
     location: str
     manifest: Manifest
+
+    @property
+    def kind(self) -> str:
+        """The source in words, without its place."""
+        return f"policy version {self.manifest.version}"
 
     def setting(self, name: str) -> object:
         """A setting of the run that wrote it."""
@@ -62,7 +69,7 @@ def find_start(settings: Settings) -> StartSource:
         raise SettingsError(
             f"policy.start_from={given} must be a LoRA (a .safetensors file, or a folder with {WEIGHT_NAME} or "
             f"{PEFT_WEIGHT_NAME}), the folder of a complete checkpoint, or a run directory with a trained policy: "
-            f"{'it holds none of them' if list_folder(location) else 'there is no such file or folder'}"
+            f"{'it holds none of them' if is_folder(location) else 'there is no such file or folder'}"
         )
     return found
 

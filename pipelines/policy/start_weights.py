@@ -72,7 +72,7 @@ def keep_start_lora(settings: Settings, checkpoints: Checkpoints) -> KeptStart |
     content = save({key: value.contiguous() for key, value in sorted(_read(source, settings).items())})
     write_file(checkpoints.start, content)
     sha256 = digest(content)
-    return KeptStart(StartLora(checkpoints.start, sha256), f"{source}, SHA-256 {sha256[:SHORT_DIGITS]}")
+    return KeptStart(StartLora(checkpoints.start, sha256), f"{source.kind}, SHA-256 {sha256[:SHORT_DIGITS]}")
 
 
 def _read(source: StartSource, settings: Settings) -> dict[str, torch.Tensor]:

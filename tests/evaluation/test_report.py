@@ -13,6 +13,7 @@ import pytest
 from pipelines.evaluation.gallery import build_gallery
 from pipelines.evaluation.report import render_report
 from pipelines.evaluation.tables import tabulate
+from pipelines.policy.lineage import Change, record_changes
 from tests.support.evaluated_run import EvaluatedRun
 from tests.support.html_page import HtmlPage
 
@@ -113,7 +114,15 @@ def test_a_run_without_logs_has_a_page_without_curves(tmp_path: Path) -> None:
     page = HtmlPage(render_report(run.paths, run.settings, run.results, tabulate(run.results), 1.0))
     assert "Relations correct" in page.text
     assert "polyline" not in page.tags
-    assert "Preference pairs" not in page.text
+    assert "Preference pairs" not in page.text and "Lineage" not in page.text
+
+
+def test_the_page_shows_what_the_version_depends_on(tmp_path: Path) -> None:
+    run = EvaluatedRun(tmp_path)
+    for version, name in ((20, "rewards.rules"), (60, "policy.optimizer.lr")):
+        record_changes(run.paths.lineage, version, [Change(name, 0.0, 1.0)])
+    page = HtmlPage(render_report(run.paths, run.settings, run.results, tabulate(run.results), 1.0, version=60))
+    assert "): rewards.rules 0 → 1" in page.text and "lr 0 → 1" not in page.text
 
 
 @pytest.mark.browser

@@ -20,6 +20,7 @@ from pipelines.operations.cluster_summary import summarize
 from pipelines.operations.stage_cache import STEP_STAGES, StageRecord, write_record
 from pipelines.operations.stages import STEPS
 from pipelines.operations.status import show_status
+from pipelines.policy.lineage import Change, record_changes
 from pipelines.policy.metrics import EvaluationRow, IterationRow
 from pipelines.policy.run_log import RunLog
 from pipelines.policy.waits import wait_breakdown
@@ -108,6 +109,13 @@ def test_waits_are_shown_as_in_the_log(tmp_path: Path) -> None:
     )
     write_rows(tmp_path, row)
     assert wait_breakdown(row) in line_of(status_of(tmp_path), "waiting?")
+
+
+def test_what_changed_in_the_run_is_shown(tmp_path: Path) -> None:
+    write_rows(tmp_path, iteration_row(30))
+    assert "changed?" not in status_of(tmp_path)
+    record_changes(run_paths(load("scenes", [f"run_dir={tmp_path}"])).lineage, 20, [Change("rewards.rules", 0.0, 1.0)])
+    assert "): rewards.rules 0 → 1" in line_of(status_of(tmp_path), "changed?")
 
 
 def test_late_scores_name_the_settings_of_the_rewards_in_use(tmp_path: Path) -> None:
@@ -209,4 +217,4 @@ def test_a_finished_run_is_not_reported_as_stalled(tmp_path: Path, iteration: in
     path = write_rows(tmp_path, iteration_row(iteration, training_seconds=spent))
     hour_ago = time.time() - 3600
     os.utime(path, (hour_ago, hour_ago))
-    assert ("no progress" in status_of(tmp_path)) is stalled
+    assert ("no progress" in status_of(tmp_path, "policy.minutes=5")) is stalled

@@ -113,6 +113,7 @@ def plan_runs(settings: Settings) -> Iterator[AblationRun]:
                 f"policy.seed={seed}",
                 f"policy.iterations={ablation.iterations}",
                 "policy.minutes=0",
+                "policy.strict_resume=true",
                 "policy.optimizer.final_lr_fraction=1",
                 "policy.checkpoint.every=5",
                 "policy.checkpoint.dir=''",
