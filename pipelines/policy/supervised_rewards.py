@@ -55,7 +55,7 @@ class SupervisedRewards:
             self._repeated += 1
 
     async def _is_running(self) -> bool:
-        """Whether every reward has a replica. Without one, calls wait for its resources, which is no fault of theirs."""
+        """Whether every reward has a replica. Without one, calls wait, which is no fault of theirs."""
         try:
             return all(each.running for each in await self._rewards.replicas())
         except RayError:  # Serve's controller is away
