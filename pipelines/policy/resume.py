@@ -40,6 +40,7 @@ RESUME_MAY_CHANGE = (
     # continue only if they may change.
     "policy.learner.replay_batch",
     "policy.sampling.batch",
+    "policy.nft.sampling_tolerance",
     "policy.algorithm.ratio_tolerance",
     "policy.algorithm.old_log_probs",
     "policy.algorithm.old_log_probs",
@@ -65,6 +66,7 @@ NEVER_CHANGE = {
     "flux.lora_targets": "the weights keep their layers: restore them, or choose another run_dir",
     "flux.lora_alpha": f"it scales the weights: restore it, or {_START_AGAIN}",
     "the base": f"the weights belong to their base: restore flux.model, or {_START_AGAIN}",
+    "policy.algorithm.objective": f"the learner of another objective has another state: restore it, or {_START_AGAIN}",
     "policy.start_from": "a run keeps its start: choose another run_dir, or start again with policy.resume=never",
 }
 """Settings and inputs that give the weights of a checkpoint their shape and meaning -> the rule and the fix."""
