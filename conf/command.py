@@ -47,6 +47,8 @@ class Action:
     """Words that set settings by their position."""
     options: Mapping[str, str] = field(default_factory=dict[str, str])
     """Option -> setting, for the few settings that can also be given as `--option value`."""
+    short: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Key -> setting, for the few settings that can be given without their section, as `key=value`."""
     implied: tuple[str, ...] = ()
     """Overrides that the action implies. They win over the preset and lose to the command line."""
     resumes: bool = False
@@ -78,7 +80,8 @@ def read_words(action: Action, title: str, words: Sequence[str]) -> tuple[str, l
             else:
                 overrides.append(override_of(free.pop(0).setting, word))
         elif _OVERRIDE.match(word):
-            overrides.append(word)
+            key, _, value = word.partition("=")
+            overrides.append(f"{action.short.get(key, key)}={value}")
         elif is_preset(word) and not (preset and word in sections() and _takes_section(free)):
             if preset:
                 raise SettingsError(

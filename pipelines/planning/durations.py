@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil
 
@@ -19,6 +19,7 @@ from pipelines.planning.calibration import Calibration
 from pipelines.planning.gpus import MATMUL_EFFICIENCY, GpuType
 from pipelines.planning.policy_work import PolicyWork, count_policy
 from pipelines.planning.reward_work import ScoreWork, count_score
+from pipelines.planning.work import Program
 
 NETWORK_BYTES_S = 25e9
 """Between two GPUs of an all-reduce, in bytes a second: one 200 Gbit/s port."""
@@ -70,10 +71,9 @@ def durations(settings: Settings, gpu: GpuType, calibration: Calibration | None 
     """The seconds of each call. Raises UserError for a model whose configuration is not known."""
     policy, flux = settings.policy, settings.flux
     images, rows = chunk_images(policy), chunk_rows(policy)
-    work = policy_work(flux, images)
+    work = policy_work(flux)
     plan = SamplingPlan.for_training(policy)
-    reference = work.base_forward.seconds(gpu, rows) if policy.algorithm.kl_weight else 0.0
-    forward, replay = work.forward.seconds(gpu, images), work.training.seconds(gpu, rows) + reference
+    forward, replay = work.forward.seconds(gpu, images), learning_program(settings, work).seconds(gpu, rows)
     decode, score = work.decoding.seconds(gpu, 1), _score_image(settings, gpu)
     if calibration:
         forward = calibration.forward_seconds * images / calibration.batch
@@ -132,16 +132,33 @@ def _score_image(settings: Settings, gpu: GpuType) -> float:
     if not settings.rewards.spatialscore:
         return 0.0
     rows = min(settings.serving.batch_images, settings.policy.group_size)
-    return score_work(settings.spatialscore, rows).scoring.seconds(gpu, rows) / rows
+    return score_work(settings.spatialscore).scoring.seconds(gpu, rows) / rows
 
 
-@lru_cache(maxsize=32)
-def policy_work(flux: FluxSettings, rows: int) -> PolicyWork:
+def learning_program(settings: Settings, work: PolicyWork) -> Program:
+    """A pass of the learner: forward and backward, and the forward passes that the settings add to it."""
+    algorithm = settings.policy.algorithm
+    program = work.training_with(settings.flux.checkpoint_every)
+    if algorithm.kl_weight:
+        program += work.base_forward
+    if algorithm.objective == "nft":  # the velocity of the sampling policy
+        program += work.forward
+    elif algorithm.old_log_probs == "learner":  # at all optimizer steps of an iteration but the first
+        program += work.forward * (1 - 1 / settings.policy.optimizer.steps_per_iteration)
+    return program
+
+
+def policy_work(flux: FluxSettings) -> PolicyWork:
     """`count_policy` of the settings, counted once. Raises UserError for a model that is not known."""
-    return count_policy(policy_architecture(flux.model), flux, rows)
+    return _policy_work(replace(flux, checkpoint_every=0, vae_decoding="batch", text_encoders_on_cpu=False))
 
 
 @lru_cache(maxsize=32)
-def score_work(settings: SpatialScoreSettings, rows: int) -> ScoreWork:
+def _policy_work(flux: FluxSettings) -> PolicyWork:
+    return count_policy(policy_architecture(flux.model), flux)
+
+
+@lru_cache(maxsize=32)
+def score_work(settings: SpatialScoreSettings) -> ScoreWork:
     """`count_score` of the settings, counted once. Raises UserError for a model that is not known."""
-    return count_score(score_architecture(settings.model), settings, rows)
+    return count_score(score_architecture(settings.model), settings)

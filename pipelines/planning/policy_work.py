@@ -7,8 +7,10 @@ alike, so models of one and two blocks of each kind are recorded and the full de
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,8 +28,8 @@ from actors.policy.registry import FAMILIES
 from actors.types import Conditioning
 from conf.flux import FluxSettings
 from pipelines.planning.architectures import PolicyArchitecture
-from pipelines.planning.ops import Trace, meta_device, trace
-from pipelines.planning.work import NOTHING, Program, Work, blocks, of_depth
+from pipelines.planning.ops import meta_device, trace
+from pipelines.planning.work import Program, Work, blocks, of_depth
 
 _TRANSFORMERS = {"FluxPipeline": FluxTransformer2DModel, "QwenImagePipeline": QwenImageTransformer2DModel}
 _VAES = {"FluxPipeline": AutoencoderKL, "QwenImagePipeline": AutoencoderKLQwenImage}
@@ -36,6 +38,8 @@ _DEPTHS = {"FluxPipeline": ("num_layers", "num_single_layers"), "QwenImagePipeli
 _ENCODERS = {"FluxPipeline": ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"),
              "QwenImagePipeline": ("text_encoder", "tokenizer")}  # fmt: skip
 
+ROWS = 8
+"""Rows of the recordings. What any other number costs follows."""
 TEXT_TOKENS = 160
 """Tokens of a text where it is not padded: a prompt of about a hundred words."""
 
@@ -44,9 +48,8 @@ TEXT_TOKENS = 160
 class BlockKind:
     """The transformer blocks of one kind."""
 
-    count: int
-    checkpointed: int
-    """Those that `flux.checkpoint_every` computes again in the backward pass."""
+    forward: Program
+    """A forward pass of one block."""
     kept_bytes: float
     """Activations of one block for the backward pass, a row."""
     input_bytes: float
@@ -62,7 +65,7 @@ class PolicyWork:
     base_forward: Program
     """The same without the LoRA: the reference of the KL term."""
     training: Program
-    """Forward and backward pass, with the checkpointing of the settings."""
+    """Forward and backward pass, without checkpointing."""
     decoding: Program
     """The VAE's decoder."""
     encoder_parameters: float
@@ -73,6 +76,8 @@ class PolicyWork:
     latent_elements: int
     """Elements of one image's latent, S x C."""
     kinds: tuple[BlockKind, ...]
+    order: tuple[int, ...]
+    """The kind of each block, in the order of execution."""
     other_kept_bytes: float
     """Activations outside the blocks for the backward pass, a row."""
     backward_bytes: float
@@ -82,38 +87,48 @@ class PolicyWork:
     decoding_bytes: float
     """Largest storage of decoding one image."""
 
-    @property
-    def activation_bytes(self) -> float:
+    def training_with(self, checkpoint_every: int) -> Program:
+        """Forward and backward pass, with `flux.checkpoint_every`: those blocks are computed again."""
+        program = self.training
+        for kind, number in self._checkpointed(checkpoint_every).items():
+            program += self.kinds[kind].forward * number
+        return program
+
+    def activation_bytes(self, checkpoint_every: int) -> float:
         """Largest storage of a training row beside weights: kept activations, one block computed again, temporaries."""
-        kept = sum(
-            kind.checkpointed * kind.input_bytes + (kind.count - kind.checkpointed) * kind.kept_bytes
-            for kind in self.kinds
-        )
-        again = max((kind.kept_bytes for kind in self.kinds if kind.checkpointed), default=0.0)
+        chosen = self._checkpointed(checkpoint_every)
+        kept = sum(self.kinds[kind].kept_bytes for kind in self.order)
+        kept += sum((self.kinds[k].input_bytes - self.kinds[k].kept_bytes) * number for k, number in chosen.items())
+        again = max((self.kinds[kind].kept_bytes for kind in chosen), default=0.0)
         return self.other_kept_bytes + kept + again + self.backward_bytes
 
+    def _checkpointed(self, every: int) -> Counter[int]:
+        """Kind -> number of blocks that are computed again."""
+        return Counter(self.order[::every] if every else ())
 
-def count_policy(architecture: PolicyArchitecture, flux: FluxSettings, rows: int) -> PolicyWork:
-    """Records the policy. `rows`: of the recordings, e.g. those of the sampler's batch; any number follows from it."""
+
+def count_policy(architecture: PolicyArchitecture, flux: FluxSettings) -> PolicyWork:
+    """Records the policy of these settings."""
     ones = [1] * len(_DEPTHS[architecture.family])
     deeper = [[1 + (kind == longer) for kind in range(len(ones))] for longer in range(len(ones))]
     models = [_meta_policy(architecture, flux, depths) for depths in (ones, *deeper)]
     depths = _depths(architecture)
-    sampled = [trace(lambda policy=policy: _forward(policy, rows), backward=False) for policy in models]
-    trained = [trace(lambda policy=policy: _forward(policy, rows), backward=True) for policy in models]
-    forward, training = _works(sampled, rows, flux.compile), _works(trained, rows, flux.compile)
-    kinds = _block_kinds(models, trained, depths, flux, rows)
-    again = NOTHING
-    for kind, longer in zip(kinds, forward[1:], strict=True):
-        again += blocks(forward[0], longer, kind.checkpointed)
-    decoded = trace(lambda: _decode(models[0]), backward=False)
-    parameters = [_parameters(policy) for policy in models]
-    lora = [sum(p.numel() for p in policy.trainable().values()) for policy in models]
+    sampled = [trace(partial(_forward, policy), backward=False) for policy in models]
+    trained = [trace(partial(_forward, policy), backward=True) for policy in models]
+    based = [trace(partial(_base_forward, policy), backward=False) for policy in models]
+    forward, training, base = (
+        [Work.of(each, ROWS, flux.compile) for each in traces] for traces in (sampled, trained, based)
+    )
     first = models[0]
+    decoded = trace(partial(_decode, first), backward=False)
+    parameters = [sum(p.numel() for p in policy.transformer.parameters()) for policy in models]
+    lora = [sum(p.numel() for p in policy.trainable().values()) for policy in models]
+    width = first.transformer.config["num_attention_heads"] * first.transformer.config["attention_head_dim"]
+    input_bytes = float((first.image_tokens + _text_tokens(first)) * width * first.dtype.itemsize)
     return PolicyWork(
         forward=of_depth(forward[0], forward[1:], depths),
-        base_forward=of_depth(*_base_works(models, rows, flux.compile), depths),
-        training=of_depth(training[0], training[1:], depths) + again,
+        base_forward=of_depth(base[0], base[1:], depths),
+        training=of_depth(training[0], training[1:], depths),
         decoding=Program(((1.0, Work.of(decoded, 1, compiled=False)),)),
         encoder_parameters=architecture.encoder_parameters,
         vae_parameters=sum(p.numel() for p in first.pipeline.vae.parameters()),
@@ -121,10 +136,14 @@ def count_policy(architecture: PolicyArchitecture, flux: FluxSettings, rows: int
         lora_parameters=_at_depth(lora, depths),
         text_tokens=_text_tokens(first),
         latent_elements=first.image_tokens * first.channels,
-        kinds=kinds,
-        other_kept_bytes=(trained[0].kept - sum(longer.kept - trained[0].kept for longer in trained[1:])) / rows,
-        backward_bytes=max(each.peak - each.kept for each in trained) / rows,
-        forward_bytes=max(each.peak for each in sampled) / rows,
+        kinds=tuple(
+            BlockKind(blocks(forward[0], longer, 1.0), (kept.kept - trained[0].kept) / ROWS, input_bytes)
+            for longer, kept in zip(forward[1:], trained[1:], strict=True)
+        ),
+        order=tuple(kind for kind, depth in enumerate(depths) for _ in range(depth)),
+        other_kept_bytes=(trained[0].kept - sum(longer.kept - trained[0].kept for longer in trained[1:])) / ROWS,
+        backward_bytes=max(each.peak - each.kept for each in trained) / ROWS,
+        forward_bytes=max(each.peak for each in sampled) / ROWS,
         decoding_bytes=decoded.peak,
     )
 
@@ -150,11 +169,11 @@ def _meta_policy(architecture: PolicyArchitecture, flux: FluxSettings, depths: S
     return family(pipeline, replace(flux, checkpoint_every=0, compile=False))
 
 
-def _forward(policy: Policy, rows: int) -> torch.Tensor:
-    """One forward pass. Its inputs are made here, because storages from outside count as weights."""
+def _forward(policy: Policy) -> torch.Tensor:
+    """One forward pass of ROWS rows. Its inputs are made here, because storages from outside count as weights."""
     config, meta = policy.transformer.config, torch.device("meta")
-    latents = torch.empty(rows, policy.image_tokens, policy.channels, device=meta)
-    s = torch.empty(rows, device=meta)
+    latents = torch.empty(ROWS, policy.image_tokens, policy.channels, device=meta)
+    s = torch.empty(ROWS, device=meta)
 
     def embeds() -> torch.Tensor:
         return torch.empty(_text_tokens(policy), config["joint_attention_dim"], dtype=policy.dtype, device=meta)
@@ -164,7 +183,12 @@ def _forward(policy: Policy, rows: int) -> torch.Tensor:
         conditioning = Conditioning(embeds(), pooled)
     else:
         conditioning = Conditioning(embeds(), None, embeds())  # the last: of the negative prompt
-    return policy.velocity(latents, s, policy.batch_conditioning([conditioning] * rows))
+    return policy.velocity(latents, s, policy.batch_conditioning([conditioning] * ROWS))
+
+
+def _base_forward(policy: Policy) -> torch.Tensor:
+    with policy.base():
+        return _forward(policy)
 
 
 def _text_tokens(policy: Policy) -> int:
@@ -178,47 +202,11 @@ def _decode(policy: Policy) -> torch.Tensor:
     return policy.decode_latents(latents)
 
 
-def _base_works(models: Sequence[Policy], rows: int, compiled: bool) -> tuple[Work, list[Work]]:
-    works: list[Work] = []
-    for policy in models:
-        with policy.base():
-            recorded = trace(lambda policy=policy: _forward(policy, rows), backward=False)
-        works.append(Work.of(recorded, rows, compiled))
-    return works[0], works[1:]
-
-
-def _works(traces: Sequence[Trace], rows: int, compiled: bool) -> list[Work]:
-    return [Work.of(each, rows, compiled) for each in traces]
-
-
 def _depths(architecture: PolicyArchitecture) -> list[int]:
     """The numbers of blocks of the full model."""
     defaults = inspect.signature(_TRANSFORMERS[architecture.family].__init__).parameters
     names = _DEPTHS[architecture.family]
     return [architecture.transformer.get(name, defaults[name].default) for name in names]
-
-
-def _block_kinds(
-    models: Sequence[Policy], trained: Sequence[Trace], depths: Sequence[int], flux: FluxSettings, rows: int
-) -> tuple[BlockKind, ...]:
-    config = models[0].transformer.config
-    width = config["num_attention_heads"] * config["attention_head_dim"]
-    tokens = models[0].image_tokens + _text_tokens(models[0])
-    order = [kind for kind, depth in enumerate(depths) for _ in range(depth)]
-    chosen = order[:: flux.checkpoint_every] if flux.checkpoint_every else []
-    return tuple(
-        BlockKind(
-            count=depth,
-            checkpointed=chosen.count(kind),
-            kept_bytes=(trained[1 + kind].kept - trained[0].kept) / rows,
-            input_bytes=float(tokens * width * models[0].dtype.itemsize),
-        )
-        for kind, depth in enumerate(depths)
-    )
-
-
-def _parameters(policy: Policy) -> int:
-    return sum(p.numel() for p in policy.transformer.parameters())
 
 
 def _at_depth(counts: Sequence[int], depths: Sequence[int]) -> int:

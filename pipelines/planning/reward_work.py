@@ -22,6 +22,8 @@ from pipelines.planning.architectures import ScoreArchitecture
 from pipelines.planning.ops import meta_device, trace
 from pipelines.planning.work import NOTHING, Program, Work, blocks, of_depth
 
+ROWS = 8
+"""Rows of the recordings of the language model. What any other number costs follows."""
 TEXT_TOKENS = 144
 """Text tokens of a row: the instruction and a prompt of about a hundred words."""
 
@@ -53,27 +55,27 @@ class _Language(nn.Module):
         self.language_model = Qwen2_5_VLTextModel(config)
 
 
-def count_score(architecture: ScoreArchitecture, settings: SpatialScoreSettings, rows: int) -> ScoreWork:
-    """Records SpatialScore. `rows`: of the recordings; any number follows from them."""
+def count_score(architecture: ScoreArchitecture, settings: SpatialScoreSettings) -> ScoreWork:
+    """Records SpatialScore."""
     text, dtype = dict(architecture.text), DTYPES[settings.dtype]
     depth = int(text["num_hidden_layers"])
     models = [_language(text, layers, settings, dtype) for layers in (1, 2)]
     tokens = _image_tokens(settings, architecture.vision) + TEXT_TOKENS
 
     def forward(model: _Language) -> torch.Tensor:
-        hidden = torch.empty(rows, tokens, text["hidden_size"], dtype=dtype, device="meta")
-        positions = torch.empty(3, rows, tokens, dtype=torch.long, device="meta")
+        hidden = torch.empty(ROWS, tokens, text["hidden_size"], dtype=dtype, device="meta")
+        positions = torch.empty(3, ROWS, tokens, dtype=torch.long, device="meta")
         return model.language_model(inputs_embeds=hidden, position_ids=positions, use_cache=False).last_hidden_state
 
     scored = [trace(lambda model=model: forward(model), backward=False) for model in models]
     trained = [trace(lambda model=model: forward(model), backward=True) for model in models]
-    score, train = ([Work.of(each, rows, compiled=False) for each in traces] for traces in (scored, trained))
+    score, train = ([Work.of(each, ROWS, compiled=False) for each in traces] for traces in (scored, trained))
     vision, vision_parameters, vision_peak = _vision(architecture.vision, settings, dtype)
     again = blocks(score[0], score[1], depth) if settings.gradient_checkpointing else NOTHING
     layer = trained[1].kept - trained[0].kept
     kept = trained[0].kept - layer
     if settings.gradient_checkpointing:
-        kept += depth * float(rows * tokens * text["hidden_size"] * dtype.itemsize) + layer
+        kept += depth * float(ROWS * tokens * text["hidden_size"] * dtype.itemsize) + layer
     else:
         kept += depth * layer
     trainable = [sum(p.numel() for p in model.parameters() if p.requires_grad) for model in models]
@@ -83,9 +85,9 @@ def count_score(architecture: ScoreArchitecture, settings: SpatialScoreSettings,
         training=vision + of_depth(train[0], train[1:], [depth]) + again,
         parameters=frozen[0] + (depth - 1) * (frozen[1] - frozen[0]) + vision_parameters,
         lora_parameters=trainable[0] + (depth - 1) * (trainable[1] - trainable[0]),
-        kept_bytes=kept / rows,
-        backward_bytes=max(each.peak - each.kept for each in trained) / rows,
-        scoring_bytes=max(*(each.peak / rows for each in scored), vision_peak),
+        kept_bytes=kept / ROWS,
+        backward_bytes=max(each.peak - each.kept for each in trained) / ROWS,
+        scoring_bytes=max(*(each.peak / ROWS for each in scored), vision_peak),
     )
 
 

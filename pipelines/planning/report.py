@@ -1,0 +1,100 @@
+"""The plan as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pipelines.common.terminal import styled
+from pipelines.planning.gpus import ATTENTION_EFFICIENCY, MATMUL_EFFICIENCY, TRAFFIC_EFFICIENCY
+from pipelines.planning.memory import GpuMemory
+from pipelines.planning.plan import Option, Plan, settings_lines
+from pipelines.planning.reward_plan import RewardPlan
+
+
+def report(plan: Plan) -> str:
+    """The whole report."""
+    return "\n".join(_lines(plan))
+
+
+def _lines(plan: Plan) -> Iterator[str]:
+    gpu = plan.gpu
+    yield styled(f"Plan of {plan.preset} on {plan.gpus} x {gpu.name}", "heading")
+    if plan.calibration:
+        yield f"Seconds of passes, decoding and scoring were measured on {plan.calibration}; the rest is predicted."
+    else:
+        yield (
+            f"Predicted, not measured: {gpu.bf16_tflops:g} TFLOP/s (matrix products at {MATMUL_EFFICIENCY:.0%}, "
+            f"attention at {ATTENTION_EFFICIENCY:.0%}), {gpu.bandwidth_tb_s:g} TB/s at {TRAFFIC_EFFICIENCY:.0%}."
+        )
+    yield ""
+    yield from _table(
+        (f"work of an iteration ({plan.images} images)", "PFLOP", "TB moved", "GPU-seconds"),
+        [(part.name, f"{part.pflop:.1f}", f"{part.terabytes:.1f}", f"{part.gpu_seconds:.0f}") for part in plan.work],
+    )
+    yield ""
+    head = ("division", "rollouts", "ranks", "rewards", "s/iteration", "busy", "sample", "score", "learn",
+            "images/s/GPU", "days", "GPU-hours", "memory")  # fmt: skip
+    yield from _table(head, [_option_row(option) for option in plan.options])
+    best = plan.best
+    yield ""
+    yield from _table(
+        (f"memory of {best.name}", "GPUs", f"GiB of {gpu.usable_gib:.0f}", "parts"),
+        [_memory_row(memory) for memory in best.memory],
+        last_left=True,
+    )
+    yield ""
+    yield from _table(
+        (
+            f"SpatialScore (stage 2 on {plan.rewards[0].workers} GPUs)",
+            "score a group",
+            "s/step",
+            "days",
+            "GiB",
+            "parts",
+        ),
+        [_reward_row(reward) for reward in plan.rewards],
+        last_left=True,
+    )
+    yield ""
+    if best.overrides:
+        yield f"Settings of {best.name}, to add to the command:"
+        yield "  " + " ".join(settings_lines(best.overrides))
+    else:
+        yield "The settings are the fastest division that was found."
+
+
+def _option_row(option: Option) -> Sequence[str]:
+    fits = f"lacks {option.excess_gib:.1f} GiB" if option.excess_gib else "fits"
+    return (
+        option.name, str(option.rollouts), str(option.ranks), str(option.replicas),
+        f"{option.iteration_seconds:.1f}", f"{option.busy:.0%}", f"{option.sample_busy:.0%}",
+        f"{option.score_busy:.0%}", f"{option.learn_busy:.0%}", f"{option.images_per_second_per_gpu:.3f}",
+        f"{option.days:.2f}", f"{option.gpu_hours:.0f}", fits,
+    )  # fmt: skip
+
+
+def _memory_row(memory: GpuMemory) -> Sequence[str]:
+    parts = ", ".join(f"{part.name} {part.gib:.1f}" for part in memory.parts)
+    return " + ".join(memory.roles), str(memory.count), f"{memory.gib:.1f}", parts
+
+
+def _reward_row(reward: RewardPlan) -> Sequence[str]:
+    parts = ", ".join(f"{part.name} {part.gib:.1f}" for part in reward.memory)
+    fits = "" if reward.gib <= reward.usable_gib else f"; lacks {reward.gib - reward.usable_gib:.1f} GiB"
+    name = f"{reward.model} (as set)" if reward.is_set else reward.model
+    return (
+        name, f"{reward.score_group_seconds:.2f} s", f"{reward.step_seconds:.2f}", f"{reward.days:.2f}",
+        f"{reward.gib:.1f}", parts + fits,
+    )  # fmt: skip
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], last_left: bool = False) -> Iterator[str]:
+    """Columns as wide as their longest cell; the first one, and maybe the last one, to the left."""
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    for number, row in enumerate((head, *rows)):
+        cells = [
+            cell.ljust(width) if column == 0 or (last_left and column == len(head) - 1) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        line = "  ".join(cells).rstrip()
+        yield styled(line, "heading") if number == 0 else line
