@@ -31,6 +31,7 @@ OF_ONE_COMMAND = (
     "take_over",
     "sample",
     "score",
+    "plan",
     "submit",
     "status",
     "config",

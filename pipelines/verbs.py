@@ -202,6 +202,15 @@ VERBS: dict[str, dict[str, Action]] = {
             check=f"{_CHECKS}:ablation",
         )
     },
+    "plan": {
+        "run": Action(
+            "pipelines.planning.command:plan",
+            "predict memory, seconds and days of a run on GPUs, and the best division of them",
+            ("plan",),
+            short={name: f"plan.{name}" for name in ("gpus", "gpu", "gpu_file", "calibration", "output")},
+            run="optional",
+        )
+    },
     "doctor": {
         "run": Action(
             "pipelines.operations.doctor:command",
