@@ -69,7 +69,6 @@ class NftLearner(Learner):
         )
         if part.is_first:
             self._samples += len(trajectories)
-            self._clipped += sum(abs(value) > nft.advantage_range for value in values) * nft.noise_levels
 
     def _standardized(self, advantages: Advantages) -> list[float]:
         """With advantage_std_over=batch, the values are centred scores: divides them by the std of the batch before.
@@ -85,6 +84,7 @@ class NftLearner(Learner):
     def _learn(self, batch: NoisedRows, conditioning: Conditioning, share: float) -> None:
         """Adds the gradient of one batch of rows, each of which weighs `share`."""
         nft, kl_weight = self.settings.nft, self.settings.algorithm.kl_weight
+        self._clipped += int((batch.advantage.abs() > nft.advantage_range).sum())
         batch = batch.to(self.policy.device)
         rows = self.policy.batch_conditioning([conditioning] * len(batch.s))
         with torch.no_grad(), self.sampling():
