@@ -32,6 +32,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "group-std": ("policy.algorithm.advantage_std_over=group",),
     "no-base-regularizer": ("policy.algorithm.base_regularizer_weight=0",),
     "staleness-1": ("policy.max_staleness=1",),
+    "nft": ("policy.algorithm.objective=nft", "policy.optimizer.ema_decay=0.9"),
 }
 """Variant -> overrides on top of the run's settings."""
 
@@ -48,6 +49,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "Initial noise of a group, and the std of its advantages": (BASE, "independent-noise", "group-std"),
     "Base regularizer on the steps that are never trained": (BASE, "no-base-regularizer"),
     "Synchronous against staleness 1": (BASE, "staleness-1"),
+    "Top-k GRPO against DiffusionNFT": (BASE, "nft"),
 }
 """Question -> the variants that answer it."""
 
