@@ -127,10 +127,11 @@ def _waiting() -> Question:
         (
             Panel(
                 "Time of the learner",
-                "Seconds of an iteration. Long waits for images: add rollout actors. Long waits for scores: add reward "
-                "replicas.",
+                "Seconds of an iteration. Ranks sample too with policy.placement=colocated. Long waits for images: add "
+                "rollout actors. Long waits for scores: add reward replicas.",
                 _per_iteration(
                     "learn_seconds",
+                    "learner_sampling_seconds",
                     "wait_for_images_seconds",
                     "wait_for_scores_seconds",
                     "wait_for_ranks_seconds",

@@ -1,4 +1,4 @@
-"""Evaluation during training: the rollout actors generate images of held-out prompts, and the rewards score them."""
+"""Evaluation during training: all workers generate images of held-out prompts, and the rewards score them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from pipelines.policy.image_grid import image_grid
 from pipelines.policy.image_statistics import image_statistics, mean_statistics
 from pipelines.policy.metrics import EvaluationRow, mean_of_numbers
 from pipelines.policy.rollout_pool import RolloutPool
+from pipelines.policy.tasks import gather_or_cancel
 from pipelines.policy.timing import now
 
 BATCH = 24
-"""Images of one call, as many as in a training group."""
+"""Images of one call, unless `policy.sampling.batch` says how many a forward pass has."""
 SHOWN = 6
 """Images of short prompts, and as many of long ones, in the grid that people look at."""
 NO_IMAGES = np.zeros((0, 0, 0, 3), np.uint8)
@@ -59,6 +60,7 @@ class HeldOutEvaluation:
         """`exact`: also use the exact checker, which only the scenes world has."""
         self.rollouts, self.rewards, self.prompts = rollouts, rewards, prompts
         self.plan, self.seed, self.exact = plan, seed, exact
+        self._batch = plan.max_batch or BATCH  # one forward pass a call, so that all workers have calls
 
     async def run(self, weights: WeightsHandle, training_seconds: float) -> tuple[EvaluationRow, Image.Image]:
         """Generates and scores one image for each held-out prompt. Returns the metrics and a grid of some images."""
@@ -98,12 +100,13 @@ class HeldOutEvaluation:
         )
 
     async def _evaluate(self, prompts: Sequence[Prompt], weights: WeightsHandle, kind: int) -> _Scored:
-        batches = [prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH)]
-        parts = await asyncio.gather(
-            *(self._evaluate_batch(batch, weights, kind, i * BATCH) for i, batch in enumerate(batches))
+        firsts = range(0, len(prompts), self._batch)
+        parts = await gather_or_cancel(
+            *(self._evaluate_batch(prompts[first : first + self._batch], weights, kind, first) for first in firsts)
         )
         counts = sum((part.counts for part in parts), CheckerCounts())
-        images = parts[0].images if parts else NO_IMAGES
+        shown = [part.images for part in parts if len(part.images)]
+        images = np.concatenate(shown) if shown else NO_IMAGES
         scores = np.concatenate([np.zeros(0), *(part.scores for part in parts)])
         statistics = np.concatenate([np.zeros((0, 3)), *(part.statistics for part in parts)])
         return _Scored(counts, scores, statistics, images)
@@ -120,7 +123,7 @@ class HeldOutEvaluation:
             measuring = measure_images.remote(images)
             try:
                 scores = await self.rewards.score(images, texts)
-                shown = await first_images.remote(images, SHOWN) if first == 0 else NO_IMAGES
+                shown = await first_images.remote(images, SHOWN - first) if first < SHOWN else NO_IMAGES
                 counts = await counting if counting else CheckerCounts()
                 return _Scored(counts, scores.mu, await measuring, shown)
             except ObjectLostError:  # the node with the images died

@@ -33,7 +33,7 @@ class IterationRow:
     learn_seconds: float
     """The learner computed gradients and stepped. This and the next four are means over its ranks."""
     learner_idle_seconds: float
-    """The learner had nothing to do: the next three, and the driver's own work."""
+    """The learner had nothing to do, not even to sample: the next three, and the driver's own work."""
     wait_for_images_seconds: float
     """Part of the idle time: no images yet."""
     wait_for_scores_seconds: float
@@ -46,7 +46,7 @@ class IterationRow:
     rollout_actors: float
     """Mean number of ready rollout actors."""
     sampling_seconds: float
-    """Denoising and decoding, summed over calls. On a GPU the two calls of an actor overlap."""
+    """Denoising and decoding, summed over calls. On a GPU two calls of a worker overlap."""
     rollout_idle_seconds: float
     """Seconds without a call, summed over rollout actors: they waited for the next weights."""
     reward_replicas: float
@@ -110,6 +110,8 @@ class IterationRow:
     """Scoring calls that were repeated."""
     groups_resampled: int
     """Groups that were replaced by another prompt: equal scores, or fewer than two finite ones."""
+    learner_sampling_seconds: float = 0.0
+    """The ranks sampled, with `policy.placement=colocated`. A mean over ranks."""
     driver_starts: int = 0
     """Drivers that the run has had, including this one. RunLog sets it."""
     device_faults: int = 0

@@ -67,6 +67,7 @@ def iteration_row(
     rows, regularizer_rows = [step.rows for step in steps], [step.regularizer_rows for step in steps]
     ages = [version - 1 - group.report.policy_version for group in groups]
     rate = images / timer.iteration_seconds
+    sampling = utilization.rank_sampling_seconds
 
     return IterationRow(
         iteration=version,
@@ -74,7 +75,8 @@ def iteration_row(
         iteration_seconds=timer.iteration_seconds,
         between_iterations_seconds=timer.between_iterations_seconds,
         learn_seconds=timer.learn_seconds,
-        learner_idle_seconds=max(timer.iteration_seconds - timer.learn_seconds - timer.publish_seconds, 0.0),
+        learner_sampling_seconds=sampling,
+        learner_idle_seconds=max(timer.iteration_seconds - timer.learn_seconds - sampling - timer.publish_seconds, 0.0),
         wait_for_images_seconds=timer.wait_for_images_seconds,
         wait_for_scores_seconds=timer.wait_for_scores_seconds,
         wait_for_ranks_seconds=timer.wait_for_ranks_seconds,

@@ -91,9 +91,9 @@ def rollout_request(policy: PolicySettings) -> ResourceRequest:
 
 
 def learner_request(policy: PolicySettings) -> ResourceRequest:
-    """The ranks of the learner."""
+    """The ranks of the learner. With `policy.placement=colocated` they are the policy workers."""
     return ResourceRequest(
-        role="learner ranks",
+        role="learner ranks" if policy.placement == "separate" else "policy workers",
         count=policy.learner.ranks,
         cpus=policy.learner.cpus,
         gpus=policy.learner.gpus,
@@ -101,6 +101,11 @@ def learner_request(policy: PolicySettings) -> ResourceRequest:
         hint="policy.learner.ranks, policy.learner.cpus or policy.learner.gpus",
         placement=policy.learner.placement,
     )
+
+
+def sampling_request(policy: PolicySettings) -> ResourceRequest:
+    """The processes without which nobody samples."""
+    return learner_request(policy) if policy.placement == "colocated" else rollout_request(policy)
 
 
 def spatialscore_request(serving: ServingSettings) -> ResourceRequest:
@@ -151,7 +156,8 @@ def reward_requests(settings: Settings) -> tuple[ResourceRequest, ...]:
 
 def resource_requests(settings: Settings) -> tuple[ResourceRequest, ...]:
     """The requests of all roles of a run."""
-    return (learner_request(settings.policy), *reward_requests(settings), rollout_request(settings.policy))
+    rollouts = rollout_request(settings.policy)
+    return (learner_request(settings.policy), *reward_requests(settings), *([rollouts] if rollouts.count else []))
 
 
 def check_capacity(settings: Settings) -> None:
@@ -169,8 +175,9 @@ def check_capacity(settings: Settings) -> None:
 def unschedulable(requests: Sequence[ResourceRequest], nodes: Sequence[NodeResources]) -> str:
     """Says why `nodes` cannot hold all `requests` at once, and how to fix it. Empty if no reason is found.
 
-    This compares sums, over all nodes and over each node group, and every process with the single nodes. It does not
-    plan which process goes where: Ray does, so requests that pass may still have to wait.
+    This compares sums, over all nodes and over each node group, and every process with the single nodes and with what
+    others leave of each GPU. It does not plan which process goes where: Ray does, so requests that pass may still have
+    to wait.
     """
     for request in requests:
         large_enough = sum(request.fits(node.cpus, node.gpus) for node in request.nodes_in_group(nodes))
@@ -189,5 +196,27 @@ def unschedulable(requests: Sequence[ResourceRequest], nodes: Sequence[NodeResou
             return (
                 f"a run needs all of: {'; '.join(map(str, bound))}. The {name} has {cpus:g} CPUs and {gpus:g} GPUs on "
                 f"{len(inside)} nodes: lower {' or '.join(request.hint for request in bound)}, or add nodes"
+            )
+    return _too_little_left(requests, sum(int(node.gpus) for node in nodes))
+
+
+def _too_little_left(requests: Sequence[ResourceRequest], gpus: int) -> str:
+    """Says which processes find no GPU with enough left beside those that need more than half of one. "" if none.
+
+    A process uses a fraction of one GPU, or whole ones. Two that need more than half cannot share a GPU.
+    """
+    large = [request for request in requests if request.gpus > 0.5]
+    shared = sorted(request.gpus for request in large for _ in range(request.count) if request.gpus < 1)
+    whole = sum(int(request.gpus) * request.count for request in large)
+    left = [1 - each for each in shared] + [1.0] * (gpus - whole - len(shared))
+    for request in requests:
+        if not 0 < request.gpus <= 0.5:
+            continue
+        room = sum(int((each + TOLERANCE) / request.gpus) for each in left)
+        if room < request.count:
+            return (
+                f"a run needs {request}, but the {gpus} GPUs of the cluster have room for {room} beside "
+                f"{' and '.join(map(str, large))}: lower {request.hint} or {' or '.join(r.hint for r in large)}, or "
+                "add nodes"
             )
     return ""

@@ -13,13 +13,15 @@ from conf.settings import Settings
 from pipelines.policy.cluster_state import ClusterState, read_cluster
 from pipelines.policy.collector import GroupCollector
 from pipelines.policy.resource_wait import STATUS_PERIOD_S, describe_wait
-from pipelines.policy.resources import Replicas, ResourceRequest, rollout_request
+from pipelines.policy.resources import Replicas, ResourceRequest, sampling_request
 
 
 @dataclass(frozen=True)
 class Utilization:
     """Means and sums over one iteration. The reward fields are NaN if Serve's controller did not answer."""
 
+    rank_sampling_seconds: float
+    """Seconds in which a learner rank sampled, as a mean over ranks. 0 if the ranks do not sample."""
     rollout_actors: float
     """Mean number of ready rollout actors."""
     rollout_idle_seconds: float
@@ -48,6 +50,7 @@ class UtilizationMonitor:
         """`period_s`: seconds between two checks of `report_stalls`. `read` returns the state of the cluster."""
         self._settings, self._collector, self._log = settings, collector, log
         self._period_s, self._read = period_s, read
+        self._rank_sampling = 0.0
         self._replicas: asyncio.Task[Sequence[Replicas]] | None = None
 
     def begin(self) -> None:
@@ -55,6 +58,7 @@ class UtilizationMonitor:
         rollouts = self._collector.rollouts
         for gauge in (rollouts.ready_actors, rollouts.busy_actors, self._collector.scoring):
             gauge.read()
+        self._rank_sampling = rollouts.rank_sampling_seconds()
         if self._replicas is None or self._replicas.done():
             self._replicas = asyncio.create_task(self._collector.rewards.replicas())
 
@@ -66,6 +70,7 @@ class UtilizationMonitor:
         known = self._replicas is not None and self._replicas.done() and not self._replicas.exception()
         replicas = self._replicas.result() if self._replicas and known else ()
         return Utilization(
+            rank_sampling_seconds=rollouts.rank_sampling_seconds() - self._rank_sampling,
             rollout_actors=ready.mean,
             rollout_idle_seconds=max(ready.integral - busy.integral, 0.0),
             reward_queue=scoring.mean,
@@ -89,7 +94,7 @@ class UtilizationMonitor:
             if scaled_down and not blocking:
                 rollouts.scale_up()
                 scaled_down = False
-            waiting = [*blocking] if rollouts.any_ready() else [rollout_request(self._settings.policy), *blocking]
+            waiting = [*blocking] if rollouts.any_ready() else [sampling_request(self._settings.policy), *blocking]
             if not waiting:
                 continue  # the state of a large cluster is large: it is read only if something waits
             cluster = self._read()

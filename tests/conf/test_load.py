@@ -36,21 +36,17 @@ def test_flux_dev_holds_the_papers_values() -> None:
     assert roles == ("chat", "chat", "annotators")
     generators = paper.preferences.generators
     assert (generators.renderer, generators.qwen_image, generators.hunyuan_image, generators.seedream) == (0, 1, 1, 1)
-    assert (paper.preferences.benchmark_single_edit, paper.preferences.benchmark_multi_edit) == (180, 185)
+    assert (paper.publish.benchmark_single_edit, paper.publish.benchmark_multi_edit) == (180, 185)
     assert (paper.reward.lr, paper.reward.batch_size, paper.evaluation.denoise_steps) == (2e-6, 32, 28)
 
 
 def test_a_preset_holds_differences_from_its_base(tmp_path: Path) -> None:
     node, whole = load("flux_dev_8gpu"), load("flux_dev")
     assert node.reward == whole.reward and node.flux == whole.flux
-    assert node.policy.rollout.max_actors + node.policy.learner.ranks + node.serving.max_replicas == 8
+    assert node.policy.learner.ranks == 8 and node.policy.learner.gpus + node.serving.gpus == 1
     (tmp_path / "mine.yaml").write_text("base: flux_dev_8gpu\npolicy: {algorithm: {top_k: 4}}\n")
     mine = load(str(tmp_path / "mine.yaml"), ["policy.algorithm.top_k=5"])
-    assert (mine.preset, mine.policy.algorithm.top_k, mine.policy.rollout.max_actors) == (
-        "mine",
-        5,
-        node.policy.rollout.max_actors,
-    )
+    assert (mine.preset, mine.policy.algorithm.top_k, mine.policy.learner.ranks) == ("mine", 5, 8)
     assert mine.flux == whole.flux
 
 
@@ -73,6 +69,7 @@ def test_a_base_may_be_a_file_beside_the_preset(tmp_path: Path) -> None:
         ("policy.algorithm.kl_weight=0.01", "set policy.algorithm.advantage_std_over=group"),
         ("policy.sampling.window=6", "between 0 and the 5 noisy steps, got 6"),
         ("policy.rollout.min_actors=3", "at most policy.rollout.max_actors, got 3 > 2"),
+        ("policy.rollout.min_actors=0", "at least 1 with policy.placement=separate, got 0"),
         ("policy.evaluation.prompts=7", "must be even, got 7"),
         ("flux.height=70", "multiple of 16"),
         ("flux.height=0", "positive multiple of 16"),
@@ -125,10 +122,21 @@ def test_choices_are_checked_without_a_preset_too() -> None:
         replace(load().policy, resume="nevr")
 
 
-def test_several_ranks_need_whole_gpus_or_none() -> None:
+def test_colocated_ranks_sample_with_what_they_learn() -> None:
+    colocated = ["policy.placement=colocated", "policy.learner.engine=deepspeed"]
+    with pytest.raises(SettingsError, match=r"policy\.max_staleness must be 0 .* got 1.*placement=separate"):
+        load("scenes", [*colocated, "policy.max_staleness=1"])
+    with pytest.raises(SettingsError, match=r"policy\.learner\.zero_stage must be 1 or 2 .* got 3.*use 2"):
+        load("scenes", [*colocated, "policy.learner.zero_stage=3"])
+    alone = ["policy.rollout.max_actors=0", "policy.rollout.min_actors=0", "policy.learner.ranks=5"]
+    assert load("scenes", [*colocated, *alone]).policy.prompts_per_iteration % 5, "need not be divisible"
+
+
+def test_several_ranks_need_a_gpu_each_or_none() -> None:
     ranks = ["policy.learner.ranks=2", "policy.learner.engine=deepspeed"]
-    with pytest.raises(SettingsError, match=r"policy\.learner\.gpus must be whole for policy\.learner\.ranks=2"):
+    with pytest.raises(SettingsError, match=r"policy\.learner\.gpus must be above 0\.5 for policy\.learner\.ranks=2"):
         load("scenes", [*ranks, "policy.learner.gpus=0.5"])
+    assert load("scenes", [*ranks, "policy.learner.gpus=0.6"]).policy.learner.gpus == 0.6
     assert load("scenes", ["policy.learner.gpus=0.5"]).policy.learner.gpus == 0.5
     assert load("scenes", [*ranks, "policy.learner.gpus=0"]).policy.learner.ranks == 2
     assert load("scenes", [*ranks, "policy.learner.gpus=2"]).policy.learner.gpus == 2

@@ -51,7 +51,7 @@ def test_means_of_optimizer_steps_are_weighted_by_their_own_rows() -> None:
         timer=timer,
         groups=[group([1.0, 2.0, 3.0, 6.0], 7), group([float("nan"), 5.0, 5.0, 5.0], 6)],
         steps=[step(1.0, 10.0, 30, 1, applied=True), step(2.0, 40.0, 10, 3, applied=False)],
-        utilization=Utilization(2.0, 0.0, 0.0, 0.0, 1.0, 2.0),
+        utilization=Utilization(0.5, 2.0, 0.0, 0.0, 0.0, 1.0, 2.0),
         counters=Counters(1, 2, 3, 4, 5),
     )
     assert row.loss == pytest.approx((30 * 1.0 + 10 * 2.0) / 40)
@@ -62,4 +62,5 @@ def test_means_of_optimizer_steps_are_weighted_by_their_own_rows() -> None:
     assert (row.images, row.images_per_second, row.images_per_second_per_gpu) == (8, 2.0, 1.0)
     assert (row.groups_skipped, row.scores_failed, row.scores_tied) == (1, 1, 3)
     assert row.reward_mean == pytest.approx((3.0 + 5.0) / 2)
+    assert (row.learner_sampling_seconds, row.learner_idle_seconds) == (0.5, 3.5)
     assert row.sampling_seconds == 4.0 and row.score_latency_seconds == 0.5

@@ -51,6 +51,19 @@ def test_fractions_of_a_gpu_are_summed_without_rounding_errors() -> None:
     )
 
 
+def test_fractions_need_one_gpu_that_has_them_left() -> None:
+    """The sums fit: 4 x 0.7 + 2 x 0.4 is 3.6 of 4 GPUs. But beside 0.7 there is no room for 0.4."""
+    workers = ResourceRequest("policy workers", 4, 1.0, 0.7, "", "policy.learner.gpus")
+    replicas = ResourceRequest("replicas", 2, 1.0, 0.4, "", "serving.gpus")
+    message = unschedulable([workers, replicas], [node(8, 2), node(8, 2)])
+    assert "2 replicas of 1 CPUs and 0.4 GPUs, but the 4 GPUs of the cluster have room for 0 beside 4 policy" in message
+    assert message.endswith("lower serving.gpus or policy.learner.gpus, or add nodes")
+    for fitting in (replace(replicas, gpus=0.3), replace(replicas, gpus=0.3, count=4)):
+        assert unschedulable([workers, fitting], [node(8, 4)]) == ""
+    assert unschedulable([replace(workers, count=3), replicas], [node(8, 4)]) == ""
+    assert unschedulable([replace(workers, count=3, gpus=1.0), replicas], [node(8, 4)]) == ""
+
+
 def test_every_process_needs_a_node_that_is_large_enough() -> None:
     two = [node(8, 1), node(8, 1)]
     message = unschedulable([ResourceRequest("replicas", 1, 1.0, 2.0, "", "serving.gpus")], two)

@@ -149,6 +149,40 @@ def test_the_most_urgent_is_next_and_no_place_is_lost() -> None:
     assert asyncio.run(asyncio.wait_for(run(), 10)) == ["again", "later 0", "later 1"]
 
 
+def test_a_worker_samples_before_it_is_claimed_and_the_least_busy_one_is_next() -> None:
+    async def run() -> None:
+        places = SlotQueue()
+        for worker in ("a", "b"):
+            places.add(worker, 2)
+        taken = [await places.acquire((0, index)) for index in range(3)]
+        assert taken == ["a", "b", "a"], "the worker with the most free slots"
+        claims = [asyncio.create_task(places.claim(worker)) for worker in ("a", "b")]
+        waiting = [asyncio.create_task(places.acquire((0, index))) for index in (4, 3)]
+        await asyncio.sleep(0)
+        assert [call.done() for call in waiting] == [False, True] and waiting[1].result() == "b"
+        places.release("a")
+        await asyncio.sleep(0)
+        assert waiting[0].result() == "a", "a call goes before the claim"
+        for _ in range(2):
+            assert not claims[0].done()
+            places.release("a")
+            await asyncio.sleep(0)
+        assert claims[0].done()
+        places.release("b")
+        late = asyncio.create_task(places.acquire((0, 5)))
+        await asyncio.sleep(0)
+        assert late.result() == "b" and not claims[1].done(), "nor is a slot kept for a claim"
+        claims[1].cancel()
+        places.release_all("a")
+        assert await places.acquire((0, 6)) == "a"
+        places.remove("a")
+        places.release("a")
+        assert await places.acquire((0, 7)) == "b"
+        assert (await asyncio.gather(*claims, return_exceptions=True))[0] is None
+
+    asyncio.run(asyncio.wait_for(run(), 10))
+
+
 class Watched(Rollout):
     """A Rollout that decodes only once two calls have denoised, and is slow enough at that for a race to show."""
 

@@ -83,7 +83,7 @@ def test_a_resumed_run_is_the_undisturbed_run(
     undisturbed: PolicyResult, rewards: RednessPool, settings_of: SettingsOf, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Stopped after the third iteration, which no checkpoint holds; two actors instead of one when it goes on."""
+    """Stopped after the third iteration, which no checkpoint holds. It goes on with a colocated worker and an actor."""
 
     class Stopped(TrainingRun):
         def finished(self) -> bool:
@@ -96,7 +96,8 @@ def test_a_resumed_run_is_the_undisturbed_run(
         with pytest.raises(KeyboardInterrupt):
             train_policy(settings_of(tmp_path), rewards, lambda line: None)
     assert not (tmp_path / "policy" / "export").exists()
-    result = train_policy(settings_of(tmp_path, "policy.rollout.max_actors=2"), rewards, lambda line: None)
+    colocated = ["policy.placement=colocated", "policy.rollout.min_actors=0"]
+    result = train_policy(settings_of(tmp_path, *colocated), rewards, lambda line: None)
     assert_same_adapter(result, undisturbed)
     assert [row["iteration"] for row in rows(result)] == [1, 2, 3, 4]
     assert export_newest(settings_of(tmp_path)) == result.export

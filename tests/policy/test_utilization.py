@@ -20,7 +20,7 @@ from pipelines.policy.cluster_state import read_cluster
 from pipelines.policy.collector import GroupCollector, Rewards
 from pipelines.policy.resources import Replicas, ResourceRequest, detector_request, spatialscore_request
 from pipelines.policy.rollout_pool import RolloutPool
-from pipelines.policy.timing import IterationTimer, TimeWeightedGauge
+from pipelines.policy.timing import BusyTime, IterationTimer, TimeWeightedGauge
 from pipelines.policy.utilization import Utilization, UtilizationMonitor
 
 SETTINGS = load("scenes", ["rewards.detector=1", "serving.gpus=0.5", "detector.gpus=0.2"])
@@ -192,7 +192,18 @@ def test_waits_are_split_by_cause_and_are_means_over_ranks(monkeypatch: pytest.M
     timer.start()
     now[0] += 4
     timer.waited(since=10.0, sampled_at=13.0)
+    timer.waited(since=10.0, sampled_at=13.0, sampling=4.0)  # the other rank sampled all the time
     timer.ranks_waited([3.0, 0.0])
     timer.stop()
     assert (timer.wait_for_images_seconds, timer.wait_for_scores_seconds) == (1.5, 0.5)
     assert (timer.wait_for_ranks_seconds, timer.iteration_seconds) == (1.5, 4.0)
+
+
+def test_busy_time_counts_overlapping_calls_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [10.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    busy = BusyTime()
+    for change in (busy.begin, busy.begin, busy.end, busy.end, busy.begin):
+        change()
+        now[0] += 1
+    assert busy.seconds == 3 + 1

@@ -21,6 +21,8 @@ import torch.multiprocessing as multiprocessing
 
 from actors.grpo.advantages import Advantages
 from actors.grpo.learner import GrpoLearner
+from actors.grpo.shared_noise import shared_replay_batches
+from actors.grpo.shares import divide_groups
 from actors.optim.torch_engine import OptimizerSettings, StepResult, TorchEngine, average_gradients
 from actors.policy.flux import FluxPolicy
 from actors.policy.plan import SamplingPlan
@@ -290,7 +292,7 @@ def test_the_gradient_of_the_weights_that_sampled(
 
 
 def run_rank(rank: int, port: int, model: str, folder: str) -> torch.Tensor:
-    """One of two learner ranks, with every second group. Returns the gradient of its optimizer step."""
+    """One of two learner ranks, with its share of the groups. Returns the gradient of its optimizer step."""
     torch.distributed.init_process_group(
         "gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=timedelta(seconds=200)
     )
@@ -300,8 +302,8 @@ def run_rank(rank: int, port: int, model: str, folder: str) -> torch.Tensor:
         perturb_lora(policy, 0.1, seed=3)
         engine = RecordingEngine(policy, settings)
         learner = GrpoLearner(policy, engine, settings)
-        for group in groups[rank::2]:
-            learner.accumulate(*group)
+        for share in divide_groups(len(groups), ranks=2)[rank]:
+            learner.accumulate(*groups[share.group], share.part)
         learner.optimizer_step()
     finally:
         torch.distributed.destroy_process_group()
@@ -318,9 +320,14 @@ def run_second_rank(_: int, *arguments: Any) -> None:
 def test_two_ranks_have_the_gradient_of_all_their_groups(
     policy: FluxPolicy, sampled: Sampled, flux_directory: Path, tmp_path: Path
 ) -> None:
-    """The gradient depends neither on the number of ranks nor on how unequal their work is."""
-    settings = replace(settings_of(2, "flow_grpo", "none", 1, True), prompts_per_iteration=2 * GROUPS)
-    groups = sampled[2, True]
+    """The gradient depends neither on the number of ranks nor on how unequal their work is.
+
+    The group that is left over has two passes, one for each rank.
+    """
+    settings = settings_of(2, "flow_grpo", "none", 1, True)
+    groups = [sampled[2, True][index] for index in (1, 2, 0)]
+    passes = list(shared_replay_batches(groups[2][2], groups[2][0].values, settings.learner.replay_batch))
+    assert len(groups) == GROUPS == 3 and len(passes) == 2
     torch.save((settings, groups), tmp_path / "groups.pt")
     arguments = (free_port(), str(flux_directory), str(tmp_path))
     second = multiprocessing.spawn(run_second_rank, args=arguments, nprocs=1, join=False)

@@ -30,6 +30,8 @@ def test_the_images_of_a_group_are_equal_until_the_first_noisy_step(policy: Flux
     torch.testing.assert_close(alone.log_probs, group[0].log_probs, atol=1e-5, rtol=1e-4)
     halves = sample(policy, conditioning, [7, 8, 9], replace(SHARED_BY_THREE, max_batch=2)).trajectories
     torch.testing.assert_close(halves[2].latents, group[2].latents, atol=1e-5, rtol=0)
+    part = sample(policy, conditioning[:1], [9], replace(SHARED_BY_THREE, max_batch=2), noise_seed=7).trajectories[0]
+    assert torch.equal(part.latents, halves[2].latents) and torch.equal(part.log_probs, halves[2].log_probs)
 
 
 def test_shared_steps_are_one_forward_pass_of_one_row(policy: FluxPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
