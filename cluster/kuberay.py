@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.values import Group, Values, groups
+from cluster.values import Group, Values, groups, reward_group, rewards_share_gpus
 from conf import Settings
 
 Manifest = dict[str, Any]
@@ -43,7 +43,7 @@ def ray_job(settings: Settings, values: Values) -> Manifest:
     command = (
         f"spatialt2i run {settings.preset} run_dir={values.shared}/{settings.preset} "
         f"policy.prompts={values.shared}/prompts.jsonl policy.held_out_prompts={values.shared}/held_out.jsonl "
-        "policy.rollout.node_group=rollout policy.learner.node_group=learner serving.node_group=reward"
+        + " ".join(f"{name}={group}" for name, group in node_groups(settings).items())
     )
     return _resource(
         "RayJob",
@@ -58,9 +58,15 @@ def ray_job(settings: Settings, values: Values) -> Manifest:
     )
 
 
+def node_groups(settings: Settings) -> dict[str, str]:
+    """The settings that place each role on its worker group."""
+    rollout = {"policy.rollout.node_group": "rollout"} if settings.policy.rollout.max_actors else {}
+    reward = "learner" if rewards_share_gpus(settings) else "reward"
+    return rollout | {"serving.node_group": reward, "policy.learner.node_group": "learner"}
+
+
 def ray_service(settings: Settings, values: Values) -> Manifest:
     """SpatialScore over HTTP, without a training run."""
-    _, reward, _ = groups(settings, values)
     application = (
         "applications:\n"
         "  - name: spatialscore\n"
@@ -73,7 +79,7 @@ def ray_service(settings: Settings, values: Values) -> Manifest:
         "    route_prefix: /health\n"
         "    import_path: pipelines.reward.serve:health\n"
     )
-    spec = {"serveConfigV2": application, "rayClusterConfig": cluster_spec(values, (reward,))}
+    spec = {"serveConfigV2": application, "rayClusterConfig": cluster_spec(values, (reward_group(settings, values),))}
     return _resource("RayService", f"{values.name}-score", spec)
 
 

@@ -52,34 +52,50 @@ class Group:
     max_pods: int
 
 
-def groups(settings: Settings, values: Values) -> tuple[Group, Group, Group]:
-    """The worker groups that stage 3 of a preset needs: rollout, reward, learner.
+def groups(settings: Settings, values: Values) -> tuple[Group, ...]:
+    """The worker groups that stage 3 of a preset needs: rollout, reward and learner, as far as it has these roles.
 
     Rollout actors and reward replicas get one pod each, so the cluster grows and shrinks by single processes. The ranks
-    of the learner share pods, because they communicate all the time. Raises SettingsError for a preset whose roles
-    share a GPU, and for ranks that do not fill whole pods.
+    of the learner share pods, because they communicate all the time. Reward replicas that fit beside the ranks, on a
+    fraction of the same GPUs, run in the ranks' pods. Raises SettingsError for other fractions of a GPU.
     """
-    policy, serving = settings.policy, settings.serving
-    gpus_by_setting = {
-        "policy.rollout.gpus": policy.rollout.gpus,
-        "serving.gpus": serving.gpus,
-        "policy.learner.gpus": policy.learner.gpus,
-    }
-    for name, gpus in gpus_by_setting.items():
-        if gpus != int(gpus) or not 1 <= gpus <= values.gpus_per_node:
-            raise SettingsError(
-                f"{name} must be a whole number of GPUs between 1 and {values.gpus_per_node} for worker groups, got "
-                f"{gpus:g} from {settings.preset}: choose another preset, or run this one on one machine"
-            )
-    gpus = policy.learner.ranks * int(policy.learner.gpus)
-    pods = math.ceil(gpus / values.gpus_per_node)
-    if gpus % pods:
-        raise SettingsError(f"{gpus} GPUs of the learner must fill {pods} pods evenly: change policy.learner.ranks")
-    return (
-        Group("rollout", int(policy.rollout.gpus), policy.rollout.min_actors, policy.rollout.max_actors),
-        Group("reward", int(serving.gpus), serving.min_replicas, serving.max_replicas),
-        Group("learner", gpus // pods, pods, pods),
+    policy, found = settings.policy, list[Group]()
+    shares = rewards_share_gpus(settings)
+    if policy.rollout.max_actors:
+        gpus = _whole("policy.rollout.gpus", policy.rollout.gpus, settings, values)
+        found.append(Group("rollout", gpus, policy.rollout.min_actors, policy.rollout.max_actors))
+    if not shares:
+        found.append(reward_group(settings, values))
+    per_rank = 1 if shares else _whole("policy.learner.gpus", policy.learner.gpus, settings, values)
+    per_pod = per_rank * max(
+        ranks for ranks in range(1, values.gpus_per_node // per_rank + 1) if policy.learner.ranks % ranks == 0
     )
+    pods = policy.learner.ranks * per_rank // per_pod
+    return (*found, Group("learner", per_pod, pods, pods))
+
+
+def rewards_share_gpus(settings: Settings) -> bool:
+    """Whether every replica of SpatialScore fits beside a learner rank, on the same GPU."""
+    serving, learner = settings.serving, settings.policy.learner
+    fits = 0 < serving.gpus < 1 and 0 < learner.gpus < 1 and serving.gpus + learner.gpus <= 1
+    return fits and serving.max_replicas <= learner.ranks
+
+
+def reward_group(settings: Settings, values: Values) -> Group:
+    """The worker group of SpatialScore alone."""
+    serving = settings.serving
+    gpus = _whole("serving.gpus", serving.gpus, settings, values)
+    return Group("reward", gpus, serving.min_replicas, serving.max_replicas)
+
+
+def _whole(name: str, gpus: float, settings: Settings, values: Values) -> int:
+    """The GPUs of a process. Raises SettingsError unless one pod can have them."""
+    if gpus != int(gpus) or not 1 <= gpus <= values.gpus_per_node:
+        raise SettingsError(
+            f"{name} must be a whole number of GPUs between 1 and {values.gpus_per_node} for worker groups, got "
+            f"{gpus:g} from {settings.preset}: choose another preset, or run this one on one machine"
+        )
+    return int(gpus)
 
 
 def gpu_nodes(settings: Settings, values: Values) -> int:

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,19 +57,28 @@ def test_ray_up_files_are_valid(files: dict[str, str], name: str) -> None:
     jsonschema.validate(yaml.safe_load(files[name]), rules)
 
 
-@pytest.mark.parametrize("preset", ["flux_dev", "flux_dev_8gpu", "qwen_image"])
-def test_pods_hold_what_the_preset_places_on_them(preset: str) -> None:
-    settings, values = load(preset), Values()
+SEPARATE = ["policy.placement=separate", "policy.rollout.max_actors=18", "policy.rollout.min_actors=1"]
+
+
+@pytest.mark.parametrize(
+    ("preset", "words"),
+    [("flux_dev", ()), ("flux_dev", SEPARATE), ("flux_dev_8gpu", ()), ("flux_dev_1gpu", ()), ("qwen_image", ())],
+)
+def test_pods_hold_what_the_preset_places_on_them(preset: str, words: Sequence[str]) -> None:
+    settings, values = load(preset, words), Values()
     texts = rendered(settings, values)
     workers = {
         group["groupName"]: group for group in cluster_of(yaml.safe_load(texts["rayjob.yaml"]))["workerGroupSpecs"]
     }
     policy, serving = settings.policy, settings.serving
-    wanted = {
-        "rollout": (policy.rollout.max_actors, policy.rollout.gpus, policy.rollout.cpus),
-        "reward": (serving.max_replicas, serving.gpus, serving.cpus),
-        "learner": (policy.learner.ranks, policy.learner.gpus, policy.learner.cpus),
-    }
+    ranks, replicas = policy.learner.ranks, serving.max_replicas
+    if serving.gpus == 1:
+        wanted = {"reward": (replicas, 1, serving.cpus), "learner": (ranks, 1, policy.learner.cpus)}
+    else:  # the replicas run beside ranks
+        assert serving.gpus + policy.learner.gpus == 1 and replicas <= ranks
+        wanted = {"learner": (ranks, 1, policy.learner.cpus + replicas * serving.cpus / ranks)}
+    if policy.rollout.max_actors:
+        wanted["rollout"] = (policy.rollout.max_actors, policy.rollout.gpus, policy.rollout.cpus)
     assert set(workers) == set(wanted)
     for name, (count, gpus, cpus) in wanted.items():
         group, limits = workers[name], workers[name]["template"]["spec"]["containers"][0]["resources"]["limits"]
@@ -80,17 +90,16 @@ def test_pods_hold_what_the_preset_places_on_them(preset: str) -> None:
     assert len(set(machines)) == yaml.safe_load(texts["aws.yaml"])["max_workers"] == gpu_nodes(settings, values)
 
 
-def test_a_preset_whose_roles_share_a_gpu_is_refused() -> None:
-    with pytest.raises(
-        SettingsError, match=r"policy\.rollout\.gpus must be a whole number .* got 0\.35 .*flux_dev_1gpu"
-    ):
-        groups(load("flux_dev_1gpu"), Values())
+def test_fractions_of_a_gpu_that_leave_some_of_it_idle_are_refused() -> None:
+    with pytest.raises(SettingsError, match=r"serving\.gpus must be a whole number .* got 0\.4 .*flux_dev_8gpu"):
+        groups(load("flux_dev_8gpu", ["serving.gpus=0.4"]), Values())
 
 
 def test_the_job_places_its_roles_on_the_groups_of_the_cluster(files: dict[str, str]) -> None:
     job = yaml.safe_load(files["rayjob.yaml"])["spec"]
     _, settings = parse_settings(shlex.split(job["entrypoint"])[1:])
-    named = [settings.policy.rollout.node_group, settings.serving.node_group, settings.policy.learner.node_group]
+    named = [settings.serving.node_group, settings.policy.learner.node_group]
+    assert settings.policy.rollout.max_actors == 0
     assert named == [group["groupName"] for group in job["rayClusterSpec"]["workerGroupSpecs"]]
 
 
@@ -108,7 +117,7 @@ def test_values_can_be_changed_on_the_command_line(tmp_path: Path) -> None:
         (["flux_dev", "imge=x"], "no value 'imge' in cluster/values.py: did you mean image?"),
         (["flux_dev", "gpus_per_node=four"], "gpus_per_node must be a whole number, got 'four'"),
         (["flux_dv"], "did you mean flux_dev?"),
-        (["flux_dev_1gpu"], "policy.rollout.gpus must be a whole number"),
+        (["scenes"], "policy.rollout.gpus must be a whole number"),
     ],
 )
 def test_a_wrong_argument_is_one_message_and_exit_code_2(

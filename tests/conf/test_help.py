@@ -73,7 +73,7 @@ def test_config_show_names_the_source_of_every_value(tmp_path: Path, capsys: pyt
     assert len(values) == len(catalog())
     sources = {re.split(r" +# ", line.strip())[0]: re.split(r" +# ", line)[1] for line in values}
     assert sources["lr: 0.001"] == "command line"
-    assert sources[f"max_actors: {load('flux_dev_8gpu').policy.rollout.max_actors}"] == "preset flux_dev_8gpu"
+    assert sources["ranks: 8"] == "preset flux_dev_8gpu"
     assert sources["top_k: 6"] == "preset flux_dev"
     assert sources["multi_relation_fraction: 0.4"] == "default"
 
