@@ -1,9 +1,9 @@
 """Kills processes of a scenes run on three nodes at random moments. test_kills.py runs this.
 
-`python -m tests.policy.kills` prints the table of kills and recoveries. It acts as the operator: it starts the raylets,
-submits a killed driver again, and replaces a lost node. It sees processes only. The run lasts as long as the kills
-take. Then a second run, without kills, goes to the same version, and the checkpoints of both are compared: adapter,
-moving average and optimizer.
+`python -m tests.policy.kills separate` (or `colocated`) prints the table of kills and recoveries. It acts as the operator:
+it starts the raylets, submits a killed driver again, and replaces a lost node. It sees processes only. The run lasts as
+long as the kills take. Then a second run, without kills, goes to the same version, and the checkpoints of both are
+compared: adapter, moving average and optimizer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,32 +34,11 @@ from conf.flux import FluxSettings
 from pipelines.common.paths import RunPaths
 from pipelines.policy.checkpoint import Checkpoints, Manifest
 from pipelines.policy.metrics import read_rows
+from tests.policy.kill_scenarios import SCENARIOS, TITLES, Scenario
 from tests.support.kill import titled
 from tests.support.ports import free_port
 from tests.support.tiny_reward import save_tiny_vlm, tiny_spatialscore
 
-TITLES = {
-    "rollout actor": "ray::Rollout",
-    "reward replica": "ScoreReplica",
-    "learner rank": "ray::LearnerRank",
-    "Serve controller": "ray::ServeController",
-    "Serve proxy": "ray::ProxyActor",
-}
-"""Kind -> part of its processes' titles."""
-KILLED_TOGETHER = (
-    ("rollout actor", "reward replica"),
-    ("learner rank", "Serve controller"),
-    ("Serve proxy", "rollout actor"),
-    ("driver",),
-    ("worker node",),
-    ("reward replica", "Serve controller"),
-    ("rollout actor", "learner rank"),
-    ("rollout actor", "worker node"),
-    ("Serve proxy", "reward replica"),
-    ("learner rank", "rollout actor"),
-    ("Serve controller", "Serve proxy"),
-)
-"""The kinds of each kill, which are made in random order. The last kill is that of the driver with a replica."""
 RECOVERY_TIMEOUT_S = 300.0
 UNLIMITED = 100_000
 """Iterations, and checkpoints to keep."""
@@ -76,7 +55,9 @@ class Kill:
     trained_after: float  # seconds until an iteration that started later was finished
 
 
-def settings_of(run_dir: Path, model: Path, address: str, port: int, minutes: float) -> Settings:
+def settings_of(
+    run_dir: Path, model: Path, address: str, port: int, minutes: float, changes: Sequence[str]
+) -> Settings:
     """2 prompts x 6 images an iteration; the shipped FLUX, a random SpatialScore, 2 rollout actors, 2 replicas."""
     return load(
         "scenes",
@@ -103,6 +84,7 @@ def settings_of(run_dir: Path, model: Path, address: str, port: int, minutes: fl
             "policy.rollout.cpus=0.2",
             "policy.learner.cpus=0.2",
             "policy.evaluation.every=0",
+            *changes,
         ],
     )
 
@@ -110,7 +92,8 @@ def settings_of(run_dir: Path, model: Path, address: str, port: int, minutes: fl
 class Operator:
     """A cluster, and one run on it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, scenario: Scenario) -> None:
+        self.scenario = scenario
         self.cluster = Cluster()
         persistently(lambda: self.cluster.add_node(num_cpus=0, include_dashboard=False))
         self.workers = [persistently(lambda: self.cluster.add_node(num_cpus=1)) for _ in range(2)]
@@ -122,7 +105,8 @@ class Operator:
     def submit(self, name: str, minutes: float = 0.0) -> None:
         """Starts the driver of a run, or starts it again, as the entrypoint of a job does. 0 minutes: no limit."""
         self.run_dir = self.folder / name
-        settings = settings_of(self.run_dir, self.folder / "model", str(self.cluster.address), self.port, minutes)
+        model, address = self.folder / "model", str(self.cluster.address)
+        settings = settings_of(self.run_dir, model, address, self.port, minutes, self.scenario.settings)
         dump(settings, self.folder / f"{name}.yaml")
         command = "import sys; from pipelines.cli import main; sys.exit(main(sys.argv[1:]))"
         with (self.folder / f"{name}.log").open("a") as log:
@@ -145,10 +129,11 @@ class Operator:
     def checkpoints(self) -> Checkpoints:
         return Checkpoints(str(RunPaths(self.run_dir).checkpoints), keep=UNLIMITED)
 
-    def state(self, version: int) -> dict[str, Any]:
-        """The learner's state in the checkpoint of a version."""
-        content = read_file(join(self.checkpoints().folder(version), rank_file(0)))
-        return torch.load(io.BytesIO(content), weights_only=True)
+    def states(self, version: int) -> list[dict[str, Any]]:
+        """The state of each rank in the checkpoint of a version."""
+        folder = self.checkpoints().folder(version)
+        files = (read_file(join(folder, rank_file(rank))) for rank in range(self.scenario.ranks))
+        return [torch.load(io.BytesIO(content), weights_only=True) for content in files]
 
     def processes(self, kind: str) -> list[psutil.Process]:
         """The processes of one kind on all nodes of this cluster."""
@@ -176,8 +161,7 @@ class Operator:
 
     def settled(self) -> bool:
         """Whether every kind has all of its processes again."""
-        wanted = {"rollout actor": 2, "reward replica": 2}
-        return all(len(self.processes(kind)) >= wanted.get(kind, 1) for kind in TITLES)
+        return all(len(self.processes(kind)) >= count for kind, count in self.scenario.processes.items())
 
     def kill_and_recover(self, kinds: tuple[str, ...], started: float) -> Kill:
         """Kills, then waits until all processes are replaced and an iteration that started later is finished."""
@@ -196,15 +180,15 @@ class Operator:
         return Kill(killed_at - started, before, kinds, replaced, trained)
 
     def end(self, started: float) -> Kill:
-        """Kills the driver with a replica, and submits it again with a time limit that is over."""
+        """Kills the driver with another process, and submits it again with a time limit that is over."""
         before, killed_at = self.iteration(), time.monotonic()
-        self.kill("reward replica")
+        self.kill(self.scenario.last)
         self.kill_driver()
         self.submit(self.run_dir.name, minutes=0.01)
         if self.driver.wait(timeout=2 * RECOVERY_TIMEOUT_S):
             raise RuntimeError(self.log())
         passed = time.monotonic() - killed_at
-        return Kill(killed_at - started, before, ("reward replica", "driver"), passed, passed)
+        return Kill(killed_at - started, before, (self.scenario.last, "driver"), passed, passed)
 
     def reach(self, version: int) -> None:
         """Waits until the checkpoint of a version is complete."""
@@ -258,30 +242,30 @@ class Report:
     last_row: str  # of the killed run's metrics
 
 
-def kill_at_random(seed: int) -> Report:
+def kill_at_random(scenario: Scenario, seed: int) -> Report:
     """Runs with kills, then without, up to the same version."""
     random.seed(seed)
     with tempfile.TemporaryDirectory() as folder:
-        operator = Operator(Path(folder))
+        operator = Operator(Path(folder), scenario)
         try:
             operator.submit("killed")
             started, kills = time.monotonic(), []
             operator.wait_until("begun", lambda: operator.settled() and operator.iteration() >= 1)
-            for kinds in random.sample(KILLED_TOGETHER, len(KILLED_TOGETHER)):
+            for kinds in random.sample(scenario.kills, len(scenario.kills)):
                 time.sleep(random.uniform(0.0, 1.0))
                 kills.append(operator.kill_and_recover(kinds, started))
                 print(table(kills).splitlines()[-1], file=sys.stderr, flush=True)
             kills.append(operator.end(started))
             final = operator.saved()
             assert final is not None
-            killed = operator.state(final.version)
+            killed = operator.states(final.version)
             last_row = RunPaths(operator.run_dir).metrics.read_text().splitlines()[-1]
             exported = read_lora(RunPaths(operator.run_dir).export, FluxSettings())
             print(f"the killed run ended at version {final.version}", file=sys.stderr, flush=True)
             operator.submit("undisturbed")
             operator.reach(final.version)
-            undisturbed = operator.state(final.version)
-            same, right = equal(killed, undisturbed), equal(undisturbed["lora"], exported)
+            undisturbed = operator.states(final.version)
+            same, right = equal(killed, undisturbed), equal(undisturbed[0]["lora"], exported)
             return Report(kills, final.version, same, right, last_row)
         finally:
             if operator.driver.poll() is None:
@@ -302,7 +286,7 @@ def table(kills: list[Kill]) -> str:
 
 if __name__ == "__main__":
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled", RAY_worker_niceness="0")
-    report = kill_at_random(seed=0)
+    report = kill_at_random(SCENARIOS[sys.argv[1]], seed=0)
     kinds = [kind for kill in report.kills for kind in kill.kinds]
     print(table(report.kills))
     print(

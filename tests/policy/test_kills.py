@@ -6,15 +6,16 @@ import json
 
 import pytest
 
+from tests.policy.kill_scenarios import SCENARIOS
 from tests.support.alone import run_alone
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_random_kills_change_nothing() -> None:
-    """At least 20 kills, every kind among them; see kills.py."""
-    report = json.loads(run_alone("tests.policy.kills").splitlines()[-1])
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_random_kills_change_nothing(name: str) -> None:
+    """Every kind of process is killed, colocated workers with a node among them; see kills.py."""
+    report, scenario = json.loads(run_alone("tests.policy.kills", name).splitlines()[-1]), SCENARIOS[name]
     assert report["same_state"] and report["exported"]
-    assert len(report["kinds"]) >= 20 and set(report["kinds"]) == {
-        "rollout actor", "reward replica", "learner rank", "Serve controller", "Serve proxy", "worker node", "driver",
-    }  # fmt: skip
+    killed = [*(kind for kinds in scenario.kills for kind in kinds), scenario.last, "driver"]
+    assert sorted(report["kinds"]) == sorted(killed)
