@@ -11,7 +11,6 @@ import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import ray
@@ -33,6 +32,14 @@ from tests.bench.table import Line, seconds, show
 from tests.support.rewards import Redness, RednessPool
 
 ITERATIONS = 5  # the first is a warm-up
+COLOCATED = ("policy.placement=colocated", "policy.rollout.max_actors=0", "policy.rollout.min_actors=0")
+PLACEMENTS: dict[str, tuple[str, ...]] = {
+    "2 rollout actors and a learner rank": (),
+    "the same, max_staleness 1": ("policy.max_staleness=1",),
+    "1 colocated worker of 2 threads": (*COLOCATED, "policy.learner.threads=2"),
+    "2 colocated workers": (*COLOCATED, "policy.learner.ranks=2", "policy.learner.engine=deepspeed"),
+}
+"""Who samples and who learns on two cores."""
 TOP_K = (4, 6, 0)
 WINDOWS = (1, 2, 3, 5)
 
@@ -156,17 +163,13 @@ def bench_loop(policy: FluxPolicy, settings: Settings) -> list[Line]:
     alone = one_process(policy, settings)
     torch.set_num_threads(threads)
     lines = [Line("an iteration in one process, one thread for each core", f"{alone:.2f} s")]
-    for staleness in (0, 1):
-        own = replace(
-            settings,
-            run_dir=f"{settings.run_dir}-{staleness}",
-            policy=replace(settings.policy, max_staleness=staleness),
-        )
-        lines += busy(distributed(own), staleness, alone)
+    for number, (name, changes) in enumerate(PLACEMENTS.items()):
+        own = load("scenes", [*given(f"{settings.run_dir}-{number}"), *changes])
+        lines += busy(name, distributed(own), alone)
     return lines
 
 
-def busy(rows: Sequence[dict[str, float]], staleness: int, alone: float) -> list[Line]:
+def busy(name: str, rows: Sequence[dict[str, float]], alone: float) -> list[Line]:
     """How busy each role was during the iterations of one run, and the time of publishing."""
 
     def median(values: Callable[[dict[str, float]], float]) -> float:
@@ -176,11 +179,15 @@ def busy(rows: Sequence[dict[str, float]], staleness: int, alone: float) -> list
         return f"{median(lambda row: values(row) / row['iteration_seconds']):.0%}"
 
     total, actors = median(lambda row: row["iteration_seconds"]), median(lambda row: row["rollout_actors"])
+    sampling = (
+        Line("    rollout actors busy", share(lambda row: row["sampling_seconds"] / row["rollout_actors"]))
+        if actors
+        else Line("    learner ranks sample", share(lambda row: row["learner_sampling_seconds"]))
+    )
     return [
-        Line(f"an iteration over {actors:.0f} rollout actors, max_staleness {staleness}", f"{total:.2f} s "
-             f"({total / alone:.2f} x)"),
-        Line("    learner busy", share(lambda row: row["learn_seconds"])),
-        Line("    rollout actors busy", share(lambda row: row["sampling_seconds"] / row["rollout_actors"])),
+        Line(f"an iteration, {name}", f"{total:.2f} s ({total / alone:.2f} x)"),
+        Line("    learner ranks learn", share(lambda row: row["learn_seconds"])),
+        sampling,
         Line("    rewards busy",
              share(lambda row: row["iteration_seconds"] - row["reward_idle_seconds"] / row["reward_replicas"])),
         Line("    publishing the weights", f"{median(lambda row: row['publish_seconds']) * 1000:.0f} ms"),
@@ -188,14 +195,17 @@ def busy(rows: Sequence[dict[str, float]], staleness: int, alone: float) -> list
     ]  # fmt: skip
 
 
+def given(run_dir: str) -> list[str]:
+    """Settings of every run."""
+    return [f"run_dir={run_dir}", f"policy.iterations={ITERATIONS}", "policy.evaluation.every=0",
+            "policy.checkpoint.every=1000"]  # fmt: skip
+
+
 def main() -> None:
     """Runs all measurements, in about two minutes on two cores."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        settings = load("scenes", [
-            f"run_dir={Path(folder) / 'run'}", f"policy.iterations={ITERATIONS}", "policy.evaluation.every=0",
-            "policy.checkpoint.every=1000",
-        ])  # fmt: skip
+        settings = load("scenes", given(f"{folder}/run"))
         policy = FluxPolicy.from_pretrained(flux_location(settings), settings.flux)
         lines = bench_sampler(policy, settings) + bench_updates(policy, settings)
         ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
