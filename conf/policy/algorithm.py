@@ -79,8 +79,12 @@ class AlgorithmSettings(Section):
                 f"policy.algorithm.kl_form={self.kl_form}: set policy.algorithm.kl_form=velocity, or "
                 "policy.algorithm.kl_weight=0"
             )
-        if self.ratio_norm != "none":
-            raise SettingsError(
-                f"policy.algorithm.ratio_norm={self.ratio_norm} normalizes the ratios of objective grpo, and nft has "
-                "none: set policy.algorithm.ratio_norm=none"
-            )
+        for name, value, default in (
+            ("ratio_norm", self.ratio_norm, "none"),
+            ("old_log_probs", self.old_log_probs, "sampler"),
+        ):
+            if value != default:
+                raise SettingsError(
+                    f"policy.algorithm.{name}={value} concerns the ratios of objective grpo, and nft has none: set "
+                    f"policy.algorithm.{name}={default}"
+                )

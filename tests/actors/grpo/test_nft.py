@@ -231,6 +231,7 @@ def test_a_sampler_with_other_weights_is_refused(policy: FluxPolicy, flux_direct
     [
         ({"objective": "nft", "kl_weight": 0.1}, {}, "set policy.algorithm.kl_form=velocity"),
         ({"objective": "nft", "ratio_norm": "grpo_guard"}, {}, "set policy.algorithm.ratio_norm=none"),
+        ({"objective": "nft", "old_log_probs": "learner"}, {}, "set policy.algorithm.old_log_probs=sampler"),
         ({}, {"beta": 0.5}, "set policy.algorithm.objective=nft"),
         ({"objective": "nft"}, {"beta": 0.0}, "policy.nft.beta must be above 0"),
     ],
