@@ -52,8 +52,9 @@ class CallLimits:
     async def limit(self, kind: CallKind) -> AsyncGenerator[None]:
         """Limits and measures its block, one call. Raises CallAbandonedError if it takes too long."""
         started, seconds = now(), self.seconds(kind)
+        scope = asyncio.timeout(seconds)
         try:
-            async with asyncio.timeout(seconds) as scope:
+            async with scope:
                 yield
         except TimeoutError as error:
             if not scope.expired():  # raised by the call itself

@@ -116,11 +116,10 @@ def _clear(checkpoints: Checkpoints, version: int) -> None:
 
 
 @ray.remote(num_cpus=0)
-def _store_file(location: str, content: np.ndarray | bytes) -> str:
+def _store_file(location: str, content: np.ndarray) -> str:
     """Writes a file without copying its content. Returns its SHA-256."""
-    view = memoryview(content)
-    write_file(location, view)
-    return digest(view)
+    write_file(location, content.data)
+    return digest(content.data)
 
 
 @ray.remote(num_cpus=0)

@@ -64,7 +64,7 @@ def read_cluster() -> ClusterState:
                 free_cpus=round(cpu.total - cpu.used, DECIMALS) if cpu else 0.0,
                 free_gpus=round(gpu.total - gpu.used, DECIMALS) if gpu else 0.0,
                 group=(node.labels or {}).get(NODE_GROUP, ""),
-                id=node.node_id,
+                id=node.node_id or "",
             )
         )
     demands = (*status.resource_demands.ray_task_actor_demand, *status.resource_demands.placement_group_demand)

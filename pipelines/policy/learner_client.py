@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-
-import ray
+from collections.abc import Callable, Sequence
 
 from actors.files import DamagedFileError
 from actors.grpo.batch_std import batch_std
@@ -18,6 +16,7 @@ from conf import UserError
 from conf.policy import PolicySettings
 from pipelines.policy.accumulation import Accumulation
 from pipelines.policy.checkpoint import Checkpoints, Manifest
+from pipelines.policy.checkpoint_writer import States
 from pipelines.policy.cluster_state import ClusterState, read_cluster
 from pipelines.policy.collector import GroupCollector, ScoredGroup
 from pipelines.policy.resource_wait import wait_with_status
@@ -181,7 +180,7 @@ class LearnerClient:
         assert handle.reference
         return await handle.reference
 
-    def states(self) -> Mapping[str, ray.ObjectRef[bytes]]:
+    def states(self) -> States:
         """Returns file name -> reference of what a checkpoint holds."""
         return self.ranks.states()
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 
@@ -29,9 +30,8 @@ from tests.support.ports import free_port
 def write_versions(checkpoints: Checkpoints, *versions: int) -> None:
     """Writes one checkpoint of one rank per version."""
     for version in versions:
-        asyncio.run(
-            write_checkpoint(checkpoints, Manifest(version, 1.5, {}), {"rank-0.pt": ray.put(b"state of %d" % version)})
-        )
+        state = ray.put(np.frombuffer(b"state of %d" % version, np.uint8))
+        asyncio.run(write_checkpoint(checkpoints, Manifest(version, 1.5, {}), {"rank-0.pt": state}))
 
 
 def newest_version(checkpoints: Checkpoints) -> int:
@@ -202,7 +202,7 @@ def test_a_failed_write_keeps_the_older_checkpoints(ray_cluster: None, tmp_path:
 
     async def run() -> None:
         for version in (1, 2, 3, 4):
-            await writer.start(Manifest(version, 0.0, {}), {"rank-0.pt": ray.put(b"state")})
+            await writer.start(Manifest(version, 0.0, {}), {"rank-0.pt": ray.put(np.frombuffer(b"state", np.uint8))})
         await writer.finish()
 
     with pytest.raises(OSError, match="000004"):

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import ray
@@ -31,7 +31,7 @@ from pipelines.policy.supervised_learner import SupervisedLearner
 from pipelines.policy.supervised_rewards import SupervisedRewards
 from pipelines.policy.supervision import Supervision
 from tests.support.rewards import ConstantPool
-from tests.support.sick_worker import FullWorker, SickWorker
+from tests.support.sick_worker import SickWorker
 
 UNUSED: Any = None
 
@@ -74,7 +74,10 @@ async def draw(pool: RolloutPool, count: int) -> list[Any]:
 
 @pytest.mark.ray
 def test_a_worker_whose_device_failed_ends_itself_and_is_replaced(ray_cluster: None, tmp_path: Path) -> None:
-    """The pool does not kill it here. Its call is made again, and the cause is known to the driver."""
+    """The pool does not kill it here. Its call is made again, and the cause is known to the driver.
+
+    It survives a call that is too large, as replicas do: other clients use it.
+    """
     sickness = tmp_path / "sick"
     sickness.touch()
 
@@ -84,6 +87,11 @@ def test_a_worker_whose_device_failed_ends_itself_and_is_replaced(ray_cluster: N
         pool = RolloutPool(lambda: start(sickness), 1, 1, kill=lambda actor: None, supervision=supervision)
         await pool.ready()
         (sick,) = pool.actors
+        with pytest.raises(DeviceFaultError) as full:
+            await sick.score.remote(10)
+        assert (full.value.fault.kind, full.value.fault.role) == ("out_of_memory", "rollout")
+        assert full.value.fault.node == ray.get_runtime_context().get_node_id()
+        assert await sick.score.remote(1) == 1, "a process that ends refuses calls at once"
         assert await draw(pool, 3) == [[0], [1], [2]]
         with pytest.raises((RayActorError, DeviceFaultError)):
             await sick.ready.remote()
@@ -104,18 +112,6 @@ def test_a_worker_whose_device_failed_ends_itself_and_is_replaced(ray_cluster: N
     supervision, pool = asyncio.run(run())
     assert supervision.faults.device_faults == 1 and pool.replaced == 1 and pool.reissued >= 1
     assert supervision.faults.out_of_memory == 0
-
-
-@pytest.mark.ray
-def test_a_replica_survives_a_call_that_is_too_large(ray_cluster: None) -> None:
-    """Its memory is free again, and other clients use it."""
-    worker = cast(Any, ray.remote(FullWorker)).options(num_cpus=0.1).remote()
-    with pytest.raises(DeviceFaultError) as full:
-        ray.get(worker.score.remote(10))
-    assert (full.value.fault.kind, full.value.fault.role) == ("out_of_memory", "reward")
-    assert full.value.fault.node == ray.get_runtime_context().get_node_id()
-    assert ray.get(worker.score.remote(1)) == 1, "a process that ends refuses calls at once"
-    ray.kill(worker)
 
 
 class Handle:
@@ -149,7 +145,13 @@ async def value(result: Any) -> Any:
 
 def call_of(report: Any) -> Callable[[], Any]:
     """A sampling call: the reference of its report, then that of its images."""
-    return lambda: [report(), value("images")]
+
+    def call() -> list[Any]:
+        images = asyncio.get_running_loop().create_future()
+        images.set_result("images")
+        return [report(), images]
+
+    return call
 
 
 def test_a_call_that_never_returns_is_made_again_elsewhere() -> None:
