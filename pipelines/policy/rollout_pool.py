@@ -1,46 +1,29 @@
-"""The elastic pool of rollout actors: it distributes calls, replaces dead actors, and repeats their calls.
-
-With `policy.placement=colocated` the learner ranks take sampling calls, too.
-"""
+"""What the pool of workers is asked: to sample groups to train on, and to generate held-out images."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import ActorUnavailableError, RayActorError
 
 from actors.policy.plan import SamplingPlan
 from actors.types import Conditioning, Trajectory
-from actors.workers.faults import DeviceFaultError
-from actors.workers.learner_group import LearnerLostError
-from actors.workers.rollout import CALLS_PER_ACTOR, SampleReport, WeightsHandle, sampling_returns
-from conf import UserError
-from pipelines.policy.call_limit import CallAbandonedError, CallKind
-from pipelines.policy.slot_queue import Priority, SlotQueue
+from actors.workers.rollout import SampleReport, WeightsHandle, sampling_returns
+from pipelines.policy.slot_queue import Priority
 from pipelines.policy.supervision import Supervision
 from pipelines.policy.tasks import gather_or_cancel
-from pipelines.policy.timing import BusyTime, TimeWeightedGauge, now
-
-Call = Callable[[Any], list[ray.ObjectRef[Any]]]
-"""Calls an actor. Returns the reference of its SampleReport, then those of its results."""
+from pipelines.policy.timing import now
+from pipelines.policy.worker_pool import WorkerPool
 
 EVALUATION_PRIORITY: Priority = (-1, 0)
 """Held-out evaluation is served before every training group."""
 
-MAX_BACKOFF_S = 60.0
-"""Longest wait before an actor that could not start is tried again."""
-
-MAX_FAILED_STARTS = 10
-"""Failed starts in a row, without a working actor left, after which the run ends."""
+Images = ray.ObjectRef[np.ndarray]
+"""Reference to uint8 [B, H, W, 3]."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +31,7 @@ class SampledGroup:
     """What workers returned for a group, as references."""
 
     report: SampleReport
-    images: ray.ObjectRef[np.ndarray]
+    images: Images
     conditioning: ray.ObjectRef[Conditioning]
     trajectories: tuple[ray.ObjectRef[Trajectory], ...]
     """One for each seed."""
@@ -56,13 +39,8 @@ class SampledGroup:
     """`now()` when the last call returned."""
 
 
-class RolloutPool:
-    """Sends each call to the first actor with a free slot, by priority. Use it inside one event loop.
-
-    It asks Ray for `max_actors` at once. Actors that find no resources stay pending: an autoscaler adds nodes for them,
-    and Ray starts them on any node that joins. The pool works with as many actors as there are, and with learner ranks
-    that `join` it.
-    """
+class RolloutPool(WorkerPool):
+    """The pool of workers that sample. The result of a call does not depend on the worker that makes it."""
 
     def __init__(
         self,
@@ -71,198 +49,11 @@ class RolloutPool:
         min_actors: int = 1,
         kill: Callable[[Any], object] = ray.kill,
         supervision: Supervision | None = None,
-        join_images: Callable[[Sequence[ray.ObjectRef[np.ndarray]]], ray.ObjectRef[np.ndarray]] | None = None,
+        join_images: Callable[[Sequence[Images]], Images] | None = None,
     ) -> None:
-        """`start` starts one actor and returns its handle at once. `kill` ends an actor.
-
-        `supervision` limits the calls and records the faults of devices; None: one with the usual limits. `join_images`
-        makes one object of the images of several calls; None: by a Ray task.
-        """
-        self._start, self._kill, self._supervision = start, kill, supervision or Supervision()
+        """See WorkerPool. `join_images` makes one object of the images of several calls; None: by a Ray task."""
         self._join_images = join_images or join_images_remotely
-        self.max_actors, self.min_actors, self._wanted = max_actors, min_actors, 0
-        self.actors: list[Any] = []
-        """Running and pending actors."""
-        self._ready: set[Any] = set()
-        self._removed: set[Any] = set()
-        """Actors that died or were stopped."""
-        self._ranks: dict[Any, BusyTime] = {}
-        """Learner ranks that sample too, and how long they did."""
-        self._slots = SlotQueue()
-        self._calls: Counter[Any] = Counter()
-        """Calls that an actor is working on."""
-        self._starting: set[asyncio.Task[None]] = set()
-        self._min_ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if not min_actors:
-            self._min_ready.set_result(None)
-        self._deaths_in_a_row = 0
-        self._failed_starts = 0
-        self.ready_actors, self.busy_actors = TimeWeightedGauge(), TimeWeightedGauge()
-        self.replaced = 0
-        """Actors that died or could not start, and were replaced."""
-        self.reissued = 0
-        """Calls that were repeated because their actor died or did not return."""
-        self.scale_up()
-
-    # --- size -------------------------------------------------------------------------------------------------------
-
-    def scale_up(self) -> None:
-        """Asks for all of `max_actors` again."""
-        self._wanted = self.max_actors
-        self._refill()
-
-    def scale_down(self) -> None:
-        """Stops one actor, down to `min_actors`, so that another role finds resources. No work is lost.
-
-        A pending actor is stopped first, otherwise the one that became ready last, after its current calls.
-        """
-        if self._wanted <= self.min_actors:
-            return
-        self._wanted -= 1
-        pending = [actor for actor in self.actors if actor not in self._ready]
-        actor = pending[-1] if pending else self.actors[-1]
-        self._remove(actor)
-        if not self._calls[actor]:
-            self._kill(actor)
-
-    def any_ready(self) -> bool:
-        """Whether anybody can take calls."""
-        return bool(self._ready or self._ranks)
-
-    async def ready(self) -> None:
-        """Returns once `min_actors` can take calls. Raises the error that kept the actors from starting."""
-        await asyncio.shield(self._min_ready)
-
-    def _refill(self) -> None:
-        while len(self.actors) < self._wanted:
-            actor = self._start()
-            self.actors.append(actor)
-            task = asyncio.get_running_loop().create_task(self._wait_until_ready(actor))
-            self._starting.add(task)
-            task.add_done_callback(self._starting.discard)
-
-    # --- life of an actor -------------------------------------------------------------------------------------------
-
-    async def _wait_until_ready(self, actor: Any) -> None:
-        try:
-            await actor.ready.remote()
-        except RayActorError as error:
-            if error.actor_init_failed:
-                await self._on_failed_start(actor, error)
-            else:
-                self._on_death(actor, error)
-        except Exception as error:  # e.g. its runtime environment could not be built
-            await self._on_failed_start(actor, error)
-        else:
-            self._on_ready(actor)
-
-    def _on_ready(self, actor: Any) -> None:
-        """Opens the actor's call slots."""
-        if actor in self._removed:
-            return
-        self._failed_starts = 0
-        self._ready.add(actor)
-        self.ready_actors.add(1)
-        self._slots.add(actor, CALLS_PER_ACTOR)
-        if len(self._ready) >= self.min_actors and not self._min_ready.done():
-            self._min_ready.set_result(None)
-
-    async def _on_failed_start(self, actor: Any, error: Exception) -> None:
-        """Replaces an actor that could not start, unless no actor ever could: then the error ends the run.
-
-        If others started before, the cause is likely temporary: a model hub that is down, or GPU memory that a dead
-        process still holds.
-        """
-        if not self._min_ready.done() or (not self._ready and self._failed_starts >= MAX_FAILED_STARTS):
-            self._fail_waiters(error)
-        elif actor not in self._removed:
-            self._remove(actor)
-            wait = min(MAX_BACKOFF_S, 2.0**self._failed_starts)
-            self._failed_starts += 1
-            logging.getLogger(__name__).warning(
-                "a rollout actor could not start; the next attempt is in %.0f s: %s", wait, error
-            )
-            await asyncio.sleep(wait)
-            self.replaced += 1
-            self._refill()
-
-    def _on_death(self, actor: Any, error: Exception) -> None:
-        """Replaces an actor that died, that ends because its device failed, or that does not return. Idempotent.
-
-        Ends the run if actors die one after another without finishing a call, or do not have enough memory.
-        """
-        if actor in self._removed:
-            return
-        self._remove(actor)
-        self._deaths_in_a_row += 1
-        if self._deaths_in_a_row > 5 * self.max_actors:
-            self._fail_waiters(error)
-            return
-        if isinstance(error, DeviceFaultError):
-            try:
-                self._supervision.faults.record(error.fault)
-            except UserError as too_little_memory:
-                self._fail_waiters(too_little_memory)
-                return
-        if not isinstance(error, RayActorError) or isinstance(error, ActorUnavailableError):
-            self._kill(actor)  # it may still run; its calls are repeated elsewhere
-        self.replaced += 1
-        self._refill()
-
-    def _remove(self, actor: Any) -> None:
-        """Removes an actor from the pool. It gets no further calls."""
-        self._removed.add(actor)
-        self._slots.remove(actor)
-        self.actors.remove(actor)
-        if actor in self._ready:
-            self._ready.remove(actor)
-            self.ready_actors.add(-1)
-
-    def _fail_waiters(self, error: Exception) -> None:
-        """Raises `error` in every call that waits for an actor, and in `ready`."""
-        self._slots.fail(error)
-        if not self._min_ready.done():
-            self._min_ready.set_exception(error)
-
-    # --- learner ranks that sample too ------------------------------------------------------------------------------
-
-    def join(self, ranks: Sequence[Any]) -> None:
-        """Lets learner ranks take calls. They are not replaced: if one dies, its calls raise LearnerLostError."""
-        self._ranks = {rank: BusyTime() for rank in ranks}
-        for rank in ranks:
-            self._slots.add(rank, CALLS_PER_ACTOR)
-
-    def leave(self) -> None:
-        """Gives the ranks that joined no further calls."""
-        for rank in self._ranks:
-            self._slots.remove(rank)
-            self._calls.pop(rank, None)
-        self._ranks = {}
-
-    @asynccontextmanager
-    async def claimed(self, rank: Any) -> AsyncGenerator[None]:
-        """Waits until nothing is left that `rank` could sample. During the block it gets no calls.
-
-        Does nothing for a rank that did not join.
-        """
-        if rank not in self._ranks:
-            yield
-            return
-        await self._slots.claim(rank)
-        try:
-            yield
-        finally:
-            self._slots.release_all(rank)
-
-    def sampling_seconds(self, rank: Any) -> float:
-        """Seconds in which a rank has sampled since it joined. 0 if it did not join."""
-        return self._ranks[rank].seconds if rank in self._ranks else 0.0
-
-    def rank_sampling_seconds(self) -> float:
-        """`sampling_seconds`, as a mean over the ranks that joined."""
-        return sum(busy.seconds for busy in self._ranks.values()) / max(len(self._ranks), 1)
-
-    # --- calls ------------------------------------------------------------------------------------------------------
+        super().__init__(start, max_actors, min_actors, kill, supervision)
 
     async def sample_group(
         self,
@@ -281,7 +72,7 @@ class RolloutPool:
         parts = [seeds[first : first + size] for first in range(0, len(seeds), size)]
         chosen: list[WeightsHandle] = []  # the whole group is of one version
 
-        def call(part: Sequence[int], worker: Any) -> list[ray.ObjectRef[Any]]:
+        def sample(part: Sequence[int], worker: Any) -> list[ray.ObjectRef[Any]]:
             if not chosen:
                 chosen.append(weights())
             method = worker.sample_group.options(
@@ -289,7 +80,7 @@ class RolloutPool:
             )
             return method.remote(text, part, chosen[0], plan, seeds[0])
 
-        results = await gather_or_cancel(*(self._run("sample", priority, partial(call, part)) for part in parts))
+        results = await gather_or_cancel(*(self.call("sample", priority, partial(sample, part)) for part in parts))
         reports = [report for report, _ in results]
         images = [references[0] for _, references in results]
         return SampledGroup(
@@ -302,73 +93,18 @@ class RolloutPool:
 
     async def generate_images(
         self, texts: Sequence[str], seeds: Sequence[int], weights: WeightsHandle, plan: SamplingPlan
-    ) -> ray.ObjectRef[np.ndarray]:
-        """Generates one image for each (text, seed). Returns a reference to uint8 [B, H, W, 3]."""
+    ) -> Images:
+        """Generates one image for each (text, seed)."""
         name = f"generate {len(seeds)} held-out images of version {weights.version}"
-        _, (images,) = await self._run(
+        _, (images,) = await self.call(
             "evaluate",
             EVALUATION_PRIORITY,
             lambda actor: actor.generate_images.options(num_returns=2, name=name).remote(texts, seeds, weights, plan),
         )
         return images
 
-    async def _run(
-        self, kind: CallKind, priority: Priority, call: Call
-    ) -> tuple[SampleReport, list[ray.ObjectRef[Any]]]:
-        """Calls a free actor, and another one if it dies or does not return. The results stay in the object store."""
-        while True:
-            actor = await self._slots.acquire(priority)
-            if actor not in self._ready and actor not in self._ranks:
-                continue
-            is_rank = actor in self._ranks
-            self._on_call_start(actor)
-            try:
-                report, *references = call(actor)
-                async with self._supervision.limits.limit(kind):
-                    result = await report
-            except (RayActorError, DeviceFaultError, CallAbandonedError) as error:
-                if is_rank:
-                    fault = error.fault if isinstance(error, DeviceFaultError) else None
-                    raise LearnerLostError(str(error), fault) from error
-                self.reissued += 1
-                self._on_death(actor, error)
-                continue
-            finally:
-                self._on_call_end(actor)
-            self._deaths_in_a_row = 0
-            self._supervision.faults.progress("rollout")
-            return result, references
 
-    def _on_call_start(self, actor: Any) -> None:
-        self._calls[actor] += 1
-        if actor in self._ranks:
-            self._ranks[actor].begin()
-        elif self._calls[actor] == 1:
-            self.busy_actors.add(1)
-
-    def _on_call_end(self, actor: Any) -> None:
-        """Releases the slot. An actor that was removed is killed after its last call."""
-        if actor not in self._calls:  # a rank that left
-            return
-        self._calls[actor] -= 1
-        if actor in self._ranks:
-            self._ranks[actor].end()
-        elif not self._calls[actor]:
-            del self._calls[actor]
-            self.busy_actors.add(-1)
-            if actor in self._removed:
-                self._kill(actor)
-        self._slots.release(actor)
-
-    def stop(self) -> None:
-        """Kills all actors."""
-        for task in self._starting:
-            task.cancel()
-        for actor in self.actors:
-            self._kill(actor)
-
-
-def join_images_remotely(images: Sequence[ray.ObjectRef[np.ndarray]]) -> ray.ObjectRef[np.ndarray]:
+def join_images_remotely(images: Sequence[Images]) -> Images:
     """Makes one object of a group's images, so that its scores do not depend on how it was sampled.
 
     In a Ray task, so that the driver holds no images.
