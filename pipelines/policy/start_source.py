@@ -62,7 +62,8 @@ def find_start(settings: Settings) -> StartSource:
     given = settings.policy.start_from
     location = given if "://" in given else str(Path(given).expanduser().absolute())
     try:
-        found = _source_at(location) or _newest_of_run(location, settings)
+        _refuse_own_files(location, settings)
+        found = _source_at(location) or _newest_of_run(location)
     except (FileNotFoundError, ValueError) as error:
         raise SettingsError(f"policy.start_from={given} cannot be used: {error}") from error
     if found is None:
@@ -88,6 +89,12 @@ def is_begun(settings: Settings) -> bool:
     return settings.policy.resume != "never" and next(run_checkpoints(settings).manifests(), None) is not None
 
 
+def _refuse_own_files(location: str, settings: Settings) -> None:
+    """Raises ValueError for the run itself and its checkpoints, which `policy.resume=never` deletes."""
+    if location == str(run_paths(settings).root) or location.startswith(f"{run_checkpoints(settings).location}/"):
+        raise ValueError("it belongs to the run itself: choose another run_dir for the new run")
+
+
 def _source_at(location: str) -> StartSource | None:
     """The source in a file or folder, without looking for the parts of a run."""
     if exists(location):
@@ -101,11 +108,9 @@ def _source_at(location: str) -> StartSource | None:
     return None
 
 
-def _newest_of_run(location: str, settings: Settings) -> StartSource | None:
+def _newest_of_run(location: str) -> StartSource | None:
     if "://" in location or not is_run(Path(location)):
         return None
-    if Path(location) == run_paths(settings).root:
-        raise ValueError("it is the run itself: choose another run_dir for the new run")
     recorded = recorded_in(location)
     run = replace(load_recorded(recorded) if recorded else Settings(), run_dir=location)
     checkpoints = run_checkpoints(run)
