@@ -15,7 +15,7 @@ MAX_OUT_OF_MEMORY = 3
 FAULTS_OF_AVOIDED_NODE = 2
 """Failures of devices after which replacements are not placed on a node."""
 
-_FIXES = {
+FIXES = {
     "rollout": "lower policy.sampling.batch, or set flux.vae_decoding=sliced and flux.text_encoders_on_cpu=true",
     "learner": "lower policy.learner.replay_batch, or set flux.checkpoint_every=1",
     "worker": "lower policy.sampling.batch and policy.learner.replay_batch, or set flux.checkpoint_every=1",
@@ -45,12 +45,12 @@ class FaultLog:
             self._out_of_memory_in_a_row[fault.role] += 1
             times = self._out_of_memory_in_a_row[fault.role]
             if times >= MAX_OUT_OF_MEMORY:
-                fix = _FIXES.get(fault.role, "lower the batch sizes of this role")
-                raise UserError(f"out of memory {times} times in a row: {fault}. To need less, {fix}; see `doctor`")
-            log.warning("out of memory: %s: it is replaced", fault)
+                fix = FIXES.get(fault.role, "lower the batch sizes of this role")
+                raise UserError(f"out of memory {times} times in a row: {fault}: {fix}, and start the same run again")
+            log.warning("out of memory: %s: its work is repeated", fault)
             return
         self.device_faults += 1
-        log.warning("device fault: %s: it is replaced", fault)
+        log.warning("device fault: %s: it is replaced, and its work repeated", fault)
         if fault.kind == "device":
             self._failures[fault.node] += 1
             if self._failures[fault.node] == FAULTS_OF_AVOIDED_NODE:

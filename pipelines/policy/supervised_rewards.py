@@ -50,7 +50,7 @@ class SupervisedRewards:
                     raise
                 logging.getLogger(__name__).warning("a scoring call is repeated: %s", error)
             else:
-                self._supervision.faults.progress("reward")
+                self._supervision.faults.progress("reward", "detector")
                 return scores
             self._repeated += 1
 

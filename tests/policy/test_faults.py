@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ from pipelines.policy.checkpoint import Checkpoints, Manifest
 from pipelines.policy.checkpoint_writer import AsyncCheckpointWriter
 from pipelines.policy.cluster import RayCluster
 from pipelines.policy.cluster_state import ClusterState, NodeResources
-from pipelines.policy.fault_log import FaultLog
+from pipelines.policy.fault_log import FIXES, FaultLog
 from pipelines.policy.rollout_pool import RolloutPool
 from pipelines.policy.supervised_learner import SupervisedLearner
 from pipelines.policy.supervised_rewards import SupervisedRewards
@@ -191,6 +192,13 @@ def test_progress_forgives_and_two_failed_devices_condemn_a_node() -> None:
     faults.record(fault("device", node="c"))
     assert avoided == [frozenset({"c"})] == [faults.avoided_nodes()]
     assert (faults.out_of_memory, faults.device_faults) == (6, 4)
+
+
+def test_the_settings_of_every_fix_exist() -> None:
+    for name in re.findall(r"[a-z]+(?:\.[a-z_]+)+", " ".join(FIXES.values())):
+        value: object = load("scenes")
+        for part in name.split("."):
+            value = vars(value)[part]
 
 
 def test_a_node_is_avoided_only_if_the_others_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
