@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -65,7 +64,7 @@ class HeldOutEvaluation:
     async def run(self, weights: WeightsHandle, training_seconds: float) -> tuple[EvaluationRow, Image.Image]:
         """Generates and scores one image for each held-out prompt. Returns the metrics and a grid of some images."""
         started = now()
-        short, long = await asyncio.gather(
+        short, long = await gather_or_cancel(
             self._evaluate(self.prompts.short, weights, 0), self._evaluate(self.prompts.long, weights, 1)
         )
         scores = np.concatenate((short.scores, long.scores))
