@@ -127,7 +127,7 @@ def _not_a_section_value(key: str, value: object) -> str:
     return f"{key} is a section, got {value!r}: set a key inside it, e.g. {example}"
 
 
-FREE_TEXTS = ("sample.text",)
+FREE_TEXTS = ("sample.text", "reward.pairs")
 """Lists of texts in which a value that is no list is one text, with its spaces, commas and colons."""
 _LIST = re.compile(r"\[.*\]", re.DOTALL)
 

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf.catalog import Setting, catalog
 from conf.errors import SettingsError
-from conf.layers import Layer, override_layer, preset_layers, presets
+from conf.layers import FREE_TEXTS, Layer, override_layer, preset_layers, presets
 from conf.partial import partial_path
 from conf.rules import one_of
 from conf.settings import Settings
@@ -152,6 +152,7 @@ def _of_one_command(key: str) -> bool:
 
 def _merge(config: DictConfig, layer: Layer) -> DictConfig:
     """Adds a layer. Raises SettingsError for a value of the wrong type."""
+    layer = Layer(layer.source, {key: _as_list(key, value) for key, value in layer.values.items()})
     for key, value in layer.values.items():
         _check(catalog()[key], value, layer.source)
     try:
@@ -163,6 +164,13 @@ def _merge(config: DictConfig, layer: Layer) -> DictConfig:
             except (OmegaConfBaseException, RecursionError) as error:
                 raise SettingsError(_wrong_type(catalog()[key], value, layer.source)) from error
         raise
+
+
+def _as_list(key: str, value: object) -> object:
+    """The value, as a list if one text stands for a list of texts."""
+    if key in FREE_TEXTS and isinstance(value, str) and "${" not in value and value != MISSING_VALUE:
+        return [value] if value else []
+    return value
 
 
 def _check(setting: Setting, value: object, source: str) -> None:

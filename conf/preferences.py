@@ -151,12 +151,6 @@ class PreferencesSettings(Section):
     near_duplicate_words: float = field(default=0.0, metadata=between(0, 1))
     """Prompts that share this fraction of their 3-word sequences count as duplicates. 0: keep duplicates."""
 
-    benchmark_single_edit: int = field(default=0, metadata=at_least(0))
-    """Pairs of the split benchmark with one changed relation. Paper: 180."""
-
-    benchmark_multi_edit: int = field(default=0, metadata=at_least(0))
-    """Pairs of the split benchmark with two or three changed relations. Paper: 185."""
-
     batch_size: int = field(default=50, metadata=at_least(1))
     """Pairs that a generator makes in one call."""
 

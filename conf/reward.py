@@ -7,7 +7,10 @@ from typing import ClassVar, Literal
 
 from conf.errors import SettingsError
 from conf.flux import EMBEDDED
-from conf.rules import Dtype, Section, above, at_least, between
+from conf.rules import Dtype, Section, above, at_least, between, one_of
+
+TIERS = ("strict", "ordered")
+"""How sharply an accepted pair differs, see docs/review.md."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,14 @@ class RewardSettings(Section):
 
     section: ClassVar[str] = "reward"
 
-    pairs: str = ""
-    """Published dataset version to train and evaluate on. Empty: <run_dir>/preferences."""
+    pairs: tuple[str, ...] = ()
+    """Published dataset versions to train and evaluate on, one or several. Empty: <run_dir>/preferences."""
+
+    unreviewed: bool = False
+    """Also use pairs that wait for review, which nobody has verified."""
+
+    tiers: tuple[str, ...] = TIERS
+    """Tiers of accepted pairs to use: strict (the loser keeps what was not changed), ordered, or both."""
 
     loss: Literal["bt", "sampled", "marginal", "probit"] = "bt"
     """Preference loss: Bradley-Terry on mu, or a loss that uses sigma. Paper: sampled, with s ~ N(mu, sigma^2)."""
@@ -149,6 +158,13 @@ class RewardSettings(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.tiers or len(set(self.tiers)) != len(self.tiers) or len(set(self.pairs)) != len(self.pairs):
+            raise SettingsError(
+                f"reward.tiers must not be empty, and reward.tiers and reward.pairs must not repeat an entry, got "
+                f"{list(self.tiers)} and {list(self.pairs)}"
+            )
+        for tier in self.tiers:
+            one_of("reward.tiers", tier, TIERS)
         if self.batch_size < self.workers:
             raise SettingsError(
                 f"reward.batch_size must be at least reward.workers, got {self.batch_size} < {self.workers}: raise it"

@@ -108,9 +108,10 @@ def published_data(version: str) -> str:
     return join(version, PUBLISHED_DATA)
 
 
-def pairs_location(settings: Settings) -> str:
-    """The parquet folder that stage 2 reads, a path or URI: that of `reward.pairs` if set, else of this run."""
-    return published_data(settings.reward.pairs) if settings.reward.pairs else str(run_paths(settings).preferences)
+def pairs_locations(settings: Settings) -> tuple[str, ...]:
+    """The parquet folders that stage 2 reads, paths or URIs: those of `reward.pairs` if set, else that of this run."""
+    versions = settings.reward.pairs
+    return tuple(map(published_data, versions)) or (str(run_paths(settings).preferences),)
 
 
 def spatialscore_folder(settings: Settings) -> Path:

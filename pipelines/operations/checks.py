@@ -14,7 +14,7 @@ from conf.flux import EMBEDDED
 from pipelines.common.cluster_address import check_address, uses_private_cluster
 from pipelines.common.disk_faults import require_writable
 from pipelines.common.models import check_model
-from pipelines.common.paths import pairs_location, run_paths, spatialscore_folder
+from pipelines.common.paths import run_paths, spatialscore_folder
 from pipelines.common.ports import check_port
 from pipelines.common.scenes_only import check_ablation, check_generated_pairs, check_rules_reward
 
@@ -216,16 +216,22 @@ def _checked_spatialscore(settings: Settings) -> None:
 def _reward_pairs(settings: Settings) -> None:
     """The pairs of stage 2: of the run, or of a published version, which may be at a URI."""
     from actors.files import list_folder
+    from pipelines.reward.locations import pair_source
 
-    folder = pairs_location(settings)
-    if not any(name.endswith(".parquet") for name in list_folder(folder)):
-        fix = "correct reward.pairs" if settings.reward.pairs else "run `spatialt2i preferences build` first"
-        raise UserError(f"no preference pairs at {folder}: {fix}")
+    source = pair_source(settings)
+    for folder in source.folders:
+        if not any(name.endswith(".parquet") for name in list_folder(folder)):
+            fix = "correct reward.pairs" if settings.reward.pairs else "run `spatialt2i preferences build` first"
+            raise UserError(f"no preference pairs at {folder}: {fix}")
+    source.require_verified()
 
 
 def _preferences_services(settings: Settings) -> None:
+    from pipelines.preferences.dataset.splits import check_benchmark
+
     cfg, weights = settings.preferences, settings.preferences.generators
     check_generated_pairs(settings)
+    check_benchmark(cfg, settings.publish)
     for used, endpoint in (
         (cfg.writer == "chat", settings.writer),
         (cfg.perturber == "chat", settings.perturber),

@@ -19,6 +19,7 @@ from pipelines.common.run_lookup import record_settings
 from pipelines.common.terminal import coloured, styled
 from pipelines.operations.stage_cache import StageRecord, read_record, write_record
 from pipelines.operations.stages import STEPS, PipelineStep
+from pipelines.reward.locations import count_waiting, open_pairs, pair_source
 
 HEADING_WIDTH = 80
 
@@ -26,8 +27,9 @@ HEADING_WIDTH = 80
 def run_pipeline(settings: Settings, steps: Sequence[PipelineStep] = STEPS) -> None:
     """Runs the steps that are not complete, in order. Ray must be initialised.
 
-    Keeps the seconds of every step in <run_dir>/timings.json, which the report shows. Raises what a step raises, and
-    SystemExit if SpatialScore does not pass its sanity checks.
+    Ends after stage 1, and prints the commands for the people, if the pairs wait for their review. Keeps the seconds of
+    every step in <run_dir>/timings.json, which the report shows. Raises what a step raises, and SystemExit if
+    SpatialScore does not pass its sanity checks.
     """
     paths = run_paths(settings)
     record_settings(settings, "evaluation")  # the other stages record theirs, after they have accepted them
@@ -42,6 +44,27 @@ def run_pipeline(settings: Settings, steps: Sequence[PipelineStep] = STEPS) -> N
         print(coloured(record.summary), flush=True)
         seconds[step.title] = record.seconds
         _write_timings(paths.timings, seconds)
+        if step.name == "preferences" and (text := review_instructions(settings)):
+            print("\n" + text, flush=True)
+            return
+
+
+def review_instructions(settings: Settings) -> str:
+    """What people have to do before stage 2, with the exact commands; "" if no pair waits for their review."""
+    run_dir, source = settings.run_dir, pair_source(settings)
+    waiting = 0 if source.unreviewed else sum(count_waiting(open_pairs(folder)) for folder in source.folders)
+    if not waiting:
+        return ""
+    return f"""{waiting} pairs wait for people, so this run ends here, with exit code 0. Review and publish them:
+
+  spatialt2i preferences review run_dir={run_dir} review.annotators=[ann,ben] review.adjudicators=[cleo]
+  spatialt2i preferences publish run_dir={run_dir}
+
+Then start the same command again with the published version:
+
+  reward.pairs={run_paths(settings).published / settings.publish.version}
+
+docs/review.md explains the review. reward.unreviewed=true trains on pairs that nobody has verified."""
 
 
 def complete_record(step: PipelineStep, settings: Settings) -> StageRecord | None:

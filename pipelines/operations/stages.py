@@ -9,7 +9,7 @@ from pathlib import Path
 from conf import Settings
 from conf.flux import EMBEDDED
 from pipelines.common.fingerprints import digest_of, digest_of_files, digest_of_names
-from pipelines.common.paths import RunPaths, pairs_location, run_paths, spatialscore_folder
+from pipelines.common.paths import RunPaths, pairs_locations, run_paths, spatialscore_folder
 from pipelines.common.terminal import coloured
 from pipelines.evaluation.run import evaluate
 from pipelines.operations.stage_cache import step_record
@@ -92,7 +92,7 @@ def _pairs_inputs(settings: Settings) -> dict[str, object]:
 
 
 def _pairs_digest(settings: Settings) -> str:
-    return digest_of_names(Path(pairs_location(settings)), "*.parquet")
+    return digest_of([digest_of_names(Path(folder), "*.parquet") for folder in pairs_locations(settings)])
 
 
 def _reward_inputs(settings: Settings) -> dict[str, object]:

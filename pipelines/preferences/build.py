@@ -18,8 +18,11 @@ from pipelines.common.run_lookup import record_settings
 from pipelines.common.scenes_only import check_generated_pairs
 from pipelines.preferences import pipeline
 from pipelines.preferences.dataset.build_folder import BuildFolder
+from pipelines.preferences.dataset.licences import warn_of_licences
+from pipelines.preferences.dataset.schema import SCHEMA_VERSION
 from pipelines.preferences.dataset.shards import GeneratorName, plan_shards
-from pipelines.preferences.finalize import finalize
+from pipelines.preferences.dataset.splits import check_benchmark
+from pipelines.preferences.finalize import FINAL_SETTINGS, final_settings, finalize
 from pipelines.preferences.progress import BuildProgress
 from pipelines.preferences.services import ServiceContext
 from pipelines.scenes import checkpoints_dir
@@ -54,6 +57,7 @@ def build_preferences(settings: Settings) -> PreferencesResult:
     """
     started = time.perf_counter()
     check_generated_pairs(settings)
+    check_benchmark(settings.preferences, settings.publish)
     for section, weight, generator in (
         ("qwen_image", settings.preferences.generators.qwen_image, settings.qwen_image),
         ("hunyuan_image", settings.preferences.generators.hunyuan_image, settings.hunyuan_image),
@@ -63,11 +67,13 @@ def build_preferences(settings: Settings) -> PreferencesResult:
     folder = open_folder(settings)
     manifest = folder.read_manifest()
     record_settings(settings, "preferences")
-    if manifest is not None:
+    ending = final_settings(settings.preferences)
+    if manifest is not None and manifest.get("ending") == ending:
         return _result(folder, manifest, built=False)
 
     missing = [shard for shard in plan_shards(settings.preferences) if not folder.is_finished(shard)]
     if missing:
+        warn_of_licences(settings)
         generators: list[GeneratorName] = sorted({shard.generator for shard in missing})
         services = ServiceContext.open(settings, branches=len(generators))
         branches: list[ray.data.Dataset] = []
@@ -87,7 +93,8 @@ def build_preferences(settings: Settings) -> PreferencesResult:
             _run(reports, work)
             progress.finish(work.state() or "nothing was generated")
 
-    build = {"settings": asdict(settings.preferences), "seconds": time.perf_counter() - started}
+    seconds = manifest["seconds"] if manifest else time.perf_counter() - started
+    build = {"settings": asdict(settings.preferences), "seconds": seconds, "ending": ending}
     return _result(folder, finalize(folder, settings.preferences, build), built=True)
 
 
@@ -99,7 +106,8 @@ def open_folder(settings: Settings) -> BuildFolder:
 def fingerprint(settings: Settings) -> str:
     """A digest of everything that determines the rows. Numbers of actors and addresses of services do not."""
     cfg = replace(settings.preferences, generator_actors=1, generator_threads=1, generator_cpus=1.0, generator_gpus=0.0)
-    inputs: dict[str, object] = {"preferences": cfg}
+    values = {name: value for name, value in asdict(cfg).items() if name not in FINAL_SETTINGS}
+    inputs: dict[str, object] = {"preferences": values, "schema_version": SCHEMA_VERSION}
     for used, section in (
         (cfg.writer == "chat", settings.writer),
         (cfg.perturber == "chat", settings.perturber),

@@ -13,6 +13,13 @@ generated: the base policy made both images of one prompt, and the checker decid
 
 ReviewStatus = Literal["pending", "accepted", "rejected", "disputed"]
 
+Tier = Literal["strict", "ordered"]
+"""How sharply an accepted pair differs.
+
+strict: all claims hold for the winner; the loser violates what was changed and keeps the rest. ordered: all claims hold
+for the winner, and the loser violates at least one changed claim. Pairs of kind generated are ordered.
+"""
+
 PreferenceVote = Literal["w", "l", "tie", "unsure"]
 """The image that a reviewer prefers: the winner, the loser, neither, or unknown."""
 

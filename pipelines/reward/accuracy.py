@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.common.intervals import Accuracy, PairedTest, wilson
+from pipelines.preferences.dataset.splits import BENCHMARK
 from pipelines.reward.calibration import Calibration
 from pipelines.reward.data import Pair
 from pipelines.reward.predictions import PairPredictions
@@ -23,6 +24,9 @@ class Accuracies:
     corrupted: Accuracy | None  # pairs whose loser has a missing, doubled or recoloured object
     generated: Accuracy | None  # images of the base policy, labelled by the checker
     overall: Accuracy | None  # all pairs under their prompt
+    benchmark_one_change: Accuracy | None = None  # pairs of the split benchmark with 1 changed relation
+    benchmark_more_changes: Accuracy | None = None  # the same with 2 or 3
+    benchmark: Accuracy | None = None  # the whole split benchmark
     perturbed_prompt: Accuracy | None = None  # image_l over image_w under the perturbed prompt; SpatialScore only
 
 
@@ -68,6 +72,9 @@ def summarize(
         corrupted=among(lambda pair: pair.kind == "corrupted"),
         generated=among(lambda pair: pair.kind == "generated"),
         overall=wilson(right),
+        benchmark_one_change=among(lambda pair: pair.split == BENCHMARK and pair.n_perturb == 1),
+        benchmark_more_changes=among(lambda pair: pair.split == BENCHMARK and pair.n_perturb > 1),
+        benchmark=among(lambda pair: pair.split == BENCHMARK),
         perturbed_prompt=None if perturbed_margin is None else wilson(perturbed_margin > 0),
     )
     words = sorted({word for pair in pairs for word in pair.changed})

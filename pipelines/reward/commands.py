@@ -10,7 +10,7 @@ from pathlib import Path
 from actors.folders import require_replaceable
 from actors.services.budget import BudgetReached
 from conf import Settings
-from pipelines.common.paths import pairs_location, run_paths
+from pipelines.common.paths import run_paths
 from pipelines.common.progress_line import clock
 from pipelines.common.ray_session import ray_session
 from pipelines.common.run_folder import driving, writing
@@ -18,6 +18,7 @@ from pipelines.common.terminal import coloured, errors, print_warning
 from pipelines.common.vocabulary import vocabulary_note, vocabulary_warning
 from pipelines.reward.data import require_held_out_pairs, require_pairs
 from pipelines.reward.evaluate import evaluate_reward
+from pipelines.reward.locations import pair_source
 from pipelines.reward.merge import write_merged
 from pipelines.reward.report import table as accuracy_table
 from pipelines.reward.sanity_checks import run_sanity_checks
@@ -32,7 +33,7 @@ from pipelines.reward.triage import triage as triage_pairs
 
 def train(settings: Settings) -> None:
     """Trains SpatialScore, measures it on held-out pairs, and runs its sanity checks."""
-    require_pairs(pairs_location(settings))
+    require_pairs(pair_source(settings))
     require_replaceable(run_paths(settings).reward_model)
     with driving(settings, "reward"), ray_session(settings):
         result = train_reward(settings)
@@ -100,7 +101,7 @@ def triage(settings: Settings) -> None:
 def _require_model_and_pairs(settings: Settings) -> None:
     """Raises UserError if the run has no SpatialScore or no held-out pair."""
     served_model(settings)
-    require_held_out_pairs(pairs_location(settings))
+    require_held_out_pairs(pair_source(settings))
 
 
 def _evaluate(settings: Settings) -> None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
-import pyarrow.compute as pc
 import pyarrow.dataset
 
 from actors.files import file_system
@@ -19,6 +18,7 @@ from actors.images import ImageError, decode_image
 from actors.reward_input import check_prompt
 from conf import UserError
 from pipelines.preferences.row_values import PairKind
+from pipelines.reward.locations import HELD_OUT, PairSource, open_pairs
 from pipelines.reward.unreadable import UnreadableRow, describe, refusal, too_many
 
 COLUMNS = (
@@ -53,6 +53,7 @@ class Pair:
     n_perturb: int  # changed relations
     changed: tuple[str, ...] = ()  # words of the changed relations, e.g. ("left of",)
     group_id: str = ""  # pairs of one group have the same or nearly the same prompt
+    split: str = ""  # "" if it was not read
 
 
 @dataclass(frozen=True)
@@ -81,44 +82,32 @@ class Comparisons:
     pairs: tuple[int, ...]  # [C] the pair of each comparison
 
 
-def require_pairs(folder: str) -> pyarrow.dataset.Dataset:
-    """The pairs in a parquet folder.
-
-    Raises UserError, with a fix, if the folder does not exist or has no file, or if the files hold no pairs.
-    """
-    system, path = file_system(folder)
-    try:
-        dataset = pyarrow.dataset.dataset(path, filesystem=system)
-    except FileNotFoundError:
-        raise UserError(f"no preference pairs at {folder}: run `spatialt2i preferences build` first") from None
-    if "split" not in dataset.schema.names:  # an empty folder
-        raise UserError(f"no preference pairs at {folder}: run `spatialt2i preferences build` first")
-    if missing := [name for name in COLUMNS if name not in dataset.schema.names]:
-        raise UserError(
-            f"the files of {folder} must hold preference pairs, got no column {', '.join(missing)}: see "
-            "docs/preferences.md for the columns"
-        )
-    return dataset
+def require_pairs(source: PairSource) -> None:
+    """Raises UserError, with a fix, if there are no pairs that may be used. See `PairSource.require_verified`."""
+    source.require_verified(COLUMNS)
 
 
-def require_held_out_pairs(folder: str) -> None:
-    """Raises UserError, with a fix, if the parquet folder does not exist or its test split is empty."""
-    dataset = require_pairs(folder)
-    if not dataset.count_rows(filter=pc.field("split") == "test"):
-        raise UserError(f"no held-out pairs at {folder}: raise preferences.test_fraction or preferences.pairs")
+def require_held_out_pairs(source: PairSource) -> None:
+    """Raises UserError, with a fix, if there are no pairs that may be used, or none of them is held out."""
+    require_pairs(source)
+    if not any(open_pairs(folder).count_rows(filter=source.rows(HELD_OUT)) for folder in source.folders):
+        raise UserError(f"no held-out pairs at {source.name}: raise preferences.test_fraction or preferences.pairs")
 
 
-def read_pairs(folder: str, split: str, limit: int | None = None) -> DecodedRows:
-    """The pairs of a split, decoded and sorted by id. `limit`: read no more than the first rows.
+def read_pairs(source: PairSource, splits: Sequence[str], limit: int | None = None) -> DecodedRows:
+    """The pairs of some splits, decoded and sorted by id, folder by folder. `limit`: read no more than the first rows.
 
     Raises UserError if `too_many` rows cannot be read.
     """
-    system, path = file_system(folder)
-    dataset = pyarrow.dataset.dataset(path, filesystem=system)
-    table = dataset.to_table(columns=list(COLUMNS), filter=pc.field("split") == split).sort_by("pair_id")
-    decoded = read_rows(table.slice(0, limit).to_pylist(), check_prompt)
+    rows: list[dict[str, object]] = []
+    for folder in source.folders:
+        system, path = file_system(folder)
+        dataset = pyarrow.dataset.dataset(path, filesystem=system)
+        table = dataset.to_table(columns=[*COLUMNS, "split"], filter=source.rows(splits)).sort_by("pair_id")
+        rows += table.slice(0, None if limit is None else limit - len(rows)).to_pylist()
+    decoded = read_rows(rows, check_prompt)
     if too_many(len(decoded.unreadable), len(decoded.pairs) + len(decoded.unreadable)):
-        raise refusal(decoded.left_out, folder)
+        raise refusal(decoded.left_out, source.name)
     return decoded
 
 
@@ -210,6 +199,7 @@ def _decode_row(row: Mapping[str, object], shrink_to: int | None) -> Pair:
         n_perturb=int(str(row["n_perturb"])),
         changed=_changed_relations(row),
         group_id=str(row["group_id"]),
+        split=str(row.get("split", "")),
     )
 
 

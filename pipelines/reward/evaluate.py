@@ -17,12 +17,13 @@ from actors.worker_setup import actor_options
 from conf.serving import ServingSettings
 from conf.settings import Settings
 from pipelines.common.intervals import PairedTest, mcnemar
-from pipelines.common.paths import pairs_location, run_paths
+from pipelines.common.paths import run_paths
 from pipelines.common.progress_line import ProgressLine
 from pipelines.reward.accuracy import Evaluation, ModelReport, summarize
 from pipelines.reward.baselines.run import predict_by_baseline
 from pipelines.reward.calibration import Calibration, calibrate, gaussian_logits, mean_logits
 from pipelines.reward.data import Pair, read_pairs, require_held_out_pairs
+from pipelines.reward.locations import HELD_OUT, PairSource, pair_source
 from pipelines.reward.pair_scores import score_pairs, score_under_perturbed_prompts
 from pipelines.reward.predictions import PairPredictions
 from pipelines.reward.report import accuracy_rows, render_report
@@ -49,7 +50,7 @@ def evaluate_reward(settings: Settings, log: Callable[[str], None] = print) -> E
     A pair that cannot be read is left out for every model. Raises UserError if there is no SpatialScore or no held-out
     pair, or if too many of them cannot be read, and the errors of `predict_by_baseline`.
     """
-    pairs = pairs_location(settings)
+    pairs = pair_source(settings)
     require_held_out_pairs(pairs)
     with ProgressLine("reward", log) as progress:
         progress.phase("measuring SpatialScore on the held-out pairs")
@@ -90,21 +91,23 @@ def fit_half(pairs: Sequence[Pair]) -> np.ndarray:
     return np.array([digest[0] < 128 for digest in digests])
 
 
-def _measure_remotely(model: str, folder: str, serving: ServingSettings) -> Measurement:
+def _measure_remotely(model: str, source: PairSource, serving: ServingSettings) -> Measurement:
     """Measures the SpatialScore in the directory `model`, in a Ray task with the resources of a replica."""
 
     def run() -> Measurement:
-        decoded = read_pairs(folder, "test")
+        decoded = read_pairs(source, HELD_OUT)
         return replace(measure(open_scorer(model, serving), decoded.pairs), left_out=decoded.left_out)
 
     return ray.get(ray.remote(run).options(**actor_options(serving.threads, serving.cpus, serving.gpus)).remote())
 
 
-def _summarize_remotely(name: str, predictions: PairPredictions, folder: str, serving: ServingSettings) -> Measurement:
+def _summarize_remotely(
+    name: str, predictions: PairPredictions, source: PairSource, serving: ServingSettings
+) -> Measurement:
     """Summarizes a baseline's predictions in a Ray task: the driver does not hold the pairs' images."""
 
     def run() -> Measurement:
-        return Measurement(summarize(name, predictions, read_pairs(folder, "test").pairs), predictions.right)
+        return Measurement(summarize(name, predictions, read_pairs(source, HELD_OUT).pairs), predictions.right)
 
     return ray.get(ray.remote(run).options(num_cpus=serving.cpus).remote())
 

@@ -22,11 +22,16 @@ SUBSETS = {
     "images of the base policy": "generated",
     "other image, perturbed prompt": "perturbed_prompt",
     "all pairs": "overall",
+    "benchmark, 1 changed relation": "benchmark_one_change",
+    "benchmark, 2-3 changed": "benchmark_more_changes",
+    "benchmark": "benchmark",
 }
 MIN_PAIRS = 20
 """Pairs of a point in the reliability diagram at least."""
 TABLE_COLUMNS = ("one_change", "more_changes", "relations")
-"""Columns of the paper's Table 1."""
+"""Columns of the paper's Table 1, of all held-out pairs."""
+BENCHMARK_COLUMNS = ("benchmark_one_change", "benchmark_more_changes", "benchmark")
+"""The same columns of the split benchmark, which are shown if there is one."""
 
 
 def table(evaluation: Evaluation) -> str:
@@ -41,7 +46,8 @@ def table(evaluation: Evaluation) -> str:
             f"{calibration.error_scaled:.3f} with temperature {calibration.temperature:.2f}, fitted on the other "
             "half of the pairs"
         )
-    lines += ["", f"{'Table 1':<18}{'1 change':>10}{'2-3':>8}{'overall':>9}   paper: {'1':>5}{'2-3':>7}{'overall':>9}"]
+    name = "Table 1" if ours.accuracies.benchmark is None else "Table 1, benchmark"
+    lines += ["", f"{name:<18}{'1 change':>10}{'2-3':>8}{'overall':>9}   paper: {'1':>5}{'2-3':>7}{'overall':>9}"]
     lines += [_table_1_row(model) for model in evaluation.models]
     measured = {model.name.lower() for model in evaluation.models}
     lines += [
@@ -60,6 +66,11 @@ def table(evaluation: Evaluation) -> str:
                 f"{model.name}: {model.truncated} prompts truncated, {model.unanswered} pairs without an answer"
             )
     return "\n".join(lines)
+
+
+def table_columns(model: ModelReport) -> tuple[str, ...]:
+    """The columns of Table 1: of the split benchmark if there is one, else of all held-out pairs."""
+    return TABLE_COLUMNS if model.accuracies.benchmark is None else BENCHMARK_COLUMNS
 
 
 def accuracy_rows(report: ModelReport) -> list[tuple[str, str]]:
@@ -83,7 +94,7 @@ def render_report(evaluation: Evaluation) -> str:
         evaluation=evaluation,
         ours=evaluation.models[0],
         subsets=SUBSETS,
-        columns=TABLE_COLUMNS,
+        columns=table_columns(evaluation.models[0]),
         paper={row.model.lower(): row for row in TABLE_1},
         charts=[(calibration, Markup(reliability_diagram(calibration))) for calibration in evaluation.calibrations],
         min_pairs=MIN_PAIRS,
@@ -125,7 +136,7 @@ def _row(name: str, accuracy: Accuracy) -> str:
 
 
 def _table_1_row(model: ModelReport) -> str:
-    accuracies: list[Accuracy | None] = [vars(model.accuracies)[key] for key in TABLE_COLUMNS]
+    accuracies: list[Accuracy | None] = [vars(model.accuracies)[key] for key in table_columns(model)]
     cells = [f"{accuracy.accuracy:.1%}" if accuracy else "-" for accuracy in accuracies]
     ours = "".join(f"{cell:>{width}}" for cell, width in zip(cells, (10, 8, 9), strict=True))
     row = next((row for row in TABLE_1 if row.model.lower() == model.name.lower()), None)

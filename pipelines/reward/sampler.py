@@ -27,12 +27,14 @@ import ray
 from actors.files import file_system
 from conf import SettingsError, UserError
 from pipelines.reward.data import COLUMNS
+from pipelines.reward.locations import HELD_OUT, PairSource, open_pairs
 
 IDENTITY = ("split", "prompt", "perturbed_prompt", "image_w.sha256", "image_l.sha256")
 """Columns whose content identifies a training row."""
 PUBLISHED_IDENTITY = (*IDENTITY[:3], "image_w_sha256", "image_l_sha256")
 """The same columns in a published version."""
-TRAINING = pc.field("split") == "train"
+REVIEW = ("group_id", "review.status", "review.tier")
+"""Columns that decide whether a row may be trained on."""
 READ_CPUS = 0.25  # Ray CPUs of a task that reads files: it waits for them most of the time
 READ_AHEAD = 2  # windows
 
@@ -41,6 +43,7 @@ READ_AHEAD = 2  # windows
 class RowGroup:
     """The training rows of one row group of a parquet file."""
 
+    folder: str  # path or URI
     path: str  # inside the folder's file system
     index: int
     rows: int
@@ -74,12 +77,18 @@ class ShuffleWindow:
 class PairSampler:
     """Which pairs each optimizer step of a fit takes."""
 
-    folder: str
+    source: PairSource
     groups: tuple[RowGroup, ...]
     batch_size: int  # pairs of an optimizer step, over all workers
     epochs: int
     window_rows: int
     seed: int
+    held_out: tuple[str, ...] = ()  # prompt groups that another of several datasets holds out
+
+    @property
+    def training(self) -> pc.Expression:
+        """The condition on rows that are trained on."""
+        return _training(self.source, self.held_out)
 
     @property
     def pairs(self) -> int:
@@ -122,21 +131,41 @@ class PairSampler:
         return permutation[(step >= first_step) & complete & mine]
 
 
-def make_sampler(folder: str, batch_size: int, epochs: int, window_rows: int, seed: int) -> PairSampler:
-    """The sampler of a fit on the training pairs of a parquet folder.
+def make_sampler(source: PairSource, batch_size: int, epochs: int, window_rows: int, seed: int) -> PairSampler:
+    """The sampler of a fit on the training pairs of some parquet folders.
 
-    Raises UserError if there are no training pairs, SettingsError if they do not fill one batch.
+    A prompt group that one of several folders holds out is not trained on. Raises UserError if there are no training
+    pairs, SettingsError if they do not fill one batch.
     """
-    groups = _row_groups(folder)
+    held_out = _held_out_groups(source) if len(source.folders) > 1 else ()
+    training = _training(source, held_out)
+    groups = [group for folder in source.folders for group in _row_groups(folder, training)]
     if not groups:
-        raise UserError(f"no preference pairs to train on at {folder}: run `spatialt2i preferences build` first")
-    sampler = PairSampler(folder, tuple(groups), batch_size, epochs, window_rows, seed)
+        raise UserError(
+            f"no preference pairs to train on at {source.name}, of tier {' or '.join(source.tiers)}: run `spatialt2i "
+            "preferences build` first, or see reward.tiers"
+        )
+    sampler = PairSampler(source, tuple(groups), batch_size, epochs, window_rows, seed, held_out)
     if not sampler.steps_per_epoch:
         raise SettingsError(f"reward.batch_size={batch_size} exceeds the {sampler.pairs} training pairs: lower it")
     return sampler
 
 
-def _row_groups(folder: str) -> list[RowGroup]:
+def _training(source: PairSource, held_out: tuple[str, ...]) -> pc.Expression:
+    rows = source.rows(("train",))
+    return rows & ~pc.field("group_id").isin(list(held_out)) if held_out else rows
+
+
+def _held_out_groups(source: PairSource) -> tuple[str, ...]:
+    """The prompt groups of held-out rows, in order."""
+    groups: set[str] = set()
+    for folder in source.folders:
+        rows = open_pairs(folder).to_table(columns=["group_id"], filter=pc.field("split").isin(list(HELD_OUT)))
+        groups |= set(rows["group_id"].to_pylist())
+    return tuple(sorted(groups))
+
+
+def _row_groups(folder: str, training: pc.Expression) -> list[RowGroup]:
     """All row groups with training rows; none if the folder does not exist."""
     system, path = file_system(folder)
     try:
@@ -148,10 +177,10 @@ def _row_groups(folder: str) -> list[RowGroup]:
         parquet = pq.ParquetFile(file, filesystem=system)
         identity = PUBLISHED_IDENTITY if "image_w_sha256" in parquet.schema_arrow.names else IDENTITY
         for index in range(parquet.num_row_groups):
-            rows = parquet.read_row_group(index, columns=list(identity)).filter(TRAINING)
+            rows = parquet.read_row_group(index, columns=[*identity, *REVIEW]).filter(training)
             if rows.num_rows:
-                content = hashlib.sha256(json.dumps(rows.to_pydict()).encode()).hexdigest()
-                groups.append(RowGroup(file, index, rows.num_rows, content))
+                content = hashlib.sha256(json.dumps(rows.drop_columns(["group_id", "review"]).to_pydict()).encode())
+                groups.append(RowGroup(folder, file, index, rows.num_rows, content.hexdigest()))
     return groups
 
 
@@ -186,12 +215,16 @@ def rows_of_steps(sampler: PairSampler, rank: RankInfo, first_step: int) -> Iter
 
 def read_window(sampler: PairSampler, window: ShuffleWindow, rank: RankInfo, first_step: int) -> pa.Table:
     """A rank's rows of a window, in the order of the optimizer steps."""
-    system, _ = file_system(sampler.folder)
-    files = {path: pq.ParquetFile(path, filesystem=system) for path in {group.path for group in window.groups}}
+    systems = {folder: file_system(folder)[0] for folder in {group.folder for group in window.groups}}
+    files = {
+        (folder, path): pq.ParquetFile(path, filesystem=systems[folder])
+        for folder, path in {(group.folder, group.path) for group in window.groups}
+    }
     tables: list[pa.Table] = []
     for group in window.groups:
-        table = files[group.path].read_row_group(group.index, columns=[*COLUMNS, "split"])
-        tables.append(table.filter(TRAINING).drop_columns(["split"]))
+        file = files[group.folder, group.path]
+        table = file.read_row_group(group.index, columns=[*COLUMNS, "split", "review"]).filter(sampler.training)
+        tables.append(table.select(list(COLUMNS)))
     return pa.concat_tables(tables).take(sampler.row_indices(window, rank, first_step))
 
 

@@ -14,10 +14,10 @@ from actors.worker_setup import actor_options
 from conf import UserError
 from conf.serving import ServingSettings
 from conf.settings import Settings
-from pipelines.common.paths import pairs_location
 from pipelines.common.progress_line import ProgressLine
 from pipelines.common.terminal import mark
 from pipelines.reward.data import Pair, read_pairs, require_held_out_pairs
+from pipelines.reward.locations import HELD_OUT, PairSource, pair_source
 from pipelines.reward.sanity_report import SanityCheck, write_sanity_report
 from pipelines.reward.score_checks import (
     check_2x2,
@@ -41,7 +41,7 @@ def run_sanity_checks(settings: Settings, log: Callable[[str], None] = print) ->
     `log` takes a line if pairs cannot be read. Ray must be initialized. Raises UserError if there is no SpatialScore,
     if its LoRA is merged, or if there is no held-out pair or too many of them cannot be read.
     """
-    model, pairs = served_model(settings), pairs_location(settings)
+    model, pairs = served_model(settings), pair_source(settings)
     if not (Path(model) / ADAPTER_FILE).is_file():
         raise UserError(f"the LoRA of {model} is merged: check the directory that it was merged from")
     require_held_out_pairs(pairs)
@@ -90,11 +90,11 @@ class _Checked:
     left_out: str  # of the pairs
 
 
-def _check_remotely(model: str, folder: str, serving: ServingSettings) -> _Checked:
+def _check_remotely(model: str, source: PairSource, serving: ServingSettings) -> _Checked:
     """Runs the checks in a Ray task with the resources of a replica."""
 
     def run() -> _Checked:
-        decoded = read_pairs(folder, "test", limit=PAIRS)
+        decoded = read_pairs(source, HELD_OUT, limit=PAIRS)
         return _Checked(run_checks(open_scorer(model, serving), model, decoded.pairs), decoded.left_out)
 
     return ray.get(ray.remote(run).options(**actor_options(serving.threads, serving.cpus, serving.gpus)).remote())

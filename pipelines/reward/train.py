@@ -20,12 +20,14 @@ from conf.flux import EMBEDDED
 from conf.settings import Settings
 from pipelines.common.fingerprints import digest_of
 from pipelines.common.models import check_model
-from pipelines.common.paths import RunPaths, pairs_location, run_paths
+from pipelines.common.paths import RunPaths, run_paths
 from pipelines.common.progress_line import ProgressLine
 from pipelines.common.run_lookup import record_settings
 from pipelines.common.worker_log import relay_lines
 from pipelines.preferences.dataset.verify import verify
+from pipelines.reward.data import require_pairs
 from pipelines.reward.job import WorkerJob
+from pipelines.reward.locations import pair_source
 from pipelines.reward.sampler import PairSampler, make_sampler
 from pipelines.reward.served_model import model_config
 from pipelines.reward.unreadable import refusal
@@ -50,15 +52,17 @@ def train_reward(settings: Settings, log: Callable[[str], None] = print) -> Rewa
 
     Writes <run_dir>/reward/model. `log` takes lines of progress. An interrupted run with the same settings and pairs
     resumes from its last checkpoint, and ends with the same weights as an undisturbed one. Ray must be initialized.
-    Raises UserError if there are no training pairs, if too many of them cannot be read, or if a published version is
-    damaged, SettingsError if the pairs do not fill one batch. UserError, too, if the folder of the model holds files of
-    others only.
+    Raises UserError if there are no training pairs, if pairs wait for review, if too many of them cannot be read, or if
+    a published version is damaged, SettingsError if the pairs do not fill one batch. UserError, too, if the folder of
+    the model holds files of others only.
     """
     start, reward, paths = time.monotonic(), settings.reward, run_paths(settings)
     require_replaceable(paths.reward_model)
-    if reward.pairs:
-        verify(reward.pairs, log)
-    sampler = make_sampler(pairs_location(settings), reward.batch_size, reward.epochs, reward.shuffle_rows, reward.seed)
+    for version in reward.pairs:
+        verify(version, log)
+    source = pair_source(settings)
+    require_pairs(source)
+    sampler = make_sampler(source, reward.batch_size, reward.epochs, reward.shuffle_rows, reward.seed)
     check_model(settings, "spatialscore.model", settings.spatialscore.model, "config.json")
     record_settings(settings, "reward")
     job = _make_job(settings, sampler, paths)
@@ -66,7 +70,7 @@ def train_reward(settings: Settings, log: Callable[[str], None] = print) -> Rewa
     assert result.checkpoint is not None and result.metrics is not None
     if left_out := result.metrics.get(REFUSAL):
         shutil.rmtree(paths.reward / _name(job))  # after a repair of the files, the fit starts from the beginning
-        raise refusal(left_out, sampler.folder)
+        raise refusal(left_out, sampler.source.name)
     _save_model(result.checkpoint, paths.reward_model)
     return RewardResult(
         model=paths.reward_model,

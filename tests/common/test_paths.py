@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conf import load
-from pipelines.common.paths import RunPaths, pairs_location, run_paths, spatialscore_folder
+from pipelines.common.paths import RunPaths, pairs_locations, run_paths, spatialscore_folder
 
 
 def test_paths_are_absolute_and_distinct(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,8 +30,10 @@ def test_records_and_runs_of_an_ablation_lie_below_the_run_directory() -> None:
 
 def test_settings_can_name_other_pairs_and_another_reward_model() -> None:
     own = load("scenes", ["run_dir=/runs/x"])
-    assert pairs_location(own) == "/runs/x/preferences"
+    assert pairs_locations(own) == ("/runs/x/preferences",)
     assert spatialscore_folder(own) == Path("/runs/x/reward/model")
     other = load("scenes", ["run_dir=/runs/x", "reward.pairs=s3://bucket/1.0.0?region=x", "serving.model=/models/s"])
-    assert pairs_location(other) == "s3://bucket/1.0.0/data?region=x"
+    assert pairs_locations(other) == ("s3://bucket/1.0.0/data?region=x",)
+    several = load("scenes", ["run_dir=/runs/x", "reward.pairs=[/sets/a, /sets/b]"])
+    assert pairs_locations(several) == ("/sets/a/data", "/sets/b/data")
     assert spatialscore_folder(other) == Path("/models/s")

@@ -16,10 +16,11 @@ import pytest
 from conf import UserError, load
 from pipelines.common.images import StoredImage, hamming
 from pipelines.common.paths import RunPaths
+from pipelines.preferences.build import fingerprint
 from pipelines.preferences.dataset.build_folder import BuildFolder
 from pipelines.preferences.dataset.schema import SCHEMA, to_table
 from pipelines.preferences.dataset.shards import plan_shards, row_specs
-from pipelines.preferences.dataset.splits import Member, choose_benchmark
+from pipelines.preferences.dataset.splits import Member, check_benchmark, choose_benchmark
 from pipelines.preferences.finalize import finalize
 from pipelines.preferences.pipeline import sampling_plans
 from pipelines.preferences.roles.base import Dropped, ImagePair, PromptPair, Review, RowSpec
@@ -74,7 +75,10 @@ def test_near_duplicate_images_are_dropped_and_finalizing_can_be_repeated(tmp_pa
     assert manifest["pairs"] == 2
     ids = ds.dataset(paths.preferences, format="parquet").to_table()["pair_id"].to_pylist()
     assert sorted(ids) == ["pair-00000000", "pair-00000002"]
-    assert finalize(folder, settings, {})["near_duplicate_images"] == 0
+    before = (paths.preferences / "train-00000.parquet").read_bytes()
+    assert finalize(folder, settings, {})["near_duplicate_images"] == 1, "rows are put aside, not deleted"
+    assert finalize(folder, settings, {})["pairs"] == 2
+    assert (paths.preferences / "train-00000.parquet").read_bytes() == before
     assert json.loads(paths.preferences_manifest.read_text())["fingerprint"] == "abc"
 
 
@@ -169,5 +173,27 @@ def test_the_benchmark_takes_whole_groups_and_its_exact_size() -> None:
 
 
 def test_too_few_pairs_for_the_benchmark_are_a_user_error() -> None:
-    with pytest.raises(UserError, match=r"lacks 1 and 2 of them: raise preferences\.pairs"):
+    with pytest.raises(UserError, match=r"lacks 1 and 2 of them: review more pairs"):
         choose_benchmark([Member("p", "g", n_perturb=1)], single_edit=2, multi_edit=2)
+
+
+def test_a_build_that_cannot_hold_the_benchmark_is_refused_before_it_starts() -> None:
+    trial = load("flux_dev", ["preferences.pairs=100"])
+    with pytest.raises(UserError, match=r"365 > 10: .* publish\.benchmark_single_edit=0"):
+        check_benchmark(trial.preferences, trial.publish)
+    paper = load("flux_dev")
+    check_benchmark(paper.preferences, paper.publish)
+
+
+def test_settings_of_the_end_can_change_in_a_complete_build(tmp_path: Path) -> None:
+    paths = _built(tmp_path)
+    folder = BuildFolder(paths, "abc")
+    all_test = finalize(folder, load("scenes", ["preferences.test_fraction=1"]).preferences, {"seconds": 1.0})
+    assert all_test["by_split"] == {"test": 3}
+    strict = load("scenes", ["preferences.near_duplicate_words=0.5"]).preferences
+    same_prompt = finalize(folder, strict, {"seconds": 1.0})
+    assert (same_prompt["pairs"], same_prompt["near_duplicate_prompts"]) == (1, 2)
+    again = finalize(folder, load("scenes", ["preferences.test_fraction=0"]).preferences, {"seconds": 1.0})
+    assert again["by_split"] == {"train": 3}, "the duplicates are back"
+    values = [load("scenes", [word]) for word in ("preferences.seed=0", "preferences.test_fraction=0.3")]
+    assert fingerprint(values[0]) == fingerprint(values[1]) != fingerprint(load("scenes", ["preferences.seed=1"]))

@@ -16,7 +16,9 @@ from pipelines.common.images import encode_png
 from pipelines.preferences.dataset.schema import SCHEMA
 from pipelines.reward.data import Pair, compare, mirror_text, mirrored, read_pairs, read_rows, require_held_out_pairs
 from pipelines.scenes.grammar import mirror, parse
+from tests.support.pair_sources import ACCEPTED, source_of
 
+TEST = ("test",)
 IMAGE = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
 
 
@@ -69,6 +71,7 @@ ROW: dict[str, Any] = {
     "n_perturb": 1,
     "relations": [],
     "perturbations": [],
+    "review": ACCEPTED,
 }
 
 
@@ -114,38 +117,40 @@ def _write(folder: Path, good: int, bad: int) -> str:
 
 
 def test_a_few_unreadable_pairs_are_left_out_and_named(tmp_path: Path) -> None:
-    decoded = read_pairs(_write(tmp_path / "small", 5, 1), "test")
+    decoded = read_pairs(source_of(_write(tmp_path / "small", 5, 1)), TEST)
     assert [pair.pair_id for pair in decoded.pairs] == [f"b{n}" for n in range(5)]
     assert decoded.left_out.startswith("1 of 6 pairs cannot be read and are left out (a0: image_w: the image is not a")
-    large = read_pairs(_write(tmp_path / "large", 60, 6), "test")
+    large = read_pairs(source_of(_write(tmp_path / "large", 60, 6)), TEST)
     assert "a0: " in large.left_out and "a2: " in large.left_out and "a3: " not in large.left_out
     assert large.left_out.endswith("; and 3 more)")
-    assert read_pairs(_write(tmp_path / "whole", 3, 0), "test").left_out == ""
-    assert len(read_pairs(str(tmp_path / "small"), "test", limit=3).pairs) == 2
+    assert read_pairs(source_of(_write(tmp_path / "whole", 3, 0)), TEST).left_out == ""
+    assert len(read_pairs(source_of(tmp_path / "small"), TEST, limit=3).pairs) == 2
 
 
 @pytest.mark.parametrize(("good", "bad"), [(0, 1), (0, 3), (9, 4), (44, 5)])
 def test_too_many_unreadable_pairs_are_a_user_error(tmp_path: Path, good: int, bad: int) -> None:
     folder = _write(tmp_path / "pairs", good, bad)
     with pytest.raises(UserError, match=rf"{bad} of {good + bad} pairs cannot be read.*a0: .* at most 10%, or 3 pairs"):
-        read_pairs(folder, "test")
+        read_pairs(source_of(folder), TEST)
 
 
 def test_files_without_the_columns_of_pairs_are_a_user_error(tmp_path: Path) -> None:
     table = pa.Table.from_pylist([ROW], schema=SCHEMA).drop_columns(["image_l", "kind"])
     pq.write_table(table, tmp_path / "test-0.parquet")
     with pytest.raises(UserError, match=r"got no column image_l, kind: see docs/preferences\.md"):
-        require_held_out_pairs(str(tmp_path))
+        require_held_out_pairs(source_of(tmp_path))
 
 
 def test_a_dataset_without_held_out_pairs_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run `spatialt2i preferences build` first"):
-        require_held_out_pairs(str(tmp_path / "absent"))
+        require_held_out_pairs(source_of(tmp_path / "absent"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="run `spatialt2i preferences build` first"):
-        require_held_out_pairs(str(tmp_path / "empty"))
-    pq.write_table(pa.Table.from_pylist([{"split": "train"}] * 3, schema=SCHEMA), tmp_path / "0.parquet")
+        require_held_out_pairs(source_of(tmp_path / "empty"))
+    pq.write_table(
+        pa.Table.from_pylist([{"split": "train", "review": ACCEPTED}] * 3, schema=SCHEMA), tmp_path / "0.parquet"
+    )
     with pytest.raises(UserError, match=r"raise preferences\.test_fraction"):
-        require_held_out_pairs(str(tmp_path))
-    pq.write_table(pa.Table.from_pylist([{"split": "test"}], schema=SCHEMA), tmp_path / "1.parquet")
-    require_held_out_pairs(str(tmp_path))
+        require_held_out_pairs(source_of(tmp_path))
+    pq.write_table(pa.Table.from_pylist([{"split": "test", "review": ACCEPTED}], schema=SCHEMA), tmp_path / "1.parquet")
+    require_held_out_pairs(source_of(tmp_path))

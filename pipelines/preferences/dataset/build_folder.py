@@ -1,6 +1,7 @@
 """The folder of one build, on a file system that all nodes share.
 
-    preferences/{train,test,benchmark}-00003.parquet   rows of shard 3
+    preferences/{train,test}-00003.parquet             rows of shard 3
+    preferences/.shards/duplicate-00003.parquet        rows of shard 3 that are near-duplicates of earlier ones
     preferences/.shards/00003.json                     written after them: shard 3 is complete; its dropped rows
     preferences/_manifest.json                         written last: the build is complete
 
@@ -31,7 +32,7 @@ from pipelines.common.fingerprints import digest_of_file
 from pipelines.common.paths import RunPaths
 from pipelines.preferences.dataset.schema import SCHEMA_VERSION, pair_id
 from pipelines.preferences.dataset.shards import Shard
-from pipelines.preferences.dataset.splits import SPLITS
+from pipelines.preferences.dataset.splits import DUPLICATE, SPLITS
 from pipelines.preferences.roles.base import Dropped
 
 ROW_GROUP_BYTES = 48 << 20
@@ -51,7 +52,8 @@ INDEX_COLUMNS = [
 """The columns of a row without its images."""
 
 
-_TABLE = re.compile(rf"({'|'.join(SPLITS)})-[0-9]{{5,}}\.parquet")
+_SHARDS = ".shards"
+_TABLE = re.compile(rf"({'|'.join(SPLITS)}|{_SHARDS}/{DUPLICATE})-[0-9]{{5,}}\.parquet")
 
 
 @dataclass(frozen=True)
@@ -155,22 +157,22 @@ class BuildFolder:
         return pa.concat_tables(parts).sort_by("pair_id")
 
     def assign_splits(self, shard: str, splits: Mapping[str, str]) -> None:
-        """Keeps the rows of a shard that are in `splits` (pair id -> split), each in the file of its split."""
+        """Moves each row of a shard to the file of its split. `splits`: pair id -> split, of every row."""
         paths = [path for path in self._tables() if path.stem.endswith(f"-{shard}")]
         table = pa.concat_tables(pq.read_table(path) for path in paths)
         rows = {pair: row for row, pair in enumerate(table["pair_id"].to_pylist())}
-        kept = sorted(pair for pair in rows if pair in splits)
-        table = table.take([rows[pair] for pair in kept])
-        column = pa.array([splits[pair] for pair in kept], pa.string())
+        table = table.take([rows[pair] for pair in sorted(rows)])
+        column = pa.array([splits[pair] for pair in sorted(rows)], pa.string())
         self._write_splits(shard, table.set_column(table.schema.get_field_index("split"), "split", column))
 
     def write_manifest(self, build: Mapping[str, Any]) -> dict[str, Any]:
         """Counts the rows, adds the entries of `build`, writes the manifest and returns it."""
         reports = [read_record(str(path), ShardReport) for path in self._reports()]
         dropped = [f"{row.role}: {row.reason}" for report in reports for row in report.dropped]
-        names = [path.name for path in self._tables()]
+        names = [str(path.relative_to(self.path)) for path in self._tables()]
         columns = ["split", "kind", "n_perturb", "group_id", "generator"]
         rows = pa.concat_tables(pq.read_table(self.path / name, columns=columns) for name in names)
+        rows = rows.filter(pc.field("split") != DUPLICATE)
         manifest = {
             "schema_version": SCHEMA_VERSION,
             "fingerprint": self.fingerprint,
@@ -194,15 +196,17 @@ class BuildFolder:
 
     def _tables(self) -> list[Path]:
         """The parquet files of a build. Others in the folder are left alone."""
-        return sorted(path for path in self.path.glob("*.parquet") if _TABLE.fullmatch(path.name))
+        found = (*self.path.glob("*.parquet"), *self._paths.preferences_shards.glob("*.parquet"))
+        return sorted(path for path in found if _TABLE.fullmatch(str(path.relative_to(self.path))))
 
     def _report(self, shard: str) -> Path:
         return self._paths.preferences_shards / f"{shard}.json"
 
     def _write_splits(self, shard: str, table: pa.Table) -> None:
         """Writes new rows before it removes old ones, so that a kill between the two loses no row."""
-        for split in reversed(SPLITS):
-            path, rows = self.path / f"{split}-{shard}.parquet", table.filter(pc.field("split") == split)
+        for split in (DUPLICATE, *reversed(SPLITS)):
+            folder = self._paths.preferences_shards if split == DUPLICATE else self.path
+            path, rows = folder / f"{split}-{shard}.parquet", table.filter(pc.field("split") == split)
             if len(rows):
                 _write_table(path, rows)
             else:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from conf.review import PublishSettings
+from pipelines.preferences.claims import CLAIM_KINDS
 from pipelines.preferences.dataset.schema import SCHEMA_VERSION
 from pipelines.preferences.dataset.statistics import PAPER_RELATIONS, PAPER_SCENES, Statistics
 from pipelines.preferences.review.overview import Overview
 
 
 def render_card(
-    settings: PublishSettings, published: Statistics, overview: Overview | None, left_out: Mapping[str, int]
+    settings: PublishSettings,
+    published: Statistics,
+    overview: Overview | None,
+    left_out: Mapping[str, int],
+    licence_notes: Sequence[str],
 ) -> str:
     """The text of README.md. `overview` is None if no annotator has reviewed; `left_out` maps a reason to pairs."""
     environment = Environment(
@@ -26,6 +31,8 @@ def render_card(
         published=published,
         overview=overview,
         left_out=left_out,
+        kinds=CLAIM_KINDS,
+        licence_notes=licence_notes,
         paper_scenes=PAPER_SCENES,
         paper_relations=PAPER_RELATIONS,
         size=_size_category(published.pairs),

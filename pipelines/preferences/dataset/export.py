@@ -1,4 +1,7 @@
-"""Exports preference pairs in the formats of Pick-a-Pic v2 and HPDv3, which other code reads."""
+"""Exports preference pairs in the formats of Pick-a-Pic v2 and HPDv3, which other code reads.
+
+Rows without votes are left out: both formats state who preferred which image.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ def export_pickapic(preferences: Path, split: str, out: Path) -> Path:
     The id of a pair determines which image comes first. Raises UserError if the split is empty, or if an image cannot
     be read.
     """
-    counts = Counter(row["prompt"] for row in _rows(preferences, split, columns=["prompt"]))
+    counts = Counter(row["prompt"] for row in _rows(preferences, split, columns=["prompt", "review"]))
     path, partial = out / f"{split}.parquet", out / f"{split}.parquet.partial"
     out.mkdir(parents=True, exist_ok=True)
     with pq.ParquetWriter(partial, _PICKAPIC) as file:  # row group by row group: a split may not fit in memory
@@ -98,7 +101,7 @@ def _rows(preferences: Path, split: str, columns: list[str] | None = None) -> It
         raise UserError(f"no pairs of split {split!r} in {preferences}: run `spatialt2i preferences build` first")
     for path in files:
         for batch in pq.ParquetFile(path).iter_batches(batch_size=_ROW_GROUP, columns=columns):
-            yield from batch.to_pylist()
+            yield from (row for row in batch.to_pylist() if row["review"]["votes"])
 
 
 def _grouped(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -10,12 +10,12 @@ A version is written under a temporary name and renamed when it is complete. An 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from actors.folders import create_folder
 from conf import UserError
@@ -25,13 +25,14 @@ from pipelines.common.fingerprints import digest_of_file
 from pipelines.common.paths import PUBLISHED_DATA, run_paths
 from pipelines.preferences.dataset.card import render_card
 from pipelines.preferences.dataset.export import export_hpdv3, export_pickapic
-from pipelines.preferences.dataset.split_writer import ROW_GROUP, SplitWriter
+from pipelines.preferences.dataset.licences import notes_on_generators, notes_on_services
+from pipelines.preferences.dataset.reviews import DatasetReviews, read_reviews
+from pipelines.preferences.dataset.source_rows import read_columns, read_shuffled
+from pipelines.preferences.dataset.split_writer import SplitWriter
+from pipelines.preferences.dataset.splits import BENCHMARK, Member, choose_benchmark
 from pipelines.preferences.dataset.statistics import Statistics
 from pipelines.preferences.dataset.verify import CHECKSUMS
-from pipelines.preferences.review.overview import Overview, summarise
-from pipelines.preferences.review.pairs import PairSet, pair_files
-from pipelines.preferences.review.results import review_results
-from pipelines.preferences.review.serve import open_database, open_store
+from pipelines.preferences.review.pairs import pair_files
 from pipelines.preferences.roles.base import Review
 
 
@@ -48,88 +49,98 @@ class PublishedVersion:
         return f"{self.pairs} pairs in {self.folder}{left_out}"
 
 
-def publish(settings: Settings) -> PublishedVersion:
-    """Writes the pairs of the run, with the reviews of the annotators, as a version of the dataset.
+@dataclass(frozen=True)
+class Selection:
+    """The rows that are published."""
 
-    Raises UserError if the version exists already, or if there are no pairs that may be published.
+    benchmark: set[str]  # ids of the pairs that move to the split benchmark
+    left_out: Mapping[str, str]  # pair id -> reason
+    left_out_counts: Mapping[str, int]  # reason -> pairs
+
+
+def publish(settings: Settings) -> PublishedVersion:
+    """Writes the accepted pairs of the run, with the reviews of the annotators, as a version of the dataset.
+
+    Raises UserError if the version exists already, if there are no pairs that may be published, or if the accepted
+    pairs of the split test cannot fill the benchmark.
     """
     cfg = settings.publish
     root = Path(cfg.out).absolute() if cfg.out else run_paths(settings).published
     folder = root / cfg.version
     if folder.exists():
         raise UserError(f"{folder} is published already: raise publish.version, or delete the folder")
-    pair_files(run_paths(settings).preferences)  # raises before anything is written
+    source = run_paths(settings).preferences
+    pair_files(source)  # raises before anything is written
+    reviews = read_reviews(settings)
+    selection = select(source, reviews, cfg)
     published = Statistics()
-    left_out: dict[str, int] = {}
 
     def write(partial: Path) -> None:
-        reviews, overview = read_reviews(settings)
-        _write_rows(partial / PUBLISHED_DATA, run_paths(settings).preferences, reviews, cfg, published, left_out)
+        data = partial / PUBLISHED_DATA
+        _write_rows(data, source, reviews, selection, cfg, published)
         if cfg.exports:
-            for split in published.splits:
+            for split in published.voted_splits:
                 print(f"publish  exporting {split}", flush=True)
-                export_pickapic(partial / PUBLISHED_DATA, split, partial / "pickapic")
-                export_hpdv3(partial / PUBLISHED_DATA, split, partial / "hpdv3")
-        (partial / "README.md").write_text(render_card(cfg, published, overview, left_out))
+                export_pickapic(data, split, partial / "pickapic")
+                export_hpdv3(data, split, partial / "hpdv3")
+        notes = dict.fromkeys((*notes_on_services(settings), *notes_on_generators(published.generators)))
+        card = render_card(cfg, published, reviews.anonymous_overview, selection.left_out_counts, tuple(notes))
+        (partial / "README.md").write_text(card)
         _write_checksums(partial)
 
     create_folder(folder, write)
-    return PublishedVersion(folder, published.pairs, left_out)
+    return PublishedVersion(folder, published.pairs, selection.left_out_counts)
 
 
-def read_reviews(settings: Settings) -> tuple[dict[str, Review], Overview | None]:
-    """The annotators' reviews of the run's pairs, pair id -> review, and their overview.
+def select(source: Path, reviews: DatasetReviews, cfg: PublishSettings) -> Selection:
+    """Decides which rows of a build are published, and draws the benchmark from the accepted ones of the split test.
 
-    Empty and None if no review was started.
+    Raises UserError if none may be published, or if the benchmark lacks pairs.
     """
-    if not run_paths(settings).review_database.exists():
-        return {}, None
-    database = open_database(settings)
-    store = open_store(settings, database)
-    votes, statuses = store.votes(), store.statuses()
-    database.close()
-    results = review_results(PairSet(run_paths(settings).preferences), votes, statuses)
-    return results, summarise(votes, statuses, gold={})
-
-
-def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
-    """All rows of a folder of pairs, a few in memory at a time. Raises UserError if there are none."""
-    for path in pair_files(folder):
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=ROW_GROUP):
-            yield from batch.to_pylist()
+    rows = read_columns(source, ["pair_id", "group_id", "split", "n_perturb", "review"])
+    left_out = {row["pair_id"]: _reason_to_leave_out(reviews.of(row), cfg.unreviewed) for row in rows}
+    left_out = {pair_id: reason for pair_id, reason in left_out.items() if reason}
+    counts = dict(Counter(left_out.values()))
+    if len(left_out) == len(rows):
+        raise UserError(
+            f"no pair of {source} may be published, left out: {counts}: review the pairs first with `spatialt2i "
+            "preferences review`"
+        )
+    members = [
+        Member(row["pair_id"], row["group_id"], row["n_perturb"])
+        for row in rows
+        if row["split"] == "test" and reviews.of(row)["status"] == "accepted"
+    ]
+    benchmark = choose_benchmark(members, cfg.benchmark_single_edit, cfg.benchmark_multi_edit)
+    return Selection(benchmark, left_out, counts)
 
 
 def _write_rows(
     target: Path,
     source: Path,
-    reviews: Mapping[str, Review],
+    reviews: DatasetReviews,
+    selection: Selection,
     settings: PublishSettings,
     published: Statistics,
-    left_out: dict[str, int],
 ) -> None:
-    """Writes the rows that may be published and counts them in `published`, the others in `left_out`."""
-    writer = SplitWriter(target, settings.shard_rows)
-    for row in read_rows(source):
-        review = reviews.get(row["pair_id"])
-        reason = _reason_to_leave_out(row, review, settings.only_reviewed)
-        if reason:
-            left_out[reason] = left_out.get(reason, 0) + 1
-            continue
-        published.add(writer.write(row, review), annotated=review is not None)
-        if published.pairs % 1000 == 0:
-            print(f"publish  {published.pairs} pairs", flush=True)
-    writer.close()
-    if not published.pairs:
-        raise UserError(f"no pair of {source} may be published, left out: {left_out}: review the pairs first")
+    """Writes the rows in random order, and counts them in `published`."""
+    with closing(SplitWriter(target, settings.shard_rows)) as writer:
+        for row in read_shuffled(source, settings.version):
+            if row["pair_id"] in selection.left_out:
+                continue
+            split = BENCHMARK if row["pair_id"] in selection.benchmark else row["split"]
+            review: Review | None = reviews.by_pair.get(row["pair_id"])
+            published.add(writer.write({**row, "split": split}, review), annotated=review is not None)
+            if published.pairs % 1000 == 0:
+                print(f"publish  {published.pairs} pairs", flush=True)
 
 
-def _reason_to_leave_out(row: Mapping[str, Any], review: Review | None, only_reviewed: bool) -> str:
+def _reason_to_leave_out(review: Mapping[str, Any], unreviewed: bool) -> str:
     """Why a row must not be published; "" if it may be."""
-    status = review.status if review else row["review"]["status"]
-    if status in ("rejected", "disputed"):
-        return status
-    known = review is not None or row["review"]["gold"]
-    return "not reviewed" if only_reviewed and not (known and status == "accepted") else ""
+    status = review["status"]
+    if status == "pending":
+        return "" if unreviewed else "not reviewed"
+    return "" if status == "accepted" else status
 
 
 def _write_checksums(folder: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -19,8 +20,11 @@ from pipelines.common.charts import Bar, bar_chart
 from pipelines.common.images import data_uri
 from pipelines.common.paths import run_paths
 from pipelines.preferences.dataset.meanings import EDITS, FORMS, KINDS, explain
-from pipelines.preferences.dataset.publish import read_reviews, read_rows
+from pipelines.preferences.dataset.reviews import read_reviews
+from pipelines.preferences.dataset.schema import SCHEMA
+from pipelines.preferences.dataset.source_rows import read_rows
 from pipelines.preferences.dataset.statistics import PAPER_RELATIONS, PAPER_SCENES, WORD_BIN, Statistics
+from pipelines.preferences.review.pairs import pair_files
 
 SAMPLES = 3  # pairs shown of each kind
 MAX_BARS = 20  # of a chart
@@ -50,14 +54,13 @@ class Sample:
 def report(settings: Settings) -> Path:
     """Writes the report and returns its path. Raises UserError if the run has no pairs."""
     paths = run_paths(settings)
-    reviews, overview = read_reviews(settings)
+    reviews = read_reviews(settings)
     counts = Statistics()
-    samples: list[Sample] = []
-    for row in read_rows(paths.preferences):
-        review = reviews.get(row["pair_id"])
-        counts.add({**row, "review": vars(review)} if review else row, annotated=review is not None)
-        if counts.kinds[row["kind"]] <= SAMPLES and (sample := _sample(row)):
-            samples.append(sample)
+    shown: set[str] = set()  # ids of the first pairs of each kind
+    for row in read_rows(paths.preferences, [name for name in SCHEMA.names if not name.startswith("image_")]):
+        counts.add({**row, "review": reviews.of(row)}, annotated=row["pair_id"] in reviews.by_pair)
+        if counts.kinds[row["kind"]] <= SAMPLES:
+            shown.add(row["pair_id"])
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -68,11 +71,11 @@ def report(settings: Settings) -> Path:
     html = environment.get_template("report.html").render(
         settings=settings,
         counts=counts,
-        overview=overview,
+        overview=reviews.overview,
         rejected=_rejected_by_build(paths.preferences_manifest),
         kinds=explain(KINDS, counts.kinds),
         figures=_figures(counts),
-        samples=sorted(samples, key=lambda sample: sample.kind),
+        samples=_samples(paths.preferences, shown),
     )
     write_file(str(paths.preferences_report), html.encode())
     return paths.preferences_report
@@ -126,6 +129,22 @@ def _rejected_by_build(manifest: Path) -> int | None:
     """Pairs that the build generated and its check rejected; None if the manifest does not state it."""
     rejected = (object_or_none(str(manifest)) or {}).get("rejected")
     return rejected if isinstance(rejected, int) else None
+
+
+def _samples(folder: Path, pair_ids: set[str]) -> list[Sample]:
+    """The pairs with these ids, by kind. Reads the row groups that hold them and no others."""
+    samples: list[Sample] = []
+    for path in pair_files(folder):
+        file = pq.ParquetFile(path)
+        for group in range(file.num_row_groups):
+            found = pair_ids & set(file.read_row_group(group, columns=["pair_id"])["pair_id"].to_pylist())
+            if found:
+                rows = file.read_row_group(group).to_pylist()
+                samples += [one for row in rows if row["pair_id"] in found and (one := _sample(row))]
+                pair_ids = pair_ids - found
+        if not pair_ids:
+            break
+    return sorted(samples, key=lambda sample: sample.kind)
 
 
 def _sample(row: Mapping[str, Any]) -> Sample | None:

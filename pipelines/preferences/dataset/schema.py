@@ -9,7 +9,7 @@ import pyarrow as pa
 from pipelines.common.images import StoredImage
 from pipelines.preferences.roles.base import ImagePair, Review
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 
 _IMAGE = pa.struct(
     [("bytes", pa.binary()), ("path", pa.string()), ("sha256", pa.string()), ("phash", pa.string())]
@@ -17,14 +17,20 @@ _IMAGE = pa.struct(
 _RELATION = pa.struct([("subject", pa.string()), ("relation", pa.string()), ("object", pa.string())])
 _PERTURBATION = pa.struct([("kind", pa.string()), ("from", pa.string()), ("to", pa.string())])
 _REVIEW = pa.struct(
-    [("status", pa.string()), ("votes", pa.list_(pa.string())), ("agreement", pa.float32()), ("gold", pa.bool_())]
+    [
+        ("status", pa.string()),  # see ReviewStatus
+        ("tier", pa.string()),  # see Tier; null unless the pair is accepted
+        ("votes", pa.list_(pa.string())),  # see PreferenceVote
+        ("agreement", pa.float32()),
+        ("gold", pa.bool_()),
+    ]
 )
 
 SCHEMA = pa.schema(
     [
         ("pair_id", pa.string()),
         ("group_id", pa.string()),
-        ("split", pa.string()),  # train | test | benchmark
+        ("split", pa.string()),  # train | test; publish adds benchmark
         ("kind", pa.string()),  # see PairKind
         ("prompt", pa.string()),
         ("perturbed_prompt", pa.string()),  # null if both images have the same prompt

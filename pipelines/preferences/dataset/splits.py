@@ -6,14 +6,20 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from conf import UserError
+from conf import SettingsError, UserError
+from conf.preferences import PreferencesSettings
+from conf.review import PublishSettings
 
-SPLITS = ("train", "test", "benchmark")
+SPLITS = ("train", "test")
+"""Splits of a build. `preferences publish` draws a third one, benchmark, from the accepted pairs of test."""
+BENCHMARK = "benchmark"
+DUPLICATE = "duplicate"
+"""Split of the rows that are put aside because an earlier row is nearly the same."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A pair of the split test."""
+    """An accepted pair of the split test."""
 
     pair_id: str
     group_id: str
@@ -47,9 +53,21 @@ def choose_benchmark(members: Sequence[Member], single_edit: int, multi_edit: in
     return chosen
 
 
+def check_benchmark(preferences: PreferencesSettings, publish: PublishSettings) -> None:
+    """Raises SettingsError, before anything is paid for, if the split test cannot hold the benchmark."""
+    wanted = publish.benchmark_single_edit + publish.benchmark_multi_edit
+    expected = preferences.pairs * preferences.test_fraction
+    if wanted > expected:
+        raise SettingsError(
+            f"publish.benchmark_single_edit + publish.benchmark_multi_edit must be at most preferences.pairs x "
+            f"preferences.test_fraction, from which they are drawn, got {wanted} > {expected:.0f}: raise one of these, "
+            "or for a trial set publish.benchmark_single_edit=0 publish.benchmark_multi_edit=0"
+        )
+
+
 def _too_few(left: Mapping[int, int], single_edit: int, multi_edit: int) -> str:
     return (
-        f"the benchmark needs {single_edit} pairs with one changed relation and {multi_edit} with two or three, but "
-        f"the split test lacks {left[1]} and {left[2]} of them: raise preferences.pairs or preferences.test_fraction, "
-        "or lower preferences.benchmark_single_edit or preferences.benchmark_multi_edit"
+        f"the benchmark needs {single_edit} accepted pairs with one changed relation and {multi_edit} with two or "
+        f"three, but the split test lacks {left[1]} and {left[2]} of them: review more pairs, or lower "
+        "publish.benchmark_single_edit or publish.benchmark_multi_edit (0: no benchmark)"
     )

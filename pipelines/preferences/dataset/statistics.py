@@ -49,6 +49,8 @@ class Statistics:
     changed: Counter[int] = field(default_factory=Counter)  # number of changed relations
     annotated: Counter[str] = field(default_factory=Counter)  # status -> pairs that annotators have judged
     unannotated: Counter[str] = field(default_factory=Counter)  # status by the build's own check -> the other pairs
+    tiers: Counter[str] = field(default_factory=Counter)  # tier -> accepted pairs
+    voted_splits: Counter[str] = field(default_factory=Counter)  # split -> pairs with votes
     by_generator: Counter[tuple[str, str]] = field(default_factory=Counter)  # (generator, status), annotated pairs only
 
     def add(self, row: Mapping[str, Any], annotated: bool) -> None:
@@ -64,6 +66,10 @@ class Statistics:
         self.perturbations.update(edit["kind"] for edit in row["perturbations"])
         self.changed[row["n_perturb"]] += 1
         status = row["review"]["status"]
+        if tier := row["review"].get("tier"):
+            self.tiers[tier] += 1
+        if row["review"]["votes"]:
+            self.voted_splits[row["split"]] += 1
         if annotated:
             self.annotated[status] += 1
             self.by_generator[row["generator"], status] += 1

@@ -13,12 +13,13 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from pydantic import BaseModel, Field
 
 from pipelines.common.terminal import print_error
+from pipelines.preferences.claims import Answer
+from pipelines.preferences.review.annotation import MAX_NOTE
 from pipelines.preferences.review.auth import COOKIE, SESSION_SECONDS, Auth, Session
 from pipelines.preferences.review.database import DatabaseUnavailableError
 from pipelines.preferences.review.limits import Limits
 from pipelines.preferences.review.overview import render_overview
-from pipelines.preferences.review.pairs import PRESENCE
-from pipelines.preferences.review.queue import ReviewItem, ReviewQueue
+from pipelines.preferences.review.queue import GivenAnswers, ReviewItem, ReviewQueue
 from pipelines.preferences.review.store import Store
 from pipelines.preferences.review.votes import NothingToUndoError, VoteRefusedError
 
@@ -35,13 +36,18 @@ class Login(BaseModel):
 
 
 class VoteRequest(BaseModel):
-    """An annotator's answers about both images of a pair, in the order in which the images were shown."""
+    """An annotator's answers about both images of a pair, in the order in which the images were shown.
+
+    "" stands for a claim that was not asked. With `bad_prompt` the answers do not count.
+    """
 
     vote_id: str = Field(min_length=8, max_length=64)
     pair_id: str
-    first: list[str]
-    second: list[str]
+    first: list[Answer]
+    second: list[Answer]
     seconds: float = Field(allow_inf_nan=False)
+    bad_prompt: bool = False
+    note: str = Field(default="", max_length=MAX_NOTE)
 
 
 def logged_in(request: Request) -> Session:
@@ -134,17 +140,28 @@ def _add_review(app: FastAPI, queue: ReviewQueue, store: Store) -> None:
 
     def reply(session: Session, item: ReviewItem | None) -> dict[str, object]:
         progress = asdict(store.progress(session.annotator, session.stage))
-        return {"progress": progress, "item": _item_for_page(item) if item else None}
+        round_of_gold = queue.qualification(session)
+        qualification = {"pairs": round_of_gold.pairs, "done": round_of_gold.done, "failed": round_of_gold.failed}
+        return {
+            "progress": progress,
+            "qualification": qualification,
+            "item": _item_for_page(item) if item else None,
+        }
 
     @app.post("/api/next")
     def next_pair(session: Changer) -> dict[str, object]:
         return reply(session, queue.next_item(session))
 
+    @app.post("/api/ahead")
+    def pair_ahead(session: Changer) -> dict[str, object]:
+        item = queue.item_ahead(session)
+        return {"images": _item_for_page(item)["images"] if item else []}
+
     @app.post("/api/vote")
     def vote(request: VoteRequest, session: Changer) -> dict[str, object]:
-        answers = tuple(request.first), tuple(request.second)
+        given = GivenAnswers(tuple(request.first), tuple(request.second), request.bad_prompt, request.note.strip())
         try:
-            queue.cast(session, request.vote_id, request.pair_id, answers, request.seconds)
+            queue.cast(session, request.vote_id, request.pair_id, given, request.seconds)
         except VoteRefusedError as error:
             raise HTTPException(409, str(error)) from error
         except ValueError as error:
@@ -163,9 +180,9 @@ def _add_review(app: FastAPI, queue: ReviewQueue, store: Store) -> None:
         return HTMLResponse(render_overview(queue.overview(session)))
 
     @app.get("/image")
-    def image(pair: str, key: str, session: Reader) -> Response:
+    def image(pair: str, key: str, session: Reader, full: bool = False) -> Response:
         try:
-            content = queue.image(session, pair, key)
+            content = queue.image(session, pair, key, full)
         except KeyError as error:
             raise HTTPException(404, "no such image") from error
         kinds = (kind for start, kind in _MEDIA_TYPES.items() if content.startswith(start))
@@ -179,9 +196,10 @@ def _item_for_page(item: ReviewItem) -> dict[str, object]:
     return {
         "pair_id": pair_id,
         "prompt": item.pair.prompt,
-        "claims": [[PRESENCE], *map(list, item.pair.relations)],
+        "claims": [list(claim) for claim in item.pair.claims],
+        "asked": [list(claims) for claims in item.asked],
         # In the query, because browsers change some paths: a pair's id may hold any character.
         "images": [f"/image?{urlencode({'pair': pair_id, 'key': key})}" for key in item.images],
         "answers": item.answers,
-        "disputed": item.disputed,
+        "notes": item.notes,
     }

@@ -1,6 +1,6 @@
 """SQL conditions on the rows of `pairs`: which pairs wait for an annotator.
 
-Their parameters: :annotator, a name; :now, seconds since 1970; :lease_seconds; :annotators_per_pair.
+Their parameters: :annotator, a name; :now, seconds since 1970; :lease_seconds.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ VALID_LEASE = "until BETWEEN :now AND :now + :lease_seconds"
 OTHER_LEASES = (
     f"(SELECT count(*) FROM leases WHERE leases.pair_id = pairs.pair_id AND annotator != :annotator AND {VALID_LEASE})"
 )
-VOTES = "(SELECT count(*) FROM votes WHERE votes.pair_id = pairs.pair_id AND NOT withdrawn)"
 GOLD = f"listed AND gold AND {_NOT_VOTED}"
 PENDING = f"listed AND NOT gold AND status = 'pending' AND {_NOT_VOTED}"
 DISPUTED = f"listed AND NOT gold AND status = 'disputed' AND {_NOT_VOTED}"
 # Pairs on the screens of others count as if they had those votes already.
-PENDING_AND_FREE = f"{PENDING} AND {OTHER_LEASES} + {VOTES} < :annotators_per_pair"
+PENDING_AND_FREE = f"{PENDING} AND {OTHER_LEASES} < wanted"
 DISPUTED_AND_FREE = f"{DISPUTED} AND {OTHER_LEASES} = 0"

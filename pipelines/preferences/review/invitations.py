@@ -122,7 +122,7 @@ def _stages(cfg: ReviewSettings, before: Mapping[str, ReviewStage]) -> dict[str,
 
     def kept(stage: ReviewStage, others: Iterable[str], default: tuple[str, ...]) -> tuple[str, ...]:
         names = [name for name, old in before.items() if old == stage] if before else default
-        return tuple(name for name in names if name not in others)
+        return tuple(name for name in names if name not in others and name not in cfg.void_votes)
 
     annotators = cfg.annotators or kept("review", cfg.adjudicators, DEFAULT_ANNOTATORS)
     adjudicators = cfg.adjudicators or kept("adjudication", annotators, DEFAULT_ADJUDICATORS)

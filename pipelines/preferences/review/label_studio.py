@@ -1,22 +1,21 @@
 """The same review in Label Studio: exports tasks and imports annotations.
 
-    <run_dir>/label_studio/tasks.json, config.xml, images/     for Label Studio, which serves the folder as local files
-    <run_dir>/label_studio/annotations.json                    the JSON export of Label Studio, which is read back
+    <run_dir>/label_studio/tasks-0001.json, config.xml, images/   for Label Studio, which serves them as local files
+    <run_dir>/label_studio/annotations*.json                      JSON exports of Label Studio, which are read back
 
-A task is one image. Its key tells the side of the pair only to a reader of the review's database. The two tasks of one
-annotator about a pair make one vote, which counts the same as a vote from the review page.
+A task is one pair, so that each annotation is one vote, which counts the same as a vote from the review page. Which
+image comes first is random, and only the secret of the review's database tells it.
 """
 
 from __future__ import annotations
 
 import hmac
 import json
-from collections import defaultdict
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from actors.files import write_file
 from actors.folders import claim_names
@@ -24,44 +23,46 @@ from actors.json_files import JsonError, parse_json
 from conf import UserError
 from conf.settings import Settings
 from pipelines.common.paths import run_paths
-from pipelines.preferences.review.annotation import ANSWERS, Annotation, verdict
+from pipelines.preferences.claims import Answer
+from pipelines.preferences.review.annotation import MAX_NOTE, Annotation, Asked, verdict
 from pipelines.preferences.review.database import Database
-from pipelines.preferences.review.pairs import PRESENCE, SIDES, PairSet, ReviewPair
+from pipelines.preferences.review.pairs import SIDES, PairSet
 from pipelines.preferences.review.serve import open_database, open_queue, open_store
 from pipelines.preferences.review.store import Store
 from pipelines.preferences.review.votes import AlreadyVotedError, NotOpenError, Vote
 from pipelines.preferences.row_values import Side
 
-CONFIG = """<View>
-  <Image name="image" value="$image" zoom="true"/>
+_IMAGE_COLUMN = """    <View style="flex: 1; min-width: 0">
+      <Image name="image_{order}" value="${order}" zoom="true"/>
+      <Repeater on="$claims" indexFlag="{{{{idx}}}}">
+        <Text name="{order}_claim_{{{{idx}}}}" value="$claims[{{{{idx}}}}].text"/>
+        <Choices name="{order}_{{{{idx}}}}" toName="{order}_claim_{{{{idx}}}}" choice="single" showInline="true">
+          <Choice value="yes"/><Choice value="no"/><Choice value="unsure"/>
+        </Choices>
+      </Repeater>
+    </View>
+"""
+CONFIG = f"""<View>
   <Text name="prompt" value="$prompt"/>
-  <Repeater on="$claims" indexFlag="{{idx}}">
-    <Text name="claim_{{idx}}" value="$claims[{{idx}}].text"/>
-    <Choices name="answer_{{idx}}" toName="claim_{{idx}}" choice="single" showInline="true" required="true">
-      <Choice value="yes"/><Choice value="no"/><Choice value="unsure"/>
-    </Choices>
-  </Repeater>
+  <View style="display: flex; gap: 2em; align-items: flex-start">
+{_IMAGE_COLUMN.format(order="first")}{_IMAGE_COLUMN.format(order="second")}  </View>
+  <Choices name="problem" toName="prompt" choice="multiple" showInline="true">
+    <Choice value="bad prompt"/>
+  </Choices>
+  <TextArea name="note" toName="prompt" placeholder="Note" maxSubmissions="1"/>
 </View>
 """
-
-
-@dataclass(frozen=True)
-class ImageAnswers:
-    """One annotator's answers about one image, from one annotation of one task."""
-
-    answers: tuple[str, ...]  # one for each claim, "" if it is missing
-    seconds: float
-    cast_at: float  # seconds since 1970
+_SUFFIXES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"RIFF": "webp"}
 
 
 @dataclass(frozen=True)
 class ImportResult:
-    """Numbers of annotations, by pair and annotator."""
+    """Numbers of annotations."""
 
     saved: int  # as new votes
     known: int  # the annotator's vote on the pair was saved before
     late: int  # the pair was decided without them
-    incomplete: int  # only one image was judged, or answers are missing
+    incomplete: int  # answers are missing
 
     def __str__(self) -> str:
         late = f", {self.late} on pairs that were decided already" if self.late else ""
@@ -75,72 +76,60 @@ def label_studio_folder(settings: Settings) -> Path:
 
 
 def export_tasks(settings: Settings) -> Path:
-    """Writes two tasks, in random order, for every pair that still lacks a review. Returns the path of tasks.json.
+    """Writes a slice: one task for each pair that still lacks votes and is in no earlier slice. Returns its path.
 
-    Raises UserError if the run has no pairs.
+    `review.label_studio_pairs` is the size of a slice. Raises UserError if the run has no pairs, or none is left.
     """
     folder, pairs = label_studio_folder(settings), PairSet(run_paths(settings).preferences)
     if settings.review.label_studio:  # else it is a folder of the run
-        claim_names(folder, "label_studio", ("tasks.json", "config.xml", "images"))
-    tasks: list[dict[str, Any]] = []
+        claim_names(folder, "label_studio", ("config.xml", "images", *(path.name for path in folder.glob("tasks-*"))))
+    earlier = sorted(folder.glob("tasks-*.json"))
+    exported = {task["data"]["pair_id"] for path in earlier for task in _read_tasks(path)}
     with closing(open_database(settings)) as database:
         store = open_store(settings, database)
         open_queue(settings, database, store)  # fills the queue
-        for pair_id, status in store.statuses().items():
-            if status != "pending":
-                continue
-            pair = pairs.pair(pair_id)
-            claims = [{"text": text} for text in (PRESENCE, *map(" ".join, pair.relations))]
-            for side in SIDES:
-                key = _task_key(database, pair_id, side)
-                write_file(str(folder / "images" / f"{key}.png"), pairs.image(pair_id, side))
-                image = f"/data/local-files/?d=images/{key}.png"
-                data = {"pair_id": pair_id, "key": key, "image": image, "prompt": pair.prompt, "claims": claims}
-                tasks.append({"data": data})
-    tasks.sort(key=lambda task: task["data"]["key"])  # separates the two images of a pair
+        waiting = [pair_id for pair_id in store.waiting() if pair_id not in exported]
+        chosen = waiting[: settings.review.label_studio_pairs or None]
+        if not chosen:
+            raise UserError(
+                f"no pair without votes is left that is in none of the {len(earlier)} slices in {folder}: import the "
+                "annotations, or delete a slice's file to export its pairs again"
+            )
+        tasks = [{"data": _task_data(database, pairs, pair_id, folder)} for pair_id in chosen]
     write_file(str(folder / "config.xml"), CONFIG.encode())
-    write_file(str(folder / "tasks.json"), json.dumps(tasks, indent=1).encode())
-    return folder / "tasks.json"
+    path = folder / f"tasks-{len(earlier) + 1:04d}.json"
+    write_file(str(path), json.dumps(tasks, indent=1).encode())
+    return path
 
 
 def import_annotations(settings: Settings) -> ImportResult:
-    """Saves the annotations in annotations.json as votes. Importing a file again changes nothing.
+    """Saves the annotations in annotations*.json as votes. Importing a file again changes nothing.
 
-    Raises UserError, and saves nothing, if the file is missing, is no export of Label Studio, or holds a task that this
-    review did not export.
+    Raises UserError, and saves nothing, if there is no file, or one of them is no export of Label Studio, or holds a
+    task that this review did not export.
     """
-    path = label_studio_folder(settings) / "annotations.json"
-    if not path.exists():
-        raise UserError(f"no {path}: export the Label Studio project as JSON and save it there")
+    folder = label_studio_folder(settings)
+    paths = sorted(folder.glob("annotations*.json"))
+    if not paths:
+        raise UserError(f"no {folder / 'annotations.json'}: export the Label Studio project as JSON and save it there")
     pairs, counts = PairSet(run_paths(settings).preferences), {"saved": 0, "known": 0, "late": 0, "incomplete": 0}
     with closing(open_database(settings)) as database:
         store = open_store(settings, database)
-        annotations = _read_annotations(path, database, pairs)
+        open_queue(settings, database, store)
+        votes = [vote for path in paths for vote in _read_annotations(path, database, pairs)]
         known = {(vote.annotator, vote.pair_id) for vote in store.votes()}
-        for (annotator, pair_id), by_side in annotations.items():
-            if len(by_side) < len(SIDES) or not all(all(one.answers) for one in by_side.values()):
+        for vote in votes:
+            if not vote.annotation.complete:
                 counts["incomplete"] += 1
-            elif (annotator, pair_id) in known:
+            elif (vote.annotator, vote.pair_id) in known:
                 counts["known"] += 1
             else:
-                counts["saved" if _save(store, annotator, pairs.pair(pair_id), by_side) else "late"] += 1
+                counts["saved" if _save(store, vote) else "late"] += 1
     return ImportResult(**counts)
 
 
-def _save(store: Store, annotator: str, pair: ReviewPair, by_side: dict[Side, ImageAnswers]) -> bool:
+def _save(store: Store, vote: Vote) -> bool:
     """Saves a vote. Returns whether the pair needed it."""
-    annotation = Annotation(by_side["w"].answers, by_side["l"].answers)
-    vote = Vote(
-        vote_id=f"{annotator}|{pair.pair_id}",
-        pair_id=pair.pair_id,
-        annotator=annotator,
-        stage="review",
-        annotation=annotation,
-        verdict=verdict(pair, annotation),
-        first_side="w",
-        seconds=sum(one.seconds for one in by_side.values()),
-        cast_at=max(one.cast_at for one in by_side.values()),
-    )
     try:
         store.cast(vote, needs_lease=False)
     except (AlreadyVotedError, NotOpenError):
@@ -148,11 +137,26 @@ def _save(store: Store, annotator: str, pair: ReviewPair, by_side: dict[Side, Im
     return True
 
 
-def _read_annotations(
-    path: Path, database: Database, pairs: PairSet
-) -> dict[tuple[str, str], dict[Side, ImageAnswers]]:
-    """(annotator, pair id) -> side -> answers. Raises UserError for a task that Label Studio did not write."""
-    found: dict[tuple[str, str], dict[Side, ImageAnswers]] = defaultdict(dict)
+def _task_data(database: Database, pairs: PairSet, pair_id: str, folder: Path) -> dict[str, Any]:
+    """The task of a pair. Writes its images, under names that do not tell the sides."""
+    pair, first = pairs.pair(pair_id), _first_side(database, pair_id)
+    data: dict[str, Any] = {
+        "pair_id": pair_id,
+        "key": _key(database, "task", pair_id),
+        "prompt": pair.prompt,
+        "claims": [{"text": " ".join(claim)} for claim in pair.claims],
+    }
+    for order, side in (("first", first), ("second", _other(first))):
+        content = pairs.image(pair_id, side)
+        suffix = next((suffix for start, suffix in _SUFFIXES.items() if content.startswith(start)), "png")
+        name = f"images/{_key(database, order, pair_id)}.{suffix}"
+        write_file(str(folder / name), content)
+        data[order] = f"/data/local-files/?d={name}"
+    return data
+
+
+def _read_tasks(path: Path) -> list[dict[str, Any]]:
+    """The tasks of a JSON file. Raises UserError if it is none."""
     try:
         tasks = parse_json(path.read_bytes())
         if not isinstance(tasks, list):
@@ -161,48 +165,75 @@ def _read_annotations(
         raise UserError(
             f"{path} must be a JSON export of Label Studio, got: {error}: export the project again"
         ) from error
-    for number, task in enumerate(tasks, start=1):
+    return cast("list[dict[str, Any]]", tasks)
+
+
+def _read_annotations(path: Path, database: Database, pairs: PairSet) -> list[Vote]:
+    """The annotations of a file as votes. Raises UserError for a task that Label Studio did not write."""
+    votes: list[Vote] = []
+    for number, task in enumerate(_read_tasks(path), start=1):
         try:
-            pair_id, side = str(task["data"]["pair_id"]), _side(database, pairs, task["data"])
+            data = task["data"]
+            pair_id = str(data["pair_id"])
+            if pair_id not in pairs or data["key"] != _key(database, "task", pair_id):
+                raise UserError(
+                    f"a task must be one that this review exported, got pair {pair_id!r} with key {data['key']!r}: "
+                    "import the project that was made from this run's tasks"
+                )
+            first = _first_side(database, pair_id)
             for annotation in task["annotations"]:
                 if not annotation.get("was_cancelled"):
-                    answers = _image_answers(annotation, pairs.pair(pair_id).claims)
-                    found[_annotator(annotation), pair_id][side] = answers
+                    votes.append(_vote(annotation, pairs, pair_id, first))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise UserError(
                 f"task {number} of {path} must be as Label Studio exports it, got {type(error).__name__}: {error}: "
                 "export the project again, as JSON and not as JSON-MIN"
             ) from error
-    return found
+    return votes
 
 
-def _image_answers(annotation: dict[str, Any], claims: int) -> ImageAnswers:
-    """The answers of one annotation. Raises ValueError, KeyError or TypeError if it is not one of our tasks."""
-    chosen = {
-        part["from_name"]: part["value"]["choices"][0] for part in annotation["result"] if "choices" in part["value"]
+def _vote(annotation: dict[str, Any], pairs: PairSet, pair_id: str, first: Side) -> Vote:
+    """One annotation as a vote. Raises ValueError, KeyError or TypeError if it is not one of our tasks."""
+    rule, annotator = pairs.pair(pair_id).rule, _annotator(annotation)
+    choices = {
+        part["from_name"]: part["value"]["choices"] for part in annotation["result"] if "choices" in part["value"]
     }
-    answers = tuple(chosen.get(f"answer_{i}", "") for i in range(claims))
-    if wrong := [answer for answer in answers if answer not in ("", *ANSWERS)]:
-        raise ValueError(f"an answer must be one of {', '.join(ANSWERS)}, got {wrong[0]!r}")
-    return ImageAnswers(
-        answers,
+    texts = [part["value"]["text"] for part in annotation["result"] if "text" in part["value"]]
+    note = " ".join(line for text in texts for line in ([text] if isinstance(text, str) else text))[:MAX_NOTE]
+    if choices.get("problem"):
+        given = Annotation.of_bad_prompt(rule.claims, note)
+    else:
+        shown = [
+            tuple(cast(Answer, (choices.get(f"{order}_{claim}") or [""])[0]) for claim in range(rule.claims))
+            for order in ("first", "second")
+        ]
+        winner, loser = shown if first == "w" else reversed(shown)
+        given = Annotation(winner, loser, note=note)
+        given.check(rule.claims, Asked((), ()))
+    return Vote(
+        vote_id=f"{annotator}|{pair_id}",
+        pair_id=pair_id,
+        annotator=annotator,
+        stage="review",
+        annotation=given,
+        verdict=verdict(rule, given),
+        first_side=first,
         seconds=max(0.0, float(annotation.get("lead_time") or 0.0)),
         cast_at=datetime.fromisoformat(annotation["created_at"]).timestamp(),
     )
 
 
-def _task_key(database: Database, pair_id: str, side: Side) -> str:
-    return hmac.digest(database.secret, f"label-studio|{pair_id}|{side}".encode(), "sha256").hex()[:24]
+def _key(database: Database, purpose: str, pair_id: str) -> str:
+    return hmac.digest(database.secret, f"label-studio|{pair_id}|{purpose}".encode(), "sha256").hex()[:24]
 
 
-def _side(database: Database, pairs: PairSet, data: dict[str, Any]) -> Side:
-    for side in SIDES:
-        if data["pair_id"] in pairs and data["key"] == _task_key(database, data["pair_id"], side):
-            return side
-    raise UserError(
-        f"a task must be one that this review exported, got pair {data['pair_id']!r} with key {data['key']!r}: import "
-        "the project that was made from this run's tasks.json"
-    )
+def _first_side(database: Database, pair_id: str) -> Side:
+    """The image that Label Studio shows first."""
+    return SIDES[int(_key(database, "side", pair_id), 16) % 2]
+
+
+def _other(side: Side) -> Side:
+    return "l" if side == "w" else "w"
 
 
 def _annotator(annotation: dict[str, Any]) -> str:

@@ -13,14 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from conf import UserError
-from pipelines.preferences.row_values import PairKind, ReviewStatus, Side
+from pipelines.preferences.claims import ClaimRule, objects_of, rule_of
+from pipelines.preferences.row_values import ReviewStatus, Side
 
 SIDES: tuple[Side, Side] = ("w", "l")
 Relation = tuple[str, str, str]
 """(subject, relation, object). `actors.types.Relation` would import torch and delay the page."""
 
-PRESENCE = "Everything named is there, once each"
-"""The first claim about every image. The others are its relations."""
+WHOLE_PROMPT = "The image shows the prompt"
+"""The only claim about an image whose prompt has no known relations."""
 
 _COLUMNS = ("pair_id", "kind", "prompt", "relations", "perturbations", "n_perturb", "review")
 _CACHED_GROUPS = 8  # row groups whose images stay in memory
@@ -28,21 +29,19 @@ _CACHED_GROUPS = 8  # row groups whose images stay in memory
 
 @dataclass(frozen=True)
 class ReviewPair:
-    """A pair with its claims: claim 0 is PRESENCE, claim i + 1 is relation i."""
+    """A pair with its claims: first its objects, then its relations."""
 
     pair_id: str
-    kind: PairKind
     prompt: str
     relations: tuple[Relation, ...]
-    changed: tuple[int, ...]  # claims that must fail for the loser; empty if the row does not name them
-    n_perturb: int
+    rule: ClaimRule
     gold: bool  # its truth is known exactly
     status: ReviewStatus  # in the row's own review
 
     @property
-    def claims(self) -> int:
-        """Number of claims about each image."""
-        return len(self.relations) + 1
+    def claims(self) -> tuple[tuple[str, ...], ...]:
+        """The claims about each image: (object,), or (subject, relation, object)."""
+        return tuple((name,) for name in objects_of(self.relations)) + self.relations or ((WHOLE_PROMPT,),)
 
 
 def pair_files(folder: Path) -> list[Path]:
@@ -137,16 +136,11 @@ def _row_groups(files: Sequence[Path]) -> list[_RowGroup]:
 
 def _review_pair(row: dict[str, Any]) -> ReviewPair:
     relations = tuple((one["subject"], one["relation"], one["object"]) for one in row["relations"] or ())
-    sentences = [" ".join(relation) for relation in relations]
-    changed = [edit["from"] for edit in row["perturbations"]]
-    located = row["n_perturb"] > 0 and all(sentence in sentences for sentence in changed)
     return ReviewPair(
         pair_id=row["pair_id"],
-        kind=row["kind"],
         prompt=row["prompt"],
         relations=relations,
-        changed=tuple(sorted(sentences.index(sentence) + 1 for sentence in changed)) if located else (),
-        n_perturb=row["n_perturb"],
+        rule=rule_of(row["kind"], relations, (edit["from"] for edit in row["perturbations"]), row["n_perturb"]),
         gold=row["review"]["gold"],
         status=row["review"]["status"],
     )

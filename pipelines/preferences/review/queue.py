@@ -4,24 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import threading
 import time
 from dataclasses import dataclass, replace
 
-from conf import UserError
 from conf.review import ReviewSettings
-from pipelines.preferences.review.annotation import Annotation, truth, verdict
+from pipelines.preferences.claims import Answer
+from pipelines.preferences.review.annotation import Annotation, Asked, verdict
 from pipelines.preferences.review.auth import Session
+from pipelines.preferences.review.gold import GoldPairs, Qualification, choose_gold, right_share
 from pipelines.preferences.review.overview import Overview, summarise
 from pipelines.preferences.review.pairs import SIDES, PairSet, ReviewPair
+from pipelines.preferences.review.screen_images import ScreenImages
 from pipelines.preferences.review.store import Store
 from pipelines.preferences.review.triage_scores import TriageScores, triage_outcome
-from pipelines.preferences.review.votes import QueueEntry, Vote
+from pipelines.preferences.review.votes import GoldWish, QueueEntry, Vote
 from pipelines.preferences.row_values import Side
 
 MAX_SECONDS = 24 * 3600.0  # of one pair; longer times come from a tab that stayed open
 
-Answers = tuple[tuple[str, ...], tuple[str, ...]]
+OVERVIEW_SECONDS = 60.0
+"""An overview of all votes is computed at most once in this time."""
+
+Answers = tuple[tuple[Answer, ...], tuple[Answer, ...]]
 """Answers about the first and about the second image."""
+
+
+@dataclass(frozen=True)
+class GivenAnswers:
+    """What an annotator sends about a pair."""
+
+    first: tuple[Answer, ...]
+    second: tuple[Answer, ...]
+    bad_prompt: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -30,8 +46,9 @@ class ReviewItem:
 
     pair: ReviewPair
     images: tuple[str, str]  # keys of the first and of the second image
+    asked: tuple[tuple[int, ...], tuple[int, ...]]  # claims to answer about the first and about the second image
     answers: Answers | None  # of a vote that was undone
-    disputed: tuple[tuple[int, ...], tuple[int, ...]] | None  # for adjudicators: claims on which annotators disagree
+    notes: tuple[str, ...] = ()  # of the annotators, for adjudicators
 
 
 class ReviewQueue:
@@ -50,32 +67,50 @@ class ReviewQueue:
 
         `triage_scores` puts flagged pairs first; None: the order is random. `secret` determines the order of the sides.
         """
-        self._pairs, self._gold, self._store, self._settings = pairs, gold or pairs, store, settings
+        self._pairs, self._other_gold, self._store, self._settings = pairs, gold, store, settings
         self._secret, self._triage_scores = secret, triage_scores
-        self._gold_ids = self._choose_gold()
-        others = [
-            pair.pair_id for pair in pairs.pairs() if pair.pair_id not in self._gold_ids and pair.status != "rejected"
-        ]
-        entries = [QueueEntry(pair_id, gold=True) for pair_id in self._gold_ids]
-        entries += [QueueEntry(pair_id, gold=False) for pair_id in others]
+        self._gold = self._choose_gold()
+        self._overview: tuple[float, Overview] | None = None  # when it was computed, and the overview
+        self._overview_lock = threading.Lock()
+        self._screen_images = ScreenImages()
+        others = [pair for pair in pairs.pairs() if pair.pair_id not in self._gold.truths and pair.status != "rejected"]
+        entries = [QueueEntry(name, self._source_of_gold().pair(name).rule, gold=True) for name in self._gold.truths]
+        entries += [QueueEntry(pair.pair_id, pair.rule) for pair in others]
         self._is_gold = {entry.pair_id: entry.gold for entry in entries}
         store.fill(sorted(entries, key=lambda entry: self._sort_key(entry.pair_id)))
 
     def next_item(self, session: Session) -> ReviewItem | None:
-        """The annotator's next pair, or None if there is none."""
-        pair_id = self._store.lease(session.annotator, session.stage, self._gold_is_due(session.annotator))
+        """The annotator's next pair, or None if there is none, or if they have not passed the qualification."""
+        qualification = self.qualification(session)
+        if qualification.failed:
+            return None
+        want_gold: GoldWish = "only" if qualification.running else self._gold_is_due(session.annotator)
+        pair_id = self._store.lease(session.annotator, session.stage, want_gold)
         return self._item(session, pair_id) if pair_id else None
 
-    def cast(self, session: Session, vote_id: str, pair_id: str, answers: Answers, seconds: float) -> None:
+    def qualification(self, session: Session) -> Qualification:
+        """How far the annotator is in the qualification round: the first `review.qualification` gold pairs."""
+        pairs = min(self._settings.qualification, len(self._gold.truths))
+        if session.stage == "adjudication" or not pairs:
+            return Qualification(0, 0, 1.0, self._settings.qualification_share)
+        votes = self._store.gold_votes(session.annotator)[:pairs]
+        return Qualification(
+            pairs, len(votes), right_share(votes, self._gold.truths) or 0.0, self._settings.qualification_share
+        )
+
+    def cast(self, session: Session, vote_id: str, pair_id: str, given: GivenAnswers, seconds: float) -> None:
         """Saves the answers about the first and the second image as a vote.
 
         Raises ValueError if the pair is not in the queue or the answers do not fit it. See also Store.cast.
         """
-        pair = self.find(pair_id)
+        rule = self.find(pair_id).rule
         first_side = self._first_side(session.annotator, pair_id)
-        first, second = answers
-        annotation = Annotation(first, second) if first_side == "w" else Annotation(second, first)
-        annotation.check(pair)
+        if given.bad_prompt:
+            annotation = Annotation.of_bad_prompt(rule.claims, given.note)
+        else:
+            sides = (given.first, given.second) if first_side == "w" else (given.second, given.first)
+            annotation = Annotation(*sides, note=given.note)
+        annotation.check(rule.claims, self._asked(session, pair_id))
         self._store.cast(
             Vote(
                 vote_id=vote_id,
@@ -83,7 +118,7 @@ class ReviewQueue:
                 annotator=session.annotator,
                 stage=session.stage,
                 annotation=annotation,
-                verdict=verdict(pair, annotation),
+                verdict=verdict(rule, annotation),
                 first_side=first_side,
                 seconds=min(max(seconds, 0.0), MAX_SECONDS),
                 cast_at=time.time(),
@@ -95,24 +130,45 @@ class ReviewQueue:
         vote = self._store.withdraw(session.annotator, session.stage)
         return self._item(session, vote.pair_id, vote.as_shown)
 
-    def image(self, session: Session, pair_id: str, key: str) -> bytes:
-        """The image file behind a key that this annotator received. Raises KeyError for any other key."""
+    def item_ahead(self, session: Session) -> ReviewItem | None:
+        """The pair that will follow the one on the annotator's screen, reserved for them, so that it can be loaded."""
+        qualification = self.qualification(session)
+        if qualification.running:
+            return None
+        want_gold = self._gold_is_due(session.annotator, ahead=1)
+        pair_id = self._store.lease_ahead(session.annotator, session.stage, want_gold)
+        return self._item(session, pair_id) if pair_id else None
+
+    def image(self, session: Session, pair_id: str, key: str, full: bool = False) -> bytes:
+        """The image file behind a key that this annotator received, at screen size unless `full`.
+
+        Raises KeyError for any other key.
+        """
         for side in SIDES:
             expected = self._image_key(session, pair_id, side)
             if pair_id in self._is_gold and hmac.compare_digest(key.encode(), expected.encode()):
-                return self._source(pair_id).image(pair_id, side)
+                master = self._source(pair_id).image(pair_id, side)
+                return master if full else self._screen_images.get(master)
         raise KeyError(key)
 
     def overview(self, session: Session) -> Overview:
-        """The state of the review. Adjudicators see everybody; other annotators see only their own row."""
-        statuses = self._store.statuses()
-        gold = {pair_id: self.find(pair_id) for pair_id in self._gold_ids}
-        overview = summarise(self._store.votes(), statuses, gold)
+        """The state of the review, at most a minute old. Adjudicators see everybody, others only their own row."""
+        with self._overview_lock:
+            if self._overview is None or time.monotonic() - self._overview[0] > OVERVIEW_SECONDS:
+                self._overview = time.monotonic(), self._summarise()
+            overview = self._overview[1]
         if session.stage == "adjudication":
-            outcome = triage_outcome(self._triage_scores, statuses) if self._triage_scores else None
-            return replace(overview, triage=outcome)
+            return overview
         own_row = tuple(row for row in overview.annotators if row.name == session.annotator)
-        return replace(overview, annotators=own_row, annotator_pairs=())
+        return replace(overview, annotators=own_row, annotator_pairs=(), notes=(), triage=None)
+
+    def _summarise(self) -> Overview:
+        decisions = self._store.decisions()
+        rules = {pair_id: self.find(pair_id).rule for pair_id in self._is_gold}
+        overview = summarise(self._store.votes(), decisions, rules, self._gold.truths)
+        statuses = {pair_id: one.status for pair_id, one in decisions.items()}
+        outcome = triage_outcome(self._triage_scores, statuses) if self._triage_scores else None
+        return replace(overview, triage=outcome)
 
     def find(self, pair_id: str) -> ReviewPair:
         """Raises ValueError if the pair is not in the queue."""
@@ -121,41 +177,46 @@ class ReviewQueue:
         return self._source(pair_id).pair(pair_id)
 
     def _source(self, pair_id: str) -> PairSet:
-        return self._gold if self._is_gold[pair_id] else self._pairs
+        return self._source_of_gold() if self._is_gold[pair_id] else self._pairs
 
-    def _choose_gold(self) -> set[str]:
+    def _source_of_gold(self) -> PairSet:
+        return self._other_gold or self._pairs
+
+    def _choose_gold(self) -> GoldPairs:
         fraction = self._settings.gold_fraction
-        candidates = [pair.pair_id for pair in self._gold.pairs() if truth(pair)]
-        if self._gold is not self._pairs and (shared := set(candidates) & set(self._pairs.ids)):
-            raise UserError(
-                f"the pairs of review.gold_pairs must have other ids than the dataset under review, got {min(shared)} "
-                "in both: build them with other ids, or unset review.gold_pairs"
-            )
-        count = min(len(candidates), max(1, round(fraction * len(self._pairs)))) if fraction else 0
-        return set(sorted(candidates, key=lambda name: self._draw("gold", name))[:count])
+        if not (fraction or self._settings.qualification):
+            return GoldPairs({})
+        found = choose_gold(self._pairs, self._other_gold, self._store)
+        shares = round(fraction * len(self._pairs))
+        count = min(len(found.truths), max(1, shares, self._settings.qualification))
+        chosen = sorted(found.truths, key=lambda name: self._draw("gold", name))[:count]
+        return GoldPairs({name: found.truths[name] for name in chosen})
 
-    def _gold_is_due(self, annotator: str) -> bool:
+    def _gold_is_due(self, annotator: str, ahead: int = 0) -> GoldWish:
         """One pair in every 1 / gold_fraction is a gold pair, at a position that the annotator cannot predict."""
         if not self._settings.gold_fraction:
-            return False
+            return "no"
         votes = self._store.counts(annotator)
         period = round(1 / self._settings.gold_fraction)
-        block, position = divmod(votes.total, period)
-        return votes.gold <= block and position >= self._draw("gold position", f"{annotator}|{block}") % period
+        block, position = divmod(votes.total + ahead, period)
+        due = votes.gold <= block and position >= self._draw("gold position", f"{annotator}|{block}") % period
+        return "first" if due else "no"
 
     def _item(self, session: Session, pair_id: str, answers: Answers | None = None) -> ReviewItem:
         first = self._first_side(session.annotator, pair_id)
         second: Side = "l" if first == "w" else "w"
         images = self._image_key(session, pair_id, first), self._image_key(session, pair_id, second)
-        disputed = None
-        if session.stage == "adjudication":
-            annotations = [vote.annotation for vote in self._store.votes_on(pair_id)]
-            claims = {
-                "w": _disputed_claims([one.winner for one in annotations]),
-                "l": _disputed_claims([one.loser for one in annotations]),
-            }
-            disputed = claims[first], claims[second]
-        return ReviewItem(self.find(pair_id), images, answers, disputed)
+        asked = self._asked(session, pair_id)
+        shown = (asked.winner, asked.loser) if first == "w" else (asked.loser, asked.winner)
+        notes = self._store.votes_on(pair_id) if session.stage == "adjudication" else []
+        texts = tuple(vote.annotation.note for vote in notes if vote.annotation.note)
+        return ReviewItem(self.find(pair_id), images, shown, answers, texts)
+
+    def _asked(self, session: Session, pair_id: str) -> Asked:
+        """The claims that the annotator has to answer: all of a gold pair, else those that are open."""
+        if self._is_gold[pair_id]:
+            return Asked.everything(self.find(pair_id).rule.claims)
+        return self._store.asked(pair_id)
 
     def _first_side(self, annotator: str, pair_id: str) -> Side:
         """The image that the annotator sees first."""

@@ -58,6 +58,9 @@ def serve_review(settings: Settings, listener: socket.socket) -> None:
     read_links(paths.review_invitations)
     with closing(open_database(settings)) as database:
         store = open_store(settings, database)
+        if cfg.void_votes:
+            count = store.void(cfg.void_votes)
+            print(f"review  {count} votes of {', '.join(cfg.void_votes)} do not count any more; their pairs open again")
         queue = open_queue(settings, database, store)
         guests = invite(database, paths.review_invitations, cfg)
         address = _address(cfg, listener)
@@ -108,6 +111,9 @@ def _run(app: FastAPI, listener: socket.socket) -> int:
 
 
 def _address(cfg: ReviewSettings, listener: socket.socket) -> str:
+    """What annotators type: `review.address`, else the address that this process listens on."""
+    if cfg.address:
+        return cfg.address.rstrip("/")
     host = f"[{cfg.host}]" if ":" in cfg.host else cfg.host
     return f"{'https' if cfg.https else 'http'}://{host}:{listener.getsockname()[1]}"
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
-from pipelines.preferences.review.annotation import Annotation, Verdict, resolve
+from pipelines.preferences.claims import ClaimRule
+from pipelines.preferences.review.annotation import Asked
 from pipelines.preferences.review.conditions import (
     DISPUTED,
     DISPUTED_AND_FREE,
@@ -19,11 +20,21 @@ from pipelines.preferences.review.conditions import (
     PENDING,
     PENDING_AND_FREE,
     VALID_LEASE,
-    VOTES,
 )
 from pipelines.preferences.review.database import Database
+from pipelines.preferences.review.settlement import settle
+from pipelines.preferences.review.stored_values import (
+    dump_asked,
+    dump_rule,
+    load_asked,
+    load_rule,
+    load_vote,
+    translated,
+)
 from pipelines.preferences.review.votes import (
     AlreadyVotedError,
+    Decision,
+    GoldWish,
     NothingToUndoError,
     NotOpenError,
     Progress,
@@ -31,17 +42,19 @@ from pipelines.preferences.review.votes import (
     ReviewStage,
     Vote,
     VoteCounts,
+    VoteStage,
 )
-from pipelines.preferences.row_values import ReviewStatus
 
 _INSERT_PAIR = (
-    "INSERT INTO pairs (pair_id, position, gold) VALUES (?, ?, ?) ON CONFLICT (pair_id) "
-    "DO UPDATE SET position = excluded.position, gold = excluded.gold, listed = 1"
+    "INSERT INTO pairs (pair_id, position, gold, rule, asked, wanted) VALUES (?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (pair_id) DO UPDATE SET position = excluded.position, gold = excluded.gold, rule = excluded.rule, "
+    "listed = 1"
 )
 _INSERT_VOTE = (
-    "INSERT INTO votes (vote_id, pair_id, annotator, stage, winner, loser, verdict, first_side, seconds, cast_at) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO votes (vote_id, pair_id, annotator, stage, winner, loser, verdict, first_side, seconds, cast_at, "
+    "bad_prompt, note) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_VOTED = "EXISTS (SELECT 1 FROM votes WHERE votes.pair_id = pairs.pair_id)"
 _PACE_PAIRS = 20  # an annotator's pace is measured over this many pairs
 
 
@@ -52,15 +65,35 @@ class Store:
         self._db, self._annotators_per_pair, self._lease_seconds = database, annotators_per_pair, lease_seconds
 
     def fill(self, entries: Iterable[QueueEntry]) -> None:
-        """Replaces the queue by these pairs, in this order. Votes on them are kept, and decided pairs stay decided."""
+        """Replaces the queue by these pairs, in this order. Votes on them are kept, and decided pairs stay decided.
+
+        Pairs of a file of an older version are settled anew, by their votes.
+        """
         with self._db.transaction():
+            older = self._ids(f"SELECT pair_id FROM pairs WHERE rule = '' AND {_VOTED}")
             self._db.run("UPDATE pairs SET listed = 0")
             for position, entry in enumerate(entries):
-                self._db.run(_INSERT_PAIR, entry.pair_id, position, entry.gold)
-            for row in self._db.all(f"SELECT pair_id FROM pairs WHERE status = 'pending' AND {VOTES} > 0"):
-                self._update_status(row["pair_id"])  # `annotators_per_pair` may be lower than before
+                rule, asked = dump_rule(entry.rule), dump_asked(Asked.everything(entry.rule.claims))
+                wanted = self._annotators_per_pair
+                self._db.run(_INSERT_PAIR, entry.pair_id, position, entry.gold, rule, asked, wanted)
+            self._settle_older(older)
+            # `annotators_per_pair` may be another one than before
+            for pair_id in self._ids(
+                f"SELECT pair_id FROM pairs WHERE listed AND status IN ('pending', 'disputed') AND {_VOTED}"
+            ):
+                self._update_status(pair_id)
+            fresh = f"UPDATE pairs SET wanted = ? WHERE status = 'pending' AND NOT {_VOTED}"
+            self._db.run(fresh, self._annotators_per_pair)
 
-    def lease(self, annotator: str, stage: ReviewStage, want_gold: bool) -> str | None:
+    def settle_older(self, rules: Mapping[str, ClaimRule]) -> None:
+        """Settles the pairs of a file of an older version anew, by their votes. `rules`: pair id -> rule."""
+        with self._db.transaction():
+            older = self._ids(f"SELECT pair_id FROM pairs WHERE rule = '' AND {_VOTED}")
+            for pair_id in older & rules.keys():
+                self._db.run("UPDATE pairs SET rule = ? WHERE pair_id = ?", dump_rule(rules[pair_id]), pair_id)
+            self._settle_older(older)
+
+    def lease(self, annotator: str, stage: ReviewStage, want_gold: GoldWish = "no") -> str | None:
         """Reserves the annotator's next pair and returns its id. A pair on the annotator's screen is returned again.
 
         Annotators get pairs that lack reviews, adjudicators get disputed pairs. Nobody gets a pair that they voted on.
@@ -69,6 +102,15 @@ class Store:
             found = self._leased_pair(annotator, stage) or self._next_pair(annotator, stage, want_gold)
             if found:
                 self._add_lease(found, annotator)
+            return found
+
+    def lease_ahead(self, annotator: str, stage: ReviewStage, want_gold: GoldWish = "no") -> str | None:
+        """Reserves the pair that follows the one on the annotator's screen, and returns its id."""
+        with self._db.transaction():
+            current = self._leased_pair(annotator, stage)
+            found = self._next_pair(annotator, stage, want_gold, other_than=current) if current else None
+            if found:
+                self._add_lease(found, annotator, ahead=True)
             return found
 
     def cast(self, vote: Vote, needs_lease: bool = True) -> None:
@@ -85,23 +127,27 @@ class Store:
                 vote.annotator,
                 vote.vote_id,
             )
-            if known and tuple(known[0]) == (vote.pair_id, vote.stage, *answers, 0):
+            stage = self._vote_stage(vote)
+            if known and tuple(known[0]) == (vote.pair_id, stage, *answers, 0):
                 return
             voted = "SELECT 1 FROM votes WHERE annotator = ? AND pair_id = ? AND NOT withdrawn"
             if known or self._db.all(voted, vote.annotator, vote.pair_id):
                 raise AlreadyVotedError(f"{vote.annotator} has already voted on {vote.pair_id}")
             self._check_open(vote, needs_lease)
+            self._check_asked(vote)
             self._db.run(
                 _INSERT_VOTE,
                 vote.vote_id,
                 vote.pair_id,
                 vote.annotator,
-                vote.stage,
+                stage,
                 *answers,
                 vote.verdict,
                 vote.first_side,
                 vote.seconds,
                 vote.cast_at,
+                vote.annotation.bad_prompt,
+                vote.annotation.note,
             )
             self._db.run("DELETE FROM leases WHERE pair_id = ? AND annotator = ?", vote.pair_id, vote.annotator)
             self._update_status(vote.pair_id)
@@ -112,15 +158,15 @@ class Store:
         Raises NothingToUndoError if there is none, or if the pair was adjudicated since.
         """
         newest = (
-            "SELECT * FROM votes WHERE annotator = ? AND stage = ? AND NOT withdrawn AND pair_id IN "
+            "SELECT * FROM votes WHERE annotator = ? AND (stage = 'adjudication') = ? AND NOT withdrawn AND pair_id IN "
             "(SELECT pair_id FROM pairs WHERE listed) ORDER BY number DESC LIMIT 1"
         )
         with self._db.transaction():
-            rows = self._db.all(newest, annotator, stage)
+            rows = self._db.all(newest, annotator, stage == "adjudication")
             if not rows:
                 raise NothingToUndoError("There is no earlier pair to go back to.")
-            vote = _vote(rows[0])
-            if stage == "review" and any(other.stage == "adjudication" for other in self.votes_on(vote.pair_id)):
+            vote = load_vote(rows[0])
+            if vote.stage == "review" and any(other.stage == "adjudication" for other in self.votes_on(vote.pair_id)):
                 raise NothingToUndoError("The last pair was adjudicated in the meantime and cannot be changed.")
             self._db.run("UPDATE votes SET withdrawn = 1 WHERE number = ?", rows[0]["number"])
             self._db.run("DELETE FROM leases WHERE annotator = ?", annotator)
@@ -130,21 +176,53 @@ class Store:
 
     def votes(self) -> list[Vote]:
         """All votes that are not withdrawn, oldest first."""
-        return [_vote(row) for row in self._db.all("SELECT * FROM votes WHERE NOT withdrawn ORDER BY number")]
+        return [load_vote(row) for row in self._db.all("SELECT * FROM votes WHERE NOT withdrawn ORDER BY number")]
 
     def votes_on(self, pair_id: str) -> list[Vote]:
         """The votes on one pair that are not withdrawn, oldest first."""
         query = "SELECT * FROM votes WHERE pair_id = ? AND NOT withdrawn ORDER BY number"
-        return [_vote(row) for row in self._db.all(query, pair_id)]
+        return [load_vote(row) for row in self._db.all(query, pair_id)]
 
-    def status(self, pair_id: str) -> ReviewStatus:
-        """The status of one pair."""
-        return self._db.one("SELECT status FROM pairs WHERE pair_id = ?", pair_id)["status"]
+    def gold_votes(self, annotator: str) -> list[Vote]:
+        """The annotator's votes on gold pairs, oldest first."""
+        query = (
+            "SELECT votes.* FROM votes JOIN pairs USING (pair_id) WHERE annotator = ? AND gold AND NOT withdrawn "
+            "AND (stage = 'gold' OR (stage = 'review' AND status = 'pending')) ORDER BY number"
+        )
+        return [load_vote(row) for row in self._db.all(query, annotator)]
 
-    def statuses(self) -> dict[str, ReviewStatus]:
-        """Pair id -> status, for all pairs of the queue that are not gold pairs."""
-        rows = self._db.all("SELECT pair_id, status FROM pairs WHERE listed AND NOT gold")
-        return {row["pair_id"]: row["status"] for row in rows}
+    def asked(self, pair_id: str) -> Asked:
+        """The claims of one pair that are asked next."""
+        return load_asked(self._db.one("SELECT asked FROM pairs WHERE pair_id = ?", pair_id)["asked"])
+
+    def waiting(self) -> list[str]:
+        """The ids of the pairs that lack votes of annotators, in the order of the queue."""
+        query = "SELECT pair_id FROM pairs WHERE listed AND NOT gold AND status = 'pending' ORDER BY position"
+        return [row["pair_id"] for row in self._db.all(query)]
+
+    def decisions(self) -> dict[str, Decision]:
+        """Pair id -> decision, for all pairs of the queue. A pair whose truth is known is not decided here."""
+        rows = self._db.all(
+            "SELECT pair_id, status, tier, EXISTS (SELECT 1 FROM votes WHERE votes.pair_id = pairs.pair_id AND NOT "
+            "withdrawn AND stage = 'adjudication') AS adjudicated FROM pairs "
+            "WHERE listed AND (NOT gold OR status IN ('accepted', 'rejected'))"
+        )
+        return {row["pair_id"]: Decision(row["status"], row["tier"], bool(row["adjudicated"])) for row in rows}
+
+    def void(self, annotators: Sequence[str]) -> int:
+        """Withdraws all votes of these annotators for good, and returns their number. The pairs open again."""
+        with self._db.transaction():
+            pair_ids: set[str] = set()
+            count = 0
+            for name in annotators:
+                rows = self._db.all("SELECT pair_id FROM votes WHERE annotator = ? AND NOT withdrawn", name)
+                pair_ids |= {row["pair_id"] for row in rows}
+                count += len(rows)
+                self._db.run("UPDATE votes SET withdrawn = 1 WHERE annotator = ?", name)
+                self._db.run("DELETE FROM leases WHERE annotator = ?", name)
+            for pair_id in pair_ids:
+                self._update_status(pair_id)
+            return count
 
     def counts(self, annotator: str) -> VoteCounts:
         """The numbers of the annotator's votes."""
@@ -161,7 +239,7 @@ class Store:
         waiting = self._db.one(f"SELECT count(*) AS n FROM pairs WHERE {condition}", annotator=annotator)["n"]
         dataset = self._db.one(
             "SELECT count(*) AS n, coalesce(sum(status IN ('accepted', 'rejected')), 0) AS decided "
-            "FROM pairs WHERE listed AND NOT gold"
+            "FROM pairs WHERE listed AND (NOT gold OR status IN ('accepted', 'rejected'))"
         )
         newest = "SELECT seconds FROM votes WHERE annotator = ? AND NOT withdrawn ORDER BY number DESC LIMIT ?"
         seconds = [row["seconds"] for row in self._db.all(newest, annotator, _PACE_PAIRS)]
@@ -172,25 +250,28 @@ class Store:
         """The pair on the annotator's screen, if it still needs them."""
         needed = DISPUTED if stage == "adjudication" else f"(({GOLD}) OR ({PENDING}))"
         rows = self._select(
-            "SELECT pair_id FROM pairs JOIN (SELECT pair_id AS leased, rowid AS number FROM leases "
+            "SELECT pair_id FROM pairs JOIN (SELECT pair_id AS leased, rowid AS number, ahead FROM leases "
             f"WHERE annotator = :annotator AND {VALID_LEASE}) ON leased = pair_id WHERE {needed} "
-            "ORDER BY number DESC LIMIT 1",
+            "ORDER BY ahead, number DESC LIMIT 1",
             annotator,
         )
         return rows[0]["pair_id"] if rows else None
 
-    def _add_lease(self, pair_id: str, annotator: str) -> None:
+    def _add_lease(self, pair_id: str, annotator: str, ahead: bool = False) -> None:
         until = time.time() + self._lease_seconds
-        self._db.run("INSERT OR REPLACE INTO leases VALUES (?, ?, ?)", pair_id, annotator, until)
+        self._db.run("INSERT OR REPLACE INTO leases VALUES (?, ?, ?, ?)", pair_id, annotator, until, ahead)
 
-    def _next_pair(self, annotator: str, stage: ReviewStage, want_gold: bool) -> str | None:
+    def _next_pair(
+        self, annotator: str, stage: ReviewStage, want_gold: GoldWish = "no", other_than: str = ""
+    ) -> str | None:
         """The first pair that needs the annotator."""
         if stage == "adjudication":
             conditions = [DISPUTED_AND_FREE]
         else:
-            conditions = [GOLD, PENDING_AND_FREE] if want_gold else [PENDING_AND_FREE]
+            conditions = {"no": [PENDING_AND_FREE], "first": [GOLD, PENDING_AND_FREE], "only": [GOLD]}[want_gold]
         for condition in conditions:
-            rows = self._select(f"SELECT pair_id FROM pairs WHERE {condition} ORDER BY position LIMIT 1", annotator)
+            query = f"SELECT pair_id FROM pairs WHERE {condition} AND pair_id != :pair_id ORDER BY position LIMIT 1"
+            rows = self._select(query, annotator, other_than)
             if rows:
                 return rows[0]["pair_id"]
         return None
@@ -224,26 +305,48 @@ class Store:
             pair_id=pair_id,
             now=time.time(),
             lease_seconds=self._lease_seconds,
-            annotators_per_pair=self._annotators_per_pair,
         )
 
+    def _vote_stage(self, vote: Vote) -> VoteStage:
+        """What a vote is for: on a pair that was decided before it measures the annotator only."""
+        decided = "SELECT 1 FROM pairs WHERE pair_id = ? AND gold AND status IN ('accepted', 'rejected')"
+        return "gold" if vote.stage == "review" and self._db.all(decided, vote.pair_id) else vote.stage
+
+    def _check_asked(self, vote: Vote) -> None:
+        """Raises NotOpenError if claims were added to the question since the annotator received it."""
+        asked, annotation = self.asked(vote.pair_id), vote.annotation
+        open_claims = [(annotation.winner, claim) for claim in asked.winner]
+        open_claims += [(annotation.loser, claim) for claim in asked.loser]
+        if not all(answers[claim] for answers, claim in open_claims):
+            raise NotOpenError(f"further claims of {vote.pair_id} have to be answered: load the pair again")
+
     def _update_status(self, pair_id: str) -> None:
+        """Settles a pair by its votes. A pair whose truth is known is left as it is."""
+        row = self._db.one("SELECT rule, gold, status FROM pairs WHERE pair_id = ?", pair_id)
+        if row["gold"] or not row["rule"]:
+            return
         votes = self.votes_on(pair_id)
-        verdicts: list[Verdict] = [vote.verdict for vote in votes if vote.stage == "review"]
-        adjudications: list[Verdict] = [vote.verdict for vote in votes if vote.stage == "adjudication"]
-        status = resolve(verdicts, adjudications[0] if adjudications else None, self._annotators_per_pair)
-        self._db.run("UPDATE pairs SET status = ? WHERE pair_id = ?", status, pair_id)
+        reviews = [vote.annotation for vote in votes if vote.stage == "review"]
+        adjudication = next((vote.annotation for vote in votes if vote.stage == "adjudication"), None)
+        state = settle(load_rule(row["rule"]), reviews, adjudication, self._annotators_per_pair)
+        self._db.run(
+            "UPDATE pairs SET status = ?, tier = ?, asked = ?, wanted = ? WHERE pair_id = ?",
+            state.status,
+            state.tier,
+            dump_asked(state.asked),
+            state.wanted,
+            pair_id,
+        )
 
+    def _settle_older(self, pair_ids: set[str]) -> None:
+        for pair_id in pair_ids:
+            text = self._db.one("SELECT rule FROM pairs WHERE pair_id = ?", pair_id)["rule"]
+            if text:  # else it is not in the dataset any more
+                for row in self._db.all("SELECT number, winner, loser FROM votes WHERE pair_id = ?", pair_id):
+                    winner, loser = (translated(row[side], load_rule(text)) for side in ("winner", "loser"))
+                    query = "UPDATE votes SET winner = ?, loser = ? WHERE number = ?"
+                    self._db.run(query, winner, loser, row["number"])
+                self._update_status(pair_id)
 
-def _vote(row: sqlite3.Row) -> Vote:
-    return Vote(
-        vote_id=row["vote_id"],
-        pair_id=row["pair_id"],
-        annotator=row["annotator"],
-        stage=row["stage"],
-        annotation=Annotation(tuple(json.loads(row["winner"])), tuple(json.loads(row["loser"]))),
-        verdict=row["verdict"],
-        first_side=row["first_side"],
-        seconds=row["seconds"],
-        cast_at=row["cast_at"],
-    )
+    def _ids(self, query: str) -> set[str]:
+        return {row["pair_id"] for row in self._db.all(query)}

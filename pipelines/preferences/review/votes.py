@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pipelines.preferences.claims import Answer, ClaimRule
 from pipelines.preferences.review.annotation import Annotation, Verdict
-from pipelines.preferences.row_values import Side
+from pipelines.preferences.row_values import ReviewStatus, Side, Tier
 
 ReviewStage = Literal["review", "adjudication"]
 """What an annotator does: review pairs, or decide disputed ones."""
+
+VoteStage = Literal["review", "adjudication", "gold"]
+"""What a vote is for. gold: it measures the annotator on a pair that was decided before, and decides nothing."""
 
 
 class VoteRefusedError(Exception):
@@ -35,7 +39,7 @@ class Vote:
     vote_id: str  # chosen by the annotator's browser, so that a vote that is sent again counts once
     pair_id: str
     annotator: str
-    stage: ReviewStage
+    stage: VoteStage
     annotation: Annotation
     verdict: Verdict
     first_side: Side  # the image that was shown first
@@ -43,10 +47,14 @@ class Vote:
     cast_at: float  # seconds since 1970
 
     @property
-    def as_shown(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def as_shown(self) -> tuple[tuple[Answer, ...], tuple[Answer, ...]]:
         """The answers about the first and about the second image."""
         winner, loser = self.annotation.winner, self.annotation.loser
         return (winner, loser) if self.first_side == "w" else (loser, winner)
+
+
+GoldWish = Literal["no", "first", "only"]
+"""Whether an annotator's next pair is to be a gold pair: no, yes if one is left, or nothing else."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,17 @@ class QueueEntry:
     """One pair of the queue."""
 
     pair_id: str
-    gold: bool
+    rule: ClaimRule
+    gold: bool = False  # it measures the annotators, because its truth is known or this review has decided it
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a review says about a pair so far."""
+
+    status: ReviewStatus
+    tier: Tier | None  # of an accepted pair
+    adjudicated: bool = False
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 
 from actors.types import Prompt
 from pipelines.common.images import StoredImage
-from pipelines.preferences.row_values import PairKind, PreferenceVote, ReviewStatus
+from pipelines.preferences.row_values import PairKind, PreferenceVote, ReviewStatus, Tier
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,7 @@ class Review:
     votes: tuple[PreferenceVote, ...]  # one for each reviewer
     agreement: float  # fraction of the votes that are the most frequent vote
     gold: bool  # the truth of this pair is known exactly
+    tier: Tier | None = None  # of an accepted pair
 
     @property
     def accepted(self) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from actors.types import Relation
 from pipelines.common.images import StoredImage
 from pipelines.common.relations import split_group
+from pipelines.preferences.claims import Answer, ClaimRule, outcome, rule_of
 from pipelines.preferences.roles.base import Edit, ImagePair, PromptPair, Review, RowSpec
 from pipelines.preferences.row_values import PreferenceVote
 from pipelines.scenes import grammar, render
@@ -109,7 +110,21 @@ class SceneReviewer:
         generated = prompts.spec.kind == "generated"
         accepted = vote == "w" if generated else winner.perfect and not loser.perfect
         shows_perturbed = not perturbed or loser_of_perturbed.perfect
-        return Review("accepted" if accepted and shows_perturbed else "rejected", (vote,), agreement=1.0, gold=True)
+        if not (accepted and shows_perturbed):
+            return Review("rejected", (vote,), agreement=1.0, gold=True)
+        tier = outcome(_rule(prompts), _answers(winner), _answers(loser)).tier
+        return Review("accepted", (vote,), agreement=1.0, gold=True, tier=tier)
+
+
+def _rule(prompts: PromptPair) -> ClaimRule:
+    relations = [(one.subject, one.relation, one.object) for one in prompts.prompt.relations]
+    return rule_of(prompts.spec.kind, relations, (edit.before for edit in prompts.edits), len(prompts.edits))
+
+
+def _answers(verdict: Verdict) -> list[Answer]:
+    """The checker's result as answers about the claims of an image."""
+    holds = [*verdict.present.values(), *(one == "right" for one in verdict.outcomes)]
+    return ["yes" if one else "no" for one in holds]
 
 
 def num_satisfied(verdict: Verdict) -> int:

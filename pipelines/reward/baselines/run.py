@@ -23,11 +23,12 @@ from conf import SettingsError
 from conf.baselines import BaselinesSettings
 from conf.rewards import JudgeSettings
 from conf.settings import Settings
-from pipelines.common.paths import RunPaths, pairs_location, run_paths
+from pipelines.common.paths import RunPaths, run_paths
 from pipelines.common.progress_line import Pace, ProgressLine, counted
 from pipelines.reward.baselines.registry import JUDGES, SCORERS, ScorerContext
 from pipelines.reward.baselines.vlm import JudgeForm, VlmJudge
 from pipelines.reward.data import Pair, read_pairs
+from pipelines.reward.locations import HELD_OUT, PairSource, pair_source
 from pipelines.reward.predictions import PairJudge, PairPredictions
 
 
@@ -52,10 +53,10 @@ class ActorInfo:
 class BaselineActor:
     """A baseline with the pairs that it judges."""
 
-    def __init__(self, plan: BaselinePlan, settings: Settings, pairs: str, paths: RunPaths, key: Key) -> None:
-        """`pairs`: folder or URI of the pairs."""
+    def __init__(self, plan: BaselinePlan, settings: Settings, pairs: PairSource, paths: RunPaths, key: Key) -> None:
+        """Reads the held-out pairs and loads the model."""
         device = init_worker(settings.baselines.threads, settings.baselines.gpus)
-        self._pairs = read_pairs(pairs, "test").pairs
+        self._pairs = read_pairs(pairs, HELD_OUT).pairs
         self._baseline = open_baseline(plan, settings, str(device), key, paths)
 
     def info(self) -> ActorInfo:
@@ -92,7 +93,7 @@ def predict_by_baseline(name: str, settings: Settings, log: Callable[[str], None
     plan = plan_of(name, cfg)
     key = key_of(judge_settings(plan, cfg)) if plan.form else Key("")
     actor_class: Any = ray.remote(BaselineActor).options(**_actor_options(name, cfg))
-    actor = actor_class.remote(plan, settings, pairs_location(settings), paths, key)
+    actor = actor_class.remote(plan, settings, pair_source(settings), paths, key)
     try:
         with ProgressLine(name, log) as progress:
             progress.phase("reading the held-out pairs and loading the model")

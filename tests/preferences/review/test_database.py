@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 
 from conf import UserError
-from pipelines.preferences.review.annotation import Annotation
+from pipelines.preferences.claims import Answer, ClaimRule
+from pipelines.preferences.review.annotation import Annotation, Asked
 from pipelines.preferences.review.database import Database, DatabaseUnavailableError
 from pipelines.preferences.review.schema import APPLICATION_ID, VERSION
 from pipelines.preferences.review.store import Store
-from pipelines.preferences.review.votes import QueueEntry, Vote
+from pipelines.preferences.review.votes import Decision, QueueEntry, Vote
+
+RULE = ClaimRule("perturbed", objects=0, relations=0, changed=(), n_perturb=0)
 
 # The schema of version 0.2.0, with two votes that a clock which was set back has put in the wrong order.
 VERSION_1 = """
@@ -53,7 +56,7 @@ def _write_sqlite(path: Path, script: str) -> None:
 
 def _filled(path: Path) -> None:
     with closing(Database(path)) as database:
-        Store(database, 2, 60.0).fill(QueueEntry(f"pair-{i}" * 20, gold=False) for i in range(500))
+        Store(database, 2, 60.0).fill(QueueEntry(f"pair-{i}" * 20, RULE) for i in range(500))
 
 
 def _cut(path: Path) -> None:
@@ -105,7 +108,7 @@ def test_only_the_owner_can_read_the_file(tmp_path: Path, older_mode: int | None
         _write_sqlite(path, VERSION_1)
         path.chmod(older_mode)
     with closing(Database(path)) as database, database.transaction():
-        database.run("INSERT INTO leases VALUES ('a', 'ann', 1)")
+        database.run("INSERT INTO leases VALUES ('a', 'ann', 1, 0)")
         modes = {one.name: stat.S_IMODE(one.stat().st_mode) for one in tmp_path.iterdir()}
         assert set(modes) == {"review.sqlite", "review.sqlite-journal"}, "and nothing that needs shared memory"
         assert set(modes.values()) == {0o600}, modes
@@ -123,18 +126,18 @@ def test_the_votes_of_an_older_version_are_kept_in_the_order_in_which_they_were_
             assert database.one("SELECT count(*) AS n FROM votes")["n"] == 3, "withdrawn votes are kept, too"
     with closing(Database(path)) as database:
         store = Store(database, 1, 60.0)
-        store.fill([QueueEntry("a", gold=False), QueueEntry("b", gold=False)])
+        store.fill([QueueEntry("a", RULE), QueueEntry("b", RULE)])
         assert store.withdraw("ann", "review").vote_id == "y", "the last vote, although its time is earlier"
 
 
 def test_a_full_disk_loses_nothing_and_needs_no_restart(tmp_path: Path) -> None:
     with closing(Database(tmp_path / "review.sqlite")) as database:
         store = Store(database, 2, 60.0)
-        store.fill([QueueEntry("a", gold=False)])
-        store.lease("ann", "review", want_gold=False)
+        store.fill([QueueEntry("a", RULE)])
+        store.lease("ann", "review")
         pages = database.one("PRAGMA page_count")["page_count"]
         database.run(f"PRAGMA max_page_count = {pages}")  # SQLite then answers as it does on a full disk
-        answers = ("yes",) * 2000
+        answers: tuple[Answer, ...] = ("yes",) * 2000
         vote = Vote("long vote", "a", "ann", "review", Annotation(answers, answers), "reject", "w", 1.0, 1.0)
         for _ in range(3):
             with pytest.raises(DatabaseUnavailableError, match="the disk is not full"):
@@ -143,3 +146,46 @@ def test_a_full_disk_loses_nothing_and_needs_no_restart(tmp_path: Path) -> None:
         database.run("PRAGMA max_page_count = 1000000")
         store.cast(vote)
         assert store.votes() == [vote]
+
+
+# Version 2: one answer about all objects, then one for each relation.
+VERSION_2 = f"""
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE pairs (pair_id TEXT PRIMARY KEY, position INTEGER NOT NULL, gold INTEGER NOT NULL,
+    listed INTEGER NOT NULL DEFAULT 1, status TEXT NOT NULL DEFAULT 'pending');
+CREATE INDEX queue ON pairs (listed, gold, status, position);
+CREATE TABLE leases (pair_id TEXT NOT NULL, annotator TEXT NOT NULL, until REAL NOT NULL,
+    PRIMARY KEY (pair_id, annotator));
+CREATE TABLE annotators (name TEXT PRIMARY KEY, stage TEXT NOT NULL);
+CREATE TABLE sessions (digest TEXT PRIMARY KEY, annotator TEXT NOT NULL, link TEXT NOT NULL, csrf TEXT NOT NULL,
+    created REAL NOT NULL);
+CREATE TABLE votes (number INTEGER PRIMARY KEY, vote_id TEXT NOT NULL, pair_id TEXT NOT NULL REFERENCES pairs,
+    annotator TEXT NOT NULL, stage TEXT NOT NULL, winner TEXT NOT NULL, loser TEXT NOT NULL, verdict TEXT NOT NULL,
+    first_side TEXT NOT NULL, seconds REAL NOT NULL, cast_at REAL NOT NULL, withdrawn INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (annotator, vote_id));
+CREATE UNIQUE INDEX one_vote ON votes (pair_id, annotator) WHERE NOT withdrawn;
+CREATE INDEX by_annotator ON votes (annotator, number);
+INSERT INTO meta VALUES ('secret', 'abcd');
+INSERT INTO pairs (pair_id, position, gold, status) VALUES ('a', 0, 0, 'accepted'), ('b', 1, 0, 'rejected');
+INSERT INTO votes (vote_id, pair_id, annotator, stage, winner, loser, verdict, first_side, seconds, cast_at) VALUES
+    ('a1', 'a', 'ann', 'review', '["yes", "yes"]', '["yes", "no"]', 'accept', 'w', 1.0, 1.0),
+    ('a2', 'a', 'ben', 'review', '["yes", "yes"]', '["yes", "no"]', 'accept', 'w', 1.0, 1.0),
+    ('b1', 'b', 'ann', 'review', '["no", "yes"]', '["yes", "no"]', 'reject', 'w', 1.0, 1.0),
+    ('b2', 'b', 'ben', 'review', '["no", "yes"]', '["yes", "no"]', 'reject', 'w', 1.0, 1.0);
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = 2;
+"""
+
+
+def test_votes_of_version_2_are_translated_to_one_answer_for_each_object(tmp_path: Path) -> None:
+    path = tmp_path / "review.sqlite"
+    _write_sqlite(path, VERSION_2)
+    rule = ClaimRule("perturbed", objects=2, relations=1, changed=(2,), n_perturb=1)
+    for _ in range(2):
+        with closing(Database(path)) as database:
+            store = Store(database, 2, 60.0)
+            store.fill([QueueEntry("a", rule), QueueEntry("b", rule)])
+            assert store.decisions() == {"a": Decision("accepted", "strict"), "b": Decision("disputed", None)}
+            winners = [vote.annotation.winner for vote in store.votes()]
+            assert winners[1:3] == [("yes",) * 3, ("unsure", "unsure", "yes")]
+            assert store.asked("b") == Asked((0, 1), ()), "no told of an object, but not of which"

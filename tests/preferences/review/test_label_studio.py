@@ -9,16 +9,22 @@ from typing import Any
 import pytest
 
 from conf import UserError, load
+from pipelines.preferences.claims import Answer
 from pipelines.preferences.review.annotation import truth
 from pipelines.preferences.review.label_studio import export_tasks, import_annotations
 from pipelines.preferences.review.pairs import PairSet
 from pipelines.preferences.review.serve import open_database, open_store
 
 
-def _annotation(account: object, answers: tuple[str, ...]) -> dict[str, Any]:
+def _choice(name: str, to_name: str, choice: str) -> dict[str, Any]:
+    return {"from_name": name, "to_name": to_name, "type": "choices", "value": {"choices": [choice]}}
+
+
+def _annotation(account: object, first: tuple[Answer, ...], second: tuple[Answer, ...]) -> dict[str, Any]:
     """An annotation as in a JSON export of Label Studio."""
     result = [
-        {"from_name": f"answer_{i}", "to_name": f"claim_{i}", "type": "choices", "value": {"choices": [answer]}}
+        _choice(f"{order}_{i}", f"{order}_claim_{i}", answer)
+        for order, answers in (("first", first), ("second", second))
         for i, answer in enumerate(answers)
     ]
     return {
@@ -31,32 +37,50 @@ def _annotation(account: object, answers: tuple[str, ...]) -> dict[str, Any]:
 
 
 def test_annotations_of_label_studio_become_votes_once(run_dir: Path) -> None:
-    settings = load("scenes", [f"run_dir={run_dir}", "review.gold_fraction=0"])
-    tasks = json.loads(export_tasks(settings).read_text())
+    settings = load("scenes", [f"run_dir={run_dir}", "review.gold_fraction=0", "review.label_studio_pairs=30"])
+    paths = [export_tasks(settings), export_tasks(settings)]
+    tasks = [task for path in paths for task in json.loads(path.read_text())]
     folder, pairs = run_dir / "label_studio", PairSet(run_dir / "preferences")
-    assert len(tasks) == 80 and not {"side", "w", "l", "changed"} & set(tasks[0]["data"]), (
-        "a task does not tell the side"
-    )
+    assert [len(json.loads(path.read_text())) for path in paths] == [30, 10], "slices of one task a pair"
+    with pytest.raises(UserError, match="none of the 2 slices"):
+        export_tasks(settings)
+    assert not {"side", "w", "l", "changed"} & set(tasks[0]["data"]), "a task does not tell the winner"
+    winner_first = 0
     for task in tasks:
         pair = pairs.pair(task["data"]["pair_id"])
-        shown = (folder / task["data"]["image"].partition("?d=")[2]).read_bytes()
+        assert [claim["text"] for claim in task["data"]["claims"]] == [" ".join(claim) for claim in pair.claims]
+        shown = (folder / task["data"]["first"].partition("?d=")[2]).read_bytes()
         known = truth(pair)
         assert known
-        answers = known.winner if shown == pairs.image(pair.pair_id, "w") else known.loser
-        task["annotations"] = [_annotation(7, answers), _annotation({"email": "ann@example.org"}, answers)]
-    tasks[0]["annotations"].pop()  # ann did not judge one image
-    (folder / "annotations.json").write_text(json.dumps(tasks))
+        answers = known.winner, known.loser
+        if shown != pairs.image(pair.pair_id, "w"):
+            answers = known.loser, known.winner
+        winner_first += answers[0] == known.winner
+        task["annotations"] = [_annotation(7, *answers), _annotation({"email": "ann@example.org"}, *answers)]
+    assert 8 <= winner_first <= 32
+    tasks[0]["annotations"][1]["result"].pop()  # ann left one claim out
+    bad = _choice("problem", "prompt", "bad prompt")
+    note = {"from_name": "note", "to_name": "prompt", "type": "textarea", "value": {"text": ["two suns"]}}
+    for annotation in tasks[1]["annotations"]:
+        annotation["result"] = [bad, note]
+    (folder / "annotations-1.json").write_text(json.dumps(tasks[:20]))
+    (folder / "annotations-2.json").write_text(json.dumps(tasks[20:]))
     first = import_annotations(settings)
     assert (first.saved, first.known, first.incomplete) == (79, 0, 1)
     again = import_annotations(settings)
     assert (again.saved, again.known, again.incomplete) == (0, 79, 1)
     database = open_database(settings)
-    statuses = list(open_store(settings, database).statuses().values())
+    store = open_store(settings, database)
+    statuses = [one.status for one in store.decisions().values()]
+    notes = {vote.annotation.note for vote in store.votes() if vote.annotation.bad_prompt}
     database.close()
-    assert statuses.count("accepted") == 39 and statuses.count("pending") == 1
-    assert len(json.loads(export_tasks(settings).read_text())) == 2, "decided pairs are not exported again"
+    assert (statuses.count("accepted"), statuses.count("pending"), statuses.count("rejected")) == (38, 1, 1)
+    assert notes == {"two suns"}
+    for path in paths:
+        path.unlink()
+    assert len(json.loads(export_tasks(settings).read_text())) == 1, "decided pairs are not exported again"
     tasks[1]["data"]["key"] = "forged"
-    (folder / "annotations.json").write_text(json.dumps(tasks))
+    (folder / "annotations-1.json").write_text(json.dumps(tasks))
     with pytest.raises(UserError, match="one that this review exported"):
         import_annotations(settings)
 

@@ -7,16 +7,19 @@ import io
 import json
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from actors.images import decode_image
 from conf import Settings, UserError, load
-from pipelines.common.paths import pairs_location
+from pipelines.common.paths import RunPaths
+from pipelines.preferences.claims import Answer
 from pipelines.preferences.dataset.publish import publish
 from pipelines.preferences.dataset.verify import verify
 from pipelines.preferences.review.annotation import Annotation, truth, verdict
@@ -26,7 +29,9 @@ from pipelines.preferences.review.serve import open_database, open_queue, open_s
 from pipelines.preferences.review.store import Store
 from pipelines.preferences.review.votes import ReviewStage, Vote
 from pipelines.reward.data import read_pairs, read_rows
+from pipelines.reward.locations import pair_source
 from pipelines.reward.sampler import RankInfo, make_sampler, read_window
+from tests.support.pair_sources import PENDING
 
 
 def _settings(run_dir: Path, *overrides: str) -> Settings:
@@ -46,13 +51,14 @@ def decided(run_dir: Path) -> dict[str, str]:
         item = queue.next_item(Session("annotator_1", "review", ""))
         assert item
         pair, pair_id = item.pair, item.pair.pair_id
-        right, wrong = truth(pair), Annotation(("yes",) * pair.claims, ("yes",) * pair.claims)
+        all_yes: tuple[Answer, ...] = ("yes",) * pair.rule.claims
+        right, wrong = truth(pair), Annotation(all_yes, all_yes)
         assert right
         _cast(store, pair, "annotator_1", right if number in (0, 1, 4, 5) else wrong)
         _cast(store, pair, "annotator_2", right if number < 2 else wrong)
         if number == 5:
             _cast(store, pair, "adjudicator", right, "adjudication")
-        assert store.status(pair_id) == status
+        assert store.decisions()[pair_id].status == status
         found[pair_id] = status
     database.close()
     return found
@@ -68,7 +74,7 @@ def _cast(
             annotator=annotator,
             stage=stage,
             annotation=annotation,
-            verdict=verdict(pair, annotation),
+            verdict=verdict(pair.rule, annotation),
             first_side="w",
             seconds=4.0,
             cast_at=time.time(),
@@ -90,8 +96,9 @@ def test_decisions_are_in_the_rows_and_rejected_pairs_are_left_out(run_dir: Path
     votes = sorted(sorted(review["votes"]) for review in kept.values())
     assert votes == [["tie", "w", "w"], ["w", "w"], ["w", "w"]]
     assert {round(review["agreement"], 2) for review in kept.values()} == {1.0, 0.67}
+    assert {review["tier"] for review in kept.values()} == {"strict"}
     card = (published.folder / "README.md").read_text()
-    assert "13 votes\nby 3 annotators" in card and "2 pairs were left out: rejected" in card
+    assert "13 votes with" in card and "by 3 annotators" in card and "2 pairs were left out: rejected" in card
     assert "3 pairs were judged by annotators and are accepted" in card
     assert "34 pairs were not judged by annotators. The check of the build says: accepted." in card
     assert "| 7 | 0 | 0.0 % | 24.1 % |" in card, "the mode of the paper next to our share"
@@ -124,22 +131,55 @@ def test_digests_match_the_images_and_the_exports_hold_the_same_pairs(run_dir: P
     assert len(json.loads((folder / "hpdv3" / "train.json").read_text())) == len(train)
 
 
-def test_only_reviewed_pairs_are_published_if_set(run_dir: Path, decided: dict[str, str]) -> None:
-    # The truth of all pairs of the scenes world is known, so only rejected and disputed pairs are missing.
-    published = publish(_settings(run_dir, "publish.only_reviewed=true", "publish.exports=false"))
-    assert published.pairs == 37
+def test_pairs_that_wait_for_review_are_published_only_on_request_and_never_exported(run_dir: Path) -> None:
+    for path in (run_dir / "preferences").glob("*.parquet"):
+        table = pq.read_table(path)
+        rows = [{**row, "review": PENDING if number else row["review"]} for number, row in enumerate(table.to_pylist())]
+        pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+    published = publish(_settings(run_dir))
+    assert (published.pairs, published.left_out) == (2, {"not reviewed": 38}), "one accepted pair a split"
+    everything = publish(_settings(run_dir, "publish.unreviewed=true", "publish.version=1.0.1"))
+    assert everything.pairs == 40 and not everything.left_out
+    assert len(json.loads((everything.folder / "hpdv3" / "train.json").read_text())) == 1
+    assert pq.read_metadata(everything.folder / "pickapic" / "train.parquet").num_rows == 1
+    settings = _settings(run_dir, f"reward.pairs={everything.folder}")
+    with pytest.raises(UserError, match=r"38 of 40 pairs at .* wait for review"):
+        pair_source(settings).require_verified()
+
+
+def test_the_benchmark_is_drawn_from_accepted_pairs_and_rows_are_shuffled(run_dir: Path) -> None:
+    words = ("publish.benchmark_single_edit=3", "publish.benchmark_multi_edit=2", "publish.exports=false")
+    rows = list(_rows(publish(_settings(run_dir, *words)).folder).values())
+    sizes = Counter((row["split"], row["n_perturb"] > 1) for row in rows)
+    assert (sizes["benchmark", False], sizes["benchmark", True]) == (3, 2)
+    assert {row["group_id"] for row in rows if row["split"] == "benchmark"}.isdisjoint(
+        row["group_id"] for row in rows if row["split"] != "benchmark"
+    )
+    order = [row["pair_id"] for row in rows if row["split"] == "train"]
+    assert order != sorted(order)
+    with pytest.raises(UserError, match="needs 30 accepted pairs with one changed relation"):
+        publish(_settings(run_dir, "publish.benchmark_single_edit=30", "publish.version=1.0.1"))
+
+
+def test_a_published_version_names_no_annotator(run_dir: Path, decided: dict[str, str]) -> None:
+    folder = publish(_settings(run_dir)).folder
+    card = (folder / "README.md").read_text()
+    assert "annotator_1" not in card and "adjudicator" not in card.replace("by an adjudicator", "")
+    assert "| r1, r2 |" in card
+    aliases = json.loads(RunPaths(run_dir).review_aliases.read_text())
+    assert aliases == {"annotator_1": "r1", "annotator_2": "r2", "adjudicator": "r3"}
 
 
 def test_a_changed_version_is_refused_by_stage_2(run_dir: Path, decided: dict[str, str]) -> None:
     folder = publish(_settings(run_dir, "publish.exports=false")).folder
-    pairs = pairs_location(_settings(run_dir, f"reward.pairs={folder}"))
+    pairs = pair_source(_settings(run_dir, f"reward.pairs={folder}"))
     lines: list[str] = []
     verify(str(folder), lines.append)
     sampler = make_sampler(pairs, batch_size=5, epochs=1, window_rows=10, seed=0)
     (window, *_) = sampler.windows(0)
     decoded = read_rows(read_window(sampler, window, RankInfo(0, 1), 0).to_pylist(), check=str)
     kept = _rows(folder)
-    assert len(lines) == 3 and sampler.pairs + len(read_pairs(pairs, "test").pairs) == len(kept) == 37
+    assert len(lines) == 3 and sampler.pairs + len(read_pairs(pairs, ("test",)).pairs) == len(kept) == 37
     assert len(decoded.pairs) >= 10 and not decoded.unreadable
     assert {pair.pair_id for pair in decoded.pairs} <= kept.keys()
 
@@ -156,7 +196,7 @@ def test_a_changed_version_is_refused_by_stage_2(run_dir: Path, decided: dict[st
     sums = folder / "SHA256SUMS"
     before, after = (hashlib.sha256(one).hexdigest() for one in (content, file.read_bytes()))
     sums.write_text(sums.read_text().replace(before, after))
-    with pytest.raises(UserError, match="schema version 1, got 0: publish"):
+    with pytest.raises(UserError, match="schema version 2, got 0: publish"):
         verify(str(folder), lines.append)
     for damaged in ("no digest", "0" * 64, sums.read_text()[:80]):
         sums.write_text(damaged)

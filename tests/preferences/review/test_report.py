@@ -41,7 +41,7 @@ def test_only_what_annotators_did_counts_as_theirs(run_dir: Path) -> None:
         known = truth(pair)
         assert known
         for name in ("ann", "ben"):
-            vote = Vote(name, pair.pair_id, name, "review", known, verdict(pair, known), "w", 3.0, 1.0)
+            vote = Vote(name, pair.pair_id, name, "review", known, verdict(pair.rule, known), "w", 3.0, 1.0)
             store.cast(vote, needs_lease=False)
     after = HtmlPage(report(settings).read_text()).text
     assert "accepted by annotators 1 accepted by the build’s check only 39" in after

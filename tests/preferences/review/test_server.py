@@ -16,6 +16,7 @@ import requests
 
 from conf import SettingsError, UserError, load
 from pipelines.common.paths import RunPaths
+from pipelines.preferences.claims import ClaimRule
 from pipelines.preferences.review.database import Database
 from pipelines.preferences.review.pairs import SIDES, PairSet
 from pipelines.preferences.review.serve import open_database, open_queue, open_store
@@ -23,6 +24,8 @@ from pipelines.preferences.review.store import Store
 from pipelines.preferences.review.votes import QueueEntry
 from tests.support.review_server import ReviewClient, ReviewServer, answers_to, saved_votes, serving_review
 from tests.support.scene_pairs import write_scene_pairs
+
+RULE = ClaimRule("perturbed", objects=2, relations=1, changed=(2,), n_perturb=1)
 
 
 def _review(client: ReviewClient, saved: list[str], pattern: tuple[str, ...] = ("yes",), until: int = 10**6) -> None:
@@ -187,26 +190,27 @@ def test_an_adjudicator_gets_the_disputed_pairs_and_decides_them(run_dir: Path) 
         reply = adjudicator.post("next").json()
         assert reply["progress"]["waiting"] == 4
         all_claims = [list(range(len(reply["item"]["claims"])))] * 2
-        assert reply["item"]["disputed"] == all_claims
+        assert reply["item"]["asked"] == all_claims
         decided: list[str] = []
         _review(adjudicator, decided)
         assert len(decided) == 4
         assert adjudicator.post("next").json()["item"] is None
         assert second.post("undo").status_code == 409, "a vote on an adjudicated pair cannot be undone"
     database = Database(RunPaths(run_dir).review_database)
-    statuses = Store(database, 2, 60.0).statuses()
+    decisions = Store(database, 2, 60.0).decisions()
     database.close()
-    assert {statuses[pair] for pair in decided} == {"rejected"}, "yes to all claims: the loser is as good as the winner"
+    statuses = {decisions[pair].status for pair in decided}
+    assert statuses == {"rejected"}, "yes to all claims: the loser is as good as the winner"
 
 
 def test_a_leased_pair_is_offered_to_others_only_after_its_lease(tmp_path: Path) -> None:
     database = Database(tmp_path / "x.sqlite")
     long, expired = Store(database, 2, 600.0), Store(database, 2, -1.0)
-    long.fill([QueueEntry("a", gold=False), QueueEntry("b", gold=False)])
-    first = [long.lease(name, "review", want_gold=False) for name in ("ann", "ben", "cat", "dan", "eve")]
+    long.fill([QueueEntry("a", RULE), QueueEntry("b", RULE)])
+    first = [long.lease(name, "review") for name in ("ann", "ben", "cat", "dan", "eve")]
     assert first == ["a", "a", "b", "b", None]
-    assert expired.lease("ann", "review", want_gold=False) == "a"  # renews ann's lease, which ends at once
-    assert long.lease("eve", "review", want_gold=False) == "a"
+    assert expired.lease("ann", "review") == "a"  # renews ann's lease, which ends at once
+    assert long.lease("eve", "review") == "a"
 
 
 def test_invalid_settings_are_refused() -> None:
@@ -214,6 +218,9 @@ def test_invalid_settings_are_refused() -> None:
         (["review.annotators=[ann]"], "per_pair must be at most the number of annotators"),
         (["review.annotators=[ann,ann]"], "must all differ"),
         (["review.annotators=['a b',c]"], "names of letters"),
+        (["review.host=0.0.0.0"], "set review.address"),
+        (["review.address=review.example.org"], "must read http://"),
+        (["review.annotators=[ann,ben]", "review.void_votes=[ben]"], "ends the access of its annotators, got ben"),
         (["publish.version=1"], "MAJOR.MINOR.PATCH"),
     ):
         with pytest.raises(SettingsError, match=expected):

@@ -12,6 +12,8 @@ let item = null;       // the pair on the screen, as the server described it
 let answers = null;    // [image][claim]
 let shownImage = 0;    // 0 or 1
 let cursor = 0;        // the current claim
+let seen = null;       // [image] -> the claims that were on the screen completely
+let note = "";         // what the annotator writes about the pair
 let history = [];      // [image, claim, previous answer], newest last
 let voteId = "";
 let seconds = 0;       // time that this pair was visible, without the time since visibleSince
@@ -80,10 +82,15 @@ function showNotice(title, text, withButtons) {
 
 function receive(reply) {
   const { done, waiting, decided, pairs, pairs_per_hour } = reply.progress;
+  const round = reply.qualification;
   $("bar-progress").value = pairs ? decided / pairs : 0;
-  $("bar-text").textContent = `${done} done · ${waiting} to go`;
+  const qualifying = round.done < round.pairs;
+  $("bar-text").textContent = qualifying ? `Qualification: pair ${round.done + 1} of ${round.pairs}` : `${done} done · ${waiting} to go`;
   $("pace").textContent = pairs_per_hour ? `${Math.round(pairs_per_hour)} per hour` : "";
   item = reply.item;
+  if (round.failed) {
+    return showNotice("Qualification not passed", "Too many answers of the first pairs were wrong. Thank you for your time: the person who runs the review will contact you.", false);
+  }
   if (!item) {
     const reason = session.stage === "adjudication" ? "There is no disputed pair at the moment." : "Every pair has enough reviews, or is on the screen of another annotator.";
     return showNotice(done ? "All done, thank you" : "Nothing to do yet", `${reason} ${decided} of ${pairs} pairs are decided.`, true);
@@ -99,12 +106,27 @@ function showItem() {
   seconds = draft ? draft.seconds : 0;
   visibleSince = performance.now();
   history = [];
+  seen = [new Set(), new Set()];
+  note = draft ? draft.note || "" : "";
   $("notice").hidden = true;
   $("review").hidden = false;
-  $("prompt").textContent = item.prompt;
-  showImage(item.answers || answers[0].every(Boolean) ? 1 : 0);
-  new Image().src = item.images[1];  // loads the second image in advance
+  for (const button of $("tabs").querySelectorAll("button")) button.parentElement.hidden = !item.asked[button.dataset.image].length;
+  $("notes").replaceChildren(...item.notes.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
+  $("notes").hidden = !item.notes.length;
+  const first = [0, 1].find((image) => item.asked[image].length && !isComplete(image));
+  showImage(item.answers || first === undefined ? (item.asked[1].length ? 1 : 0) : first);
+  loadAhead();
 }
+
+async function loadAhead() {  // the second image, then those of the next pair
+  new Image().src = item.images[1];
+  const reply = await request("/api/ahead", {}).catch(() => ({ images: [] }));
+  for (const source of reply.images) new Image().src = source;
+}
+
+function isComplete(image) { return item.asked[image].every((claim) => answers[image][claim]); }
+
+function firstOpen(image) { return item.asked[image].find((claim) => !answers[image][claim]); }
 
 function randomId() {  // browsers have no randomUUID on a page that comes over plain HTTP from another machine
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -113,7 +135,7 @@ function randomId() {  // browsers have no randomUUID on a page that comes over 
 function draftName() { return `draft|${session.annotator}|${item.pair_id}`; }
 
 function saveDraft() {
-  localStorage.setItem(draftName(), JSON.stringify({ answers, voteId, seconds: secondsVisible() }));
+  localStorage.setItem(draftName(), JSON.stringify({ answers, voteId, note, seconds: secondsVisible() }));
 }
 
 function secondsVisible() {
@@ -129,12 +151,11 @@ document.addEventListener("visibilitychange", () => {
 
 function showImage(image) {
   shownImage = image;
-  const open = answers[image].indexOf("");
-  cursor = open < 0 ? 0 : open;
+  cursor = firstOpen(image) ?? item.asked[image][0];
   const name = image ? "second" : "first";
-  $("image").src = $("zoom-image").src = item.images[image];
+  $("image").src = item.images[image];
   $("image").alt = $("zoom-image").alt = `The ${name} image`;
-  $("question").textContent = `Does the ${name} image show this?`;
+  $("question").textContent = session.stage === "adjudication" ? `The annotators disagree about the ${name} image.` : `Does the ${name} image show this?`;
   renderClaims();
   render();
   if (matchMedia("(max-width: 860px)").matches) window.scrollTo(0, 0);
@@ -148,52 +169,129 @@ function renderClaim(claim, element) {
   element.append(`${claim[0]} `, relation, ` ${claim[2]}`);
 }
 
+const onScreen = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    if (entry.isIntersecting) seen[Number(entry.target.dataset.image)].add(Number(entry.target.dataset.claim));
+  }
+}, { threshold: 0.95 });
+
 function renderClaims() {
-  $("claims").replaceChildren(...item.claims.map((claim, index) => {
-    const row = document.createElement("li");
-    const text = document.createElement("p");
-    text.id = `claim-${index}`;
-    renderClaim(claim, text);
-    if (item.disputed && item.disputed[shownImage].includes(index)) {
-      const note = document.createElement("small");
-      note.textContent = "The annotators disagree here.";
-      text.append(note);
-    }
-    const choice = document.createElement("div");
-    choice.className = "choice";
-    choice.role = "group";
-    choice.setAttribute("aria-labelledby", text.id);
-    choice.append(...ANSWERS.map((answer) => {
-      const button = document.createElement("button");
-      button.type = "button";
-      button.dataset.answer = answer;
-      button.textContent = answer[0].toUpperCase() + answer.slice(1);
-      button.addEventListener("click", () => { cursor = index; giveAnswer(answer); });
-      return button;
-    }));
-    row.append(text, choice);
-    return row;
+  onScreen.disconnect();
+  const asked = item.asked[shownImage];
+  const isObject = (claim) => item.claims[claim].length === 1;
+  const groups = [
+    ["Is each object there, as the prompt describes it and as often?", asked.filter(isObject)],
+    ["Does each relation hold?", asked.filter((claim) => !isObject(claim))],
+  ].filter(([, claims]) => claims.length);
+  $("claims").classList.toggle("dense", asked.length > 8);
+  $("claims").replaceChildren(...groups.map(([title, claims]) => {
+    const group = document.createElement("section");
+    const heading = document.createElement("h2");
+    heading.textContent = title;
+    const list = document.createElement("ol");
+    list.className = item.claims[claims[0]].length === 1 ? "objects" : "relations";
+    list.append(...claims.map(claimRow));
+    group.append(heading, list);
+    return group;
   }));
+  for (const row of claimRows()) onScreen.observe(row);
+}
+
+function claimRows() { return [...$("claims").querySelectorAll("li")]; }
+
+function claimRow(index) {
+  const row = document.createElement("li");
+  row.dataset.claim = index;
+  row.dataset.image = shownImage;
+  const text = document.createElement("p");
+  text.id = `claim-${index}`;
+  renderClaim(item.claims[index], text);
+  const choice = document.createElement("div");
+  choice.className = "choice";
+  choice.role = "group";
+  choice.setAttribute("aria-labelledby", text.id);
+  choice.append(...ANSWERS.map((answer) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.dataset.answer = answer;
+    const rest = document.createElement("span");
+    rest.textContent = answer.slice(1);
+    button.append(answer[0].toUpperCase(), rest);
+    button.addEventListener("click", () => { cursor = index; giveAnswer(answer); });
+    return button;
+  }));
+  row.append(text, choice);
+  row.addEventListener("click", (event) => {
+    if (event.target.closest("button")) return;
+    cursor = index;
+    render();
+  });
+  return row;
 }
 
 function render() {
-  [...$("claims").children].forEach((row, index) => {
+  for (const row of claimRows()) {
+    const index = Number(row.dataset.claim);
     setCurrent(row, index === cursor);
     for (const button of row.querySelectorAll("button")) {
       button.setAttribute("aria-pressed", String(button.dataset.answer === answers[shownImage][index]));
     }
-  });
+  }
   for (const button of $("tabs").querySelectorAll("button")) {
     const image = Number(button.dataset.image);
     setCurrent(button, image === shownImage);
-    button.classList.toggle("done", answers[image].every(Boolean));
+    button.classList.toggle("done", isComplete(image));
   }
-  const complete = answers[shownImage].every(Boolean), otherComplete = answers[1 - shownImage].every(Boolean);
+  const complete = isComplete(shownImage);
   $("continue").disabled = busy || !complete;
   $("rest").disabled = busy || complete;
-  $("undo").disabled = busy;
-  $("continue-text").textContent = complete && otherComplete ? "Save and continue" : "Next image";
+  $("undo").disabled = $("open-note").disabled = busy;
+  $("open-note").classList.toggle("done", Boolean(note));
+  $("continue-text").textContent = complete && isComplete(1 - shownImage) ? "Save and continue" : "Next image";
   renderClaim(item.claims[cursor], $("zoom-claim"));
+  renderPrompt();
+}
+
+// ---- the prompt, with the words of the current claim marked
+
+function renderPrompt() {
+  const marks = wordsOf(item.claims[cursor], item.prompt);
+  const parts = [];
+  let position = 0;
+  for (const [start, end, kind] of marks) {
+    const mark = document.createElement("mark");
+    mark.className = kind;
+    mark.textContent = item.prompt.slice(start, end);
+    parts.push(item.prompt.slice(position, start), mark);
+    position = end;
+  }
+  const box = $("prompt");
+  box.replaceChildren(...parts, item.prompt.slice(position));
+  const first = box.querySelector("mark");  // on a phone a long prompt scrolls in its box
+  if (first && box.scrollHeight > box.clientHeight) box.scrollTop = first.offsetTop - box.clientHeight / 3;
+}
+
+function wordsOf(claim, prompt) {  // -> [start, end, "name" or "relation"], in order, without overlaps
+  const names = claim.length === 1 ? [claim[0]] : [claim[0], claim[2]];
+  const sentences = [...prompt.matchAll(/[^.!?;]+[.!?;]*/g)].map((match) => [match.index, match.index + match[0].length]);
+  const holding = sentences.find(([start, end]) => names.every((name) => occurrences(name, prompt, start, end).length));
+  const [start, end] = claim.length > 1 && holding ? holding : [0, prompt.length];
+  const found = names.flatMap((name) => places(name, prompt, start, end).map((place) => [...place, "name"]));
+  if (claim.length > 1) found.push(...places(claim[1], prompt, start, end).map((place) => [...place, "relation"]));
+  found.sort((one, other) => one[0] - other[0] || other[1] - one[1]);
+  return found.filter((place, index) => !found.slice(0, index).some((earlier) => earlier[1] > place[0]));
+}
+
+function places(phrase, prompt, start, end) {  // the whole phrase, else each of its words that says something
+  const whole = occurrences(phrase, prompt, start, end);
+  if (whole.length) return whole;
+  return phrase.split(/\s+/).filter((word) => word.length > 2).flatMap((word) => occurrences(word, prompt, start, end));
+}
+
+function occurrences(phrase, prompt, start, end) {
+  const pattern = phrase.replace(/[.*+?^${}()|[\]\\]/g, "\\$&").replace(/\s+/g, "\\s+");
+  const matches = [...prompt.slice(start, end).matchAll(new RegExp(`(?<![\\p{L}\\p{N}])${pattern}(?![\\p{L}\\p{N}])`, "giu"))];
+  return matches.map((match) => [start + match.index, start + match.index + match[0].length]);
 }
 
 function setCurrent(element, current) {
@@ -202,7 +300,7 @@ function setCurrent(element, current) {
 }
 
 function scrollToCursor() {
-  $("claims").children[cursor].scrollIntoView({ block: "nearest" });
+  claimRows().find((row) => Number(row.dataset.claim) === cursor)?.scrollIntoView({ block: "nearest" });
 }
 
 // ---- answers
@@ -213,34 +311,41 @@ function giveAnswer(answer) {
   history.push([shownImage, cursor, given[cursor]]);
   given[cursor] = answer;
   showMessage("");
-  const next = given.findIndex((other, index) => !other && index > cursor);
-  const first = given.indexOf("");
-  cursor = next >= 0 ? next : first >= 0 ? first : cursor;
+  const asked = item.asked[shownImage];
+  cursor = asked.find((claim) => !given[claim] && claim > cursor) ?? firstOpen(shownImage) ?? cursor;
   saveDraft();
   render();
   scrollToCursor();
 }
 
-function answerRest() {
+function answerRest() {  // never claims that the annotator cannot have read
   if (busy) return;
-  answers[shownImage].forEach((given, index) => {
-    if (given) return;
-    history.push([shownImage, index, ""]);
-    answers[shownImage][index] = "yes";
-  });
+  const open = item.asked[shownImage].filter((claim) => !answers[shownImage][claim]);
+  for (const claim of open.filter((claim) => seen[shownImage].has(claim))) {
+    history.push([shownImage, claim, ""]);
+    answers[shownImage][claim] = "yes";
+  }
+  const left = firstOpen(shownImage);
+  if (left !== undefined) {
+    cursor = left;
+    const count = item.asked[shownImage].filter((claim) => !answers[shownImage][claim]).length;
+    showMessage(count === 1 ? "One claim was not on the screen yet." : `${count} claims were not on the screen yet.`);
+  }
   saveDraft();
   render();
+  scrollToCursor();
 }
 
 function continueReview() {
   if (busy) return;
-  const open = answers[shownImage].indexOf("");
-  if (open >= 0) {
+  const open = firstOpen(shownImage);
+  if (open !== undefined) {
     cursor = open;
     render();
+    scrollToCursor();
     return showMessage("Every claim needs an answer. Unsure is an answer, too.");
   }
-  if (answers[1 - shownImage].every(Boolean)) return save();
+  if (isComplete(1 - shownImage)) return save();
   showImage(1 - shownImage);
 }
 
@@ -255,8 +360,11 @@ async function run(work) {
   }
 }
 
-async function save() {
-  const vote = { vote_id: voteId, pair_id: item.pair_id, first: answers[0], second: answers[1], seconds: secondsVisible() };
+async function save(badPrompt = false) {
+  const vote = {
+    vote_id: voteId, pair_id: item.pair_id, first: answers[0], second: answers[1], seconds: secondsVisible(),
+    bad_prompt: badPrompt, note,
+  };
   await run(async () => {
     try {
       const reply = await requestUntilAnswered("/api/vote", vote);
@@ -306,10 +414,27 @@ function showError(error) {
 
 function sentence(text) { return `${text[0].toUpperCase()}${text.slice(1)}.`; }
 
+// ---- notes and bad prompts
+
+function openNote() {
+  if (busy) return;
+  $("note-text").value = note;
+  $("note").showModal();
+}
+
+$("note").addEventListener("close", () => {
+  note = $("note-text").value.trim();
+  saveDraft();
+  if ($("note").returnValue === "bad-prompt") save(true);
+  else render();
+});
+$("open-note").addEventListener("click", openNote);
+
 // ---- the enlarged image
 
 function openZoom() {
   zoomLevel = 1;
+  $("zoom-image").src = `${item.images[shownImage]}&full=true`;
   $("zoom").showModal();
   sizeZoom();
 }
@@ -345,6 +470,7 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if ((event.key === "Enter" || event.key === " ") && event.target.closest("button, a")) return;  // the focused control gets the key
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  if ($("note").open) return;
   if ($("help").open) return key === "?" ? $("help").close() : undefined;
   if (key === "?") return $("help").showModal();
   if ($("review").hidden) {
@@ -353,10 +479,15 @@ document.addEventListener("keydown", (event) => {
   }
   const zoomed = $("zoom").open;
   const scroll = (x, y) => () => $("zoom-pane").scrollBy(x, y);
-  const moveCursor = (by) => () => { cursor = Math.min(item.claims.length - 1, Math.max(0, cursor + by)); render(); scrollToCursor(); };
-  const switchImage = (to) => () => { if (!busy && shownImage !== to) showImage(to); };
+  const moveCursor = (by) => () => {
+    const asked = item.asked[shownImage];
+    cursor = asked[Math.min(asked.length - 1, Math.max(0, asked.indexOf(cursor) + by))];
+    render();
+    scrollToCursor();
+  };
+  const switchImage = (to) => () => { if (!busy && shownImage !== to && item.asked[to].length) showImage(to); };
   const actions = {
-    a: answerRest, z: undo, Backspace: undo, Enter: continueReview,
+    a: answerRest, c: openNote, z: undo, Backspace: undo, Enter: continueReview,
     " ": zoomed ? () => $("zoom").close() : openZoom,
     ArrowUp: zoomed ? scroll(0, -80) : moveCursor(-1), ArrowDown: zoomed ? scroll(0, 80) : moveCursor(1),
     ArrowLeft: zoomed ? scroll(-80, 0) : switchImage(0), ArrowRight: zoomed ? scroll(80, 0) : switchImage(1),
