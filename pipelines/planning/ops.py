@@ -49,6 +49,13 @@ class Trace:
     """Bytes of the storages made inside that were alive at the end of the forward pass."""
     peak: float
     """Largest number of such bytes that were alive at once."""
+    forward_ops: int
+    """How many of the operations belong to the forward pass."""
+
+    @property
+    def forward(self) -> Sequence[Op]:
+        """The operations of the forward pass. Without gradient they are the same."""
+        return self.ops[: self.forward_ops]
 
 
 @dataclass
@@ -95,9 +102,10 @@ class Recorder(TorchDispatchMode):
         self.add("matmul" if flops else "traffic", flops, inputs, outputs)
         return out
 
-    def trace(self, kept: float) -> Trace:
-        """What was recorded; `kept`: see Trace."""
-        return Trace(tuple(self.ops), frozenset(self._constant), kept, self.peak)
+    @property
+    def constant(self) -> frozenset[int]:
+        """See Trace."""
+        return frozenset(self._constant)
 
     def add(self, kind: Kind, flops: float, reads: Sequence[Tensor], writes: Sequence[Tensor]) -> None:
         """Records one kernel."""
@@ -192,16 +200,12 @@ def trace(forward: Callable[[], Tensor], backward: bool) -> Trace:
 
     `forward` makes its inputs itself: a storage from outside counts as a weight.
     """
-    with Recorder() as recorder:
+    with Recorder() as recorder, torch.set_grad_enabled(backward):
+        result = forward()
+        kept, number = recorder.live, len(recorder.ops)
         if backward:
-            result = forward()
-            kept = recorder.live
             result.sum().backward()
-        else:
-            with torch.no_grad():
-                result = forward()
-            kept = recorder.live
-    return recorder.trace(kept)
+    return Trace(tuple(recorder.ops), recorder.constant, kept, recorder.peak, number)
 
 
 @contextmanager

@@ -113,13 +113,12 @@ def count_policy(architecture: PolicyArchitecture, flux: FluxSettings) -> Policy
     deeper = [[1 + (kind == longer) for kind in range(len(ones))] for longer in range(len(ones))]
     models = [_meta_policy(architecture, flux, depths) for depths in (ones, *deeper)]
     depths = _depths(architecture)
-    sampled = [trace(partial(_forward, policy), backward=False) for policy in models]
     trained = [trace(partial(_forward, policy), backward=True) for policy in models]
     based = [trace(partial(_base_forward, policy), backward=False) for policy in models]
-    forward, training, base = (
-        [Work.of(each, ROWS, flux.compile) for each in traces] for traces in (sampled, trained, based)
-    )
+    forward = [Work.of(each, ROWS, flux.compile, forward=True) for each in trained]
+    training, base = ([Work.of(each, ROWS, flux.compile) for each in traces] for traces in (trained, based))
     first = models[0]
+    sampled = trace(partial(_forward, first), backward=False)
     decoded = trace(partial(_decode, first), backward=False)
     parameters = [sum(p.numel() for p in policy.transformer.parameters()) for policy in models]
     lora = [sum(p.numel() for p in policy.trainable().values()) for policy in models]
@@ -129,7 +128,7 @@ def count_policy(architecture: PolicyArchitecture, flux: FluxSettings) -> Policy
         forward=of_depth(forward[0], forward[1:], depths),
         base_forward=of_depth(base[0], base[1:], depths),
         training=of_depth(training[0], training[1:], depths),
-        decoding=Program(((1.0, Work.of(decoded, 1, compiled=False)),)),
+        decoding=Program(((1.0, Work.of(decoded, 1)),)),
         encoder_parameters=architecture.encoder_parameters,
         vae_parameters=sum(p.numel() for p in first.pipeline.vae.parameters()),
         transformer_parameters=_at_depth(parameters, depths) - _at_depth(lora, depths),
@@ -143,7 +142,7 @@ def count_policy(architecture: PolicyArchitecture, flux: FluxSettings) -> Policy
         order=tuple(kind for kind, depth in enumerate(depths) for _ in range(depth)),
         other_kept_bytes=(trained[0].kept - sum(longer.kept - trained[0].kept for longer in trained[1:])) / ROWS,
         backward_bytes=max(each.peak - each.kept for each in trained) / ROWS,
-        forward_bytes=max(each.peak for each in sampled) / ROWS,
+        forward_bytes=sampled.peak / ROWS,
         decoding_bytes=decoded.peak,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,9 +68,10 @@ def count_score(architecture: ScoreArchitecture, settings: SpatialScoreSettings)
         positions = torch.empty(3, ROWS, tokens, dtype=torch.long, device="meta")
         return model.language_model(inputs_embeds=hidden, position_ids=positions, use_cache=False).last_hidden_state
 
-    scored = [trace(lambda model=model: forward(model), backward=False) for model in models]
-    trained = [trace(lambda model=model: forward(model), backward=True) for model in models]
-    score, train = ([Work.of(each, ROWS, compiled=False) for each in traces] for traces in (scored, trained))
+    scored = trace(partial(forward, models[0]), backward=False)
+    trained = [trace(partial(forward, model), backward=True) for model in models]
+    score = [Work.of(each, ROWS, forward=True) for each in trained]
+    train = [Work.of(each, ROWS) for each in trained]
     vision, vision_parameters, vision_peak = _vision(architecture.vision, settings, dtype)
     again = blocks(score[0], score[1], depth) if settings.gradient_checkpointing else NOTHING
     layer = trained[1].kept - trained[0].kept
@@ -87,7 +89,7 @@ def count_score(architecture: ScoreArchitecture, settings: SpatialScoreSettings)
         lora_parameters=trainable[0] + (depth - 1) * (trainable[1] - trainable[0]),
         kept_bytes=kept / ROWS,
         backward_bytes=max(each.peak - each.kept for each in trained) / ROWS,
-        scoring_bytes=max(*(each.peak / ROWS for each in scored), vision_peak),
+        scoring_bytes=max(scored.peak / ROWS, vision_peak),
     )
 
 
@@ -137,7 +139,7 @@ def _vision(
     full = len(vision["fullatt_block_indexes"])
     parts = [trace(lambda: block(windows), False), trace(lambda: block(whole), False), trace(ends, False)]
     counts = (float(vision["depth"] - full), float(full), 1.0)
-    works = [(count, Work.of(part, 1, compiled=False)) for count, part in zip(counts, parts, strict=True)]
+    works = [(count, Work.of(part, 1)) for count, part in zip(counts, parts, strict=True)]
     block_parameters = sum(p.numel() for p in tower.blocks[0].parameters())
     parameters = sum(p.numel() for p in tower.parameters()) + (vision["depth"] - 1) * block_parameters
     return Program(tuple(works)), parameters, max(part.peak for part in parts)

@@ -48,9 +48,13 @@ class Work:
     growing: np.ndarray  # [N] bytes of activations
 
     @classmethod
-    def of(cls, trace: Trace, rows: int, compiled: bool) -> Work:
-        """The kernels of a recording of `rows` rows; `compiled`: as torch.compile fuses them."""
-        ops = fuse(trace.ops) if compiled else trace.ops
+    def of(cls, trace: Trace, rows: int, compiled: bool = False, forward: bool = False) -> Work:
+        """The kernels of a recording of `rows` rows, or only those of its forward pass.
+
+        `compiled`: as torch.compile fuses them.
+        """
+        ops = trace.forward if forward else trace.ops
+        ops = fuse(ops) if compiled else ops
         constant = np.array([_bytes(op, trace.constant.__contains__) for op in ops])
         return cls(
             rows=rows,
