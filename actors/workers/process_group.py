@@ -38,4 +38,5 @@ def join_process_group(address: str, rank: int, ranks: int, device: torch.device
             device_id=torch.device("cuda", 0) if on_gpu else None,  # Ray shows a rank its own GPU only
         )
     except (RuntimeError, OSError) as error:
-        raise RanksNeverMetError(f"rank {rank} of {ranks} did not meet the others at {address}: {error}") from error
+        reason = (str(error).splitlines() or [""])[0]
+        raise RanksNeverMetError(f"rank {rank} of {ranks} did not meet the others at {address}: {reason}") from error

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import socket
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +15,8 @@ import pytest
 import torch
 
 from actors.files import digest, join, read_file, write_file
+from actors.workers import process_group
+from actors.workers.faults import RanksNeverMetError
 from actors.workers.learner import LearnerJob, LearnerRank
 from actors.workers.learner_group import LearnerGroup, LearnerLostError, start_learner
 from conf import Settings
@@ -39,6 +43,17 @@ def test_what_all_ranks_share_is_written_by_rank_0_only(rank: int, names: set[st
     content = learner.state()
     assert torch.load(io.BytesIO(content.tobytes()), weights_only=True).keys() == names
     assert not content.flags.owndata, "a copy of all bytes"
+
+
+def test_rank_0_keeps_its_port_and_says_whom_it_did_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_group, "MEETING_TIMEOUT", timedelta(milliseconds=300))
+    store = process_group.open_store("127.0.0.1", 2)
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("", store.port))
+    address = f"127.0.0.1:{store.port}"
+    with pytest.raises(RanksNeverMetError, match=rf"rank 0 of 2 did not meet the others at {address}: wait timeout"):
+        process_group.join_process_group(address, 0, 2, torch.device("cpu"), store)
+    assert not torch.distributed.is_initialized()
 
 
 def give_gradient(rank: Any, value: float) -> None:
