@@ -1,9 +1,9 @@
 """Kills processes of a scenes run on three nodes at random moments. test_kills.py runs this.
 
 `python -m tests.policy.kills separate` (or `colocated`) prints the table of kills and recoveries. It acts as the
-operator: it starts the raylets, submits a killed driver again, and replaces a lost node. It sees processes only. The run
-lasts as long as the kills take. Then a second run, without kills, goes to the same version, and the checkpoints of both
-are compared: adapter, moving average and optimizer.
+operator: it starts the raylets, submits a killed driver again, and replaces a lost node. It sees processes only. The
+run lasts as long as the kills take. Then a second run, without kills, goes to the same version, and the checkpoints of
+both are compared: adapter, moving average and optimizer.
 """
 
 from __future__ import annotations

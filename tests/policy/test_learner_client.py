@@ -20,6 +20,7 @@ from actors.grpo.shares import WHOLE, GroupPart
 from actors.types import Conditioning
 from actors.workers.learner import LearnerJob, LearnerRank
 from actors.workers.learner_group import LearnerLostError
+from actors.workers.rollout import WeightsHandle
 from conf import load
 from conf.flux import FluxSettings
 from pipelines.policy import resource_wait
@@ -204,6 +205,39 @@ def test_the_gradient_is_divided_by_the_std_of_the_batch(std_over: Any, divisor:
     client = LearnerClient(settings, cast(Any, ranks), UNUSED, UNUSED, IterationTimer(2), print)
     asyncio.run(client.optimizer_step([scored_group("narrow", 1.0), scored_group("wide", 10.0)]))
     assert ranks.grad_divisor == pytest.approx(divisor)
+
+
+class PublishingRanks:
+    """Ranks that count what they put into the object store."""
+
+    ranks, published = ("rank 0", "rank 1"), 0
+
+    async def end_iteration(self) -> int:
+        return 8
+
+    async def publish(self, averaged: bool) -> WeightsHandle:
+        self.published += 1
+        return WeightsHandle(8, averaged, UNUSED)
+
+
+@pytest.mark.parametrize(("placement", "actors", "published"), [("separate", 1, 1), ("colocated", 1, 1),
+                                                                 ("colocated", 0, 0)])  # fmt: skip
+def test_a_step_waits_for_colocated_samples_and_weights_go_to_rollout_actors_only(
+    placement: Any, actors: int, published: int
+) -> None:
+    async def run() -> None:
+        rollout = replace(SETTINGS.rollout, max_actors=actors, min_actors=actors)
+        settings, ranks = replace(SETTINGS, placement=placement, rollout=rollout), PublishingRanks()
+        client = LearnerClient(settings, cast(Any, ranks), UNUSED, cast(Any, SlowCollector()), IterationTimer(2), print)
+        group: asyncio.Future[ScoredGroup] = asyncio.get_running_loop().create_future()
+        waiting = asyncio.create_task(client.wait_for_samples([group]))
+        await asyncio.sleep(0.01)
+        assert waiting.done() is (placement == "separate")
+        group.set_result(scored_group("last", 1.0))
+        await waiting
+        assert (await client.publish()).version == 8 and ranks.published == published
+
+    asyncio.run(run())
 
 
 class LoadingRanks:
