@@ -14,7 +14,9 @@ from typing import Literal
 
 from pipelines.policy.timing import now
 
-CallKind = Literal["sample", "evaluate", "score", "accumulate", "optimizer step", "publish", "load", "checkpoint"]
+CallKind = Literal[
+    "sample", "evaluate", "score", "start", "load", "accumulate", "optimizer step", "publish", "checkpoint"
+]
 
 MEDIANS = 10
 """A call may take this many times the median of its kind, plus the margin."""

@@ -14,14 +14,16 @@ from pipelines.policy.supervision import Supervision
 
 
 class SupervisedLearner(LearnerGroup):
-    """All learner ranks. Its methods raise LearnerLostError if a rank died or does not return.
-
-    `start` has no limit of its own: the ranks wait for each other for a limited time.
-    """
+    """All learner ranks. Its methods raise LearnerLostError if a rank died or does not return."""
 
     def __init__(self, group: LearnerGroup, supervision: Supervision) -> None:
         super().__init__(group.ranks, group.stop)
         self._supervision = supervision
+
+    async def start(self) -> int:
+        """See LearnerGroup."""
+        async with self._limited("start"):
+            return await super().start()
 
     async def load(self, *args: Any, **kwargs: Any) -> int:
         """See LearnerGroup."""
