@@ -106,7 +106,10 @@ class QwenImagePolicy(Policy):
             img_shapes=[self._image_shape] * len(latents),
             return_dict=False,
         )[0].float()
-        return guide(*velocity.chunk(2), scale) if scale > 1 else velocity
+        if scale == 1:
+            return velocity
+        with_prompt, with_negative = velocity.chunk(2)
+        return guide(with_prompt, with_negative, scale)
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """See Policy. The VAE is a video model: an image is a video of one frame."""
