@@ -26,10 +26,10 @@ from actors.grpo.passes import passes_of
 from actors.grpo.ratio_norm import guarded_ratio_loss
 from actors.grpo.replay import ReplayBatch, replay_batches
 from actors.grpo.shared_noise import shared_replay_batches
+from actors.grpo.shares import WHOLE, GroupPart
 from actors.optim.torch_engine import Engine
 from actors.policy.base import Policy
 from actors.policy.transition import transition_of
-from actors.grpo.shares import WHOLE, GroupPart
 from actors.types import Conditioning, Trajectory
 from conf.policy import PolicySettings
 

@@ -93,8 +93,8 @@ class PolicySettings(Section):
         super().__post_init__()
         self._check_group()
         self._check_prompts()
-        self._check_old_log_probs()
         self._check_placement()
+        self._check_old_log_probs()
         if self.algorithm.kl_reference == "start" and not self.start_from:
             raise SettingsError(
                 "policy.algorithm.kl_reference=start needs policy.start_from: name the LoRA that the run starts from, or "
@@ -142,17 +142,6 @@ class PolicySettings(Section):
                 "equally many forward passes: set one of the two back"
             )
 
-    def _check_prompts(self) -> None:
-        """Raises SettingsError if the optimizer steps of an iteration cannot have equally many prompts."""
-        steps = self.optimizer.steps_per_iteration
-        if self.prompts_per_iteration % steps:
-            lower = self.prompts_per_iteration // steps * steps
-            raise SettingsError(
-                "policy.prompts_per_iteration must be divisible by policy.optimizer.steps_per_iteration, got "
-                f"{self.prompts_per_iteration} and {steps}: use "
-                f"{nearest(self.prompts_per_iteration, {lower or steps, lower + steps})}"
-            )
-
     def _check_placement(self) -> None:
         """Raises SettingsError if nobody could sample, or a rank could not sample while it learns."""
         if self.placement == "separate":
@@ -172,4 +161,15 @@ class PolicySettings(Section):
             raise SettingsError(
                 "policy.learner.zero_stage must be 1 or 2 with policy.placement=colocated, got 3, because ranks with a "
                 "sharded base can only make forward passes together: use 2, or policy.placement=separate"
+            )
+
+    def _check_prompts(self) -> None:
+        """Raises SettingsError if the optimizer steps of an iteration cannot have equally many prompts."""
+        steps = self.optimizer.steps_per_iteration
+        if self.prompts_per_iteration % steps:
+            lower = self.prompts_per_iteration // steps * steps
+            raise SettingsError(
+                "policy.prompts_per_iteration must be divisible by policy.optimizer.steps_per_iteration, got "
+                f"{self.prompts_per_iteration} and {steps}: use "
+                f"{nearest(self.prompts_per_iteration, {lower or steps, lower + steps})}"
             )
