@@ -57,7 +57,7 @@ def gpu_type(settings: PlanSettings) -> GpuType:
 def recognize(device_name: str) -> GpuType | None:
     """The type of a device by the name that CUDA gives, e.g. "NVIDIA H100 80GB HBM3"; None for another type."""
     words = device_name.upper().replace("RTX 4090", "RTX4090").replace("-", " ").split()
-    if "PCIE" in words or "NVL" in words:  # other rates than those of the SXM modules in the table
+    if {"PCIE", "NVL", "40G", "40GB"} & set(words):  # other rates, or less memory, than the modules in the table
         return None
     return next((GPU_TYPES[name] for name in GPU_NAMES if name in words), None)
 

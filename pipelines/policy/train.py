@@ -27,6 +27,7 @@ from pipelines.policy.collector import Rewards, ScoredGroup
 from pipelines.policy.export import export_chosen, export_lora
 from pipelines.policy.gauges import RunGauges
 from pipelines.policy.metrics import EvaluationRow, read_evaluations
+from pipelines.policy.prediction import cluster_prediction
 from pipelines.policy.resource_wait import wait_with_status
 from pipelines.policy.resources import check_capacity, reward_requests
 from pipelines.policy.resume import check_resumable
@@ -174,6 +175,8 @@ async def _train_and_export(settings: Settings, rewards: Rewards, progress: Prog
     run = TrainingRun(settings, rewards, progress.log)
     progress.follow(run.state)
     try:
+        if line := await asyncio.to_thread(cluster_prediction, settings):  # while the models load
+            progress.log(line)
         weights = await train_until_finished(run)
         check_lease(paths.lease)
         return PolicyResult(

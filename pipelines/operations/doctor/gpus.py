@@ -149,3 +149,17 @@ def check_memory(machine: str, found: GpuInfo, settings: Settings) -> Iterator[F
         fix = "choose another preset, or larger GPUs; docs/cluster.md has a table of what each part needs"
         message += f"; needed: {needed:.0f} GB for weights, plus activations"
         yield Finding(gpu.memory_gb > needed, message, fix)
+    if line := _prediction(settings, {gpu.name for gpu in found.gpus}):
+        yield Finding(True, f"{machine}: {line}")
+
+
+def _prediction(settings: Settings, names: set[str]) -> str:
+    """What the planner predicts if all GPUs are of one type that it knows; else ""."""
+    from pipelines.planning.gpus import recognize
+
+    gpu = recognize(names.pop()) if len(names) == 1 else None
+    if gpu is None:
+        return ""
+    from pipelines.policy.prediction import prediction  # imports the models' libraries
+
+    return prediction(settings, gpu)
