@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from actors.json_files import JsonError, read_record
 from conf import Settings, UserError
@@ -43,6 +45,11 @@ class Calibration:
     """Part -> share of the GPU's peak that model FLOPs reached."""
     ratio_drift: list[float] = field(default_factory=list[float])
     """Largest |ratio - 1| of the unchanged policy at each trained denoise step."""
+
+
+def write_calibration(file: Path, found: Calibration) -> None:
+    """Writes the file that `read_calibration` reads."""
+    file.write_text(json.dumps(asdict(found), indent=2) + "\n")
 
 
 def read_calibration(settings: Settings) -> Calibration | None:

@@ -19,7 +19,7 @@ from pipelines.planning.gpus import GpuType
 from pipelines.planning.memory import GpuMemory, gpu_memory
 from pipelines.planning.timeline import Iteration, iterate
 
-SHARED_GPUS = 0.2
+SHARED_GPUS = 0.3
 """Share of a worker's GPU that Ray reserves for a reward replica beside it. Ray does not limit memory or time."""
 CHECKPOINTING = (0, 8, 6, 5, 4, 3, 2, 1)
 """Values of `flux.checkpoint_every` from the fastest to the smallest."""
