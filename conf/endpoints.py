@@ -167,6 +167,16 @@ class PerturberSettings(ChatSettings):
 
 
 @dataclass(frozen=True)
+class ClaimJudgeSettings(ChatSettings):
+    """The vision-language model that checks images before people see them, if preferences.image_check=judge."""
+
+    section: ClassVar[str] = "claim_judge"
+
+    attempts: int = field(default=2, metadata=at_least(1))
+    """Answers that are requested until one has the right form. Then the row is dropped."""
+
+
+@dataclass(frozen=True)
 class SeedreamSettings(EndpointSettings):
     """The generator seedream: Seedream 4.0 through its OpenAI-compatible images API."""
 

@@ -62,7 +62,10 @@ class DiffusersSettings(Section):
     """Images in one call."""
 
     actors: int = field(default=1, metadata=at_least(1))
-    """Actors that hold the pipeline."""
+    """Actors that hold the pipeline from the start."""
+
+    max_actors: int = field(default=0, metadata=at_least(0))
+    """Actors at most: more of them start on GPUs that another generator has finished with. 0: no more than `actors`."""
 
     threads: int = field(default=4, metadata=at_least(1))
     """CPU threads of an actor."""
@@ -89,6 +92,7 @@ class DiffusersSettings(Section):
             offload=plain.offload,
             batch=plain.batch,
             actors=plain.actors,
+            max_actors=plain.max_actors,
             threads=plain.threads,
             cpus=plain.cpus,
             gpus=plain.gpus,
@@ -116,7 +120,13 @@ class PreferencesSettings(Section):
     section: ClassVar[str] = "preferences"
 
     pairs: int = field(default=6000, metadata=at_least(10))
-    """Pairs to make. Paper: 80,000."""
+    """Candidate pairs to make. A build with fewer is extended. Paper: more than 80,000 before the review."""
+
+    target: int = field(default=0, metadata=at_least(0))
+    """Accepted pairs until which `preferences extend` adds candidates. 0: `pairs`. Paper: 80,000."""
+
+    expected_yield: float = field(default=0.25, metadata=between(0.01, 1))
+    """Accepted pairs of a candidate, until a review has measured it."""
 
     seed: int = field(default=0, metadata=at_least(0))
     """Seed of prompts, edits and images."""
@@ -145,6 +155,15 @@ class PreferencesSettings(Section):
     reviewer: Literal["scenes", "annotators"] = "scenes"
     """Who checks pairs: the exact checker, or annotators (pairs stay pending until reviewed). Paper: annotators."""
 
+    image_check: Literal["none", "judge"] = "none"
+    """Who checks the claims of each image before annotators see it: nobody, or a model (section claim_judge)."""
+
+    tries: int = field(default=4, metadata=at_least(1))
+    """Images of each side of a pair at most, until one passes the check. Then the row is dropped."""
+
+    audit_fraction: float = field(default=0.02, metadata=between(0, 1))
+    """Fraction of the rows that keep their first images whatever the check says, so that its errors are measured."""
+
     generators: GeneratorWeights = field(default_factory=GeneratorWeights)
     """Shares of the image generators."""
 
@@ -172,6 +191,16 @@ class PreferencesSettings(Section):
             raise SettingsError(
                 "preferences.corrupted_fraction + preferences.generated_fraction must be at most 1, got "
                 f"{self.corrupted_fraction} + {self.generated_fraction}: lower one of them"
+            )
+        if self.image_check == "judge" and self.generated_fraction:
+            raise SettingsError(
+                "preferences.image_check=judge cannot check pairs that the base policy generates, got "
+                f"preferences.generated_fraction={self.generated_fraction}: set it to 0"
+            )
+        if self.image_check == "judge" and self.generators.renderer:
+            raise SettingsError(
+                "preferences.image_check=judge does not check the renderer, whose images are right by construction: "
+                "set preferences.generators.renderer=0, or preferences.image_check=none"
             )
         in_scenes = self.writer == self.perturber == self.reviewer == "scenes"
         only_renderer = not (self.generators.qwen_image or self.generators.hunyuan_image or self.generators.seedream)

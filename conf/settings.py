@@ -12,7 +12,13 @@ from dataclasses import dataclass, field
 from conf.ablation import AblationSettings
 from conf.baselines import BaselinesSettings
 from conf.detector import DetectorSettings
-from conf.endpoints import BudgetSettings, PerturberSettings, SeedreamSettings, WriterSettings
+from conf.endpoints import (
+    BudgetSettings,
+    ClaimJudgeSettings,
+    PerturberSettings,
+    SeedreamSettings,
+    WriterSettings,
+)
 from conf.errors import SettingsError
 from conf.evaluation import EvaluationSettings, SampleSettings
 from conf.flux import EMBEDDED, FluxSettings
@@ -59,6 +65,7 @@ class Settings(Section):
     publish: PublishSettings = field(default_factory=PublishSettings)
     writer: WriterSettings = field(default_factory=WriterSettings)
     perturber: PerturberSettings = field(default_factory=PerturberSettings)
+    claim_judge: ClaimJudgeSettings = field(default_factory=ClaimJudgeSettings)
     seedream: SeedreamSettings = field(default_factory=SeedreamSettings)
     qwen_image: QwenImageSettings = field(default_factory=QwenImageSettings)
     hunyuan_image: HunyuanImageSettings = field(default_factory=HunyuanImageSettings)

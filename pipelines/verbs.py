@@ -13,12 +13,35 @@ _STAGES = ("preferences", "reward", "policy", "evaluation")
 
 VERBS: dict[str, dict[str, Action]] = {
     "preferences": {
+        "plan": Action(
+            f"{_PREFERENCES}:plan",
+            "predict calls, money, GPU-hours, disk and annotators' hours, before anything is spent",
+            ("preferences",),
+            run="optional",
+        ),
         "build": Action(
             f"{_PREFERENCES}:build",
             "make preference pairs: write prompts, perturb them, generate images, review, save",
-            ("preferences", "writer", "perturber", "qwen_image", "hunyuan_image", "seedream", "budget"),
+            (
+                "preferences",
+                "writer",
+                "perturber",
+                "qwen_image",
+                "hunyuan_image",
+                "seedream",
+                "claim_judge",
+                "budget",
+            ),
             resumes=True,
             run="starts",
+            check=f"{_CHECKS}:build_preferences",
+        ),
+        "extend": Action(
+            f"{_PREFERENCES}:extend",
+            "add candidates until `preferences.target` pairs are accepted, or until the others wait for annotators",
+            ("preferences", "budget"),
+            resumes=True,
+            run="continues",
             check=f"{_CHECKS}:build_preferences",
         ),
         "triage": Action(

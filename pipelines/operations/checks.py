@@ -236,6 +236,7 @@ def _preferences_services(settings: Settings) -> None:
         (cfg.writer == "chat", settings.writer),
         (cfg.perturber == "chat", settings.perturber),
         (weights.seedream > 0, settings.seedream),
+        (cfg.image_check == "judge", settings.claim_judge),
     ):
         if used:
             _key(endpoint)

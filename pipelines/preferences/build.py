@@ -27,6 +27,9 @@ from pipelines.preferences.progress import BuildProgress
 from pipelines.preferences.services import ServiceContext
 from pipelines.scenes import checkpoints_dir
 
+SIZES = ("pairs", "target", "expected_yield")
+"""Settings of section preferences that say how many rows there are. More rows extend a build."""
+
 
 @dataclass(frozen=True)
 class PreferencesResult:
@@ -67,11 +70,13 @@ def build_preferences(settings: Settings) -> PreferencesResult:
     folder = open_folder(settings)
     manifest = folder.read_manifest()
     record_settings(settings, "preferences")
-    ending = final_settings(settings.preferences)
+    parts = folder.parts(settings.preferences.pairs)
+    ending = final_settings(settings.preferences) | {"candidates": sum(parts)}
     if manifest is not None and manifest.get("ending") == ending:
         return _result(folder, manifest, built=False)
 
-    missing = [shard for shard in plan_shards(settings.preferences) if not folder.is_finished(shard)]
+    shards = plan_shards(settings.preferences, parts)
+    missing = [shard for shard in shards if not folder.is_finished(shard)]
     if missing:
         warn_of_licences(settings)
         generators: list[GeneratorName] = sorted({shard.generator for shard in missing})
@@ -85,15 +90,15 @@ def build_preferences(settings: Settings) -> PreferencesResult:
             rows = pipeline.encode(rows)
             rows = pipeline.review(rows, settings, services)
             branches.append(rows)
-        reports = pipeline.save(branches, folder, settings)
-        work = BuildProgress(missing, settings.preferences.pairs, services)
+        reports = pipeline.save(branches, folder, settings, services)
+        work = BuildProgress(missing, shards[-1].stop, services)
         with ProgressLine("preferences") as progress:
             progress.phase("starting the workers")
             progress.follow(work.state)
             _run(reports, work)
             progress.finish(work.state() or "nothing was generated")
 
-    seconds = manifest["seconds"] if manifest else time.perf_counter() - started
+    seconds = (manifest["seconds"] if manifest else 0.0) + (time.perf_counter() - started if missing else 0.0)
     build = {"settings": asdict(settings.preferences), "seconds": seconds, "ending": ending}
     return _result(folder, finalize(folder, settings.preferences, build), built=True)
 
@@ -106,11 +111,12 @@ def open_folder(settings: Settings) -> BuildFolder:
 def fingerprint(settings: Settings) -> str:
     """A digest of everything that determines the rows. Numbers of actors and addresses of services do not."""
     cfg = replace(settings.preferences, generator_actors=1, generator_threads=1, generator_cpus=1.0, generator_gpus=0.0)
-    values = {name: value for name, value in asdict(cfg).items() if name not in FINAL_SETTINGS}
+    values = {name: value for name, value in asdict(cfg).items() if name not in (*FINAL_SETTINGS, *SIZES)}
     inputs: dict[str, object] = {"preferences": values, "schema_version": SCHEMA_VERSION}
     for used, section in (
         (cfg.writer == "chat", settings.writer),
         (cfg.perturber == "chat", settings.perturber),
+        (cfg.image_check == "judge", settings.claim_judge),
         (cfg.generators.seedream > 0, settings.seedream),
         (cfg.generators.qwen_image > 0, settings.qwen_image),
         (cfg.generators.hunyuan_image > 0, settings.hunyuan_image),

@@ -9,13 +9,13 @@ from __future__ import annotations
 import pickle
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from actors.files import join
 from actors.policy.plan import SamplingPlan
 from actors.worker_setup import init_worker
-from conf.preferences import DiffusersSettings
 from conf.settings import Settings
 from pipelines.common.worker_log import WorkCounter
 from pipelines.preferences.dataset.build_folder import BuildFolder
@@ -33,6 +33,7 @@ from pipelines.preferences.roles.base import (
     RowSpec,
     Writer,
 )
+from pipelines.preferences.roles.image_cache import clear_image_cache
 from pipelines.preferences.roles.scenes import SceneGenerator, SceneWriter
 from pipelines.scenes import checkpoints_dir
 
@@ -91,12 +92,16 @@ def review_batch(batch: Batch, reviewer: Reviewer, counter: WorkCounter) -> Batc
     return reviewed
 
 
-def save_batch(batch: Batch, folder: BuildFolder, test_fraction: float) -> Batch:
-    """Writes one whole shard and returns its report.
+MAX_STARTS = 3
+"""Starts of a build after which a row that never had an answer is dropped for good."""
+
+
+def save_batch(batch: Batch, folder: BuildFolder, test_fraction: float, images: str) -> Batch:
+    """Writes one whole shard and returns its report. `images`: where the images of the shards are cached.
 
     If another start may still succeed for some of its rows, the shard is not written: the next start makes it again.
     """
-    shard: Shard = pickle.loads(batch["shard"][0])
+    shard = shard_of(batch)
     records: list[ReviewedPair | Dropped] = records_of(batch)
     reviewed = [record for record in records if isinstance(record, ReviewedPair)]
     dropped = [record for record in records if isinstance(record, Dropped)]
@@ -107,11 +112,15 @@ def save_batch(batch: Batch, folder: BuildFolder, test_fraction: float) -> Batch
         )
     unfinished = [record for record in dropped if not record.final]
     if unfinished:
-        return _report(0, unfinished[0].reason, unfinished[0].message)
+        starts = folder.count_starts(shard, [record.spec.index for record in unfinished])
+        waits = [record for record in unfinished if record.reason == "budget"] or unfinished[: starts < MAX_STARTS]
+        if waits:
+            return _report(0, waits[0].reason, waits[0].message)
     kept = [record for record in reviewed if record.review.kept]
     splits = [split_of(record.pair.prompts.group_id, test_fraction) for record in kept]
     table = to_table([one.pair for one in kept], [one.review for one in kept], splits, folder.fingerprint)
     folder.write(shard, table.sort_by("pair_id"), len(reviewed) - len(kept), dropped)
+    clear_image_cache(shard_images(images, shard))
     return _report(len(records), "", "")
 
 
@@ -132,20 +141,14 @@ class BasePolicyActor:
         return generate_batch(batch, self._generator)
 
 
-class DiffusersActor:
-    """PromptPair -> RawPair, by an actor that holds a diffusers pipeline."""
+def shard_images(images: str, shard: Shard) -> str:
+    """Where the images of a shard are kept until it is saved."""
+    return join(images, f"{shard.index:05d}")
 
-    def __init__(
-        self, generator: Literal["qwen_image", "hunyuan_image"], settings: DiffusersSettings, counter: WorkCounter
-    ) -> None:
-        from pipelines.preferences.roles.generators import DiffusersGenerator
 
-        device = init_worker(settings.threads, settings.gpus)
-        self._generator = DiffusersGenerator(generator, settings, device, partial(counter.add, generator))
-
-    def __call__(self, batch: Batch) -> Batch:
-        """Generates the images of one shard."""
-        return generate_batch(batch, self._generator)
+def shard_of(batch: Batch) -> Shard:
+    """The shard of a batch."""
+    return pickle.loads(batch["shard"][0])
 
 
 def records_of(batch: Batch) -> list[Any]:

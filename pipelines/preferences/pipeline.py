@@ -23,7 +23,13 @@ from pipelines.preferences.dataset.build_folder import BuildFolder
 from pipelines.preferences.dataset.shards import GeneratorName, Shard
 from pipelines.preferences.roles.base import PendingReviewer
 from pipelines.preferences.roles.scenes import ScenePerturber, SceneReviewer, SceneWriter
-from pipelines.preferences.services import ChatPerturberActor, ChatWriterActor, SeedreamActor, ServiceContext
+from pipelines.preferences.services import (
+    ChatPerturberActor,
+    ChatWriterActor,
+    DiffusersActor,
+    SeedreamActor,
+    ServiceContext,
+)
 
 TASK_CPUS = 0.8
 """Ray CPUs of a task. Beside a few generator actors this leaves one task for each core, even with a single core."""
@@ -72,7 +78,8 @@ def generate(
         case "qwen_image" | "hunyuan_image":
             pool: DiffusersSettings = settings.qwen_image if generator == "qwen_image" else settings.hunyuan_image
             options = actor_options(pool.threads, pool.cpus, pool.gpus)
-            return _map_actors(rows, ops.DiffusersActor, (generator, pool, services.counter), pool.actors, options)
+            most = max(pool.actors, pool.max_actors)
+            return _map_actors(rows, DiffusersActor, (services, generator), pool.actors, options, most)
 
 
 def encode(rows: ray.data.Dataset) -> ray.data.Dataset:
@@ -86,12 +93,14 @@ def review(rows: ray.data.Dataset, settings: Settings, services: ServiceContext)
     return _map_tasks(rows, ops.review_batch, reviewer, services.counter)
 
 
-def save(branches: Sequence[ray.data.Dataset], folder: BuildFolder, settings: Settings) -> ray.data.Dataset:
+def save(
+    branches: Sequence[ray.data.Dataset], folder: BuildFolder, settings: Settings, services: ServiceContext
+) -> ray.data.Dataset:
     """Writes every shard as parquet. The result has one row for each shard: rows done, and a reason if none are."""
     rows = branches[0].union(*branches[1:]) if len(branches) > 1 else branches[0]
     rows.context.target_max_block_size = None  # a shard stays one block, however large its images are
     rows.context.enable_progress_bars = False  # the driver logs pairs, not blocks
-    return _map_tasks(rows, ops.save_batch, folder, settings.preferences.test_fraction)
+    return _map_tasks(rows, ops.save_batch, folder, settings.preferences.test_fraction, services.images)
 
 
 def sampling_plans(settings: Settings) -> tuple[SamplingPlan, SamplingPlan]:
@@ -107,13 +116,18 @@ def _map_tasks(rows: ray.data.Dataset, function: Callable[..., ops.Batch], *argu
 
 
 def _map_actors(
-    rows: ray.data.Dataset, actor: type, arguments: tuple[object, ...], count: int, options: dict[str, Any]
+    rows: ray.data.Dataset,
+    actor: type,
+    arguments: tuple[object, ...],
+    count: int,
+    options: dict[str, Any],
+    most: int | None = None,
 ) -> ray.data.Dataset:
-    """Maps whole shards on `count` actors, which are constructed with `arguments`."""
+    """Maps whole shards on `count` actors, constructed with `arguments`; on up to `most` where there is room."""
     return rows.map_batches(
         actor,
         fn_constructor_args=arguments,
         batch_size=None,
-        compute=ray.data.ActorPoolStrategy(size=count),
+        compute=ray.data.ActorPoolStrategy(min_size=count, max_size=most or count),
         **options,
     )

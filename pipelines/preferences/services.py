@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import ray
 from ray.exceptions import RayTaskError
 
+from actors.files import join
 from actors.services.budget import BudgetTracker, Usage
 from actors.services.endpoint import Endpoint
 from actors.services.keys import Key, key_of
-from actors.worker_setup import actor_options
+from actors.worker_setup import actor_options, init_worker
 from conf.endpoints import EndpointSettings
 from conf.settings import Settings
 from pipelines.common.paths import run_paths
 from pipelines.common.worker_log import WorkCounter
-from pipelines.preferences.ops import Batch, map_live_async, records_of, with_records
+from pipelines.preferences.ops import Batch, map_live_async, records_of, shard_images, shard_of, with_records
 from pipelines.preferences.roles.chat import ChatPerturber, ChatWriter
+from pipelines.preferences.roles.checked_images import CheckRules, Draw, PairMaker
+from pipelines.preferences.roles.claim_judge import ClaimJudge
+from pipelines.preferences.roles.image_cache import ImageCache
 from pipelines.preferences.roles.seedream import SeedreamGenerator
 
 E = TypeVar("E", bound=EndpointSettings)
@@ -57,13 +63,15 @@ class ServiceContext:
     budget: RemoteBudget
     branches: int  # of the plan; each has its own actors, and they share the concurrency of a service
     counter: WorkCounter
+    judge_key: Key | None  # of section claim_judge; None if no model checks images
 
     @classmethod
     def open(cls, settings: Settings, branches: int) -> ServiceContext:
-        """Starts the actors that track the budget and count the work."""
+        """Starts the actors that track the budget and count the work. Raises UserError without the judge's key."""
         tracker: Any = ray.remote(BudgetTracker).options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
         budget = RemoteBudget(tracker.remote(settings.budget, str(run_paths(settings).account)))
-        return cls(settings, budget, branches, WorkCounter.start())
+        judge_key = key_of(settings.claim_judge) if settings.preferences.image_check == "judge" else None
+        return cls(settings, budget, branches, WorkCounter.start(), judge_key)
 
     def share(self, endpoint: E) -> E:
         """The settings of a service with one branch's share of its concurrency."""
@@ -84,10 +92,30 @@ class ServiceContext:
             **actor_options(1, SERVICE_CPUS, 0),
         )
 
+    @property
+    def cache(self) -> str:
+        """Folder or URI of answers and images that are not asked for again."""
+        return self.settings.budget.cache or str(run_paths(self.settings).answers)
+
+    @property
+    def images(self) -> str:
+        """Where images of generators are kept until their shard is saved."""
+        return join(self.cache, "images")
+
     def endpoint(self, endpoint: EndpointSettings, key: Key) -> Endpoint:
         """The client of a service, for one actor."""
-        cache = self.settings.budget.cache or str(run_paths(self.settings).answers)
-        return Endpoint(self.share(endpoint), key, self.budget, cache)
+        return Endpoint(self.share(endpoint), key, self.budget, self.cache)
+
+    def judge(self) -> ClaimJudge | None:
+        """Who checks images before people see them; None if nobody does. Call it in the event loop that uses it."""
+        judge = self.settings.claim_judge
+        return ClaimJudge(self.endpoint(judge, self.judge_key), judge.attempts) if self.judge_key else None
+
+    def pair_maker(self, draw: Draw, judge: ClaimJudge | None, generator: str) -> PairMaker:
+        """Makes pairs from the images of one generator."""
+        cfg = self.settings.preferences
+        rules = CheckRules(cfg.tries, cfg.audit_fraction)
+        return PairMaker(draw, judge, rules, partial(self.counter.add, generator))
 
 
 class ChatWriterActor:
@@ -119,10 +147,34 @@ class SeedreamActor:
 
     def __init__(self, services: ServiceContext, key: Key) -> None:
         settings = services.settings.seedream
-        self._generator, self._counter = SeedreamGenerator(services.endpoint(settings, key), settings), services.counter
+        generator = SeedreamGenerator(services.endpoint(settings, key), settings)
+        self._maker = services.pair_maker(generator.draw, services.judge(), "seedream")
 
     async def __call__(self, batch: Batch) -> Batch:
         """Generates the images of one shard."""
-        generated = with_records(batch, await map_live_async(records_of(batch), self._generator.generate))
-        self._counter.add("seedream", len(batch["record"]))
-        return generated
+        return with_records(batch, await map_live_async(records_of(batch), self._maker.generate))
+
+
+class DiffusersActor:
+    """PromptPair -> RawPair, by an actor that holds a diffusers pipeline."""
+
+    def __init__(self, services: ServiceContext, generator: Literal["qwen_image", "hunyuan_image"]) -> None:
+        from pipelines.preferences.roles.batches import BatchDrawer
+        from pipelines.preferences.roles.generators import DiffusersGenerator
+
+        settings = services.settings
+        cfg = settings.qwen_image if generator == "qwen_image" else settings.hunyuan_image
+        self._services, self._name, self._batch, self._identity = services, generator, cfg.batch, asdict(cfg.identity())
+        self._generator = DiffusersGenerator(generator, cfg, init_worker(cfg.threads, cfg.gpus))
+        self._drawer = BatchDrawer
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Generates the images of one shard. Those of an earlier, interrupted start are not generated again."""
+
+        async def generate() -> Batch:
+            drawer = self._drawer(self._generator.draw, self._batch)
+            cache = ImageCache(shard_images(self._services.images, shard_of(batch)), self._name, self._identity)
+            maker = self._services.pair_maker(cache.cached(drawer), self._services.judge(), self._name)
+            return with_records(batch, await map_live_async(records_of(batch), maker.generate))
+
+        return asyncio.run(generate())

@@ -15,9 +15,8 @@ from conf import SettingsError, load
 from conf.preferences import DiffusersSettings
 from pipelines.preferences.build import build_preferences
 from pipelines.preferences.dataset.shards import plan_shards
-from pipelines.preferences.roles.base import PromptPair, RowSpec
+from pipelines.preferences.roles.checked_images import ImageRequest
 from pipelines.preferences.roles.generators import DiffusersGenerator
-from tests.support.scene_pairs import scene_prompts
 from tests.support.tiny_generators import save_random_hunyuan, save_random_qwen
 
 SMALL = {"height": 64, "width": 64, "denoise_steps": 2, "dtype": "float32", "batch": 4, "threads": 1, "gpus": 0.0}
@@ -32,26 +31,22 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-def _prompts(count: int) -> list[PromptPair]:
-    return scene_prompts([RowSpec(i, "perturbed", 2**40 + i) for i in range(count)])
-
-
 @pytest.mark.parametrize("generator", ["qwen_image", "hunyuan_image"])
-def test_the_seed_of_a_pair_determines_both_images_in_every_batch(
+def test_text_and_seed_determine_an_image_in_every_batch(
     generator: Literal["qwen_image", "hunyuan_image"], models: dict[str, Path]
 ) -> None:
     settings = DiffusersSettings(
         str(models[generator]), height=64, width=64, denoise_steps=2, dtype="float32", threads=1, gpus=0.0
     )
     model = DiffusersGenerator(generator, settings, torch.device("cpu"))
-    pairs = model.generate(_prompts(3))
-    for pair in pairs:
-        assert pair.winner.pixels.shape == (64, 64, 3) and pair.winner.pixels.dtype == np.uint8
-        assert pair.winner.seed == pair.loser.seed == pair.prompts.image_seed < 2**31
-        assert pair.winner.generator == pair.loser.generator == generator
-        assert (pair.winner.pixels != pair.loser.pixels).any(), "another prompt must give another image"
-    (alone,) = model.generate(_prompts(3)[2:])
-    difference = np.abs(alone.winner.pixels.astype(int) - pairs[2].winner.pixels)
+    requests = [ImageRequest(text, seed) for seed in (3, 4) for text in ("a red circle", "a blue square")]
+    images = model.draw(requests)
+    assert [(image.generator, image.seed) for image in images] == [(generator, request.seed) for request in requests]
+    assert all(image.pixels.shape == (64, 64, 3) and image.pixels.dtype == np.uint8 for image in images)
+    assert (images[0].pixels != images[1].pixels).any(), "another prompt must give another image"
+    assert (images[0].pixels != images[2].pixels).any(), "another seed must give another image"
+    (alone,) = model.draw(requests[3:])
+    difference = np.abs(alone.pixels.astype(int) - images[3].pixels)
     assert difference.max() <= 2, "another batch may change rounding only"
 
 
@@ -83,7 +78,7 @@ def test_several_generators_make_one_dataset_that_waits_for_annotators(
 
 
 def test_every_shard_has_one_generator() -> None:
-    settings = load("flux_dev").preferences
+    settings = load("flux_dev", ["preferences.pairs=80000"]).preferences
     shards = plan_shards(settings)
     assert [shard.start for shard in shards[1:]] == [shard.stop for shard in shards[:-1]] and shards[-1].stop == 80000
     rows = {

@@ -25,9 +25,11 @@ from typing import Any
 
 import numpy as np
 
+from actors.images import decode_image
 from actors.types import Relation
 from pipelines.common.images import encode_png
 from pipelines.scenes import grammar, render
+from pipelines.scenes.checker import check
 
 FRAME = "As seen by the viewer,"
 ONCE = ("429", "500", "garbage", "drop", "slow")  # failures of a call
@@ -46,6 +48,8 @@ def scenes_reply(body: dict[str, Any], untrue: bool) -> str:
     """The answer of a writer or a perturber, as structured output."""
     form = body["response_format"]["json_schema"]
     assert form["strict"] and form["schema"]["additionalProperties"] is False
+    if form["name"] == "ClaimAnswers":
+        return json.dumps({"answers": true_answers(*claims_of(body["messages"][0]["content"]))})
     answer = written if form["name"] == "WrittenPrompt" else perturbed
     return json.dumps(answer(body["messages"][0]["content"], untrue))
 
@@ -57,6 +61,7 @@ class Behaviour:
     shares: Mapping[str, float] = field(default_factory=dict)
     reply: Reply = scenes_reply
     bodies: list[dict[str, Any]] = field(default_factory=list)  # of all questions, in the order of arrival
+    obeys: float = 1.0  # probability with which a generated image shows a relation of its prompt
     seconds: float = 0.0  # duration of every call
     slow_seconds: float = 1.5
     seen: Counter[str] = field(default_factory=Counter)  # digest of a question -> calls
@@ -151,7 +156,15 @@ class _Handler(BaseHTTPRequestHandler):
         assert body["response_format"] == "b64_json" and body["watermark"] is False
         text = body["prompt"]
         rng = np.random.default_rng([body["seed"], int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)])
-        pixels = render.render(render.lay_out(scene_of(text), rng), rng)
+        scene = scene_of(text)
+        if self.behaviour.obeys < 1:
+            others = [rng.choice([word for word in grammar.RELATIONS if word != stated]) for stated in scene.words]
+            kept = rng.random(len(others)) < self.behaviour.obeys
+            words = (
+                str(stated if keep else other) for stated, other, keep in zip(scene.words, others, kept, strict=True)
+            )
+            scene = replace(scene, words=tuple(words))
+        pixels = render.render(render.lay_out(scene, rng), rng)
         image = base64.b64encode(encode_png(pixels)).decode()
         self._send_answer({"created": 0, "data": [{"b64_json": image}]}, digest)
 
@@ -191,6 +204,24 @@ def perturbed(question: str, untrue: bool) -> dict[str, Any]:
     changes = [{"number": int(i) + 1, **vars(changed.relations[i])} for i in sorted(chosen)]
     prompt = sentence_of(changed)
     return {"prompt": re.sub("circle|square|triangle", "hexagon", prompt) if untrue else prompt, "changes": changes}
+
+
+def claims_of(content: Sequence[dict[str, Any]]) -> tuple[np.ndarray, list[str]]:
+    """The image and the claims of a question about an image."""
+    image, text = content[0]["image_url"]["url"], content[1]["text"]
+    return decode_image(base64.b64decode(image.partition(",")[2])), re.findall(r"^\d+\. (.*)$", text, re.MULTILINE)
+
+
+def true_answers(image: np.ndarray, claims: Sequence[str]) -> list[str]:
+    """The exact checker's answers to claims such as "red circle: …" and "red circle is left of blue square"."""
+    relations = [
+        Relation(*match.groups())
+        for claim in claims
+        if (match := re.match(r"(\w+ \w+) is (\w+(?: of)?) (\w+ \w+)$", claim))
+    ]
+    verdict = check(image, relations)
+    holds = [*verdict.present.values(), *(outcome == "right" for outcome in verdict.outcomes)]
+    return ["yes" if one else "no" for one in holds]
 
 
 def statement(relation: Relation) -> str:

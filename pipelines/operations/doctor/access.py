@@ -27,6 +27,7 @@ def _key_variables(settings: Settings) -> Iterator[tuple[str, str]]:
         (settings.preferences.writer == "chat", settings.writer),
         (settings.preferences.perturber == "chat", settings.perturber),
         (settings.preferences.generators.seedream, settings.seedream),
+        (settings.preferences.image_check == "judge", settings.claim_judge),
         (settings.rewards.judge, settings.judge),
     ]
     for used, endpoint in endpoints:

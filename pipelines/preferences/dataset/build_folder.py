@@ -3,6 +3,8 @@
     preferences/{train,test}-00003.parquet             rows of shard 3
     preferences/.shards/duplicate-00003.parquet        rows of shard 3 that are near-duplicates of earlier ones
     preferences/.shards/00003.json                     written after them: shard 3 is complete; its dropped rows
+    preferences/.shards/starts-00003.json              starts that left rows of shard 3 without an answer
+    preferences/.shards/parts.json                     the rows of the first build and of each extension
     preferences/_manifest.json                         written last: the build is complete
 
 A build that was killed continues with the shards that have no report.
@@ -64,6 +66,21 @@ class DroppedRow:
     role: str
     reason: str
     message: str
+
+
+@dataclass(frozen=True)
+class BuildParts:
+    """How many rows the first build and each extension have."""
+
+    rows: list[int]
+
+
+@dataclass(frozen=True)
+class ShardStarts:
+    """How often rows had no answer."""
+
+    starts: dict[str, int]
+    """Pair id -> starts of the build."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +149,29 @@ class BuildFolder:
             self._report(shard).unlink(missing_ok=True)
         return None if damaged else read_object(str(self._paths.preferences_manifest))
 
+    def parts(self, rows: int) -> list[int]:
+        """The rows of the first build and of each extension. If `rows` are more than their sum, an extension is added.
+
+        The parts are recorded, so that a later start makes the same shards.
+        """
+        record = record_or_none(str(self._parts), BuildParts)
+        if record is None and self._parts.exists():
+            raise UserError(f"{self._parts} is damaged: restore it, or delete {self.path} or choose another run_dir")
+        parts = record.rows if record else []
+        if (more := rows - sum(parts)) > 0:
+            parts = [*parts, more]
+            write_file(str(self._parts), json.dumps(asdict(BuildParts(parts))).encode())
+        return parts
+
+    def count_starts(self, shard: Shard, rows: Sequence[int]) -> int:
+        """Counts a start that left `rows` of a shard without an answer. Returns the least count of one of them."""
+        path = self._paths.preferences_shards / f"starts-{shard.index:05d}.json"
+        record = record_or_none(str(path), ShardStarts)
+        before = record.starts if record else {}
+        starts = {pair_id(row): before.get(pair_id(row), 0) + 1 for row in rows}
+        write_file(str(path), json.dumps(asdict(ShardStarts(before | starts))).encode())
+        return min(starts.values())
+
     def is_finished(self, shard: Shard) -> bool:
         """Whether all rows of a shard were on disk when this folder was opened. A damaged report does not count."""
         return f"{shard.index:05d}" in self._finished
@@ -189,6 +229,10 @@ class BuildFolder:
         }
         write_file(str(self._paths.preferences_manifest), json.dumps(manifest, indent=2).encode())
         return manifest
+
+    @property
+    def _parts(self) -> Path:
+        return self._paths.preferences_shards / "parts.json"
 
     def _reports(self) -> list[Path]:
         found = self._paths.preferences_shards.glob("*.json")

@@ -11,6 +11,9 @@ from pipelines.preferences.roles.base import ImagePair, Review
 
 SCHEMA_VERSION = "2"
 
+IGNORE_SEEDS = ("seedream",)
+"""Generators that draw another image at every call, whatever the seed."""
+
 _IMAGE = pa.struct(
     [("bytes", pa.binary()), ("path", pa.string()), ("sha256", pa.string()), ("phash", pa.string())]
 )  # `datasets.Image` decodes the fields `bytes` and `path`
@@ -26,6 +29,15 @@ _REVIEW = pa.struct(
     ]
 )
 
+_IMAGE_CHECK = pa.struct(
+    [
+        ("winner", pa.list_(pa.string())),  # the judge's answers: each object, then each relation
+        ("loser", pa.list_(pa.string())),
+        ("tries", pa.list_(pa.int32())),  # images that were generated for the winner and for the loser
+        ("audit", pa.bool_()),  # the first images were kept, whatever the answers
+    ]
+)
+
 SCHEMA = pa.schema(
     [
         ("pair_id", pa.string()),
@@ -38,10 +50,12 @@ SCHEMA = pa.schema(
         ("image_l", _IMAGE),  # the loser
         ("generator", pa.string()),
         ("seed", pa.int64()),  # of all randomness; image services get it modulo 2^31
+        ("seed_shared", pa.bool_()),  # whether both images started from the same noise
         ("scene", pa.string()),
         ("relations", pa.list_(_RELATION)),
         ("perturbations", pa.list_(_PERTURBATION)),
         ("n_perturb", pa.int32()),  # number of changed relations
+        ("image_check", _IMAGE_CHECK),  # null without a check before the review
         ("review", _REVIEW),
         ("schema_version", pa.string()),
         ("provenance", pa.string()),
@@ -74,10 +88,12 @@ def _row(pair: ImagePair, review: Review, split: str, provenance: str) -> dict[s
         "image_l": _image(pair.loser),
         "generator": pair.winner.generator,
         "seed": prompts.spec.seed,
+        "seed_shared": pair.winner.seed == pair.loser.seed and pair.winner.generator not in IGNORE_SEEDS,
         "scene": prompts.scene,
         "relations": [vars(relation) for relation in prompts.prompt.relations],
         "perturbations": [{"kind": e.kind, "from": e.before, "to": e.after} for e in prompts.edits],
         "n_perturb": len(prompts.edits) if prompts.perturbed else 0,
+        "image_check": vars(pair.check) if pair.check else None,
         "review": vars(review),
         "schema_version": SCHEMA_VERSION,
         "provenance": provenance,

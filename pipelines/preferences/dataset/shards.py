@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
@@ -28,9 +29,22 @@ class Shard:
     generator: GeneratorName
 
 
-def plan_shards(settings: PreferencesSettings) -> list[Shard]:
-    """Divides a build into shards of at most `shard_rows` rows, generator by generator, the base policy last."""
-    others = settings.pairs - round(settings.pairs * settings.generated_fraction)
+def plan_shards(settings: PreferencesSettings, parts: Sequence[int] = ()) -> list[Shard]:
+    """Divides a build into shards of at most `shard_rows` rows, generator by generator, the base policy last.
+
+    `parts`: the rows of the first build and of each extension, which never change the shards before them. Empty: one
+    part of `settings.pairs` rows.
+    """
+    shards: list[Shard] = []
+    for rows in parts or [settings.pairs]:
+        shards += _plan_part(settings, rows, shards[-1] if shards else None)
+    return shards
+
+
+def _plan_part(settings: PreferencesSettings, rows: int, before: Shard | None) -> list[Shard]:
+    """The shards of `rows` rows that follow the shard `before`."""
+    first, index = (before.stop, before.index + 1) if before else (0, 0)
+    others = rows - round(rows * settings.generated_fraction)
     shares = settings.generators
     weights: dict[GeneratorName, float] = {
         "renderer": shares.renderer,
@@ -42,9 +56,10 @@ def plan_shards(settings: PreferencesSettings) -> list[Shard]:
     bounds = [round(others * share) for share in accumulate(w / sum(weights.values()) for w in weights.values())]
     shards: list[Shard] = []
     last = 0
-    for generator, bound in zip(generators, [*bounds, settings.pairs], strict=True):
+    for generator, bound in zip(generators, [*bounds, rows], strict=True):
         for start in range(last, bound, settings.shard_rows):
-            shards.append(Shard(len(shards), start, min(start + settings.shard_rows, bound), generator))
+            stop = min(start + settings.shard_rows, bound)
+            shards.append(Shard(index + len(shards), first + start, first + stop, generator))
         last = bound
     return shards
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from actors.types import Prompt
 from pipelines.common.images import StoredImage
+from pipelines.preferences.claims import Answer
 from pipelines.preferences.row_values import PairKind, PreferenceVote, ReviewStatus, Tier
 
 
@@ -91,16 +92,27 @@ class RawImage:
 
 
 @dataclass(frozen=True)
+class ImageCheck:
+    """What a model answered about the images of a pair before people saw them."""
+
+    winner: tuple[Answer, ...]  # one answer for each claim, see claims.py
+    loser: tuple[Answer, ...]
+    tries: tuple[int, int]  # images that were generated for the winner and for the loser
+    audit: bool  # the first images were kept, whatever the answers
+
+
+@dataclass(frozen=True)
 class RawPair:
     """A pair of images that are not encoded yet, so that the generator does not wait for PNG encoding."""
 
     prompts: PromptPair
     winner: RawImage
     loser: RawImage
+    check: ImageCheck | None = None
 
     def encoded(self) -> ImagePair:
         """The pair as it is stored."""
-        return ImagePair(self.prompts, self.winner.encoded(), self.loser.encoded())
+        return ImagePair(self.prompts, self.winner.encoded(), self.loser.encoded(), self.check)
 
 
 @dataclass(frozen=True)
@@ -110,6 +122,7 @@ class ImagePair:
     prompts: PromptPair
     winner: StoredImage
     loser: StoredImage
+    check: ImageCheck | None = None
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,8 @@
-"""Generators of photographs that run on the cluster: diffusers pipelines, each on its own actors.
-
-One generator makes both images of a pair from one seed, so that they differ mainly in what the prompts say.
-"""
+"""Generators of photographs that run on the cluster: diffusers pipelines, each on its own actors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +10,8 @@ import torch
 from diffusers import HunyuanImagePipeline, QwenImagePipeline
 
 from conf.preferences import DiffusersSettings
-from pipelines.preferences.roles.base import PromptPair, RawImage, RawPair, ignore
+from pipelines.preferences.roles.base import RawImage
+from pipelines.preferences.roles.checked_images import ImageRequest
 
 _PIPELINES: dict[str, Any] = {  # Any: the two classes have no common base with a typed call
     "qwen_image": QwenImagePipeline,
@@ -30,13 +28,9 @@ class DiffusersGenerator:
         generator: Literal["qwen_image", "hunyuan_image"],
         settings: DiffusersSettings,
         device: torch.device,
-        count: Callable[[int], None] = ignore,
     ) -> None:
-        """Loads the pipeline of `generator`, which is also the name of its settings section.
-
-        `count` receives the number of pairs of each batch.
-        """
-        self._generator, self._settings, self._count = generator, settings, count
+        """Loads the pipeline of `generator`, which is also the name of its settings section."""
+        self._generator, self._settings = generator, settings
         self._pipeline = _PIPELINES[generator].from_pretrained(settings.model, dtype=_DTYPES[settings.dtype])
         self._pipeline.set_progress_bar_config(disable=True)
         if settings.offload == "model":
@@ -46,19 +40,10 @@ class DiffusersGenerator:
         else:
             self._pipeline.to(device)
 
-    def generate(self, prompts: Sequence[PromptPair]) -> list[RawPair]:
-        """Returns both images of every pair, in order. Raises ValueError if a prompt is not perturbed."""
-        texts = [text for prompt in prompts for text in prompt.texts]
-        seeds = [prompt.image_seed for prompt in prompts for _ in range(2)]
-        size = self._settings.batch
-        batches = [slice(start, start + size) for start in range(0, len(texts), size)]
-        pixels: list[np.ndarray] = []
-        for batch in batches:
-            before = len(pixels)
-            pixels += list(self._generate(texts[batch], seeds[batch]))
-            self._count(len(pixels) // 2 - before // 2)
-        images = [RawImage(image, self._generator, seed) for image, seed in zip(pixels, seeds, strict=True)]
-        return [RawPair(prompt, images[2 * i], images[2 * i + 1]) for i, prompt in enumerate(prompts)]
+    def draw(self, requests: Sequence[ImageRequest]) -> list[RawImage]:
+        """Returns one image for each request, in order, from one call of the pipeline."""
+        pixels = self._generate([one.text for one in requests], [one.seed for one in requests])
+        return [RawImage(image, self._generator, one.seed) for image, one in zip(pixels, requests, strict=True)]
 
     @torch.no_grad()
     def _generate(self, texts: list[str], seeds: list[int]) -> np.ndarray:
