@@ -44,7 +44,6 @@ RESUME_MAY_CHANGE = (
     "policy.nft.sampling_tolerance",
     "policy.algorithm.ratio_tolerance",
     "policy.algorithm.old_log_probs",
-    "policy.algorithm.old_log_probs",
     "flux.text_encoders_on_cpu",
     "flux.checkpoint_every",
     "flux.vae_decoding",

@@ -53,9 +53,9 @@ async def train(run: TrainingRun) -> PolicyWeights:
             metrics = []
             for chunk in run.split_by_optimizer_step(groups):
                 accumulated = await run.learner.accumulate(chunk, run.version)
+                await run.learner.wait_for_samples(groups)  # a step changes the weights of colocated workers
                 metrics.append(await run.learner.optimizer_step(accumulated))
                 learned += accumulated
-                await run.learner.wait_for_samples(groups)  # a step changes the weights of colocated workers
             run.collector.weights = await run.learner.publish()  # policy version + 1
         run.record(learned, metrics)
         await run.checkpoint_if_due()
