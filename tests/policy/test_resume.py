@@ -1,4 +1,4 @@
-"""What a resumed run may change: where it runs without a word, what is learned with a record, its weights' form never."""
+"""What a resumed run may change: where it runs, silently; what it learns, with a record; its weights' form, never."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_what_is_learned_and_measured_changes_with_a_record(overrides: list[str]
     if overrides[0].startswith(MEASURED):
         check_resumable(manifest, strict)
         return
-    name, values = expected.split(" (")[0].split(" ", 1)
+    name, values = expected.split(" (", maxsplit=1)[0].split(" ", 1)
     with pytest.raises(UserError, match=rf"version 60 belongs to other settings.*{name} was .*policy\.resume=never"):
         check_resumable(manifest, strict)
     assert "→" in values

@@ -13,6 +13,7 @@ import ray
 import torch
 from safetensors.numpy import load_file
 
+from actors.grpo.lr_schedule import learning_rate
 from actors.types import Scores
 from actors.workers.rollout import Rollout
 from conf import Settings, UserError, dump
@@ -20,6 +21,7 @@ from pipelines.policy import train as train_module
 from pipelines.policy import training_run
 from pipelines.policy.collector import Group, GroupCollector, ImagesLostError, ScoredGroup
 from pipelines.policy.export import export_newest
+from pipelines.policy.lineage import read_lineage
 from pipelines.policy.train import PolicyResult, train_policy
 from pipelines.policy.training_run import TrainingRun
 from tests.support.alone import run_alone
@@ -100,16 +102,44 @@ def test_a_resumed_run_is_the_undisturbed_run(
     result = train_policy(settings_of(tmp_path, *colocated), rewards, lambda line: None)
     assert_same_adapter(result, undisturbed)
     assert [row["iteration"] for row in rows(result)] == [1, 2, 3, 4]
+    assert [row["learner_sampling_seconds"] > 0 for row in rows(result)] == [False, False, True, True]
     assert export_newest(settings_of(tmp_path)) == result.export
     assert_same_adapter(result, undisturbed)
 
 
-def test_a_run_is_not_resumed_with_other_training_settings(
-    undisturbed: PolicyResult, rewards: RednessPool, settings_of: SettingsOf
+def test_a_run_starts_from_a_lora_and_is_extended_and_retuned(
+    undisturbed: PolicyResult, rewards: RednessPool, settings_of: SettingsOf, tmp_path: Path
 ) -> None:
-    run_dir = undisturbed.export.parent.parent
-    with pytest.raises(UserError, match=r"lr was 0\.003 and is 0\.001.*policy\.resume=never"):
-        train_policy(settings_of(run_dir, "policy.optimizer.lr=1e-3"), rewards, lambda line: None)
+    """One optimizer step an iteration, so that the KL term of the first one is that of version 0: to itself it is 0."""
+    origin = undisturbed.export.parent.parent
+    given = [
+        f"policy.start_from={origin}",
+        "policy.optimizer.steps_per_iteration=1",
+        "policy.algorithm.advantage_std_over=group",
+        "policy.algorithm.kl_weight=0.1",
+        "policy.algorithm.kl_reference=start",
+    ]
+    first = train_policy(settings_of(tmp_path, *given, "policy.iterations=1"), rewards, lambda line: None)
+    start = load_file(Path(first.checkpoints) / "start" / "lora.safetensors")
+    lora = adapter(undisturbed)
+    scaled = {f"transformer.{key}": value * 2 if ".lora_B." in key else value for key, value in start.items()}
+    assert scaled.keys() == lora.keys() and all(np.allclose(scaled[key], lora[key]) for key in lora)
+    assert any(value.any() for key, value in lora.items() if ".lora_B." in key)
+
+    messages: list[str] = []
+    changed = [*given, "policy.iterations=2", "policy.optimizer.lr=1e-3"]
+    with pytest.raises(UserError, match=r"iterations was 1 and is 2; policy\.optimizer\.lr was 0\.003 and is 0\.001"):
+        train_policy(settings_of(tmp_path, *changed, "policy.strict_resume=true"), rewards, messages.append)
+    second = train_policy(settings_of(tmp_path, *changed), rewards, messages.append)
+    assert [row["iteration"] for row in rows(second)] == [1, 2]
+    assert 0 <= rows(second)[0]["kl"] < 1e-3 * rows(second)[1]["kl"]
+    assert rows(second)[1]["lr"] == pytest.approx(learning_rate(settings_of(tmp_path, *changed).policy.optimizer, 1, 2))
+    lineage = read_lineage(tmp_path / "policy" / "lineage.jsonl")
+    names = ["policy.start_from", "policy.iterations", "policy.optimizer.lr"]
+    assert [(row.version, row.change.name) for row in lineage] == list(zip((0, 1, 1), names, strict=True))
+    card = (second.export / "README.md").read_text()
+    assert "continues from version 1 with changes:" in messages and all(name in card for name in names)
+    assert str(origin) not in card and "policy.optimizer.lr 0.003 → 0.001 (learning rate of iteration 2: " in card
 
 
 def break_device(rollout: Rollout) -> None:
