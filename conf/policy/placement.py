@@ -82,8 +82,8 @@ class LearnerSettings(Section):
         super().__post_init__()
         if self.ranks > 1 and 0 < self.gpus <= 0.5:
             raise SettingsError(
-                f"policy.learner.gpus must be above 0.5 for policy.learner.ranks={self.ranks}, got {self.gpus}, because "
-                "NCCL needs one GPU for each rank: use e.g. 1, or 0 to learn on CPUs, or policy.learner.ranks=1"
+                f"policy.learner.gpus must be above 0.5 for policy.learner.ranks={self.ranks}, got {self.gpus}, "
+                "because NCCL needs one GPU for each rank: use e.g. 1, or 0 to learn on CPUs, or policy.learner.ranks=1"
             )
         if not self.cpus and not self.gpus:
             raise SettingsError(

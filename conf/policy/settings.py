@@ -111,6 +111,16 @@ class PolicySettings(Section):
                 f"{self.sampling.transition}"
             )
 
+    @property
+    def samplers(self) -> RolloutSettings | LearnerSettings:
+        """The settings of the processes that sample: their threads, CPUs and GPUs."""
+        return self.learner if self.placement == "colocated" else self.rollout
+
+    @property
+    def sampler_count(self) -> int:
+        """How many processes sample at most, without the extra rollout actors of colocated ranks."""
+        return self.learner.ranks if self.placement == "colocated" else self.rollout.max_actors
+
     def _check_group(self) -> None:
         """Raises SettingsError if the selection or the sampling batch does not fit the group size."""
         if 2 * self.algorithm.top_k > self.group_size:
@@ -147,8 +157,8 @@ class PolicySettings(Section):
         if self.placement == "separate":
             if not self.rollout.min_actors:
                 raise SettingsError(
-                    "policy.rollout.min_actors must be at least 1 with policy.placement=separate, got 0, because nobody "
-                    "else samples: raise it, or set policy.placement=colocated"
+                    "policy.rollout.min_actors must be at least 1 with policy.placement=separate, got 0, because "
+                    "nobody else samples: raise it, or set policy.placement=colocated"
                 )
             return
         if self.max_staleness:

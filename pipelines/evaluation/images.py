@@ -38,7 +38,7 @@ class GenerateImages:
 
     def __init__(self, model: str, paths: RunPaths, settings: Settings, counter: WorkCounter) -> None:
         """`model`: the base, a folder or a name on the Hugging Face hub."""
-        device = init_worker(settings.policy.rollout.threads, settings.policy.rollout.gpus)
+        device = init_worker(settings.policy.samplers.threads, settings.policy.samplers.gpus)
         self._policy = load_policy(model, settings.flux, device)
         self._policy.load_lora(read_lora(paths.export, settings.flux))
         self._plan = SamplingPlan.for_evaluation(settings.evaluation, settings.policy.sampling.batch)

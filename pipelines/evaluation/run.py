@@ -72,15 +72,15 @@ def evaluate(settings: Settings) -> EvaluationResult:
 
 def generate_images(cases: Sequence[Case], paths: RunPaths, settings: Settings, counter: WorkCounter) -> Any:
     """Returns a Ray Dataset (lazy) of cases whose images, by the base and by the policy, have been saved."""
-    rollout, rows = settings.policy.rollout, _batch_rows(settings)
+    samplers, rows = settings.policy.samplers, _batch_rows(settings)
     n_blocks = -(-len(cases) // rows)
     packed: Any = ray.data.from_items([{"case": pickle.dumps(case)} for case in cases], override_num_blocks=n_blocks)
     return packed.map_batches(
         GenerateImages,
         fn_constructor_args=(flux_location(settings), paths, settings, counter),
         batch_size=rows,
-        compute=ray.data.ActorPoolStrategy(size=min(rollout.max_actors, n_blocks)),
-        **actor_options(rollout.threads, rollout.cpus, rollout.gpus),
+        compute=ray.data.ActorPoolStrategy(size=min(settings.policy.sampler_count, n_blocks)),
+        **actor_options(samplers.threads, samplers.cpus, samplers.gpus),
     )
 
 

@@ -55,10 +55,11 @@ class AblationRun:
             **training_settings(self.settings),
             **self.fingerprints,
             "the file policy.held_out_prompts": digest_of_text(policy.held_out_prompts),
-            # the next five decide the seconds of an iteration, which the report compares
+            # the next six decide the seconds of an iteration, which the report compares
             "policy.sampling.batch": policy.sampling.batch,
             "policy.learner.replay_batch": policy.learner.replay_batch,
             "policy.learner.threads": policy.learner.threads,
+            "policy.placement": policy.placement,
             "policy.rollout.max_actors": policy.rollout.max_actors,
             "policy.rollout.threads": policy.rollout.threads,
             "evaluation.denoise_steps": evaluation.denoise_steps,

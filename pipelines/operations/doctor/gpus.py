@@ -54,11 +54,15 @@ def gpu_roles(settings: Settings) -> tuple[GpuRole, ...]:
         encoders = 0.0 if flux.text_encoders_on_cpu else base.encoders
         rollout_gb = (base.transformer + encoders + base.vae) * base_bytes + 0.2 * LORA_GB  # the weights alone
         learner_gb = base.transformer * base_bytes + LORA_GB
+        if policy.placement == "colocated":
+            learner_gb += (encoders + base.vae) * base_bytes
     reward_gb = backbone and backbone.transformer * BYTES[score.dtype]
     detector_gb = boxes and boxes.transformer * BYTES[detector.dtype]
     roles = (
-        GpuRole("rollout actor", policy.rollout.gpus, rollout_gb),
-        GpuRole("learner rank", policy.learner.gpus, learner_gb),
+        GpuRole("rollout actor", policy.rollout.gpus if policy.rollout.max_actors else 0.0, rollout_gb),
+        GpuRole(
+            "policy worker" if policy.placement == "colocated" else "learner rank", policy.learner.gpus, learner_gb
+        ),
         GpuRole("reward replica", settings.serving.gpus, reward_gb),
         GpuRole("detector replica", detector.gpus if settings.rewards.detector else 0.0, detector_gb),
     )
