@@ -43,7 +43,7 @@ class SamplingSettings(Section):
     """All images of a group start from the same noise, as in DanceGRPO, and differ only by their noisy steps."""
 
     batch: int = field(default=0, metadata=at_least(0))
-    """Images in one forward pass of a rollout actor. Must divide policy.group_size. 0: the whole group."""
+    """Images of one sampling call, in one forward pass. Must divide policy.group_size. 0: the whole group."""
 
     @property
     def max_noise_steps(self) -> int:
