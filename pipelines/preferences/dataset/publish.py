@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from actors.folders import create_folder
 from conf import UserError
 from conf.review import PublishSettings
@@ -25,6 +27,7 @@ from pipelines.common.fingerprints import digest_of_file
 from pipelines.common.paths import PUBLISHED_DATA, run_paths
 from pipelines.preferences.dataset.card import render_card
 from pipelines.preferences.dataset.export import export_hpdv3, export_pickapic
+from pipelines.preferences.dataset.hub import push_to_hub
 from pipelines.preferences.dataset.licences import notes_on_generators, notes_on_services
 from pipelines.preferences.dataset.reviews import DatasetReviews, read_reviews
 from pipelines.preferences.dataset.source_rows import read_columns, read_shuffled
@@ -43,10 +46,11 @@ class PublishedVersion:
     folder: Path
     pairs: int
     left_out: Mapping[str, int]  # reason -> pairs
+    address: str = ""  # on the Hugging Face Hub; "" if it was not uploaded
 
     def __str__(self) -> str:
         left_out = "".join(f", {count} {reason} left out" for reason, count in sorted(self.left_out.items()))
-        return f"{self.pairs} pairs in {self.folder}{left_out}"
+        return f"{self.pairs} pairs in {self.folder}{left_out}{f', uploaded to {self.address}' if self.address else ''}"
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,14 @@ class Selection:
 def publish(settings: Settings) -> PublishedVersion:
     """Writes the accepted pairs of the run, with the reviews of the annotators, as a version of the dataset.
 
-    Raises UserError if the version exists already, if there are no pairs that may be published, or if the accepted
-    pairs of the split test cannot fill the benchmark.
+    A version that exists already is only uploaded, if `publish.hub` is set. Raises UserError if it exists otherwise, if
+    there are no pairs that may be published, or if the accepted pairs of the split test cannot fill the benchmark.
     """
     cfg = settings.publish
     root = Path(cfg.out).absolute() if cfg.out else run_paths(settings).published
     folder = root / cfg.version
+    if folder.exists() and cfg.hub:
+        return PublishedVersion(folder, _count_pairs(folder), {}, push_to_hub(folder, cfg))
     if folder.exists():
         raise UserError(f"{folder} is published already: raise publish.version, or delete the folder")
     source = run_paths(settings).preferences
@@ -89,7 +95,8 @@ def publish(settings: Settings) -> PublishedVersion:
         _write_checksums(partial)
 
     create_folder(folder, write)
-    return PublishedVersion(folder, published.pairs, selection.left_out_counts)
+    address = push_to_hub(folder, cfg) if cfg.hub else ""
+    return PublishedVersion(folder, published.pairs, selection.left_out_counts, address)
 
 
 def select(source: Path, reviews: DatasetReviews, cfg: PublishSettings) -> Selection:
@@ -113,6 +120,10 @@ def select(source: Path, reviews: DatasetReviews, cfg: PublishSettings) -> Selec
     ]
     benchmark = choose_benchmark(members, cfg.benchmark_single_edit, cfg.benchmark_multi_edit)
     return Selection(benchmark, left_out, counts)
+
+
+def _count_pairs(folder: Path) -> int:
+    return sum(pq.read_metadata(path).num_rows for path in (folder / PUBLISHED_DATA).glob("*.parquet"))
 
 
 def _write_rows(
