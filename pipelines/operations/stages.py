@@ -16,6 +16,7 @@ from pipelines.operations.stage_cache import step_record
 from pipelines.policy.resume import training_settings
 from pipelines.policy.train import run_policy
 from pipelines.preferences.build import build_preferences, fingerprint
+from pipelines.preferences.finalize import final_settings
 from pipelines.reward.evaluate import evaluate_reward
 from pipelines.reward.report import table as accuracy_table
 from pipelines.reward.sanity_checks import run_sanity_checks
@@ -88,7 +89,8 @@ def _flux(settings: Settings) -> dict[str, object]:
 
 
 def _pairs_inputs(settings: Settings) -> dict[str, object]:
-    return {"pairs": fingerprint(settings)}
+    cfg = settings.preferences
+    return {"pairs": fingerprint(settings), "candidates": cfg.pairs, "ending": final_settings(cfg)}
 
 
 def _pairs_digest(settings: Settings) -> str:

@@ -6,12 +6,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from conf import Settings, load
 from pipelines.common.paths import RunPaths, run_paths
 from pipelines.operations.run import complete_record, run_pipeline
 from pipelines.operations.stages import STEPS, PipelineStep
+from pipelines.preferences.dataset.schema import SCHEMA
+from tests.support.pair_sources import PENDING
 
 NAMES = [step.name for step in STEPS]
 
@@ -28,6 +32,7 @@ def test_the_steps_are_the_stages_in_order() -> None:
     ("override", "changed"),
     [
         ("preferences.pairs=50", {"preferences"}),
+        ("preferences.test_fraction=0.2", {"preferences"}),
         ("reward.lr=1e-4", {"reward"}),
         ("spatialscore.lora_rank=8", {"reward"}),
         ("policy.minutes=1", {"policy"}),
@@ -72,6 +77,29 @@ def test_new_input_files_invalidate_the_steps_that_read_them(tmp_path: Path) -> 
     after = {each.name: each.digest(settings) for each in STEPS}
     changed = {name for name in NAMES if before[name] != after[name]}
     assert changed == {"accuracy", "sanity_checks", "policy", "evaluation"}
+
+
+def test_a_run_ends_after_stage_1_if_pairs_wait_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = pa.Table.from_pylist([{"split": "train", "review": PENDING}] * 3, schema=SCHEMA)
+    started: list[str] = []
+
+    def build(settings: Settings) -> str:
+        run_paths(settings).preferences.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, run_paths(settings).preferences / "train-00000.parquet")
+        return "3 pairs"
+
+    def train(settings: Settings) -> str:
+        started.append("reward")
+        return ""
+
+    steps = [replace(step("preferences"), run=build), replace(step("reward"), run=train)]
+    run_pipeline(load("scenes", [f"run_dir={tmp_path}"]), steps)
+    said = capsys.readouterr().out
+    assert not started and "3 pairs wait for people, so this run ends here, with exit code 0" in said
+    assert f"spatialt2i preferences publish run_dir={tmp_path}" in said
+    assert f"reward.pairs={tmp_path}/published/1.0.0" in said
+    run_pipeline(load("scenes", [f"run_dir={tmp_path}", "reward.unreviewed=true"]), steps)
+    assert started == ["reward"]
 
 
 @pytest.mark.ray

@@ -100,6 +100,18 @@ def test_a_baseline_without_an_answer_is_wrong_and_the_report_shows_both_models(
     assert re.search(r"HPSv3</th><td>\+20\.0 points</td><td>1</td><td>0</td><td>1</td>", page)
 
 
+def test_the_columns_of_table_1_are_those_of_the_benchmark_if_there_is_one(measurement: Measurement) -> None:
+    assert "Table 1, benchmark" not in table(Evaluation((measurement.report,), (), ()))
+    pairs = [replace(pair, split="benchmark" if number != 1 else "test") for number, pair in enumerate(PAIRS)]
+    report = measure(cast(SpatialScorer, PrefersBright()), pairs).report
+    found = report.accuracies
+    assert _counts(found.benchmark_one_change) == (1, 1) and _counts(found.benchmark_more_changes) == (1, 1)
+    assert _counts(found.benchmark) == (3, 4) and _counts(found.overall) == (3, 5)
+    text = table(Evaluation((report,), (), ()))
+    assert re.search(r"Table 1, benchmark.*\nSpatialScore +100.0% +100.0% +75.0%", text)
+    assert "75.0%" in render_report(Evaluation((report,), (), ()))
+
+
 def test_the_interval_is_wilsons() -> None:
     for right, count in ((0, 7), (7, 7), (57, 60)):
         interval = wilson(np.arange(count) < right)

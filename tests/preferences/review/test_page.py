@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from pipelines.common.paths import RunPaths
 from tests.support.browser import Browser, wait_for
 from tests.support.review_server import saved_votes, serving_review
+from tests.support.scene_pairs import write_long_pairs
 
 pytestmark = pytest.mark.browser
 
@@ -48,6 +52,15 @@ def _pressed(browser: Browser) -> list[str]:
     return browser.value(f"{row}.map((li) => li.querySelector('[aria-pressed=true]')?.dataset.answer ?? '')")
 
 
+def _answer_yes(*browsers: Browser) -> None:
+    """Answers yes to both images and saves. A key answers what is on the screen, so a phone needs several."""
+    for browser in browsers:
+        for _ in range(2):
+            while not browser.value("document.getElementById('rest').disabled"):
+                browser.press("a")
+            browser.press("Enter")
+
+
 def test_two_annotators_review_at_once_and_continue_after_the_server_was_killed(
     run_dir: Path, desktop: Browser, phone: Browser
 ) -> None:
@@ -59,8 +72,7 @@ def test_two_annotators_review_at_once_and_continue_after_the_server_was_killed(
         _log_in(ben, server.links["annotator_2"])
         assert "#" not in ann.value("location.href"), "the token is removed from the address"
         for done in range(1, 4):
-            for browser in (ann, ben):
-                browser.press("a", "Enter", "a", "Enter")
+            _answer_yes(ann, ben)
             for browser in (ann, ben):
                 _saved(browser, done)
         votes = saved_votes(run_dir)
@@ -70,12 +82,12 @@ def test_two_annotators_review_at_once_and_continue_after_the_server_was_killed(
         server.process.wait()
         prompt, kept = ann.text("#prompt"), _pressed(ann)
         assert kept[:2] == ["yes", "no"]
-        ann.press("a", "Enter", "a", "Enter")
+        _answer_yes(ann)
         wait_for(lambda: "cannot be reached" in ann.text("#message"), "the message that the server is away")
         assert ann.text("#prompt") == prompt, "the page must not move to the next pair"
     with serving_review(run_dir, *settings, f"review.port={port}"):
         _saved(ann, 4)
-        ben.press("a", "Enter", "a", "Enter")
+        _answer_yes(ben)
         _saved(ben, 4)
         votes = saved_votes(run_dir)
         assert len(set(votes)) == len(votes) == 8
@@ -139,3 +151,39 @@ def test_the_pages_fit_a_desktop_and_a_phone_and_label_their_controls(
             assert page.value(buttons.format("button", "!(b.textContent.trim() || b.ariaLabel)")) == 0
             low = page.value(buttons.format(".choice button, .actions button", "b.offsetHeight < 40"))
             assert low == 0, "buttons must be large enough for a finger"
+
+
+def test_many_claims_fit_beside_the_image_with_their_words_marked_and_unseen_ones_are_not_answered(
+    tmp_path: Path, desktop: Browser
+) -> None:
+    write_long_pairs(tmp_path / "preferences", 2)
+    rows = "[...document.querySelectorAll('.claims li')]"
+    hidden = f"{rows}.filter((r) => r.getBoundingClientRect().bottom > document.querySelector('.actions')"
+    hidden += ".getBoundingClientRect().top).length"
+    with serving_review(tmp_path, "review.gold_fraction=0") as server:
+        page = desktop
+        try:
+            _resize(page, 1280, 720)
+            _log_in(page, server.links["annotator_1"])
+            assert page.value(f"{rows}.length") == 14 + 12 and page.value(hidden) == 0
+            page.press(*["ArrowDown"] * 14)
+            marked = page.value("[...document.querySelectorAll('#prompt mark')].map((m) => m.textContent)")
+            assert marked == ["copper kettle", "to the left of", "wooden board", "wooden board"]
+            _resize(page, 1280, 400)
+            page.value("location.reload()")
+            wait_for(lambda: page.value("document.readyState") == "complete" and page.text("#prompt"), "the page")
+            page.press("a")
+            assert 0 < _pressed(page).count("yes") < 26 and "not on the screen yet" in page.text("#message")
+            page.press("c")
+            page.value("document.getElementById('note-text').value = 'two suns'")
+            page.value("document.querySelector('#note [value=bad-prompt]').click()")
+            _saved(page, 1)
+        finally:
+            page.command("Emulation.clearDeviceMetricsOverride")
+    with closing(sqlite3.connect(RunPaths(tmp_path).review_database)) as database:
+        assert database.execute("SELECT bad_prompt, note FROM votes").fetchall() == [(1, "two suns")]
+
+
+def _resize(page: Browser, width: int, height: int) -> None:
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    page.command("Emulation.setDeviceMetricsOverride", **size)

@@ -169,14 +169,18 @@ function renderClaim(claim, element) {
   element.append(`${claim[0]} `, relation, ` ${claim[2]}`);
 }
 
-const onScreen = new IntersectionObserver((entries) => {
-  for (const entry of entries) {
-    if (entry.isIntersecting) seen[Number(entry.target.dataset.image)].add(Number(entry.target.dataset.claim));
+function recordSeen() {  // the claims between the header, or on a phone the image, and the buttons
+  if (!item || $("review").hidden) return;
+  const image = document.querySelector("#review .image").getBoundingClientRect();
+  const actions = document.querySelector("#review .actions").getBoundingClientRect();
+  const top = image.width > innerWidth / 2 ? image.bottom : 0;
+  for (const row of claimRows()) {
+    const box = row.getBoundingClientRect();
+    if (box.top >= top - 2 && box.bottom <= actions.top + 2) seen[shownImage].add(Number(row.dataset.claim));
   }
-}, { threshold: 0.95 });
+}
 
 function renderClaims() {
-  onScreen.disconnect();
   const asked = item.asked[shownImage];
   const isObject = (claim) => item.claims[claim].length === 1;
   const groups = [
@@ -194,7 +198,6 @@ function renderClaims() {
     group.append(heading, list);
     return group;
   }));
-  for (const row of claimRows()) onScreen.observe(row);
 }
 
 function claimRows() { return [...$("claims").querySelectorAll("li")]; }
@@ -202,7 +205,6 @@ function claimRows() { return [...$("claims").querySelectorAll("li")]; }
 function claimRow(index) {
   const row = document.createElement("li");
   row.dataset.claim = index;
-  row.dataset.image = shownImage;
   const text = document.createElement("p");
   text.id = `claim-${index}`;
   renderClaim(item.claims[index], text);
@@ -320,6 +322,7 @@ function giveAnswer(answer) {
 
 function answerRest() {  // never claims that the annotator cannot have read
   if (busy) return;
+  recordSeen();
   const open = item.asked[shownImage].filter((claim) => !answers[shownImage][claim]);
   for (const claim of open.filter((claim) => seen[shownImage].has(claim))) {
     history.push([shownImage, claim, ""]);
@@ -499,6 +502,7 @@ document.addEventListener("keydown", (event) => {
   if (!event.repeat || key.startsWith("Arrow")) action();
 });
 
+document.addEventListener("scroll", recordSeen, { passive: true });
 document.addEventListener("click", (event) => {  // a clicked button loses focus, so that Enter still means "continue"
   if (event.detail && event.target.closest("button")) document.activeElement.blur();
 });
