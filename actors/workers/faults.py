@@ -13,8 +13,9 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, TypeVar
+from uuid import uuid4
 
 import ray
 import torch
@@ -49,6 +50,8 @@ class DeviceFault:
     """The address of the node."""
     cause: str
     """The first line of the error."""
+    id: str = field(default_factory=lambda: uuid4().hex)
+    """Tells faults apart: several calls to a process that ends raise the same one."""
 
     def __str__(self) -> str:
         return f"{self.role} on node {self.host}: {self.cause}"
@@ -72,8 +75,8 @@ class RanksNeverMetError(DistError):
 def fault_kind(error: BaseException) -> FaultKind | None:
     """The kind of device fault that an error, or what caused it, stands for. None: it is another error.
 
-    An error of another process, which Ray raises for its result, is no fault of this process; and a DeviceFaultError has
-    been handled already.
+    An error of another process, which Ray raises for its result, is no fault of this one. A DeviceFaultError has been
+    handled already.
     """
     if isinstance(error, (RayError, DeviceFaultError)):
         return None
@@ -182,7 +185,7 @@ def _raise_fault(error: Exception, role: str, survives: tuple[FaultKind, ...]) -
             timer.start()
     if first:
         logging.getLogger(__name__).error("device fault of %s", fault, exc_info=error)
-    raise DeviceFaultError(fault) from error
+    raise DeviceFaultError(_State.fault or fault) from error
 
 
 def _inside_actor() -> bool:

@@ -36,9 +36,16 @@ class FaultLog:
         self.out_of_memory = 0
         self._out_of_memory_in_a_row: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
+        self._recorded = set[str]()
 
     def record(self, fault: DeviceFault) -> None:
-        """Counts and logs a fault. Raises UserError if its role ran out of memory too often without progress."""
+        """Counts and logs a fault, unless it was recorded before: several calls may report it.
+
+        Raises UserError if its role ran out of memory too often without progress.
+        """
+        if fault.id in self._recorded:
+            return
+        self._recorded.add(fault.id)
         log = logging.getLogger(__name__)
         if fault.kind == "out_of_memory":
             self.out_of_memory += 1

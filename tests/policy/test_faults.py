@@ -187,7 +187,9 @@ def test_progress_forgives_and_two_failed_devices_condemn_a_node() -> None:
         faults.progress("rollout")
     faults.record(fault("communication", node="b"))
     faults.record(fault("communication", node="b"))
-    faults.record(fault("device", node="c"))
+    reported_twice = fault("device", node="c")
+    faults.record(reported_twice)
+    faults.record(reported_twice)
     assert avoided == []
     faults.record(fault("device", node="c"))
     assert avoided == [frozenset({"c"})] == [faults.avoided_nodes()]
