@@ -52,7 +52,8 @@ def evaluate(settings: Settings) -> EvaluationResult:
 
     Writes the images, prompts.jsonl, results.jsonl, report.json, report.html and, in the scenes world,
     before_after.png to <run_dir>/evaluation, or to a folder in it for a version that is named. Ray must be initialised.
-    Raises UserError if there is no SpatialScore or no such version, SettingsError if there are no prompts or too long ones.
+    Raises UserError if there is no SpatialScore or no such version, SettingsError if there are no prompts, or too long
+    ones.
     """
     started = time.perf_counter()
     require_earlier_stages(settings)
