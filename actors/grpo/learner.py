@@ -109,7 +109,7 @@ class GrpoLearner(Learner):
 
     @torch.no_grad()
     def _noise_floor(self) -> float:
-        """max |ratio - 1| of rows that are replayed twice, the second time in a forward pass of twice the size.
+        """The largest |ratio - 1| of rows that are replayed twice, the second time in a forward pass of twice the size.
 
         NaN with a sharded base, because its forward passes are made by all ranks together.
         """
