@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from conf import UserError
@@ -12,6 +13,9 @@ from pipelines.common.paths import run_paths
 from pipelines.preferences.build import PreferencesResult, build_preferences, open_folder
 from pipelines.preferences.dataset.reviews import read_reviews
 from pipelines.preferences.dataset.source_rows import read_rows
+from pipelines.preferences.review.judge_errors import JudgeErrors, judge_errors
+from pipelines.preferences.review.pairs import PairSet
+from pipelines.preferences.review.serve import open_database, open_store
 
 MIN_DECIDED = 30
 """Decided candidates from which a yield is measured."""
@@ -58,6 +62,8 @@ def extend_preferences(settings: Settings, log: Callable[[str], None] = print) -
         count = count_pairs(settings)
         missing = count.missing(target, cfg.expected_yield)
         log(f"preferences  {count}; target {target}")
+        if (errors := errors_of_judge(settings)) and errors.sample.answers + errors.passed.answers:
+            log(f"preferences  {errors}")
         if not missing:
             return count
         rows = max(missing, min(cfg.shard_rows, target))
@@ -65,6 +71,18 @@ def extend_preferences(settings: Settings, log: Callable[[str], None] = print) -
         larger = replace(settings, preferences=replace(cfg, pairs=count.candidates + rows))
         result: PreferencesResult = build_preferences(larger)
         log(f"preferences  {result}")
+
+
+def errors_of_judge(settings: Settings) -> JudgeErrors | None:
+    """How often people overturned the judge of the run's images; None if no review was started."""
+    paths = run_paths(settings)
+    if not paths.review_database.exists():
+        return None
+    rules = {pair.pair_id: pair.rule for pair in PairSet(paths.preferences).pairs()}
+    with closing(open_database(settings)) as database:
+        votes = open_store(settings, database).votes()
+    rows = read_rows(paths.preferences, ["pair_id", "image_check"])
+    return judge_errors(rows, rules, votes, settings.review.annotators_per_pair)
 
 
 def count_pairs(settings: Settings) -> Count:
