@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +46,6 @@ def _overrides(run_dir: Path, url: str, *more: str) -> list[str]:
         "preferences.generators.renderer=0",
         "preferences.generators.seedream=1",
         "preferences.test_fraction=0.3",
-        "publish.benchmark_single_edit=2",
-        "publish.benchmark_multi_edit=3",
         "writer.max_relations=3",
         "writer.min_words=8",
         "seedream.size=64x64",
@@ -90,12 +87,8 @@ def test_rows_match_their_prompts_and_no_group_is_in_two_splits(undisturbed: Pat
         assert [vars(relation) for relation in before.relations] == row["relations"]
         differing = sum(one != other for one, other in zip(before.words, after.words, strict=True))
         assert differing == row["n_perturb"] == len(row["perturbations"])
-    sizes = Counter((row["split"], row["n_perturb"] > 1) for row in rows)
-    assert (sizes["benchmark", False], sizes["benchmark", True]) == (2, 3)
-    groups = {
-        split: {row["group_id"] for row in rows if row["split"] == split} for split in ("train", "test", "benchmark")
-    }
-    assert not groups["train"] & (groups["test"] | groups["benchmark"]) and not groups["test"] & groups["benchmark"]
+    groups = {split: {row["group_id"] for row in rows if row["split"] == split} for split in ("train", "test")}
+    assert groups["train"] and groups["test"] and not groups["train"] & groups["test"]
 
 
 @pytest.mark.ray

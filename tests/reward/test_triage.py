@@ -75,7 +75,7 @@ def test_a_judge_behind_an_endpoint_orders_the_queue_and_casts_no_vote(
     store = open_store(settings, database)
     queue = open_queue(settings, database, store)
     assert not store.votes()
-    assert set(store.statuses().values()) == {"pending"}
+    assert {one.status for one in store.decisions().values()} == {"pending"}
     review = render_overview(queue.overview(Session("x", "review", "")))
     adjudication = render_overview(queue.overview(Session("x", "adjudication", "")))
     database.close()
