@@ -67,9 +67,13 @@ def groups(settings: Settings, values: Values) -> tuple[Group, ...]:
     if not shares:
         found.append(reward_group(settings, values))
     per_rank = 1 if shares else _whole("policy.learner.gpus", policy.learner.gpus, settings, values)
-    per_pod = per_rank * max(
-        ranks for ranks in range(1, values.gpus_per_node // per_rank + 1) if policy.learner.ranks % ranks == 0
+    fitting = (
+        ranks
+        for ranks in range(1, values.gpus_per_node // per_rank + 1)
+        # Pods of 6 GPUs would leave 2 on each machine of 8, so a pod's number divides the machine's.
+        if policy.learner.ranks % ranks == 0 and values.gpus_per_node % (ranks * per_rank) == 0
     )
+    per_pod = per_rank * max(fitting, default=1)
     pods = policy.learner.ranks * per_rank // per_pod
     return (*found, Group("learner", per_pod, pods, pods))
 
