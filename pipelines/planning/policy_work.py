@@ -147,8 +147,10 @@ def count_policy(architecture: PolicyArchitecture, flux: FluxSettings) -> Policy
     )
 
 
-def _meta_policy(architecture: PolicyArchitecture, flux: FluxSettings, depths: Sequence[int]) -> Policy:
-    """The policy with these numbers of blocks, without weights."""
+def _meta_policy(
+    architecture: PolicyArchitecture, flux: FluxSettings, depths: Sequence[int], checkpoint_every: int = 0
+) -> Policy:
+    """The policy with these numbers of blocks, without weights. What compiling fuses is added to the counts."""
     family = next(each for each in FAMILIES if each.pipeline_class.__name__ == architecture.family)
     shallow = dict(zip(_DEPTHS[architecture.family], depths, strict=True))
     transformer_class: Any = _TRANSFORMERS[architecture.family]
@@ -164,8 +166,7 @@ def _meta_policy(architecture: PolicyArchitecture, flux: FluxSettings, depths: S
     )
     for module in (transformer, vae):
         module.requires_grad_(False)
-    # Blocks that are computed again, and what compiling fuses, are added to the counts.
-    return family(pipeline, replace(flux, checkpoint_every=0, compile=False))
+    return family(pipeline, replace(flux, checkpoint_every=checkpoint_every, compile=False))
 
 
 def _forward(policy: Policy) -> torch.Tensor:

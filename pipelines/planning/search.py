@@ -68,6 +68,14 @@ def best_separate(settings: Settings, gpus: int, gpu: GpuType, calibration: Cali
     return _best(settings, list(_separate_splits(settings, gpus)), gpu, calibration)
 
 
+def split_candidates(settings: Settings, gpus: int, gpu: GpuType) -> Iterator[Candidate]:
+    """The most promising divisions of both placements, with the settings' own batch and checkpointing."""
+    search = _Search(settings, gpu, None, keep_checkpointing=True)
+    for splits in (_colocated_splits(settings, gpus), _separate_splits(settings, gpus)):
+        bounded = sorted(filter(None, (search.bound(split, {}) for split in splits)))
+        yield from (evaluate(each.settings, gpu, None, each.overrides) for each in bounded[:TIMELINES])
+
+
 def _best(
     settings: Settings, splits: Sequence[dict[str, Any]], gpu: GpuType, calibration: Calibration | None
 ) -> Candidate | None:
@@ -99,8 +107,11 @@ class _Bounded:
 class _Search:
     """Bounds divisions. What fits depends on the roles of a GPU, not on the number of GPUs, so it is found once."""
 
-    def __init__(self, settings: Settings, gpu: GpuType, calibration: Calibration | None) -> None:
+    def __init__(
+        self, settings: Settings, gpu: GpuType, calibration: Calibration | None, keep_checkpointing: bool = False
+    ) -> None:
         self._settings, self._gpu, self._calibration = settings, gpu, calibration
+        self._keep_checkpointing = keep_checkpointing or calibration is not None
         self._fitting: dict[tuple[object, ...], int] = {}
         self._number = count()
 
@@ -118,7 +129,7 @@ class _Search:
 
     def _checkpointing(self, settings: Settings) -> dict[str, Any]:
         """The change of `flux.checkpoint_every`, if it is not that of the settings. A measured one is kept."""
-        if self._calibration:
+        if self._keep_checkpointing:
             return {}
         key = (settings.policy.placement, settings.serving.gpus, chunk_images(settings.policy))
         if key not in self._fitting:

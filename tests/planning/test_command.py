@@ -1,0 +1,91 @@
+"""What `spatialt2i plan` refuses, and how its words are read. No model is counted here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from conf import SettingsError, UserError, load
+from pipelines.cli import parse_settings
+from pipelines.planning.calibration import Calibration, read_calibration, write_calibration
+from pipelines.planning.gpus import GPU_TYPES, GpuType, gpu_type, recognize
+from pipelines.planning.plan import make_plan
+from pipelines.policy.prediction import cluster_gpu
+
+MEASURED = Calibration(
+    "NVIDIA H20", "black-forest-labs/FLUX.1-dev", 512 * 512, 256, "bfloat16", 32, 1, False, 12, 2.0, 9.0, 0.02
+)
+
+
+def test_its_settings_need_no_section() -> None:
+    _, settings = parse_settings(["plan", "flux_dev", "gpus=16", "gpu=H20", "policy.iterations=7"])
+    assert (settings.plan.gpus, settings.plan.gpu, settings.policy.iterations) == (16, "H20", 7)
+    with pytest.raises(SettingsError, match="did you mean H20"):
+        parse_settings(["plan", "flux_dev", "gpu=H21"])
+    with pytest.raises(SettingsError, match="no setting 'gpus'"):  # of this command only
+        parse_settings(["doctor", "flux_dev", "gpus=16"])
+
+
+def test_a_run_without_gpus_is_not_planned() -> None:
+    with pytest.raises(UserError, match="scenes reserves none: name another preset"):
+        make_plan(load("scenes"))
+
+
+def test_a_model_of_unknown_configuration_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"flux\.model=someone/flux: its configuration is not known.*model_index\.json"):
+        make_plan(load("flux_dev", ["flux.model=someone/flux"]))
+
+
+def test_another_gpu_by_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "gpu.yaml"
+    rates = {"name": "X1", "bf16_tflops": 500, "fp32_tflops": 50, "bandwidth_tb_s": 2.5, "memory_gib": 64}
+    for changed, message in (
+        ({}, ""),
+        ({"memory_gib": 0}, "memory_gib must be a number above 0, got 0"),
+        ({"memory_gb": 64}, "must have exactly the keys name, bf16_tflops.*wrong: memory_gb"),
+    ):
+        file.write_text(json.dumps(rates | changed))
+        plan = load("scenes", [f"plan.gpu_file={file}"]).plan
+        if message:
+            with pytest.raises(UserError, match=message):
+                gpu_type(plan)
+        else:
+            assert gpu_type(plan) == GpuType("X1", 500.0, 50.0, 2.5, 64.0)
+
+
+def test_measurements_count_only_for_the_settings_they_were_made_with(tmp_path: Path) -> None:
+    file = tmp_path / "calibration.json"
+    words = [f"plan.calibration={file}"]
+    with pytest.raises(UserError, match=r"no such file: write it with `python -m tests\.bench\.gpu_policy`"):
+        read_calibration(load("flux_dev", words))
+    write_calibration(file, MEASURED)
+    assert read_calibration(load("flux_dev", [*words, "flux.checkpoint_every=1"])) == MEASURED
+    with pytest.raises(UserError, match="was measured with text_tokens=256, but the settings have 512"):
+        read_calibration(load("flux_dev", [*words, "flux.max_sequence_length=512"]))
+    file.write_text(json.dumps(asdict(MEASURED) | {"batch": "twelve"}))
+    with pytest.raises(UserError, match=r"calibration\.json.*batch"):
+        read_calibration(load("flux_dev", words))
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100"), ("NVIDIA H20", "H20"), ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("NVIDIA GeForce RTX 4090", "RTX4090"), ("NVIDIA A100-SXM4-40GB", None), ("NVIDIA H100 PCIe", None),
+        ("Tesla T4", None),
+    ],
+)  # fmt: skip
+def test_a_device_is_known_by_its_name(name: str, known: str | None) -> None:
+    assert recognize(name) == (GPU_TYPES[known] if known else None)
+
+
+def test_the_type_of_a_cluster_is_that_of_all_its_nodes() -> None:
+    def node(kind: str, alive: bool = True) -> dict[str, object]:
+        return {"Alive": alive, "Resources": {"CPU": 8.0, "GPU": 8.0, f"accelerator_type:{kind}": 1.0}}
+
+    assert cluster_gpu([node("H100"), node("H100"), node("T4", alive=False)]) == GPU_TYPES["H100"]
+    assert cluster_gpu([node("H100"), node("H20")]) is None
+    assert cluster_gpu([{"Alive": True, "Resources": {"CPU": 2.0}}]) is None

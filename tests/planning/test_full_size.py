@@ -1,0 +1,93 @@
+"""Slow: the published sizes, against independent counts, and the presets against the best division."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from conf import load
+from pipelines.planning import policy_work as module
+from pipelines.planning.architectures import POLICIES, SCORES, PolicyArchitecture
+from pipelines.planning.durations import durations, policy_work, score_work
+from pipelines.planning.fleet import machines
+from pipelines.planning.gpus import GPU_TYPES
+from pipelines.planning.ops import trace
+from pipelines.planning.plan import make_plan
+from pipelines.planning.search import evaluate, split_candidates
+from pipelines.planning.work import Work
+
+pytestmark = pytest.mark.slow
+GIB = 2**30
+FLUX = POLICIES["black-forest-labs/FLUX.1-dev"]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_deeper_model_is_what_its_blocks_say(compiled: bool) -> None:
+    """FLUX's width with 3 + 4 blocks, recorded whole, also with every second block computed again."""
+    flux = replace(load("flux_dev").flux, height=256, width=256, compile=compiled)
+    deep = PolicyArchitecture(FLUX.family, {**FLUX.transformer, "num_layers": 3, "num_single_layers": 4}, FLUX.vae, 0.0)
+    work = module.count_policy(deep, flux)
+    for every in (0, 2):
+        policy = module._meta_policy(deep, flux, (3, 4), checkpoint_every=every)
+        whole = trace(partial(module._forward, policy), backward=True)
+        counted, program = Work.of(whole, module.ROWS, compiled), work.training_with(every)
+        assert program.flops(module.ROWS).total == pytest.approx(counted.counted_flops(module.ROWS).total, rel=1e-9)
+        if not compiled:
+            assert program.bytes(module.ROWS) == pytest.approx(counted.moved_bytes(module.ROWS), rel=0.01)
+        assert module.ROWS * work.activation_bytes(every) == pytest.approx(whole.peak, rel=0.1)
+
+
+def test_flux_dev_costs_what_was_worked_out_before() -> None:
+    """512 pixels, 512 text tokens, 12 rows: figures of an independent count, see docs/planning.md."""
+    flux = load("flux_dev", ["flux.max_sequence_length=512"]).flux
+    work, h100, h20 = policy_work(flux), GPU_TYPES["H100"], GPU_TYPES["H20"]
+    assert work.transformer_parameters == 11_901_408_320
+    assert work.lora_parameters == pytest.approx(89.7e6, rel=0.001)
+    assert work.base_forward.flops(1).total == pytest.approx(21.5e12, rel=0.01)
+    for program, on_h100, on_h20 in (
+        (work.forward, 0.696, 2.655),
+        (work.base_forward, 0.660, 2.624),
+        (work.training_with(1) + work.base_forward, 2.96, 11.0),
+        (work.training_with(0) + work.base_forward, 2.27, 8.4),
+    ):
+        assert program.seconds(h100, 12) == pytest.approx(on_h100, rel=0.02)
+        assert program.seconds(h20, 12) == pytest.approx(on_h20, rel=0.02)
+    assert 12 * work.activation_bytes(1) / GIB == pytest.approx(9.6, abs=1)
+    assert 12 * work.activation_bytes(0) / GIB == pytest.approx(100, abs=2)
+    compiled = policy_work(replace(flux, compile=True))
+    assert 0.45 < compiled.forward.seconds(h100, 12) < 0.55
+
+
+def test_spatialscore_has_the_published_parameters() -> None:
+    """Without the output layer, which SpatialScore does not load: 8.29 - 0.545 billion for 7B; 3B shares it."""
+    settings = load("flux_dev").spatialscore
+    billions = [score_work(replace(settings, model=model)).parameters / 1e9 for model in SCORES]
+    assert billions == pytest.approx([3.75, 7.75, 32.67], abs=0.01)
+    assert 24 * score_work(settings).scoring.flops(1).total / 1e15 == pytest.approx(0.165, rel=0.05)
+
+
+@pytest.mark.parametrize("gpu", ["H100", "H20"])
+@pytest.mark.parametrize(
+    "preset", ["flux_dev", "flux_dev_8gpu", "flux_dev_1gpu", "flux_dev_top4", "flux_dev_no_filter", "qwen_image"]
+)
+def test_a_preset_divides_its_gpus_within_a_tenth_of_the_best(preset: str, gpu: str) -> None:
+    """With the preset's own batch and checkpointing, among all divisions, colocated and separate."""
+    settings = load(preset)
+    given = evaluate(settings, GPU_TYPES[gpu])
+    fitting = [
+        each for each in split_candidates(settings, len(machines(settings)), GPU_TYPES[gpu]) if not each.excess_gib
+    ]
+    best = min(each.iteration.seconds for each in fitting)
+    assert not given.excess_gib
+    assert given.iteration.seconds <= 1.1 * best
+
+
+def test_what_does_not_fit_lacks_memory_and_small_gpus_get_small_batches() -> None:
+    small = make_plan(load("flux_dev", ["plan.gpus=32", "plan.gpu=RTX4090"]))
+    assert small.best.excess_gib > 0
+    medium = make_plan(load("flux_dev", ["plan.gpus=32", "plan.gpu=L40S"]))
+    assert not medium.best.excess_gib
+    assert medium.best.iteration_seconds > 0
+    assert durations(load("flux_dev"), GPU_TYPES["L40S"]).sample_chunk > 0
