@@ -38,9 +38,9 @@ class Calibration:
     optimizer_seconds: float = 0.0
     """An optimizer step on one GPU."""
     sampling_gib: float = 0.0
-    """Peak memory of sampling, weights included."""
+    """Peak memory of sampling; transformer, VAE and LoRA included."""
     learning_gib: float = 0.0
-    """Peak memory of learning, weights included."""
+    """Peak memory of learning; transformer, VAE, and the LoRA with its optimizer and moving average included."""
     mfu: dict[str, float] = field(default_factory=dict[str, float])
     """Part -> share of the GPU's peak that model FLOPs reached."""
     ratio_drift: list[float] = field(default_factory=list[float])

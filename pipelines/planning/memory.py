@@ -48,18 +48,18 @@ class GpuMemory:
 def gpu_memory(settings: Settings, gpu: GpuType, calibration: Calibration | None = None) -> list[GpuMemory]:
     """The memory of each kind of GPU of a run: those with equal roles are one entry.
 
-    A measured peak replaces the parts of a role, if it is larger than they are.
+    Activations are those of measured peaks, if there are any.
     """
     kinds: dict[tuple[str, ...], list[Machine]] = {}
     for machine in machines(settings):
         kinds.setdefault(machine.roles, []).append(machine)
     return [
-        GpuMemory(roles, len(members), tuple(_parts(settings, members[0])), gpu.usable_gib)
+        GpuMemory(roles, len(members), tuple(_parts(settings, members[0], calibration)), gpu.usable_gib)
         for roles, members in kinds.items()
     ]
 
 
-def _parts(settings: Settings, machine: Machine) -> list[MemoryPart]:
+def _parts(settings: Settings, machine: Machine, calibration: Calibration | None) -> list[MemoryPart]:
     """The processes of a GPU share nothing but the base of a colocated worker, which learns and samples."""
     flux, policy = settings.flux, settings.policy
     work, size = policy_work(flux), BYTES[flux.dtype]
@@ -76,6 +76,11 @@ def _parts(settings: Settings, machine: Machine) -> list[MemoryPart]:
         parts.append(MemoryPart("LoRA", 4 * work.lora_parameters / GIB))
     sampling = _sampling_bytes(settings, work)
     learning = chunk_rows(policy) * work.activation_bytes(flux.checkpoint_every)
+    if calibration and calibration.learning_gib:
+        weights = size * (work.transformer_parameters + work.vae_parameters)  # what the benchmark has loaded
+        lora, rows = 4 * work.lora_parameters, calibration.batch
+        sampling = (calibration.sampling_gib * GIB - weights - lora) * chunk_images(policy) / rows
+        learning = (calibration.learning_gib * GIB - weights - 5 * lora) * chunk_rows(policy) / rows
     if both:
         parts.append(MemoryPart("activations, of learning or sampling", max(sampling, learning) / GIB))
     else:

@@ -8,7 +8,7 @@ from pipelines.common.terminal import styled
 from pipelines.planning.gpus import ATTENTION_EFFICIENCY, MATMUL_EFFICIENCY, TRAFFIC_EFFICIENCY
 from pipelines.planning.memory import GpuMemory
 from pipelines.planning.plan import Option, Plan, settings_lines
-from pipelines.planning.reward_plan import RewardPlan
+from pipelines.planning.reward_plan import PAIRS, RewardPlan
 
 
 def report(plan: Plan) -> str:
@@ -43,12 +43,13 @@ def _lines(plan: Plan) -> Iterator[str]:
         last_left=True,
     )
     yield ""
+    workers = plan.rewards[0].workers
     yield from _table(
         (
-            f"SpatialScore (stage 2 on {plan.rewards[0].workers} GPUs)",
+            f"SpatialScore (stage 2 on {workers} GPUs)",
             "score a group",
             "s/step",
-            "days",
+            f"h for {PAIRS:,} pairs",
             "GiB",
             "parts",
         ),
@@ -83,7 +84,7 @@ def _reward_row(reward: RewardPlan) -> Sequence[str]:
     fits = "" if reward.gib <= reward.usable_gib else f"; lacks {reward.gib - reward.usable_gib:.1f} GiB"
     name = f"{reward.model} (as set)" if reward.is_set else reward.model
     return (
-        name, f"{reward.score_group_seconds:.2f} s", f"{reward.step_seconds:.2f}", f"{reward.days:.2f}",
+        name, f"{reward.score_group_seconds:.2f} s", f"{reward.step_seconds:.2f}", f"{reward.hours:.1f}",
         f"{reward.gib:.1f}", parts + fits,
     )  # fmt: skip
 

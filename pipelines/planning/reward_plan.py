@@ -11,8 +11,8 @@ from pipelines.planning.durations import ADAMW_BYTES, NETWORK_BYTES_S, score_wor
 from pipelines.planning.gpus import GpuType
 from pipelines.planning.memory import BYTES, GIB, MemoryPart
 
-TRAINED_FRACTION = 0.9
-"""Share of the pairs in the training split; the rest is held out."""
+PAIRS = 80_000
+"""Pairs that are trained on: the paper's number, whatever stage 1 of the settings makes first."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class RewardPlan:
     """A group of stage 3 on one GPU."""
     step_seconds: float
     """An optimizer step. Reading and decoding images is not counted."""
-    days: float
-    """All epochs."""
+    hours: float
+    """All epochs over PAIRS pairs."""
     memory: tuple[MemoryPart, ...]
     """Of one worker in training."""
     usable_gib: float
@@ -53,7 +53,7 @@ def _reward_plan(settings: Settings, gpu: GpuType, chosen: str) -> RewardPlan:
     lora_bytes = 4 * work.lora_parameters
     exchange = 2 * lora_bytes * (reward.workers - 1) / reward.workers / NETWORK_BYTES_S
     step = work.training.seconds(gpu, rows) + exchange + ADAMW_BYTES * work.lora_parameters / gpu.bandwidth_tb_s / 1e12
-    steps = reward.epochs * settings.preferences.pairs * TRAINED_FRACTION / reward.batch_size
+    steps = reward.epochs * PAIRS / reward.batch_size
     group, batch = settings.policy.group_size, min(settings.serving.batch_images, settings.policy.group_size)
     shards = reward.workers if reward.engine == "deepspeed" else 1
     base = BYTES[score.dtype] * work.parameters / (shards if reward.zero_stage == 3 else 1)
@@ -63,7 +63,7 @@ def _reward_plan(settings: Settings, gpu: GpuType, chosen: str) -> RewardPlan:
         workers=reward.workers,
         score_group_seconds=work.scoring.seconds(gpu, batch) * group / batch,
         step_seconds=step,
-        days=steps * step / 86400,
+        hours=steps * step / 3600,
         memory=(
             MemoryPart("backbone", base / GIB),
             MemoryPart("LoRA, gradients, AdamW", lora_bytes * (3 + 3 / shards) / GIB),
