@@ -210,17 +210,23 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew_unasked(
     assert (tmp_path / "policy" / "metrics.jsonl").read_text() == measured
 
 
-def test_staleness_one_overlaps_and_is_bounded(rewards: RednessPool, settings_of: SettingsOf, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("objective", "iterations"), [("grpo", 4), ("nft", 2)])
+def test_staleness_one_overlaps_and_is_bounded(
+    objective: str, iterations: int, rewards: RednessPool, settings_of: SettingsOf, tmp_path: Path
+) -> None:
     result = train_policy(
-        settings_of(tmp_path, "policy.max_staleness=1", "policy.evaluation.every=4", "policy.evaluation.prompts=4",
+        settings_of(tmp_path, "policy.max_staleness=1", f"policy.evaluation.every={iterations}",
+                    "policy.evaluation.prompts=4", f"policy.iterations={iterations}",
+                    f"policy.algorithm.objective={objective}",
                     f"policy.held_out_prompts={settings_of(tmp_path).policy.prompts}"),
         rewards, lambda line: None,
     )  # fmt: skip
-    assert result.version == 4
+    assert result.version == iterations
     assert max(row["staleness_max"] for row in rows(result)) == 1
-    assert [row.iteration for row in result.evaluations] == [0, 4]
+    assert all(row["optimizer_steps_applied"] == 2 for row in rows(result))
+    assert [row.iteration for row in result.evaluations] == [0, iterations]
     shown = sorted((tmp_path / "policy" / "images").iterdir())
-    assert [path.name for path in shown] == ["000000.png", "000004.png"]
+    assert [path.name for path in shown] == ["000000.png", f"00000{iterations}.png"]
     assert shown[0].read_bytes() != shown[1].read_bytes()
     assert result.evaluations[0].training_seconds == 0.0 and np.isfinite(result.evaluations[1].reward_mean)
 
@@ -236,15 +242,25 @@ def test_groups_without_spread_are_replaced_then_the_run_stops(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("zero_stage", [2, 3])
+@pytest.mark.parametrize(
+    ("zero_stage", "objective"),
+    [(2, ()), (3, ()), (3, ("policy.algorithm.objective=nft", "policy.algorithm.kl_form=velocity"))],
+    ids=["2-grpo", "3-grpo", "3-nft"],
+)
 def test_two_deepspeed_ranks_learn_what_one_learns(
-    zero_stage: int, undisturbed: PolicyResult, rewards: RednessPool, settings_of: SettingsOf, tmp_path: Path
+    zero_stage: int,
+    objective: tuple[str, ...],
+    undisturbed: PolicyResult,
+    rewards: RednessPool,
+    settings_of: SettingsOf,
+    tmp_path: Path,
 ) -> None:
     """One update an iteration, so that each rank has a group. Rounding differs, and Adam's sign can enlarge it."""
     with_kl = [
         "policy.optimizer.steps_per_iteration=1",
         "policy.algorithm.kl_weight=0.1",
         "policy.algorithm.advantage_std_over=group",
+        *objective,
     ]
     one = train_policy(settings_of(tmp_path / "one", *with_kl), rewards, lambda line: None)
     two = train_policy(
@@ -257,7 +273,7 @@ def test_two_deepspeed_ranks_learn_what_one_learns(
         first = alone["iteration"] == 1  # nothing has been enlarged yet
         assert shared["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-4 if first else 0.05)
         assert shared["kl"] == pytest.approx(alone["kl"], rel=0.1) and (first or alone["kl"] > 0)
-        for measure in ("loss", "ratio_mean", "base_distance"):
+        for measure in ("loss", "base_distance", *(() if objective else ("ratio_mean",))):  # nft has no ratio
             assert shared[measure] == pytest.approx(alone[measure], rel=0.05, abs=1e-7), (alone["iteration"], measure)
     mine, theirs = adapter(one), adapter(two)
     differences = np.concatenate([(mine[key] - theirs[key]).ravel() for key in mine])
