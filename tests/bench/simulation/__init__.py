@@ -1,0 +1,1 @@
+"""The real driver of stage 3 over simulated workers, under a virtual clock."""
