@@ -110,6 +110,9 @@ class GroupCollector:
         self.resampled = 0
         """Groups that were replaced by another prompt because no advantages could be computed."""
         self._launched = 0
+        self._planned: dict[int, Group] = {}
+        """Groups by number that may not be launched yet."""
+        self._planning: asyncio.Task[None] | None = None
         self._tasks: dict[tuple[int, int], asyncio.Task[ScoredGroup]] = {}
 
     def launch(self) -> list[asyncio.Task[ScoredGroup]]:
@@ -117,10 +120,24 @@ class GroupCollector:
         version, per_iteration = self.weights.version, self.settings.prompts_per_iteration
         self._tasks = {key: task for key, task in self._tasks.items() if key[0] >= version}
         while self._launched < min(groups_allowed(version, self.settings), len(self.prompts)):
-            group = plan_group(self._launched, self.prompts, self.settings)
+            group = self._planned.pop(self._launched, None) or self._plan(self._launched)
             self._tasks[group.iteration, group.index] = asyncio.create_task(self.collect(group))
             self._launched += 1
+        self._planning = asyncio.create_task(self._plan_ahead(groups_allowed(version + 1, self.settings)))
         return [self._tasks[version, index] for index in range(per_iteration)]
+
+    def _plan(self, number: int) -> Group:
+        return plan_group(number, self.prompts, self.settings)
+
+    async def _plan_ahead(self, end: int) -> None:
+        """Plans groups up to number `end`, one at a time, while this iteration is under way.
+
+        Then the workers need not wait for it at the start of the next iteration.
+        """
+        for number in range(self._launched, min(end, len(self.prompts))):
+            if number not in self._planned:
+                self._planned[number] = self._plan(number)
+            await asyncio.sleep(0)
 
     def finished_groups(self) -> int:
         """Groups of this iteration that are scored. It may be called in another thread."""
@@ -134,6 +151,9 @@ class GroupCollector:
 
     def cancel(self) -> None:
         """Cancels all groups that are under way."""
+        if self._planning:
+            self._planning.cancel()
+        self._planned.clear()
         for task in self._tasks.values():
             task.cancel()
         self._tasks.clear()
