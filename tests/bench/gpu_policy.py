@@ -1,41 +1,54 @@
-"""FLUX.1-dev at full size with random weights, alone on one GPU and without Ray: what one group costs.
+"""FLUX.1-dev at full size with random weights, alone on one GPU and without Ray: what each call of stage 3 costs.
 
-`python -m tests.bench.gpu_policy` wants an 80 GB card and no download. `--tiny` measures the same on a FLUX of a
-million parameters, anywhere. Timings and memory do not depend on the weights' values, so random ones will do.
+    python -m tests.bench.gpu_policy                          # 80 GB, no download, a few minutes
+    python -m tests.bench.gpu_policy flux.compile=true        # any settings of the preset flux_dev
+    python -m tests.bench.gpu_policy --form full-width        # one block of each kind, on any machine; or tiny
+
+Writes the measurements to --out, as `spatialt2i plan flux_dev calibration=FILE` reads them. Seconds and memory do not
+depend on the weights' values, so random ones will do.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import gc
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from actors.grpo.advantages import group_advantages
-from actors.grpo.learner import GrpoLearner, OptimizerStepMetrics
-from actors.grpo.shared_noise import shared_replay_batches
+from actors.grpo.learner import GrpoLearner
+from actors.grpo.replay import replay_batches
+from actors.grpo.shares import GroupPart
 from actors.optim.torch_engine import OptimizerSettings, TorchEngine
 from actors.policy.flux import FluxPolicy
 from actors.policy.plan import SamplingPlan
 from actors.policy.sampler import sample
+from actors.policy.transition import transition_of
+from actors.spatialscore import SpatialScorer
 from actors.types import Conditioning, Trajectory
 from conf import Settings, load
-from conf.policy import PolicySettings
+from pipelines.planning.calibration import Calibration, write_calibration
+from pipelines.planning.gpus import recognize
+from tests.bench.gpu_models import Form, pipeline_of, spatialscore_of
 from tests.bench.table import Line, seconds, show
-from tests.support.tiny_flux import random_flux_pipeline
 
-ONE_GROUP = ["policy.prompts_per_iteration=1", "policy.optimizer.steps_per_iteration=1", "policy.learner.ranks=1",
-             "policy.learner.engine=torch", "policy.sampling.window=0", "policy.sampling.train_steps=0",
-             "policy.sampling.clean_steps=0", "policy.algorithm.ratio_tolerance=1"]  # fmt: skip
-"""One group, all six steps trained; the gate's error is measured here, not enforced."""
+ONE_CHUNK = ["policy.prompts_per_iteration=1", "policy.optimizer.steps_per_iteration=1", "policy.learner.ranks=1",
+             "policy.learner.engine=torch", "policy.algorithm.ratio_tolerance=1"]  # fmt: skip
+"""One rank; the gate's error is measured here, not enforced."""
+SMALLER: dict[Form, list[str]] = {
+    "full": [],
+    "full-width": ["flux.height=256", "flux.width=256", "flux.max_sequence_length=64", "policy.group_size=4",
+                   "policy.algorithm.top_k=1", "policy.sampling.batch=2", "policy.learner.replay_batch=2"],
+    "tiny": ["flux.height=64", "flux.width=64", "flux.max_sequence_length=24", "flux.dtype=float32"],
+}  # fmt: skip
 REPEATS = 2
+GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,12 @@ class Bench:
     conditioning: Conditioning
     settings: Settings
     forward_flops: float  # of one row
-    peak_flops: float  # a second: a large matmul in the policy's dtype, or what was given
+    peak_flops: float  # a second: the data sheet's, what was given, or a large matmul's
+
+    @property
+    def batch(self) -> int:
+        """Images of a chunk, and rows of a pass of the learner."""
+        return self.settings.policy.sampling.batch
 
     def seconds(self, work: Callable[[], object]) -> float:
         """Median wall-clock of `work`, the device's own included."""
@@ -58,51 +76,18 @@ class Bench:
 
         return seconds(whole, REPEATS)
 
-    def utilisation(self, forwards: float, duration: float) -> str:
-        """Model FLOPs utilisation of so many forwards of one row; recomputed activations do not count."""
-        return f"MFU {forwards * self.forward_flops / duration / self.peak_flops:.1%}"
+    def draw(self) -> tuple[torch.Tensor, tuple[Trajectory, ...]]:
+        """Samples one chunk with the training plan. Returns its latents and trajectories."""
+        plan = SamplingPlan.for_training(self.settings.policy)
+        samples = sample(self.policy, [self.conditioning] * self.batch, range(self.batch), plan)
+        return samples.latents, samples.trajectories
 
 
-def flux_dev_pipeline(device: torch.device) -> FluxPipeline:
-    """FLUX.1-dev's transformer (12 billion parameters), VAE and scheduler in bfloat16, with random weights."""
-    # diffusers types these as one-tuples
-    channels: Any = (128, 256, 512, 512)
-    down: Any = ("DownEncoderBlock2D",) * 4
-    up: Any = ("UpDecoderBlock2D",) * 4
-    with _made_in(torch.bfloat16, device):
-        transformer = FluxTransformer2DModel(guidance_embeds=True)
-        vae = AutoencoderKL(
-            block_out_channels=channels, down_block_types=down,
-            up_block_types=up, latent_channels=16, layers_per_block=2, norm_num_groups=32,
-            use_quant_conv=False, use_post_quant_conv=False, scaling_factor=0.3611, shift_factor=0.1159,
-            sample_size=1024,
-        )  # fmt: skip
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15)
-    nothing: Any = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
-    return FluxPipeline(scheduler=scheduler, vae=vae.eval(), transformer=transformer.eval(), **nothing)
-
-
-@contextmanager
-def _made_in(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with device:
-            yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-def prepare(tiny: bool, peak_tflops: float) -> Bench:
+def prepare(form: Form, words: Sequence[str], peak_tflops: float) -> Bench:
     """Builds the policy, its LoRA away from 0 so that the gate sees it, and counts a forward's operations."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if tiny:
-        settings = load("scenes", [*ONE_GROUP, "policy.sampling.batch=12", "policy.learner.replay_batch=12"])
-        pipeline = random_flux_pipeline().to(device)
-    else:
-        settings = load("flux_dev", ONE_GROUP)
-        pipeline = flux_dev_pipeline(device)
-    policy = FluxPolicy(pipeline, settings.flux)
+    settings = load("flux_dev", [*ONE_CHUNK, *SMALLER[form], *words])
+    policy = FluxPolicy(pipeline_of(form, device), settings.flux)
     generator = torch.Generator().manual_seed(0)
     for parameter in policy.trainable().values():
         parameter.data += 0.01 * torch.randn(parameter.shape, generator=generator).to(device)
@@ -112,17 +97,19 @@ def prepare(tiny: bool, peak_tflops: float) -> Bench:
             policy.dtype
         ),
         torch.randn(config["pooled_projection_dim"], generator=generator).to(policy.dtype),
-    )
+    ).to(device)
     with FlopCounterMode(display=False) as counter, torch.no_grad(), policy.base():
         latents = torch.zeros(1, policy.image_tokens, policy.channels, device=device)
         policy.velocity(latents, torch.ones(1, device=device), policy.batch_conditioning([conditioning]))
-    peak = peak_tflops * 1e12 or matmul_rate(device, policy.dtype)
+    known = recognize(torch.cuda.get_device_name()) if device.type == "cuda" else None
+    sheet = known.bf16_tflops if known and policy.dtype == torch.bfloat16 else 0.0
+    peak = (peak_tflops or sheet) * 1e12 or matmul_rate(device, policy.dtype)
     return Bench(policy, conditioning, settings, counter.get_total_flops(), peak)
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Operations a second of a large square matmul."""
-    n = 8192 if device.type == "cuda" else 1024
+    n = 8192 if device.type == "cuda" else 512
     a = torch.randn(n, n, device=device, dtype=dtype)
 
     def multiply() -> None:
@@ -133,103 +120,138 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * n**3 / seconds(multiply, REPEATS)
 
 
-def draw(bench: Bench, batch: int | None = None) -> tuple[torch.Tensor, tuple[Trajectory, ...]]:
-    """Samples a group in forward passes of `batch` images. Returns its latents and trajectories."""
+def measure(bench: Bench, form: Form) -> Calibration:
+    """Samples, decodes, learns and scores."""
+    settings, policy = bench.settings, bench.policy
+    steps, batch = settings.policy.sampling.denoise_steps, bench.batch
+    peak_gib()  # from here on
+    forward = bench.seconds(bench.draw) / steps
+    sampling_gib = peak_gib()
+    latents, trajectories = bench.draw()
+    decode = bench.seconds(lambda: policy.decode(latents)) / batch
+    drift = ratio_drift(bench, trajectories)
+    peak_gib()
+    replay, optimizer = measure_learning(bench, trajectories)
+    learning_gib = peak_gib()
+    score = measure_scoring(bench, form)
+    flux, passes = settings.flux, 3 if settings.policy.algorithm.kl_weight else 2
+    model_flops, on_gpu = batch * bench.forward_flops / bench.peak_flops, policy.device.type == "cuda"
+    return Calibration(
+        device=torch.cuda.get_device_name() if on_gpu else "CPU",
+        model=flux.model,
+        pixels=flux.height * flux.width,
+        text_tokens=flux.max_sequence_length,
+        dtype=flux.dtype,
+        lora_rank=flux.lora_rank,
+        checkpoint_every=flux.checkpoint_every,
+        compiled=flux.compile,
+        batch=batch,
+        forward_seconds=forward,
+        replay_seconds=replay,
+        decode_seconds=decode,
+        score_seconds=score,
+        optimizer_seconds=optimizer,
+        sampling_gib=sampling_gib,
+        learning_gib=learning_gib,
+        mfu={"sampling": model_flops / forward, "learning": passes * model_flops / replay},
+        ratio_drift=drift,
+    )
+
+
+def ratio_drift(bench: Bench, trajectories: Sequence[Trajectory]) -> list[float]:
+    """max |ratio - 1| at each trained denoise step, if the weights that sampled replay in the sampler's batch shape."""
+    sampling, policy = bench.settings.policy.sampling, bench.policy
+    transition, drift = transition_of(sampling.transition), dict[int, float]()
+    for batch in replay_batches(trajectories, [0.0] * len(trajectories), bench.batch):
+        rows = batch.to(policy.device)
+        gaussian = transition.step(
+            rows.x, rows.velocity(policy, bench.conditioning).detach(), rows.s, rows.s_next, sampling.noise_level
+        )
+        ratio = torch.exp(transition.log_prob(rows.x_next, gaussian) - rows.log_prob)
+        for step, value in zip(rows.denoise_step.tolist(), (ratio - 1).abs().tolist(), strict=True):
+            drift[step] = max(value, drift.get(step, 0.0))
+    return [drift[step] for step in sorted(drift)]
+
+
+def measure_learning(bench: Bench, trajectories: Sequence[Trajectory]) -> tuple[float, float]:
+    """Seconds of one pass of the learner (forward, backward, reference) of `batch` rows, and of an optimizer step."""
     settings = bench.settings.policy
-    if batch is not None:
-        settings = replace(settings, sampling=replace(settings.sampling, batch=batch))
-    count = settings.group_size
-    samples = sample(bench.policy, [bench.conditioning] * count, range(count), SamplingPlan.for_training(settings))
-    return samples.latents, samples.trajectories
-
-
-def bench_sampling(bench: Bench, batch: int) -> Line:
-    """Denoising a group, without decoding."""
-    peak_memory()  # from here on
-    duration = bench.seconds(lambda: draw(bench, batch))
-    memory = peak_memory()
-    count, steps = bench.settings.policy.group_size, bench.settings.policy.sampling.denoise_steps
-    shared = draw(bench, batch)[1][0].shared_prefix  # denoise steps that are computed once for the whole group
-    forwards = shared + count * (steps - shared)
-    return Line(
-        f"sampling {count} images, {steps} steps, batch {batch}",
-        f"{duration:.3f} s, {count / duration:.2f} images/s, {bench.utilisation(forwards, duration)}, {memory}",
-    )
-
-
-def bench_group(bench: Bench) -> list[Line]:
-    """Sampling a group in batches of three sizes, and decoding it."""
-    settings, policy = bench.settings.policy, bench.policy
-    size, batch = settings.group_size, settings.sampling.batch
-    lines = [bench_sampling(bench, rows) for rows in (batch // 2, batch, size)]
-    latents, _ = draw(bench)
-    with FlopCounterMode(display=False) as counter:
-        policy.decode(latents[:1])
-    peak_memory()  # from here on
-    decoding = bench.seconds(lambda: policy.decode(latents))
-    share = size * counter.get_total_flops() / decoding / bench.peak_flops
-    return [*lines, Line(f"decoding {size} images", f"{decoding:.3f} s, MFU {share:.1%}, {peak_memory()}")]
-
-
-def bench_update(bench: Bench, rows: int) -> list[Line]:
-    """The update on the best and worst k by `rows` rows in a forward, and how far its first ratio is from 1."""
-    settings = replace(bench.settings.policy, learner=replace(bench.settings.policy.learner, replay_batch=rows))
-    learner, (_, trajectories) = learner_of(bench, settings), draw(bench)
-    advantages = group_advantages(
-        np.arange(settings.group_size, dtype=np.float32), replace(settings.algorithm, advantage_std_over="group")
-    )
-    kept = [trajectories[i] for i in advantages.kept]
-    metrics: list[OptimizerStepMetrics] = []
-    peak_memory()  # from here on
-
-    def update() -> None:
-        learner.accumulate(advantages, bench.conditioning, kept)
-        metrics.append(learner.optimizer_step())
-
-    duration, pairs = bench.seconds(update), metrics[0].rows
-    latents = sum(batch.forward_rows for batch in shared_replay_batches(kept, advantages.values, rows))
-    forwards = latents * (3 if settings.algorithm.kl_weight else 2)  # forward, backward to activations, the reference
-    shape = "the sampler's shape" if rows == settings.sampling.batch else "not the sampler's shape"
-    return [
-        Line(f"update on {len(kept)} x {pairs // len(kept)}, {rows} rows a forward", f"{duration:.3f} s, "
-             f"{bench.utilisation(forwards, duration)}, {peak_memory()}"),
-        Line(f"    its |ratio - 1| before learning ({shape})", f"{metrics[0].ratio_drift:.2e}"),
-    ]  # fmt: skip
-
-
-def learner_of(bench: Bench, settings: PolicySettings) -> GrpoLearner:
-    """A one-rank learner on the same policy."""
+    settings = replace(settings, algorithm=replace(settings.algorithm, top_k=0))
     constants = OptimizerSettings(
         settings.optimizer.betas, settings.optimizer.weight_decay, settings.optimizer.max_grad_norm
     )
-    return GrpoLearner(bench.policy, TorchEngine(list(bench.policy.trainable().values()), constants), settings)
+    learner = GrpoLearner(bench.policy, TorchEngine(list(bench.policy.trainable().values()), constants), settings)
+    advantages = group_advantages(np.arange(len(trajectories), dtype=np.float32), settings.algorithm)
+    kept = [trajectories[i] for i in advantages.kept]
+    first = GroupPart(0, 1, len(kept[0].train_steps))  # of as many passes as there are trained steps
+    replay = bench.seconds(lambda: learner.accumulate(advantages, bench.conditioning, kept, first))
+
+    def step() -> None:
+        learner.accumulate(advantages, bench.conditioning, kept, first)
+        learner.optimizer_step()
+
+    return replay, max(bench.seconds(step) - replay, 0.0)
 
 
-def peak_memory() -> str:
-    """The device's since the last call; on a CPU the process's since its start."""
+def measure_scoring(bench: Bench, form: Form) -> float:
+    """Seconds of one image by SpatialScore with random weights, in forward passes of `serving.batch_images`."""
+    gc.collect()
+    model = spatialscore_of(form, bench.settings, bench.policy.device)
+    count = min(bench.settings.serving.batch_images, bench.settings.policy.group_size)
+    scorer = SpatialScorer(model, str(bench.policy.device), count)
+    side = round(model.config.pixels**0.5)
+    images = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+    prompts = [" ".join(["a red circle left of a blue square and"] * (1 if form == "tiny" else 12))] * count
+    return bench.seconds(lambda: scorer.score(images=images, prompts=prompts)) / count
+
+
+def peak_gib() -> float:
+    """GiB of the GPU since the last call; 0 on a CPU, where it is not measured."""
     if not torch.cuda.is_available():
-        return f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB"
-    peak = torch.cuda.max_memory_allocated() / 2**30
+        return 0.0
+    peak = torch.cuda.max_memory_allocated() / GIB
     torch.cuda.reset_peak_memory_stats()
-    return f"peak {peak:.1f} GiB"
+    return peak
+
+
+def lines_of(found: Calibration, steps: int) -> list[Line]:
+    """The measurements as a table."""
+    drift = ", ".join(f"{value:.1e}" for value in found.ratio_drift)
+    return [
+        Line(f"sampling {found.batch} images, {steps} steps", f"{found.forward_seconds * steps:.3f} s, MFU "
+             f"{found.mfu['sampling']:.1%}{_peak(found.sampling_gib)}"),
+        Line("decoding an image", f"{found.decode_seconds:.4f} s"),
+        Line(f"learning from {found.batch} rows", f"{found.replay_seconds:.3f} s, MFU {found.mfu['learning']:.1%}"
+             f"{_peak(found.learning_gib)}"),
+        Line("an optimizer step", f"{found.optimizer_seconds:.4f} s"),
+        Line("scoring an image", f"{found.score_seconds:.4f} s"),
+        Line("max |ratio - 1| by trained step", drift),
+    ]  # fmt: skip
+
+
+def _peak(gib: float) -> str:
+    return f", peak {gib:.1f} GiB" if gib else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tiny", action="store_true", help="a FLUX of a million parameters instead")
-    parser.add_argument("--peak", type=float, default=0.0, help="the device's TFLOP/s; default: a large matmul's")
+    """Prints the table and writes the calibration file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", help="settings on top of flux_dev, e.g. flux.compile=true")
+    parser.add_argument("--form", choices=get_args(Form), default="full")
+    parser.add_argument("--peak", type=float, default=0.0, help="the device's TFLOP/s; default: its data sheet's")
+    parser.add_argument("--out", type=Path, default=Path("calibration.json"))
     given = parser.parse_args(arguments)
-    bench = prepare(given.tiny, given.peak)
-    policy, flux = bench.policy, bench.settings.flux
-    rows = bench.settings.policy.learner.replay_batch
-    device = torch.cuda.get_device_name() if policy.device.type == "cuda" else "CPU"
-    parameters = sum(p.numel() for p in policy.transformer.parameters()) / 1e9
+    bench = prepare(given.form, given.overrides, given.peak)
+    found = measure(bench, given.form)
+    flux = bench.settings.flux
+    parameters = sum(p.numel() for p in bench.policy.transformer.parameters()) / 1e9
     show(
         f"{parameters:.3f} billion parameters, {flux.height} x {flux.width} pixels, {flux.dtype}, LoRA rank "
-        f"{flux.lora_rank}, on {device} ({bench.peak_flops / 1e12:.2f} TFLOP/s)",
-        bench_group(bench) + bench_update(bench, rows) + bench_update(bench, rows // 3),
+        f"{flux.lora_rank}, on {found.device} ({bench.peak_flops / 1e12:.2f} TFLOP/s)",
+        lines_of(found, bench.settings.policy.sampling.denoise_steps),
     )
+    write_calibration(given.out, found)
+    print(f"written to {given.out}")
 
 
 if __name__ == "__main__":

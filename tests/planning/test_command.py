@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from conf import SettingsError, UserError, load
 from pipelines.cli import parse_settings
+from pipelines.planning import command
 from pipelines.planning.calibration import Calibration, read_calibration, write_calibration
 from pipelines.planning.gpus import GPU_TYPES, GpuType, gpu_type, recognize
-from pipelines.planning.plan import make_plan
+from pipelines.planning.memory import GpuMemory, MemoryPart
+from pipelines.planning.plan import Option, PartWork, Plan, make_plan
+from pipelines.planning.reward_plan import RewardPlan
 from pipelines.policy.prediction import cluster_gpu
 
 MEASURED = Calibration(
@@ -89,3 +92,33 @@ def test_the_type_of_a_cluster_is_that_of_all_its_nodes() -> None:
     assert cluster_gpu([node("H100"), node("H100"), node("T4", alive=False)]) == GPU_TYPES["H100"]
     assert cluster_gpu([node("H100"), node("H20")]) is None
     assert cluster_gpu([{"Alive": True, "Resources": {"CPU": 2.0}}]) is None
+
+
+def _plan(excess: float) -> Plan:
+    """Two options on 2 GPUs, of which the second one is faster and lacks memory if `excess` is not 0."""
+    memory = GpuMemory(
+        ("learn", "sample"), 2, (MemoryPart("transformer", 60.0), MemoryPart("LoRA", 1.0)), 61.0 - excess
+    )
+    reward = RewardPlan("backbone", True, 1, 1.0, 2.0, 3.0, (MemoryPart("backbone", 5.0),), 61.0)
+    slow = Option("as set: separate", 1, 1, 0, 2, 20.0, 0.5, 0.5, 0.0, 0.5, 1.0, 2.0, 96.0, (memory,), excess + 1, {})
+    fast = replace(slow, name="colocated", iteration_seconds=9.0, excess_gib=excess, overrides={"flux.compile": True})
+    return Plan("mine", GPU_TYPES["H100"], 2, "", 24, (PartWork("sampling", 1.5, 2.5, 3.0),), (slow, fast), (reward,))
+
+
+def test_the_report_ends_with_the_settings_of_the_fastest_division(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "make_plan", lambda settings: _plan(0.0))
+    command.plan(load("flux_dev"))
+    assert capsys.readouterr().out.endswith("Settings of colocated, to add to the command:\n  flux.compile=True\n")
+    command.plan(load("flux_dev", ["plan.output=json"]))
+    assert json.loads(capsys.readouterr().out)["options"][1]["iteration_seconds"] == 9.0
+
+
+def test_what_does_not_fit_is_printed_and_then_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "make_plan", lambda settings: _plan(4.5))
+    with pytest.raises(UserError, match=r"mine does not fit 2 x H100: .* learn, sample needs 61\.0 GiB and has 56\.5"):
+        command.plan(load("flux_dev"))
+    assert "lacks 4.5 GiB" in capsys.readouterr().out

@@ -10,9 +10,11 @@ import pytest
 from conf import load
 from pipelines.planning import policy_work as module
 from pipelines.planning.architectures import POLICIES, SCORES, PolicyArchitecture
+from pipelines.planning.calibration import Calibration
 from pipelines.planning.durations import durations, policy_work, score_work
 from pipelines.planning.fleet import machines
 from pipelines.planning.gpus import GPU_TYPES
+from pipelines.planning.memory import gpu_memory
 from pipelines.planning.ops import trace
 from pipelines.planning.plan import make_plan
 from pipelines.planning.search import evaluate, split_candidates
@@ -58,6 +60,19 @@ def test_flux_dev_costs_what_was_worked_out_before() -> None:
     assert 12 * work.activation_bytes(0) / GIB == pytest.approx(100, abs=2)
     compiled = policy_work(replace(flux, compile=True))
     assert 0.45 < compiled.forward.seconds(h100, 12) < 0.55
+
+
+def test_measurements_replace_predictions() -> None:
+    """Seconds of 12 rows, scaled to the rows of the settings; what was not measured stays predicted."""
+    measured = Calibration("H20", "FLUX", 0, 0, "bfloat16", 32, 1, False, 12, forward_seconds=2.0, replay_seconds=9.0,
+                           decode_seconds=0.5, learning_gib=50.0, sampling_gib=30.0)  # fmt: skip
+    settings, gpu = load("flux_dev", ["policy.sampling.batch=6", "policy.learner.replay_batch=6"]), GPU_TYPES["H20"]
+    seconds, predicted = durations(settings, gpu, measured), durations(settings, gpu)
+    assert (seconds.sample_chunk, seconds.accumulate_chunk, seconds.decode_chunk) == (6 * 1.0, 4.5, 3.0)
+    assert seconds.score_group == predicted.score_group > 0
+    learns = gpu_memory(settings, gpu, measured)[0]
+    activations = next(part.gib for part in learns.parts if "activations" in part.name)
+    assert activations == pytest.approx((50.0 - 22.17 - 0.16 - 5 * 0.334) / 2, abs=0.1)
 
 
 def test_spatialscore_has_the_published_parameters() -> None:
