@@ -157,12 +157,12 @@ def test_a_worker_samples_before_it_is_claimed_and_the_least_busy_one_is_next() 
         taken = [await places.acquire((0, index)) for index in range(3)]
         assert taken == ["a", "b", "a"], "the worker with the most free slots"
         claims = [asyncio.create_task(places.claim(worker)) for worker in ("a", "b")]
-        waiting = [asyncio.create_task(places.acquire((0, index))) for index in (4, 3)]
+        calls = [asyncio.create_task(places.acquire((0, index))) for index in (3, 4)]
         await asyncio.sleep(0)
-        assert [call.done() for call in waiting] == [False, True] and waiting[1].result() == "b"
+        assert calls[0].result() == "b" and not calls[1].done()
         places.release("a")
         await asyncio.sleep(0)
-        assert waiting[0].result() == "a", "a call goes before the claim"
+        assert calls[1].result() == "a", "a call goes before the claim"
         for _ in range(2):
             assert not claims[0].done()
             places.release("a")
@@ -176,8 +176,9 @@ def test_a_worker_samples_before_it_is_claimed_and_the_least_busy_one_is_next() 
         places.release_all("a")
         assert await places.acquire((0, 6)) == "a"
         places.remove("a")
-        places.release("a")
-        assert await places.acquire((0, 7)) == "b"
+        for worker in ("a", "b"):
+            places.release(worker)
+        assert await places.acquire((0, 7)) == "b", "a worker that was removed has no slots"
         assert (await asyncio.gather(*claims, return_exceptions=True))[0] is None
 
     asyncio.run(asyncio.wait_for(run(), 10))
