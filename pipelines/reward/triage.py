@@ -89,6 +89,6 @@ def _decode_pair(pairs: PairSet, pair_id: str) -> Pair:
         perturbed_prompt=None,
         image_w=decode_image(pairs.image(pair_id, "w")),
         image_l=decode_image(pairs.image(pair_id, "l")),
-        kind=pair.kind,
-        n_perturb=pair.n_perturb,
+        kind=pair.rule.kind,
+        n_perturb=pair.rule.n_perturb,
     )

@@ -34,12 +34,15 @@ def serving_hub() -> Generator[Repository]:
 
         def do_GET(self) -> None:
             """The state of the repository, before and after the upload."""
+            if repository.refuse:
+                return self._answer({"error": "Invalid username or password."}, 401)
             siblings = [{"rfilename": name} for name in repository.files]
             info = {"id": "me/pairs", "sha": "0" * 40, "siblings": siblings, "private": True, "tags": []}
             if "/tree/" in self.path:
-                self._answer([{"type": "file", "path": name, "size": 1, "oid": "0"} for name in repository.files])
-            else:
-                self._answer(info)
+                return self._answer(
+                    [{"type": "file", "path": name, "size": 1, "oid": "0"} for name in repository.files]
+                )
+            return self._answer(info)
 
         def do_POST(self) -> None:
             """Creates the repository, takes files, or adds a tag."""

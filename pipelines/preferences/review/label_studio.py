@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hmac
 import json
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
@@ -146,7 +147,8 @@ def _task_data(database: Database, pairs: PairSet, pair_id: str, folder: Path) -
         "prompt": pair.prompt,
         "claims": [{"text": " ".join(claim)} for claim in pair.claims],
     }
-    for order, side in (("first", first), ("second", _other(first))):
+    sides: tuple[tuple[str, Side], ...] = (("first", first), ("second", _other(first)))
+    for order, side in sides:
         content = pairs.image(pair_id, side)
         suffix = next((suffix for start, suffix in _SUFFIXES.items() if content.startswith(start)), "png")
         name = f"images/{_key(database, order, pair_id)}.{suffix}"
@@ -203,12 +205,9 @@ def _vote(annotation: dict[str, Any], pairs: PairSet, pair_id: str, first: Side)
     if choices.get("problem"):
         given = Annotation.of_bad_prompt(rule.claims, note)
     else:
-        shown = [
-            tuple(cast(Answer, (choices.get(f"{order}_{claim}") or [""])[0]) for claim in range(rule.claims))
-            for order in ("first", "second")
-        ]
-        winner, loser = shown if first == "w" else reversed(shown)
-        given = Annotation(winner, loser, note=note)
+        shown = {order: _chosen(choices, order, rule.claims) for order in ("first", "second")}
+        winner, loser = ("first", "second") if first == "w" else ("second", "first")
+        given = Annotation(shown[winner], shown[loser], note=note)
         given.check(rule.claims, Asked((), ()))
     return Vote(
         vote_id=f"{annotator}|{pair_id}",
@@ -221,6 +220,11 @@ def _vote(annotation: dict[str, Any], pairs: PairSet, pair_id: str, first: Side)
         seconds=max(0.0, float(annotation.get("lead_time") or 0.0)),
         cast_at=datetime.fromisoformat(annotation["created_at"]).timestamp(),
     )
+
+
+def _chosen(choices: Mapping[str, list[str]], order: str, claims: int) -> tuple[Answer, ...]:
+    """The answers about one image, "" for a missing one. `Annotation.check` refuses other words."""
+    return tuple(cast(Answer, (choices.get(f"{order}_{claim}") or [""])[0]) for claim in range(claims))
 
 
 def _key(database: Database, purpose: str, pair_id: str) -> str:

@@ -102,7 +102,7 @@ def summarise(
     for pair_id, pair_votes in by_pair.items():
         for kind, labels in _labels(rules[pair_id], list(pair_votes.values())):
             units[kind].append([label for label in labels if label])
-    accepted = [one.tier for one in decisions.values() if one.status == "accepted" and one.tier]
+    tiers: Counter[Tier] = Counter(one.tier for one in decisions.values() if one.tier)
     names = sorted({vote.annotator for vote in votes})
     reviewers = sorted({vote.annotator for vote in votes if vote.stage != "adjudication"})
     annotator_pairs = (_annotator_pair(first, second, by_pair, rules) for first, second in combinations(reviewers, 2))
@@ -113,7 +113,7 @@ def summarise(
     ]
     return Overview(
         statuses=Counter(one.status for one in decisions.values()),
-        tiers=Counter(accepted),
+        tiers=tiers,
         votes=len(votes),
         answers=sum(bool(answer) for vote in votes for answer in vote.annotation.answers),
         alpha={kind: krippendorffs_alpha(labels) for kind, labels in units.items()},
@@ -183,7 +183,7 @@ def _annotator_pair(
     agreement = _fraction([one == other for labels in shared.values() for one, other in labels])
     if agreement is None:
         return None
-    kappa = {kind: cohens_kappa(labels) for kind, labels in shared.items()}
+    kappa: dict[ClaimKind, float | None] = {kind: cohens_kappa(labels) for kind, labels in shared.items()}
     return AnnotatorPair((first, second), sum(map(len, shared.values())), agreement, kappa)
 
 

@@ -236,9 +236,3 @@ class ReviewQueue:
 
     def _keyed_digest(self, text: str) -> bytes:
         return hmac.digest(self._secret, text.encode(), "sha256")
-
-
-def _disputed_claims(answers: list[tuple[str, ...]]) -> tuple[int, ...]:
-    """Claims that got different answers, or the answer unsure."""
-    by_claim = enumerate(zip(*answers, strict=True))
-    return tuple(claim for claim, given in by_claim if len(set(given)) > 1 or "unsure" in given)

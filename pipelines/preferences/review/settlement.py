@@ -50,7 +50,7 @@ def settle(
         return [_settle_claim(row, decided[claim], majority, annotators_per_pair) for claim, row in enumerate(rows)]
 
     winner, loser = claims("winner"), claims("loser")
-    settled = tuple(one.settled for one in winner), tuple(one.settled for one in loser)
+    settled = _answers(winner), _answers(loser)
     bad_prompts = sum(one.bad_prompt for one in reviews)
     if bad_prompts >= majority or (adjudication and adjudication.bad_prompt):
         return Settlement("rejected", None, *settled, NOTHING, 0)
@@ -66,10 +66,15 @@ def settle(
     return Settlement("pending" if wanted else "disputed", None, *settled, asked, wanted)
 
 
+def _answers(claims: Sequence[_Claim]) -> tuple[Answer, ...]:
+    return tuple(one.settled for one in claims)
+
+
 def _settle_claim(answers: Sequence[Answer], decided: Answer, majority: int, annotators_per_pair: int) -> _Claim:
     """Settles one claim. `decided` is the adjudicator's answer; unsure then settles that nobody can tell."""
     given = [answer for answer in answers if answer]
-    for answer in ("yes", "no"):
+    definite: tuple[Answer, ...] = ("yes", "no")
+    for answer in definite:
         if given.count(answer) >= majority:
             return _Claim(answer, 0)
     return _Claim(decided, 0) if decided else _Claim("", max(0, annotators_per_pair - len(given)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from dataclasses import asdict
+from typing import Any
 
 from pipelines.preferences.claims import Answer, ClaimRule
 from pipelines.preferences.review.annotation import Annotation, Asked
@@ -18,8 +19,8 @@ def dump_rule(rule: ClaimRule) -> str:
 
 def load_rule(text: str) -> ClaimRule:
     """The rule that `dump_rule` wrote."""
-    values = json.loads(text)
-    return ClaimRule(**{**values, "changed": tuple(values["changed"])})
+    values: dict[str, Any] = json.loads(text)
+    return ClaimRule(**(values | {"changed": tuple(values["changed"])}))
 
 
 def dump_asked(asked: Asked) -> str:
