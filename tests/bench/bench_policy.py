@@ -9,6 +9,7 @@ import json
 import os
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -17,8 +18,9 @@ import ray
 import torch
 
 from actors.grpo.advantages import Advantages, group_advantages
+from actors.grpo.base_learner import Learner
 from actors.grpo.batch_std import batch_std
-from actors.grpo.learner import GrpoLearner
+from actors.grpo.objective import learner_of as choose_learner
 from actors.optim.torch_engine import OptimizerSettings, TorchEngine
 from actors.policy.flux import FluxPolicy
 from actors.policy.plan import SamplingPlan
@@ -83,14 +85,14 @@ def bench_sampler(policy: FluxPolicy, settings: Settings) -> list[Line]:
     ]
 
 
-def learner_of(settings: Settings) -> GrpoLearner:
-    """A one-rank learner in this process."""
+def learner_of(settings: Settings) -> Learner:
+    """A one-rank learner of the settings' objective in this process."""
     policy = FluxPolicy.from_pretrained(flux_location(settings), settings.flux, transformer_only=True)
     constants = OptimizerSettings(
         settings.policy.optimizer.betas, settings.policy.optimizer.weight_decay, settings.policy.optimizer.max_grad_norm
     )
     engine = TorchEngine(list(policy.trainable().values()), constants)
-    return GrpoLearner(policy, engine, settings.policy)
+    return choose_learner(policy, engine, settings.policy)
 
 
 def one_process(policy: FluxPolicy, settings: Settings) -> float:
@@ -156,6 +158,29 @@ def bench_updates(policy: FluxPolicy, settings: Settings) -> list[Line]:
     ]
 
 
+def bench_objectives(policy: FluxPolicy, settings: Settings) -> list[Line]:
+    """CPU time of a group, from noise to gradient without decoding and scoring, by objective."""
+    conditioning = policy.encode(["a red circle left of a blue square"])[0]
+    scores = np.arange(settings.policy.group_size, dtype=np.float32)
+
+    def of(*overrides: str) -> tuple[float, float]:
+        wanted = load("scenes", [f"run_dir={settings.run_dir}", *overrides])
+        learner, plan = learner_of(wanted), SamplingPlan.for_training(wanted.policy)
+        count = wanted.policy.group_size
+        advantages = group_advantages(scores, wanted.policy.algorithm)
+        drawn = sample(policy, [conditioning] * count, range(count), plan)
+        kept = [drawn.trajectories[i] for i in advantages.kept]
+        sampling = seconds(lambda: sample(policy, [conditioning] * count, range(count), plan), clock=time.process_time)
+        return sampling, seconds(lambda: learner.accumulate(advantages, conditioning, kept), 3, clock=time.process_time)
+
+    (grpo_sampling, grpo_learning), (nft_sampling, nft_learning) = of(), of("policy.algorithm.objective=nft")
+    share = (nft_sampling + nft_learning) / (grpo_sampling + grpo_learning)
+    return [
+        Line("grpo: CPU time of sampling and of learning a group", f"{grpo_sampling:.3f} s, {grpo_learning:.3f} s"),
+        Line("nft: the same", f"{nft_sampling:.3f} s, {nft_learning:.3f} s  ({share:.2f} x together)"),
+    ]
+
+
 def bench_loop(policy: FluxPolicy, settings: Settings) -> list[Line]:
     """The distributed loop, compared with the same stages in one process."""
     threads = torch.get_num_threads()
@@ -208,6 +233,7 @@ def main() -> None:
         settings = load("scenes", given(f"{folder}/run"))
         policy = FluxPolicy.from_pretrained(flux_location(settings), settings.flux)
         lines = bench_sampler(policy, settings) + bench_updates(policy, settings)
+        lines += bench_objectives(policy, settings)
         ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         try:
             lines += bench_loop(policy, settings)

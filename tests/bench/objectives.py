@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,7 +178,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=60, help="iterations of a run")
     parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS), help="the variants")
     wanted = parser.parse_args()
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         curves = {
             name: [train(wanted.run_dir, name, seed, wanted.iterations) for seed in range(wanted.seeds)]
