@@ -42,52 +42,29 @@ def noised_rows(
     """Gives each of the N images `noise_levels` rows, one in each equal part of the schedule, in batches of `max_rows`.
 
     `schedule` is the falling noise levels of a fine sampler, without the last one, 0: the rows then have the noise
-    levels at which the policy is asked when it samples. The best and the worst image share noise and levels, so do the
-    second best and the second worst, and so on: what the noise alone adds to the gradient then nearly cancels, because
-    their advantages are nearly opposite. The draws follow from the seed of the better image, so they do not depend on
-    the rank or the time; they differ from the noise that the image was made from. `max_rows=0`: one batch.
+    levels at which the policy is asked when it samples. Noise and levels are drawn from the image's seed, so they do
+    not depend on the rank or the time; they differ from the noise that the image was made from. `max_rows=0`: all rows
+    in one batch.
     """
-    draws = _paired_draws(ends, advantages, schedule, noise_levels)
-    rows = [
-        _row(end.latents[-1], advantage, *image_draws[level])
-        for level in range(noise_levels)
-        for end, advantage, image_draws in zip(ends, advantages, draws, strict=True)
-    ]
+    drawn = [_rows_of(end, value, schedule, noise_levels) for end, value in zip(ends, advantages, strict=True)]
+    rows = [image[level] for level in range(noise_levels) for image in drawn]
     size = max_rows or len(rows)
     for first in range(0, len(rows), size):
         chunk = rows[first : first + size]
         yield NoisedRows(*(torch.stack(part) for part in zip(*chunk, strict=True)))
 
 
-Draw = tuple[torch.Tensor, torch.Tensor]
-"""A noise level s [] and noise [S, C]."""
-
-
-def _paired_draws(
-    ends: Sequence[Trajectory], advantages: Sequence[float], schedule: torch.Tensor, noise_levels: int
-) -> list[list[Draw]]:
-    """The draws of each image, one for each level."""
-    ranked = sorted(range(len(ends)), key=lambda index: -advantages[index])  # best first
-    draws: list[list[Draw]] = [[] for _ in ends]
-    for better, worse in zip(ranked, reversed(ranked), strict=True):
-        if not draws[better]:
-            draws[better] = draws[worse] = _draws(ends[better], schedule, noise_levels)
-    return draws
-
-
-def _draws(end: Trajectory, schedule: torch.Tensor, noise_levels: int) -> list[Draw]:
-    generator = torch.Generator().manual_seed(end.seed + 1)  # another stream than that of the image's own noise
-    draws: list[Draw] = []
-    for level in range(noise_levels):
-        place = (level + float(torch.rand((), generator=generator))) / noise_levels
-        s = schedule[min(int(place * len(schedule)), len(schedule) - 1)]
-        draws.append((s, torch.randn(end.latents[-1].shape, generator=generator)))
-    return draws
-
-
 Row = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 """x [S, C], s [], target [S, C] and advantage [] of one row."""
 
 
-def _row(clean: torch.Tensor, advantage: float, s: torch.Tensor, noise: torch.Tensor) -> Row:
-    return (1 - s) * clean + s * noise, s, noise - clean, torch.tensor(advantage)
+def _rows_of(end: Trajectory, advantage: float, schedule: torch.Tensor, noise_levels: int) -> list[Row]:
+    generator = torch.Generator().manual_seed(end.seed + 1)  # another stream than that of the image's own noise
+    clean = end.latents[-1]  # [S, C]
+    rows: list[Row] = []
+    for level in range(noise_levels):
+        place = (level + float(torch.rand((), generator=generator))) / noise_levels
+        s = schedule[min(int(place * len(schedule)), len(schedule) - 1)]
+        noise = torch.randn(clean.shape, generator=generator)
+        rows.append(((1 - s) * clean + s * noise, s, noise - clean, torch.tensor(advantage)))
+    return rows
