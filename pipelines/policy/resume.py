@@ -27,7 +27,7 @@ RESUME_MAY_CHANGE = (
     "policy.resume",
     "policy.strict_resume",
     "policy.checkpoint",
-    "policy.placement",  # with one rank the result is the same, bit for bit
+    "policy.placement",  # on the same number of ranks the result is the same, bit for bit
     "policy.rollout",
     "policy.learner.threads",
     "policy.learner.cpus",
