@@ -94,7 +94,8 @@ def _pairs_inputs(settings: Settings) -> dict[str, object]:
 
 
 def _pairs_digest(settings: Settings) -> str:
-    return digest_of([digest_of_names(Path(folder), "*.parquet") for folder in pairs_locations(settings)])
+    folders = enumerate(pairs_locations(settings))
+    return digest_of({str(number): digest_of_names(Path(folder), "*.parquet") for number, folder in folders})
 
 
 def _reward_inputs(settings: Settings) -> dict[str, object]:

@@ -20,7 +20,8 @@ def dump_rule(rule: ClaimRule) -> str:
 def load_rule(text: str) -> ClaimRule:
     """The rule that `dump_rule` wrote."""
     values: dict[str, Any] = json.loads(text)
-    return ClaimRule(**(values | {"changed": tuple(values["changed"])}))
+    values["changed"] = tuple(values["changed"])
+    return ClaimRule(**values)
 
 
 def dump_asked(asked: Asked) -> str:
