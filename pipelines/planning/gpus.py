@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, cast
 
 from conf import UserError
 from conf.plan import GPU_NAMES, PlanSettings
@@ -67,7 +66,7 @@ def _read(file: str) -> GpuType:
     names = [field.name for field in fields(GpuType)]
     if not Path(file).is_file():
         raise UserError(f"plan.gpu_file={file}: there is no such file: write one with the keys {', '.join(names)}")
-    values = cast(dict[str, Any], read_yaml(Path(file), f"plan.gpu_file={file}"))
+    values = read_yaml(Path(file), f"plan.gpu_file={file}")
     if set(values) != set(names):
         wrong = sorted(set(values) ^ set(names))
         raise UserError(f"plan.gpu_file={file} must have exactly the keys {', '.join(names)}; wrong: {wrong[0]}")

@@ -120,12 +120,12 @@ class Recorder(TorchDispatchMode):
         A storage that was not made inside is a weight, so it is constant.
         """
         storage = tensor.untyped_storage()
-        if storage._cdata not in self._numbers:
+        if _address(storage) not in self._numbers:
             self._constant.add(self._follow(storage))
-        return self._numbers[storage._cdata]
+        return self._numbers[_address(storage)]
 
     def _follow(self, storage: torch.UntypedStorage) -> int:
-        number, address = self._count, storage._cdata
+        number, address = self._count, _address(storage)
         self._numbers[address] = number
         self._count += 1
         weakref.finalize(storage, self._numbers.pop, address, None).atexit = False
@@ -134,7 +134,7 @@ class Recorder(TorchDispatchMode):
     def _allocate(self, tensor: Tensor, constant: bool) -> bool:
         """Whether the tensor has a storage that was not seen before, which is then followed until it is freed."""
         storage = tensor.untyped_storage()
-        if storage._cdata in self._numbers:
+        if _address(storage) in self._numbers:
             return False
         number, size = self._follow(storage), float(storage.nbytes())
         if constant:
@@ -146,6 +146,11 @@ class Recorder(TorchDispatchMode):
 
     def _free(self, size: float) -> None:
         self.live -= size
+
+
+def _address(storage: torch.UntypedStorage) -> int:
+    """What identifies a storage while it is alive. Its data has no address on the meta device."""
+    return storage._cdata  # pyright: ignore[reportPrivateUsage]
 
 
 def _bytes_of(tensor: Tensor) -> float:

@@ -111,14 +111,14 @@ def count_policy(architecture: PolicyArchitecture, flux: FluxSettings) -> Policy
     """Records the policy of these settings."""
     ones = [1] * len(_DEPTHS[architecture.family])
     deeper = [[1 + (kind == longer) for kind in range(len(ones))] for longer in range(len(ones))]
-    models = [_meta_policy(architecture, flux, depths) for depths in (ones, *deeper)]
+    models = [meta_policy(architecture, flux, depths) for depths in (ones, *deeper)]
     depths = _depths(architecture)
-    trained = [trace(partial(_forward, policy), backward=True) for policy in models]
+    trained = [trace(partial(forward_pass, policy), backward=True) for policy in models]
     based = [trace(partial(_base_forward, policy), backward=False) for policy in models]
     forward = [Work.of(each, ROWS, flux.compile, forward=True) for each in trained]
     training, base = ([Work.of(each, ROWS, flux.compile) for each in traces] for traces in (trained, based))
     first = models[0]
-    sampled = trace(partial(_forward, first), backward=False)
+    sampled = trace(partial(forward_pass, first), backward=False)
     decoded = trace(partial(_decode, first), backward=False)
     parameters = [sum(p.numel() for p in policy.transformer.parameters()) for policy in models]
     lora = [sum(p.numel() for p in policy.trainable().values()) for policy in models]
@@ -147,18 +147,19 @@ def count_policy(architecture: PolicyArchitecture, flux: FluxSettings) -> Policy
     )
 
 
-def _meta_policy(
+def meta_policy(
     architecture: PolicyArchitecture, flux: FluxSettings, depths: Sequence[int], checkpoint_every: int = 0
 ) -> Policy:
     """The policy with these numbers of blocks, without weights. What compiling fuses is added to the counts."""
     family = next(each for each in FAMILIES if each.pipeline_class.__name__ == architecture.family)
+    pipeline_class: Any = family.pipeline_class
     shallow = dict(zip(_DEPTHS[architecture.family], depths, strict=True))
     transformer_class: Any = _TRANSFORMERS[architecture.family]
     vae_class: Any = _VAES[architecture.family]
     with meta_device(DTYPES[flux.dtype]):
         transformer = transformer_class.from_config({**architecture.transformer, **shallow})
         vae = vae_class.from_config(dict(architecture.vae))
-    pipeline: Any = family.pipeline_class(
+    pipeline = pipeline_class(
         transformer=transformer,
         vae=vae,
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
@@ -169,7 +170,7 @@ def _meta_policy(
     return family(pipeline, replace(flux, checkpoint_every=checkpoint_every, compile=False))
 
 
-def _forward(policy: Policy) -> torch.Tensor:
+def forward_pass(policy: Policy) -> torch.Tensor:
     """One forward pass of ROWS rows. Its inputs are made here, because storages from outside count as weights."""
     config, meta = policy.transformer.config, torch.device("meta")
     latents = torch.empty(ROWS, policy.image_tokens, policy.channels, device=meta)
@@ -188,7 +189,7 @@ def _forward(policy: Policy) -> torch.Tensor:
 
 def _base_forward(policy: Policy) -> torch.Tensor:
     with policy.base():
-        return _forward(policy)
+        return forward_pass(policy)
 
 
 def _text_tokens(policy: Policy) -> int:

@@ -95,9 +95,8 @@ def count_score(architecture: ScoreArchitecture, settings: SpatialScoreSettings)
 
 def _language(text: Mapping[str, Any], layers: int, settings: SpatialScoreSettings, dtype: torch.dtype) -> _Language:
     with meta_device(dtype):
-        config = Qwen2_5_VLTextConfig(
-            **{**text, "num_hidden_layers": layers, "layer_types": None, "attn_implementation": "sdpa"}
-        )
+        fields: dict[str, Any] = {**text, "num_hidden_layers": layers, "layer_types": None}
+        config = Qwen2_5_VLTextConfig(**fields, attn_implementation="sdpa")
         model = _Language(config)
     model.requires_grad_(False)
     targets = SpatialScoreConfig("", 0).lora_targets
@@ -117,7 +116,8 @@ def _vision(
     vision: Mapping[str, Any], settings: SpatialScoreSettings, dtype: torch.dtype
 ) -> tuple[Program, float, float]:
     """The vision tower for one image a row: program, parameters, and its largest storage for one image."""
-    config = Qwen2_5_VLVisionConfig(**{**vision, "depth": 1, "attn_implementation": "sdpa"})
+    fields: dict[str, Any] = {**vision, "depth": 1, "attn_implementation": "sdpa"}
+    config: Any = Qwen2_5_VLVisionConfig(**fields)
     with meta_device(dtype):
         tower = Qwen2_5_VisionTransformerPretrainedModel(config).requires_grad_(False)
     patches = _image_tokens(settings, vision) * config.spatial_merge_size**2

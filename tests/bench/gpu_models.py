@@ -79,7 +79,7 @@ def spatialscore_of(form: Form, settings: Settings, device: torch.device) -> Spa
             backbone = Qwen2_5_VLForConditionalGeneration(config).model
         size = {"shortest_edge": score.pixels, "longest_edge": score.pixels}
         processor = Qwen2VLImageProcessorPil(patch_size=14, merge_size=2, temporal_patch_size=2, size=size)
-    sizes = {} if small else {"lora_rank": score.lora_rank, "lora_alpha": score.lora_alpha}
+    sizes: dict[str, Any] = {} if small else {"lora_rank": score.lora_rank, "lora_alpha": score.lora_alpha}
     own = SpatialScoreConfig("", 64 * 64 if small else score.pixels, **sizes)
     lora = LoraConfig(
         r=own.lora_rank,

@@ -32,8 +32,8 @@ def test_a_deeper_model_is_what_its_blocks_say(compiled: bool) -> None:
     deep = PolicyArchitecture(FLUX.family, {**FLUX.transformer, "num_layers": 3, "num_single_layers": 4}, FLUX.vae, 0.0)
     work = module.count_policy(deep, flux)
     for every in (0, 2):
-        policy = module._meta_policy(deep, flux, (3, 4), checkpoint_every=every)
-        whole = trace(partial(module._forward, policy), backward=True)
+        policy = module.meta_policy(deep, flux, (3, 4), checkpoint_every=every)
+        whole = trace(partial(module.forward_pass, policy), backward=True)
         counted, program = Work.of(whole, module.ROWS, compiled), work.training_with(every)
         assert program.flops(module.ROWS).total == pytest.approx(counted.counted_flops(module.ROWS).total, rel=1e-9)
         if not compiled:
