@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -29,7 +29,7 @@ CLEO = Session("cleo", "adjudication", "")
 
 
 @contextmanager
-def _opened(run_dir: Path, *words: str) -> Iterator[tuple[ReviewQueue, Store]]:
+def _opened(run_dir: Path, *words: str) -> Generator[tuple[ReviewQueue, Store]]:
     settings = load("scenes", [f"run_dir={run_dir}", *words])
     with closing(open_database(settings)) as database:
         store = open_store(settings, database)
