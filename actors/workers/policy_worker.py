@@ -85,4 +85,5 @@ def policy_worker_actor(gpus: float) -> Any:
     """The actor class. On a GPU two sampling calls run at once; see ImageSampler."""
     # On CPUs a second call would use more cores than policy.learner.threads.
     calls = CALLS_PER_ACTOR if gpus else 1
-    return ray.remote(concurrency_groups={_SAMPLING: calls})(PolicyWorker)
+    remote: Any = ray.remote  # its type leaves out concurrency groups
+    return remote(concurrency_groups={_SAMPLING: calls})(PolicyWorker)
