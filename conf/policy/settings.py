@@ -59,7 +59,7 @@ class PolicySettings(Section):
     """Refuse to resume with settings or inputs that change what is learned. false: record what changed, and go on."""
 
     start_from: str = ""
-    """What version 0 is: a LoRA of diffusers or peft, the folder of a checkpoint, or a run directory. Empty: the base."""
+    """What version 0 is: a LoRA of diffusers or peft, the folder of a checkpoint, or a run directory. Empty: base."""
 
     call_margin_s: float = field(default=600.0, metadata=at_least(1))
     """A call to a worker that takes longer than 10 times the median of its kind plus these seconds is abandoned: its
@@ -97,8 +97,8 @@ class PolicySettings(Section):
         self._check_old_log_probs()
         if self.algorithm.kl_reference == "start" and not self.start_from:
             raise SettingsError(
-                "policy.algorithm.kl_reference=start needs policy.start_from: name the LoRA that the run starts from, or "
-                "set policy.algorithm.kl_reference=base"
+                "policy.algorithm.kl_reference=start needs policy.start_from: name the LoRA that the run starts from, "
+                "or set policy.algorithm.kl_reference=base"
             )
         if self.algorithm.objective == "grpo" and self.nft != NftSettings():
             raise SettingsError(

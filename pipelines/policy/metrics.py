@@ -115,7 +115,7 @@ class IterationRow:
     driver_starts: int = 0
     """Drivers that the run has had, including this one. RunLog sets it."""
     device_faults: int = 0
-    """Devices that failed, and learners whose ranks lost each other. This and the next four since the driver started."""
+    """Devices that failed, and learners whose ranks lost each other. This and the next four: since the driver began."""
     out_of_memory: int = 0
     """Times that a device was out of memory."""
     nodes_avoided: int = 0
