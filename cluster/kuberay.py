@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.values import Group, Values, groups, reward_group, rewards_share_gpus
+from cluster.values import Group, Values, groups, rewards_share_gpus, service_group
 from conf import Settings
 
 Manifest = dict[str, Any]
@@ -79,7 +79,7 @@ def ray_service(settings: Settings, values: Values) -> Manifest:
         "    route_prefix: /health\n"
         "    import_path: pipelines.reward.serve:health\n"
     )
-    spec = {"serveConfigV2": application, "rayClusterConfig": cluster_spec(values, (reward_group(settings, values),))}
+    spec = {"serveConfigV2": application, "rayClusterConfig": cluster_spec(values, (service_group(settings, values),))}
     return _resource("RayService", f"{values.name}-score", spec)
 
 

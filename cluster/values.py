@@ -92,6 +92,15 @@ def reward_group(settings: Settings, values: Values) -> Group:
     return Group("reward", gpus, serving.min_replicas, serving.max_replicas)
 
 
+def service_group(settings: Settings, values: Values) -> Group:
+    """The worker group of a service of SpatialScore without a run. Replicas on fractions of a GPU share one pod each."""
+    serving = settings.serving
+    if not 0 < serving.gpus < 1:
+        return reward_group(settings, values)
+    least, most = (math.ceil(count * serving.gpus) for count in (serving.min_replicas, serving.max_replicas))
+    return Group("reward", 1, least, most)
+
+
 def _whole(name: str, gpus: float, settings: Settings, values: Values) -> int:
     """The GPUs of a process. Raises SettingsError unless one pod can have them."""
     if gpus != int(gpus) or not 1 <= gpus <= values.gpus_per_node:
