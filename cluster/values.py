@@ -93,7 +93,7 @@ def reward_group(settings: Settings, values: Values) -> Group:
 
 
 def service_group(settings: Settings, values: Values) -> Group:
-    """The worker group of a service of SpatialScore without a run. Replicas on fractions of a GPU share one pod each."""
+    """The worker group of a service of SpatialScore without a run. Replicas with fractions of a GPU share pods."""
     serving = settings.serving
     if not 0 < serving.gpus < 1:
         return reward_group(settings, values)
