@@ -145,11 +145,11 @@ def test_an_interrupted_pipeline_continues_at_the_interrupted_step(tmp_path: Pat
 
         return fake_step(name, run)
 
-    steps = [make(name) for name in ("preferences", "policy", "evaluation")]
+    steps = [make(name) for name in ("reward", "policy", "evaluation")]
     with pytest.raises(KeyboardInterrupt):
         run_pipeline(settings, steps)
     run_pipeline(settings, steps)
-    assert calls == ["preferences", "policy", "policy", "evaluation"]
+    assert calls == ["reward", "policy", "policy", "evaluation"]
     assert all(complete_record(each, settings) for each in steps)
     other = replace(settings, policy=replace(settings.policy, seed=1))
     assert not any(complete_record(each, other) for each in steps)
