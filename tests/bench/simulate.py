@@ -19,7 +19,7 @@ from actors.policy.plan import SamplingPlan
 from conf import Settings, load
 from pipelines.planning.durations import RoleSeconds, chunk_rows, durations, kept_images
 from pipelines.planning.gpus import GPU_TYPES
-from tests.bench.simulation.run import Outcome, simulate
+from tests.bench.simulation.run import Failures, Outcome, simulate
 from tests.bench.simulation.workers import Seconds
 
 SIZES = (8, 32, 128, 512, 1024)
@@ -32,13 +32,11 @@ JITTER = 0.02
 FAILURE_PERIOD_S = 3600.0
 """One GPU of the fleet fails in this time."""
 ITERATIONS = 4
-"""Of a run without failures. The first one is a warm-up."""
-HOURS = 1.0
-"""Virtual hours of a run with failures, at least; also MIN_FAILURES failures."""
+"""Iterations of a run. The first one is a warm-up; in the third one a GPU fails."""
 START_REWARD_S = 40.0
 """Start of a replica of SpatialScore."""
 RAY_CALL_S = 150e-6
-"""CPU seconds of the driver for one call of a Ray actor and its answer. Measured, see docs/planning.md."""
+"""CPU seconds of the driver for one call of a Ray actor and its answer. Assumed; tests.bench.ray_calls measures it."""
 RAY_RETURN_S = 10e-6
 """The same for each object that a call returns."""
 
@@ -49,7 +47,6 @@ class Case:
 
     gpus: int
     placement: Placement
-    failing: bool
 
 
 @dataclass(frozen=True)
@@ -59,21 +56,25 @@ class Result:
     prompts: int
     split: str
     iteration_seconds: float
-    """With everything that failures cost."""
-    useful: float
-    """The work of the published versions, without what was done twice."""
+    busy: float
+    """The work of the published versions."""
     sample: float
     learn: float
     score: float
     driver_seconds: float
     """CPU seconds of the driver for an iteration, with Ray's."""
-    failures: int
-    restarts: int
+    lost_seconds: float
+    """By how much a failure delays all later versions."""
 
     @property
     def driver_share(self) -> float:
         """Of an iteration."""
         return self.driver_seconds / self.iteration_seconds
+
+    @property
+    def busy_with_failures(self) -> float:
+        """`busy` if one GPU fails every FAILURE_PERIOD_S seconds of undisturbed work."""
+        return self.busy * FAILURE_PERIOD_S / (FAILURE_PERIOD_S + self.lost_seconds)
 
 
 SEPARATE = {8: (3, 4, 1), 32: (14, 16, 2)}
@@ -106,11 +107,12 @@ def preset_of(case: Case) -> str:
 
 def prompts_for(gpus: int) -> int:
     """Weak scaling: two groups for each rank of the colocated placement, and at least the 48 of the preset."""
-    return max(48, 2 * int(division(Case(gpus, "colocated", False))["policy.learner.ranks"]))
+    return max(48, 2 * int(division(Case(gpus, "colocated"))["policy.learner.ranks"]))
 
 
 def settings_for(case: Case, folder: Path, iterations: int) -> Settings:
     """The preset for this number of GPUs, divided by `division`, without evaluation."""
+    folder.mkdir(exist_ok=True)
     prompts = folder / "prompts.jsonl"
     prompts.write_text("\n".join(json.dumps({"text": f"a cup left of {number} plates"}) for number in range(64)))
     return load(
@@ -148,17 +150,17 @@ def seconds_of(settings: Settings, gpu: str) -> Seconds:
 
 
 def run(case: Case, gpu: str) -> Result:
-    """Simulates one case."""
+    """Simulates one case twice: undisturbed, and with a GPU that fails, which has a learner rank: the worst case."""
     with tempfile.TemporaryDirectory() as folder:
         settings = settings_for(case, Path(folder), ITERATIONS)
         seconds = seconds_of(settings, gpu)
-        if case.failing:
-            ideal = useful_seconds(settings, seconds) / case.gpus
-            iterations = ITERATIONS + round(HOURS * 3600 / ideal)
-            settings = settings_for(case, Path(folder), iterations)
-        period = FAILURE_PERIOD_S if case.failing else 0.0
-        outcome = simulate(settings, seconds, case.gpus, period, JITTER)
-    return summary(settings, seconds, case.gpus, outcome)
+        outcome = simulate(settings, seconds, case.gpus, None, JITTER)
+        before, after = outcome.marks[1:3]
+        failure = Failures((before.at + after.at) / 2 - START_REWARD_S, of_rank=True)
+        again = settings_for(case, Path(folder) / "failing", ITERATIONS)
+        disturbed = simulate(again, seconds, case.gpus, failure, JITTER)
+    assert disturbed.failures == 1
+    return summary(settings, seconds, case.gpus, outcome, disturbed.marks[-1].at - outcome.marks[-1].at)
 
 
 def useful_seconds(settings: Settings, seconds: Seconds) -> float:
@@ -169,8 +171,8 @@ def useful_seconds(settings: Settings, seconds: Seconds) -> float:
     return policy.prompts_per_iteration * group + steps
 
 
-def summary(settings: Settings, seconds: Seconds, gpus: int, outcome: Outcome) -> Result:
-    """Means over the iterations after the first."""
+def summary(settings: Settings, seconds: Seconds, gpus: int, outcome: Outcome, lost: float) -> Result:
+    """Means over the iterations after the first. `lost`: virtual seconds that a failure costs."""
     policy, first, last = settings.policy, outcome.marks[0], outcome.marks[-1]
     iterations, passed = last.version - first.version, last.at - first.at
 
@@ -183,46 +185,49 @@ def summary(settings: Settings, seconds: Seconds, gpus: int, outcome: Outcome) -
         prompts=policy.prompts_per_iteration,
         split=f"{policy.rollout.max_actors}+{policy.learner.ranks}+{settings.serving.max_replicas}",
         iteration_seconds=passed / iterations,
-        useful=useful_seconds(settings, seconds) * iterations / (passed * gpus),
+        busy=useful_seconds(settings, seconds) * iterations / (passed * gpus),
         sample=share("sample"),
         learn=share("learn"),
         score=share("score"),
         driver_seconds=driver / iterations,
-        failures=outcome.failures,
-        restarts=int(outcome.rows[-1]["learner_restarts"]),
+        lost_seconds=lost,
     )
 
 
-HEADER = (
-    f"{'GPUs':>5}  {'placement':<9}  {'rollouts+ranks+rewards':>22}  {'prompts':>7}  {'s/iteration':>11}  {'busy':>6}  "
-    f"{'sample':>6}  {'learn':>6}  {'score':>6}  {'driver CPU':>10}  {'share':>6}  failures (restarts)"
-)
+COLUMNS = (
+    "GPUs", "placement", "rollouts+ranks+replicas", "prompts", "s/iteration", "busy", "sample", "learn", "score",
+    "driver CPU s", "of an iteration", "s lost by a failure", "busy, one failure an hour",
+)  # fmt: skip
 
 
-def line(case: Case, result: Result) -> str:
+def line(values: Sequence[str]) -> str:
     """One row of the table."""
-    failures = f"{result.failures} ({result.restarts})" if case.failing else "none"
-    return (
-        f"{case.gpus:>5}  {case.placement:<9}  {result.split:>22}  {result.prompts:>7}  "
-        f"{result.iteration_seconds:>11.1f}  {result.useful:>6.1%}  {result.sample:>6.1%}  {result.learn:>6.1%}  "
-        f"{result.score:>6.1%}  {result.driver_seconds:>8.2f} s  {result.driver_share:>6.2%}  {failures}"
-    )
+    return "  ".join(value.rjust(len(column)) for value, column in zip(values, COLUMNS, strict=True))
+
+
+def cells(case: Case, result: Result) -> list[str]:
+    """The values of a row."""
+    shares = [f"{share:.1%}" for share in (result.busy, result.sample, result.learn, result.score)]
+    return [
+        str(case.gpus), case.placement, result.split, str(result.prompts), f"{result.iteration_seconds:.1f}", *shares,
+        f"{result.driver_seconds:.2f}", f"{result.driver_share:.2%}", f"{result.lost_seconds:.0f}",
+        f"{result.busy_with_failures:.1%}",
+    ]  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gpu", choices=sorted(GPU_TYPES), default="H20", help="type of the GPUs (default: H20)")
-    parser.add_argument("--gpus", type=int, nargs="*", default=SIZES, help="numbers of GPUs")
+    parser.add_argument("--gpus", type=int, nargs="*", default=SIZES, help="numbers of GPUs: 8, 32 or a multiple of 32")
     chosen = parser.parse_args(arguments)
     logging.disable(logging.WARNING)
     started = time.process_time()
-    print(HEADER)
-    for failing in (False, True):
-        for gpus in chosen.gpus:
-            for placement in PLACEMENTS:
-                case = Case(gpus, placement, failing)
-                print(line(case, run(case, chosen.gpu)), flush=True)
+    print(line(COLUMNS))
+    for gpus in chosen.gpus:
+        for placement in PLACEMENTS:
+            case = Case(gpus, placement)
+            print(line(cells(case, run(case, chosen.gpu))), flush=True)
     print(f"{time.process_time() - started:.0f} s of CPU time in all")
 
 

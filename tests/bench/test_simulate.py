@@ -12,7 +12,7 @@ import pytest
 
 from conf import Settings, load
 from pipelines.common.seeds import group_seeds
-from tests.bench.simulation.run import Outcome, simulate
+from tests.bench.simulation.run import Failures, Outcome, simulate
 from tests.bench.simulation.workers import Seconds
 
 SECONDS = Seconds(
@@ -89,7 +89,7 @@ def test_gpus_that_fail_cost_time_only(tmp_path: Path, overrides: tuple[str, ...
     settings = settings_of(tmp_path, *overrides, "policy.iterations=8")
     slow = replace(SECONDS, learn_pass=20.0)
     undisturbed = simulate(replace(settings, run_dir=str(tmp_path / "other")), slow, gpus=8)
-    outcome = simulate(settings, slow, gpus=8, failure_period_s=250.0, seed=1)
+    outcome = simulate(settings, slow, gpus=8, failures=Failures(125.0, 250.0), seed=1)
     check_nothing_is_lost(settings, outcome)
     last = outcome.rows[-1]
     assert outcome.failures >= 2 and last["learner_restarts"] + last["actors_replaced"] >= 1

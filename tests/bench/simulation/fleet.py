@@ -210,7 +210,7 @@ class SimActor:
         """The fraction of a GPU that it reserves."""
         self.gpu: Gpu | None = None
         self.dead, self.stopwatch = False, fleet.stopwatch
-        self._fleet, self._worker, self._load_seconds = fleet, worker, load_seconds
+        self._fleet, self.worker, self._load_seconds = fleet, worker, load_seconds
         self._calls: deque[_Call] = deque()
         self._current: _Call | None = None
         self._loading: asyncio.TimerHandle | None = None
@@ -251,7 +251,7 @@ class SimActor:
             return
         call = self._current = self._calls.popleft()
         try:
-            call.job = self._worker.job(call.name, call.args)
+            call.job = self.worker.job(call.name, call.args)
         except Exception as error:  # as in an actor: it is raised where the call is awaited
             self._current = None
             call.future.set_exception(error)

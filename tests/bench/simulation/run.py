@@ -22,7 +22,7 @@ from pipelines.policy.metrics import read_rows
 from pipelines.policy.train import train_until_finished
 from pipelines.policy.training_run import TrainingRun
 from tests.bench.simulation.clock import VirtualLoop
-from tests.bench.simulation.fleet import Fleet, Kind, Ref, SimActor
+from tests.bench.simulation.fleet import Fleet, Gpu, Kind, Ref, SimActor
 from tests.bench.simulation.rewards import SimulatedRewards
 from tests.bench.simulation.workers import Ledger, PolicyWorker, RanksState, Sampled, Seconds, images_of
 
@@ -122,47 +122,62 @@ class Outcome:
     failures: int
 
 
-def simulate(
-    settings: Settings, seconds: Seconds, gpus: int, failure_period_s: float = 0.0, jitter: float = 0.0, seed: int = 0
-) -> Outcome:
-    """Runs the driver with these settings until it is finished, in an event loop of its own.
+@dataclass(frozen=True)
+class Failures:
+    """GPUs fail, and with them the processes on them. Others can use such a GPU at once."""
 
-    `failure_period_s`: every so often one GPU, drawn by `seed`, fails. 0: never.
-    """
+    first_s: float
+    """Virtual seconds until the first one."""
+    period_s: float = 0.0
+    """From one to the next. 0: there is no next one."""
+    of_rank: bool = False
+    """It is a GPU with a learner rank; otherwise any one, drawn by the simulation's seed."""
+
+
+def simulate(
+    settings: Settings,
+    seconds: Seconds,
+    gpus: int,
+    failures: Failures | None = None,
+    jitter: float = 0.0,
+    seed: int = 0,
+) -> Outcome:
+    """Runs the driver with these settings until it is finished, in an event loop of its own."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(_simulate(settings, seconds, gpus, failure_period_s, jitter, seed))
+        return runner.run(_simulate(settings, seconds, gpus, failures, jitter, seed))
 
 
 async def _simulate(
-    settings: Settings, seconds: Seconds, gpus: int, failure_period_s: float, jitter: float, seed: int
+    settings: Settings, seconds: Seconds, gpus: int, failures: Failures | None, jitter: float, seed: int
 ) -> Outcome:
     fleet = Fleet(gpus, jitter, seed)
     rewards, cluster = SimulatedRewards(fleet, settings, seconds), SimulatedCluster(fleet, settings, seconds)
     await rewards.start()
     run = TrainingRun(settings, rewards, lambda line: None, cluster)
-    failures = Failures(fleet, failure_period_s, seed)
-    failing = asyncio.create_task(failures.run())
+    failed: list[Gpu] = []
+    failing = asyncio.create_task(_fail(fleet, failures, np.random.default_rng(seed), failed)) if failures else None
     try:
         await train_until_finished(run)
     finally:
-        failing.cancel()
+        if failing:
+            failing.cancel()
         run.close()
         rewards.stop()
     rows = read_rows(run_paths(settings).metrics)
-    return Outcome(cluster.marks, rows, cluster.ledger, fleet.loop.time(), failures.count)
+    return Outcome(cluster.marks, rows, cluster.ledger, fleet.loop.time(), len(failed))
 
 
-class Failures:
-    """GPUs that fail, one after the other."""
+async def _fail(fleet: Fleet, failures: Failures, rng: np.random.Generator, failed: list[Gpu]) -> None:
+    """Lets GPUs fail, and adds them to `failed`."""
+    await asyncio.sleep(failures.first_s)
+    while True:
+        gpus = [gpu for gpu in fleet.gpus if not failures.of_rank or any(_is_rank(actor) for actor in gpu.actors)]
+        failed.append(gpus[int(rng.integers(len(gpus)))])
+        fleet.fail(failed[-1])
+        if not failures.period_s:
+            return
+        await asyncio.sleep(failures.period_s)
 
-    def __init__(self, fleet: Fleet, period_s: float, seed: int) -> None:
-        self.count = 0
-        self._fleet, self._period_s, self._rng = fleet, period_s, np.random.default_rng(seed)
 
-    async def run(self) -> None:
-        """Until it is cancelled. The first one comes after half a period."""
-        await asyncio.sleep(self._period_s / 2)
-        while self._period_s:
-            self._fleet.fail(self._fleet.gpus[int(self._rng.integers(len(self._fleet.gpus)))])
-            self.count += 1
-            await asyncio.sleep(self._period_s)
+def _is_rank(actor: SimActor) -> bool:
+    return isinstance(actor.worker, PolicyWorker) and actor.worker.ranks is not None

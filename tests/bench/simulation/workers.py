@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,10 +52,17 @@ class Ledger:
     """Seed -> finished sampling calls."""
     version_of: dict[int, int] = field(default_factory=dict[int, int])
     """Seed -> policy version that sampled it last."""
-    learned: defaultdict[int, list[tuple[tuple[int, ...], GroupPart]]] = field(
-        default_factory=lambda: defaultdict[int, list[tuple[tuple[int, ...], GroupPart]]](list)
+    learned: dict[int, list[tuple[tuple[int, ...], GroupPart]]] = field(
+        default_factory=dict[int, list[tuple[tuple[int, ...], GroupPart]]]
     )
-    """Policy version -> (seeds of the trajectories, part) that its ranks accumulated since they last loaded it."""
+    """Policy version -> (seeds of the trajectories, part) that the last learner of this version accumulated."""
+    _learner: dict[int, RanksState] = field(default_factory=dict[int, "RanksState"])
+
+    def learn(self, learner: RanksState, version: int, seeds: tuple[int, ...], part: GroupPart) -> None:
+        """A rank accumulated a part of a group. A learner that was started again begins its versions again."""
+        if self._learner.get(version) is not learner:
+            self._learner[version], self.learned[version] = learner, []
+        self.learned[version].append((seeds, part))
 
 
 class PolicyWorker:
@@ -102,7 +109,6 @@ class PolicyWorker:
 
         def results() -> Sequence[int]:
             self._group.version = version
-            self.ledger.learned.pop(version, None)
             return [version]
 
         return Job("load", LOAD_CHECKPOINT_S, results)
@@ -117,7 +123,7 @@ class PolicyWorker:
         seeds = tuple(seed for reference in trajectories for seed in reference.value.seeds)
 
         def results() -> Sequence[None]:
-            self.ledger.learned[version].append((seeds, part))
+            self.ledger.learn(self._group, version, seeds, part)
             return [None]
 
         passes = len(part.cut(range(self.seconds.passes)))
