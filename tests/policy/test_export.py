@@ -178,7 +178,7 @@ def test_the_card_of_qwen_image_names_its_own_pipeline(
 ) -> None:
     settings = replace(settings_of(tmp_path), flux=qwen_image_flux)
     card = model_card(settings, str(qwen_image_directory), 1, merged=False)
-    assert "from diffusers import QwenImagePipeline" in card and "true_cfg_scale=1.0" in card
+    assert "from diffusers import QwenImagePipeline" in card and f"true_cfg_scale={qwen_image_flux.true_cfg}" in card
     assert "Flux" not in card and "guidance_scale" not in card
 
 

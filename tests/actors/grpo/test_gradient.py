@@ -325,6 +325,7 @@ def test_two_ranks_have_the_gradient_of_all_their_groups(
     The group that is left over has two passes, one for each rank.
     """
     settings = settings_of(2, "flow_grpo", "none", 1, True)
+    settings = replace(settings, learner=replace(settings.learner, replay_batch=3))  # of five distinct latents
     groups = [sampled[2, True][index] for index in (1, 2, 0)]
     passes = list(shared_replay_batches(groups[2][2], groups[2][0].values, settings.learner.replay_batch))
     assert len(groups) == GROUPS == 3 and len(passes) == 2
