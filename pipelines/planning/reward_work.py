@@ -95,8 +95,13 @@ def count_score(architecture: ScoreArchitecture, settings: SpatialScoreSettings)
 
 def _language(text: Mapping[str, Any], layers: int, settings: SpatialScoreSettings, dtype: torch.dtype) -> _Language:
     with meta_device(dtype):
-        fields: dict[str, Any] = {**text, "num_hidden_layers": layers, "layer_types": None}
-        config = Qwen2_5_VLTextConfig(**fields, attn_implementation="sdpa")
+        fields: dict[str, Any] = {
+            **text,
+            "num_hidden_layers": layers,
+            "layer_types": None,
+            "attn_implementation": "sdpa",
+        }
+        config = Qwen2_5_VLTextConfig(**fields)
         model = _Language(config)
     model.requires_grad_(False)
     targets = SpatialScoreConfig("", 0).lora_targets
