@@ -31,9 +31,9 @@ def actor_options(
 ) -> dict[str, Any]:
     """Options for `Actor.options(...)`: resources, node group (empty: any node), threads and runtime environment.
 
-    `runtime_env` is Ray's (None: that of the job). `avoided` are ids of nodes. OpenMP threads sleep when they are idle. By default they spin, and
-    then an idle actor takes the core from a busy one: with the defaults of gloo, MKL and OpenMP a second process on two
-    cores halves the speed of the first.
+    `runtime_env` is Ray's (None: that of the job). `avoided` are ids of nodes. OpenMP threads sleep when they are idle.
+    By default they spin, and then an idle actor takes the core from a busy one: with the defaults of gloo, MKL and
+    OpenMP a second process on two cores halves the speed of the first.
     """
     environment = {
         "OMP_NUM_THREADS": str(threads),
@@ -75,6 +75,6 @@ def _why_no_gpu() -> str:
     if not built_for:
         return "it was built without CUDA: install a CUDA build of torch"
     return (
-        f"it was built for {'CUDA' if torch.version.cuda else 'ROCm'} {built_for}, and this node's driver may be too old "
-        "for it or not work: run nvidia-smi there; update the driver, or install a build of torch for an older CUDA"
+        f"it was built for {'CUDA' if torch.version.cuda else 'ROCm'} {built_for}, and this node's driver may be too "
+        "old for it or not work: run nvidia-smi there; update the driver, or install a build of torch for an older CUDA"
     )
