@@ -15,7 +15,7 @@ VERBS: dict[str, dict[str, Action]] = {
     "preferences": {
         "plan": Action(
             f"{_PREFERENCES}:plan",
-            "predict calls, money, GPU-hours, disk and annotators' hours, before anything is spent",
+            "predict calls, cost, GPU-hours, disk and annotators' hours, before anything is spent",
             ("preferences",),
             run="optional",
         ),

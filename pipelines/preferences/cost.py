@@ -60,7 +60,7 @@ class CampaignCost:
     """Service -> questions."""
     tokens: dict[str, tuple[int, int]]
     """Service -> input and output tokens."""
-    money: dict[str, float]
+    prices: dict[str, float]
     """Service -> cost, in the currency of the prices."""
     disk_gb: float
     person_hours: float
@@ -84,18 +84,18 @@ def campaign_cost(settings: Settings) -> CampaignCost:
         calls["claim_judge"] = images
     tokens = {name: (TOKENS[name][0] * count, TOKENS[name][1] * count) for name, count in calls.items()}
     prices = {"writer": settings.writer, "perturber": settings.perturber, "claim_judge": settings.claim_judge}
-    money = {
+    paid = {
         name: (tokens[name][0] * prices[name].price_in + tokens[name][1] * prices[name].price_out) / 1e6
         for name in calls
     }
     for one in generators:
         if one.name == "seedream":
-            money["seedream"] = one.images * settings.seedream.price_image
+            paid["seedream"] = one.images * settings.seedream.price_image
             calls["seedream"] = one.images
     stored = 2 * candidates * sum(one.megapixels * one.images for one in generators) / max(images, 1)
     votes = target * VOTES if cfg.reviewer == "annotators" else 0.0
     return CampaignCost(
-        target, measured, candidates, generators, calls, tokens, money,
+        target, measured, candidates, generators, calls, tokens, paid,
         disk_gb=stored * BYTES_OF_PIXEL / 1e3,
         person_hours=votes * CLAIMS * SECONDS_OF_CLAIM / 3600,
     )  # fmt: skip
@@ -135,9 +135,9 @@ def _lines(cost: CampaignCost, settings: Settings) -> Iterator[str]:
     for name, calls in cost.calls.items():
         tokens = cost.tokens.get(name)
         detail = f", {tokens[0] / 1e6:.0f} M tokens in, {tokens[1] / 1e6:.0f} M out" if tokens else " (one image each)"
-        yield f"  {name:<14} {calls:>9} calls{detail}: {cost.money[name]:,.0f}"
-    total = f"{sum(cost.money.values()):,.0f}"
-    yield f"  {'money':<14} {total:>9} in all, at the prices in the settings; budget.cost={settings.budget.cost:g}"
+        yield f"  {name:<14} {calls:>9} calls{detail}: {cost.prices[name]:,.0f}"
+    total = f"{sum(cost.prices.values()):,.0f}"
+    yield f"  {'cost':<14} {total:>9} in all, at the prices in the settings; budget.cost={settings.budget.cost:g}"
     yield ""
     for one in (one for one in cost.generators if one.pflop):
         hours = "  ".join(f"{name} {one.gpu_hours(gpu):,.0f}" for name, gpu in GPU_TYPES.items())

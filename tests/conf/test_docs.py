@@ -16,7 +16,7 @@ from pipelines.cli import VERBS, parse_settings
 from tests.support.runs import make_run
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = re.compile(r"spatialt2i ((?:[a-z_0-9./=:,\[\]]+ ?)+)")
+COMMANDS = re.compile(r"spatialt2i ((?:[A-Za-z_0-9./=:,\[\]-]+ ?)+)")
 
 
 def shown() -> list[str]:
@@ -26,7 +26,7 @@ def shown() -> list[str]:
     found = {
         match[1].strip() for text in texts for match in COMMANDS.finditer(re.sub(r" {3,}.*", "", text, flags=re.M))
     }
-    return sorted(command for command in found if command.split()[0] in VERBS)
+    return sorted(command for command in found if command.split()[0] in VERBS and " --" not in command)
 
 
 def test_the_documentation_shows_commands_of_every_stage() -> None:

@@ -46,8 +46,8 @@ def test_the_cost_of_the_papers_campaign() -> None:
     qwen, hunyuan, seedream = cost.generators
     assert qwen.images == hunyuan.images == seedream.images == round(2 * 160000 * 2 / 3)
     assert qwen.pflop == 7.0 and hunyuan.pflop == 12.0 and seedream.pflop == 0.0
-    assert cost.money["seedream"] == pytest.approx(seedream.images * 0.03)
-    assert cost.calls["writer"] == 208000 and cost.money["writer"] == pytest.approx(
+    assert cost.prices["seedream"] == pytest.approx(seedream.images * 0.03)
+    assert cost.calls["writer"] == 208000 and cost.prices["writer"] == pytest.approx(
         208000 * (900 * 0.625 + 4000 * 5) / 1e6
     )
     text = cost_report(cost, settings)

@@ -25,7 +25,7 @@ _PLACE_WORDS = {word for wording in WORDINGS for word in words_of(wording)}
 _AMBIGUOUS = frozenset({"on", "in", "near", "against", "over", "under", "opposite", "within", "alongside"})
 """Wordings with other uses, as in "on a sunny day". They state a relation only between two objects of the prompt."""
 
-_BACKGROUND = frozenset(words_of("viewer viewer's camera scene image frame picture view background foreground"))
+_BACKGROUND = frozenset(words_of("viewer viewer's camera scene image frame photo view background foreground"))
 """What a statement of the point of view may mention without stating a relation."""
 
 _REACH = 6
