@@ -169,5 +169,5 @@ def test_a_missing_key_of_a_service_is_a_user_error(
     ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with pytest.raises(UserError, match=r"key of writer is read from \$OPENAI_API_KEY, which is not set"):
+    with pytest.raises(UserError, match=r"key of claim_judge is read from \$OPENAI_API_KEY, which is not set"):
         build_preferences(load("flux_dev", [f"run_dir={tmp_path}"]))

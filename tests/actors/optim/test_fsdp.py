@@ -16,10 +16,10 @@ from actors.grpo.metrics import OptimizerStepMetrics
 from actors.policy.flux import FluxPolicy
 from actors.workers.learner import LearnerJob, LearnerRank
 from actors.workers.learner_group import merge_metrics
+from actors.workers.process_group import open_store
 from conf.flux import FluxSettings
 from conf.policy import AlgorithmSettings, LearnerSettings, PolicyOptimizerSettings, PolicySettings, SamplingSettings
 from tests.support.learner import Group, groups_of, torch_engine
-from tests.support.ports import free_port
 from tests.support.ranks import end_rank
 
 SETTINGS = PolicySettings(
@@ -91,7 +91,8 @@ def test_a_sharded_base_learns_what_a_whole_one_learns(
     steps = steps_of(groups_of(FluxPolicy.from_pretrained(str(flux_directory), flux), plain))
     torch.save(steps, tmp_path / "steps.pt")
     measured = learn(plain, steps, slice(None))
-    multiprocessing.spawn(run_rank, args=(free_port(), str(flux_directory), flux, str(tmp_path)), nprocs=2)
+    store = open_store("127.0.0.1", ranks=2)  # where they meet; it lives as long as this process
+    multiprocessing.spawn(run_rank, args=(store.port, str(flux_directory), flux, str(tmp_path)), nprocs=2)
     halves, parts = [], []
     for rank in (0, 1):
         theirs, lora, held, adapter_is_whole = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
