@@ -59,7 +59,7 @@ def run_build(command: Sequence[str], reports: Path, shards: int, kills: Kills, 
         tree = [driver, *_children(driver)]
         actors = list(titled(tree, ACTOR))
         measurements.peak = max(measurements.peak, sum(map(_memory, tree)))
-        done = len(list(reports.glob("*.json"))) / shards
+        done = len(list(reports.glob("[0-9]*.json"))) / shards
         if done >= logged + 0.05:
             logged, minutes = done, (measurements.seconds + time.perf_counter() - started) / 60
             peak = measurements.peak / MIB
