@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from conf import UserError
 from conf.settings import Settings
 from pipelines.common.paths import run_paths
-from pipelines.preferences.build import PreferencesResult, build_preferences, open_folder
+from pipelines.preferences.build import build_preferences, open_folder
 from pipelines.preferences.dataset.reviews import read_reviews
 from pipelines.preferences.dataset.source_rows import read_rows
 from pipelines.preferences.review.judge_errors import JudgeErrors, judge_errors
@@ -69,8 +69,7 @@ def extend_preferences(settings: Settings, log: Callable[[str], None] = print) -
         rows = max(missing, min(cfg.shard_rows, target))
         log(f"preferences  {rows} candidates are added")
         larger = replace(settings, preferences=replace(cfg, pairs=count.candidates + rows))
-        result: PreferencesResult = build_preferences(larger)
-        log(f"preferences  {result}")
+        log(f"preferences  {build_preferences(larger)}")
 
 
 def errors_of_judge(settings: Settings) -> JudgeErrors | None:

@@ -159,20 +159,19 @@ class DiffusersActor:
     """PromptPair -> RawPair, by an actor that holds a diffusers pipeline."""
 
     def __init__(self, services: ServiceContext, generator: Literal["qwen_image", "hunyuan_image"]) -> None:
-        from pipelines.preferences.roles.batches import BatchDrawer
         from pipelines.preferences.roles.generators import DiffusersGenerator
 
         settings = services.settings
         cfg = settings.qwen_image if generator == "qwen_image" else settings.hunyuan_image
         self._services, self._name, self._batch, self._identity = services, generator, cfg.batch, asdict(cfg.identity())
         self._generator = DiffusersGenerator(generator, cfg, init_worker(cfg.threads, cfg.gpus))
-        self._drawer = BatchDrawer
 
     def __call__(self, batch: Batch) -> Batch:
         """Generates the images of one shard. Those of an earlier, interrupted start are not generated again."""
+        from pipelines.preferences.roles.batches import BatchDrawer  # it imports torch
 
         async def generate() -> Batch:
-            drawer = self._drawer(self._generator.draw, self._batch)
+            drawer = BatchDrawer(self._generator.draw, self._batch)
             cache = ImageCache(shard_images(self._services.images, shard_of(batch)), self._name, self._identity)
             maker = self._services.pair_maker(cache.cached(drawer), self._services.judge(), self._name)
             return with_records(batch, await map_live_async(records_of(batch), maker.generate))

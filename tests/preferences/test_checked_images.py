@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from actors.services.budget import LocalBudget
+from actors.services.endpoint import Endpoint
+from actors.services.keys import Key
 from actors.types import Prompt
+from conf.endpoints import ClaimJudgeSettings
+from pipelines.preferences.checks.words import InvalidAnswer
 from pipelines.preferences.claims import Answer
 from pipelines.preferences.roles.base import Dropped, PromptPair, RawImage, RawPair, RowSpec
 from pipelines.preferences.roles.batches import BatchDrawer
 from pipelines.preferences.roles.checked_images import CheckRules, ImageRequest, PairMaker, is_audited, try_seed
+from pipelines.preferences.roles.claim_judge import ClaimJudge
 from pipelines.preferences.roles.image_cache import ImageCache, clear_image_cache
+from pipelines.preferences.roles.scenes import SceneGenerator
+from tests.support.openai_server import Behaviour, scenes_reply, serving
 from tests.support.scene_pairs import scene_prompts
 
 
@@ -134,3 +144,26 @@ def test_an_image_is_generated_once_until_its_shard_is_saved(tmp_path: Path) -> 
     clear_image_cache(str(tmp_path / "00001"))
     asyncio.run(cache.cached(draw)(request))
     assert drawn == {request: 4}
+
+
+def test_the_judge_answers_every_claim_and_a_wrong_form_is_asked_for_again() -> None:
+    """A real client, against a server whose first answer lacks a claim."""
+    prompt = _prompt()
+    image = SceneGenerator().generate([prompt])[0].winner.pixels()
+    lengths: list[int] = []
+
+    def reply(body: dict[str, Any], untrue: bool) -> str:
+        answers = json.loads(scenes_reply(body, untrue))["answers"]
+        lengths.append(len(body["messages"]))
+        return json.dumps({"answers": answers[len(lengths) == 1 :]})
+
+    async def ask(attempts: int) -> tuple[Answer, ...]:
+        settings = ClaimJudgeSettings(url=url, attempts=attempts)
+        return await ClaimJudge(Endpoint(settings, Key("none"), LocalBudget()), attempts).answer(image, prompt.prompt)
+
+    with serving(Behaviour(reply=reply)) as url:
+        with pytest.raises(InvalidAnswer, match="there must be 3 answers, got 2"):
+            asyncio.run(ask(attempts=1))
+        lengths.clear()
+        assert asyncio.run(ask(attempts=2)) == ("yes", "yes", "yes")
+    assert lengths == [1, 3], "the second question shows the model its own answer"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -124,10 +124,16 @@ def _with_perturbed(prompt: PromptPair, count: int, answer: PerturbedPrompt) -> 
     return replace(prompt, perturbed=perturbed, edits=edits)
 
 
-async def ask_until_valid(endpoint: Endpoint, question: str, form: type[A], attempts: int, read: Callable[[A], T]) -> T:
+async def ask_until_valid(
+    endpoint: Endpoint,
+    question: str | Sequence[Mapping[str, Any]],
+    form: type[A],
+    attempts: int,
+    read: Callable[[A], T],
+) -> T:
     """Asks until `read` accepts the answer. After `attempts` answers it raises the last InvalidAnswer.
 
-    A refusal counts as an invalid answer.
+    `question`: a text, or the parts of a message that holds images. A refusal counts as an invalid answer.
     """
     messages: list[dict[str, Any]] = [{"role": "user", "content": question}]
     schema = {"name": form.__name__, "schema": form.model_json_schema(), "strict": True}

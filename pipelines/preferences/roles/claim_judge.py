@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from PIL import Image
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
+from actors.rewards.vlm_judge import data_url
 from actors.services.endpoint import Endpoint
 from actors.types import Prompt, objects_of
 from pipelines.preferences.checks.words import InvalidAnswer
 from pipelines.preferences.claims import Answer
+from pipelines.preferences.roles.chat import ask_until_valid
 
 QUESTION = """\
 Look at the image and answer each claim about it. Left, right, front and behind are the viewer's. Answer "yes" if the \
@@ -44,37 +43,24 @@ class ClaimJudge:
     async def answer(self, image: np.ndarray, prompt: Prompt) -> tuple[Answer, ...]:
         """The answers about `image`, uint8 [H, W, 3]: one for each object of the prompt, then one for each relation.
 
-        Raises InvalidAnswer if no answer has the right form, and what Endpoint.chat raises.
+        Raises InvalidAnswer if no answer has the right form, and what `ask_until_valid` raises.
         """
         claims = claim_texts(prompt)
         numbered = "\n".join(f"{number}. {claim}" for number, claim in enumerate(claims, start=1))
-        url = await asyncio.to_thread(_data_url, image)
-        content = [
-            {"type": "image_url", "image_url": {"url": url}},
+        question = [
+            {"type": "image_url", "image_url": {"url": await asyncio.to_thread(data_url, image)}},
             {"type": "text", "text": QUESTION.format(claims=numbered, count=len(claims))},
         ]
-        schema = {"name": "ClaimAnswers", "schema": ClaimAnswers.model_json_schema(), "strict": True}
-        problem = ""
-        for attempt in range(self.attempts):
-            text = await self.endpoint.chat([{"role": "user", "content": content}], schema, attempt)
-            try:
-                answers = tuple(ClaimAnswers.model_validate_json(text).answers)
-            except ValidationError as error:
-                problem = "; ".join(one["msg"] for one in error.errors())[:300]
-                continue
-            if len(answers) == len(claims):
-                return answers
-            problem = f"there must be {len(claims)} answers, got {len(answers)}"
-        raise InvalidAnswer("malformed", f"the judge gave no usable answer: {problem}")
+
+        def read(given: ClaimAnswers) -> tuple[Answer, ...]:
+            if len(given.answers) != len(claims):
+                raise InvalidAnswer("malformed", f"there must be {len(claims)} answers, got {len(given.answers)}")
+            return tuple(given.answers)
+
+        return await ask_until_valid(self.endpoint, question, ClaimAnswers, self.attempts, read)
 
 
 def claim_texts(prompt: Prompt) -> list[str]:
     """The claims about an image of a prompt: its objects, then its relations, in their order."""
     objects = [f"{name}: it is there, as many as named and as described" for name in objects_of(prompt.relations)]
     return [*objects, *(f"{one.subject} is {one.relation} {one.object}" for one in prompt.relations)]
-
-
-def _data_url(image: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", compress_level=1)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from actors.files import delete_files, exists, join, read_file, write_file
 from actors.images import ImageError, decode_image
 from pipelines.common.images import encode_png
@@ -54,7 +56,7 @@ def clear_image_cache(location: str) -> None:
     delete_files(location, lambda name: _NAME.fullmatch(name) is not None)
 
 
-def _read(path: str) -> Any:
+def _read(path: str) -> np.ndarray | None:
     """The pixels of a cached image; None if there is none, or if the file is damaged: then it is generated again."""
     if not exists(path):
         return None
