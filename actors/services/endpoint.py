@@ -204,7 +204,7 @@ class Endpoint:
         raise EndpointError(f"{answer}: {check}") from None
 
     def _rejects_all(self) -> bool:
-        """Counts a rejected question. Whether the service rejects so many that not the question is at fault."""
+        """Counts a rejected question. Whether the service rejects too many for a fault of single questions."""
         self._rejected += 1
         if not self._answered:
             return self._rejected >= MAX_REJECTIONS

@@ -29,7 +29,7 @@ class FaultLog:
     """Counts and logs the device faults of a run, and ends it if a role runs out of memory again and again."""
 
     def __init__(self, avoid: Callable[[frozenset[str]], object]) -> None:
-        """`avoid` is told Ray's ids of the nodes on which no replacement should be placed, whenever one is added."""
+        """`avoid` is called with Ray's ids of the nodes to place no replacement on, whenever one is added."""
         self._avoid = avoid
         self.device_faults = 0
         """Devices that failed, and learners whose ranks lost each other."""

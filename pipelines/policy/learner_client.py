@@ -43,7 +43,7 @@ class LearnerClient:
     ) -> None:
         """`ranks` is the first learner. `start` asks Ray for another one and returns at once.
 
-        `read` returns the state of the cluster. `record` is told why a learner was lost, if a device is the reason.
+        `read` returns the state of the cluster. `record` gets the fault of a device that was the reason for a loss.
         """
         self.settings, self.collector, self.timer = settings, collector, timer
         self._start, self._log, self._read, self._record = start, log, read, record

@@ -14,7 +14,7 @@ class Supervision:
     def __init__(
         self, call_margin_s: float = 600.0, avoid: Callable[[frozenset[str]], object] = lambda nodes: None
     ) -> None:
-        """`call_margin_s`: see `policy.call_margin_s`. `avoid` is told the nodes that replacements must avoid."""
+        """`call_margin_s`: see `policy.call_margin_s`. `avoid` gets the nodes that replacements must avoid."""
         self.limits = CallLimits(call_margin_s)
         self.faults = FaultLog(avoid)
         self.checkpoints_missed = 0
