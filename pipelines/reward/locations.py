@@ -69,13 +69,16 @@ def pair_source(settings: Settings) -> PairSource:
 def open_pairs(folder: str, columns: Sequence[str] = ()) -> pyarrow.dataset.Dataset:
     """The pairs in a parquet folder.
 
-    Raises UserError, with a fix, if the folder does not exist or has no file, or if the files hold no pairs.
+    Raises UserError, with a fix, if the folder does not exist or has no file, or if the files are damaged or hold no
+    pairs.
     """
     system, path = file_system(folder)
     try:
         dataset = pyarrow.dataset.dataset(path, filesystem=system)
     except FileNotFoundError:
         raise UserError(f"no preference pairs at {folder}: run `spatialt2i preferences build` first") from None
+    except pyarrow.ArrowInvalid as error:
+        raise UserError(f"the pairs at {folder} cannot be read, because a file is damaged: {error}") from error
     if "split" not in dataset.schema.names:  # an empty folder
         raise UserError(f"no preference pairs at {folder}: run `spatialt2i preferences build` first")
     if missing := [name for name in (*columns, "review") if name not in dataset.schema.names]:

@@ -47,10 +47,10 @@ def test_keys_are_checked_by_name_and_never_shown() -> None:
     settings = load("flux_dev", overrides)
     missing = list(access.check_keys(settings, {}))
     services = [finding.message.split()[2] for finding in missing]
-    assert services == ["writer", "perturber", "seedream", "judge", "serving.http"]
+    assert services == ["writer", "perturber", "seedream", "claim_judge", "judge", "serving.http"]
     assert_fails(missing, r"writer in \$OPENAI_API_KEY", "set OPENAI_API_KEY")
     found = list(access.check_keys(settings, {"OPENAI_API_KEY": "sk-secret-of-mine"}))
-    assert [finding.ok for finding in found] == [True, True, False, False, False]
+    assert [finding.ok for finding in found] == [True, True, False, True, False, False]
     assert "secret-of-mine" not in str(found)
     assert not list(access.check_keys(load("scenes"), {}))
 
@@ -153,7 +153,7 @@ def test_gpus_that_are_missing_or_too_small_fail() -> None:
     assert_fails(gpus.check_memory("node a", GpuInfo("12.8", []), settings), "torch sees no GPU", "nvidia-smi")
     found = GpuInfo("12.8", [Gpu("NVIDIA L4", 24.0), Gpu("NVIDIA H100", 85.0)])
     assert [finding.ok for finding in gpus.check_memory("node a", found, settings)] == [False, True]
-    assert_fails(gpus.check_memory("node a", found, settings), "L4, 24 GB, CUDA 12.8; needed: 34 GB", "docs/cluster.md")
+    assert_fails(gpus.check_memory("node a", found, settings), "L4, 24 GB, CUDA 12.8; needed: 36 GB", "docs/cluster.md")
     unknown = load("flux_dev", ["flux.model=mine/own"])
     assert all("unknown" in finding.message and finding.ok for finding in gpus.check_memory("node a", found, unknown))
 

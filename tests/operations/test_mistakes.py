@@ -99,7 +99,7 @@ MISTAKES = {
     "policy sample cat run_dir=runs/trained export.version=999": "that version was not kept",
     "evaluate run_dir=runs/trained export.version=999": "that version was not kept",
     "evaluate run_dir=runs/trained evaluation.short_prompts=0 evaluation.long_prompts=0": "no prompt to evaluate",
-    f"policy train run_dir=runs/trained {RULES} policy.optimizer.lr=0.5": "policy.optimizer.lr was 0.25 and is 0.5",
+    f"policy train run_dir=runs/trained {RULES} policy.strict_resume=true": "policy.optimizer.lr was 0.25 and is",
     # files, models, keys, ports, folders and clusters
     f"policy train {RULES} policy.prompts=nowhere.jsonl": "nowhere.jsonl",
     f"policy train {RULES} policy.prompts=empty.jsonl": "empty.jsonl holds no prompts",

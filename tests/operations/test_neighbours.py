@@ -113,7 +113,7 @@ def test_label_studio_and_report_leave_their_neighbours_alone(tmp_path: Path) ->
     write_scene_pairs(tmp_path / "run" / "preferences", 5)
     dump(load("scenes", [f"run_dir={tmp_path}/run"]), tmp_path / "run" / "settings.yaml")
     content = put(tmp_path / "run") | put(tmp_path / "shared")
-    for words in (["to_label_studio", f"review.label_studio={tmp_path}/shared"], ["report"]) * 2:
+    for words in (["to_label_studio", f"review.label_studio={tmp_path}/shared"], ["report"], ["report"]):
         assert main(["preferences", *words, f"run_dir={tmp_path}/run"]) == 0
     check(content)
 

@@ -15,11 +15,13 @@ from pipelines.common.models import check_model
 from pipelines.common.ray_session import connect
 from tests.support.ports import free_port
 from tests.support.runs import make_run
+from tests.support.scene_pairs import write_scene_pairs
 
 ACTIONS = [[verb, name] for verb, actions in VERBS.items() for name in actions]
 """Every verb with each of its actions."""
 
 MISSING: dict[str, list[str]] = {
+    "preferences extend": [],
     "preferences triage": [],
     "preferences review": ["review.port=0"],
     "preferences to_label_studio": [],
@@ -44,6 +46,8 @@ MISSING: dict[str, list[str]] = {
 
 NEEDS_NOTHING = {
     "preferences build": "the first stage",
+    "preferences plan": "prints what the first stage costs",
+    "plan run": "prints a plan",
     "run run": "starts with the first stage",
     "demo run": "starts with the first stage",
     "doctor run": "reports what is missing, with exit code 1",
@@ -206,8 +210,7 @@ def test_a_model_of_the_hub_that_cannot_be_downloaded_is_found_before_ray_starts
     monkeypatch.setattr(ray, "init", lambda *args, **options: pytest.fail("Ray was started"))
     run = make_run(tmp_path / "run")
     words = ["reward", "train", f"run_dir={run.root}", "spatialscore.model=owner/no-such-model"]
-    run.preferences.mkdir()
-    (run.preferences / "train-0.parquet").write_bytes(b"")
+    write_scene_pairs(run.preferences, 2)
     expected = "spatialscore.model=owner/no-such-model is not in the cache, and HF_HUB_OFFLINE is set: run `hf download"
     assert_one_message(words, capsys, expected)
 
@@ -240,9 +243,9 @@ def test_a_command_that_has_what_it_needs_passes_its_check(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run = make_run(tmp_path / "runs" / "demo")
-    for folder in (run.preferences, run.reward_model, run.export):
+    for folder in (run.reward_model, run.export):
         folder.mkdir(parents=True)
-    (run.preferences / "train-0.parquet").write_bytes(b"")
+    write_scene_pairs(run.preferences, 2)
     (run.reward_model / "spatialscore.json").write_text('{"model": "x", "pixels": 4096}')
     (tmp_path / "prompts.jsonl").write_text('{"image": "a.png", "prompt": "a cup"}\n')
     port = [f"serving.port={free_port()}"] if "serve" in line else []
