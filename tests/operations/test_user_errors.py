@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
+import huggingface_hub.constants  # noqa: F401  # reads HF_HUB_OFFLINE once, so before a test sets it
 import pytest
 import ray
 
