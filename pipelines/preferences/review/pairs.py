@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from conf import UserError
 from pipelines.preferences.claims import ClaimRule, objects_of, rule_of
+from pipelines.preferences.review.doubts import Doubts
 from pipelines.preferences.row_values import ReviewStatus, Side
 
 SIDES: tuple[Side, Side] = ("w", "l")
@@ -24,6 +25,7 @@ WHOLE_PROMPT = "The image shows the prompt"
 """The only claim about an image whose prompt has no known relations."""
 
 _COLUMNS = ("pair_id", "kind", "prompt", "relations", "perturbations", "n_perturb", "review")
+_CHECK = "image_check"  # sets of earlier versions lack this column
 _CACHED_GROUPS = 8  # row groups whose images stay in memory
 
 
@@ -37,6 +39,7 @@ class ReviewPair:
     rule: ClaimRule
     gold: bool  # its truth is known exactly
     status: ReviewStatus  # in the row's own review
+    doubts: Doubts  # of the check of images
 
     @property
     def claims(self) -> tuple[tuple[str, ...], ...]:
@@ -58,7 +61,8 @@ class PairSet:
     def __init__(self, folder: Path) -> None:
         """Raises UserError if the folder holds no pairs, or a file of other content."""
         self._files = pair_files(folder)
-        self._texts = pa.concat_tables(_read_texts(path) for path in self._files)
+        texts = (_read_texts(path) for path in self._files)
+        self._texts = pa.concat_tables(texts, promote_options="default")
         self._rows: dict[str, int] = {name: row for row, name in enumerate(self._texts["pair_id"].to_pylist())}
         self._groups = _row_groups(self._files)
         self._cache: OrderedDict[int, pa.Table] = OrderedDict()
@@ -113,8 +117,9 @@ class _RowGroup:
 def _read_texts(path: Path) -> pa.Table:
     """The columns of one file that are not images. Raises UserError if it does not hold pairs."""
     try:
-        table = pq.read_table(path, columns=list(_COLUMNS))
-        missing = [name for name in (*_COLUMNS, "image_w", "image_l") if name not in pq.read_schema(path).names]
+        names = pq.read_schema(path).names
+        table = pq.read_table(path, columns=[name for name in (*_COLUMNS, _CHECK) if name in names])
+        missing = [name for name in (*_COLUMNS, "image_w", "image_l") if name not in names]
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} must be a parquet file of pairs, got: {error}: build or copy it again") from error
     if missing or table["pair_id"].null_count:
@@ -136,11 +141,13 @@ def _row_groups(files: Sequence[Path]) -> list[_RowGroup]:
 
 def _review_pair(row: dict[str, Any]) -> ReviewPair:
     relations = tuple((one["subject"], one["relation"], one["object"]) for one in row["relations"] or ())
+    rule = rule_of(row["kind"], relations, (edit["from"] for edit in row["perturbations"]), row["n_perturb"])
     return ReviewPair(
         pair_id=row["pair_id"],
         prompt=row["prompt"],
         relations=relations,
-        rule=rule_of(row["kind"], relations, (edit["from"] for edit in row["perturbations"]), row["n_perturb"]),
+        rule=rule,
         gold=row["review"]["gold"],
         status=row["review"]["status"],
+        doubts=Doubts.of(rule, row.get(_CHECK)),
     )

@@ -46,7 +46,8 @@ class ReviewItem:
 
     pair: ReviewPair
     images: tuple[str, str]  # keys of the first and of the second image
-    asked: tuple[tuple[int, ...], tuple[int, ...]]  # claims to answer about the first and about the second image
+    asked: tuple[tuple[int, ...], tuple[int, ...]]
+    """Claims to answer about the first and about the second image, in the order in which they are shown."""
     answers: Answers | None  # of a vote that was undone
     notes: tuple[str, ...] = ()  # of the annotators, for adjudicators
 
@@ -65,7 +66,8 @@ class ReviewQueue:
     ) -> None:
         """`gold` is another dataset whose truth is known; None: gold pairs are taken from the dataset itself.
 
-        `triage_scores` puts flagged pairs first; None: the order is random. `secret` determines the order of the sides.
+        `triage_scores` puts flagged pairs first. Those with doubts of the check of images follow. `secret` determines
+        the order of the sides.
         """
         self._pairs, self._other_gold, self._store, self._settings = pairs, gold, store, settings
         self._secret, self._triage_scores = secret, triage_scores
@@ -75,6 +77,7 @@ class ReviewQueue:
         self._screen_images = ScreenImages()
         others = [pair for pair in pairs.pairs() if pair.pair_id not in self._gold.truths and pair.status != "rejected"]
         entries = [QueueEntry(name, self._source_of_gold().pair(name).rule, gold=True) for name in self._gold.truths]
+        self._doubts = {pair.pair_id: pair.doubts.count for pair in others}
         entries += [QueueEntry(pair.pair_id, pair.rule) for pair in others]
         self._is_gold = {entry.pair_id: entry.gold for entry in entries}
         store.fill(sorted(entries, key=lambda entry: self._sort_key(entry.pair_id)))
@@ -206,11 +209,12 @@ class ReviewQueue:
         first = self._first_side(session.annotator, pair_id)
         second: Side = "l" if first == "w" else "w"
         images = self._image_key(session, pair_id, first), self._image_key(session, pair_id, second)
-        asked = self._asked(session, pair_id)
-        shown = (asked.winner, asked.loser) if first == "w" else (asked.loser, asked.winner)
+        pair, asked = self.find(pair_id), self._asked(session, pair_id)
+        winner, loser = (pair.doubts.first(pair.rule, claims) for claims in (asked.winner, asked.loser))
+        shown = (winner, loser) if first == "w" else (loser, winner)
         notes = self._store.votes_on(pair_id) if session.stage == "adjudication" else []
         texts = tuple(vote.annotation.note for vote in notes if vote.annotation.note)
-        return ReviewItem(self.find(pair_id), images, shown, answers, texts)
+        return ReviewItem(pair, images, shown, answers, texts)
 
     def _asked(self, session: Session, pair_id: str) -> Asked:
         """The claims that the annotator has to answer: all of a gold pair, else those that are open."""
@@ -225,9 +229,10 @@ class ReviewQueue:
     def _image_key(self, session: Session, pair_id: str, side: Side) -> str:
         return self._keyed_digest(f"image|{session.annotator}|{pair_id}|{side}").hex()[:24]
 
-    def _sort_key(self, pair_id: str) -> tuple[float, int]:
-        """Flagged pairs first, the others in random order."""
-        return self._triage_scores.rank(pair_id) if self._triage_scores else 0.0, self._draw("order", pair_id)
+    def _sort_key(self, pair_id: str) -> tuple[float, int, int]:
+        """Pairs that triage flags first, then those with the most doubts of the check of images, then at random."""
+        rank = self._triage_scores.rank(pair_id) if self._triage_scores else 0.0
+        return rank, -self._doubts.get(pair_id, 0), self._draw("order", pair_id)
 
     def _draw(self, purpose: str, name: str) -> int:
         """A random number that depends only on the seed and the arguments."""

@@ -7,6 +7,7 @@ import pytest
 from pipelines.preferences.claims import Answer, ClaimRule, outcome, rule_of
 from pipelines.preferences.review.agreement import cohens_kappa, krippendorffs_alpha
 from pipelines.preferences.review.annotation import Annotation, Asked, truth, verdict, vote
+from pipelines.preferences.review.doubts import Doubts
 from pipelines.preferences.review.pairs import ReviewPair
 from pipelines.preferences.review.settlement import settle
 from pipelines.preferences.row_values import PairKind
@@ -35,7 +36,7 @@ def test_claims_are_the_objects_and_the_relations() -> None:
     assert (RULE.objects, RULE.relations, RULE.claims, RULE.changed) == (3, 2, 5, (4,))
     assert rule_of("corrupted", RELATIONS, ["fork"], 0).changed == (2,), "the object that the loser lacks"
     assert rule_of("perturbed", (), [], 0).claims == 1, "a prompt without known relations is one claim"
-    pair = ReviewPair("p", "a cup …", RELATIONS, RULE, gold=True, status="accepted")
+    pair = ReviewPair("p", "a cup …", RELATIONS, RULE, gold=True, status="accepted", doubts=Doubts())
     assert pair.claims == (("cup",), ("plate",), ("fork",), *RELATIONS)
     assert truth(pair) == _annotation("yyyyy/yyyyn")
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -18,6 +20,7 @@ from pipelines.preferences.claims import Answer
 from pipelines.preferences.review import queue as queue_module
 from pipelines.preferences.review.annotation import Annotation, truth
 from pipelines.preferences.review.auth import Session
+from pipelines.preferences.review.pairs import PairSet
 from pipelines.preferences.review.queue import GivenAnswers, ReviewQueue
 from pipelines.preferences.review.screen_images import MAX_SIDE, ScreenImages
 from pipelines.preferences.review.serve import open_database, open_queue, open_store
@@ -90,6 +93,42 @@ def test_pairs_that_an_adjudicator_accepted_become_gold_pairs(tmp_path: Path, mo
         assert _vote(queue, DAN, wrong) == pair_id, "the only gold pair"
         assert queue.qualification(DAN).right == pytest.approx(51 / 52)
         assert store.decisions()[pair_id].tier == "strict", "a vote on a gold pair decides nothing"
+
+
+def _set_checks(folder: Path, doubts: Mapping[str, Mapping[str, Answer]]) -> None:
+    """Adds the answers of a check: what the tier strict needs, except for `doubts`, of claim 1 by pair and side."""
+    for path in folder.glob("*.parquet"):
+        table = pq.read_table(path)
+        rows = table.to_pylist()
+        for row in rows:
+            given = truth(PairSet(folder).pair(row["pair_id"]))
+            assert given
+            answers = {"winner": list(given.winner), "loser": list(given.loser)}
+            for side, answer in doubts.get(row["pair_id"], {}).items():
+                answers[side][1] = answer
+            row["image_check"] = {**answers, "tries": [1, 1], "audit": False}
+        pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+
+
+def test_pairs_and_claims_that_the_check_doubts_come_first_and_gold_pairs_stay_mixed_in(run_dir: Path) -> None:
+    doubts: dict[str, dict[str, Answer]] = {
+        "pair-00000011": {"winner": "unsure"},
+        "pair-00000030": {"winner": "no", "loser": "unsure"},
+    }
+    _set_checks(run_dir / "preferences", doubts)
+    with _opened(run_dir, "review.gold_fraction=0.25") as (queue, store):
+        gold = {name for name in PairSet(run_dir / "preferences").ids if name not in store.waiting()}
+        assert len(gold) == 10 and not gold & doubts.keys()
+        assert store.waiting()[:2] == ["pair-00000030", "pair-00000011"], "most doubts first"
+        rest = store.waiting()[2:]
+        assert rest != sorted(rest), "the others are in random order"
+        shown = [_vote(queue, ANN) for _ in range(12)]
+        assert [name for name in shown if name not in gold][:2] == ["pair-00000030", "pair-00000011"]
+        assert len(gold & set(shown)) == 3, "one pair in four measures the annotator"
+    with _opened(run_dir, "review.gold_fraction=0") as (queue, _):
+        item = queue.next_item(DAN)
+        assert item and item.pair.pair_id == "pair-00000030" and item.pair.rule.objects == 2
+        assert item.asked == ((1, 0, 2), (1, 0, 2)), "the doubtful object first, in the same order for both images"
 
 
 def test_large_images_are_sent_at_the_size_of_a_screen() -> None:

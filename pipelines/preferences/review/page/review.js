@@ -313,8 +313,8 @@ function giveAnswer(answer) {
   history.push([shownImage, cursor, given[cursor]]);
   given[cursor] = answer;
   showMessage("");
-  const asked = item.asked[shownImage];
-  cursor = asked.find((claim) => !given[claim] && claim > cursor) ?? firstOpen(shownImage) ?? cursor;
+  const asked = item.asked[shownImage];  // in the order of the page
+  cursor = asked.slice(asked.indexOf(cursor) + 1).find((claim) => !given[claim]) ?? firstOpen(shownImage) ?? cursor;
   saveDraft();
   render();
   scrollToCursor();
