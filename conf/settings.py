@@ -11,6 +11,13 @@ from dataclasses import dataclass, field
 
 from conf.ablation import AblationSettings
 from conf.baselines import BaselinesSettings
+from conf.benchmark import (
+    BenchmarkSettings,
+    DpgJudgeSettings,
+    GenEvalSettings,
+    TiifJudgeSettings,
+    UniGenBenchJudgeSettings,
+)
 from conf.detector import DetectorSettings
 from conf.endpoints import (
     BudgetSettings,
@@ -81,6 +88,11 @@ class Settings(Section):
     policy: PolicySettings = field(default_factory=PolicySettings)
     export: ExportSettings = field(default_factory=ExportSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    benchmark: BenchmarkSettings = field(default_factory=BenchmarkSettings)
+    tiif_judge: TiifJudgeSettings = field(default_factory=TiifJudgeSettings)
+    unigenbench_judge: UniGenBenchJudgeSettings = field(default_factory=UniGenBenchJudgeSettings)
+    dpg_judge: DpgJudgeSettings = field(default_factory=DpgJudgeSettings)
+    geneval: GenEvalSettings = field(default_factory=GenEvalSettings)
     ablation: AblationSettings = field(default_factory=AblationSettings)
     sample: SampleSettings = field(default_factory=SampleSettings)
     plan: PlanSettings = field(default_factory=PlanSettings)

@@ -5,6 +5,7 @@
 - reward/: stage 2, SpatialScore and its evaluation
 - policy/: stage 3, checkpoints, metrics and the exported LoRA
 - evaluation/: stage 4, images of the base and of the policy, and the report
+- benchmark/: images, judgements and report of the benchmarks
 - ablation/: one run directory per variant and seed
 """
 
@@ -14,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conf.settings import Settings
-from pipelines.common.stage_paths import EvaluationPaths, PolicyPaths, PreferencesPaths, RewardPaths
+from pipelines.common.stage_paths import BenchmarkPaths, EvaluationPaths, PolicyPaths, PreferencesPaths, RewardPaths
 
 PUBLISHED_DATA = "data"
 """Folder of a published dataset version that holds its parquet files."""
 
 
 @dataclass(frozen=True)
-class RunPaths(PreferencesPaths, RewardPaths, PolicyPaths, EvaluationPaths):
+class RunPaths(PreferencesPaths, RewardPaths, PolicyPaths, EvaluationPaths, BenchmarkPaths):
     """Every file and folder of one run directory. All paths are absolute if `root` is."""
 
     # Files of the whole run.

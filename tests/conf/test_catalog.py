@@ -53,7 +53,7 @@ def test_no_setting_is_named_by_a_retired_word() -> None:
         ("policy.topk", ["policy.algorithm.top_k"]),
         ("polcy.seed", ["policy.seed"]),
         ("mix.rules", ["rewards.rules"]),
-        ("rivals.names", ["baselines.names"]),
+        ("rivals.names", ["baselines.names", "benchmark.names"]),
         ("policy.evaluate_every", ["policy.evaluation.every"]),
         ("policy.steps_per_iteration", ["policy.optimizer.steps_per_iteration"]),
         ("warmup-iterations", ["policy.optimizer.warmup_iterations"]),
