@@ -28,7 +28,8 @@ from actors.spatialscore.prompt import add_reward_token
 def build(config: SpatialScoreConfig, *, gradient_checkpointing: bool = False) -> SpatialScore:
     """Builds a SpatialScore with a fresh LoRA and head on the pretrained Qwen2.5-VL that `config.model` names.
 
-    Raises ValueError if the backbone has no embedding row left for `<reward>`.
+    Raises ValueError if the backbone has no embedding row left for `<reward>`, or for another class of image processor
+    that does not take the bounds `config.pixels`.
     """
     backbone, image_processor = _load_backbone(config)
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
@@ -66,7 +67,8 @@ def load(path: Path | str, *, device: str = "cpu", trainable: bool = False) -> S
     """Loads the SpatialScore that `save_pretrained` wrote to `path`.
 
     Raises FileNotFoundError if `path` is not a SpatialScore directory. Raises ValueError if the adapter file lacks
-    weights or holds unknown ones, or if a merged model is to be trained.
+    weights or holds unknown ones, if a merged model is to be trained, or if the saved image processor has other bounds
+    than `config.pixels`.
     """
     path = Path(path)
     config = read_config(path)
@@ -89,8 +91,9 @@ def _load_backbone(config: SpatialScoreConfig) -> tuple[Qwen2_5_VLModel, Qwen2VL
     """Qwen2.5-VL without its output layer, which scores do not need and a merged directory does not hold."""
     model_class = Qwen2_5_VLModel if config.merged else Qwen2_5_VLForConditionalGeneration
     loaded = model_class.from_pretrained(config.model, dtype=DTYPES[config.dtype], attn_implementation=config.attention)
-    size = {"shortest_edge": config.pixels, "longest_edge": config.pixels}
-    image_processor = Qwen2VLImageProcessorPil.from_pretrained(config.model, size=size)
+    # `min_pixels` and `max_pixels`, because those of the published preprocessor_config.json would override `size`.
+    bounds = {"min_pixels": config.pixels, "max_pixels": config.pixels}
+    image_processor = Qwen2VLImageProcessorPil.from_pretrained(config.model, **bounds)
     return loaded if isinstance(loaded, Qwen2_5_VLModel) else loaded.model, image_processor
 
 

@@ -58,7 +58,9 @@ class SpatialScore(nn.Module):
         tokenizer: PreTrainedTokenizerBase,
         image_processor: Qwen2VLImageProcessorPil,
     ) -> None:
+        """Raises ValueError unless the image processor resizes every image to about `config.pixels` pixels."""
         super().__init__()
+        _require_bounds(image_processor, config.pixels)
         self.config = config
         self.backbone = backbone
         self.tokenizer = tokenizer
@@ -140,6 +142,17 @@ class SpatialScore(nn.Module):
         self.vlm.save_pretrained(path)
         self.tokenizer.save_pretrained(path)
         self.processor.image_processor.save_pretrained(path)
+
+
+def _require_bounds(image_processor: Qwen2VLImageProcessorPil, pixels: int) -> None:
+    """Raises ValueError for other bounds: images would cost, and score, something else than the settings say."""
+    size = image_processor.size
+    bounds = (size["shortest_edge"], size["longest_edge"])
+    if bounds != (pixels, pixels):
+        raise ValueError(
+            f"the image processor must resize images to spatialscore.pixels={pixels}, got bounds {bounds}: "
+            "set min_pixels and max_pixels in its preprocessor_config.json to this number, or train the model again"
+        )
 
 
 def _copy_frozen_backbone(config: SpatialScoreConfig, path: Path) -> None:

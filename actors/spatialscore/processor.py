@@ -109,6 +109,14 @@ class ScoreProcessor:
         """Pixels to which an image may be shrunk before it is scored. See USEFUL_FACTOR."""
         return USEFUL_FACTOR * int(self.image_processor.size["longest_edge"])
 
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of a square image in the language model."""
+        processor, size = self.image_processor, self.image_processor.size
+        factor = processor.patch_size * processor.merge_size
+        side, _ = smart_resize(1024, 1024, factor, size["shortest_edge"], size["longest_edge"])
+        return (side // factor) ** 2
+
     def patches(self, images: Images) -> tuple[Tensor, Tensor]:
         """Patches [N, F] float32 and their grids [B, 3], equal to those of the library's processor."""
         for image in images:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -158,7 +159,10 @@ def test_hpsv3_loads_published_weight_names_and_ignores_padding(images: np.ndarr
     save_file({**named, "lm_head.weight": torch.zeros(128, 48)}, tmp_path / hpsv3.FILE)
     model = Hpsv3.from_state(config, {**named, "lm_head.weight": torch.zeros(128, 48)})
     template = "Textual prompt - {text_prompt}\noverall <|Reward|>\n\nEND\n"
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"min_pixels": 3136, "max_pixels": 12845056}))
     scorer = Hpsv3Scorer(model, str(tmp_path), template, "cpu", pixels=4096)
+    assert dict(scorer._images.size) == {"shortest_edge": 4096, "longest_edge": 4096}, "not the published file's bounds"
     prompts = [PROMPT, "<|Reward|> a red circle", LONG, PROMPT]
     scores = scorer.score(images, prompts)
     alone = [scorer.score(images[i : i + 1], prompts[i : i + 1]).values[0] for i in range(4)]

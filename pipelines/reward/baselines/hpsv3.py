@@ -86,8 +86,8 @@ class Hpsv3Scorer:
         self._model.rm_head.float()
         self._tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
         self._tokenizer.add_special_tokens({"additional_special_tokens": [TOKEN]})
-        size = {"shortest_edge": pixels, "longest_edge": pixels}
-        self._images = Qwen2VLImageProcessorPil.from_pretrained(base, size=size)
+        # `min_pixels` and `max_pixels`, because those of the published file would override `size`.
+        self._images = Qwen2VLImageProcessorPil.from_pretrained(base, min_pixels=pixels, max_pixels=pixels)
         self._template = template
         self._image_id, self._reward_id = self._tokenizer.convert_tokens_to_ids(["<|image_pad|>", TOKEN])
 
