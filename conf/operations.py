@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from conf.errors import SettingsError
 from conf.rules import Section, at_least
+
+DASHBOARD = re.compile(r"https?://[^/\s]+(/\S*)?")
 
 
 @dataclass(frozen=True)
@@ -17,17 +21,38 @@ class SubmitSettings(Section):
     address: str = ""
     """Ray dashboard, e.g. http://127.0.0.1:8265. Empty: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, or this machine."""
 
+    verify: str = "true"
+    """Certificates for https. true: those of the system; a file or folder of a private CA; false: not checked."""
+
     working_dir: str = "."
-    """Folder that is sent to the cluster, without the files that .gitignore and .rayignore name."""
+    """This repository's folder, which is sent without the files that .gitignore and .rayignore name."""
 
     follow: bool = True
     """Print the job's log until it ends, and exit with the job's exit code."""
+
+    patience_minutes: float = field(default=30.0, metadata=at_least(0))
+    """Minutes to try again if the cluster stops to answer. Then exit code 75: the job may still run."""
+
+    keep: bool = False
+    """Submit again if the job fails or is lost with the head, until it ends well or fails three times early."""
 
     stop_on_interrupt: bool = False
     """Ctrl-C stops the job too. Otherwise it only stops following the log."""
 
     command: str = ""
     """Set by the program: the command that follows `submit`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.address and not DASHBOARD.fullmatch(self.address):
+            raise SettingsError(
+                f"submit.address must be the URL of Ray's dashboard, got {self.address!r}: write e.g. "
+                f"submit.address=http://{self.address.rpartition('://')[2] or '127.0.0.1:8265'}"
+            )
+        if not self.verify:
+            raise SettingsError("submit.verify must be true, false, or a file or folder of certificates, got ''")
+        if self.keep and not self.follow:
+            raise SettingsError("submit.keep=true submits again after it has followed the job: set submit.follow=true")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from pipelines.common.models import check_model
 from pipelines.common.paths import run_paths, spatialscore_folder
 from pipelines.common.ports import check_port
 from pipelines.common.scenes_only import check_ablation, check_generated_pairs, check_rules_reward
+from pipelines.operations.sent_folder import check_folder
 
 
 def whole_run(settings: Settings) -> None:
@@ -176,10 +177,11 @@ def ablation(settings: Settings) -> None:
 
 
 def submit(settings: Settings) -> None:
-    """`submit`: the folder that is sent to the cluster."""
-    folder = settings.submit.working_dir
-    if "://" not in folder and not Path(folder).is_dir():
-        raise SettingsError(f"submit.working_dir must be a folder, got {folder}")
+    """`submit`: the folder that is sent to the cluster, and the certificates."""
+    options = settings.submit
+    check_folder(options.working_dir)
+    if options.verify.lower() not in ("true", "false") and not Path(options.verify).exists():
+        raise SettingsError(f"submit.verify must be true, false, or a file or folder that exists, got {options.verify}")
 
 
 def _run_folder(settings: Settings) -> None:

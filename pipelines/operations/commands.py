@@ -24,12 +24,12 @@ def submit(settings: Settings) -> None:
     """Runs another command as a job on a cluster. Raises SystemExit with the job's exit code."""
     from pipelines.operations.submit import submit as submit_job
 
-    raise SystemExit(submit_job(settings.submit))
+    raise SystemExit(submit_job(settings))
 
 
 def status(settings: Settings) -> None:
     """Shows the state of a run in the terminal."""
-    from pipelines.operations.submit import select_cluster
+    from pipelines.operations.job_client import select_cluster
 
     select_cluster(settings.status.address)
     from pipelines.operations.status import show_status

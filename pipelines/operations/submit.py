@@ -1,88 +1,163 @@
-"""`spatialt2i submit VERB ...`: runs a command as a job on a running cluster and follows its log."""
+"""`spatialt2i submit VERB ...`: runs a command as a job on a running cluster and follows its log to the end."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path
-from typing import TYPE_CHECKING
+import shlex
+import time
+from typing import Any
 
-from conf import UserError
-from conf.operations import SubmitSettings
+from conf import Settings, UserError
 from pipelines.common import interrupt
-
-if TYPE_CHECKING:
-    from ray.job_submission import JobSubmissionClient
+from pipelines.operations.follow import GaveUpError, follow
+from pipelines.operations.job_client import JobGoneError, NoAnswerError, connect
+from pipelines.operations.sent_folder import describe_upload, git_state
+from pipelines.verbs import VERBS
 
 FORWARDED = ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY")
 """Environment variables that a job inherits. Secrets are not among them: nodes get those from Kubernetes."""
+STILL_RUNNING = 75
+"""Exit code if the cluster stopped to answer: the job may still run. It is EX_TEMPFAIL of sysexits.h."""
+WRONG_INPUT = 2
+"""Exit code of a job that would fail in the same way again."""
+INTERRUPTED = (interrupt.INTERRUPTED, interrupt.TERMINATED)
+EARLY_SECONDS, MAX_EARLY = 600.0, 3
+"""With `keep`, this many jobs in a row that end within this time are no accident."""
 
 
-def submit(settings: SubmitSettings) -> int:
-    """Uploads the working directory, starts the job and follows its log. Returns the exit code of the job's process.
+def submit(settings: Settings) -> int:
+    """Sends the folder, starts the job and follows its log. Returns the exit code of the job's process.
 
-    If `follow` is false, returns 0 once the cluster has accepted the job. Ctrl-C returns 130 and leaves the job
-    running, unless `stop_on_interrupt` is set. Raises UserError if no cluster answers or it refuses the job.
+    If the same command is already running on the run directory, follows that job instead. If `submit.follow` is false,
+    returns 0 once the cluster has accepted the job. Ctrl-C returns 130 and leaves the job running, unless
+    `stop_on_interrupt` is set. Returns STILL_RUNNING if the cluster stopped to answer. Raises UserError if no cluster
+    answers, it refuses the job, or another command is at work in the run directory.
     """
-    client, job = start_job(settings)
-    address = client.get_address()
-    print(f"submitted job {job} to {address}: {settings.command}", flush=True)
-    if not settings.follow:
+    options = settings.submit
+    client = connect(options.address, options.verify)
+    job = "" if settings.take_over else _running_job(client, settings)
+    if job:
+        print(f"job {job} is already running this command in {settings.run_dir}: following it", flush=True)
+    else:
+        job = _start(client, settings)
+    if not options.follow:
         return 0
-    try:
-        asyncio.run(_follow(client, job))
-    except KeyboardInterrupt:
-        if settings.stop_on_interrupt:
-            client.stop_job(job)
-            asyncio.run(_wait_until_ended(client, job))  # so that the next submission does not find it still running
-            print(f"stopped job {job}")
-        else:
-            target = f"--address {address} {job}"
-            print(f"job {job} keeps running")
-            print(f"follow its log: ray job logs --follow {target}")
-            print(f"stop it:        ray job stop {target}")
-        return interrupt.exit_code()
-    return exit_code(client, job)
+    early = 0
+    while True:
+        started = time.monotonic()
+        code = _follow_to_end(client, settings, job)
+        early = early + 1 if time.monotonic() - started < EARLY_SECONDS else 0
+        if code is not None and (not options.keep or code in (0, WRONG_INPUT, STILL_RUNNING, *INTERRUPTED)):
+            return code
+        if not options.keep or early >= MAX_EARLY:
+            print(f"not submitted again: {early} jobs in a row ended early" if options.keep else "submit it again")
+            return code or 1
+        delay = 10.0 * 2**early
+        print(f"submit.keep: submitting again in {delay:.0f} s", flush=True)
+        time.sleep(delay)
+        job = _start_patiently(client, settings)
 
 
-def start_job(settings: SubmitSettings) -> tuple[JobSubmissionClient, str]:
-    """Connects to the cluster, with this user's Ray token if there is one, and starts the job. Returns its id, too.
+def _start(client: Any, settings: Settings) -> str:
+    """Sends the folder and starts the job. Returns its id."""
+    options = settings.submit
+    commit = git_state(options.working_dir)
+    job = client.submit_job(
+        entrypoint=_entrypoint(options.command),
+        runtime_env={
+            "working_dir": options.working_dir,
+            "env_vars": {name: os.environ[name] for name in FORWARDED if name in os.environ},
+        },
+        metadata={"run_dir": settings.run_dir, "command": options.command, "commit": commit},
+    )
+    print(describe_upload(options.working_dir, client.sent_bytes, commit))
+    print(f"submitted job {job} to {client.get_address()}: {options.command}", flush=True)
+    return job
 
-    Raises UserError if no cluster answers, if it refuses the token, or if the working directory cannot be sent.
+
+def _start_patiently(client: Any, settings: Settings) -> str:
+    """Starts the job as soon as the cluster answers, within the user's patience. Raises NoAnswerError after that."""
+    deadline = time.monotonic() + 60 * settings.submit.patience_minutes
+    while True:
+        try:
+            return _start(client, settings)
+        except NoAnswerError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(10)
+
+
+def _running_job(client: Any, settings: Settings) -> str:
+    """The id of the job that runs the same command in the same run directory; "" if there is none.
+
+    Raises UserError if a job with another command is at work there: both would write the same run.
     """
-    select_cluster(settings.address)
-    from ray.exceptions import AuthenticationError
-    from ray.job_submission import JobSubmissionClient  # reads RAY_AUTH_MODE when it is imported
-
-    environment = {name: os.environ[name] for name in FORWARDED if name in os.environ}
-    runtime_env = {"working_dir": settings.working_dir, "env_vars": environment}
-    try:
-        client = JobSubmissionClient(settings.address or None)
-        job = client.submit_job(entrypoint=_entrypoint(settings.command), runtime_env=runtime_env)
-    except (ConnectionError, AuthenticationError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    command = settings.submit.command
+    if not _drives(command):
+        return ""
+    for details in client.list_jobs():
+        metadata = details.metadata or {}
+        other = metadata.get("command", "")
+        if details.status.is_terminal() or metadata.get("run_dir") != settings.run_dir or not _drives(other):
+            continue
+        if other == command:
+            return details.submission_id
         raise UserError(
-            f"the job was not submitted: {reason} Check submit.address (the cluster's dashboard), RAY_AUTH_TOKEN and "
-            "submit.working_dir"
-        ) from error
-    return client, job
+            f"job {details.submission_id} is at work in {settings.run_dir} with another command: {other}. Submit that "
+            f"one to follow it, stop it with `ray job stop {details.submission_id}`, choose another run_dir, or add "
+            "take_over=true"
+        )
+    return ""
 
 
-def select_cluster(address: str) -> None:
-    """Makes Ray's clients in this process use the dashboard at `address`. Call it before they are imported."""
-    if address:
-        os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray's client prefers this and RAY_ADDRESS to its argument
-    elif os.environ.get("RAY_ADDRESS") == "local":
-        del os.environ["RAY_ADDRESS"]  # a private cluster accepts no jobs
-    if has_token():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's client sends the token in this mode only
+def _drives(command: str) -> bool:
+    """Whether a command writes a run, so that two of them must not do so at once."""
+    words = shlex.split(command)[1:]
+    actions = VERBS.get(words[0], {}) if words else {}
+    action = actions.get(words[1]) if len(words) > 1 else None
+    action = action or (next(iter(actions.values())) if len(actions) == 1 else None)
+    return action is not None and action.resumes
 
 
-def has_token() -> bool:
-    """Whether this user has a Ray token, in one of the three places where Ray looks."""
-    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    default = Path.home() / ".ray" / "auth_token"
-    return bool(os.environ.get("RAY_AUTH_TOKEN")) or (Path(path) if path else default).is_file()
+def _follow_to_end(client: Any, settings: Settings, job: str) -> int | None:
+    """Follows the job. Returns its exit code, or None if it was lost with the cluster's head."""
+    options = settings.submit
+    try:
+        details = asyncio.run(follow(client, job, 60 * options.patience_minutes))
+    except KeyboardInterrupt:
+        if options.stop_on_interrupt:
+            _stop(client, job)
+        else:
+            _say_how_to_follow(client, options.command, job)
+        return interrupt.exit_code()
+    except GaveUpError as error:
+        print(f"{error}. Gave up after {options.patience_minutes:g} minutes")
+        _say_how_to_follow(client, options.command, job)
+        return STILL_RUNNING
+    except JobGoneError as error:
+        print(f"job {job} is lost: {error}. Submitted again, it continues from its newest checkpoint")
+        return None
+    except UserError:
+        _say_how_to_follow(client, options.command, job)
+        raise
+    return exit_code(details, job)
+
+
+def _stop(client: Any, job: str) -> None:
+    """Stops the job and waits for its end, so that the next submission does not find it still running."""
+    client.stop_job(job)
+    while not client.get_job_status(job).is_terminal():
+        time.sleep(0.5)
+    print(f"stopped job {job}")
+
+
+def _say_how_to_follow(client: Any, command: str, job: str) -> None:
+    target = f"--address {client.get_address()} {job}"
+    print(f"job {job} keeps running, as far as is known")
+    print(f"follow it:  spatialt2i submit {command.removeprefix('spatialt2i ')}")
+    print(f"its log:    ray job logs --follow {target}")
+    print(f"stop it:    ray job stop {target}", flush=True)
 
 
 def _entrypoint(command: str) -> str:
@@ -90,22 +165,11 @@ def _entrypoint(command: str) -> str:
     return f"python -m pipelines.cli {command.removeprefix('spatialt2i ')}"
 
 
-async def _follow(client: JobSubmissionClient, job: str) -> None:
-    """Prints the log until the job has ended."""
-    async for lines in client.tail_job_logs(job):
-        print(lines, end="", flush=True)
-    await _wait_until_ended(client, job)  # the log ends a moment before the status changes
-
-
-async def _wait_until_ended(client: JobSubmissionClient, job: str) -> None:
-    while not client.get_job_status(job).is_terminal():
-        await asyncio.sleep(0.5)
-
-
-def exit_code(client: JobSubmissionClient, job: str) -> int:
-    """The exit code of a finished job's process; 1 if it ended without one (stopped, or its node was lost)."""
-    details = client.get_job_info(job)
+def exit_code(details: Any, job: str) -> int:
+    """The exit code of a finished job's process; 1 if it ended without one, on a lost node; 130 if it was stopped."""
     if details.status.name == "SUCCEEDED":
         return 0
     print(f"job {job} {details.status.name.lower()}: {(details.message or 'no message').splitlines()[0]}")
+    if details.status.name == "STOPPED":
+        return interrupt.INTERRUPTED
     return max(details.driver_exit_code or 1, 1)

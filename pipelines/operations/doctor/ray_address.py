@@ -9,12 +9,11 @@ from pipelines.common.cluster_address import accepts_connections, uses_private_c
 from pipelines.common.ray_session import ray_session
 from pipelines.operations.doctor.finding import Finding
 from pipelines.operations.doctor.gpus import check_node_gpus
-from pipelines.operations.submit import has_token
+from pipelines.operations.job_client import TOKEN_FIX, has_token
 
 CLUSTER_FIX = (
     "start one (`ray start --head`), set ray_address=host:port, or run this as a job: spatialt2i submit doctor"
 )
-TOKEN_FIX = "put the cluster's token into RAY_AUTH_TOKEN or ~/.ray/auth_token; docs/cluster.md says where to find it"
 
 
 def check_ray(settings: Settings) -> Iterator[Finding]:
