@@ -1,8 +1,9 @@
 # Run `make help` for the list of targets. Every target installs what it needs into $(VENV) first.
-# PYTHON selects the interpreter (3.11 or newer), VENV the virtual environment.
+# PYTHON selects the interpreter (3.11 or newer), VENV the virtual environment, TEST_PROCESSES how many processes test.
 
 PYTHON ?= python3
 VENV ?= .venv
+TEST_PROCESSES ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -31,7 +32,7 @@ check: setup  ## lint, import directions, format and types
 	$(BIN)/pyright
 
 test: setup  ## run all tests except the slow ones and those that need a GPU
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 test-slow: setup  ## run the slow tests: kill and add processes and nodes during a run, resume stopped jobs
 	$(BIN)/python -m pytest -m slow
