@@ -16,8 +16,9 @@ from conf.serving import ServingSettings
 from conf.settings import Settings
 from pipelines.common.progress_line import ProgressLine
 from pipelines.common.terminal import mark
-from pipelines.reward.data import Pair, read_pairs, require_held_out_pairs
+from pipelines.reward.data import Pair, mirror_text, read_pairs, require_held_out_pairs
 from pipelines.reward.locations import HELD_OUT, PairSource, pair_source
+from pipelines.reward.sanity_reference import check_forward, check_head_precision, check_preprocessing
 from pipelines.reward.sanity_report import SanityCheck, write_sanity_report
 from pipelines.reward.score_checks import (
     check_2x2,
@@ -27,9 +28,10 @@ from pipelines.reward.score_checks import (
     check_noise_images,
     check_scores_differ,
     check_shuffled_prompts,
+    check_sides,
 )
 from pipelines.reward.served_model import open_scorer, served_model
-from pipelines.reward.weight_checks import check_lora_trained, check_reload
+from pipelines.reward.weight_checks import check_lora_trained, check_reload, check_reward_token
 
 PAIRS = 128
 """Held-out pairs that are checked at most."""
@@ -57,17 +59,23 @@ def run_sanity_checks(settings: Settings, log: Callable[[str], None] = print) ->
 def run_checks(scorer: SpatialScorer, model: str, pairs: Sequence[Pair]) -> tuple[SanityCheck, ...]:
     """All checks. `model`: the directory that `scorer` was loaded from. `pairs`: at least one.
 
-    The 2 x 2 check is left out if no pair has a perturbed prompt.
+    The 2 x 2 check is left out if no pair has a perturbed prompt, that of left and right if no prompt names a side.
     """
     perturbed = [pair for pair in pairs if pair.perturbed_prompt]
+    sided = [pair for pair in pairs if mirror_text(pair.prompt) != pair.prompt]
     return (
         check_shuffled_prompts(scorer, pairs),
         check_blank_images(scorer, pairs),
         check_noise_images(scorer, pairs),
         *([check_2x2(scorer, perturbed)] if perturbed else []),
+        *([check_sides(scorer, sided)] if sided else []),
         check_mirror(scorer, pairs),
         check_image_size(scorer, pairs),
+        check_preprocessing(scorer, pairs),
+        check_forward(scorer, pairs),
+        check_head_precision(scorer, pairs),
         check_reload(scorer, model, pairs),
+        check_reward_token(scorer, model),
         check_lora_trained(model),
         check_scores_differ(scorer, pairs),
     )

@@ -9,13 +9,14 @@ import numpy as np
 from PIL import Image
 
 from actors.spatialscore import SpatialScorer
-from pipelines.reward.data import Pair, mirrored
+from pipelines.reward.data import Pair, mirror_text, mirrored
 from pipelines.reward.pair_scores import score_images_of_pairs, score_pairs, score_under_perturbed_prompts
 from pipelines.reward.sanity_report import SanityCheck
 
 OWN_PROMPT_SHARE = 0.9  # of images
 BEATS_EMPTY_SHARE = 0.95  # of images
 MATCHED_SHARE = 0.9  # of pairs
+SIDE_SHARE = 0.8  # of images whose prompt names a side
 MIRROR_TOLERANCE = 0.02  # share of pairs by which the accuracy on mirrored pairs may be lower
 SIZE_TOLERANCE = 0.05  # share of pairs by which the accuracy on enlarged images may be lower
 MIN_SPREAD = 1e-3
@@ -87,6 +88,26 @@ def check_2x2(scorer: SpatialScorer, pairs: Sequence[Pair]) -> SanityCheck:
         finding=f"in {share:.1%} of the pairs, each image scores higher under its own prompt",
         if_failed="Both images have the same order under both prompts: the score prefers one kind of image, whatever "
         "the prompt asks for. Set reward.both_prompts=true, or train longer.",
+    )
+
+
+def check_sides(scorer: SpatialScorer, pairs: Sequence[Pair]) -> SanityCheck:
+    """An image should score higher under its prompt than under the same prompt with left and right exchanged.
+
+    `pairs`: each with "left" or "right" in its prompt. A mirrored image under a mirrored prompt is no test of this: a
+    model that takes left for right passes it.
+    """
+    images, prompts = [pair.image_w for pair in pairs], [pair.prompt for pair in pairs]
+    mu = scorer.score([*images, *images], [*prompts, *map(mirror_text, prompts)]).mu
+    share = float((mu[: len(pairs)] > mu[len(pairs) :]).mean())
+    return SanityCheck(
+        name="left and right",
+        passed=share >= SIDE_SHARE,
+        value=share,
+        requirement=f"at least {SIDE_SHARE:.0%}",
+        finding=f"{share:.1%} of the images score higher under their own prompt than with left and right exchanged",
+        if_failed="The score does not tell left from right, or takes one for the other: images may be mirrored on the "
+        "way to the model (EXIF orientation), or the pairs hold few such relations. Below 50 %, look for a mirror.",
     )
 
 

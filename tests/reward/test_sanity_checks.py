@@ -27,6 +27,7 @@ from pipelines.reward.score_checks import (
     check_noise_images,
     check_scores_differ,
     check_shuffled_prompts,
+    check_sides,
 )
 from pipelines.reward.weight_checks import check_lora_trained, check_reload
 from tests.support.tiny_reward import save_tiny_vlm, tiny_spatialscore
@@ -41,6 +42,7 @@ class SideScorer:
     prefers_left: bool = False  # ignores the prompt's side, as a model that has learned a shortcut
     largest: int = 10**6  # larger images score 0
     prefers_uniform: bool = False
+    exchanges_sides: bool = False  # takes left for right
 
     def score(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> Scores:
         mu = [self._score(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
@@ -53,6 +55,7 @@ class SideScorer:
             return -abs(difference)
         if not self.reads_image or image.shape[0] > self.largest:
             return 0.0
+        difference = -difference if self.exchanges_sides else difference
         return difference if self.prefers_left or not self.reads_prompt or "left" in prompt else -difference
 
 
@@ -80,6 +83,9 @@ CORRECT = SideScorer()
         (check_blank_images, SideScorer(prefers_uniform=True), PAIRS),
         (check_noise_images, SideScorer(prefers_uniform=True), PAIRS),
         (check_2x2, SideScorer(reads_prompt=False), PAIRS),
+        (check_2x2, SideScorer(exchanges_sides=True), PAIRS),
+        (check_sides, SideScorer(exchanges_sides=True), PAIRS),
+        (check_sides, SideScorer(reads_prompt=False), PAIRS),
         (check_mirror, SideScorer(prefers_left=True), LEFT_PAIRS),
         (check_image_size, SideScorer(largest=8), PAIRS),
         (check_scores_differ, SideScorer(reads_image=False), [*PAIRS, FAINT]),
