@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from actors.workers.faults import DeviceFaultError
+from actors.workers.learner_group import LearnerLostError
 from pipelines.policy.call_limit import CallLimits
 from pipelines.policy.fault_log import FaultLog
 
@@ -19,3 +21,13 @@ class Supervision:
         self.faults = FaultLog(avoid)
         self.checkpoints_missed = 0
         """Checkpoints that could not be written, or not in time."""
+
+    def rank_lost(self, error: Exception, is_first: bool) -> LearnerLostError:
+        """The error of a call to a learner rank that died, or does not return.
+
+        The fault of its device is recorded with the first call that fails, as every call that was under way fails.
+        """
+        fault = error.fault if isinstance(error, DeviceFaultError) else None
+        if fault and is_first:
+            self.faults.record(fault)
+        return LearnerLostError(str(error), fault)

@@ -16,7 +16,6 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayActorError
 
 from actors.workers.faults import DeviceFaultError
-from actors.workers.learner_group import LearnerLostError
 from actors.workers.rollout import CALLS_PER_ACTOR, SampleReport
 from conf import UserError
 from pipelines.policy.call_limit import CallAbandonedError, CallKind
@@ -258,7 +257,9 @@ class WorkerPool:
                     result = await report
             except (RayActorError, DeviceFaultError, CallAbandonedError) as error:
                 if is_rank:
-                    raise self._rank_lost(actor, error) from error
+                    lost = self._supervision.rank_lost(error, is_first=actor not in self._removed)
+                    self._removed.add(actor)
+                    raise lost from error
                 self.reissued += 1
                 self._on_death(actor, error)
                 continue
@@ -268,14 +269,6 @@ class WorkerPool:
                 self._deaths_in_a_row = 0
                 self._supervision.faults.progress("rollout")
             return result, references
-
-    def _rank_lost(self, rank: Any, error: Exception) -> LearnerLostError:
-        """The error of a call to a rank that died, or does not return. Records its device's fault, once."""
-        fault = error.fault if isinstance(error, DeviceFaultError) else None
-        if fault and rank not in self._removed:
-            self._supervision.faults.record(fault)
-        self._removed.add(rank)
-        return LearnerLostError(str(error), fault)
 
     def _on_call_start(self, actor: Any) -> None:
         self._calls[actor] += 1
