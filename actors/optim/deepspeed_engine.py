@@ -22,6 +22,7 @@ from deepspeed.utils import (
 )
 from torch import nn
 
+from actors.optim.build_locks import remove_stale_build_locks
 from actors.optim.moments import Moments, state_of_slice, with_options_of
 from actors.optim.torch_engine import OptimizerSettings, StepResult, adamw
 
@@ -170,6 +171,7 @@ def _initialize(
 ) -> tuple[Any, Any]:
     """DeepSpeed's engine and its ZeRO optimizer: one backward pass for each step, in the dtypes of the parameters."""
     os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed needs it; Ray makes only its own GPU visible to an actor
+    remove_stale_build_locks()
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     engine, zero_optimizer, _, _ = deepspeed.initialize(
         model=model,
