@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 Scale = Literal["share", "percent"]
 """How a benchmark prints its cells: 0.871 or 87.1."""
 
@@ -22,6 +24,11 @@ class Counts:
     denominator: float = 0.0
     missing: float = 0.0  # answers that should be in the denominator and are not
 
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.numerator + other.numerator, self.denominator + other.denominator, self.missing + other.missing
+        )
+
 
 @dataclass(frozen=True)
 class Stratum:
@@ -33,12 +40,7 @@ class Stratum:
 
     def total(self) -> Counts:
         """The sums over all prompts."""
-        counts = self.prompts.values()
-        return Counts(
-            sum(each.numerator for each in counts),
-            sum(each.denominator for each in counts),
-            sum(each.missing for each in counts),
-        )
+        return sum(self.prompts.values(), Counts())
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,10 @@ class Cell:
 
     name: str
     strata: tuple[Stratum, ...]
+    table: str = ""  # cells of one table have different names, e.g. "L1" and "L2" of DPG-Bench
     scale: Scale = "share"
     stratum_digits: int | None = None  # the official script rounds each share before it averages
-    digits: int | None = None  # and the result
+    digits: int | None = None  # and the mean, as numpy rounds
     note: str = ""  # what a reader must know, e.g. "last image of each prompt only"
 
     @property
@@ -99,7 +102,13 @@ class Cell:
             return None
         mean = sum(sum(each) / len(each) for each in groups.values()) / len(groups)
         scaled = mean * (100.0 if self.scale == "percent" else 1.0)
-        return scaled if self.digits is None else round(scaled, self.digits)
+        return scaled if self.digits is None else float(np.round(scaled, self.digits))
+
+
+def pool(shares: dict[str, dict[str, Counts]], share: str, item: str, counts: Counts) -> None:
+    """Adds the counts of a prompt to a share."""
+    prompts = shares.setdefault(share, {})
+    prompts[item] = prompts.get(item, Counts()) + counts
 
 
 def _ratio(total: Counts, missing_right: float | None = None) -> float | None:
@@ -118,9 +127,9 @@ class Summary:
     images_expected: int
     images_judged: int
     unreadable: Mapping[str, int] = field(default_factory=dict[str, int])  # Failure -> images
-    lost: Mapping[str, int] = field(default_factory=dict[str, int])  # reason -> images left out by official rules
+    lost: Mapping[str, int] = field(default_factory=dict[str, int])  # reason -> images (DPG-Bench: items) left out
     notes: tuple[str, ...] = ()
 
-    def find(self, name: str) -> Cell | None:
-        """Returns a cell by its name; None if there is none."""
-        return next((cell for cell in self.cells if cell.name == name), None)
+    def find(self, name: str, table: str | None = None) -> Cell | None:
+        """Returns a cell by its name, in one table or in any; None if there is none."""
+        return next((cell for cell in self.cells if cell.name == name and table in (None, cell.table)), None)

@@ -1,0 +1,34 @@
+"""All benchmarks by name, and where they are published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pipelines.benchmark import dpg, geneval, tiif, unigen
+from pipelines.benchmark.items import Benchmark
+from pipelines.benchmark.published_files import Source
+from pipelines.benchmark.tiif import TiifSet
+
+_BENCHMARKS: Mapping[str, Benchmark] = {
+    each.name: each
+    for each in (dpg.Dpg(), tiif.Tiif(), unigen.UniGenBench("short"), unigen.UniGenBench("long"), geneval.GenEval())
+}
+_SOURCES: Mapping[str, Source] = {
+    "dpg": dpg.SOURCE,
+    "tiif": tiif.SOURCE,
+    "unigenbench": unigen.SOURCE,
+    "geneval": geneval.SOURCE,
+}
+
+
+def find_benchmark(name: str, tiif_set: TiifSet = "testmini") -> Benchmark:
+    """Returns a benchmark by its name in `benchmark.names`. `tiif_set`: which prompts of TIIF-Bench.
+
+    Raises KeyError for a name that is unknown.
+    """
+    return tiif.Tiif(tiif_set) if name == "tiif" else _BENCHMARKS[name]
+
+
+def find_source(name: str) -> Source:
+    """Returns the repository in which a benchmark is published. Raises KeyError for a name that is unknown."""
+    return _SOURCES[find_benchmark(name).folder]
