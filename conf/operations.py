@@ -42,6 +42,9 @@ class SubmitSettings(Section):
     command: str = ""
     """Set by the program: the command that follows `submit`."""
 
+    writes_run: bool = False
+    """Set by the program: whether that command is a driver of its run, of which there is one at a time."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.address and not DASHBOARD.fullmatch(self.address):

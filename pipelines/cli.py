@@ -210,7 +210,9 @@ def _submission(words: Sequence[str]) -> Resolved:
             f"{saved}: use /shared/{Path(saved).name}, or leave it out to save in the run directory"
         )
     command = shlex.join(["spatialt2i", *(word for word in words if not word.startswith("submit."))])
-    return replace(resolved, settings=replace(settings, submit=replace(settings.submit, command=command)))
+    verb, name, _ = select(words)
+    submit = replace(settings.submit, command=command, writes_run=VERBS[verb][name].resumes)
+    return replace(resolved, settings=replace(settings, submit=submit))
 
 
 def _submitted(words: Sequence[str]) -> Resolved:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from conf import UserError
 from conf.operations import DASHBOARD
@@ -96,7 +96,7 @@ def _client_class() -> Any:
             with _Translated():
                 return super()._do_request(method, endpoint, timeout=(CONNECT_SECONDS, ANSWER_SECONDS), **options)
 
-        def _raise_error(self, r: Any) -> None:
+        def _raise_error(self, r: Any) -> NoReturn:
             error = f"{r.status_code}: {r.text.strip().splitlines()[-1] if r.text.strip() else 'no message'}"
             if r.status_code == 404 and "does not exist" in r.text:
                 raise JobGoneError("the cluster does not know the job: its head was started again")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shlex
 import time
 from typing import Any
 
@@ -13,7 +12,6 @@ from pipelines.common import interrupt
 from pipelines.operations.follow import GaveUpError, follow
 from pipelines.operations.job_client import JobGoneError, NoAnswerError, connect
 from pipelines.operations.sent_folder import describe_upload, git_state
-from pipelines.verbs import VERBS
 
 FORWARDED = ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY")
 """Environment variables that a job inherits. Secrets are not among them: nodes get those from Kubernetes."""
@@ -69,7 +67,12 @@ def _start(client: Any, settings: Settings) -> str:
             "working_dir": options.working_dir,
             "env_vars": {name: os.environ[name] for name in FORWARDED if name in os.environ},
         },
-        metadata={"run_dir": settings.run_dir, "command": options.command, "commit": commit},
+        metadata={
+            "run_dir": settings.run_dir,
+            "command": options.command,
+            "writes_run": str(options.writes_run).lower(),
+            "commit": commit,
+        },
     )
     print(describe_upload(options.working_dir, client.sent_bytes, commit))
     print(f"submitted job {job} to {client.get_address()}: {options.command}", flush=True)
@@ -93,15 +96,14 @@ def _running_job(client: Any, settings: Settings) -> str:
 
     Raises UserError if a job with another command is at work there: both would write the same run.
     """
-    command = settings.submit.command
-    if not _drives(command):
+    if not settings.submit.writes_run:
         return ""
     for details in client.list_jobs():
         metadata = details.metadata or {}
-        other = metadata.get("command", "")
-        if details.status.is_terminal() or metadata.get("run_dir") != settings.run_dir or not _drives(other):
+        other, writes = metadata.get("command", ""), metadata.get("writes_run") == "true"
+        if details.status.is_terminal() or metadata.get("run_dir") != settings.run_dir or not writes:
             continue
-        if other == command:
+        if other == settings.submit.command:
             return details.submission_id
         raise UserError(
             f"job {details.submission_id} is at work in {settings.run_dir} with another command: {other}. Submit that "
@@ -109,15 +111,6 @@ def _running_job(client: Any, settings: Settings) -> str:
             "take_over=true"
         )
     return ""
-
-
-def _drives(command: str) -> bool:
-    """Whether a command writes a run, so that two of them must not do so at once."""
-    words = shlex.split(command)[1:]
-    actions = VERBS.get(words[0], {}) if words else {}
-    action = actions.get(words[1]) if len(words) > 1 else None
-    action = action or (next(iter(actions.values())) if len(actions) == 1 else None)
-    return action is not None and action.resumes
 
 
 def _follow_to_end(client: Any, settings: Settings, job: str) -> int | None:

@@ -90,6 +90,14 @@ def test_another_command_on_the_same_run_is_refused_unless_it_takes_over(setting
     assert len(server.jobs) == 2
 
 
+def test_a_command_that_only_reads_a_run_is_not_kept_from_it(tmp_path: Path) -> None:
+    with running_jobs_server(script=[(LOG, 0)]) as server:
+        options = [f"submit.address=http://127.0.0.1:{server.port}", f"submit.working_dir={tmp_path}/project"]
+        for words in (COMMAND, ["doctor", "run_dir=/shared/a"], ["doctor", "run_dir=/shared/a"]):
+            assert submit(parse_settings(["submit", *words, *options, "submit.follow=false"])[1]) == 0
+    assert len(server.jobs) == 3
+
+
 def test_keep_submits_again_until_the_run_ends_well(settings_of: Callable[..., Settings]) -> None:
     with running_jobs_server(script=[(LOG, 137), (LOG, 1), (LOG, 0)]) as server:
         assert submit(settings_of(server, "submit.keep=true")) == 0
