@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from cluster.values import Group, Values, groups, rewards_share_gpus, service_group
+from cluster.pods import (
+    CONTAINER_SECURITY,
+    Manifest,
+    disruption_budget,
+    network_policy,
+    pod,
+    resource,
+    secrets,
+    submitter,
+)
+from cluster.values import Group, Values, groups, limits, rewards_share_gpus, service_group
 from conf import Settings
-
-Manifest = dict[str, Any]
+from pipelines.policy.node_limits import VARIABLE, NodeLimit, limits_text
 
 DRIVER_KEYS = ("OPENAI_API_KEY", "ARK_API_KEY")
 """Environment variables with keys that only the driver, on the head, uses."""
+RESUBMISSIONS, NEW_CLUSTERS = 1000, 10
+"""How often a RayJob attaches to the log again, or submits again after the head was lost; and starts a new cluster.
+
+KubeRay counts each log stream that breaks as a failed submission, and with its default of 2 it ends a healthy run.
+"""
+STOP_SECONDS = 60
+"""Time that a driver has to remove its actors and replicas after `ray job stop`."""
 NODE_KEYS = ("HF_TOKEN", "SPATIALSCORE_TOKEN")
 """Environment variables that every node needs: to download a model, and to check the token of HTTP callers."""
 
@@ -19,41 +33,56 @@ def storage(values: Values) -> list[Manifest]:
     """Volume claims for the run directories and the model cache."""
     sizes = {f"{values.name}-shared": values.shared_size, f"{values.name}-models": values.models_size}
     return [
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolumeClaim",
-            "metadata": {"name": name},
-            "spec": {
+        resource(
+            "v1",
+            "PersistentVolumeClaim",
+            name,
+            values,
+            spec={
                 "accessModes": ["ReadWriteMany"],
                 "storageClassName": values.storage_class,
                 "resources": {"requests": {"storage": size}},
             },
-        }
+        )
         for name, size in sizes.items()
     ]
 
 
+def protection(values: Values) -> list[Manifest]:
+    """What protects the pods of all clusters of the project: from other pods, and the heads from being moved."""
+    return [network_policy(values), disruption_budget(values)]
+
+
 def ray_cluster(settings: Settings, values: Values) -> Manifest:
     """A cluster that keeps running, for `spatialt2i submit`."""
-    return _resource("RayCluster", values.name, cluster_spec(values, groups(settings, values)))
+    spec = cluster_spec(values, groups(settings, values), limits(settings, values))
+    return _ray("RayCluster", values.name, values, spec)
 
 
 def ray_job(settings: Settings, values: Values) -> Manifest:
-    """All stages as one job with its own cluster, which is deleted when the job is done. A failed job resumes once."""
+    """All stages as one job with its own cluster, which is deleted when the job is done.
+
+    A job whose log stream breaks is followed again, one that is lost with its head is submitted again, and one that
+    failed runs again on a new cluster. Each continues from the newest checkpoint.
+    """
     command = (
         f"spatialt2i run {settings.preset} run_dir={values.shared}/{settings.preset} "
         f"policy.prompts={values.shared}/prompts.jsonl policy.held_out_prompts={values.shared}/held_out.jsonl "
         + " ".join(f"{name}={group}" for name, group in node_groups(settings).items())
     )
-    return _resource(
+    return _ray(
         "RayJob",
         f"{values.name}-run",
+        values,
         {
             "entrypoint": command,
             "shutdownAfterJobFinishes": True,
             "ttlSecondsAfterFinished": values.idle_seconds,
-            "backoffLimit": 1,
-            "rayClusterSpec": cluster_spec(values, groups(settings, values)),
+            "backoffLimit": NEW_CLUSTERS,
+            "submissionMode": "K8sJobMode",
+            "submitterConfig": {"backoffLimit": RESUBMISSIONS},
+            "submitterPodTemplate": submitter(values),
+            "rayClusterSpec": cluster_spec(values, groups(settings, values), limits(settings, values)),
         },
     )
 
@@ -80,25 +109,31 @@ def ray_service(settings: Settings, values: Values) -> Manifest:
         "    import_path: pipelines.reward.serve:health\n"
     )
     spec = {"serveConfigV2": application, "rayClusterConfig": cluster_spec(values, (service_group(settings, values),))}
-    return _resource("RayService", f"{values.name}-score", spec)
+    return _ray("RayService", f"{values.name}-score", values, spec)
 
 
-def cluster_spec(values: Values, workers: tuple[Group, ...]) -> Manifest:
-    """Head and worker groups, with Ray's autoscaler and token authentication."""
+def cluster_spec(values: Values, workers: tuple[Group, ...], most: tuple[NodeLimit, ...] = ()) -> Manifest:
+    """Head and worker groups, with Ray's autoscaler and token authentication. `most`: what the driver may count on."""
+    known = [{"name": VARIABLE, "value": limits_text(most)}] if most else []
     return {
         "rayVersion": values.ray,
         "authOptions": {"mode": "token"},
         "enableInTreeAutoscaling": True,
-        "autoscalerOptions": {"version": "v2", "idleTimeoutSeconds": values.idle_seconds},
+        "autoscalerOptions": {
+            "version": "v2",
+            "idleTimeoutSeconds": values.idle_seconds,
+            "securityContext": CONTAINER_SECURITY,
+        },
         "headGroupSpec": {
             "rayStartParams": {"num-cpus": "0"},
-            "template": _pod(
+            "template": pod(
                 "ray-head",
                 values,
-                [*_dashboard(values), *_secrets(values, DRIVER_KEYS + NODE_KEYS)],
+                [*_dashboard(values), *known, *secrets(values, DRIVER_KEYS + NODE_KEYS)],
                 values.head_cpus,
                 values.head_memory,
                 gpus=0,
+                keep=True,
             ),
         },
         "workerGroupSpecs": [_worker_group(values, group) for group in workers],
@@ -116,55 +151,19 @@ def _worker_group(values: Values, group: Group) -> Manifest:
         "labels": {
             "ray.io/node-group": group.name
         },  # the autoscaler does not know the labels of nodes that do not exist yet
-        "template": _pod("ray-worker", values, _secrets(values, NODE_KEYS), cpus, memory, group.gpus_per_pod),
+        "template": pod("ray-worker", values, secrets(values, NODE_KEYS), cpus, memory, group.gpus_per_pod),
     }
 
 
 def _dashboard(values: Values) -> list[Manifest]:
-    """Environment variables that tell Ray's dashboard where Prometheus and Grafana are. It shows their panels."""
+    """Environment variables of Ray's dashboard: how long a job may take to stop, and whose panels it shows."""
     return [
+        {"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": str(STOP_SECONDS)},
         {"name": "RAY_PROMETHEUS_HOST", "value": values.prometheus_url},
         {"name": "RAY_GRAFANA_HOST", "value": values.grafana_url},
         {"name": "RAY_GRAFANA_IFRAME_HOST", "value": values.grafana_browser_url},
     ]
 
 
-def _pod(container: str, values: Values, environment: list[Manifest], cpus: int, memory: int, gpus: int) -> Manifest:
-    """A pod with one container. `memory` is in GiB; Ray's object store may use half of it."""
-    resources = {"cpu": str(cpus), "memory": f"{memory}Gi"} | ({"nvidia.com/gpu": str(gpus)} if gpus else {})
-    claims = {"shared": values.shared, "models": values.models}
-    spec = {
-        "restartPolicy": "Never",  # the autoscaler replaces pods; it would not know a restarted container
-        "securityContext": {"fsGroup": 100},  # group of the image's user, so that it may write to the volumes
-        "containers": [
-            {
-                "name": container,
-                "image": values.image,
-                "env": [{"name": "HF_HOME", "value": values.models}, *environment],
-                "resources": {"requests": resources, "limits": resources},
-                "volumeMounts": [
-                    *({"name": name, "mountPath": path} for name, path in claims.items()),
-                    {"name": "memory", "mountPath": "/dev/shm"},
-                ],
-            }
-        ],
-        "volumes": [
-            *({"name": name, "persistentVolumeClaim": {"claimName": f"{values.name}-{name}"}} for name in claims),
-            {"name": "memory", "emptyDir": {"medium": "Memory", "sizeLimit": f"{memory // 2}Gi"}},
-        ],
-    }
-    if gpus:
-        spec["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
-    return {"spec": spec}
-
-
-def _secrets(values: Values, keys: tuple[str, ...]) -> list[Manifest]:
-    """Environment variables whose values come from the secret."""
-    return [
-        {"name": key, "valueFrom": {"secretKeyRef": {"name": values.secret, "key": key, "optional": True}}}
-        for key in keys
-    ]
-
-
-def _resource(kind: str, name: str, spec: Manifest) -> Manifest:
-    return {"apiVersion": "ray.io/v1", "kind": kind, "metadata": {"name": name}, "spec": spec}
+def _ray(kind: str, name: str, values: Values, spec: Manifest) -> Manifest:
+    return resource("ray.io/v1", kind, name, values, spec=spec)

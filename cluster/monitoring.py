@@ -7,8 +7,8 @@ from itertools import count
 from typing import Any
 
 from cluster.alerts import rules
-from cluster.kuberay import Manifest
 from cluster.panels import Panel, Question
+from cluster.pods import Manifest
 from cluster.questions import questions
 from cluster.values import Values
 from conf import Settings

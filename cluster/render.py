@@ -46,6 +46,7 @@ def rendered(settings: Settings, values: Values, command: str = "") -> dict[str,
     """File name -> text, for all generated files of `cluster/`. `command` is named in their headings."""
     documents = {
         "storage.yaml": kuberay.storage(values),
+        "protection.yaml": kuberay.protection(values),
         "raycluster.yaml": [kuberay.ray_cluster(settings, values)],
         "rayjob.yaml": [kuberay.ray_job(settings, values)],
         "rayservice.yaml": [kuberay.ray_service(settings, values)],

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from conf import Settings, SettingsError
+from pipelines.policy.node_limits import NodeLimit
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,14 @@ class Values:
 
     name: str = "spatialt2i"  # of the RayCluster; the names of its job, service, claims and secret start with it
     image: str = "spatialt2i:latest"  # built from cluster/Dockerfile
+    namespace: str = ""  # of all objects; empty: the one that kubectl uses
+    pull_secret: str = ""  # name of the secret with the registry's password
+    gpu_nodes: str = ""  # label of the nodes for GPU pods, e.g. gpu_nodes=pool=a100; empty: any
+    head_nodes: str = ""  # label of the nodes for heads; empty: any
+    priority_class: str = ""  # of all pods, so that other work does not preempt them
+    service_account: str = ""  # of all pods; KubeRay lets the head's account change the number of pods
+    monitoring_namespace: str = "monitoring"  # may read the pods' metrics
+    pod_disk: int = 100  # GiB of the node's disk that a pod asks for: Ray's logs, and objects that it spills
     ray: str = "2.60.0"  # as in constraints.txt
     secret: str = "spatialt2i-secrets"  # HF_TOKEN; if needed OPENAI_API_KEY, ARK_API_KEY, SPATIALSCORE_TOKEN
     storage_class: str = "shared"  # with volumes that many nodes may write: NFS, CephFS, EFS, Filestore
@@ -30,14 +39,17 @@ class Values:
     head_memory: int = 32  # GiB
     gpus_per_node: int = 8  # of one machine; a pod cannot have more
     cpus_per_gpu: int = 8  # of a pod
+    machine_cpus: int = 96  # of one machine without Kubernetes; p4de.24xlarge has 96
     memory_per_gpu: int = 64  # GiB of a pod; weights are loaded into it before they are copied to the GPU
     idle_seconds: int = 300  # after which a node without work is released
     ssh_user: str = "ubuntu"  # `ray up`: may log in and run docker
+    ssh_key: str = "~/.ssh/id_ed25519"  # on-premise; Ray copies this private key to the head, which starts workers
     head_ip: str = "10.0.0.10"  # on-premise
     first_worker_ip: str = "10.0.0.11"  # on-premise; the other workers have the next addresses
     aws_region: str = "us-west-2"
     aws_head: str = "m6i.2xlarge"
     aws_worker: str = "p4de.24xlarge"  # eight A100 of 80 GB
+    aws_image: str = "ami-00000000000000000"  # with docker and driver 580: see docs/cluster.md
     aws_disk: int = 500  # GiB of a machine's own disk: the image, and the objects that Ray spills
     aws_filesystem: str = "fs-00000000000000000"  # an EFS that nodes of that region can mount
 
@@ -109,6 +121,19 @@ def _whole(name: str, gpus: float, settings: Settings, values: Values) -> int:
             f"{gpus:g} from {settings.preset}: choose another preset, or run this one on one machine"
         )
     return int(gpus)
+
+
+def limits(settings: Settings, values: Values) -> tuple[NodeLimit, ...]:
+    """The largest number of pods of each group, for the driver: a run that needs more could wait for ever."""
+    return tuple(
+        NodeLimit(group.max_pods, group.gpus_per_pod * values.cpus_per_gpu, group.gpus_per_pod, group.name)
+        for group in groups(settings, values)
+    )
+
+
+def machine_limits(settings: Settings, values: Values) -> tuple[NodeLimit, ...]:
+    """The same for machines without Kubernetes, which have no node groups."""
+    return (NodeLimit(gpu_nodes(settings, values), values.machine_cpus, values.gpus_per_node, ""),)
 
 
 def gpu_nodes(settings: Settings, values: Values) -> int:

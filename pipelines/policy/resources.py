@@ -1,4 +1,4 @@
-"""What each role of a run requests from Ray, and whether a private cluster can hold it."""
+"""What each role of a run requests from Ray, and whether a cluster can hold it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from conf.serving import ServingSettings
 from conf.settings import Settings
 from pipelines.common.cluster_address import uses_private_cluster
 from pipelines.policy.cluster_state import DECIMALS, NodeResources, read_cluster
+from pipelines.policy.node_limits import VARIABLE, largest_cluster
 
 Placement = Literal["pack", "spread", "strict_pack", "strict_spread"]
 TOLERANCE = 10**-DECIMALS / 2
@@ -161,15 +162,18 @@ def resource_requests(settings: Settings) -> tuple[ResourceRequest, ...]:
 
 
 def check_capacity(settings: Settings) -> None:
-    """Raises UserError if a private cluster is too small for a run.
+    """Raises UserError if the cluster can never hold a run.
 
-    A private cluster never grows. On a shared cluster, nodes may be added by an autoscaler or by hand, so a run that
-    lacks resources waits there and logs what it waits for.
+    A private cluster never grows. A shared one may, up to the limits that its manifest states. Where none are known,
+    nodes may be added by an autoscaler or by hand, so a run that lacks resources waits and logs what it waits for.
     """
-    if not uses_private_cluster(settings):
+    private = uses_private_cluster(settings)
+    nodes = read_cluster().nodes if private else largest_cluster()
+    if nodes is None:
         return
-    if shortage := unschedulable(resource_requests(settings), read_cluster().nodes):
-        raise UserError(shortage)
+    if shortage := unschedulable(resource_requests(settings), nodes):
+        largest = "" if private else f". This is the cluster at its largest ({VARIABLE} of its head)"
+        raise UserError(f"{shortage}{largest}")
 
 
 def unschedulable(requests: Sequence[ResourceRequest], nodes: Sequence[NodeResources]) -> str:

@@ -149,7 +149,7 @@ def test_claims_exist_and_secrets_are_references(files: dict[str, str]) -> None:
 def test_the_image_has_the_pinned_version_of_ray(files: dict[str, str]) -> None:
     pinned = f"ray=={Values().ray}"
     assert pinned in (ROOT / "constraints.txt").read_text().splitlines()
-    assert f"FROM rayproject/ray:{Values().ray}-py311-gpu" in files["Dockerfile"]
+    assert f"FROM rayproject/ray:{Values().ray}-py311-cpu" in files["Dockerfile"]
     copied = [line.split()[2:-1] for line in files["Dockerfile"].splitlines() if line.startswith("COPY")]
     assert all((ROOT / source).exists() for sources in copied for source in sources)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from conf import Settings
 from pipelines.common.terminal import coloured, mark, styled
 from pipelines.operations.doctor.access import check_keys, check_ports
+from pipelines.operations.doctor.benchmarks import check_benchmarks
 from pipelines.operations.doctor.finding import Finding
 from pipelines.operations.doctor.gpus import check_gpus
 from pipelines.operations.doctor.machine import check_packages, check_python
@@ -44,5 +45,6 @@ def findings(settings: Settings) -> Iterator[Finding]:
     yield from check_ports(settings)
     yield from check_storage(settings)
     yield from check_models(settings)
+    yield from check_benchmarks(settings)
     yield from check_gpus(settings)
     yield from check_ray(settings)

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 
 from conf import Settings
 from conf.endpoints import EndpointSettings
+from pipelines.benchmark.checks import asked_sections
+from pipelines.benchmark.work import judge_settings
 from pipelines.common.ports import port_problem
 from pipelines.operations.doctor.finding import Finding
 
@@ -33,6 +35,10 @@ def _key_variables(settings: Settings) -> Iterator[tuple[str, str]]:
     for used, endpoint in endpoints:
         if used:
             yield endpoint.section, endpoint.key_variable
+    if settings.benchmark.data:
+        for name in asked_sections(settings):
+            judge = judge_settings(settings, name)
+            yield judge.section, judge.key_variable
     if settings.serving.token_variable:
         yield "serving.http", settings.serving.token_variable
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from conf import Settings, UserError
 from pipelines.common.cluster_address import accepts_connections, uses_private_cluster
@@ -10,6 +11,9 @@ from pipelines.common.ray_session import ray_session
 from pipelines.operations.doctor.finding import Finding
 from pipelines.operations.doctor.gpus import check_node_gpus
 from pipelines.operations.job_client import TOKEN_FIX, has_token
+
+if TYPE_CHECKING:
+    from pipelines.policy.cluster_state import NodeResources
 
 CLUSTER_FIX = (
     "start one (`ray start --head`), set ray_address=host:port, or run this as a job: spatialt2i submit doctor"
@@ -49,13 +53,28 @@ def _refused(address: str, error: UserError) -> Finding:
 
 
 def _check_resources(settings: Settings) -> Finding:
-    """Checks that the nodes that the cluster has now can hold the roles of stage 3."""
+    """Checks that the cluster has room for the roles of stage 3: now, or at its largest."""
     from pipelines.policy.cluster_state import read_cluster
+    from pipelines.policy.node_limits import largest_cluster
+
+    return check_room(settings, read_cluster().nodes, largest_cluster())
+
+
+def check_room(settings: Settings, now: Sequence[NodeResources], largest: Sequence[NodeResources] | None) -> Finding:
+    """Compares the roles of stage 3 with the nodes that a cluster has, and with those that it may have at most.
+
+    `largest` is None if that is unknown. Then nodes that are missing are no fault, because an autoscaler may add them.
+    """
     from pipelines.policy.resources import resource_requests, unschedulable
 
-    nodes = read_cluster().nodes
-    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
-    message = f"Ray: {cpus:g} CPUs and {gpus:g} GPUs"
-    if shortage := unschedulable(resource_requests(settings), nodes):
-        return Finding(False, f"{message}: too few", f"{shortage}. Ignore this if an autoscaler adds nodes")
-    return Finding(True, message)
+    cpus, gpus = sum(node.cpus for node in now), sum(node.gpus for node in now)
+    message, requests = f"Ray: {cpus:g} CPUs and {gpus:g} GPUs", resource_requests(settings)
+    shortage = unschedulable(requests, now)
+    if not shortage:
+        return Finding(True, message)
+    if largest is None:
+        return Finding(True, f"{message}, too few now: a run waits until nodes are added, by an autoscaler or by hand")
+    most = f"{sum(node.cpus for node in largest):g} CPUs and {sum(node.gpus for node in largest):g} GPUs"
+    if never := unschedulable(requests, largest):
+        return Finding(False, f"{message}, at most {most}: too few for ever", f"{never}, and render the manifest again")
+    return Finding(True, f"{message} now; the autoscaler may add nodes up to {most}, which is enough")
