@@ -1,12 +1,12 @@
-"""Stage 1: preference pairs, and the image generators that make them."""
+"""Stage 1: preference pairs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from conf.errors import SettingsError
-from conf.rules import Dtype, Section, at_least, between
+from conf.rules import Section, at_least, between
 
 
 @dataclass(frozen=True)
@@ -31,86 +31,6 @@ class GeneratorWeights(Section):
         super().__post_init__()
         if not any((self.renderer, self.qwen_image, self.hunyuan_image, self.seedream)):
             raise SettingsError("preferences.generators needs a weight above 0, e.g. preferences.generators.renderer=1")
-
-
-@dataclass(frozen=True)
-class DiffusersSettings(Section):
-    """A diffusers pipeline that generates images on actors of its own."""
-
-    model: str = ""
-    """Directory in diffusers format, or a hub id."""
-
-    height: int = field(default=1024, metadata=at_least(1))
-    """Height of an image in pixels."""
-
-    width: int = field(default=1024, metadata=at_least(1))
-    """Width of an image in pixels."""
-
-    denoise_steps: int = field(default=50, metadata=at_least(1))
-    """Denoise steps of an image."""
-
-    guidance: float = 4.0
-    """Guidance scale: true_cfg_scale of Qwen-Image, distilled_guidance_scale of HunyuanImage."""
-
-    dtype: Dtype = "bfloat16"
-    """Precision of the weights."""
-
-    offload: Literal["none", "model", "sequential"] = "none"
-    """Keep on the GPU: everything (none), one model part at a time (model), one layer at a time (sequential, slow)."""
-
-    batch: int = field(default=4, metadata=at_least(1))
-    """Images in one call."""
-
-    actors: int = field(default=1, metadata=at_least(1))
-    """Actors that hold the pipeline from the start."""
-
-    max_actors: int = field(default=0, metadata=at_least(0))
-    """Actors at most: more of them start on GPUs that another generator has finished with. 0: no more than `actors`."""
-
-    threads: int = field(default=4, metadata=at_least(1))
-    """CPU threads of an actor."""
-
-    cpus: float = field(default=1.0, metadata=at_least(0))
-    """Ray CPUs that an actor reserves."""
-
-    gpus: float = field(default=1.0, metadata=at_least(0))
-    """Ray GPUs that an actor reserves."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.offload != "none" and not self.gpus:
-            raise SettingsError(
-                f"{self.key('offload')}={self.offload} moves parts of the model to a GPU, but {self.key('gpus')}=0: "
-                "reserve one"
-            )
-
-    def identity(self) -> DiffusersSettings:
-        """Only the fields that determine the images; placement and batching are set to their defaults."""
-        plain = type(self)()
-        return replace(
-            self,
-            offload=plain.offload,
-            batch=plain.batch,
-            actors=plain.actors,
-            max_actors=plain.max_actors,
-            threads=plain.threads,
-            cpus=plain.cpus,
-            gpus=plain.gpus,
-        )
-
-
-@dataclass(frozen=True)
-class QwenImageSettings(DiffusersSettings):
-    """The generator qwen_image."""
-
-    section: ClassVar[str] = "qwen_image"
-
-
-@dataclass(frozen=True)
-class HunyuanImageSettings(DiffusersSettings):
-    """The generator hunyuan_image."""
-
-    section: ClassVar[str] = "hunyuan_image"
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,11 @@ from conf.endpoints import (
 from conf.errors import SettingsError
 from conf.evaluation import EvaluationSettings, SampleSettings
 from conf.flux import EMBEDDED, FluxSettings
+from conf.generators import HunyuanImageSettings, QwenImageSettings
 from conf.operations import ConfigSettings, StatusSettings, SubmitSettings
 from conf.plan import PlanSettings
 from conf.policy import ExportSettings, PolicySettings
-from conf.preferences import HunyuanImageSettings, PreferencesSettings, QwenImageSettings
+from conf.preferences import PreferencesSettings
 from conf.pretrain import PretrainSettings
 from conf.review import PublishSettings, ReviewSettings
 from conf.reward import RewardSettings, SpatialScoreSettings

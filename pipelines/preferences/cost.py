@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from conf.preferences import DiffusersSettings
+from conf.generators import DiffusersSettings
 from conf.settings import Settings
 from pipelines.common.paths import run_paths
 from pipelines.planning.gpus import GPU_TYPES, GpuType
@@ -113,7 +113,8 @@ def _generators(settings: Settings, images: int) -> Iterator[GeneratorCost]:
         if weight:
             work, native = PFLOP_OF_IMAGE[name]
             pixels = cfg.height * cfg.width
-            pflop = work * pixels / native * cfg.denoise_steps / 50
+            passes = 0.5 if name == "qwen_image" and cfg.guidance <= 1 else 1.0  # without guidance one of two is left
+            pflop = work * pixels / native * cfg.denoise_steps / 50 * passes
             gpus = round(cfg.actors * cfg.gpus)
             yield GeneratorCost(name, round(images * weight / total), pixels / 1e6, pflop, gpus)
     if weights.seedream:

@@ -16,7 +16,7 @@ import ray
 
 from actors.policy.plan import SamplingPlan
 from actors.worker_setup import actor_options
-from conf.preferences import DiffusersSettings
+from conf.generators import DiffusersSettings
 from conf.settings import Settings
 from pipelines.preferences import ops
 from pipelines.preferences.dataset.build_folder import BuildFolder

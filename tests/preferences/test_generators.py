@@ -12,7 +12,7 @@ import torch
 
 from actors.images import decode_image
 from conf import SettingsError, load
-from conf.preferences import DiffusersSettings
+from conf.generators import DiffusersSettings
 from pipelines.preferences.build import build_preferences
 from pipelines.preferences.dataset.shards import plan_shards
 from pipelines.preferences.roles.checked_images import ImageRequest

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from diffusers import HunyuanImagePipeline, QwenImagePipeline
 
-from conf.preferences import DiffusersSettings
+from conf.generators import DiffusersSettings
 from pipelines.preferences.roles.base import RawImage
 from pipelines.preferences.roles.checked_images import ImageRequest
+from pipelines.preferences.roles.pipeline_options import apply_options
 
 _PIPELINES: dict[str, Any] = {  # Any: the two classes have no common base with a typed call
     "qwen_image": QwenImagePipeline,
@@ -29,16 +30,14 @@ class DiffusersGenerator:
         settings: DiffusersSettings,
         device: torch.device,
     ) -> None:
-        """Loads the pipeline of `generator`, which is also the name of its settings section."""
+        """Loads the pipeline of `generator`, which is also the name of its settings section.
+
+        Raises UserError if an option cannot be applied.
+        """
         self._generator, self._settings = generator, settings
         self._pipeline = _PIPELINES[generator].from_pretrained(settings.model, dtype=_DTYPES[settings.dtype])
         self._pipeline.set_progress_bar_config(disable=True)
-        if settings.offload == "model":
-            self._pipeline.enable_model_cpu_offload(device=device)
-        elif settings.offload == "sequential":
-            self._pipeline.enable_sequential_cpu_offload(device=device)
-        else:
-            self._pipeline.to(device)
+        apply_options(self._pipeline, settings, device)
 
     def draw(self, requests: Sequence[ImageRequest]) -> list[RawImage]:
         """Returns one image for each request, in order, from one call of the pipeline."""
@@ -50,7 +49,9 @@ class DiffusersGenerator:
         """One call of the pipeline: uint8 [B, H, W, 3]."""
         settings = self._settings
         if self._generator == "qwen_image":
-            guidance: dict[str, Any] = {"true_cfg_scale": settings.guidance, "negative_prompt": [" "] * len(texts)}
+            guidance: dict[str, Any] = {"true_cfg_scale": settings.guidance}
+            if settings.guidance > 1:  # else no second pass is made
+                guidance["negative_prompt"] = [" "] * len(texts)
         else:  # a HunyuanImage checkpoint that is not distilled takes its guidance from its guider instead
             guidance = {"distilled_guidance_scale": settings.guidance}
         images = self._pipeline(
