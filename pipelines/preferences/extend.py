@@ -49,10 +49,15 @@ class Count:
         return f"{self.accepted} accepted pairs of {self.candidates} candidates{share}{waiting}"
 
 
-def extend_preferences(settings: Settings, log: Callable[[str], None] = print) -> Count:
+def extend_preferences(
+    settings: Settings,
+    log: Callable[[str], None] = print,
+    build: Callable[[Settings], object] = build_preferences,
+) -> Count:
     """Builds further candidates until the target is reached, or until what is left waits for annotators.
 
-    Returns the count at the end. Raises UserError if nothing was built yet, and what `build_preferences` raises.
+    `build` makes the candidates. Returns the count at the end. Raises UserError if nothing was built yet, and what
+    `build_preferences` raises.
     """
     cfg = settings.preferences
     target = cfg.target or cfg.pairs
@@ -69,7 +74,7 @@ def extend_preferences(settings: Settings, log: Callable[[str], None] = print) -
         rows = max(missing, min(cfg.shard_rows, target))
         log(f"preferences  {rows} candidates are added")
         larger = replace(settings, preferences=replace(cfg, pairs=count.candidates + rows))
-        log(f"preferences  {build_preferences(larger)}")
+        log(f"preferences  {build(larger)}")
 
 
 def errors_of_judge(settings: Settings) -> JudgeErrors | None:

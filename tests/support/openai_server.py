@@ -44,6 +44,10 @@ class ContentRefusal(Exception):
     """The model refuses to answer."""
 
 
+class CutAnswer(Exception):
+    """The reply, which is the argument, ends at the limit of tokens."""
+
+
 def scenes_reply(body: dict[str, Any], untrue: bool) -> str:
     """The answer of a writer or a perturber, as structured output."""
     form = body["response_format"]["json_schema"]
@@ -132,6 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
         with self.behaviour.lock:
             self.behaviour.failures[never or invalid] += 1
         message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
+        finish_reason = "stop"
         try:
             if never:
                 raise ContentRefusal
@@ -140,6 +145,8 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 reply = self.behaviour.reply(body, invalid == "untrue")
                 message["content"] = reply[: len(reply) // 2] if invalid == "malformed" else reply
+        except CutAnswer as cut:
+            message["content"], finish_reason = str(cut), "length"
         except ContentRefusal:
             return self._send(400, b'{"error": {"message": "against the policy", "code": "content_policy_violation"}}')
         answer = {
@@ -147,24 +154,14 @@ class _Handler(BaseHTTPRequestHandler):
             "object": "chat.completion",
             "created": 0,
             "model": body["model"],
-            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "choices": [{"index": 0, "message": message, "finish_reason": finish_reason}],
             "usage": {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150},
         }
         self._send_answer(answer, digest)
 
     def _generate(self, body: dict[str, Any], digest: str) -> None:
         assert body["response_format"] == "b64_json" and body["watermark"] is False
-        text = body["prompt"]
-        rng = np.random.default_rng([body["seed"], int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)])
-        scene = scene_of(text)
-        if self.behaviour.obeys < 1:
-            others = [rng.choice([word for word in grammar.RELATIONS if word != stated]) for stated in scene.words]
-            kept = rng.random(len(others)) < self.behaviour.obeys
-            words = (
-                str(stated if keep else other) for stated, other, keep in zip(scene.words, others, kept, strict=True)
-            )
-            scene = replace(scene, words=tuple(words))
-        pixels = render.render(render.lay_out(scene, rng), rng)
+        pixels = generated(body["prompt"], body["seed"], self.behaviour.obeys)
         image = base64.b64encode(encode_png(pixels)).decode()
         self._send_answer({"created": 0, "data": [{"b64_json": image}]}, digest)
 
@@ -244,6 +241,18 @@ def scene_of(text: str) -> grammar.Scene:
     return grammar.Scene(
         objects, tuple(word for _, word, _ in clauses), tuple(names.index(head) for head, _, _ in clauses)
     )
+
+
+def generated(text: str, seed: int, obeys: float) -> np.ndarray:
+    """The image of a prompt, which shows each of its relations with probability `obeys`: uint8 [H, W, 3]."""
+    rng = np.random.default_rng([seed, int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)])
+    scene = scene_of(text)
+    if obeys < 1:
+        others = [rng.choice([word for word in grammar.RELATIONS if word != stated]) for stated in scene.words]
+        kept = rng.random(len(others)) < obeys
+        words = (str(stated if keep else other) for stated, other, keep in zip(scene.words, others, kept, strict=True))
+        scene = replace(scene, words=tuple(words))
+    return render.render(render.lay_out(scene, rng), rng)
 
 
 @contextmanager
