@@ -85,7 +85,11 @@ class Dpg:
         path = csv_file(folder)
         questions: dict[str, list[Question]] = {}
         texts: dict[str, str] = {}
-        for number, row in enumerate(read_csv(path, COLUMNS, GET)):
+        rows = read_csv(path, COLUMNS, GET)
+        later = {row["item_id"] for row in rows[1:]}
+        for number, row in enumerate(rows):
+            if row["item_id"] not in later:  # the first row, which the official script skips, is no question
+                continue
             questions.setdefault(row["item_id"], []).append(_question(row, number, f"{path}, row {number}"))
             texts.setdefault(row["item_id"], row["text"])
         if not questions:
