@@ -279,6 +279,11 @@ class BenchmarkPaths(StagePaths):
         return self.benchmark / "benchmark.json"
 
     @property
+    def benchmark_section(self) -> Path:
+        """HTML fragment: the report as a section of the evaluation's page."""
+        return self.benchmark / "section.html"
+
+    @property
     def benchmark_report(self) -> Path:
         """HTML file: the report."""
         return self.benchmark / "report.html"

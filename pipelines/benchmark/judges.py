@@ -1,0 +1,127 @@
+"""A chat judge of one benchmark: item and image file in, judgement out. Knows endpoints, and neither Ray nor torch.
+
+A reply that cannot be read is asked for again, with another attempt number, so that the cached reply is not taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from actors.images import ImageError, decode_image
+from actors.services.budget import BudgetReached
+from actors.services.endpoint import AnswerTruncated, ContentRefused, Endpoint, QuestionRejected, RetriesExhausted
+from conf.benchmark import UniGenBenchJudgeSettings
+from conf.endpoints import ChatSettings
+from pipelines.benchmark.items import (
+    Answer,
+    Benchmark,
+    BenchmarkItem,
+    Failure,
+    JudgeCall,
+    Judgement,
+    Misread,
+    Unreadable,
+    Wording,
+)
+from pipelines.common.images import encode_jpeg
+
+JPEG_QUALITY = 95
+"""Quality of the images that the open evaluators of UniGenBench++ are shown."""
+
+UNFINISHED: Failure = "call failed"
+"""The reason of a judgement that another start may still obtain."""
+
+
+@dataclass(frozen=True)
+class ChatJudge:
+    """Asks all questions of an image in one call, until a reply can be read or `attempts` replies were not."""
+
+    benchmark: Benchmark
+    wording: Wording
+    endpoint: Endpoint
+    attempts: int
+    image_first: bool = False  # and as JPEG
+
+    async def judge(self, item: BenchmarkItem, image: int, file: bytes | None) -> Judgement:
+        """The judgement of one image. `file`: the content of its PNG file; None if there is none.
+
+        Raises EndpointError if no call can succeed.
+        """
+        if file is None:
+            return Unreadable(item.id, image, "no image")
+        try:
+            url = await asyncio.to_thread(image_url, file, self.image_first)
+        except ImageError as error:
+            return Unreadable(item.id, image, "no image", f"the file is damaged: {error}")
+        failed = Unreadable(item.id, image, UNFINISHED)
+        for attempt in range(self.attempts):
+            made = attempt + 1
+            call = self.benchmark.ask(item, image, attempt, self.wording)
+            try:
+                reply = await self.endpoint.chat(messages_of(call, url, self.image_first), attempt=attempt)
+            except AnswerTruncated as error:
+                failed = Unreadable(item.id, image, "cut", str(error), attempts=made)
+                continue
+            except (ContentRefused, QuestionRejected) as error:
+                failed = Unreadable(item.id, image, "refused", str(error), attempts=made)
+                continue
+            except (RetriesExhausted, BudgetReached) as error:
+                return Unreadable(item.id, image, UNFINISHED, str(error), attempts=made)
+            parsed = self.benchmark.parse(item, reply)
+            if isinstance(parsed, Misread):
+                failed = Unreadable(item.id, image, "malformed", parsed.reason, reply, made)
+                continue
+            return Answer(
+                item.id,
+                image,
+                parsed.values,
+                parsed.notes,
+                officially_lost=parsed.officially_lost,
+                raw=reply,
+                attempts=made,
+            )
+        return failed
+
+    async def judge_all(
+        self, images: Sequence[tuple[BenchmarkItem, int]], files: Sequence[bytes | None]
+    ) -> list[Judgement]:
+        """The judgements of several images, in order. Raises EndpointError if no call can succeed."""
+        calls = (self.judge(item, image, file) for (item, image), file in zip(images, files, strict=True))
+        return list(await asyncio.gather(*calls))
+
+
+def messages_of(call: JudgeCall, url: str, image_first: bool = False) -> list[dict[str, Any]]:
+    """The messages of a call: a system line, if there is one, and one user turn of text and image."""
+    text: dict[str, Any] = {"type": "text", "text": call.text}
+    shown: dict[str, Any] = {"type": "image_url", "image_url": {"url": url}}
+    content = [shown, text] if call.image_first or image_first else [text, shown]
+    system: list[dict[str, Any]] = [{"role": "system", "content": call.system}] if call.system else []
+    return [*system, {"role": "user", "content": content}]
+
+
+def image_url(file: bytes, jpeg: bool) -> str:
+    """A PNG file as a data URL: its bytes as they are, or as JPEG. Raises ImageError if the file is no image."""
+    pixels = decode_image(file)  # a damaged file must not be paid for
+    kind, content = ("jpeg", encode_jpeg(pixels, JPEG_QUALITY)) if jpeg else ("png", file)
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def shows_image_first(judge: ChatSettings) -> bool:
+    """Whether a judge takes the image before the text, as JPEG."""
+    return isinstance(judge, UniGenBenchJudgeSettings) and judge.image_first
+
+
+def judge_identity(judge: ChatSettings, wording: Wording, attempts: int) -> dict[str, Any]:
+    """Everything that decides a judge's answers, for digests and manifests. The address is not part of it."""
+    identity = judge.identity()
+    return {
+        "model": judge.model,
+        "options": identity.answer_options(),
+        "image_first": shows_image_first(judge),
+        "wording": wording.sha256,
+        "attempts": attempts,
+    }

@@ -1,0 +1,124 @@
+"""What a benchmark command works on: the benchmarks of the settings, their items, and the sides that are judged."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from conf import SettingsError, UserError
+from conf.benchmark import BENCHMARKS
+from conf.endpoints import ChatSettings
+from conf.flux import EMBEDDED
+from conf.settings import Settings
+from pipelines.benchmark.catalogue import find_benchmark
+from pipelines.benchmark.items import Benchmark, BenchmarkItem
+from pipelines.common.paths import run_paths
+from pipelines.common.seeds import sample_seed
+
+SIDES = ("base", "policy")
+"""The model before training, and the model after training."""
+
+FOLDERS = {name: name.removesuffix("_long") for name in BENCHMARKS}
+"""Benchmark -> its folder in `benchmark.data`. Short and long prompts of UniGenBench++ are in one repository."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One benchmark of a command: what it is, where its published files are, and the items that are used."""
+
+    benchmark: Benchmark
+    folder: Path
+    items: tuple[BenchmarkItem, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the benchmark in settings and folders."""
+        return self.benchmark.name
+
+    @property
+    def images(self) -> int:
+        """Number of images of one side."""
+        return sum(item.images for item in self.items)
+
+
+def data_folder(settings: Settings) -> Path:
+    """The folder with the published files. Raises SettingsError if none is set for a model that needs one."""
+    if settings.benchmark.data:
+        return Path(settings.benchmark.data).absolute()
+    if settings.flux.model != EMBEDDED:
+        raise SettingsError(
+            f"benchmark.data must name a folder for the benchmarks' files with flux.model={settings.flux.model}, got "
+            "none: set it, and run `spatialt2i benchmark fetch`"
+        )
+    return run_paths(settings).benchmark_data
+
+
+def load_work(settings: Settings) -> list[Work]:
+    """Reads the benchmarks that `benchmark.names` lists, as far as `part`, `max_prompts` and `images_per_prompt` say.
+
+    In the scenes world without `benchmark.data` it writes the held-out prompts in their formats first. Raises UserError
+    for files that are missing or cannot be read.
+    """
+    cfg, root = settings.benchmark, data_folder(settings)
+    if not cfg.names:
+        raise SettingsError(f"benchmark.names must name a benchmark ({', '.join(BENCHMARKS)}), got none")
+    if not cfg.data:
+        write_scenes(settings, root)
+    return [_load(settings, name, root / FOLDERS[name]) for name in cfg.names]
+
+
+def write_scenes(settings: Settings, root: Path) -> None:
+    """Writes the held-out prompts of the scenes world as the files of all benchmarks, below the folder `root`."""
+    from pipelines.evaluation.cases import draw_cases
+    from pipelines.scenes.benchmark import write_benchmarks
+
+    prompts = {case.prompt.text: case.prompt for case in draw_cases(settings)}
+    write_benchmarks(root, list(prompts.values()))
+
+
+def _load(settings: Settings, name: str, folder: Path) -> Work:
+    cfg = settings.benchmark
+    benchmark = find_benchmark(name, cfg.tiif_set)
+    fatal = [problem.text for problem in benchmark.check(folder) if problem.fatal]
+    if fatal:
+        raise UserError(f"benchmark {name}: {fatal[0]}")
+    items = benchmark.load(folder, cfg.part)[: cfg.max_prompts or None]
+    if not items:
+        raise UserError(f"benchmark {name} has no prompts in {folder}: check benchmark.data and benchmark.part")
+    if cfg.images_per_prompt:
+        items = tuple(replace(item, images=cfg.images_per_prompt) for item in items)
+    return Work(benchmark, folder, items)
+
+
+def sides_of(settings: Settings) -> tuple[str, ...]:
+    """The sides that `benchmark.sides` names."""
+    return SIDES if settings.benchmark.sides == "both" else (settings.benchmark.sides,)
+
+
+def image_seed(settings: Settings, name: str, item: str, image: int) -> int:
+    """The seed of an image. It depends on the benchmark and the item, and not on which other items are used."""
+    number = int(hashlib.sha256(f"{name}/{item}".encode()).hexdigest()[:8], 16)
+    return sample_seed(settings.benchmark.seed, 0, number, image)
+
+
+def image_name(item: str, image: int) -> str:
+    """File name of an image."""
+    return f"{item}_{image}.png"
+
+
+def files_of(work: Work) -> Sequence[tuple[BenchmarkItem, int, str]]:
+    """Item, number and file name of every image of one side, in the order of the items."""
+    return [(item, image, image_name(item.id, image)) for item in work.items for image in range(item.images)]
+
+
+def judge_settings(settings: Settings, name: str) -> ChatSettings:
+    """The section of the judge of a benchmark that asks a chat model."""
+    sections: Mapping[str, ChatSettings] = {
+        "dpg": settings.dpg_judge,
+        "tiif": settings.tiif_judge,
+        "unigenbench": settings.unigenbench_judge,
+        "unigenbench_long": settings.unigenbench_judge,
+    }
+    return sections[name]
