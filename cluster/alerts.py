@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
+from cluster.alert import PROGRESS_TIME, Alert
+from cluster.fault_alerts import fault_alerts
 from cluster.panels import evaluation, policy
 from conf import Settings
 from pipelines.policy.image_statistics import MAX_DETAIL_LOSS
 from pipelines.policy.resources import reward_requests
 
-PROGRESS_TIME = "ray_spatialt2i_run_progress_time_seconds"
-"""Gauge: Unix time of the newest policy version, or of the driver's start."""
 START_LIMIT = 1800
 """Seconds that a driver may need for its first version: it loads models, evaluates the base and runs an iteration."""
 LATE_SCORES = 0.25
@@ -26,23 +26,6 @@ LOOK_AT_IMAGES = (
 """The first thing to do if a policy may have become worse."""
 
 
-@dataclass(frozen=True)
-class Alert:
-    """One alert rule."""
-
-    name: str
-    expression: str
-    """PromQL; has a result while something is wrong."""
-    minutes: int
-    """The expression must have a result for this long."""
-    severity: Literal["critical", "warning"]
-    """critical: the run is lost or makes no progress. warning: look at it today."""
-    summary: str
-    """What happened. {{ $labels.run }} and {{ $value }} are filled in by Prometheus."""
-    fix: str
-    """What to do."""
-
-
 def alerts(settings: Settings) -> tuple[Alert, ...]:
     """All rules, with the limits of the preset."""
     return (
@@ -51,6 +34,7 @@ def alerts(settings: Settings) -> tuple[Alert, ...]:
         _exploit_alert(),
         _reward_alert(settings),
         *_disk_alerts(),
+        *fault_alerts(),
     )
 
 

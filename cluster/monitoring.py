@@ -26,6 +26,7 @@ def prometheus(values: Values) -> dict[str, Any]:
     return {
         "global": {"scrape_interval": "10s", "evaluation_interval": "10s"},
         "rule_files": ["alerts.yaml"],
+        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [values.alertmanager]}]}]},
         "scrape_configs": [{"job_name": "ray", "file_sd_configs": [{"files": [targets]}]}],
     }
 

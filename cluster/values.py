@@ -33,6 +33,7 @@ class Values:
     ray_folder: str = "/tmp/ray"  # Ray's temporary folder on the head, with the list of nodes for Prometheus
     prometheus: str = "prometheus"  # Helm release of kube-prometheus-stack; its operator selects by this label
     prometheus_url: str = "http://prometheus-kube-prometheus-prometheus.monitoring:9090"  # as seen from the head
+    alertmanager: str = "127.0.0.1:9093"  # sends the alerts, for a Prometheus on the head; docs/cluster.md sets one up
     grafana_url: str = "http://prometheus-grafana.monitoring:80"  # as seen from the head
     grafana_browser_url: str = "http://127.0.0.1:3000"  # as seen from your browser, by `kubectl port-forward`
     head_cpus: int = 8  # for the driver and Ray's own processes; no actor runs on the head

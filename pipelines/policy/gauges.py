@@ -12,6 +12,9 @@ from ray.util.metrics import Gauge
 REPEAT_PERIOD_S = 5.0
 """Gauges are set again at this period: Ray exports every 10 s and drops a gauge that was not set for 20 s."""
 
+EXPORT_SECONDS = 12.0
+"""Time that a process must live after it has set a gauge, so that Ray exports it."""
+
 
 class RunGauges:
     """Gauges that Ray exports to Prometheus as ray_spatialt2i_<name>, with the run directory as their label.

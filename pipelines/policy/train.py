@@ -14,6 +14,7 @@ from ray.exceptions import ObjectLostError
 from actors.types import PolicyWeights
 from actors.workers.learner_group import LearnerLostError
 from conf.settings import Settings
+from pipelines.common.cluster_address import uses_private_cluster
 from pipelines.common.lease import check_lease
 from pipelines.common.models import check_model
 from pipelines.common.paths import run_paths
@@ -25,7 +26,7 @@ from pipelines.policy.base_model_check import check_base_model
 from pipelines.policy.checkpoint import claim_checkpoints, run_checkpoints
 from pipelines.policy.collector import Rewards, ScoredGroup
 from pipelines.policy.export import export_chosen, export_lora
-from pipelines.policy.gauges import RunGauges
+from pipelines.policy.gauges import EXPORT_SECONDS, RunGauges
 from pipelines.policy.metrics import EvaluationRow, read_evaluations
 from pipelines.policy.prediction import cluster_prediction
 from pipelines.policy.resource_wait import wait_with_status
@@ -179,7 +180,7 @@ async def _train_and_export(settings: Settings, rewards: Rewards, progress: Prog
             progress.log(line)
         weights = await train_until_finished(run)
         check_lease(paths.lease)
-        return PolicyResult(
+        result = PolicyResult(
             version=run.version,
             training_seconds=run.timer.training_seconds,
             export=_export(weights, settings),
@@ -187,5 +188,9 @@ async def _train_and_export(settings: Settings, rewards: Rewards, progress: Prog
             metrics=paths.metrics,
             evaluations=read_evaluations(paths.evaluations),
         )
+        run.run_log.finish()
+        if not uses_private_cluster(settings):
+            await asyncio.sleep(EXPORT_SECONDS)  # else RunDied would be raised for a run that ended well
+        return result
     finally:
         run.close()

@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.alerts import PROGRESS_TIME, alerts, max_reward_replicas, rules
+from cluster.alert import PROGRESS_TIME
+from cluster.alerts import alerts, max_reward_replicas, rules
+from cluster.fault_alerts import FINISHED_TIME, fault_alerts
 from cluster.panels import evaluation, policy
 from cluster.questions import questions
 from conf import load
 
 FLUX_DEV = load("flux_dev")
+FAULTS = {alert.name for alert in fault_alerts()}
 
 
 def test_every_alert_says_what_happened_and_what_to_do() -> None:
@@ -29,6 +32,7 @@ def test_every_alert_says_what_happened_and_what_to_do() -> None:
         "RewardPoolSaturated",
         "RunDiskNearlyFull",
         "NodeDiskNearlyFull",
+        *FAULTS,
     }
     for rule in rules(FLUX_DEV)["groups"][0]["rules"]:
         assert rule["labels"]["severity"] in ("critical", "warning")
@@ -90,25 +94,53 @@ HEALTHY = SICK | {
 }
 WAITING = {PROGRESS_TIME: "0x120"}  # a driver without a first version, for two hours
 STARTING = {PROGRESS_TIME: "_x91 5460x28"}  # a driver without a first version, for less than half an hour
-DONE = HEALTHY | {PROGRESS_TIME: "0x10 stale"}
+DONE = HEALTHY | {PROGRESS_TIME: "0x10 stale", FINISHED_TIME: "_x10 601x1 stale"}
+DIED = {PROGRESS_TIME: "0+60x30 stale"}  # a version a minute, then the driver is killed
+STARTS, REPLACED, RESTARTED = policy("driver_starts"), policy("actors_replaced"), policy("learner_restarts")
+MEMORY = "ray_node_mem_total"
+LOSSES = {PROGRESS_TIME: HEALTHY[PROGRESS_TIME], RESTARTED: "0x120"}
+REPLICAS = "ray_serve_deployment_replica_healthy"
+PENDING = 'ray_actors{Source="gcs", State="PENDING_CREATION"}'
+EVICTIONS = "ray_memory_manager_worker_eviction_total"
+EXTENDED = {  # a run that ended well, was extended and died
+    PROGRESS_TIME: "0x5 stale _x20 1560x10 stale",
+    FINISHED_TIME: "_x5 301x1 stale",
+}
 
 
 @pytest.mark.skipif(not PROMTOOL, reason="promtool is not on the path (Debian: apt-get install prometheus)")
 @pytest.mark.parametrize(
     ("history", "raised"),
     [
-        (SICK, {alert.name for alert in alerts(FLUX_DEV)} - {"NoFirstVersion"}),
+        (SICK, {alert.name for alert in alerts(FLUX_DEV)} - {"NoFirstVersion"} - FAULTS),
         (HEALTHY, set()),
         (WAITING, {"NoFirstVersion"}),
         (STARTING, set()),
         (DONE, set()),
+        (DIED, {"RunDied"}),
+        (EXTENDED, {"RunDied"}),
+        (HEALTHY | {STARTS: "1x30 2x20 3x20 4x60"}, {"CrashLoop"}),
+        (HEALTHY | {STARTS: "1x30 2x20 3x80"}, set()),
+        (LOSSES | {REPLACED: "0x112 3x20", MEMORY: "1x110 stale"}, {"NodeLost"}),
+        (LOSSES | {REPLACED: "0x120", MEMORY: "1x110 stale"}, set()),  # the autoscaler released an idle node
+        (LOSSES | {REPLACED: "0x112 3x20", MEMORY: "1x120"}, set()),  # processes died, the node is there
+        (HEALTHY | {EVICTIONS: "0x110 2x20"}, {"OutOfHostMemory"}),
+        (HEALTHY | {EVICTIONS: "2x120"}, set()),
+        (HEALTHY | {PENDING: "0x90 1x40"}, {"ActorPending"}),
+        (HEALTHY | {PENDING: "0x90 1x10 0x30"}, set()),
+        ({REPLICAS: "1x120"}, {"ReplicasWithoutDriver"}),
+        (HEALTHY | {REPLICAS: "1x120"}, set()),
     ],
 )
 def test_prometheus_raises_every_alert_on_a_sick_run_and_none_on_a_healthy_one(
     history: dict[str, str], raised: set[str], tmp_path: Path
 ) -> None:
     """Two hours of history, one value a minute."""
-    series = [{"series": f'{name}{{run="r", ip="n"}}', "values": values} for name, values in history.items()]
+    labels = 'run="r", ip="n", application="spatialscore-0123abcd"'
+    series = [
+        {"series": f"{name.rstrip('}')}{', ' if '{' in name else '{'}{labels}}}", "values": values}
+        for name, values in history.items()
+    ]
     firing = {
         "expr": 'count(ALERTS{alertstate="firing"}) by (alertname)',
         "eval_time": "119m",

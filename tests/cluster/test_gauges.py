@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import pytest
 
-from cluster.alerts import PROGRESS_TIME
+from cluster.alert import PROGRESS_TIME
+from cluster.fault_alerts import FINISHED_TIME
 from cluster.panels import policy
 from pipelines.common.paths import RunPaths
 from pipelines.policy import gauges as gauges_module
@@ -66,3 +67,11 @@ def test_a_gauge_without_a_number_is_not_exported_again(tmp_path: Path, values: 
     time.sleep(0.1)
     assert not values
     gauges.close()
+
+
+def test_a_run_that_ends_well_says_so_after_its_last_version(tmp_path: Path, values: dict[str, float]) -> None:
+    log = RunLog(RunPaths(tmp_path))
+    assert FINISHED_TIME not in values
+    log.finish()
+    assert values[FINISHED_TIME] >= values[PROGRESS_TIME]
+    log.close()
