@@ -6,6 +6,7 @@ overall is the mean of the primary dimensions.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from pipelines.benchmark.items import Answer, BenchmarkItem, ScoreProtocol
@@ -61,8 +62,11 @@ def cells(judgements: Judgements, protocol: ScoreProtocol) -> tuple[Cell, ...]:
 
 
 def _table(shares: Shares, table: str, digits: int | None) -> Iterator[Cell]:
+    """One cell a share. Blanks around a name are left out, unless two names would be equal without them."""
+    plain = Counter(name.strip() for name in shares)
     for name in sorted(shares):
-        yield Cell(name, (Stratum(name, shares[name]),), table=table, stratum_digits=digits)
+        shown = name.strip() if plain[name.strip()] == 1 else name
+        yield Cell(shown, (Stratum(name, shares[name]),), table=table, stratum_digits=digits)
 
 
 def _count(item: BenchmarkItem, answer: Answer | None, protocol: ScoreProtocol) -> Iterator[tuple[str, Counts]]:
