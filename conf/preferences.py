@@ -87,6 +87,15 @@ class PreferencesSettings(Section):
     generators: GeneratorWeights = field(default_factory=GeneratorWeights)
     """Shares of the image generators."""
 
+    keep: Literal["png", "jpeg95", "webp90"] = "png"
+    """Format of the images in the rows, which review and training read. The renderer and the base policy keep PNG."""
+
+    max_side: int = field(default=0, metadata=at_least(0))
+    """Longest side of these images in pixels; larger ones are reduced. 0: as generated."""
+
+    masters: str = ""
+    """Folder or URI (s3://…, gs://…) of the images as they were generated, as PNG. Empty: they are not kept."""
+
     near_duplicate_words: float = field(default=0.0, metadata=between(0, 1))
     """Prompts that share this fraction of their 3-word sequences count as duplicates. 0: keep duplicates."""
 

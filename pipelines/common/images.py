@@ -1,4 +1,4 @@
-"""Images as stored: PNG bytes, a digest of the content and a perceptual hash."""
+"""Images as stored: the bytes of a file, their digest and a perceptual hash."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ _COSINES = np.cos(np.pi / _GREY * np.outer(np.arange(8), np.arange(_GREY) + 0.5)
 class StoredImage:
     """One image of a preference pair."""
 
-    png: bytes
+    content: bytes  # of a PNG, JPEG or WebP file
     phash: str
     generator: str  # name of the generator that made it
     seed: int
 
     @classmethod
     def of(cls, pixels: np.ndarray, generator: str, seed: int) -> StoredImage:
-        """Encodes uint8 [H, W, 3] pixels."""
+        """Encodes uint8 [H, W, 3] pixels as PNG."""
         return cls(encode_png(pixels), perceptual_hash(pixels), generator, seed)
 
     def pixels(self) -> np.ndarray:
         """Returns the decoded image, uint8 [H, W, 3]."""
-        return decode_image(self.png)
+        return decode_image(self.content)
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of the PNG bytes, in hexadecimal digits."""
-        return digest(self.png)
+        """SHA-256 of the file, in hexadecimal digits."""
+        return digest(self.content)
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
@@ -54,6 +54,13 @@ def encode_jpeg(pixels: np.ndarray, quality: int) -> bytes:
     """Encodes uint8 [H, W, 3] pixels as JPEG, at full resolution of the colours from quality 95 on."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=0 if quality >= 95 else 2)
+    return buffer.getvalue()
+
+
+def encode_webp(pixels: np.ndarray, quality: int) -> bytes:
+    """Encodes uint8 [H, W, 3] pixels as WebP, with losses."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "WEBP", quality=quality)
     return buffer.getvalue()
 
 

@@ -22,6 +22,7 @@ from pipelines.preferences.dataset.licences import warn_of_licences
 from pipelines.preferences.dataset.schema import SCHEMA_VERSION
 from pipelines.preferences.dataset.shards import GeneratorName, plan_shards
 from pipelines.preferences.dataset.splits import check_benchmark
+from pipelines.preferences.dataset.stored_images import claim_masters
 from pipelines.preferences.finalize import FINAL_SETTINGS, final_settings, finalize
 from pipelines.preferences.progress import BuildProgress
 from pipelines.preferences.services import ServiceContext
@@ -79,6 +80,7 @@ def build_preferences(settings: Settings) -> PreferencesResult:
     missing = [shard for shard in shards if not folder.is_finished(shard)]
     if missing:
         warn_of_licences(settings)
+        claim_masters(settings)
         generators: list[GeneratorName] = sorted({shard.generator for shard in missing})
         services = ServiceContext.open(settings, branches=len(generators))
         branches: list[ray.data.Dataset] = []
@@ -87,7 +89,7 @@ def build_preferences(settings: Settings) -> PreferencesResult:
             rows = pipeline.write(rows, settings, services)
             rows = pipeline.perturb(rows, settings, services)
             rows = pipeline.generate(rows, generator, settings, services)
-            rows = pipeline.encode(rows)
+            rows = pipeline.encode(rows, settings)
             rows = pipeline.review(rows, settings, services)
             branches.append(rows)
         reports = pipeline.save(branches, folder, settings, services)
@@ -110,7 +112,14 @@ def open_folder(settings: Settings) -> BuildFolder:
 
 def fingerprint(settings: Settings) -> str:
     """A digest of everything that determines the rows. Numbers of actors and addresses of services do not."""
-    cfg = replace(settings.preferences, generator_actors=1, generator_threads=1, generator_cpus=1.0, generator_gpus=0.0)
+    cfg = replace(
+        settings.preferences,
+        generator_actors=1,
+        generator_threads=1,
+        generator_cpus=1.0,
+        generator_gpus=0.0,
+        masters="",
+    )
     values = {name: value for name, value in asdict(cfg).items() if name not in (*FINAL_SETTINGS, *SIZES)}
     inputs: dict[str, object] = {"preferences": values, "schema_version": SCHEMA_VERSION}
     for used, section in (

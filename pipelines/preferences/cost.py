@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from conf.generators import DiffusersSettings
+from conf.preferences import PreferencesSettings
 from conf.settings import Settings
 from pipelines.common.paths import run_paths
 from pipelines.planning.gpus import GPU_TYPES, GpuType
@@ -27,8 +28,8 @@ ATTEMPTS = 1.3
 """Questions for one usable prompt, and for one usable perturbation."""
 CHECKED_TRIES = 2.0
 """Images of a side until one passes the check."""
-BYTES_OF_PIXEL = 1.68
-"""Of a photograph as PNG."""
+BYTES_OF_PIXEL = {"png": 1.68, "jpeg95": 0.52, "webp90": 0.21}
+"""Of a photograph, by the formats of preferences.keep."""
 VOTES, CLAIMS, SECONDS_OF_CLAIM = 2.6, 24, 3.0
 """Votes on a pair with adjudication, claims of both images in a vote, and seconds for each."""
 
@@ -92,13 +93,19 @@ def campaign_cost(settings: Settings) -> CampaignCost:
         if one.name == "seedream":
             paid["seedream"] = one.images * settings.seedream.price_image
             calls["seedream"] = one.images
-    stored = 2 * candidates * sum(one.megapixels * one.images for one in generators) / max(images, 1)
+    disk_mb = 2 * candidates * sum(_megabytes(one, cfg) * one.images for one in generators) / max(images, 1)
     votes = target * VOTES if cfg.reviewer == "annotators" else 0.0
     return CampaignCost(
         target, measured, candidates, generators, calls, tokens, paid,
-        disk_gb=stored * BYTES_OF_PIXEL / 1e3,
+        disk_gb=disk_mb / 1e3,
         person_hours=votes * CLAIMS * SECONDS_OF_CLAIM / 3600,
     )  # fmt: skip
+
+
+def _megabytes(generator: GeneratorCost, cfg: PreferencesSettings) -> float:
+    """Of one image of a row, and of its master if masters are kept. Images are taken as square."""
+    pixels = min(generator.megapixels, cfg.max_side**2 / 1e6) if cfg.max_side else generator.megapixels
+    return pixels * BYTES_OF_PIXEL[cfg.keep] + (generator.megapixels * BYTES_OF_PIXEL["png"] if cfg.masters else 0.0)
 
 
 def _generators(settings: Settings, images: int) -> Iterator[GeneratorCost]:

@@ -22,6 +22,7 @@ from pipelines.preferences.dataset.build_folder import BuildFolder
 from pipelines.preferences.dataset.schema import to_table
 from pipelines.preferences.dataset.shards import Shard, row_specs
 from pipelines.preferences.dataset.splits import split_of
+from pipelines.preferences.dataset.stored_images import ImageStorage
 from pipelines.preferences.roles.base import (
     Dropped,
     Generator,
@@ -72,11 +73,11 @@ def render_batch(batch: Batch, counter: WorkCounter) -> Batch:
     return generated
 
 
-def encode_batch(batch: Batch) -> Batch:
+def encode_batch(batch: Batch, storage: ImageStorage) -> Batch:
     """RawPair -> ImagePair. Generators of small images have encoded theirs already."""
 
     def encode(pairs: Sequence[RawPair | ImagePair]) -> list[ImagePair]:
-        return [pair.encoded() if isinstance(pair, RawPair) else pair for pair in pairs]
+        return [storage.store(pair) for pair in pairs]
 
     return with_records(batch, map_live(records_of(batch), encode))
 

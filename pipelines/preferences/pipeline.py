@@ -21,6 +21,7 @@ from conf.settings import Settings
 from pipelines.preferences import ops
 from pipelines.preferences.dataset.build_folder import BuildFolder
 from pipelines.preferences.dataset.shards import GeneratorName, Shard
+from pipelines.preferences.dataset.stored_images import ImageStorage
 from pipelines.preferences.roles.base import PendingReviewer
 from pipelines.preferences.roles.scenes import ScenePerturber, SceneReviewer, SceneWriter
 from pipelines.preferences.services import (
@@ -82,9 +83,9 @@ def generate(
             return _map_actors(rows, DiffusersActor, (services, generator), pool.actors, options, most)
 
 
-def encode(rows: ray.data.Dataset) -> ray.data.Dataset:
-    """Encodes the images as PNG and computes their perceptual hashes, away from the generators."""
-    return _map_tasks(rows, ops.encode_batch)
+def encode(rows: ray.data.Dataset, settings: Settings) -> ray.data.Dataset:
+    """Encodes the images and computes their perceptual hashes, away from the generators."""
+    return _map_tasks(rows, ops.encode_batch, ImageStorage.of(settings.preferences))
 
 
 def review(rows: ray.data.Dataset, settings: Settings, services: ServiceContext) -> ray.data.Dataset:

@@ -29,6 +29,7 @@ from pipelines.preferences import ops
 from pipelines.preferences.build import open_folder
 from pipelines.preferences.dataset.build_folder import BuildFolder
 from pipelines.preferences.dataset.shards import Shard, plan_shards, row_specs
+from pipelines.preferences.dataset.stored_images import ImageStorage
 from pipelines.preferences.finalize import final_settings, finalize
 from pipelines.preferences.roles.base import PendingReviewer, ReviewedPair
 from pipelines.preferences.roles.chat import ChatPerturber, ChatWriter
@@ -121,7 +122,7 @@ async def _make(shard: Shard, folder: BuildFolder, settings: Settings, asked: Co
     ):
         records = await ops.map_live_async(records, role)
     packed = {"shard": np.array([pickle.dumps(shard)], dtype=object), "record": np.empty(0)}
-    batch = ops.encode_batch(ops.with_records(packed, records))
+    batch = ops.encode_batch(ops.with_records(packed, records), ImageStorage.of(cfg))
     pending = PendingReviewer()
     reviewed = ops.map_live(
         ops.records_of(batch),

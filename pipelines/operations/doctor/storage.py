@@ -22,6 +22,7 @@ def check_storage(settings: Settings, min_free_fraction: float = MIN_FREE_FRACTI
         "run_dir": settings.run_dir,
         "policy.checkpoint.dir": settings.policy.checkpoint.dir,
         "budget.cache": settings.budget.cache,
+        "preferences.masters": settings.preferences.masters,
     }
     for setting, location in locations.items():
         if location:

@@ -101,4 +101,4 @@ def _row(pair: ImagePair, review: Review, split: str, provenance: str) -> dict[s
 
 
 def _image(image: StoredImage) -> dict[str, object]:
-    return {"bytes": image.png, "path": None, "sha256": image.sha256, "phash": image.phash}
+    return {"bytes": image.content, "path": None, "sha256": image.sha256, "phash": image.phash}

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from conf.review import ReviewSettings
 from pipelines.preferences.claims import Answer
+from pipelines.preferences.dataset.masters import read_master
 from pipelines.preferences.review.annotation import Annotation, Asked, verdict
 from pipelines.preferences.review.auth import Session
 from pipelines.preferences.review.gold import GoldPairs, Qualification, choose_gold, right_share
@@ -63,14 +64,15 @@ class ReviewQueue:
         secret: bytes,
         settings: ReviewSettings,
         triage_scores: TriageScores | None = None,
+        masters: str = "",
     ) -> None:
         """`gold` is another dataset whose truth is known; None: gold pairs are taken from the dataset itself.
 
         `triage_scores` puts flagged pairs first. Those with doubts of the check of images follow. `secret` determines
-        the order of the sides.
+        the order of the sides. `masters`: where the images at full size are, if they are kept.
         """
         self._pairs, self._other_gold, self._store, self._settings = pairs, gold, store, settings
-        self._secret, self._triage_scores = secret, triage_scores
+        self._secret, self._triage_scores, self._masters = secret, triage_scores, masters
         self._gold = self._choose_gold()
         self._overview: tuple[float, Overview] | None = None  # when it was computed, and the overview
         self._overview_lock = threading.Lock()
@@ -143,15 +145,17 @@ class ReviewQueue:
         return self._item(session, pair_id) if pair_id else None
 
     def image(self, session: Session, pair_id: str, key: str, full: bool = False) -> bytes:
-        """The image file behind a key that this annotator received, at screen size unless `full`.
+        """The image file behind a key that this annotator received, at screen size or, if `full`, its master.
 
         Raises KeyError for any other key.
         """
         for side in SIDES:
             expected = self._image_key(session, pair_id, side)
             if pair_id in self._is_gold and hmac.compare_digest(key.encode(), expected.encode()):
-                master = self._source(pair_id).image(pair_id, side)
-                return master if full else self._screen_images.get(master)
+                stored = self._source(pair_id).image(pair_id, side)
+                if not full:
+                    return self._screen_images.get(stored)
+                return (pair_id in self._pairs and read_master(self._masters, pair_id, side)) or stored
         raise KeyError(key)
 
     def overview(self, session: Session) -> Overview:

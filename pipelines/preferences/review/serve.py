@@ -44,7 +44,8 @@ def open_queue(settings: Settings, database: Database, store: Store) -> ReviewQu
     cfg, paths = settings.review, run_paths(settings)
     gold = PairSet(Path(cfg.gold_pairs)) if cfg.gold_pairs else None
     scores = TriageScores.read(paths.triage_scores)
-    return ReviewQueue(PairSet(paths.preferences), gold, store, database.secret, cfg, scores)
+    masters = settings.preferences.masters
+    return ReviewQueue(PairSet(paths.preferences), gold, store, database.secret, cfg, scores, masters)
 
 
 def serve_review(settings: Settings, listener: socket.socket) -> None:

@@ -86,10 +86,6 @@ class RawImage:
     generator: str
     seed: int
 
-    def encoded(self) -> StoredImage:
-        """The image as it is stored."""
-        return StoredImage.of(self.pixels, self.generator, self.seed)
-
 
 @dataclass(frozen=True)
 class ImageCheck:
@@ -109,10 +105,6 @@ class RawPair:
     winner: RawImage
     loser: RawImage
     check: ImageCheck | None = None
-
-    def encoded(self) -> ImagePair:
-        """The pair as it is stored."""
-        return ImagePair(self.prompts, self.winner.encoded(), self.loser.encoded(), self.check)
 
 
 @dataclass(frozen=True)
