@@ -30,6 +30,9 @@ class BaselinesSettings(Section):
     urls: dict[str, str] = field(default_factory=dict[str, str])
     """Judge -> OpenAI-compatible endpoint to use instead of its default."""
 
+    revisions: dict[str, str] = field(default_factory=dict[str, str])
+    """Baseline -> commit or branch of its weights on the hub. Baselines that are left out use the newest weights."""
+
     price_in: dict[str, float] = field(default_factory=dict[str, float])
     """Judge -> cost of a million input tokens. Judges that are left out count as free."""
 
@@ -61,13 +64,15 @@ class BaselinesSettings(Section):
     """Ray CPUs that a baseline reserves."""
 
     gpus: float = 0.0
-    """Ray GPUs that a baseline reserves."""
+    """Ray GPUs that a baseline reserves. Weights of over a billion parameters need one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for key in ("names", "models", "urls"):
             for name in getattr(self, key):
                 one_of(f"baselines.{key}: a name", name, (*SCORERS, *JUDGES))
+        for name in self.revisions:
+            one_of("baselines.revisions: a name", name, SCORERS)
         for key in ("price_in", "price_out"):
             for name in getattr(self, key):
                 one_of(f"baselines.{key}: a judge", name, JUDGES)

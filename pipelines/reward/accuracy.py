@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from pipelines.common.intervals import Accuracy, PairedTest, wilson
 from pipelines.preferences.dataset.splits import BENCHMARK
+from pipelines.reward.baselines.position_bias import TwoOrderPredictions
 from pipelines.reward.calibration import Calibration
 from pipelines.reward.data import Pair
 from pipelines.reward.predictions import PairPredictions
@@ -39,6 +40,8 @@ class ModelReport:
     by_relation: dict[str, Accuracy]  # of pairs in which a relation with this word was changed
     truncated: int  # pairs whose prompt the model could not read to the end
     unanswered: int  # pairs without an answer; they count as wrong
+    by_generator: dict[str, Accuracy] = field(default_factory=dict[str, Accuracy])  # of the pairs of each generator
+    one_order: float | None = None  # a judge's mean accuracy over both orders, as one question in a random order
 
 
 @dataclass(frozen=True)
@@ -79,10 +82,14 @@ def summarize(
     )
     words = sorted({word for pair in pairs for word in pair.changed})
     by_word = {word: among(lambda pair, word=word: word in pair.changed) for word in words}
+    makers = sorted({pair.generator for pair in pairs if pair.generator})
+    by_maker = {maker: among(lambda pair, maker=maker: pair.generator == maker) for maker in makers}
     return ModelReport(
         name,
         accuracies,
         by_relation={word: accuracy for word, accuracy in by_word.items() if accuracy},
         truncated=int(predictions.truncated.sum()),
         unanswered=int(np.isnan(predictions.margin).sum()),
+        by_generator={maker: accuracy for maker, accuracy in by_maker.items() if accuracy},
+        one_order=float(predictions.one_order.mean()) if isinstance(predictions, TwoOrderPredictions) else None,
     )

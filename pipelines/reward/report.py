@@ -40,6 +40,8 @@ def table(evaluation: Evaluation) -> str:
     lines = ["held-out pairs in the right order (95 % interval)"]
     lines += [_row(name, accuracy) for name, accuracy in _by_subset(ours).items()]
     lines += [_row(f"changed: {word}", accuracy) for word, accuracy in ours.by_relation.items()]
+    if len(ours.by_generator) > 1:
+        lines += [_row(f"images of {maker}", accuracy) for maker, accuracy in ours.by_generator.items()]
     for calibration in evaluation.calibrations:
         lines.append(
             f"calibration error of P from {calibration.probability}: {calibration.error:.3f}; "
@@ -60,12 +62,23 @@ def table(evaluation: Evaluation) -> str:
             f"{test.name} - {test.other}: {test.difference:+.1%}; pairs that only one model orders correctly: "
             f"{test.only_first} and {test.only_other}; McNemar's exact p = {test.p:.2g}"
         )
+    lines += [orders_line(model) for model in evaluation.models if model.one_order is not None]
     for model in evaluation.models:
         if model.truncated or model.unanswered:
             lines.append(
                 f"{model.name}: {model.truncated} prompts truncated, {model.unanswered} pairs without an answer"
             )
     return "\n".join(lines)
+
+
+def orders_line(model: ModelReport) -> str:
+    """What a judge's position bias costs: the strict accuracy of the table, and the mean over both orders."""
+    overall = model.accuracies.overall
+    strict = f"{overall.accuracy:.1%}" if overall else "-"
+    return (
+        f"{model.name} was asked in both orders, all pairs: {strict} if contradicting answers count as wrong (as "
+        f"above), {model.one_order or 0.0:.1%} in the mean over orders (one question a pair, as often published)"
+    )
 
 
 def table_columns(model: ModelReport) -> tuple[str, ...]:
@@ -98,6 +111,7 @@ def render_report(evaluation: Evaluation) -> str:
         paper={row.model.lower(): row for row in TABLE_1},
         charts=[(calibration, Markup(reliability_diagram(calibration))) for calibration in evaluation.calibrations],
         min_pairs=MIN_PAIRS,
+        orders=[orders_line(model) for model in evaluation.models if model.one_order is not None],
     )
 
 

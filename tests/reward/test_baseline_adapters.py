@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     BlipConfig,
     CLIPConfig,
@@ -82,6 +83,25 @@ def test_hpsv2_translates_the_weight_names_of_open_clip(clip: Path, images: np.n
     torch.save({"state_dict": {**_as_open_clip(model), "extra": torch.ones(1)}}, tmp_path / HPSV2_FILE)
     with pytest.raises(ValueError, match="unknown"):
         open_hpsv2(ScorerContext(str(tmp_path), "cpu", 4))
+
+
+def test_hpsv2_sees_the_whole_of_an_image_that_is_not_square(clip: Path, tmp_path: Path) -> None:
+    """By the formula of HPSv2's `ResizeMaxSize`: the longer side becomes the model's side, the rest is black."""
+    for file in clip.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    torch.save({"state_dict": _as_open_clip(CLIPModel.from_pretrained(clip))}, tmp_path / HPSV2_FILE)
+    wide = np.random.default_rng(1).integers(0, 256, (16, 32, 3), dtype=np.uint8)  # the model's side is 32
+    by_hand = np.zeros((32, 32, 3), np.uint8)
+    by_hand[8:24] = wide
+    edge = wide.copy()
+    edge[:, :6] = 255 - edge[:, :6]  # at the far left, which a crop to 16 x 16 loses
+    baseline = open_hpsv2(ScorerContext(str(tmp_path), "cpu", 4))
+    assert baseline.judge([_pair(np.stack([by_hand, by_hand]))]).margin[0] == pytest.approx(0, abs=1e-6)
+    same = Pair("0", PROMPT, None, wide, by_hand, "perturbed", 1)
+    assert baseline.judge([same]).margin[0] == pytest.approx(0, abs=1e-5)
+    assert abs(baseline.judge([_pair(np.stack([wide, edge]))]).margin[0]) > 1e-4
+    cropped = open_pickscore(ScorerContext(str(clip), "cpu", 4))
+    assert cropped.judge([_pair(np.stack([wide, edge]))]).margin[0] == pytest.approx(0, abs=1e-6)
 
 
 def _as_open_clip(model: CLIPModel) -> dict[str, torch.Tensor]:
@@ -241,8 +261,11 @@ def _published_name(name: str) -> str:
 
 def test_vqascore_probabilities_do_not_depend_on_the_batch(clip: Path, images: np.ndarray, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (tmp_path / name).write_bytes((clip / name).read_bytes())
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(clip)
+    end = ("<|endoftext|>", tokenizer.convert_tokens_to_ids("<|endoftext|>"))
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A <|endoftext|>", special_tokens=[end])
+    tokenizer.save_pretrained(tmp_path)
+    assert tokenizer("Yes")["input_ids"][-1] == end[1], "as T5, which ends every text; the answer has several ids"
     config = T5Config(
         vocab_size=128,
         d_model=32,

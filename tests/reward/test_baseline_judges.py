@@ -14,7 +14,8 @@ import pytest
 from actors.services.budget import BudgetReached
 from conf import Settings, SettingsError, UserError, load
 from pipelines.common.paths import run_paths
-from pipelines.reward.baselines.run import content_digest, predict_by_baseline
+from pipelines.reward.baselines.position_bias import TwoOrderPredictions
+from pipelines.reward.baselines.run import content_digest, predict_by_baseline, require_device
 from pipelines.reward.baselines.vlm import parse_choice
 from pipelines.reward.data import Pair
 from tests.support.openai_server import Behaviour, serving
@@ -80,6 +81,8 @@ def test_a_judge_is_asked_in_both_orders_and_its_answers_are_saved(
     repeated = predict_by_baseline("GPT-5", settings, lines.append)
     assert server.calls == 2 * PAIRS
     assert repeated.margin.tolist() == predictions.margin.tolist()
+    assert isinstance(repeated, TwoOrderPredictions), "what was saved knows both orders"
+    assert set(repeated.one_order.tolist()) <= {0.0, 1.0}
     counts = [line for line in lines if f"/{PAIRS} pairs" in line]
     assert len(counts) == 2 and f"{PAIRS}/{PAIRS} pairs" in counts[-1]
     graded = replace(settings, baselines=replace(settings.baselines, judge_form="pointwise"))
@@ -113,9 +116,18 @@ def test_a_judge_without_its_key_is_a_user_error(settings: Settings, monkeypatch
 
 
 def test_a_baseline_without_its_package_is_a_user_error(settings: Settings) -> None:
-    installed = replace(settings, baselines=replace(settings.baselines, isolated=False))
+    installed = replace(settings, baselines=replace(settings.baselines, isolated=False, models={"HPSv3": "weights"}))
     with pytest.raises(SettingsError, match=r"HPSv3 needs the package hpsv3.*baselines\.isolated=true"):
         predict_by_baseline("HPSv3", installed, print)
+
+
+def test_a_scorer_of_billions_of_parameters_needs_a_gpu() -> None:
+    for name in ("HPSv3", "VQAScore", "UnifiedReward"):
+        with pytest.raises(SettingsError, match=rf"baselines\.gpus is 0, but {name} has .* billion"):
+            require_device([name], load("scenes", [f"baselines.names=[{name}]"]).baselines)
+    require_device(["PickScore", "HPSv2.1", "ImageReward", "GPT-5"], load("scenes").baselines)
+    require_device(["HPSv3"], load("scenes", ["baselines.models.HPSv3=weights"]).baselines)
+    require_device(["HPSv3", "VQAScore"], load("flux_dev").baselines)
 
 
 def test_an_unknown_baseline_is_refused() -> None:

@@ -16,7 +16,7 @@ from pipelines.common.intervals import Accuracy, mcnemar, wilson
 from pipelines.preferences.dataset.splits import split_of
 from pipelines.preferences.row_values import PairKind
 from pipelines.reward.accuracy import Evaluation, summarize
-from pipelines.reward.baselines.position_bias import combine_orders
+from pipelines.reward.baselines.position_bias import combine_orders, concatenated
 from pipelines.reward.calibration import (
     Bin,
     calibrate,
@@ -183,3 +183,15 @@ def test_both_orders_must_agree() -> None:
     combined = combine_orders([1, 1, -1, 0, float("nan")], [-1, 1, 1, -1, -1])
     np.testing.assert_array_equal(combined.margin, [1, 0, -1, 0.5, np.nan])
     assert combined.right.tolist() == [True, False, False, True, False]
+    assert combined.one_order.tolist() == [1, 0.5, 0, 0.5, 0.5]
+
+
+def test_a_judges_position_bias_is_reported_beside_the_strict_accuracy(measurement: Measurement) -> None:
+    always_first = concatenated([combine_orders([1, 1], [1, 1]), combine_orders([1, 1, 1], [1, -1, 1])])
+    judge = summarize("GPT-5", always_first, PAIRS)
+    assert _counts(judge.accuracies.overall) == (1, 5)
+    assert judge.one_order == pytest.approx(0.6)
+    evaluation = Evaluation((measurement.report, judge), (), measurement.calibrations)
+    assert re.search(r"GPT-5 was asked in both orders.* 20\.0% if .* 60\.0% in the mean", table(evaluation))
+    assert "60.0% in the mean over orders" in render_report(evaluation)
+    assert "in both orders" not in table(Evaluation((measurement.report,), (), ()))

@@ -9,12 +9,11 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from huggingface_hub import hf_hub_download
 from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
-from pipelines.reward.baselines.registry import ScorerContext
+from pipelines.reward.baselines.registry import ScorerContext, download
 from pipelines.reward.predictions import ImageScores, PairJudge, ScoringJudge
 
 PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
@@ -25,7 +24,9 @@ HPSV2_FILE = "HPS_v2.1_compressed.pt"
 class ClipScorer:
     """Scores by logit scale x cosine(image, text)."""
 
-    def __init__(self, model: CLIPModel, processor: str, device: str) -> None:
+    def __init__(self, model: CLIPModel, processor: str, device: str, letterbox: bool = False) -> None:
+        """`letterbox`: pad an image that is not square with black; otherwise its longer side is cropped."""
+        self._letterbox = letterbox
         self._model: Any = cast(nn.Module, model).to(device).eval()
         self._device = device
         self._tokenizer = AutoTokenizer.from_pretrained(processor, trust_remote_code=False)
@@ -39,17 +40,32 @@ class ClipScorer:
         tokens = self._tokenizer(
             list(prompts), padding=True, truncation=True, max_length=self._length, return_tensors="pt"
         ).to(self._device)
-        pixels = self._images([Image.fromarray(image) for image in images], return_tensors="pt").to(self._device)
+        side = self._model.config.vision_config.image_size
+        shown = [Image.fromarray(image) for image in images]
+        shown = [letterboxed(image, side) for image in shown] if self._letterbox else shown
+        pixels = self._images(shown, return_tensors="pt").to(self._device)
         output = self._model(**tokens, pixel_values=pixels["pixel_values"])
         cosine = (output.image_embeds * output.text_embeds).sum(-1)  # both have norm 1
         values = (self._model.logit_scale.exp() * cosine).float().cpu().numpy()
         return ImageScores(values, np.array(lengths) > self._length)
 
 
+def letterboxed(image: Image.Image, side: int) -> Image.Image:
+    """The whole image in the middle of a black square of `side` pixels, as HPSv2's `ResizeMaxSize` shows it.
+
+    Cropping would cut off what is at the left and at the right.
+    """
+    scale = side / max(image.size)
+    resized = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    square = Image.new("RGB", (side, side))
+    square.paste(resized, ((side - resized.width) // 2, (side - resized.height) // 2))
+    return square
+
+
 def open_pickscore(context: ScorerContext) -> PairJudge:
     """Opens PickScore from a directory or hub id in transformers format."""
     processor = context.model if Path(context.model).is_dir() else PROCESSOR
-    model = CLIPModel.from_pretrained(context.model)
+    model = CLIPModel.from_pretrained(context.model, revision=context.revision)
     return ScoringJudge(ClipScorer(model, processor, context.device), context.batch_images)
 
 
@@ -59,14 +75,14 @@ def open_hpsv2(context: ScorerContext) -> PairJudge:
     Raises ValueError if the checkpoint does not fit the CLIP.
     """
     local = Path(context.model).is_dir()
-    file = str(Path(context.model) / HPSV2_FILE) if local else hf_hub_download(context.model, HPSV2_FILE)
+    file = str(Path(context.model) / HPSV2_FILE) if local else download(context, HPSV2_FILE)
     base = context.model if local else PROCESSOR
     model = CLIPModel(CLIPConfig.from_pretrained(base))
     checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     missing, unknown = model.load_state_dict(from_open_clip(checkpoint["state_dict"]), strict=False)
     if unknown or [name for name in missing if not name.endswith("position_ids")]:
         raise ValueError(f"{file} does not fit {base}: it lacks {missing[:3]} and has unknown weights {unknown[:3]}")
-    return ScoringJudge(ClipScorer(model, base, context.device), context.batch_images)
+    return ScoringJudge(ClipScorer(model, base, context.device, letterbox=True), context.batch_images)
 
 
 _RENAMED = (

@@ -15,14 +15,13 @@ from typing import cast
 
 import numpy as np
 import torch
-from huggingface_hub import hf_hub_download
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, Qwen2VLConfig, Qwen2VLImageProcessorPil, Qwen2VLModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from pipelines.reward.baselines.registry import ScorerContext
+from pipelines.reward.baselines.registry import ScorerContext, download
 from pipelines.reward.predictions import ImageScores, PairJudge, ScoringJudge
 
 BASE = "Qwen/Qwen2-VL-7B-Instruct"
@@ -117,7 +116,7 @@ def open_hpsv3(context: ScorerContext) -> PairJudge:
     """Opens HPSv3 from a directory that also holds its base's configuration, or from the hub."""
     local = Path(context.model).is_dir()
     base = context.model if local else BASE
-    file = str(Path(context.model) / FILE) if local else hf_hub_download(context.model, FILE)
+    file = str(Path(context.model) / FILE) if local else download(context, FILE)
     model = Hpsv3.from_state(Qwen2VLConfig.from_pretrained(base), load_file(file))
     return ScoringJudge(Hpsv3Scorer(model, base, published_template(), context.device), context.batch_images)
 

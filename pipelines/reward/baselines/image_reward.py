@@ -10,13 +10,12 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from huggingface_hub import hf_hub_download
 from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BlipConfig, BlipVisionModel, CLIPImageProcessorPil
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
-from pipelines.reward.baselines.registry import ScorerContext
+from pipelines.reward.baselines.registry import ScorerContext, download
 from pipelines.reward.predictions import ImageScores, PairJudge, ScoringJudge
 
 FILE = "ImageReward.pt"
@@ -80,7 +79,7 @@ class ImageRewardScorer:
 def open_image_reward(context: ScorerContext) -> PairJudge:
     """Opens ImageReward from a directory that also holds a BlipConfig and the tokenizer, or from the hub."""
     local = Path(context.model).is_dir()
-    file = str(Path(context.model) / FILE) if local else hf_hub_download(context.model, FILE)
+    file = str(Path(context.model) / FILE) if local else download(context, FILE)
     config = (
         BlipConfig.from_pretrained(context.model) if local else BlipConfig(text_config=_TEXT, vision_config=_VISION)
     )

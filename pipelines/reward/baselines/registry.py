@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from huggingface_hub import hf_hub_download
+
 _TRANSFORMERS = "transformers==5.23.0"
 _OPENAI_API = "https://api.openai.com/v1"
 _GEMINI_API = "https://generativelanguage.googleapis.com/v1beta/openai/"
@@ -21,6 +23,7 @@ class ScorerEntry:
     opener: str  # "module:function" of pipelines.reward.baselines: ScorerContext -> PairJudge
     model: str  # hub id
     requirements: tuple[str, ...]  # pip requirements of its runtime environment
+    billions: float  # parameters, with all towers
 
 
 @dataclass(frozen=True)
@@ -39,16 +42,22 @@ class ScorerContext:
     model: str  # directory or hub id
     device: str
     batch_images: int  # images of one forward pass
+    revision: str = "main"  # of the weights on the hub: a commit or a branch
+
+
+def download(context: ScorerContext, file: str) -> str:
+    """The local path of a file of the weights on the hub."""
+    return hf_hub_download(context.model, file, revision=context.revision)
 
 
 SCORERS: dict[str, ScorerEntry] = {
-    "PickScore": ScorerEntry("clip:open_pickscore", "yuvalkirstain/PickScore_v1", (_TRANSFORMERS,)),
-    "HPSv2.1": ScorerEntry("clip:open_hpsv2", "xswu/HPSv2", (_TRANSFORMERS,)),
-    "HPSv3": ScorerEntry("hpsv3:open_hpsv3", "MizzenAI/HPSv3", (_TRANSFORMERS, "hpsv3==1.0.0")),
-    "ImageReward": ScorerEntry("image_reward:open_image_reward", "THUDM/ImageReward", (_TRANSFORMERS,)),
-    "VQAScore": ScorerEntry("vqascore:open_vqascore", "zhiqiulin/clip-flant5-xxl", (_TRANSFORMERS,)),
+    "PickScore": ScorerEntry("clip:open_pickscore", "yuvalkirstain/PickScore_v1", (_TRANSFORMERS,), 0.99),
+    "HPSv2.1": ScorerEntry("clip:open_hpsv2", "xswu/HPSv2", (_TRANSFORMERS,), 0.99),
+    "HPSv3": ScorerEntry("hpsv3:open_hpsv3", "MizzenAI/HPSv3", (_TRANSFORMERS, "hpsv3==1.0.0"), 8.3),
+    "ImageReward": ScorerEntry("image_reward:open_image_reward", "THUDM/ImageReward", (_TRANSFORMERS,), 0.45),
+    "VQAScore": ScorerEntry("vqascore:open_vqascore", "zhiqiulin/clip-flant5-xxl", (_TRANSFORMERS,), 11.5),
     "UnifiedReward": ScorerEntry(
-        "unified_reward:open_unified_reward", "CodeGoat24/UnifiedReward-qwen-7b", (_TRANSFORMERS,)
+        "unified_reward:open_unified_reward", "CodeGoat24/UnifiedReward-qwen-7b", (_TRANSFORMERS,), 8.3
     ),
 }
 

@@ -7,7 +7,7 @@ import importlib
 import importlib.metadata
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,11 +25,15 @@ from conf.rewards import JudgeSettings
 from conf.settings import Settings
 from pipelines.common.paths import RunPaths, run_paths
 from pipelines.common.progress_line import Pace, ProgressLine, counted
+from pipelines.reward.baselines.position_bias import TwoOrderPredictions, concatenated
 from pipelines.reward.baselines.registry import JUDGES, SCORERS, ScorerContext
 from pipelines.reward.baselines.vlm import JudgeForm, VlmJudge
 from pipelines.reward.data import Pair, read_pairs
 from pipelines.reward.locations import HELD_OUT, PairSource, pair_source
 from pipelines.reward.predictions import PairJudge, PairPredictions
+
+MAX_BILLIONS_ON_CPU = 1.0
+"""Parameters, in billions, of a scorer that may run without a GPU."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class BaselinePlan:
     model: str
     url: str = ""  # judges only
     form: JudgeForm | Literal[""] = ""  # judges only
+    revision: str = ""  # of a scorer's weights on the hub; "": the newest
 
 
 @dataclass(frozen=True)
@@ -79,16 +84,17 @@ def open_baseline(plan: BaselinePlan, settings: Settings, device: str, key: Key,
         return VlmJudge(judge_settings(plan, settings.baselines), key, plan.form, cache, budget)
     module, function = SCORERS[plan.name].opener.split(":")
     opener = getattr(importlib.import_module(f"pipelines.reward.baselines.{module}"), function)
-    return opener(ScorerContext(plan.model, device, settings.baselines.batch_images))
+    return opener(ScorerContext(plan.model, device, settings.baselines.batch_images, plan.revision or "main"))
 
 
 def predict_by_baseline(name: str, settings: Settings, log: Callable[[str], None]) -> PairPredictions:
     """Predictions of the baseline called `name` on all held-out pairs. Saved predictions are not made again.
 
     Ray must be initialized. Raises SettingsError if a judge's key is not set or a package is not installed,
-    BudgetReached if a judge's calls cost too much, and the errors of the baseline.
+    BudgetReached if a judge's calls cost too much, and the errors of `require_device` and of the baseline.
     """
     cfg, paths = settings.baselines, run_paths(settings)
+    require_device([name], cfg)
     _require_packages(name, cfg)
     plan = plan_of(name, cfg)
     key = key_of(judge_settings(plan, cfg)) if plan.form else Key("")
@@ -102,6 +108,17 @@ def predict_by_baseline(name: str, settings: Settings, log: Callable[[str], None
             return _judge_chunks(actor, folder, info.pairs, cfg.chunk_pairs, progress)
     finally:
         ray.kill(actor)
+
+
+def require_device(names: Sequence[str], cfg: BaselinesSettings) -> None:
+    """Raises SettingsError if a scorer's published weights are too large for the CPU and `cfg` gives it no GPU."""
+    for name in names:
+        if name in SCORERS and not cfg.gpus and name not in cfg.models and SCORERS[name].billions > MAX_BILLIONS_ON_CPU:
+            raise SettingsError(
+                f"baselines.gpus is 0, but {name} has {SCORERS[name].billions:g} billion parameters and would need "
+                f"minutes an image on a CPU: set baselines.gpus=1 baselines.cpus=8 baselines.threads=8, or name "
+                f"smaller weights in baselines.models.{name}"
+            )
 
 
 def _require_packages(name: str, cfg: BaselinesSettings) -> None:
@@ -123,7 +140,7 @@ def plan_of(name: str, cfg: BaselinesSettings) -> BaselinePlan:
     if name in JUDGES:
         judge = JUDGES[name]
         return BaselinePlan(name, cfg.models.get(name, judge.model), cfg.urls.get(name, judge.url), cfg.judge_form)
-    return BaselinePlan(name, cfg.models.get(name, SCORERS[name].model))
+    return BaselinePlan(name, cfg.models.get(name, SCORERS[name].model), revision=cfg.revisions.get(name, ""))
 
 
 def judge_settings(plan: BaselinePlan, cfg: BaselinesSettings) -> JudgeSettings:
@@ -153,11 +170,16 @@ def _judge_chunks(actor: Any, folder: Path, count: int, chunk: int, progress: Pr
         _write(file, predictions)
         parts.append(predictions)
         progress.finish(counted(stop, count, "pairs", pace))
-    return PairPredictions.concatenate(parts)
+    return concatenated(parts)
 
 
 def _write(file: Path, predictions: PairPredictions) -> None:
-    content = {"margin": predictions.margin.astype(float).tolist(), "truncated": predictions.truncated.tolist()}
+    one_order = predictions.one_order.tolist() if isinstance(predictions, TwoOrderPredictions) else []
+    content = {
+        "margin": predictions.margin.astype(float).tolist(),
+        "truncated": predictions.truncated.tolist(),
+        "one_order": one_order,
+    }
     write_file(str(file), json.dumps(content).encode())
 
 
@@ -167,6 +189,7 @@ class SavedPredictions:
 
     margin: list[float]
     truncated: list[bool]
+    one_order: list[float] = field(default_factory=list[float])  # of a judge that was asked in both orders
 
 
 def _read(file: Path, count: int) -> PairPredictions | None:
@@ -174,7 +197,10 @@ def _read(file: Path, count: int) -> PairPredictions | None:
     saved = record_or_none(str(file), SavedPredictions)
     if saved is None or not len(saved.margin) == len(saved.truncated) == count:
         return None
-    return PairPredictions(np.array(saved.margin, np.float32), np.array(saved.truncated, bool))
+    margin, truncated = np.array(saved.margin, np.float32), np.array(saved.truncated, bool)
+    if not saved.one_order:
+        return PairPredictions(margin, truncated)
+    return TwoOrderPredictions(margin, truncated, np.array(saved.one_order, np.float32))
 
 
 def _actor_options(name: str, cfg: BaselinesSettings) -> dict[str, Any]:

@@ -102,5 +102,5 @@ def parse_answer(text: str) -> float:
 
 def open_unified_reward(context: ScorerContext) -> PairJudge:
     """Opens UnifiedReward from a directory or hub id in transformers format."""
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(context.model, dtype="auto")
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(context.model, dtype="auto", revision=context.revision)
     return UnifiedReward(model, context.model, context.device, max(1, context.batch_images // 2), MAX_NEW_TOKENS)

@@ -58,7 +58,7 @@ class VqaScorer:
         embeddings = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         lengths = torch.tensor([len(row) for row in rows], device=self._device)
         mask = torch.arange(embeddings.shape[1], device=self._device) < lengths[:, None]
-        answer = self._ids("Yes").expand(len(rows), -1)
+        answer = self._ids("Yes").repeat(len(rows), 1)  # two ids with the end; T5 needs them contiguous
         logits = self._model(inputs_embeds=embeddings, attention_mask=mask.long(), labels=answer).logits
         loss = F.cross_entropy(logits.float().transpose(1, 2), answer, reduction="none").mean(1)  # [B]
         return ImageScores((-loss).exp().cpu().numpy(), np.zeros(len(prompts), bool))
@@ -88,7 +88,9 @@ def open_vqascore(context: ScorerContext) -> PairJudge:
     local = Path(context.model).is_dir()
     tokenizer, tower = (context.model, str(Path(context.model) / "tower")) if local else (TOKENIZER, TOWER)
     dtype = torch.bfloat16 if context.device.startswith("cuda") else torch.float32
-    loaded = cast(Any, ClipFlanT5).from_pretrained(context.model, dtype=dtype, output_loading_info=True)
+    loaded = cast(Any, ClipFlanT5).from_pretrained(
+        context.model, dtype=dtype, output_loading_info=True, revision=context.revision
+    )
     model, missing = loaded[0], loaded[1]["missing_keys"]
     if missing:
         raise ValueError(f"{context.model} is not a complete CLIP-FlanT5: it lacks {sorted(missing)[:3]}")
