@@ -72,6 +72,11 @@ class PreferencesPaths(StagePaths):
         return self.review / "aliases.json"
 
     @property
+    def review_votes(self) -> Path:
+        """CSV file: the votes of the annotators, as `preferences report` writes them."""
+        return self.review / "votes.csv"
+
+    @property
     def triage_scores(self) -> Path:
         """JSON file: how doubtful a model finds each pair."""
         return self.review / "triage.json"

@@ -24,7 +24,8 @@ from pipelines.preferences.dataset.reviews import read_reviews
 from pipelines.preferences.dataset.schema import SCHEMA
 from pipelines.preferences.dataset.source_rows import read_rows
 from pipelines.preferences.dataset.statistics import PAPER_RELATIONS, PAPER_SCENES, WORD_BIN, Statistics
-from pipelines.preferences.review.pairs import pair_files
+from pipelines.preferences.dataset.vote_table import vote_table
+from pipelines.preferences.review.pairs import PairSet, pair_files
 
 SAMPLES = 3  # pairs shown of each kind
 MAX_BARS = 20  # of a chart
@@ -52,7 +53,10 @@ class Sample:
 
 
 def report(settings: Settings) -> Path:
-    """Writes the report and returns its path. Raises UserError if the run has no pairs."""
+    """Writes the report, and the votes as CSV if there are any. Returns the path of the report.
+
+    Raises UserError if the run has no pairs.
+    """
     paths = run_paths(settings)
     reviews = read_reviews(settings)
     counts = Statistics()
@@ -78,6 +82,10 @@ def report(settings: Settings) -> Path:
         samples=_samples(paths.preferences, shown),
     )
     write_file(str(paths.preferences_report), html.encode())
+    if reviews.votes:
+        pairs = {pair.pair_id: pair for pair in PairSet(paths.preferences).pairs()}
+        write_file(str(paths.review_votes), vote_table(reviews.votes, pairs))
+        paths.review_votes.chmod(0o600)  # it names the annotators, as the database does
     return paths.preferences_report
 
 

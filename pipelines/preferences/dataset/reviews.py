@@ -27,6 +27,7 @@ class DatasetReviews:
     by_pair: Mapping[str, Review]  # pair id -> review, for pairs with votes
     overview: Overview | None  # None if no review was started
     anonymous_overview: Overview | None  # the same with r1, r2, … instead of names
+    votes: tuple[Vote, ...] = ()  # oldest first
 
     def of(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """The review of a row: by annotators if there is one, else that of the build."""
@@ -54,7 +55,7 @@ def read_reviews(settings: Settings) -> DatasetReviews:
     aliases = {name: f"r{number}" for number, name in enumerate(_in_order_of_votes(votes), start=1)}
     if aliases:
         write_file(str(paths.review_aliases), json.dumps(aliases, indent=1).encode())
-    return DatasetReviews(results, overview, _anonymous(overview, aliases))
+    return DatasetReviews(results, overview, _anonymous(overview, aliases), tuple(votes))
 
 
 def _in_order_of_votes(votes: Sequence[Vote]) -> list[str]:

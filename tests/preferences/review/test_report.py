@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from conf import UserError, load
+from pipelines.common.paths import run_paths
 from pipelines.preferences.dataset.report import report
 from pipelines.preferences.review.annotation import truth, verdict
 from pipelines.preferences.review.serve import open_database, open_queue, open_store
@@ -46,6 +49,31 @@ def test_only_what_annotators_did_counts_as_theirs(run_dir: Path) -> None:
     after = HtmlPage(report(settings).read_text()).text
     assert "accepted by annotators 1 accepted by the build’s check only 39" in after
     assert "votes of annotators 2" in after and "Accepted by annotators" in after
+
+
+def test_the_votes_are_a_table_that_runs_no_formula(run_dir: Path) -> None:
+    settings = load("scenes", [f"run_dir={run_dir}", "review.gold_fraction=0"])
+    paths = run_paths(settings)
+    report(settings)
+    assert not paths.review_votes.exists(), "there are no votes"
+    with closing(open_database(settings)) as database:
+        store = open_store(settings, database)
+        pair = open_queue(settings, database, store).find("pair-00000003")
+        known = truth(pair)
+        assert known
+        noted = replace(known, note='=HYPERLINK("http://example.org")')
+        vote = Vote("v", pair.pair_id, "ann", "review", noted, verdict(pair.rule, noted), "w", 3.25, 1.0)
+        store.cast(vote, needs_lease=False)
+    report(settings)
+    with paths.review_votes.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * pair.rule.claims and paths.review_votes.stat().st_mode & 0o077 == 0
+    assert {row["annotator"] for row in rows} == {"ann"} and all(row["note"].startswith("'=") for row in rows)
+    answered = [(row["image"], row["claim"]) for row in rows if row["answer"] == "no"]
+    changed = [" ".join(pair.claims[claim]) for claim in pair.rule.changed]
+    assert answered == [("loser", claim) for claim in changed]
+    assert [row["kind"] for row in rows if row["image"] == "loser"].count("changed claims") == len(changed)
+    assert rows[0]["seconds"] == "3.2" and rows[0]["time"] == "1970-01-01T00:00:01+00:00"
 
 
 def test_a_chart_explains_its_tick_only_if_it_has_one(run_dir: Path) -> None:
