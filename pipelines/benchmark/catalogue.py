@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pipelines.benchmark import dpg, geneval, tiif, unigen
+from pipelines.benchmark import dpg, geneval, geneval2, spatialgeneval, tiif, unigen
 from pipelines.benchmark.items import Benchmark
 from pipelines.benchmark.published_files import Source
 from pipelines.benchmark.tiif import TiifSet
 
 _BENCHMARKS: Mapping[str, Benchmark] = {
     each.name: each
-    for each in (dpg.Dpg(), tiif.Tiif(), unigen.UniGenBench("short"), unigen.UniGenBench("long"), geneval.GenEval())
+    for each in (
+        dpg.Dpg(),
+        tiif.Tiif(),
+        unigen.UniGenBench("short"),
+        unigen.UniGenBench("long"),
+        geneval.GenEval(),
+        spatialgeneval.SpatialGenEval(),
+        geneval2.GenEval2(),
+    )
 }
 _SOURCES: Mapping[str, Source] = {
     "dpg": dpg.SOURCE,
     "tiif": tiif.SOURCE,
     "unigenbench": unigen.SOURCE,
     "geneval": geneval.SOURCE,
+    "spatialgeneval": spatialgeneval.SOURCE,
+    "geneval2": geneval2.SOURCE,
 }
 
 
