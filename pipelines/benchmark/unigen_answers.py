@@ -29,8 +29,7 @@ def parse_scores(reply: str, count: int) -> Parsed | Misread:
     except (TypeError, MemoryError, RecursionError) as error:
         return Misread(f"analysis or score is no list: {error}", official_crash=type(error).__name__)
     lengths = [len(each) if isinstance(each, Sized) else None for each in (analysis, score)]
-    # The official script compares the analysis first; it does not look at the score if that differs.
-    if lengths[0] is None or (lengths[0] == count and lengths[1] is None):
+    if None in lengths:  # the official script takes both lengths, if only for its warning
         return Misread("analysis or score is a number instead of a list", official_crash="TypeError")
     if lengths != [count, count]:
         return Misread(f"{lengths[0]} analyses and {lengths[1]} scores for {count} test points")

@@ -233,7 +233,7 @@ def test_a_true_in_the_analysis_is_lost_officially() -> None:
         ("<analysis>['a']</analysis><score>1</score>", "TypeError"),
         ("<analysis>['a']</analysis><score>[{1}]</score>", "TypeError"),
         ("<analysis>{[]: 1}</analysis><score>[1]</score>", "TypeError"),
-        ("<analysis>['a', 'b']</analysis><score>1</score>", ""),
+        ("<analysis>['a', 'b']</analysis><score>1</score>", "TypeError"),
         ("<analysis>['a']</analysis><score>[yes]</score>", ""),
     ],
 )
