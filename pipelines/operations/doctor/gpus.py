@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from conf import Settings
+from pipelines.operations.doctor.driver import driver_problem, installed_driver
 from pipelines.operations.doctor.finding import Finding
+from pipelines.operations.doctor.node_tasks import NODE_TIMEOUT, live_nodes, node_name, start_on
 
 GB = 1e9
-NODE_TIMEOUT = 60.0
-"""Seconds after which a node counts as busy."""
 LORA_GB = 1.8
 """GB of a rank-32 LoRA on FLUX.1-dev: float32 weight, gradient, two AdamW moments, EMA."""
 
@@ -92,6 +92,7 @@ class GpuInfo:
 
     built_for: str  # version of CUDA (or ROCm) that torch was built for; "": none
     gpus: Sequence[Gpu]
+    driver: str = ""  # version of NVIDIA's driver; "": none
 
 
 def probe_gpus() -> GpuInfo:
@@ -100,7 +101,7 @@ def probe_gpus() -> GpuInfo:
 
     properties = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
     gpus = [Gpu(each.name, each.total_memory / GB) for each in properties]
-    return GpuInfo(torch.version.cuda or torch.version.hip or "", gpus)
+    return GpuInfo(torch.version.cuda or torch.version.hip or "", gpus, installed_driver())
 
 
 def check_gpus(settings: Settings, probe: Callable[[], GpuInfo] = probe_gpus) -> Iterator[Finding]:
@@ -115,19 +116,11 @@ def check_node_gpus(settings: Settings) -> Iterator[Finding]:
     """Checks the GPUs of every node of the connected Ray cluster, by a task that reserves 1 % of a GPU there."""
     import ray
     from ray.exceptions import GetTimeoutError
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     if not gpu_roles(settings):
         return
-    probe = ray.remote(probe_gpus).options(num_cpus=0, num_gpus=0.01)
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
-    answers = {
-        f"node {node['NodeManagerAddress']}": probe.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote()
-        for node in nodes
-    }
-    for machine, answer in answers.items():
+    answers = [(node_name(node), start_on(node, probe_gpus, gpus=0.01)) for node in live_nodes(with_gpus=True)]
+    for machine, answer in answers:
         try:
             yield from check_memory(machine, ray.get(answer, timeout=NODE_TIMEOUT), settings)
         except GetTimeoutError:
@@ -139,6 +132,10 @@ def check_memory(machine: str, found: GpuInfo, settings: Settings) -> Iterator[F
     """Checks that a machine's GPUs can be used, and that each has enough memory for what the preset places on one."""
     if not found.built_for:
         yield Finding(False, f"{machine}: torch was built without CUDA", "install a CUDA build of torch there")
+        return
+    if problem := driver_problem(found.driver, found.built_for):
+        fix = "install a newer driver there, or wheels of torch for the CUDA version of this one; see docs/cluster.md"
+        yield Finding(False, f"{machine}: {problem}", fix)
         return
     if not found.gpus:
         fix = "run nvidia-smi there, and check the driver, the container runtime and CUDA_VISIBLE_DEVICES"
