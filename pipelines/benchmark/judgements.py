@@ -52,6 +52,13 @@ class Judgements:
                     reasons[row.why if isinstance(row, Unreadable) else NOT_JUDGED] += 1
         return dict(reasons)
 
-    def summary(self, benchmark: str, cells: Iterable[Cell], lost: Mapping[str, int] | None = None) -> Summary:
-        """A summary with the counts of all images."""
-        return Summary(benchmark, tuple(cells), self.expected, self.judged, self.unreadable, lost or {})
+    def summary(
+        self,
+        benchmark: str,
+        cells: Iterable[Cell],
+        lost: Mapping[str, int] | None = None,
+        notes: Sequence[str] = (),
+    ) -> Summary:
+        """A summary with the counts of all images. `notes`: what a reader of the official scores must know."""
+        counts = (self.expected, self.judged, self.unreadable, lost or {})
+        return Summary(benchmark, tuple(cells), *counts, tuple(notes))

@@ -62,6 +62,9 @@ SOURCE = Source(
     "none named",
     "the repository names no licence: ask its authors before you share its prompts or questions",
 )
+COMPARISON_NOTE = (
+    "about 47 of the 75 rows of the type comparison carry the questions of another prompt; it counts in Basic_Reasoning"
+)
 GET = (
     f"clone github.com/{SOURCE.repository} at commit {SOURCE.commit[:12]} into this folder, or run "
     "`spatialt2i benchmark fetch`"
@@ -127,10 +130,16 @@ class Tiif:
     ) -> Summary:
         """Shares by type and by group, for short and for long prompts."""
         known = Judgements.of(items, judgements)
-        return known.summary(self.name, cells(known, protocol))
+        return known.summary(self.name, cells(known, protocol), notes=_notes(items, self.subset))
 
     def _folders(self) -> tuple[str, str]:
         return f"{self.subset}_prompts", f"{self.subset}_eval_prompts"
+
+
+def _notes(items: Sequence[BenchmarkItem], subset: TiifSet) -> list[str]:
+    """What is known to be wrong with the published questions of the items."""
+    shifted = subset == "test" and any(item.group == "comparison" for item in items)
+    return [COMPARISON_NOTE] if shifted else []
 
 
 def _place(folder: Path, name: str) -> Path:

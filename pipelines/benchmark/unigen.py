@@ -42,9 +42,10 @@ SHA256: dict[Length, str] = {
     "short": "f82e8ce854985ef963378eaaf8ce12f2e3a57dd6f53e1aea84a61fbeadfe4459",
     "long": "5d2c3d642cc4923504b662ad15b425c2d161a137884701881e00c2691a697253",
 }
-PATCHED_ROW = "509"
+PATCHED_ROW = 509
 PATCH = ('"Grammar - Negation" "Attribute - Color"', '"Grammar - Negation", "Attribute - Color"')
 """Row 509 of the published long file lacks a comma. The official evaluation stops there before its first call."""
+PATCH_NOTE = "row 509 of the long prompts is patched: the official evaluation stops there"
 SOURCE = Source(
     "CodeGoat24/UniGenBench",
     "49d0bcebb0b9418d975d3957c2fee10f34811d14",
@@ -104,7 +105,7 @@ class UniGenBench:
         items: list[BenchmarkItem] = []
         for number, row in enumerate(rows):
             text = row["sub_dims_en"]
-            if published and row["index"] == PATCHED_ROW:
+            if published and row["index"] == str(PATCHED_ROW):
                 text = text.replace(*PATCH)
             items.append(_item(row, text, self.length, f"{path}, row {number}"))
         if not items:
@@ -147,7 +148,8 @@ class UniGenBench:
         """Accuracies by test point and by primary dimension."""
         known = Judgements.of(items, judgements)
         lost = count_lost(known) if protocol == "official" else {}
-        return known.summary(self.name, cells(known, protocol), lost)
+        stops = protocol == "official" and any(item.length == "long" and item.index == PATCHED_ROW for item in items)
+        return known.summary(self.name, cells(known, protocol), lost, [PATCH_NOTE] if stops else [])
 
     def _file(self, folder: Path) -> Path:
         name = FILES[self.length]

@@ -34,6 +34,7 @@ def test_unigenbench_has_the_published_counts(length: str, layout: int, two: int
     if length == "long":
         names = [question.category for question in items[509].questions]
         assert names[1:3] == ["Grammar - Negation", "Attribute - Color"] and len(names) == 5
+        assert benchmark.summarize(items, [], "official").notes and not benchmark.summarize(items, [], "fixed").notes
 
 
 @needs_files
