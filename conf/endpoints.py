@@ -194,6 +194,9 @@ class SeedreamSettings(EndpointSettings):
     size: str = "1024x1024"
     """Image size, as the API expects it."""
 
+    edit_losers: bool = False
+    """Make the loser by editing the winner, so that little else than the changed relations differs."""
+
 
 @dataclass(frozen=True)
 class BudgetSettings(Section):

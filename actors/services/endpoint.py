@@ -119,10 +119,15 @@ class Endpoint:
         key = question | options | ({"attempt": attempt} if attempt else {})
         return (await self._ask("chat", key, send)).content.decode()
 
-    async def image(self, prompt: str, size: str, seed: int) -> bytes:
-        """Returns the file of one generated image. Raises the same errors as `chat`."""
+    async def image(self, prompt: str, size: str, seed: int, source: str = "") -> bytes:
+        """Returns the file of one generated image. Raises the same errors as `chat`.
+
+        `source`: data URL of an image that is edited as the prompt says. Empty: a new image is generated.
+        """
         # Seedream's parameters beyond OpenAI's: without them it adds a watermark or returns several images.
-        extra = {"seed": seed, "watermark": False, "sequential_image_generation": "disabled"}
+        extra: dict[str, Any] = {"seed": seed, "watermark": False, "sequential_image_generation": "disabled"}
+        if source:
+            extra["image"] = source
         body: dict[str, Any] = {"model": self._settings.model, "prompt": prompt, "size": size}
 
         async def send() -> Response:

@@ -111,10 +111,10 @@ class ServiceContext:
         judge = self.settings.claim_judge
         return ClaimJudge(self.endpoint(judge, self.judge_key), judge.attempts) if self.judge_key else None
 
-    def pair_maker(self, draw: Draw, judge: ClaimJudge | None, generator: str) -> PairMaker:
-        """Makes pairs from the images of one generator."""
+    def pair_maker(self, draw: Draw, judge: ClaimJudge | None, generator: str, edit_losers: bool = False) -> PairMaker:
+        """Makes pairs from the images of one generator, see CheckRules."""
         cfg = self.settings.preferences
-        rules = CheckRules(cfg.tries, cfg.audit_fraction)
+        rules = CheckRules(cfg.tries, cfg.audit_fraction, edit_losers)
         return PairMaker(draw, judge, rules, partial(self.counter.add, generator))
 
 
@@ -148,7 +148,7 @@ class SeedreamActor:
     def __init__(self, services: ServiceContext, key: Key) -> None:
         settings = services.settings.seedream
         generator = SeedreamGenerator(services.endpoint(settings, key), settings)
-        self._maker = services.pair_maker(generator.draw, services.judge(), "seedream")
+        self._maker = services.pair_maker(generator.draw, services.judge(), "seedream", settings.edit_losers)
 
     async def __call__(self, batch: Batch) -> Batch:
         """Generates the images of one shard."""

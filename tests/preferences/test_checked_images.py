@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ import numpy as np
 import pytest
 import torch
 
+from actors.images import decode_image
 from actors.services.budget import LocalBudget
 from actors.services.endpoint import Endpoint
 from actors.services.keys import Key
 from actors.types import Prompt
-from conf.endpoints import ClaimJudgeSettings
+from conf.endpoints import ClaimJudgeSettings, SeedreamSettings
 from pipelines.preferences.checks.words import InvalidAnswer
 from pipelines.preferences.claims import Answer
 from pipelines.preferences.roles.base import Dropped, PromptPair, RawImage, RawPair, RowSpec
@@ -26,7 +29,8 @@ from pipelines.preferences.roles.checked_images import CheckRules, ImageRequest,
 from pipelines.preferences.roles.claim_judge import ClaimJudge
 from pipelines.preferences.roles.image_cache import ImageCache, clear_image_cache
 from pipelines.preferences.roles.scenes import SceneGenerator
-from tests.support.openai_server import Behaviour, scenes_reply, serving
+from pipelines.preferences.roles.seedream import SeedreamGenerator
+from tests.support.openai_server import Behaviour, scenes_reply, serving, statement
 from tests.support.scene_pairs import scene_prompts
 
 
@@ -167,3 +171,33 @@ def test_the_judge_answers_every_claim_and_a_wrong_form_is_asked_for_again() -> 
         lengths.clear()
         assert asyncio.run(ask(attempts=2)) == ("yes", "yes", "yes")
     assert lengths == [1, 3], "the second question shows the model its own answer"
+
+
+@pytest.mark.parametrize("checked", [False, True])
+def test_a_loser_can_be_the_edited_winner(checked: bool) -> None:
+    short = _prompt()
+    assert short.perturbed
+    stated, perturbed = (replace(one, text=statement(one.relations[0])) for one in (short.prompt, short.perturbed))
+    prompt = replace(short, prompt=stated, perturbed=perturbed)
+    behaviour = Behaviour()
+    with serving(behaviour) as url:
+        settings = SeedreamSettings(url=url, size="64x64", edit_losers=True)
+        judge_settings = ClaimJudgeSettings(url=url)
+
+        async def make() -> list[object]:
+            budget = LocalBudget()
+            generator = SeedreamGenerator(Endpoint(settings, Key("k"), budget), settings)
+            judge = ClaimJudge(Endpoint(judge_settings, Key("k"), budget), 1) if checked else None
+            rules = CheckRules(tries=3, audit_fraction=0.0, edit_losers=True)
+            return list(await PairMaker(generator.draw, judge, rules).generate([prompt]))
+
+        (pair,) = asyncio.run(make())
+    assert isinstance(pair, RawPair)
+    winner, *losers = [body for body in behaviour.bodies if "size" in body]
+    assert "image" not in winner and winner["prompt"] == prompt.texts[0] and losers
+    for body in losers:
+        source = decode_image(base64.b64decode(body["image"].partition(",")[2]))
+        assert (source == pair.winner.pixels).all()
+    (edit,) = prompt.edits
+    assert all(text in losers[0]["prompt"] for text in (prompt.texts[1], edit.before, edit.after))
+    assert losers[0]["image"].startswith("data:image/png;base64,")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from pipelines.preferences.checks.words import InvalidAnswer
 from pipelines.preferences.claims import Answer, ClaimRule, outcome, rule_of
@@ -20,6 +20,8 @@ class ImageRequest:
 
     text: str
     seed: int
+    source: RawImage | None = field(default=None, compare=False)
+    """An image that is edited as `text` says; None: a new one is generated."""
 
 
 Draw = Callable[[ImageRequest], Awaitable[RawImage]]
@@ -34,6 +36,8 @@ class CheckRules:
     """Images of a side at most."""
     audit_fraction: float
     """Fraction of the rows that keep their first images whatever the check says, so that its errors are measured."""
+    edit_losers: bool = False
+    """Losers are made by editing the winner."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,12 @@ class PairMaker:
             self._count(1)
 
     async def _plain_pair(self, prompt: PromptPair) -> RawPair:
-        requests = [ImageRequest(text, prompt.image_seed) for text in prompt.texts]
-        winner, loser = await asyncio.gather(*map(self._draw, requests))
+        texts, seed = prompt.texts, prompt.image_seed
+        if self._rules.edit_losers:
+            winner = await self._draw(ImageRequest(texts[0], seed))
+            loser = await self._draw(ImageRequest(edit_text(prompt), seed, winner))
+        else:
+            winner, loser = await asyncio.gather(*(self._draw(ImageRequest(text, seed)) for text in texts))
         return RawPair(prompt, winner, loser)
 
     async def _checked_pair(self, prompt: PromptPair, judge: ClaimJudge) -> RawPair:
@@ -73,19 +81,27 @@ class PairMaker:
         relations = [(one.subject, one.relation, one.object) for one in prompt.prompt.relations]
         rule = rule_of(prompt.spec.kind, relations, (edit.before for edit in prompt.edits), len(prompt.edits))
         audit = is_audited(prompt.spec, self._rules.audit_fraction)
-        winner = await self._side(prompt, prompt.texts[0], judge, audit, lambda answers: _passes(rule, answers))
-        loser = await self._side(prompt, prompt.texts[1], judge, audit, lambda answers: _fails_as_meant(rule, answers))
+        first, second = (ImageRequest(text, prompt.image_seed) for text in prompt.texts)
+        winner = await self._side(prompt, first, judge, audit, lambda answers: _passes(rule, answers))
+        if self._rules.edit_losers:
+            second = ImageRequest(edit_text(prompt), prompt.image_seed, winner.image)
+        loser = await self._side(prompt, second, judge, audit, lambda answers: _fails_as_meant(rule, answers))
         check = ImageCheck(winner.answers, loser.answers, (winner.tries, loser.tries), audit)
         return RawPair(prompt, winner.image, loser.image, check)
 
     async def _side(
-        self, prompt: PromptPair, text: str, judge: ClaimJudge, audit: bool, grade: Callable[[Sequence[Answer]], int]
+        self,
+        prompt: PromptPair,
+        first: ImageRequest,
+        judge: ClaimJudge,
+        audit: bool,
+        grade: Callable[[Sequence[Answer]], int],
     ) -> _Side:
         """The first image of the best grade 2, else the first one of grade 1. Raises InvalidAnswer for grade 0 only."""
         second: _Side | None = None
         answers: tuple[Answer, ...] = ()
         for attempt in range(self._rules.tries):
-            image = await self._draw(ImageRequest(text, try_seed(prompt, attempt)))
+            image = await self._draw(replace(first, seed=try_seed(prompt, attempt)))
             answers = await judge.answer(image.pixels, prompt.prompt)
             side = _Side(image, answers, attempt + 1)
             passed = grade(answers)
@@ -96,6 +112,19 @@ class PairMaker:
             return second
         failed = [claim for claim, answer in zip(claim_texts(prompt.prompt), answers, strict=True) if answer == "no"]
         raise InvalidAnswer("check", f"no image of {self._rules.tries} passed; in the last one, not true: {failed}")
+
+
+EDIT = """\
+Edit the image so that it shows this: {perturbed}
+
+Change only this: {changes}. Keep everything else as it is: every object, its look and size, the place, the light, the \
+style and the point of view."""
+
+
+def edit_text(prompt: PromptPair) -> str:
+    """The instruction by which the winner of a pair becomes its loser."""
+    changes = "; ".join(f'instead of "{edit.before}", "{edit.after}"' for edit in prompt.edits)
+    return EDIT.format(perturbed=prompt.texts[1], changes=changes)
 
 
 def try_seed(prompt: PromptPair, attempt: int) -> int:

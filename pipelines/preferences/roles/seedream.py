@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from actors.images import ImageError, decode_image
+from actors.rewards.vlm_judge import data_url
 from actors.services.endpoint import Endpoint
 from conf.endpoints import SeedreamSettings
 from pipelines.preferences.checks.words import InvalidAnswer
@@ -15,14 +16,15 @@ from pipelines.preferences.roles.checked_images import ImageRequest
 
 @dataclass(frozen=True)
 class SeedreamGenerator:
-    """Generates images by an OpenAI-compatible images API."""
+    """Generates and edits images by an OpenAI-compatible images API."""
 
     endpoint: Endpoint
     settings: SeedreamSettings
 
     async def draw(self, request: ImageRequest) -> RawImage:
-        """Generates one image. Raises InvalidAnswer if the answer is none, and what Endpoint.image raises."""
-        content = await self.endpoint.image(request.text, self.settings.size, request.seed)
+        """Generates or edits one image. Raises InvalidAnswer if the answer is none, and what Endpoint.image raises."""
+        source = await asyncio.to_thread(data_url, request.source.pixels) if request.source else ""
+        content = await self.endpoint.image(request.text, self.settings.size, request.seed, source)
         try:
             return RawImage(await asyncio.to_thread(decode_image, content), "seedream", request.seed)
         except ImageError as error:
