@@ -17,6 +17,9 @@ from pipelines.common.cluster_address import ADDRESS_FIX, check_address, uses_pr
 from pipelines.common.paths import run_paths
 from pipelines.common.progress_line import ProgressLine
 
+START_TIMEOUT = "timed out during startup"
+"""A part of Ray's message if its processes are not up within 30 s, which cannot be set."""
+
 
 @contextmanager
 def ray_session(settings: Settings) -> Generator[None]:
@@ -52,13 +55,31 @@ def _start(settings: Settings, progress: ProgressLine) -> None:
         return
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # lines about nodes that end with the command
     progress.phase("starting on this machine")
-    ray.init(
-        address="local",
-        num_cpus=settings.num_cpus or None,
-        include_dashboard=settings.dashboard,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-    )
+    try:
+        _start_here(settings)
+    except UserError:
+        progress.phase("starting once more: this machine is busy")
+        _start_here(settings)
+
+
+def _start_here(settings: Settings) -> None:
+    """Starts a private cluster. Raises UserError if its processes are not up within the time that Ray gives them."""
+    try:
+        ray.init(
+            address="local",
+            num_cpus=settings.num_cpus or None,
+            include_dashboard=settings.dashboard,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    except Exception as error:  # Ray has no class for it
+        if START_TIMEOUT not in str(error):
+            raise
+        ray.shutdown()
+        raise UserError(
+            "Ray must start within 30 s, and did not, in two attempts: this machine is too busy. End other programs, "
+            "and call the command again"
+        ) from error
 
 
 def connect(address: str) -> None:
