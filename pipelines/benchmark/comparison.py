@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -35,9 +36,14 @@ def _quantiles(values: np.ndarray) -> tuple[float, float]:
 def _resampled(cells: Sequence[Cell], seed: int) -> list[np.ndarray]:
     """The value of each cell in each resample, float64 [R]; NaN where a resample has no answer. One draw for all."""
     prompts = sorted({prompt for cell in cells for stratum in cell.strata for prompt in stratum.prompts})
+    return [_values(cell, prompts, _draws(len(prompts), seed)) for cell in cells]
+
+
+@lru_cache(maxsize=4)  # a benchmark's cells have few different numbers of prompts
+def _draws(prompts: int, seed: int) -> np.ndarray:
+    """How often each prompt counts in each resample, float64 [R, P]. Every row sums to the number of prompts."""
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(prompts), np.full(len(prompts), 1 / len(prompts)), size=RESAMPLES)  # [R, P]
-    return [_values(cell, prompts, drawn) for cell in cells]
+    return rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=RESAMPLES).astype(np.float64)
 
 
 def _values(cell: Cell, prompts: Sequence[str], drawn: np.ndarray) -> np.ndarray:
