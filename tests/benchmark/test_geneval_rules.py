@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.benchmark.geneval import MAX_BOXES, Detection, evaluate, judge, kept
+from pipelines.benchmark.geneval_rules import MAX_BOXES, Detection, evaluate, judge, kept
 from pipelines.benchmark.items import BenchmarkItem, Question
 
 Clauses = list[dict[str, object]]
