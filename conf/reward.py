@@ -124,7 +124,7 @@ class RewardSettings(Section):
     """CPU threads of a worker."""
 
     cpus_per_worker: float = field(default=0.5, metadata=at_least(0))
-    """Ray CPUs that a worker reserves. Ray Data reads with the remaining CPUs."""
+    """Ray CPUs that a worker reserves."""
 
     use_gpu: bool = False
     """Give each worker one GPU."""
@@ -139,7 +139,22 @@ class RewardSettings(Section):
     """ZeRO-3 does not shard parameters with fewer elements than this (DeepSpeed's setting of the same name)."""
 
     shuffle_rows: int = field(default=8192, metadata=at_least(1))
-    """Rows that are read and shuffled together, in whole files; the other files are streamed."""
+    """Rows that are read and shuffled together, in whole row groups. Memory holds two times as many, decoded."""
+
+    readers: int = field(default=1, metadata=at_least(1))
+    """Processes that read and decode images for all workers. They reserve no CPU."""
+
+    evaluate_every: int = field(default=0, metadata=at_least(0))
+    """Optimizer steps between measurements on held-out pairs during the fit. 0: at the end of each epoch."""
+
+    evaluate_pairs: int = field(default=256, metadata=at_least(0))
+    """Pairs of the split test, at random, for these measurements. 0: none."""
+
+    keep: Literal["last", "best"] = "last"
+    """Weights that the fit ends with: the last ones, or those with the best accuracy on held-out pairs."""
+
+    patience: int = field(default=0, metadata=at_least(0))
+    """Stop after this many measurements without a better accuracy on held-out pairs. 0: never."""
 
     log_every: int = field(default=10, metadata=at_least(1))
     """Optimizer steps between reports."""
@@ -168,6 +183,11 @@ class RewardSettings(Section):
         if self.batch_size < self.workers:
             raise SettingsError(
                 f"reward.batch_size must be at least reward.workers, got {self.batch_size} < {self.workers}: raise it"
+            )
+        if not self.evaluate_pairs and (self.keep == "best" or self.patience):
+            raise SettingsError(
+                "reward.keep=best and reward.patience need measurements on held-out pairs, got "
+                "reward.evaluate_pairs=0: set it to 256 or more"
             )
         if not 0 <= self.min_workers <= self.workers:
             raise SettingsError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file
@@ -23,6 +23,7 @@ from actors.spatialscore.config import (
 )
 from actors.spatialscore.model import DTYPES, SpatialScore
 from actors.spatialscore.prompt import add_reward_token
+from actors.spatialscore.vision_attention import use_equal_windows
 
 
 def build(config: SpatialScoreConfig, *, gradient_checkpointing: bool = False) -> SpatialScore:
@@ -92,9 +93,11 @@ def _load_backbone(config: SpatialScoreConfig) -> tuple[Qwen2_5_VLModel, Qwen2VL
     model_class = Qwen2_5_VLModel if config.merged else Qwen2_5_VLForConditionalGeneration
     loaded = model_class.from_pretrained(config.model, dtype=DTYPES[config.dtype], attn_implementation=config.attention)
     # `min_pixels` and `max_pixels`, because those of the published preprocessor_config.json would override `size`.
-    bounds = {"min_pixels": config.pixels, "max_pixels": config.pixels}
+    bounds: dict[str, Any] = {"min_pixels": config.pixels, "max_pixels": config.pixels}
     image_processor = Qwen2VLImageProcessorPil.from_pretrained(config.model, **bounds)
-    return loaded if isinstance(loaded, Qwen2_5_VLModel) else loaded.model, image_processor
+    backbone = loaded if isinstance(loaded, Qwen2_5_VLModel) else loaded.model
+    use_equal_windows(backbone.visual)
+    return backbone, image_processor
 
 
 def _require_complete_adapter(model: PeftModel, path: Path) -> None:

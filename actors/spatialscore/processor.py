@@ -5,7 +5,7 @@ Axes: B images, R rows (an image under a prompt), L tokens, N patches of all ima
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from actors.images import rgb_pixels
 from actors.reward_input import InputError
 from actors.spatialscore.config import USEFUL_FACTOR
 from actors.spatialscore.prompt import PromptTemplate
+from actors.spatialscore.resize import ImageBounds
 
 Images = np.ndarray | Sequence[np.ndarray]
 """uint8 [B, H, W, 3], or B arrays uint8 [H, W, 3] of any sizes."""
@@ -41,14 +42,21 @@ class ScoreBatch:
     image_index: Tensor  # [R] the image of each row
 
     def to(self, device: torch.device | str) -> ScoreBatch:
-        """The same batch on another device."""
+        """The same batch on another device. A copy from pinned memory does not wait."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> ScoreBatch:
+        """The same batch in page-locked memory, from which a GPU copies while it computes."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> ScoreBatch:
         return ScoreBatch(
-            input_ids=self.input_ids.to(device),
-            attention_mask=None if self.attention_mask is None else self.attention_mask.to(device),
-            position_ids=self.position_ids.to(device),
-            pixel_values=self.pixel_values.to(device),
-            image_grid_thw=self.image_grid_thw.to(device),
-            image_index=self.image_index.to(device),
+            input_ids=change(self.input_ids),
+            attention_mask=None if self.attention_mask is None else change(self.attention_mask),
+            position_ids=change(self.position_ids),
+            pixel_values=change(self.pixel_values),
+            image_grid_thw=change(self.image_grid_thw),
+            image_index=change(self.image_index),
         )
 
 
@@ -89,20 +97,28 @@ class ScoreProcessor:
         prompts: Sequence[str],
         image_index: Sequence[int] | None = None,
         padding_side: Side = "right",
+        *,
+        fitted: bool = False,
     ) -> ScoreBatch:
         """Builds the batch.
 
         `prompts`: R texts. `image_index` [R]: the image of each row; None means image r for row r. An image under
-        several prompts is encoded once. Raises ValueError for pixels that are not uint8 [H, W, 3], or if the numbers of
-        images and prompts do not match.
+        several prompts is encoded once. `fitted`: the images have been resized by `bounds` already. Raises ValueError
+        for pixels that are not uint8 [H, W, 3], or if the numbers of images and prompts do not match.
         """
         index = list(range(len(prompts))) if image_index is None else list(image_index)
         if len(index) != len(prompts) or (image_index is None and len(images) != len(prompts)):
             raise ValueError(f"every prompt needs its image, got {len(images)} images and {len(prompts)} prompts")
-        pixel_values, grid = self.patches(images)
+        pixel_values, grid = self.patches(images, fitted=fitted)
         rows = [self._row(prompt, grid[i]) for prompt, i in zip(prompts, index, strict=True)]
         ids, mask, positions = self._pad(rows, padding_side)
         return ScoreBatch(ids, mask, positions, pixel_values, grid, torch.tensor(index))
+
+    @property
+    def bounds(self) -> ImageBounds:
+        """How images are resized."""
+        processor = self.image_processor
+        return ImageBounds(int(processor.size["longest_edge"]), processor.patch_size * processor.merge_size)
 
     @property
     def useful_pixels(self) -> int:
@@ -112,28 +128,32 @@ class ScoreProcessor:
     @property
     def image_tokens(self) -> int:
         """Tokens of a square image in the language model."""
-        processor, size = self.image_processor, self.image_processor.size
-        factor = processor.patch_size * processor.merge_size
-        side, _ = smart_resize(1024, 1024, factor, size["shortest_edge"], size["longest_edge"])
-        return (side // factor) ** 2
+        bounds = self.bounds
+        side, _ = bounds.target(1024, 1024)
+        return (side // bounds.factor) ** 2
 
-    def patches(self, images: Images) -> tuple[Tensor, Tensor]:
-        """Patches [N, F] float32 and their grids [B, 3], equal to those of the library's processor."""
+    def patches(self, images: Images, *, fitted: bool = False) -> tuple[Tensor, Tensor]:
+        """Patches [N, F] float32 and their grids [B, 3], equal to those of the library's processor.
+
+        `fitted`: the images have been resized already.
+        """
         for image in images:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise ValueError(f"an image must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
         if len(images) == 0:
             raise ValueError("a batch must hold at least one image, got none")
         height, width = images[0].shape[:2]
-        if all(image.shape[:2] == (height, width) for image in images) and not self._resizes(height, width):
+        equal = all(image.shape[:2] == (height, width) for image in images)
+        if equal and (fitted or not self._resizes(height, width)):
             return equal_patches(self.image_processor, np.asarray(images))
+        if fitted:
+            parts = [equal_patches(self.image_processor, image[None]) for image in images]
+            return torch.cat([values for values, _ in parts]), torch.cat([grid for _, grid in parts])
         output = self.image_processor(list(images), return_tensors="pt", input_data_format="channels_last")
         return output["pixel_values"], output["image_grid_thw"]
 
     def _resizes(self, height: int, width: int) -> bool:
-        processor, size = self.image_processor, self.image_processor.size
-        factor = processor.patch_size * processor.merge_size
-        return (height, width) != smart_resize(height, width, factor, size["shortest_edge"], size["longest_edge"])
+        return (height, width) != self.bounds.target(height, width)
 
     def _row(self, prompt: str, grid: Tensor) -> _Row:
         """Token ids and M-RoPE positions of one row, as `Qwen2_5_VLModel.get_rope_index` defines them."""

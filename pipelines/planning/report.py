@@ -48,8 +48,10 @@ def _lines(plan: Plan) -> Iterator[str]:
         (
             f"SpatialScore (stage 2 on {workers} GPUs)",
             "score a group",
+            "tokens/image",
             "s/step",
-            f"h for {PAIRS:,} pairs",
+            "MFU",
+            f"days for {PAIRS:,} pairs",
             "GiB",
             "parts",
         ),
@@ -84,7 +86,8 @@ def _reward_row(reward: RewardPlan) -> Sequence[str]:
     fits = "" if reward.gib <= reward.usable_gib else f"; lacks {reward.gib - reward.usable_gib:.1f} GiB"
     name = f"{reward.model} (as set)" if reward.is_set else reward.model
     return (
-        name, f"{reward.score_group_seconds:.2f} s", f"{reward.step_seconds:.2f}", f"{reward.hours:.1f}",
+        name, f"{reward.score_group_seconds:.2f} s", str(reward.image_tokens),
+        f"{reward.step_seconds:.2f}", f"{reward.mfu:.0%}", f"{reward.hours / 24:.2f}",
         f"{reward.gib:.1f}", parts + fits,
     )  # fmt: skip
 

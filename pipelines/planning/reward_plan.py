@@ -26,7 +26,11 @@ class RewardPlan:
     score_group_seconds: float
     """A group of stage 3 on one GPU."""
     step_seconds: float
-    """An optimizer step. Reading and decoding images is not counted."""
+    """An optimizer step. Reading and decoding images is not counted: it happens meanwhile."""
+    image_tokens: int
+    """Of an image, in the language model."""
+    mfu: float
+    """Useful operations of a step as a share of the data sheet's peak; recomputed activations are not useful."""
     hours: float
     """All epochs over PAIRS pairs."""
     memory: tuple[MemoryPart, ...]
@@ -63,6 +67,8 @@ def _reward_plan(settings: Settings, gpu: GpuType, chosen: str) -> RewardPlan:
         workers=reward.workers,
         score_group_seconds=work.scoring.seconds(gpu, batch) * group / batch,
         step_seconds=step,
+        image_tokens=work.image_tokens,
+        mfu=work.useful.flops(rows).total / step / gpu.bf16_tflops / 1e12,
         hours=steps * step / 3600,
         memory=(
             MemoryPart("backbone", base / GIB),

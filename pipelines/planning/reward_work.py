@@ -18,6 +18,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 
 from actors.policy.base import DTYPES
 from actors.spatialscore.config import SpatialScoreConfig
+from actors.spatialscore.vision_attention import use_equal_windows
 from conf.reward import SpatialScoreSettings
 from pipelines.planning.architectures import ScoreArchitecture
 from pipelines.planning.ops import meta_device, trace
@@ -39,6 +40,9 @@ class ScoreWork:
     """The same, and the backward pass of the language model; with checkpointing if the settings say so."""
     parameters: float
     """Of the frozen backbone, without its output layer."""
+    useful: Program
+    """`training` without what is recomputed: what the MFU counts."""
+    image_tokens: int
     lora_parameters: float
     kept_bytes: float
     """Activations for the backward pass, a row."""
@@ -61,7 +65,7 @@ def count_score(architecture: ScoreArchitecture, settings: SpatialScoreSettings)
     text, dtype = dict(architecture.text), DTYPES[settings.dtype]
     depth = int(text["num_hidden_layers"])
     models = [_language(text, layers, settings, dtype) for layers in (1, 2)]
-    tokens = _image_tokens(settings, architecture.vision) + TEXT_TOKENS
+    tokens = image_tokens(settings, architecture.vision) + TEXT_TOKENS
 
     def forward(model: _Language) -> torch.Tensor:
         hidden = torch.empty(ROWS, tokens, text["hidden_size"], dtype=dtype, device="meta")
@@ -73,6 +77,7 @@ def count_score(architecture: ScoreArchitecture, settings: SpatialScoreSettings)
     score = [Work.of(each, ROWS, forward=True) for each in trained]
     train = [Work.of(each, ROWS) for each in trained]
     vision, vision_parameters, vision_peak = _vision(architecture.vision, settings, dtype)
+    useful = vision + of_depth(train[0], train[1:], [depth])
     again = blocks(score[0], score[1], depth) if settings.gradient_checkpointing else NOTHING
     layer = trained[1].kept - trained[0].kept
     kept = trained[0].kept - layer
@@ -84,7 +89,9 @@ def count_score(architecture: ScoreArchitecture, settings: SpatialScoreSettings)
     frozen = [sum(p.numel() for p in model.parameters()) - lora for model, lora in zip(models, trainable, strict=True)]
     return ScoreWork(
         scoring=vision + of_depth(score[0], score[1:], [depth]),
-        training=vision + of_depth(train[0], train[1:], [depth]) + again,
+        training=useful + again,
+        useful=useful,
+        image_tokens=image_tokens(settings, architecture.vision),
         parameters=frozen[0] + (depth - 1) * (frozen[1] - frozen[0]) + vision_parameters,
         lora_parameters=trainable[0] + (depth - 1) * (trainable[1] - trainable[0]),
         kept_bytes=kept / ROWS,
@@ -107,13 +114,11 @@ def _language(text: Mapping[str, Any], layers: int, settings: SpatialScoreSettin
     targets = SpatialScoreConfig("", 0).lora_targets
     lora = LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules=rf".*{targets}")
     inject_adapter_in_model(lora, model)
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:
-            parameter.data = parameter.data.float()
     return model
 
 
-def _image_tokens(settings: SpatialScoreSettings, vision: Mapping[str, Any]) -> int:
+def image_tokens(settings: SpatialScoreSettings, vision: Mapping[str, Any]) -> int:
+    """Tokens of an image in the language model."""
     return round(settings.pixels / (vision["patch_size"] * vision["spatial_merge_size"]) ** 2)
 
 
@@ -125,7 +130,8 @@ def _vision(
     config: Any = Qwen2_5_VLVisionConfig(**fields)
     with meta_device(dtype):
         tower = Qwen2_5_VisionTransformerPretrainedModel(config).requires_grad_(False)
-    patches = _image_tokens(settings, vision) * config.spatial_merge_size**2
+    use_equal_windows(tower)
+    patches = image_tokens(settings, vision) * config.spatial_merge_size**2
     window = (config.window_size // config.patch_size) ** 2
     whole = torch.tensor([0, patches])
     windows = torch.tensor([*range(0, patches, window), patches])

@@ -6,19 +6,18 @@ Axes: N pairs, R rows (an image under a prompt), C comparisons (two rows).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
-import pyarrow.dataset
 
-from actors.files import file_system
 from actors.images import ImageError, decode_image
 from actors.reward_input import check_prompt
 from conf import UserError
 from pipelines.preferences.row_values import PairKind
 from pipelines.reward.locations import HELD_OUT, PairSource, open_pairs
+from pipelines.reward.row_groups import RowPlace, find_rows, read_rows_at
 from pipelines.reward.unreadable import UnreadableRow, describe, refusal, too_many
 
 COLUMNS = (
@@ -33,7 +32,15 @@ COLUMNS = (
     "relations",
     "perturbations",
 )
-"""The columns of a preference row that stage 2 reads."""
+"""The columns that a preference row must have for stage 2."""
+ROW_COLUMNS = (*COLUMNS, "split", "generator")
+"""The columns that stage 2 reads. A dataset from elsewhere may name no generator."""
+
+Check = Callable[[str], object]
+"""Raises ValueError for a prompt that the reward model cannot read."""
+Decode = Callable[[bytes], np.ndarray]
+"""Makes uint8 [H, W, 3] of an image file. Raises ImageError."""
+_NO_IMAGE = np.empty((0, 0, 3), np.uint8)
 
 _SIDES = {"left": "right", "leftmost": "rightmost", "leftward": "rightward", "leftwards": "rightwards"}
 _MIRRORED = {**_SIDES, **{right: left for left, right in _SIDES.items()}}
@@ -54,6 +61,12 @@ class Pair:
     changed: tuple[str, ...] = ()  # words of the changed relations, e.g. ("left of",)
     group_id: str = ""  # pairs of one group have the same or nearly the same prompt
     split: str = ""  # "" if it was not read
+    generator: str = ""  # that made both images
+
+    @property
+    def without_images(self) -> Pair:
+        """What describes the pair: for results about many pairs, whose images would fill the memory."""
+        return replace(self, image_w=_NO_IMAGE, image_l=_NO_IMAGE)
 
 
 @dataclass(frozen=True)
@@ -62,6 +75,12 @@ class DecodedRows:
 
     pairs: list[Pair]
     unreadable: list[UnreadableRow]
+
+    @classmethod
+    def of(cls, rows: Sequence[Pair | UnreadableRow]) -> DecodedRows:
+        """Sorts rows into those that could be decoded and those that could not."""
+        pairs = [row for row in rows if isinstance(row, Pair)]
+        return cls(pairs, [row for row in rows if isinstance(row, UnreadableRow)])
 
     @property
     def left_out(self) -> str:
@@ -81,6 +100,11 @@ class Comparisons:
     losers: tuple[int, ...]  # [C] row numbers
     pairs: tuple[int, ...]  # [C] the pair of each comparison
 
+    @property
+    def without_images(self) -> Comparisons:
+        """The same comparisons, for what comes after the scores."""
+        return replace(self, images=())
+
 
 def require_pairs(source: PairSource) -> None:
     """Raises UserError, with a fix, if there are no pairs that may be used. See `PairSource.require_verified`."""
@@ -97,41 +121,47 @@ def require_held_out_pairs(source: PairSource) -> None:
 def read_pairs(source: PairSource, splits: Sequence[str], limit: int | None = None) -> DecodedRows:
     """The pairs of some splits, decoded and sorted by id, folder by folder. `limit`: read no more than the first rows.
 
-    Raises UserError if `too_many` rows cannot be read.
+    All of them are in memory: without a limit use `find_rows` and `read_place`. Raises UserError if `too_many` rows
+    cannot be read.
     """
-    rows: list[dict[str, object]] = []
-    for folder in source.folders:
-        system, path = file_system(folder)
-        dataset = pyarrow.dataset.dataset(path, filesystem=system)
-        table = dataset.to_table(columns=[*COLUMNS, "split"], filter=source.rows(splits)).sort_by("pair_id")
-        rows += table.slice(0, None if limit is None else limit - len(rows)).to_pylist()
-    decoded = read_rows(rows, check_prompt)
-    if too_many(len(decoded.unreadable), len(decoded.pairs) + len(decoded.unreadable)):
+    order = {folder: number for number, folder in enumerate(source.folders)}
+    numbered = [(order[place.folder], row) for place in find_rows(source, splits, limit) for row in read_place(place)]
+    rows = [row for _, row in sorted(numbered, key=lambda entry: (entry[0], entry[1].pair_id))]
+    decoded = DecodedRows.of(rows)
+    if too_many(len(decoded.unreadable), len(rows)):
         raise refusal(decoded.left_out, source.name)
     return decoded
 
 
-def read_rows(
-    rows: Sequence[Mapping[str, object]], check: Callable[[str], object], shrink_to: int | None = None
-) -> DecodedRows:
-    """Decodes preference rows. A row that cannot be decoded is listed and left out, and nothing replaces it.
+def read_place(
+    place: RowPlace, check: Check = check_prompt, decode: Decode = decode_image
+) -> Iterator[Pair | UnreadableRow]:
+    """The rows of a place, decoded one by one, in the order of the file."""
+    for row in read_rows_at(place, ROW_COLUMNS):
+        yield decode_row(row, check, decode)
 
-    `check` is called with every prompt, and raises ValueError for one that the reward model cannot read. `shrink_to`:
-    see `decode_image`.
-    """
-    pairs: list[Pair] = []
-    unreadable: list[UnreadableRow] = []
-    for row in rows:
-        try:
-            pair = _decode_row(row, shrink_to)
-            for prompt in (pair.prompt, pair.perturbed_prompt):
-                if prompt is not None:
-                    check(prompt)
-        except (ValueError, TypeError, KeyError) as error:
-            unreadable.append(UnreadableRow(str(row["pair_id"]), str(error)))
-        else:
-            pairs.append(pair)
-    return DecodedRows(pairs, unreadable)
+
+def read_rows(rows: Sequence[Mapping[str, object]], check: Check, decode: Decode = decode_image) -> DecodedRows:
+    """Decodes preference rows. A row that cannot be decoded is listed and left out, and nothing replaces it."""
+    return DecodedRows.of([decode_row(row, check, decode) for row in rows])
+
+
+def decode_row(
+    row: Mapping[str, object], check: Check = check_prompt, decode: Decode = decode_image
+) -> Pair | UnreadableRow:
+    """A preference row as a pair, or why it is none."""
+    try:
+        return checked(_decode_row(row, decode), check)
+    except (ValueError, TypeError, KeyError) as error:
+        return UnreadableRow(str(row["pair_id"]), str(error))
+
+
+def checked(pair: Pair, check: Check) -> Pair:
+    """The same pair. Raises ValueError if `check` refuses one of its prompts."""
+    for prompt in (pair.prompt, pair.perturbed_prompt):
+        if prompt is not None:
+            check(prompt)
+    return pair
 
 
 def mirror_text(text: str) -> str:
@@ -184,7 +214,7 @@ def compare(pairs: Sequence[Pair], both_prompts: bool) -> Comparisons:
     return Comparisons(tuple(images), tuple(prompts), tuple(image_index), tuple(winners), losers, tuple(pair_of))
 
 
-def _decode_row(row: Mapping[str, object], shrink_to: int | None) -> Pair:
+def _decode_row(row: Mapping[str, object], decode: Decode) -> Pair:
     """Raises ValueError, TypeError or KeyError for a row that is no pair."""
     prompt, perturbed = row["prompt"], row["perturbed_prompt"]
     if not isinstance(prompt, str):
@@ -193,23 +223,24 @@ def _decode_row(row: Mapping[str, object], shrink_to: int | None) -> Pair:
         pair_id=str(row["pair_id"]),
         prompt=prompt,
         perturbed_prompt=str(perturbed) if perturbed else None,
-        image_w=_decode_side(row, "image_w", shrink_to),
-        image_l=_decode_side(row, "image_l", shrink_to),
+        image_w=_decode_side(row, "image_w", decode),
+        image_l=_decode_side(row, "image_l", decode),
         kind=cast(PairKind, row["kind"]),
         n_perturb=int(str(row["n_perturb"])),
         changed=_changed_relations(row),
         group_id=str(row["group_id"]),
         split=str(row.get("split", "")),
+        generator=str(row.get("generator") or ""),
     )
 
 
-def _decode_side(row: Mapping[str, object], column: str, shrink_to: int | None) -> np.ndarray:
+def _decode_side(row: Mapping[str, object], column: str, decode: Decode) -> np.ndarray:
     image = row[column]
     data = image["bytes"] if isinstance(image, Mapping) else None
     if not isinstance(data, bytes):
         raise TypeError(f"{column} has no image")
     try:
-        return decode_image(data, shrink_to=shrink_to)
+        return decode(data)
     except ImageError as error:
         raise ImageError(f"{column}: {error}") from error
 

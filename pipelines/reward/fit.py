@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from actors.optim.torch_engine import ModelEngine, OptimizerSettings, TorchModel
-from actors.spatialscore import SpatialScore, pair_loss
+from actors.spatialscore import ScoreBatch, SpatialScore, pair_loss
 from actors.spatialscore.flops import FlopsCounter
 from conf.reward import RewardSettings
 from pipelines.reward.data import Comparisons, Pair, compare, mirrored
@@ -19,10 +19,19 @@ from pipelines.reward.sampler import RankInfo
 from pipelines.reward.train_metrics import TrainMetrics
 
 BETAS = (0.9, 0.98)
-_BLANK = np.zeros((28, 28, 3), np.uint8)
-_NO_PAIR = Pair("", "blank", None, _BLANK, _BLANK, "generated", 0)
-"""Takes part in a step in which a rank has no pair, because every rank must. Its loss has weight 0."""
 ONE_RANK = RankInfo(0, 1)
+
+
+@dataclass(frozen=True)
+class PreparedStep:
+    """The input of one optimizer step on this worker, on the CPU."""
+
+    step: int
+    pairs: int  # 0: a step without a pair, whose loss has weight 0
+    shown: Sequence[Pair]  # without images
+    comparisons: Comparisons  # without images
+    batch: ScoreBatch
+    noise: torch.Tensor | None  # [draws, C], for the loss `sampled`
 
 
 @dataclass(frozen=True)
@@ -56,35 +65,67 @@ class RewardFitter:
         self.settings = settings
         self.device = device
         self.rank = rank
+        blank = np.zeros((*self.processor.bounds.target(64, 64), 3), np.uint8)
+        self._no_pair = Pair("", "blank", None, blank, blank, "generated", 0)
+        """Takes part in a step in which a rank has no pair, because every rank must. Its loss has weight 0."""
         self._flops = FlopsCounter.of(model)
         self._names = list(model.trainable())
         self.engine = _make_engine(model.to(device).train(), settings)
 
+    def prepare(self, pairs: Sequence[Pair], step: int, *, fitted: bool = False) -> PreparedStep:
+        """Makes the input of optimizer step `step` from this rank's pairs. `fitted`: see `ScoreProcessor`.
+
+        Runs on the CPU, so that a thread can prepare the next step. There may be no pairs, if none of this rank's rows
+        could be read: then the gradient is zero.
+        """
+        count, pairs = len(pairs), self._mirror_half(pairs or [self._no_pair], step)
+        comparisons = compare(pairs, self.settings.both_prompts)
+        batch = self.processor(comparisons.images, comparisons.prompts, comparisons.image_index, fitted=fitted)
+        if self.device.type == "cuda":
+            batch = batch.pinned()
+        noise = self._noise(pairs, comparisons, step) if self.settings.loss == "sampled" else None
+        shown = [pair.without_images for pair in pairs]
+        return PreparedStep(step, count, shown, comparisons.without_images, batch, noise)
+
     def optimizer_step(
         self, pairs: Sequence[Pair], step: int, steps: int, metrics: TrainMetrics | None = None
     ) -> FitStep:
-        """Does optimizer step `step` of `steps` on this rank's pairs, and adds it to `metrics`.
+        """Does optimizer step `step` of `steps` on this rank's pairs, and adds it to `metrics`."""
+        return self.learn(self.prepare(pairs, step), steps, metrics)
 
-        There may be no pairs, if none of this rank's rows could be read: then its gradient is zero.
-        """
-        count, pairs = len(pairs), self._mirror_half(pairs or [_NO_PAIR], step)
-        comparisons = compare(pairs, self.settings.both_prompts)
-        batch = self.processor(comparisons.images, comparisons.prompts, comparisons.image_index).to(self.device)
+    def learn(self, prepared: PreparedStep, steps: int, metrics: TrainMetrics | None = None) -> FitStep:
+        """Does an optimizer step of `steps`, and adds it to `metrics`."""
+        comparisons, batch = prepared.comparisons, prepared.batch.to(self.device)
         mu, sigma = self.engine(batch)
         w, l = list(comparisons.winners), list(comparisons.losers)  # noqa: E741
-        noise = self._noise(pairs, comparisons, step) if self.settings.loss == "sampled" else None
+        noise = None if prepared.noise is None else prepared.noise.to(self.device)
         losses = pair_loss(self.settings.loss, mu[w], sigma[w], mu[l], sigma[l], noise=noise)
         # The engine averages over ranks. Divided by the pairs of the whole batch, that is the batch's loss per pair.
-        weight = self.rank.ranks / self.settings.batch_size if count else 0.0
+        weight = self.rank.ranks / self.settings.batch_size if prepared.pairs else 0.0
         self.engine.backward(losses.sum() * weight)
-        lr = learning_rate(self.settings, step, steps)
+        lr = learning_rate(self.settings, prepared.step, steps)
         result = self.engine.step(lr)
         margins = (mu[w] - mu[l]).detach()
-        if metrics is not None and count:
-            metrics.add([pairs[i] for i in comparisons.pairs], margins, losses.detach(), sigma.detach())
-            metrics.pairs += count
+        if metrics is not None and prepared.pairs:
+            pairs = [prepared.shown[i] for i in comparisons.pairs]
+            metrics.add(pairs, margins, losses.detach(), sigma.detach())
+            metrics.pairs += prepared.pairs
             metrics.flops += self._flops.training(batch)
         return FitStep(losses.mean().item(), (margins > 0).float().mean().item(), result.grad_norm, lr)
+
+    @torch.no_grad()
+    def margins(self, pairs: Sequence[Pair]) -> np.ndarray:
+        """mu_w - mu_l of pairs whose images were resized by `bounds`  # [N].
+
+        Every rank must call it equally often: with ZeRO-3 the forward pass gathers the weights of all ranks.
+        """
+        comparisons = compare(pairs or [self._no_pair], both_prompts=False)
+        batch = self.processor(comparisons.images, comparisons.prompts, comparisons.image_index, fitted=True)
+        self.model.eval()
+        mu, _ = self.engine(batch.to(self.device))
+        self.model.train()
+        w, l = list(comparisons.winners), list(comparisons.losers)  # noqa: E741
+        return (mu[w] - mu[l]).float().cpu().numpy()[: len(pairs)]
 
     def _mirror_half(self, pairs: Sequence[Pair], step: int) -> Sequence[Pair]:
         """Mirrors a random half, if the settings ask for it. The choice depends on pair and step only, not on ranks."""
@@ -99,7 +140,7 @@ class RewardFitter:
             generator = torch.Generator().manual_seed(_random_bits(self.settings.seed, step, pair.pair_id, "noise"))
             shape = (self.settings.sigma_draws, comparisons.pairs.count(number))
             columns.append(torch.randn(shape, generator=generator))
-        return torch.cat(columns, dim=1).to(self.device)
+        return torch.cat(columns, dim=1)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The trained parameters by name. Every rank must call it."""

@@ -17,6 +17,7 @@ from actors.files import write_file
 from actors.json_lines import append_row, read_log
 from actors.spatialscore.flops import measured_peak
 from actors.spatialscore.model import DTYPES
+from actors.spatialscore.processor import ScoreProcessor
 from pipelines.common.paths import RunPaths
 from pipelines.common.progress_line import PERIOD_S, clock
 from pipelines.reward.job import WorkerJob
@@ -38,9 +39,11 @@ class FitLog:
         self._board = SummaryWriter(str(paths.reward_tensorboard), purge_step=done + 1)
         self._peak = job.settings.peak_tflops * 1e12 or measured_peak(device, DTYPES[job.config.dtype])
         self._start = self._last = self._said = time.monotonic()
-        self._first = done
-        _truncate_after(self._metrics_file, done)
-        self._unreadable = _truncate_after(self._unreadable_file, done)
+        self._first, self._batch = done, job.settings.batch_size
+        before = _truncate_after(self._metrics_file, done)
+        self._seconds = float(before[-1].get("seconds", 0.0)) if before else 0.0  # of the fit before it was resumed
+        self._unreadable = len(_truncate_after(self._unreadable_file, done))
+        self._excluded = 0.0
         self.latest: dict[str, float] = {}
 
     def add(self, done: int, metrics: TrainMetrics, step: Mapping[str, float]) -> None:
@@ -49,11 +52,15 @@ class FitLog:
         `step`: values of the last optimizer step by name.
         """
         now = time.monotonic()
-        seconds, self._last = now - self._last, now
+        seconds, self._last = now - self._last - self._excluded, now
+        self._seconds += seconds + self._excluded
         speed = {
+            "pairs_seen": done * self._batch,
+            "seconds": self._seconds,
             "pairs_per_second": metrics.pairs / seconds,
             "mfu": metrics.flops / (seconds * self._peak * self._workers),
         }
+        self._excluded = 0.0
         self._unreadable += len(metrics.unreadable)
         self.latest = {**metrics.means(), **step, **speed, "unreadable": self._unreadable}
         for name, value in self.latest.items():
@@ -65,6 +72,15 @@ class FitLog:
         for row in metrics.unreadable:
             append_row(self._unreadable_file, {"step": done, **vars(row)})
         self._say(self._line(done))
+
+    def say_sizes(self, processor: ScoreProcessor) -> None:
+        """Says what an image costs."""
+        pixels, tokens = processor.bounds.pixels, processor.image_tokens
+        self._say(f"reward: every image is resized to about {pixels} pixels, {tokens} image tokens if it is square")
+
+    def exclude(self, seconds: float) -> None:
+        """Leaves seconds that were not spent on training out of the next report's speed."""
+        self._excluded += seconds
 
     def step(self, done: int) -> None:
         """Says how far the fit is, if nothing was said for a while: `reward.log_every` steps may take minutes."""
@@ -85,16 +101,18 @@ class FitLog:
             f"reward step {done}/{self._steps}  loss {loss:.3f}  accuracy {accuracy:.3f}  "
             f"{rate:.0f} pairs/s  {self._left(done)}"
         )
+        if "held_out_accuracy" in self.latest:
+            text += f"  held-out {self.latest['held_out_accuracy']:.3f} of {self.latest['held_out_pairs']:.0f} pairs"
         return f"{text}  {self._unreadable} unreadable pairs" if self._unreadable else text
 
 
-def _truncate_after(path: Path, done: int) -> int:
-    """Drops the rows of steps after `done`, which are about to be repeated. Returns the number of rows left."""
+def _truncate_after(path: Path, done: int) -> list[dict[str, Any]]:
+    """Drops the rows of steps after `done`, which are about to be repeated. Returns the rows left."""
     if not path.exists():
-        return 0
+        return []
     kept = [row for row in read_log(path, _with_step) if row["step"] <= done]
     write_file(str(path), "".join(json.dumps(row) + "\n" for row in kept).encode())
-    return len(kept)
+    return kept
 
 
 def _with_step(row: dict[str, Any]) -> dict[str, Any]:

@@ -2,32 +2,22 @@
 
 An epoch is one sequence of the training pairs. The files' row groups are shuffled with (seed, epoch) and cut into
 windows of about `window_rows` rows, and the rows of a window are permuted. Step n takes the next B rows of the epoch,
-and rank r of W takes the rows [r B / W, (r + 1) B / W) of them, so any number of workers learns the same batches. Ray
-tasks read the windows ahead, in order. Every rank reads the files of each window and keeps its own rows, which costs
-far less than the training on them.
+and rank r of W takes the rows [r B / W, (r + 1) B / W) of them, so any number of workers learns the same batches.
+`readers.py` reads them. Imports no Ray.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset
-import pyarrow.parquet as pq
-import ray
 
-from actors.files import file_system
 from conf import SettingsError, UserError
-from pipelines.reward.data import COLUMNS
 from pipelines.reward.locations import HELD_OUT, PairSource, open_pairs
+from pipelines.reward.row_groups import open_parquet, parquet_files
 
 IDENTITY = ("split", "prompt", "perturbed_prompt", "image_w.sha256", "image_l.sha256")
 """Columns whose content identifies a training row."""
@@ -35,8 +25,6 @@ PUBLISHED_IDENTITY = (*IDENTITY[:3], "image_w_sha256", "image_l_sha256")
 """The same columns in a published version."""
 REVIEW = ("group_id", "review.status", "review.tier")
 """Columns that decide whether a row may be trained on."""
-READ_CPUS = 0.25  # Ray CPUs of a task that reads files: it waits for them most of the time
-READ_AHEAD = 2  # windows
 
 
 @dataclass(frozen=True)
@@ -71,6 +59,11 @@ class ShuffleWindow:
     groups: tuple[RowGroup, ...]
     start: int
     stop: int
+
+    @property
+    def firsts(self) -> np.ndarray:
+        """The window's number of the first row of each row group, and the number of its rows  # [groups + 1]."""
+        return np.cumsum([0, *(group.rows for group in self.groups)])
 
 
 @dataclass(frozen=True)
@@ -130,6 +123,12 @@ class PairSampler:
         mine = (share.start <= in_batch) & (in_batch < share.stop)
         return permutation[(step >= first_step) & complete & mine]
 
+    def rows_of_group(self, window: ShuffleWindow, group: int, rank: RankInfo, first_step: int) -> np.ndarray:
+        """The training rows of one row group that a rank takes, in the order of its steps  # numbered in the group."""
+        first, stop = window.firsts[group : group + 2]
+        rows = self.row_indices(window, rank, first_step)
+        return rows[(first <= rows) & (rows < stop)] - first
+
 
 def make_sampler(source: PairSource, batch_size: int, epochs: int, window_rows: int, seed: int) -> PairSampler:
     """The sampler of a fit on the training pairs of some parquet folders.
@@ -167,14 +166,13 @@ def _held_out_groups(source: PairSource) -> tuple[str, ...]:
 
 def _row_groups(folder: str, training: pc.Expression) -> list[RowGroup]:
     """All row groups with training rows; none if the folder does not exist."""
-    system, path = file_system(folder)
     try:
-        files: list[str] = sorted(pyarrow.dataset.dataset(path, filesystem=system).files)  # pyright: ignore[reportAttributeAccessIssue]
+        files = parquet_files(folder)
     except FileNotFoundError:
         return []
     groups: list[RowGroup] = []
     for file in files:
-        parquet = pq.ParquetFile(file, filesystem=system)
+        parquet = open_parquet(folder, file)
         identity = PUBLISHED_IDENTITY if "image_w_sha256" in parquet.schema_arrow.names else IDENTITY
         for index in range(parquet.num_row_groups):
             rows = parquet.read_row_group(index, columns=[*identity, *REVIEW]).filter(training)
@@ -182,50 +180,3 @@ def _row_groups(folder: str, training: pc.Expression) -> list[RowGroup]:
                 content = hashlib.sha256(json.dumps(rows.drop_columns(["group_id", "review"]).to_pydict()).encode())
                 groups.append(RowGroup(folder, file, index, rows.num_rows, content.hexdigest()))
     return groups
-
-
-def rows_of_steps(sampler: PairSampler, rank: RankInfo, first_step: int) -> Iterator[list[dict[str, Any]]]:
-    """A rank's rows of the optimizer steps from `first_step` to the end of the fit. Ray must be initialized.
-
-    Ray tasks read windows ahead. Ray Data's executor could do the same, but it schedules in a thread of the worker, and
-    takes about as much of the worker's core as the training of the small model.
-    """
-    epochs = range(first_step // sampler.steps_per_epoch, sampler.epochs)
-    windows = (
-        window
-        for epoch in epochs
-        for window in sampler.windows(epoch)
-        if len(sampler.row_indices(window, rank, first_step))
-    )
-    share = rank.share(sampler.batch_size)
-    size = share.stop - share.start
-
-    def read(window: ShuffleWindow) -> ray.ObjectRef[pa.Table]:
-        return _read_remotely.remote(sampler, window, rank, first_step)
-
-    ahead = deque(read(window) for window in islice(windows, READ_AHEAD))
-    rows: list[dict[str, Any]] = []
-    while ahead:
-        rows += ray.get(ahead.popleft()).to_pylist()
-        ahead.extend(read(window) for window in islice(windows, 1))
-        complete = len(rows) - len(rows) % size
-        yield from (rows[start : start + size] for start in range(0, complete, size))
-        rows = rows[complete:]
-
-
-def read_window(sampler: PairSampler, window: ShuffleWindow, rank: RankInfo, first_step: int) -> pa.Table:
-    """A rank's rows of a window, in the order of the optimizer steps."""
-    systems = {folder: file_system(folder)[0] for folder in {group.folder for group in window.groups}}
-    files = {
-        (folder, path): pq.ParquetFile(path, filesystem=systems[folder])
-        for folder, path in {(group.folder, group.path) for group in window.groups}
-    }
-    tables: list[pa.Table] = []
-    for group in window.groups:
-        file = files[group.folder, group.path]
-        table = file.read_row_group(group.index, columns=[*COLUMNS, "split", "review"]).filter(sampler.training)
-        tables.append(table.select(list(COLUMNS)))
-    return pa.concat_tables(tables).take(sampler.row_indices(window, rank, first_step))
-
-
-_read_remotely = ray.remote(num_cpus=READ_CPUS, max_retries=3)(read_window)

@@ -6,10 +6,11 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray.actor import ActorHandle
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -17,6 +18,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from actors.folders import require_replaceable, write_folder
 from actors.worker_setup import actor_options
 from conf.flux import EMBEDDED
+from conf.reward import RewardSettings
 from conf.settings import Settings
 from pipelines.common.fingerprints import digest_of
 from pipelines.common.models import check_model
@@ -28,10 +30,17 @@ from pipelines.preferences.dataset.verify import verify
 from pipelines.reward.data import require_pairs
 from pipelines.reward.job import WorkerJob
 from pipelines.reward.locations import pair_source
+from pipelines.reward.readers import start_readers
 from pipelines.reward.sampler import PairSampler, make_sampler
 from pipelines.reward.served_model import model_config
 from pipelines.reward.unreadable import refusal
 from pipelines.reward.worker import MODEL_FOLDER, REFUSAL, train_loop_per_worker
+
+MAY_CHANGE = (
+    *("workers", "min_workers", "threads_per_worker", "cpus_per_worker", "readers", "use_gpu", "peak_tflops"),
+    *("engine", "zero_stage", "param_persistence_threshold", "log_every", "checkpoint_every", "max_failures"),
+)
+"""Settings of `reward` with which a fit may be resumed: they change its weights by rounding only."""
 
 
 @dataclass(frozen=True)
@@ -104,17 +113,21 @@ def _fit(job: WorkerJob, paths: RunPaths, log: Callable[[str], None]) -> Result:
             progress.wait("fitting: since the last line")
 
         progress.phase(f"fitting SpatialScore, {job.sampler.steps} optimizer steps: starting the workers")
-        with relay_lines(show) as lines:
-            return _trainer(job, lines, paths.reward).fit()
+        readers = start_readers(job.sampler, job.settings.readers)
+        try:
+            with relay_lines(show) as lines:
+                return _trainer(job, lines, readers, paths.reward).fit()
+        finally:
+            ray.kill(readers)
 
 
-def _trainer(job: WorkerJob, lines: ActorHandle[Any], storage: Path) -> TorchTrainer:
+def _trainer(job: WorkerJob, lines: ActorHandle[Any], readers: ActorHandle[Any], storage: Path) -> TorchTrainer:
     settings = job.settings
     resources = {"CPU": settings.cpus_per_worker, **({"GPU": 1} if settings.use_gpu else {})}
     workers = (settings.min_workers, settings.workers) if settings.min_workers else settings.workers
     return TorchTrainer(
         train_loop_per_worker,
-        train_loop_config={"job": job, "lines": lines},
+        train_loop_config={"job": job, "lines": lines, "readers": readers},
         torch_config=TorchConfig(backend="nccl" if settings.use_gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=settings.use_gpu, resources_per_worker=resources),
         run_config=RunConfig(
@@ -128,8 +141,13 @@ def _trainer(job: WorkerJob, lines: ActorHandle[Any], storage: Path) -> TorchTra
 
 
 def _name(job: WorkerJob) -> str:
-    """The name of a fit, and of its folder. Ray Train resumes a run by its name."""
-    return f"train-{digest_of(asdict(job))[:10]}"
+    """The name of a fit, and of its folder. Ray Train resumes a run by its name.
+
+    It does not depend on what cannot change the weights, up to rounding, so a fit goes on with other workers.
+    """
+    default = RewardSettings()
+    neutral = {name: getattr(default, name) for name in MAY_CHANGE}
+    return f"train-{digest_of(asdict(replace(job, settings=replace(job.settings, **neutral))))[:10]}"
 
 
 def _save_model(checkpoint: Checkpoint, target: Path) -> None:

@@ -99,7 +99,7 @@ def _plan(excess: float) -> Plan:
     memory = GpuMemory(
         ("learn", "sample"), 2, (MemoryPart("transformer", 60.0), MemoryPart("LoRA", 1.0)), 61.0 - excess
     )
-    reward = RewardPlan("backbone", True, 1, 1.0, 2.0, 3.0, (MemoryPart("backbone", 5.0),), 61.0)
+    reward = RewardPlan("backbone", True, 1, 1.0, 2.0, 256, 0.4, 3.0, (MemoryPart("backbone", 5.0),), 61.0)
     slow = Option("as set: separate", 1, 1, 0, 2, 20.0, 0.5, 0.5, 0.0, 0.5, 1.0, 2.0, 96.0, (memory,), excess + 1, {})
     fast = replace(slow, name="colocated", iteration_seconds=9.0, excess_gib=excess, overrides={"flux.compile": True})
     return Plan("mine", GPU_TYPES["H100"], 2, "", 24, (PartWork("sampling", 1.5, 2.5, 3.0),), (slow, fast), (reward,))

@@ -10,12 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from actors.spatialscore.resize import ImageBounds
 from conf import SettingsError, UserError
 from pipelines.preferences.dataset.schema import SCHEMA
 from pipelines.reward.locations import PairSource
-from pipelines.reward.sampler import PairSampler, RankInfo, RowGroup, make_sampler, read_window, rows_of_steps
+from pipelines.reward.readers import WindowKey, read_group, rows_of_steps, start_readers
+from pipelines.reward.sampler import PairSampler, RankInfo, RowGroup, make_sampler
 from tests.support.pair_sources import ACCEPTED, PENDING, source_of
 
+BOUNDS = ImageBounds(4096, 16)
 GROUPS = tuple(RowGroup("", f"{i}.parquet", 0, 10 + i, "") for i in range(6))  # 75 rows
 
 
@@ -70,20 +73,21 @@ def test_a_window_shuffles_the_rows_of_several_files() -> None:
 
 
 @pytest.mark.ray
-def test_ray_tasks_read_the_rows_of_a_rank_in_that_order(ray_cluster: None, tmp_path: Path) -> None:
+def test_ray_actors_read_the_rows_of_a_rank_in_that_order(ray_cluster: None, tmp_path: Path) -> None:
     rows = [{"pair_id": f"{i:03d}", "split": "test" if i % 5 == 0 else "train", "review": ACCEPTED} for i in range(60)]
     for part in range(4):
         table = pa.Table.from_pylist(rows[part::4], schema=SCHEMA)
         pq.write_table(table, tmp_path / f"{part}.parquet", row_group_size=6)
     sampler = make_sampler(source_of(tmp_path), batch_size=8, epochs=2, window_rows=10, seed=1)
     assert (sampler.pairs, sampler.steps) == (48, 12)
-    by_rank = [list(rows_of_steps(sampler, RankInfo(rank, 2), 0)) for rank in (0, 1)]
-    ids = [[[row["pair_id"] for row in step] for step in steps] for steps in by_rank]
+    readers = start_readers(sampler, 1)
+    by_rank = [list(rows_of_steps(readers, sampler, RankInfo(rank, 2), 0, BOUNDS)) for rank in (0, 1)]
+    ids = [[[row.pair_id for row in step] for step in steps] for steps in by_rank]
     assert [len(steps) for steps in ids] == [12, 12]
     first_epoch = [i for steps in ids for step in steps[:6] for i in step]
     assert sorted(first_epoch) == [row["pair_id"] for row in rows if row["split"] == "train"]
-    resumed = [[row["pair_id"] for row in step] for step in rows_of_steps(sampler, RankInfo(1, 2), 7)]
-    assert resumed == ids[1][7:]
+    alone = list(rows_of_steps(readers, sampler, RankInfo(0, 1), 7, BOUNDS))  # resumed by another number of ranks
+    assert [[row.pair_id for row in step] for step in alone] == [a + b for a, b in zip(*ids, strict=True)][7:]
 
 
 def test_too_few_pairs_are_a_user_error(tmp_path: Path) -> None:
@@ -112,7 +116,9 @@ def test_only_verified_rows_of_the_wanted_tiers_are_trained_on_and_no_group_that
     def trained(source: PairSource) -> set[str]:
         sampler = make_sampler(source, batch_size=1, epochs=1, window_rows=100, seed=0)
         (window,) = sampler.windows(0)
-        return set(read_window(sampler, window, RankInfo(0, 1), 0)["pair_id"].to_pylist())
+        key = WindowKey(0, 0, 0, 1)
+        groups = [read_group(sampler, window, group, key, BOUNDS) for group in range(len(window.groups))]
+        return {row.pair_id for (rows,) in groups for row in rows}
 
     a, b = tmp_path / "a", tmp_path / "b"
     assert trained(source_of(a, b)) == {"strict", "ordered", "other"}

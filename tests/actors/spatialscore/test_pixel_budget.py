@@ -12,19 +12,8 @@ import pytest
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from actors.spatialscore import SpatialScore, SpatialScoreConfig, build, load
+from tests.support.full_width_vlm import PUBLISHED_PROCESSOR
 
-PUBLISHED = {
-    "min_pixels": 3136,
-    "max_pixels": 12845056,
-    "patch_size": 14,
-    "temporal_patch_size": 2,
-    "merge_size": 2,
-    "image_mean": [0.48145466, 0.4578275, 0.40821073],
-    "image_std": [0.26862954, 0.26130258, 0.27577711],
-    "image_processor_type": "Qwen2VLImageProcessor",
-    "processor_class": "Qwen2_5_VLProcessor",
-}
-"""preprocessor_config.json of Qwen2.5-VL-7B-Instruct at Hugging Face."""
 SIDES = (512, 1024, 2048)
 
 
@@ -33,7 +22,7 @@ def published(vlm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny Qwen2.5-VL with the published image processor."""
     path = tmp_path_factory.mktemp("published") / "vlm"
     shutil.copytree(vlm_dir, path)
-    (path / "preprocessor_config.json").write_text(json.dumps(PUBLISHED))
+    (path / "preprocessor_config.json").write_text(json.dumps(PUBLISHED_PROCESSOR))
     return path
 
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from actors.images import decode_image
+from actors.spatialscore.resize import ImageBounds
 from conf import Settings, UserError, load
 from pipelines.common.paths import RunPaths
 from pipelines.preferences.claims import Answer
@@ -28,9 +29,10 @@ from pipelines.preferences.review.pairs import ReviewPair
 from pipelines.preferences.review.serve import open_database, open_queue, open_store
 from pipelines.preferences.review.store import Store
 from pipelines.preferences.review.votes import ReviewStage, Vote
-from pipelines.reward.data import read_pairs, read_rows
+from pipelines.reward.data import DecodedRows, read_pairs
 from pipelines.reward.locations import pair_source
-from pipelines.reward.sampler import RankInfo, make_sampler, read_window
+from pipelines.reward.readers import WindowKey, read_group
+from pipelines.reward.sampler import make_sampler
 from tests.support.pair_sources import PENDING
 
 
@@ -177,7 +179,9 @@ def test_a_changed_version_is_refused_by_stage_2(run_dir: Path, decided: dict[st
     verify(str(folder), lines.append)
     sampler = make_sampler(pairs, batch_size=5, epochs=1, window_rows=10, seed=0)
     (window, *_) = sampler.windows(0)
-    decoded = read_rows(read_window(sampler, window, RankInfo(0, 1), 0).to_pylist(), check=str)
+    key, bounds = WindowKey(0, 0, 0, 1), ImageBounds(4096, 16)
+    groups = [read_group(sampler, window, group, key, bounds) for group in range(len(window.groups))]
+    decoded = DecodedRows.of([row for (rows,) in groups for row in rows])
     kept = _rows(folder)
     assert len(lines) == 3 and sampler.pairs + len(read_pairs(pairs, ("test",)).pairs) == len(kept) == 37
     assert len(decoded.pairs) >= 10 and not decoded.unreadable
