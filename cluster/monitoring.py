@@ -65,7 +65,7 @@ def dashboard_text(settings: Settings) -> str:
 
 
 def dashboard(settings: Settings) -> dict[str, Any]:
-    """The dashboard: one row for each question. Data source and runs are selected at the top."""
+    """The dashboard: one row for each question. Data source, clusters and runs are selected at the top."""
     panel_ids = count(1)
     panels = [
         panel
@@ -80,7 +80,13 @@ def dashboard(settings: Settings) -> dict[str, Any]:
         "editable": True,
         "refresh": "10s",
         "time": {"from": "now-1h", "to": "now"},
-        "templating": {"list": [_data_source_variable(), _run_variable()]},
+        "templating": {
+            "list": [
+                _data_source_variable(),
+                _variable("cluster", "Ray cluster", "label_values(ray_node_mem_total, SessionName)"),
+                _variable("run", "Run", "label_values(ray_spatialt2i_policy_iteration, run)"),
+            ]
+        },
         "panels": panels,
     }
 
@@ -89,13 +95,14 @@ def _data_source_variable() -> dict[str, Any]:
     return {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus", "refresh": 1}
 
 
-def _run_variable() -> dict[str, Any]:
+def _variable(name: str, label: str, query: str) -> dict[str, Any]:
+    """A choice of several values of a label, all of them at first."""
     return {
-        "name": "run",
-        "label": "Run",
+        "name": name,
+        "label": label,
         "type": "query",
         "datasource": {"type": "prometheus", "uid": "${datasource}"},
-        "query": {"query": "label_values(ray_spatialt2i_policy_iteration, run)", "refId": "runs"},
+        "query": {"query": query, "refId": name},
         "refresh": 2,
         "multi": True,
         "includeAll": True,

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pipelines.policy.metrics import EvaluationRow, IterationRow
 
-Unit = Literal["short", "s", "percentunit", "sci"]
+Unit = Literal["short", "s", "percentunit", "sci", "bytes"]
 """Grafana's names of units."""
 
 

@@ -1,7 +1,8 @@
-"""What the Grafana dashboard shows: five questions, one row each, and the queries that answer them."""
+"""What the Grafana dashboard shows: six questions, one row each, and the queries that answer them."""
 
 from __future__ import annotations
 
+from cluster.machine_panels import SELECTED_CLUSTERS, machines
 from cluster.panels import Panel, Query, Question, evaluation, policy
 from conf import Settings
 from pipelines.policy.image_statistics import MAX_DETAIL_LOSS
@@ -12,7 +13,7 @@ SELECTED_RUNS = 'run=~"$run"'
 
 def questions(settings: Settings) -> tuple[Question, ...]:
     """All rows, in the order of `spatialt2i status`, with the limits of the preset."""
-    return (_learning(), _on_policy(settings), _waiting(), _rewards(settings), _failures())
+    return (_learning(), _on_policy(settings), _waiting(), _rewards(settings), _failures(), machines())
 
 
 def _per_iteration(*metrics: str) -> tuple[Query, ...]:
@@ -155,7 +156,7 @@ def _waiting() -> Question:
             Panel(
                 "GPUs",
                 "Ray's count of used and free GPUs. Empty on a cluster without GPUs.",
-                (Query('sum(ray_resources{Name="GPU"}) by (State)', "{{State}}"),),
+                (Query(f'sum(ray_resources{{Name="GPU",{SELECTED_CLUSTERS}}}) by (State)', "{{State}}"),),
             ),
         ),
     )
@@ -169,7 +170,12 @@ def _rewards(settings: Settings) -> Question:
                 "Replicas",
                 "SpatialScore's replicas follow the load up to the line (serving.max_replicas), the detector's up to "
                 "detector.max_replicas. The other rewards have one.",
-                (Query("sum(ray_serve_deployment_replica_healthy) by (application)", "{{application}}"),),
+                (
+                    Query(
+                        f"sum(ray_serve_deployment_replica_healthy{{{SELECTED_CLUSTERS}}}) by (application)",
+                        "{{application}}",
+                    ),
+                ),
                 limit=settings.serving.max_replicas if settings.rewards.spatialscore else None,
             ),
             Panel(
@@ -177,8 +183,14 @@ def _rewards(settings: Settings) -> Question:
                 "Calls that run in a replica, and calls that wait for one. If a queue stays, raise "
                 "serving.max_replicas, judge.concurrency or detector.max_replicas.",
                 (
-                    Query("sum(ray_serve_replica_processing_queries) by (application)", "running {{application}}"),
-                    Query("sum(ray_serve_deployment_queued_queries) by (application)", "waiting {{application}}"),
+                    Query(
+                        f"sum(ray_serve_replica_processing_queries{{{SELECTED_CLUSTERS}}}) by (application)",
+                        "running {{application}}",
+                    ),
+                    Query(
+                        f"sum(ray_serve_deployment_queued_queries{{{SELECTED_CLUSTERS}}}) by (application)",
+                        "waiting {{application}}",
+                    ),
                 ),
             ),
             Panel(
@@ -193,7 +205,8 @@ def _rewards(settings: Settings) -> Question:
 
 
 def _failures() -> Question:
-    node_disk = "ray_node_disk_usage / (ray_node_disk_usage + ray_node_disk_free)"
+    usage, free = (f"ray_node_disk_{kind}{{{SELECTED_CLUSTERS}}}" for kind in ("usage", "free"))
+    node_disk = f"{usage} / ({usage} + {free})"
     run_disk = f"1 - ray_spatialt2i_run_disk_free_ratio{{{SELECTED_RUNS}}}"
     return Question(
         "What failed?",
@@ -228,7 +241,7 @@ def _failures() -> Question:
             Panel(
                 "Actors",
                 "Ray's count of actors by state. Actors that stay in PENDING_CREATION wait for resources.",
-                (Query('sum(ray_actors{Source="gcs"}) by (State)', "{{State}}"),),
+                (Query(f'sum(ray_actors{{Source="gcs",{SELECTED_CLUSTERS}}}) by (State)', "{{State}}"),),
             ),
             Panel(
                 "Disk usage",
