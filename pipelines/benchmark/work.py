@@ -14,6 +14,7 @@ from conf.flux import EMBEDDED
 from conf.settings import Settings
 from pipelines.benchmark.catalogue import find_benchmark
 from pipelines.benchmark.items import Benchmark, BenchmarkItem
+from pipelines.benchmark.layout import image_name
 from pipelines.common.paths import run_paths
 from pipelines.common.seeds import sample_seed
 
@@ -84,7 +85,8 @@ def _load(settings: Settings, name: str, folder: Path) -> Work:
     fatal = [problem.text for problem in benchmark.check(folder) if problem.fatal]
     if fatal:
         raise UserError(f"benchmark {name}: {fatal[0]}")
-    items = benchmark.load(folder, cfg.part)[: cfg.max_prompts or None]
+    drawable = [item for item in benchmark.load(folder, cfg.part) if item.prompt.strip()]
+    items = tuple(drawable[: cfg.max_prompts or None])
     if not items:
         raise UserError(f"benchmark {name} has no prompts in {folder}: check benchmark.data and benchmark.part")
     if cfg.images_per_prompt:
@@ -101,11 +103,6 @@ def image_seed(settings: Settings, name: str, item: str, image: int) -> int:
     """The seed of an image. It depends on the benchmark and the item, and not on which other items are used."""
     number = int(hashlib.sha256(f"{name}/{item}".encode()).hexdigest()[:8], 16)
     return sample_seed(settings.benchmark.seed, 0, number, image)
-
-
-def image_name(item: str, image: int) -> str:
-    """File name of an image."""
-    return f"{item}_{image}.png"
 
 
 def files_of(work: Work) -> Sequence[tuple[BenchmarkItem, int, str]]:
