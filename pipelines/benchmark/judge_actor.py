@@ -11,14 +11,13 @@ from typing import Protocol
 
 import numpy as np
 
+from actors.services.budget import Budget
 from actors.services.endpoint import Endpoint, EndpointError
 from actors.services.keys import Key
 from conf.endpoints import ChatSettings
 from pipelines.benchmark.items import Benchmark, BenchmarkItem, Judgement, Unreadable, Wording
 from pipelines.benchmark.judgement_files import write_judgements
 from pipelines.benchmark.judges import UNFINISHED, ChatJudge, shows_image_first
-from pipelines.common.worker_log import WorkCounter
-from pipelines.preferences.services import RemoteBudget
 
 JUDGED, MISSING = "judged", "missing"
 """Names of the counts of images with and without a readable judgement."""
@@ -45,15 +44,23 @@ class ChatJudgeSetup:
     attempts: int
 
 
+class Counter(Protocol):
+    """Counts work by name."""
+
+    def add(self, name: str, count: int) -> None:
+        """Adds to a count."""
+        ...
+
+
 @dataclass(frozen=True)
 class JudgeContext:
     """What the actor needs."""
 
     chats: Mapping[str, ChatJudgeSetup]  # benchmark -> its judge
     exact: bool  # the exact checker answers: chat judges through a server in this process, boxes by inspection
-    budget: RemoteBudget
+    budget: Budget
     cache: str  # folder or URI of replies
-    counter: WorkCounter
+    counter: Counter
 
 
 class Judge(Protocol):

@@ -164,6 +164,7 @@ def _marks(paths: RunPaths) -> Iterator[Path]:
     yield paths.reward_model
     yield paths.checkpoints
     yield paths.export
+    yield paths.benchmark  # of a model that was not trained here
 
 
 def _own_pairs(paths: RunPaths) -> Iterator[Path]:
