@@ -167,6 +167,44 @@ def evaluate(settings: Settings) -> None:
     _cluster(settings)
 
 
+def benchmark_files(settings: Settings) -> None:
+    """`benchmark report` and `benchmark export`: the published files, and the version of the policy."""
+    from pipelines.benchmark.checks import check_files
+
+    check_files(settings)
+    if settings.benchmark.sides != "base" and not settings.benchmark.images:
+        trained_policy(settings)
+    _run_folder(settings)
+
+
+def benchmark_images(settings: Settings) -> None:
+    """`benchmark draw`: the published files, a cluster, the base model, and the policy if its images are asked for."""
+    benchmark_files(settings)
+    _model(settings, "flux.model", settings.flux.model, "model_index.json")
+    _cluster(settings)
+
+
+def benchmark_judges(settings: Settings) -> None:
+    """`benchmark judge`: the published files, a cluster, the keys of the judges, and GenEval's models."""
+    from pipelines.benchmark.checks import asked_sections, uses_detector
+    from pipelines.benchmark.work import judge_settings
+
+    benchmark_files(settings)
+    for name in asked_sections(settings):
+        _key(judge_settings(settings, name))
+    if uses_detector(settings):
+        _model(settings, "geneval.detector", settings.geneval.detector, "config.json")
+        _model(settings, "geneval.clip", settings.geneval.clip, "config.json")
+    _cluster(settings)
+
+
+def benchmark_run(settings: Settings) -> None:
+    """`benchmark run`: what drawing and judging need."""
+    if not settings.benchmark.images:
+        benchmark_images(settings)
+    benchmark_judges(settings)
+
+
 def ablation(settings: Settings) -> None:
     """`ablation`: a cluster, the scenes world, and rewards that may train a policy."""
     check_ablation(settings)
