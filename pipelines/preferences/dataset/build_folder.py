@@ -30,11 +30,11 @@ from actors.files import write_file
 from actors.folders import MARKER, Marker, write_marker
 from actors.json_files import read_object, read_record, record_or_none
 from conf import UserError
-from pipelines.common.fingerprints import digest_of_file
 from pipelines.common.paths import RunPaths
 from pipelines.preferences.dataset.schema import SCHEMA_VERSION, pair_id
 from pipelines.preferences.dataset.shards import Shard
 from pipelines.preferences.dataset.splits import DUPLICATE, SPLITS
+from pipelines.preferences.dataset.table_files import TableFile, describe, is_damaged
 from pipelines.preferences.roles.base import Dropped
 
 ROW_GROUP_BYTES = 48 << 20
@@ -94,14 +94,6 @@ class ShardReport:
 
 
 @dataclass(frozen=True)
-class TableFile:
-    """A parquet file in the manifest."""
-
-    name: str
-    sha256: str
-
-
-@dataclass(frozen=True)
 class BuildManifest:
     """The entries of the manifest that the build itself reads."""
 
@@ -143,7 +135,7 @@ class BuildFolder:
         """
         if self._manifest is None:
             return None
-        damaged = [file.name for file in self._manifest.files if _digest(self.path / file.name) != file.sha256]
+        damaged = [file.name for file in self._manifest.files if is_damaged(self.path, file)]
         for shard in (Path(name).stem.partition("-")[2] for name in damaged):
             self._finished.discard(shard)
             self._report(shard).unlink(missing_ok=True)
@@ -213,6 +205,7 @@ class BuildFolder:
         columns = ["split", "kind", "n_perturb", "group_id", "generator"]
         rows = pa.concat_tables(pq.read_table(self.path / name, columns=columns) for name in names)
         rows = rows.filter(pc.field("split") != DUPLICATE)
+        known = {file.name: file for file in self._manifest.files} if self._manifest else {}
         manifest = {
             "schema_version": SCHEMA_VERSION,
             "fingerprint": self.fingerprint,
@@ -225,7 +218,7 @@ class BuildFolder:
             "rejected": sum(report.rejected for report in reports),
             "dropped": dict(sorted(Counter(dropped).items())),
             **build,
-            "files": [{"name": name, "sha256": _digest(self.path / name)} for name in names],
+            "files": [asdict(describe(self.path, name, known)) for name in names],
         }
         write_file(str(self._paths.preferences_manifest), json.dumps(manifest, indent=2).encode())
         return manifest
@@ -266,10 +259,6 @@ def _write_table(path: Path, table: pa.Table) -> None:
 
 def _counts(rows: pa.Table, column: str) -> dict[str, int]:
     return {str(value): count for value, count in sorted(Counter(rows[column].to_pylist()).items())}
-
-
-def _digest(path: Path) -> str:
-    return digest_of_file(path) if path.exists() else "absent"
 
 
 def _read_manifest(path: Path) -> BuildManifest | None:
