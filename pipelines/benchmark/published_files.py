@@ -47,9 +47,12 @@ def read_text(path: Path, how_to_get: str) -> str:
 
 
 def read_csv(path: Path, columns: Iterable[str], how_to_get: str) -> list[dict[str, str]]:
-    """Returns the rows of a CSV file with a header. Raises UserError if a column is missing or a row is broken."""
+    """Returns the rows of a CSV file with a header. Raises UserError if a column is missing or a row is broken.
+
+    Quotes inside a field are read as pandas reads them, which the official scripts use.
+    """
     csv.field_size_limit(MAX_FIELD)
-    reader = csv.DictReader(io.StringIO(read_text(path, how_to_get), newline=""), strict=True)
+    reader = csv.DictReader(io.StringIO(read_text(path, how_to_get), newline=""))
     try:
         rows = list(reader)
     except csv.Error as error:

@@ -93,6 +93,14 @@ def test_dpg_reads_trees_and_categories(tmp_path: Path) -> None:
     assert [problem.fatal for problem in Dpg().check(tmp_path)] == [False]
 
 
+def test_quotes_inside_a_field_are_read_as_pandas_reads_them(tmp_path: Path) -> None:
+    write_dpg(tmp_path, [row("x", "1", "0")])
+    path = tmp_path / "dpg_bench.csv"
+    path.write_text(path.read_text().replace("text of x", '"a ""red"" dog"s and a 5" nail') + "\n")
+    (item,) = Dpg().load(tmp_path, "all")
+    assert item.prompt == 'a "red" dogs and a 5" nail'
+
+
 def test_dpg_warns_of_files_at_which_the_official_script_fails(tmp_path: Path) -> None:
     write_csv(tmp_path / "dpg_bench.csv", COLUMNS, [row("7", "1", "0"), row("7", "2", "1")])
     texts = "\n".join(problem.text for problem in Dpg().check(tmp_path))

@@ -57,9 +57,10 @@ def load(name: str, root: Path) -> tuple[Benchmark, tuple[BenchmarkItem, ...]]:
     return benchmark, benchmark.load(folder, "spatial")
 
 
-def ask_checker(name: str, root: Path, images: Mapping[str, list[np.ndarray]]) -> Summary:
-    """The whole way of a chat judge: call, reply, parser, scores."""
+def ask_checker(name: str, root: Path, images: Mapping[str, list[np.ndarray]], every: int = 1) -> Summary:
+    """The whole way of a chat judge: call, reply, parser, scores. `every`: one item in so many."""
     benchmark, items = load(name, root)
+    items = items[::every]
     wording, answers = benchmark.wording(root / benchmark.folder), list[Answer]()
     for item in items:
         for number, image in enumerate(images[item.prompt][: item.images]):
@@ -129,7 +130,7 @@ def test_right_images_score_1_and_images_of_other_relations_0(folder: Path, name
             scene = parse(item.prompt)
             changed = Scene(scene.objects, tuple(words.get(word, word) for word in scene.words), scene.parents)
             images[item.prompt] = [render(lay_out(changed, rng), rng)]
-        cell = ask_checker(name, folder, images).find(cell_name)
+        cell = ask_checker(name, folder, images, every=3).find(cell_name)
         assert cell and cell.value == (0.0 if words else 1.0)
 
 
