@@ -49,7 +49,7 @@ class RewardResult:
 
     model: Path  # SpatialScore directory
     pairs: int  # pairs of the training split
-    steps: int  # optimizer steps
+    steps: int  # optimizer steps; fewer than planned if `reward.patience` ended the fit
     loss: float  # mean since the last report
     accuracy: float  # mean since the last report, on training pairs
     unreadable: int  # rows that could not be read; <run_dir>/reward/unreadable.jsonl lists them
@@ -84,7 +84,7 @@ def train_reward(settings: Settings, log: Callable[[str], None] = print) -> Rewa
     return RewardResult(
         model=paths.reward_model,
         pairs=sampler.pairs,
-        steps=sampler.steps,
+        steps=int(result.metrics["step"]),
         loss=result.metrics.get("loss", math.nan),
         accuracy=result.metrics.get("accuracy", math.nan),
         unreadable=int(result.metrics["unreadable"]),

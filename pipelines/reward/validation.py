@@ -94,7 +94,9 @@ class BestWeights:
     @classmethod
     def of(cls, keep: bool, state: dict[str, Any] | None) -> BestWeights:
         """The state of a checkpoint; None at a fresh start."""
-        return cls(keep, **state) if state else cls(keep)
+        if state is None:
+            return cls(keep)
+        return cls(keep, **{**state, "trained": state["trained"] if keep else {}})
 
 
 def _joined(places: Sequence[RowPlace]) -> list[RowPlace]:
