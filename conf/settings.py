@@ -30,6 +30,7 @@ from conf.errors import SettingsError
 from conf.evaluation import EvaluationSettings, SampleSettings
 from conf.flux import EMBEDDED, FluxSettings
 from conf.generators import HunyuanImageSettings, QwenImageSettings
+from conf.merge import MergeSettings
 from conf.operations import ConfigSettings, StatusSettings, SubmitSettings
 from conf.plan import PlanSettings
 from conf.policy import ExportSettings, PolicySettings
@@ -82,6 +83,7 @@ class Settings(Section):
     reward: RewardSettings = field(default_factory=RewardSettings)
     baselines: BaselinesSettings = field(default_factory=BaselinesSettings)
     score: ScoreSettings = field(default_factory=ScoreSettings)
+    merge: MergeSettings = field(default_factory=MergeSettings)
     serving: ServingSettings = field(default_factory=ServingSettings)
     rewards: RewardWeights = field(default_factory=RewardWeights)
     judge: JudgeSettings = field(default_factory=JudgeSettings)

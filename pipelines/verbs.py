@@ -129,6 +129,7 @@ VERBS: dict[str, dict[str, Action]] = {
         "merge": Action(
             f"{_REWARD}:merge",
             "write the run's SpatialScore with its LoRA merged into the backbone",
+            ("merge",),
             run="continues",
             replaces_run=("serving.model",),
             check=f"{_CHECKS}:merge",
@@ -155,7 +156,7 @@ VERBS: dict[str, dict[str, Action]] = {
         "export": Action(
             f"{_POLICY}:export",
             "write the newest checkpoint's LoRA in diffusers format",
-            ("export", "flux"),
+            ("export", "flux", "merge"),
             run="continues",
             replaces_run=("policy.checkpoint.dir",),
             check=f"{_CHECKS}:trained_policy",

@@ -65,6 +65,9 @@ def test_the_merged_model_generates_what_base_and_lora_generate(
     assert 'FluxPipeline.from_pretrained("."' in (merged / "README.md").read_text()
     assert 'pipeline.load_lora_weights(".")' in (export / "README.md").read_text()
     assert read_export_record(export) == ExportRecord(3, moving_average=True)
+    lossy = settings_of(tmp_path, "export.merged=true", "merge.dtype=bfloat16", "merge.max_loss=0.001")
+    with pytest.raises(UserError, match=r"more than merge\.max_loss=0\.001\. Set merge\.dtype=float32"):
+        export_lora(PolicyWeights(3, lora), lossy)
     export_lora(PolicyWeights(3, lora), settings)  # again, over the old one
     assert sorted(path.name for path in export.parent.iterdir()) == ["export", "merged"]
 
