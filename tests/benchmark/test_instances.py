@@ -56,7 +56,7 @@ def test_a_random_mask2former_of_the_real_class_finds_instances(tmp_path: Path) 
         out_features=["stage1", "stage2", "stage3", "stage4"],
     )  # fmt: skip
     config = Mask2FormerConfig(
-        backbone_config=backbone, feature_size=16, mask_feature_size=16, hidden_dim=16, encoder_feedforward_dim=16,
+        backbone_config=backbone, feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=16,
         encoder_layers=1, decoder_layers=2, num_attention_heads=2, dim_feedforward=16, num_queries=6,
         id2label={0: "cat", 1: "dog"}, label2id={"cat": 0, "dog": 1},
     )  # fmt: skip
