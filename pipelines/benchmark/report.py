@@ -21,6 +21,7 @@ from pipelines.benchmark.paper_cells import ComparedCell, compared_cells
 from pipelines.benchmark.report_rows import PROTOCOLS, BenchmarkRows, CellRow, CellValue, read_rows
 from pipelines.benchmark.work import Work
 from pipelines.common.paths import RunPaths
+from pipelines.evaluation.report import replace_benchmarks
 from pipelines.evaluation.tables import Estimate
 
 MUCH_MISSING = 0.01
@@ -38,6 +39,9 @@ def write_report(settings: Settings, work: Sequence[Work], sides: Sequence[str],
     write_file(str(paths.benchmark_results), json.dumps(_content(found, cells, sides, warnings), indent=1).encode())
     section = _render("section.html", settings, found, cells, sides, warnings)
     write_file(str(paths.benchmark_section), section.encode())
+    if paths.evaluation_report.is_file():
+        evaluation = replace_benchmarks(paths.evaluation_report.read_text(), section)
+        write_file(str(paths.evaluation_report), evaluation.encode())
     page = _environment().get_template("page.html").render(section=Markup(section), settings=settings)
     write_file(str(paths.benchmark_report), page.encode())
     return "\n".join([*_table(found, cells, sides), *warnings, f"Open {paths.benchmark_report} in a browser."])

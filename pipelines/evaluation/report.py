@@ -32,6 +32,9 @@ from pipelines.preferences.roles.base import PairKind
 SAMPLE_PAIRS = 2
 """Preference pairs of each kind that the report shows."""
 
+BENCHMARKS = ("<!-- benchmarks -->", "<!-- end of benchmarks -->")
+"""The comments around the section of the benchmarks, which is written after the page."""
+
 JsonRow = Mapping[str, Any]
 
 
@@ -102,7 +105,16 @@ def render_report(
         pairs=_sample_pairs(paths.preferences),
         stages={**timings.get("seconds", {}), "4 · Evaluation, up to this page": round(seconds, 1)},
         machine=_machine(),
+        benchmarks=Markup(paths.benchmark_section.read_text()) if paths.benchmark_section.is_file() else "",
     )
+
+
+def replace_benchmarks(page: str, section: str) -> str:
+    """Returns a page of `render_report` with another section of benchmarks; unchanged if it has no place for one."""
+    start, end = (page.find(comment) for comment in BENCHMARKS)
+    if not 0 <= start < end:
+        return page
+    return page[: start + len(BENCHMARKS[0])] + section + page[end:]
 
 
 def _headlines(tables: Tables) -> list[Headline]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from actors.files import write_file
 from actors.images import decode_image
 from conf import Settings, UserError, load
 from pipelines.benchmark.commands import sides_to_judge
@@ -45,6 +46,8 @@ def judged(run: tuple[Settings, list[Work]]) -> JudgeResult:
 @pytest.fixture(scope="module")
 def report(run: tuple[Settings, list[Work]], judged: JudgeResult) -> str:
     settings, work = run
+    page = run_paths(settings).evaluation_report
+    write_file(str(page), b"<p>before</p><!-- benchmarks -->old<!-- end of benchmarks --><p>after</p>")
     return write_report(settings, work, SIDES, run_paths(settings))
 
 
@@ -90,9 +93,12 @@ def test_the_report_shows_both_rules_the_paper_and_what_compares(
     assert spatial["values"]["policy"]["value"] > spatial["values"]["base"]["value"] + 10
     assert spatial["difference"]["low"] > 0
     assert "DPG-Bench (dpg), judge: exact checker" in report and "L2 relation - spatial, official" in report
-    page = run_paths(settings).benchmark_report.read_text()
+    paths = run_paths(settings)
+    page = paths.benchmark_report.read_text()
     assert page.count("<svg") == 5 and "http://" not in page.replace("http://www.w3.org", "")
     assert "not comparable: prompts and images are those of the scenes world" in page
+    assert paths.benchmark_section.read_text() in paths.evaluation_report.read_text()
+    assert paths.evaluation_report.read_text().startswith("<p>before</p><!-- benchmarks --><h2>Public benchmarks</h2>")
 
 
 def test_the_manifest_names_everything_that_decides_the_figures(
