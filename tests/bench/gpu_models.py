@@ -14,6 +14,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from actors.spatialscore import SpatialScore, SpatialScoreConfig
 from actors.spatialscore.prompt import add_reward_token
+from actors.spatialscore.vision_attention import use_equal_windows
 from conf import Settings
 from pipelines.planning.architectures import policy_architecture, score_architecture
 from pipelines.pretrain.vlm_model import SPECIAL, build_image_processor, build_model, build_tokenizer
@@ -77,9 +78,12 @@ def spatialscore_of(form: Form, settings: Settings, device: torch.device) -> Spa
         )
         with made_in(torch.bfloat16, device):
             backbone = Qwen2_5_VLForConditionalGeneration(config).model
+        use_equal_windows(backbone.visual)
         size = {"shortest_edge": score.pixels, "longest_edge": score.pixels}
         processor = Qwen2VLImageProcessorPil(patch_size=14, merge_size=2, temporal_patch_size=2, size=size)
-    sizes: dict[str, Any] = {} if small else {"lora_rank": score.lora_rank, "lora_alpha": score.lora_alpha}
+    sizes: dict[str, Any] = {}
+    if not small:
+        sizes = {name: getattr(score, name) for name in ("dtype", "lora_rank", "lora_alpha", "head_width")}
     own = SpatialScoreConfig("", 64 * 64 if small else score.pixels, **sizes)
     lora = LoraConfig(
         r=own.lora_rank,

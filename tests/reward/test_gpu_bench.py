@@ -1,19 +1,14 @@
-"""The benchmark for a GPU runs on a CPU in its tiny size."""
+"""The benchmark for a GPU runs on a CPU in its tiny form."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 
 from tests.bench.gpu_reward import main
 
 
-@pytest.mark.slow
-def test_the_gpu_bench_trains_and_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--size", "tiny", "--batch", "2", "--steps", "1", "--words", "12", "--folder", str(tmp_path)]
-    main(options)
-    main(options)  # reads the checkpoint that the first call wrote
+def test_the_gpu_bench_trains_scores_and_decodes(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--form", "tiny", "--batch", "2", "--steps", "1", "--words", "12", "--sides", "128"])
     output = capsys.readouterr().out
-    assert output.count("pairs/s") == 2
-    assert output.count("images/s") == 2
+    assert "16 tokens an image" in output
+    assert output.count("training") == output.count("scoring") == output.count("decoding") == 1
