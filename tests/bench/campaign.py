@@ -31,7 +31,6 @@ from pipelines.common.paths import run_paths
 from pipelines.preferences.claims import Answer, ClaimRule, objects_of, outcome, rule_of
 from pipelines.preferences.dataset.publish import publish
 from pipelines.preferences.extend import count_pairs, extend_preferences
-from pipelines.preferences.review.annotation import Annotation, verdict
 from pipelines.preferences.review.auth import Session
 from pipelines.preferences.review.pairs import PairSet, ReviewPair
 from pipelines.preferences.review.queue import GivenAnswers, ReviewQueue
@@ -167,27 +166,29 @@ def _tier(rule: ClaimRule, claims: Sequence[Sequence[str]], winner: bytes, loser
 
 
 def whole_pair_votes(settings: Settings) -> Result:
-    """Two annotators judge whole pairs, all claims each; a third one decides if they disagree."""
+    """The rule before claims were settled one by one, on the same pairs.
+
+    A pair is accepted if two of up to three annotators find it strict as a whole; the third one is asked if the first
+    two disagree. There are no other tiers.
+    """
     pairs = PairSet(run_paths(settings).preferences)
-    votes = accepted = good = strict = good_strict = 0
+    votes = accepted = good = 0
     for pair in pairs.pairs():
         images = [pairs.image(pair.pair_id, side) for side in ("w", "l")]
         truths = [truth_of(pair.claims, image) for image in images]
 
-        def judged(name: str, pair: ReviewPair = pair, truths: list[tuple[Answer, ...]] = truths) -> str:
+        def judged(name: str, pair: ReviewPair = pair, truths: list[tuple[Answer, ...]] = truths) -> bool:
             sides = (with_errors(truth, ANNOTATOR_ERRS, name, pair.pair_id, i) for i, truth in enumerate(truths))
-            return verdict(pair.rule, Annotation(*sides))
+            return outcome(pair.rule, *sides).tier == "strict"
 
         verdicts = [judged(name) for name in ANNOTATORS]
         if len(set(verdicts)) > 1:
             verdicts.append(judged("carl"))
         votes += len(verdicts)
-        if verdicts.count("accept") > 1:
-            tier = outcome(pair.rule, *truths).tier
-            accepted, good = accepted + 1, good + (tier is not None)
-            strict, good_strict = strict + 1, good_strict + (tier == "strict")
+        if sum(verdicts) > 1:
+            accepted, good = accepted + 1, good + (outcome(pair.rule, *truths).tier == "strict")
     total = count_pairs(settings).candidates
-    return Result("whole pairs, no check", total, accepted, votes, 2 * total, 0, strict, good_strict, good)
+    return Result("whole pairs, no check", total, accepted, votes, 2 * total, 0, accepted, good, good)
 
 
 def main() -> None:
