@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from conf import Settings
 from pipelines.operations.doctor.finding import Finding
@@ -87,7 +88,7 @@ def _ask_all(folder: Path) -> Iterator[Finding]:
     for node, answer in answers:
         name = node_name(node)
         try:
-            report = ray.get(answer, timeout=NODE_TIMEOUT)
+            report: Any = ray.get(answer, timeout=NODE_TIMEOUT)
         except (GetTimeoutError, RayError) as error:
             yield Finding(False, f"{name} does not run a task: {type(error).__name__}", "see `ray logs` of that node")
             continue
