@@ -5,7 +5,8 @@ The other checks look at what the scores do. These look at how they are computed
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -128,17 +129,43 @@ def _library_mu(scorer: SpatialScorer, image: np.ndarray, prompt: str) -> float:
     ids = torch.tensor([[*tokens.before, *[template.image_id] * count, *tokens.after]])
     if int(ids[0, -1]) != model.tokenizer.convert_tokens_to_ids(REWARD_TOKEN):
         return float("nan")
-    hidden = model.vlm(
-        input_ids=cast(torch.LongTensor, ids.to(device)),
-        pixel_values=patches.to(device),
-        image_grid_thw=cast(torch.LongTensor, grid.to(device)),
-        mm_token_type_ids=cast(torch.IntTensor, (ids == template.image_id).int().to(device)),
-        use_cache=False,
-    ).last_hidden_state[0, -1]
+    with _low_language_model(scorer):
+        output = model.vlm(
+            input_ids=cast(torch.LongTensor, ids.to(device)),
+            pixel_values=patches.to(device),
+            image_grid_thw=cast(torch.LongTensor, grid.to(device)),
+            mm_token_type_ids=cast(torch.IntTensor, (ids == template.image_id).int().to(device)),
+            use_cache=False,
+        )
+    hidden = cast(Tensor, output.last_hidden_state)[0, -1]
     weights = {name: value.double().cpu().numpy() for name, value in model.head.state_dict().items()}
     before = weights["layers.0.weight"] @ hidden.double().cpu().numpy() + weights["layers.0.bias"]
     activation = before / (1.0 + np.exp(-before))
     return float(weights["layers.2.weight"][0] @ activation + weights["layers.2.bias"][0])
+
+
+@contextmanager
+def _low_language_model(scorer: SpatialScorer) -> Generator[None]:
+    """Runs the language model in bfloat16 if the backbone is: its LoRA has float32 weights, as in training."""
+    language_model = cast(Any, scorer.model.vlm).language_model
+    low = scorer.model.config.dtype == "bfloat16"
+    autocast = torch.autocast(device_of(scorer).partition(":")[0], torch.bfloat16, enabled=low, cache_enabled=False)
+
+    def enter(*_: Any) -> None:
+        autocast.__enter__()
+
+    def leave(*_: Any) -> None:
+        autocast.__exit__(None, None, None)
+
+    hooks = [
+        language_model.register_forward_pre_hook(enter),
+        language_model.register_forward_hook(leave, always_call=True),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _head_rounding(scorer: SpatialScorer, mu: np.ndarray) -> float:
