@@ -77,6 +77,10 @@ def test_training_survives_a_killed_worker_with_the_same_weights_and_the_model_i
     assert any("reward step 12/12" in line for line in lines)
     curve = _metrics(settings)
     assert [row["step"] for row in curve] == list(range(1, 13))
+    measured = [row for row in curve if "held_out_accuracy" in row]
+    assert [(row["step"], row["held_out_pairs"]) for row in measured] == [(6, TEST_ROWS), (12, TEST_ROWS)]
+    assert curve[-1]["pairs_seen"] == 96
+    assert any("16 image tokens" in line for line in lines)
     assert {"margin", "sigma", "lr", "mfu", "pairs_per_second", "accuracy/1 changed", "accuracy/left of"} <= {
         name for row in curve for name in row
     }
@@ -105,6 +109,21 @@ def test_training_survives_a_killed_worker_with_the_same_weights_and_the_model_i
         assert expected.read_bytes() == weights.read_bytes(), name
     rows = _metrics(disturbed)
     assert [(row["step"], row["loss"]) for row in rows] == [(row["step"], row["loss"]) for row in curve]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_fit_stops_early_with_its_best_weights_and_goes_on_with_other_workers(
+    ray_cluster: None, settings: Settings
+) -> None:
+    """The learning rate is so low that no accuracy changes: the first measurement stays the best one."""
+    patient = replace(settings.reward, keep="best", patience=2, evaluate_every=2, epochs=4, lr=1e-12)
+    run = replace(settings, reward=patient)
+    result = train_reward(run, [].append)
+    assert result.steps == 6, "measured after 2, 4 and 6 of 24 steps"
+    assert "48 pairs, 2 optimizer steps" in (run_paths(run).reward_model / "README.md").read_text()
+    other = replace(run, reward=replace(patient, workers=1, readers=2))
+    assert train_reward(other, [].append).steps == 6, "the same fit, which is finished"
 
 
 @pytest.mark.ray
