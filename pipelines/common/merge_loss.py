@@ -44,8 +44,10 @@ def merge_loss(model: nn.Module, dtype: str) -> MergeLoss:
         if not isinstance(module, LoraLayer):
             continue
         layers += 1
-        weight = cast(Any, module.get_base_layer()).weight.float()
-        delta = sum((cast(Any, module).get_delta_weight(name).float() for name in module.active_adapters), 0 * weight)
+        weight = cast(torch.Tensor, cast(Any, module.get_base_layer()).weight).float()
+        delta = torch.zeros_like(weight)
+        for name in module.active_adapters:
+            delta += cast(Any, module).get_delta_weight(name).float()
         rounded = (weight + delta).to(_DTYPES[dtype]).float()
         moves = delta != 0
         error += float((rounded - (weight + delta)).double().square().sum())

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
+from torch import nn
 
 from actors.folders import write_folder
 from actors.spatialscore import SpatialScorer, load
@@ -40,7 +42,7 @@ def write_merged(settings: Settings, log: Callable[[str], None] = print) -> Path
     loss = merge_loss(model.backbone, settings.merge.dtype)
     require_small_loss(loss, settings.merge)
     model.merge()
-    model.backbone.to(DTYPES[settings.merge.dtype])
+    cast(nn.Module, model.backbone).to(DTYPES[settings.merge.dtype])
     model.config = replace(model.config, dtype=settings.merge.dtype)
     change = float(np.abs(_scores(scorer) - before).max())
     log(f"{loss}; scores of {INPUTS} noise images change by {change:.2g} at most, of a spread of {before.std():.2g}")
