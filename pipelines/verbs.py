@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from conf.command import Action, Word
+from pipelines.benchmark.verbs import BENCHMARK
 
 _PREFERENCES, _REWARD = "pipelines.preferences.commands", "pipelines.reward.commands"
 _REVIEW = "pipelines.preferences.review.commands"
 _POLICY, _SCENES = "pipelines.policy.commands", "pipelines.pretrain.commands"
 _OPERATIONS = "pipelines.operations.commands"
-_BENCHMARK = "pipelines.benchmark.commands"
 _CHECKS = "pipelines.operations.checks"
 _STAGES = ("preferences", "reward", "policy", "evaluation")
-_JUDGES = ("tiif_judge", "unigenbench_judge", "dpg_judge", "geneval", "budget")
-_NO_RUN = ("benchmark.images", "benchmark.sides")
 
 VERBS: dict[str, dict[str, Action]] = {
     "preferences": {
@@ -179,57 +177,7 @@ VERBS: dict[str, dict[str, Action]] = {
             check=f"{_CHECKS}:evaluate",
         )
     },
-    "benchmark": {
-        "fetch": Action(
-            f"{_BENCHMARK}:fetch",
-            "fetch the published files of the benchmarks, at pinned commits, into benchmark.data",
-            ("benchmark",),
-            run="optional",
-        ),
-        "draw": Action(
-            f"{_BENCHMARK}:draw_images",
-            "generate images of the benchmarks' prompts by the base and the trained policy, from the same seeds",
-            ("benchmark", "flux"),
-            resumes=True,
-            run="continues",
-            replaces_run=_NO_RUN,
-            check=f"{_CHECKS}:benchmark_images",
-        ),
-        "judge": Action(
-            f"{_BENCHMARK}:judge",
-            "let the judges answer the benchmarks' questions about the images",
-            ("benchmark", *_JUDGES),
-            resumes=True,
-            run="continues",
-            replaces_run=_NO_RUN,
-            check=f"{_CHECKS}:benchmark_judges",
-        ),
-        "report": Action(
-            f"{_BENCHMARK}:report",
-            "score the answers by the official rules and by corrected ones, and write the report",
-            ("benchmark", *_JUDGES),
-            run="continues",
-            replaces_run=_NO_RUN,
-            check=f"{_CHECKS}:benchmark_files",
-        ),
-        "run": Action(
-            f"{_BENCHMARK}:run",
-            "generate, judge and report; what is complete is not done again",
-            ("benchmark", *_JUDGES),
-            resumes=True,
-            run="continues",
-            replaces_run=_NO_RUN,
-            check=f"{_CHECKS}:benchmark_run",
-        ),
-        "export": Action(
-            f"{_BENCHMARK}:export",
-            "write the run's images in the official layouts, for the official scripts",
-            ("benchmark",),
-            run="continues",
-            replaces_run=_NO_RUN,
-            check=f"{_CHECKS}:benchmark_files",
-        ),
-    },
+    "benchmark": BENCHMARK,
     "run": {
         "run": Action(
             f"{_OPERATIONS}:run",

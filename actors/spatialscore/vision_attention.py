@@ -39,10 +39,10 @@ class EqualWindowAttention(Qwen2_5_VLVisionAttention):
         query, key, value = self.qkv(hidden_states).view(patches, 3, self.num_heads, -1).unbind(1)
         cos, sin = cast(tuple[Tensor, Tensor], position_embeddings)
         query, key = apply_rotary_pos_emb_vision(query, key, cos, sin)
-        windows = [
+        query, key, value = (
             each.view(patches // length, length, self.num_heads, -1).transpose(1, 2) for each in (query, key, value)
-        ]
-        mixed = nn.functional.scaled_dot_product_attention(*windows, scale=self.scaling)  # [windows, heads, length, d]
+        )  # [windows, heads, length, d] each
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, scale=self.scaling)
         return self.proj(mixed.transpose(1, 2).reshape(patches, -1))
 
     def _common_length(self, bounds: Tensor) -> int:

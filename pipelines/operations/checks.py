@@ -9,14 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from conf import Settings, SettingsError, UserError
-from conf.endpoints import EndpointSettings
-from conf.flux import EMBEDDED
-from pipelines.common.cluster_address import check_address, uses_private_cluster
+from pipelines.common.cluster_address import uses_private_cluster
 from pipelines.common.disk_faults import require_writable
-from pipelines.common.models import check_model
 from pipelines.common.paths import run_paths, spatialscore_folder
 from pipelines.common.ports import check_port
 from pipelines.common.scenes_only import check_ablation, check_generated_pairs, check_rules_reward
+from pipelines.operations.needs import require_cluster, require_key, require_model, require_run_folder
 from pipelines.operations.sent_folder import check_folder
 
 
@@ -29,15 +27,15 @@ def whole_run(settings: Settings) -> None:
     _policy_models(settings)
     _resume_and_start(settings)
     _spatialscore_backbone(settings)
-    _run_folder(settings)
-    _cluster(settings)
+    require_run_folder(settings)
+    require_cluster(settings)
 
 
 def build_preferences(settings: Settings) -> None:
     """`preferences build`: a cluster, models, and keys of services."""
     _preferences_services(settings)
-    _run_folder(settings)
-    _cluster(settings)
+    require_run_folder(settings)
+    require_cluster(settings)
 
 
 def pairs(settings: Settings) -> None:
@@ -57,7 +55,7 @@ def triage(settings: Settings) -> None:
     """`preferences triage`: pairs, and a SpatialScore or the key of the judge."""
     pairs(settings)
     if settings.review.triage == "judge":
-        _key(settings.judge)
+        require_key(settings.judge)
     else:
         spatialscore(settings)
 
@@ -66,16 +64,16 @@ def train_reward(settings: Settings) -> None:
     """`reward train`: a cluster, pairs, and the backbone."""
     _reward_pairs(settings)
     _spatialscore_backbone(settings)
-    _run_folder(settings)
-    _cluster(settings)
+    require_run_folder(settings)
+    require_cluster(settings)
 
 
 def measure_reward(settings: Settings) -> None:
     """`reward evaluate` and `reward check`: a cluster, a SpatialScore, and pairs."""
     spatialscore(settings)
     _reward_pairs(settings)
-    _run_folder(settings)
-    _cluster(settings)
+    require_run_folder(settings)
+    require_cluster(settings)
 
 
 def score(settings: Settings) -> None:
@@ -87,7 +85,7 @@ def score(settings: Settings) -> None:
     image_folder(settings.score.images)
     if "://" not in settings.score.out:
         require_writable(Path(settings.score.out).parent, "the folder of score.out")
-    _cluster(settings)
+    require_cluster(settings)
 
 
 def serve(settings: Settings) -> None:
@@ -99,13 +97,13 @@ def serve(settings: Settings) -> None:
         key_in(settings.serving.token_variable, "the token that callers of SpatialScore must send")
     if uses_private_cluster(settings):
         check_port("serving", settings.serving.host, settings.serving.port)
-    _cluster(settings)
+    require_cluster(settings)
 
 
 def merge(settings: Settings) -> None:
     """`reward merge`: a SpatialScore, and a folder for the result."""
     spatialscore(settings)
-    _run_folder(settings)
+    require_run_folder(settings)
 
 
 def spatialscore(settings: Settings) -> None:
@@ -124,8 +122,8 @@ def train_policy(settings: Settings) -> None:
     check_prompts(settings)
     _policy_models(settings)
     _resume_and_start(settings)
-    _run_folder(settings)
-    _cluster(settings)
+    require_run_folder(settings)
+    require_cluster(settings)
 
 
 def sample(settings: Settings) -> None:
@@ -139,7 +137,7 @@ def sample(settings: Settings) -> None:
         except InputError as error:
             raise SettingsError(f"sample.text: {error}") from error
     trained_policy(settings)
-    _model(settings, "flux.model", settings.flux.model, "model_index.json")
+    require_model(settings, "flux.model", settings.flux.model, "model_index.json")
 
 
 def trained_policy(settings: Settings) -> None:
@@ -152,7 +150,7 @@ def trained_policy(settings: Settings) -> None:
     if not paths.export.is_dir() and not list_folder(location):
         raise UserError(f"no trained policy in {paths.policy}: run `spatialt2i policy train` first")
     choose_version(settings)
-    _run_folder(settings)
+    require_run_folder(settings)
 
 
 def evaluate(settings: Settings) -> None:
@@ -163,46 +161,8 @@ def evaluate(settings: Settings) -> None:
     if not spatialscore_folder(settings).is_dir():
         spatialscore(settings)
     draw_cases(settings)
-    _model(settings, "flux.model", settings.flux.model, "model_index.json")
-    _cluster(settings)
-
-
-def benchmark_files(settings: Settings) -> None:
-    """`benchmark report` and `benchmark export`: the published files, and the version of the policy."""
-    from pipelines.benchmark.checks import check_files
-
-    check_files(settings)
-    if settings.benchmark.sides != "base" and not settings.benchmark.images:
-        trained_policy(settings)
-    _run_folder(settings)
-
-
-def benchmark_images(settings: Settings) -> None:
-    """`benchmark draw`: the published files, a cluster, the base model, and the policy if its images are asked for."""
-    benchmark_files(settings)
-    _model(settings, "flux.model", settings.flux.model, "model_index.json")
-    _cluster(settings)
-
-
-def benchmark_judges(settings: Settings) -> None:
-    """`benchmark judge`: the published files, a cluster, the keys of the judges, and GenEval's models."""
-    from pipelines.benchmark.checks import asked_sections, uses_detector
-    from pipelines.benchmark.work import judge_settings
-
-    benchmark_files(settings)
-    for name in asked_sections(settings):
-        _key(judge_settings(settings, name))
-    if uses_detector(settings):
-        _model(settings, "geneval.detector", settings.geneval.detector, "config.json")
-        _model(settings, "geneval.clip", settings.geneval.clip, "config.json")
-    _cluster(settings)
-
-
-def benchmark_run(settings: Settings) -> None:
-    """`benchmark run`: what drawing and judging need."""
-    if not settings.benchmark.images:
-        benchmark_images(settings)
-    benchmark_judges(settings)
+    require_model(settings, "flux.model", settings.flux.model, "model_index.json")
+    require_cluster(settings)
 
 
 def ablation(settings: Settings) -> None:
@@ -210,8 +170,8 @@ def ablation(settings: Settings) -> None:
     check_ablation(settings)
     if settings.rewards.spatialscore:
         _checked_spatialscore(settings)
-    _run_folder(settings)
-    _cluster(settings)
+    require_run_folder(settings)
+    require_cluster(settings)
 
 
 def submit(settings: Settings) -> None:
@@ -220,10 +180,6 @@ def submit(settings: Settings) -> None:
     check_folder(options.working_dir)
     if options.verify.lower() not in ("true", "false") and not Path(options.verify).exists():
         raise SettingsError(f"submit.verify must be true, false, or a file or folder that exists, got {options.verify}")
-
-
-def _run_folder(settings: Settings) -> None:
-    require_writable(run_paths(settings).root)
 
 
 def _resume_and_start(settings: Settings) -> None:
@@ -239,11 +195,6 @@ def _resume_and_start(settings: Settings) -> None:
     if newest and settings.policy.resume != "never":
         check_settings_resumable(newest, settings)
     check_start(settings)
-
-
-def _cluster(settings: Settings) -> None:
-    if not uses_private_cluster(settings) and settings.ray_address != "local":
-        check_address(settings.ray_address)
 
 
 def _checked_spatialscore(settings: Settings) -> None:
@@ -279,40 +230,23 @@ def _preferences_services(settings: Settings) -> None:
         (cfg.image_check == "judge", settings.claim_judge),
     ):
         if used:
-            _key(endpoint)
+            require_key(endpoint)
     for used, section, model in (
         (weights.qwen_image, "qwen_image", settings.qwen_image.model),
         (weights.hunyuan_image, "hunyuan_image", settings.hunyuan_image.model),
     ):
         if used:
-            _model(settings, f"{section}.model", model, "model_index.json")
+            require_model(settings, f"{section}.model", model, "model_index.json")
 
 
 def _policy_models(settings: Settings) -> None:
-    _model(settings, "flux.model", settings.flux.model, "model_index.json")
+    require_model(settings, "flux.model", settings.flux.model, "model_index.json")
     if settings.rewards.detector:
-        _model(settings, "detector.model", settings.detector.model, "config.json")
+        require_model(settings, "detector.model", settings.detector.model, "config.json")
     if settings.rewards.judge:
-        _key(settings.judge)
+        require_key(settings.judge)
     check_rules_reward(settings)
 
 
 def _spatialscore_backbone(settings: Settings) -> None:
-    _model(settings, "spatialscore.model", settings.spatialscore.model, "config.json")
-
-
-def _model(settings: Settings, setting: str, location: str, first_file: str) -> None:
-    check_model(settings, setting, location, first_file)
-    if location == EMBEDDED or Path(location).is_dir() or not uses_private_cluster(settings):
-        return
-    from pipelines.operations.doctor.models import Hub, check_location
-
-    finding = check_location(setting, location, "", first_file, Hub.from_environment())
-    if not finding.ok:
-        raise SettingsError(f"{finding.message}: {finding.fix}")
-
-
-def _key(endpoint: EndpointSettings) -> None:
-    from actors.services.keys import key_of
-
-    key_of(endpoint)
+    require_model(settings, "spatialscore.model", settings.spatialscore.model, "config.json")

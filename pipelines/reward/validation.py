@@ -96,7 +96,7 @@ class BestWeights:
         """The state of a checkpoint; None at a fresh start."""
         if state is None:
             return cls(keep)
-        return cls(keep, **{**state, "trained": state["trained"] if keep else {}})
+        return cls(keep, state["accuracy"], state["step"], state["stale"], state["trained"] if keep else {})
 
 
 def _joined(places: Sequence[RowPlace]) -> list[RowPlace]:

@@ -1,0 +1,46 @@
+"""What several commands need: a folder, a cluster, a model, the key of a service. Imports neither torch nor Ray.
+
+Every function raises UserError if it is missing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from conf import Settings, SettingsError
+from conf.endpoints import EndpointSettings
+from conf.flux import EMBEDDED
+from pipelines.common.cluster_address import check_address, uses_private_cluster
+from pipelines.common.disk_faults import require_writable
+from pipelines.common.models import check_model
+from pipelines.common.paths import run_paths
+
+
+def require_run_folder(settings: Settings) -> None:
+    """The run's folder can be written."""
+    require_writable(run_paths(settings).root)
+
+
+def require_cluster(settings: Settings) -> None:
+    """The cluster at `ray_address` answers, if it is not a private one."""
+    if not uses_private_cluster(settings) and settings.ray_address != "local":
+        check_address(settings.ray_address)
+
+
+def require_model(settings: Settings, setting: str, location: str, first_file: str) -> None:
+    """The model at `location`, the value of `setting`, is there or can be downloaded: it has `first_file`."""
+    check_model(settings, setting, location, first_file)
+    if location == EMBEDDED or Path(location).is_dir() or not uses_private_cluster(settings):
+        return
+    from pipelines.operations.doctor.models import Hub, check_location
+
+    finding = check_location(setting, location, "", first_file, Hub.from_environment())
+    if not finding.ok:
+        raise SettingsError(f"{finding.message}: {finding.fix}")
+
+
+def require_key(endpoint: EndpointSettings) -> None:
+    """The key of a service is set."""
+    from actors.services.keys import key_of
+
+    key_of(endpoint)
