@@ -64,8 +64,9 @@ class DiffusersSettings(Section):
     vae_tiling: bool = False
     """Decode an image in tiles: less memory, so that large images may not need `offload`."""
 
-    offload: Literal["none", "model", "sequential"] = "none"
-    """Keep on the GPU: everything (none), one model part at a time (model), one layer at a time (sequential, slow)."""
+    offload: Literal["none", "text", "model", "sequential"] = "none"
+    """Keep on the GPU: everything (none), text encoders first and then the rest, for a shard (text), one model part at
+    a time, for a batch (model), one layer at a time (sequential, slow)."""
 
     batch: int = field(default=4, metadata=at_least(1))
     """Images in one call."""

@@ -21,6 +21,7 @@ from conf.settings import Settings
 from pipelines.common.paths import run_paths
 from pipelines.common.worker_log import WorkCounter
 from pipelines.preferences.ops import Batch, map_live_async, records_of, shard_images, shard_of, with_records
+from pipelines.preferences.roles.base import PromptPair
 from pipelines.preferences.roles.chat import ChatPerturber, ChatWriter
 from pipelines.preferences.roles.checked_images import CheckRules, Draw, PairMaker
 from pipelines.preferences.roles.claim_judge import ClaimJudge
@@ -174,6 +175,9 @@ class DiffusersActor:
             drawer = BatchDrawer(self._generator.draw, self._batch)
             cache = ImageCache(shard_images(self._services.images, shard_of(batch)), self._name, self._identity)
             maker = self._services.pair_maker(cache.cached(drawer), self._services.judge(), self._name)
-            return with_records(batch, await map_live_async(records_of(batch), maker.generate))
+            records = records_of(batch)
+            prompts = [record for record in records if isinstance(record, PromptPair)]
+            self._generator.announce(text for prompt in prompts for text in prompt.texts)
+            return with_records(batch, await map_live_async(records, maker.generate))
 
         return asyncio.run(generate())

@@ -128,6 +128,45 @@ def test_without_guidance_a_step_is_one_pass(models: dict[str, str]) -> None:
         assert len(calls) == passes
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_texts_encoded_in_a_stage_of_their_own_give_the_same_images(
+    name: Name, models: dict[str, str], plain: dict[str, np.ndarray]
+) -> None:
+    generator = _generator(name, models, offload="text", gpus=1.0)
+    pipeline = _pipeline(generator)
+    assert pipeline.text_encoder is None, "the encoders leave the GPU to the transformer"
+    encode, encoded, passes = pipeline.encode_prompt, [], []
+
+    def count(texts: list[str] | None = None, **arguments: Any) -> Any:
+        if texts:
+            encoded.extend(texts)
+            assert not passes, "all texts of a shard are encoded before its first image"
+        return encode(texts or arguments.pop("prompt"), **arguments)
+
+    pipeline.encode_prompt = count
+    pipeline.transformer.register_forward_hook(lambda *_: passes.append(pipeline.text_encoder))
+    generator.announce([REQUESTS[0].text, REQUESTS[1].text, "a green triangle"])
+    difference = np.abs(_pixels(generator) - plain[name])
+    assert difference.max() <= 2, "another padding may change rounding only"
+    generator.draw([ImageRequest("a green triangle", 5)])
+    negative = {"qwen_image": " ", "hunyuan_image": ""}[name]
+    assert sorted(encoded) == sorted([negative, "a red circle", "a blue square", "a green triangle"])
+    assert passes and not any(passes)
+
+
+def test_the_texts_of_a_shard_are_forgotten_with_it(models: dict[str, str]) -> None:
+    generator = _generator("qwen_image", models, offload="text", gpus=1.0, guidance=1.0)
+    pipeline, encoded = _pipeline(generator), []
+    encode = pipeline.encode_prompt
+    pipeline.encode_prompt = lambda texts=None, **rest: (
+        encoded.extend(texts or []) or encode(texts or rest.pop("prompt"), **rest)
+    )
+    for _ in range(2):
+        generator.announce(["a red circle"])
+        generator.draw(REQUESTS)
+    assert sorted(encoded) == sorted(["a red circle", "a blue square"] * 2)
+
+
 def test_attention_that_is_not_installed_is_one_message(models: dict[str, str]) -> None:
     with pytest.raises(UserError, match=r"qwen_image\.attention=xformers cannot be used"):
         _generator("qwen_image", models, attention="xformers")

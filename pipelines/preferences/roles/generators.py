@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from conf.generators import DiffusersSettings
 from pipelines.preferences.roles.base import RawImage
 from pipelines.preferences.roles.checked_images import ImageRequest
 from pipelines.preferences.roles.pipeline_options import apply_options
+from pipelines.preferences.roles.text_stage import TextStage
 
 _PIPELINES: dict[str, Any] = {  # Any: the two classes have no common base with a typed call
     "qwen_image": QwenImagePipeline,
@@ -38,6 +39,21 @@ class DiffusersGenerator:
         self._pipeline = _PIPELINES[generator].from_pretrained(settings.model, dtype=_DTYPES[settings.dtype])
         self._pipeline.set_progress_bar_config(disable=True)
         apply_options(self._pipeline, settings, device)
+        self._texts: TextStage | None = None
+        if settings.offload == "text":
+            self._texts = TextStage(self._pipeline, device, self._negative)
+
+    @property
+    def _negative(self) -> str | None:
+        """The text of the second pass of a denoise step; None if the pipeline makes none."""
+        if self._generator == "hunyuan_image":
+            return ""  # what the pipeline takes if it is given none; its guider decides whether it is used
+        return " " if self._settings.guidance > 1 else None
+
+    def announce(self, texts: Iterable[str]) -> None:
+        """Says which texts the next shard needs, so that they can be encoded together, see TextStage."""
+        if self._texts:
+            self._texts.announce(texts)
 
     def draw(self, requests: Sequence[ImageRequest]) -> list[RawImage]:
         """Returns one image for each request, in order, from one call of the pipeline."""
@@ -49,13 +65,11 @@ class DiffusersGenerator:
         """One call of the pipeline: uint8 [B, H, W, 3]."""
         settings = self._settings
         if self._generator == "qwen_image":
-            guidance: dict[str, Any] = {"true_cfg_scale": settings.guidance}
-            if settings.guidance > 1:  # else no second pass is made
-                guidance["negative_prompt"] = [" "] * len(texts)
+            guidance = {"true_cfg_scale": settings.guidance}
         else:  # a HunyuanImage checkpoint that is not distilled takes its guidance from its guider instead
             guidance = {"distilled_guidance_scale": settings.guidance}
         images = self._pipeline(
-            prompt=texts,
+            **self._prompts(texts),
             height=settings.height,
             width=settings.width,
             num_inference_steps=settings.denoise_steps,
@@ -64,3 +78,11 @@ class DiffusersGenerator:
             **guidance,
         ).images
         return (np.asarray(images).clip(0, 1) * 255).round().astype(np.uint8)
+
+    def _prompts(self, texts: list[str]) -> dict[str, Any]:
+        """The arguments of the call that hold its texts, or what the text encoders made of them."""
+        if self._texts:
+            return dict(self._texts.inputs(texts))
+        if self._generator == "hunyuan_image" or self._negative is None:
+            return {"prompt": texts}
+        return {"prompt": texts, "negative_prompt": [self._negative] * len(texts)}

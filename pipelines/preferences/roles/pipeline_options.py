@@ -25,6 +25,8 @@ _BACKENDS: dict[Attention, str] = {
 def apply_options(pipeline: Any, settings: DiffusersSettings, device: torch.device) -> None:
     """Applies everything that `settings` says about the pipeline, and places it on `device`.
 
+    With offload=text a TextStage places it.
+
     Raises UserError if the LoRA cannot be loaded or the implementation of attention is not installed.
     """
     if settings.shift:
@@ -92,5 +94,5 @@ def _place(pipeline: Any, settings: DiffusersSettings, device: torch.device) -> 
         pipeline.enable_model_cpu_offload(device=device)
     elif settings.offload == "sequential":
         pipeline.enable_sequential_cpu_offload(device=device)
-    else:
+    elif settings.offload == "none":
         pipeline.to(device)
