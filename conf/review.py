@@ -113,7 +113,7 @@ class PublishSettings(Section):
     """Version of the dataset, MAJOR.MINOR.PATCH."""
 
     out: str = ""
-    """Folder that holds the versions. Empty: <run_dir>/published."""
+    """Folder that holds the versions, or a URI (s3://…, gs://…) that they are copied to. Empty: <run_dir>/published."""
 
     name: str = "SpatialReward-Dataset"
     """Title of the dataset card."""

@@ -5,7 +5,8 @@
     <out>/<version>/pickapic/, hpdv3/                  the same pairs in the formats of Pick-a-Pic v2 and HPDv3
     <out>/<version>/SHA256SUMS                         of every file above: `sha256sum -c SHA256SUMS`
 
-A version is written under a temporary name and renamed when it is complete. An existing version is never changed.
+A version is written under a temporary name and renamed when it is complete. An existing version is never changed. If
+`publish.out` is a URI, the version is written in the run directory and then copied.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from actors.files import join
 from actors.folders import create_folder
 from conf import UserError
 from conf.review import PublishSettings
@@ -34,6 +36,7 @@ from pipelines.preferences.dataset.source_rows import read_columns, read_shuffle
 from pipelines.preferences.dataset.split_writer import SplitWriter
 from pipelines.preferences.dataset.splits import BENCHMARK, Member, choose_benchmark
 from pipelines.preferences.dataset.statistics import Statistics
+from pipelines.preferences.dataset.upload import is_uri, require_free, upload
 from pipelines.preferences.dataset.verify import CHECKSUMS
 from pipelines.preferences.review.pairs import pair_files
 from pipelines.preferences.roles.base import Review
@@ -46,7 +49,7 @@ class PublishedVersion:
     folder: Path
     pairs: int
     left_out: Mapping[str, int]  # reason -> pairs
-    address: str = ""  # on the Hugging Face Hub; "" if it was not uploaded
+    address: str = ""  # where it was uploaded, too; "" if it was not
 
     def __str__(self) -> str:
         left_out = "".join(f", {count} {reason} left out" for reason, count in sorted(self.left_out.items()))
@@ -65,14 +68,17 @@ class Selection:
 def publish(settings: Settings) -> PublishedVersion:
     """Writes the accepted pairs of the run, with the reviews of the annotators, as a version of the dataset.
 
-    A version that exists already is only uploaded, if `publish.hub` is set. Raises UserError if it exists otherwise, if
-    there are no pairs that may be published, or if the accepted pairs of the split test cannot fill the benchmark.
+    A version that exists already is only uploaded, to `publish.hub` and to `publish.out` if that is a URI. Raises
+    UserError if it exists otherwise, if there are no pairs that may be published, or if the accepted pairs of the split
+    test cannot fill the benchmark.
     """
     cfg = settings.publish
-    root = Path(cfg.out).absolute() if cfg.out else run_paths(settings).published
-    folder = root / cfg.version
-    if folder.exists() and cfg.hub:
-        return PublishedVersion(folder, _count_pairs(folder), {}, push_to_hub(folder, cfg))
+    local = cfg.out and not is_uri(cfg.out)
+    folder = (Path(cfg.out).absolute() if local else run_paths(settings).published) / cfg.version
+    if folder.exists() and (cfg.hub or is_uri(cfg.out)):
+        return PublishedVersion(folder, _count_pairs(folder), {}, _upload(folder, cfg))
+    if is_uri(cfg.out):
+        require_free(join(cfg.out, cfg.version))
     if folder.exists():
         raise UserError(f"{folder} is published already: raise publish.version, or delete the folder")
     source = run_paths(settings).preferences
@@ -95,8 +101,14 @@ def publish(settings: Settings) -> PublishedVersion:
         _write_checksums(partial)
 
     create_folder(folder, write)
-    address = push_to_hub(folder, cfg) if cfg.hub else ""
-    return PublishedVersion(folder, published.pairs, selection.left_out_counts, address)
+    return PublishedVersion(folder, published.pairs, selection.left_out_counts, _upload(folder, cfg))
+
+
+def _upload(folder: Path, cfg: PublishSettings) -> str:
+    """Copies a version to where the settings want it beside the folder, and says where."""
+    uri = upload(folder, join(cfg.out, cfg.version)) if is_uri(cfg.out) else ""
+    hub = push_to_hub(folder, cfg) if cfg.hub else ""
+    return " and ".join(filter(None, (uri, hub)))
 
 
 def select(source: Path, reviews: DatasetReviews, cfg: PublishSettings) -> Selection:

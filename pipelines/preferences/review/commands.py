@@ -56,5 +56,5 @@ def from_label_studio(settings: Settings) -> None:
 
 
 def _folder(setting: str) -> tuple[Path, ...]:
-    """The folder that a setting names; none if it is empty, because the run directory is used then."""
-    return (Path(setting).absolute(),) if setting else ()
+    """The folder that a setting names; none if it is empty or a URI, because the run directory is used then."""
+    return (Path(setting).absolute(),) if setting and "://" not in setting else ()
