@@ -9,8 +9,10 @@ from conf.endpoints import ChatSettings
 from conf.errors import SettingsError
 from conf.rules import Section, at_least, gpu_count, one_of
 
-BENCHMARKS = ("dpg", "tiif", "unigenbench", "unigenbench_long", "geneval")
-"""Benchmarks by name. unigenbench has the short prompts and unigenbench_long the long ones."""
+PAPER_BENCHMARKS = ("dpg", "tiif", "unigenbench", "unigenbench_long", "geneval")
+"""The benchmarks that the paper reports. unigenbench has the short prompts and unigenbench_long the long ones."""
+BENCHMARKS = (*PAPER_BENCHMARKS, "spatialgeneval", "geneval2")
+"""All benchmarks by name."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,8 @@ class BenchmarkSettings(Section):
 
     section: ClassVar[str] = "benchmark"
 
-    names: tuple[str, ...] = BENCHMARKS
-    """Benchmarks to run: dpg, tiif, unigenbench, unigenbench_long, geneval."""
+    names: tuple[str, ...] = PAPER_BENCHMARKS
+    """Benchmarks to run: dpg, tiif, unigenbench, unigenbench_long, geneval (the paper's), spatialgeneval, geneval2."""
 
     data: str = ""
     """Folder with the published files, which `benchmark fetch` fills: one folder a benchmark. Empty, in the scenes
@@ -48,7 +50,7 @@ class BenchmarkSettings(Section):
     """Denoise steps of an image. 0: evaluation.denoise_steps. TIIF-Bench: 50, UniGenBench++: 30, GenEval: 50."""
 
     images_per_prompt: int = field(default=0, metadata=at_least(0))
-    """Images of each prompt. 0: as the benchmark prescribes (TIIF-Bench 1, the others 4)."""
+    """Images of each prompt. 0: as the benchmark prescribes (1 of TIIF-Bench, SpatialGenEval and GenEval 2, else 4)."""
 
     max_prompts: int = field(default=0, metadata=at_least(0))
     """Prompts of a benchmark at most, the first ones. 0: all. With a limit no figure compares with a published one."""
@@ -67,8 +69,9 @@ class BenchmarkSettings(Section):
     """Name, in folders and tables, of the model that made benchmark.images."""
 
     judge: Literal["endpoint", "exact"] = "exact"
-    """Who answers. endpoint: the judge of each benchmark (sections tiif_judge, unigenbench_judge, dpg_judge, geneval).
-    exact: the exact checker of the scenes world, which answers through a server on this machine."""
+    """Who answers. endpoint: the judge of each benchmark (sections tiif_judge, unigenbench_judge, dpg_judge, geneval,
+    spatialgeneval_judge, geneval2_judge). exact: the exact checker of the scenes world, which answers through a server
+    on this machine."""
 
     attempts: int = field(default=3, metadata=at_least(1))
     """Answers that are requested until one can be read; else it is missing. Official: TIIF no limit, UniGen 11."""
@@ -146,6 +149,63 @@ class DpgJudgeSettings(ChatSettings):
 
     temperature: float = 0.0
     """Sampling temperature. -1: the service's own."""
+
+
+@dataclass(frozen=True)
+class SpatialGenEvalJudgeSettings(ChatSettings):
+    """The judge of SpatialGenEval, which answers each question several times."""
+
+    section: ClassVar[str] = "spatialgeneval_judge"
+
+    model: str = "gpt-4o"
+    """Model name, as the API expects it. Published results: Qwen2.5-VL-72B-Instruct on vLLM, or gpt-4o."""
+
+    temperature: float = 1.0
+    """Sampling temperature. -1: the service's own. Official: 1."""
+
+    answers: int = field(default=5, metadata=at_least(1))
+    """Answers about each image. An option counts if 4 of 5 give it. Official: 5."""
+
+    shuffle: bool = True
+    """Show the options in an order of their own for each question. false: in the published order, in which C is right
+    in 46 % of the questions."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.answers > 1 and self.answer_seed >= 0:
+            raise SettingsError(
+                f"spatialgeneval_judge.answer_seed must be -1 with answers={self.answers}, got {self.answer_seed}: "
+                "with one seed all answers are the same"
+            )
+
+
+@dataclass(frozen=True)
+class GenEval2JudgeSettings(ChatSettings):
+    """The judge of GenEval 2: the probabilities of the first token count, so the service must give `logprobs`."""
+
+    section: ClassVar[str] = "geneval2_judge"
+
+    url: str = "http://127.0.0.1:8000/v1"
+    """Base URL of the API. The default is that of `vllm serve`."""
+
+    model: str = "Qwen/Qwen3-VL-8B-Instruct"
+    """Model name, as the API expects it. Published results: Qwen3-VL-8B-Instruct."""
+
+    key_variable: str = "VLLM_API_KEY"
+    """Name of the driver's environment variable that holds the API key."""
+
+    temperature: float = 0.0
+    """Sampling temperature. -1: the service's own."""
+
+    max_tokens: int = field(default=1, metadata=at_least(1))
+    """Tokens of an answer at most. Only the first one counts."""
+
+    top_logprobs: int = field(default=20, metadata=at_least(1))
+    """Likeliest tokens whose probabilities are asked for. vLLM and OpenAI give 20 at most by default."""
+
+    def answer_options(self) -> dict[str, Any]:
+        """See EndpointSettings."""
+        return super().answer_options() | {"logprobs": True, "top_logprobs": self.top_logprobs}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ from conf.baselines import BaselinesSettings
 from conf.benchmark import (
     BenchmarkSettings,
     DpgJudgeSettings,
+    GenEval2JudgeSettings,
     GenEvalSettings,
+    SpatialGenEvalJudgeSettings,
     TiifJudgeSettings,
     UniGenBenchJudgeSettings,
 )
@@ -95,6 +97,8 @@ class Settings(Section):
     tiif_judge: TiifJudgeSettings = field(default_factory=TiifJudgeSettings)
     unigenbench_judge: UniGenBenchJudgeSettings = field(default_factory=UniGenBenchJudgeSettings)
     dpg_judge: DpgJudgeSettings = field(default_factory=DpgJudgeSettings)
+    spatialgeneval_judge: SpatialGenEvalJudgeSettings = field(default_factory=SpatialGenEvalJudgeSettings)
+    geneval2_judge: GenEval2JudgeSettings = field(default_factory=GenEval2JudgeSettings)
     geneval: GenEvalSettings = field(default_factory=GenEvalSettings)
     ablation: AblationSettings = field(default_factory=AblationSettings)
     sample: SampleSettings = field(default_factory=SampleSettings)

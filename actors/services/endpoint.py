@@ -28,12 +28,16 @@ from actors.services.responses import (
     is_content_refusal,
     message_of,
     read_chat,
+    read_first_token,
     read_images,
     retry_after_seconds,
     serialize,
 )
 from actors.services.transport import UnfitAnswerError, http_client
 from conf.endpoints import EndpointSettings
+
+Api = Literal["chat", "first_token", "images"]
+"""What is asked for; responses are cached apart."""
 
 _RETRIED = (408, 409, 429)
 """Statuses of calls that are retried; all from 500 on are retried too."""
@@ -119,6 +123,29 @@ class Endpoint:
         key = question | options | ({"attempt": attempt} if attempt else {})
         return (await self._ask("chat", key, send)).content.decode()
 
+    async def first_token(self, messages: Sequence[Mapping[str, Any]], attempt: int = 0) -> dict[str, float]:
+        """Returns the likeliest first tokens of the model's text: token -> natural logarithm of its probability.
+
+        The settings' `answer_options` must ask for `logprobs`. Raises the same errors as `chat`; EndpointError if the
+        service gives no log-probabilities.
+        """
+        settings = self._settings
+        options = settings.answer_options()
+        question: dict[str, Any] = {"model": settings.model, "messages": list(messages)}
+
+        async def send() -> Response:
+            extra = options | settings.delivery_options()
+            response = read_first_token(await self._client.chat.completions.create(**question, extra_body=extra))
+            if response is None:
+                raise EndpointError(
+                    f"{settings.section} at {settings.url} gives no log-probabilities of {settings.model}: set "
+                    f"{settings.section}.url to a service that does, such as vLLM"
+                )
+            return response
+
+        key = question | options | ({"attempt": attempt} if attempt else {})
+        return json.loads((await self._ask("first_token", key, send)).content)
+
     async def image(self, prompt: str, size: str, seed: int, source: str = "") -> bytes:
         """Returns the file of one generated image. Raises the same errors as `chat`.
 
@@ -136,9 +163,7 @@ class Endpoint:
 
         return (await self._ask("images", body | extra, send)).content
 
-    async def _ask(
-        self, api: Literal["chat", "images"], key: Mapping[str, Any], send: Callable[[], Awaitable[Response]]
-    ) -> Response:
+    async def _ask(self, api: Api, key: Mapping[str, Any], send: Callable[[], Awaitable[Response]]) -> Response:
         # The digest leaves the address out: one model at two addresses gives the same responses.
         digest = hashlib.sha256(json.dumps([api, key], sort_keys=True).encode()).hexdigest()
         cached = join(join(self._cache, digest[:2]), digest)

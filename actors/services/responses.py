@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from email.utils import parsedate_to_datetime
 from time import time
 
@@ -17,6 +18,8 @@ from actors.json_files import parse_object
 
 MAX_TOKENS = 10**9
 MAX_RETRY_AFTER_S = 3600.0
+MIN_LOG_PROBABILITY = -9999.0
+"""Stands for a probability of 0, which JSON has no logarithm of; vLLM uses the same."""
 
 REFUSAL_STATUSES = (400, 403, 422)
 """Statuses with which services refuse content. They use the same ones for a malformed question."""
@@ -63,6 +66,31 @@ def read_chat(response: object) -> Response:
         tokens_out=_tokens(usage.completion_tokens) if usage else 0,
         truncated=choice.finish_reason == "length",
     )
+
+
+def read_first_token(response: object) -> Response | None:
+    """Reads the likeliest first tokens of a chat completion, as JSON: token -> natural logarithm of its probability.
+
+    Returns None if a chat completion has no log-probabilities. Raises ValueError if the body is none, or a number is.
+    """
+    read = read_chat(response)
+    assert isinstance(response, ChatCompletion)
+    listed = response.choices[0].logprobs
+    if read.refused:
+        return read
+    if listed is None or not listed.content:
+        return None
+    found: dict[str, float] = {}
+    for each in (*listed.content[0].top_logprobs, listed.content[0]):
+        found.setdefault(_text(each.token), _log_probability(each.logprob))
+    return replace(read, content=json.dumps(found).encode(), truncated=False)
+
+
+def _log_probability(value: object) -> float:
+    """A logarithm of a probability; rounding may lift it above 0. Raises ValueError for other values."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value > 0.01:
+        raise ValueError("a log-probability in the response is none")
+    return max(float(value), MIN_LOG_PROBABILITY)
 
 
 def _text(value: object) -> str:

@@ -17,7 +17,6 @@ _BENCHMARKS: Mapping[str, Benchmark] = {
         unigen.UniGenBench("short"),
         unigen.UniGenBench("long"),
         geneval.GenEval(),
-        spatialgeneval.SpatialGenEval(),
         geneval2.GenEval2(),
     )
 }
@@ -31,11 +30,15 @@ _SOURCES: Mapping[str, Source] = {
 }
 
 
-def find_benchmark(name: str, tiif_set: TiifSet = "testmini") -> Benchmark:
-    """Returns a benchmark by its name in `benchmark.names`. `tiif_set`: which prompts of TIIF-Bench.
+def find_benchmark(name: str, tiif_set: TiifSet = "testmini", shuffle: bool = True) -> Benchmark:
+    """Returns a benchmark by its name in `benchmark.names`.
+
+    `tiif_set`: which prompts of TIIF-Bench. `shuffle`: whether the options of SpatialGenEval are shuffled.
 
     Raises KeyError for a name that is unknown.
     """
+    if name == "spatialgeneval":
+        return spatialgeneval.SpatialGenEval(shuffle)
     return tiif.Tiif(tiif_set) if name == "tiif" else _BENCHMARKS[name]
 
 

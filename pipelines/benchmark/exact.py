@@ -50,7 +50,9 @@ class _Handler(BaseHTTPRequestHandler):
         except ValueError as error:  # a question that the checker does not know
             reply, status = str(error), 422
         message = {"role": "assistant", "content": reply, "refusal": None}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        sure = {"token": reply, "logprob": 0.0, "bytes": None}
+        logprobs = {"content": [{**sure, "top_logprobs": [sure]}]} if body.get("logprobs") else None
+        choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": logprobs}
         usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
         answer = {"id": "1", "object": "chat.completion", "created": 0, "model": "exact", "choices": [choice]}
         content = {**answer, "usage": usage} if status == 200 else {"error": {"message": reply}}

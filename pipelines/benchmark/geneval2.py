@@ -114,7 +114,9 @@ class GenEval2:
 def ask_one(question: Question) -> JudgeCall:
     """The call of one question: one token, with the probabilities of the likeliest ones."""
     return JudgeCall(
-        question.text + SUFFIX, options={"max_tokens": 1, "temperature": 0.0, "logprobs": True, "top_logprobs": 20}
+        question.text + SUFFIX,
+        image_first=True,
+        options={"max_tokens": 1, "temperature": 0.0, "logprobs": True, "top_logprobs": 20},
     )
 
 

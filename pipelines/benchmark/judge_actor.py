@@ -17,7 +17,8 @@ from actors.services.keys import Key
 from conf.endpoints import ChatSettings
 from pipelines.benchmark.items import Benchmark, BenchmarkItem, Judgement, Unreadable, Wording
 from pipelines.benchmark.judgement_files import write_judgements
-from pipelines.benchmark.judges import UNFINISHED, ChatJudge, shows_image_first
+from pipelines.benchmark.judges import UNFINISHED, ChatJudge, answers_of, shows_image_first
+from pipelines.benchmark.logprob_judge import LogprobJudge
 
 JUDGED, MISSING = "judged", "missing"
 """Names of the counts of images with and without a readable judgement."""
@@ -107,10 +108,15 @@ class JudgeActor:
 
                 self._judges[name] = ExactBoxes()
             else:
-                first = shows_image_first(setup.judge)
-                endpoint = self._endpoint(setup)
-                self._judges[name] = ChatJudge(setup.benchmark, setup.wording, endpoint, setup.attempts, first)
+                self._judges[name] = self._service(setup)
         return self._judges[name]
+
+    def _service(self, setup: ChatJudgeSetup) -> Judge:
+        endpoint, judge = self._endpoint(setup), setup.judge
+        if setup.benchmark.form == "logprobs":
+            return LogprobJudge(endpoint)
+        first, answers = shows_image_first(judge), answers_of(judge)
+        return ChatJudge(setup.benchmark, setup.wording, endpoint, setup.attempts, first, answers)
 
     def _endpoint(self, setup: ChatJudgeSetup) -> Endpoint:
         context, section = self._context, setup.judge.section

@@ -14,7 +14,7 @@ from typing import Any
 from actors.images import ImageError, decode_image
 from actors.services.budget import BudgetReached
 from actors.services.endpoint import AnswerTruncated, ContentRefused, Endpoint, QuestionRejected, RetriesExhausted
-from conf.benchmark import UniGenBenchJudgeSettings
+from conf.benchmark import SpatialGenEvalJudgeSettings, UniGenBenchJudgeSettings
 from conf.endpoints import ChatSettings
 from pipelines.benchmark.items import (
     Answer,
@@ -24,9 +24,11 @@ from pipelines.benchmark.items import (
     JudgeCall,
     Judgement,
     Misread,
+    Parsed,
     Unreadable,
     Wording,
 )
+from pipelines.benchmark.spatialgeneval import combine
 from pipelines.common.images import encode_jpeg
 
 JPEG_QUALITY = 95
@@ -45,6 +47,7 @@ class ChatJudge:
     endpoint: Endpoint
     attempts: int
     image_first: bool = False  # and as JPEG
+    answers: int = 1  # about each image; an image without all of them has none
 
     async def judge(self, item: BenchmarkItem, image: int, file: bytes | None) -> Judgement:
         """The judgement of one image. `file`: the content of its PNG file; None if there is none.
@@ -57,12 +60,21 @@ class ChatJudge:
             url = await asyncio.to_thread(image_url, file, self.image_first)
         except ImageError as error:
             return Unreadable(item.id, image, "no image", f"the file is damaged: {error}")
+        found = await asyncio.gather(*(self._answer(item, image, url, number) for number in range(self.answers)))
+        answers = [each for each in found if isinstance(each, Answer)]
+        if len(answers) == len(found):
+            return answers[0] if len(answers) == 1 else joined(answers)
+        failures = [each for each in found if isinstance(each, Unreadable)]
+        return next((each for each in failures if each.why == UNFINISHED), failures[0])
+
+    async def _answer(self, item: BenchmarkItem, image: int, url: str, number: int) -> Judgement:
+        """The first readable reply to one of the `answers` calls about an image."""
         failed = Unreadable(item.id, image, UNFINISHED)
         for attempt in range(self.attempts):
-            made = attempt + 1
-            call = self.benchmark.ask(item, image, attempt, self.wording)
+            made, asked = attempt + 1, attempt * self.answers + number
+            call = self.benchmark.ask(item, image, asked, self.wording)
             try:
-                reply = await self.endpoint.chat(messages_of(call, url, self.image_first), attempt=attempt)
+                reply = await self.endpoint.chat(messages_of(call, url, self.image_first), attempt=asked)
             except AnswerTruncated as error:
                 failed = Unreadable(item.id, image, "cut", str(error), attempts=made)
                 continue
@@ -94,6 +106,14 @@ class ChatJudge:
         return list(await asyncio.gather(*calls))
 
 
+def joined(answers: Sequence[Answer]) -> Answer:
+    """Several answers about one image as one: per question the letters that it got, such as "CCCBC"."""
+    first = answers[0]
+    values = combine([Parsed(each.values) for each in answers])
+    raw, notes = "\n\n".join(each.raw for each in answers), tuple(note for each in answers for note in each.notes)
+    return Answer(first.item, first.image, values, notes, raw=raw, attempts=sum(each.attempts for each in answers))
+
+
 def messages_of(call: JudgeCall, url: str, image_first: bool = False) -> list[dict[str, Any]]:
     """The messages of a call: a system line, if there is one, and one user turn of text and image."""
     text: dict[str, Any] = {"type": "text", "text": call.text}
@@ -115,10 +135,19 @@ def shows_image_first(judge: ChatSettings) -> bool:
     return isinstance(judge, UniGenBenchJudgeSettings) and judge.image_first
 
 
+def answers_of(judge: ChatSettings) -> int:
+    """How many answers about each image a judge gives."""
+    return judge.answers if isinstance(judge, SpatialGenEvalJudgeSettings) else 1
+
+
 def judge_identity(judge: ChatSettings, wording: Wording, attempts: int) -> dict[str, Any]:
     """Everything that decides a judge's answers, for digests and manifests. The address is not part of it."""
     identity = judge.identity()
+    repeated: dict[str, Any] = {}
+    if isinstance(judge, SpatialGenEvalJudgeSettings):
+        repeated = {"answers": judge.answers, "shuffle": judge.shuffle}
     return {
+        **repeated,
         "model": judge.model,
         "options": identity.answer_options(),
         "image_first": shows_image_first(judge),

@@ -6,6 +6,8 @@ Ours is `<item>_<image>.png`. Officially:
     tiif         <type>/<model>/<length>_description/<index>.png
     unigenbench  en/<model>/<index>_<image>.png                  unigenbench_long: en_long
     geneval      <index:05>/samples/<image:05>.png               and <index:05>/metadata.jsonl
+    spatialgeneval  <item>.png                   its script pairs the sorted names with its rows: none may be missing
+    geneval2     <index:05>.png                                  and images.json: prompt -> path
 
 PNG files are copied byte for byte. Cells of a grid are decoded and encoded: the same pixels, and the same bytes if the
 image was written by this project.
@@ -55,6 +57,8 @@ def official_name(benchmark: str, item: BenchmarkItem, image: int, model: str) -
         return f"{'en' if item.length == 'short' else 'en_long'}/{model}/{item.index}_{image}.png"
     if benchmark == "geneval":
         return f"{item.index:05d}/samples/{image:05d}.png"
+    if benchmark in ("spatialgeneval", "geneval2"):
+        return f"{item.id}.png"
     raise KeyError(benchmark)
 
 
@@ -84,6 +88,9 @@ def export_images(benchmark: str, items: Sequence[BenchmarkItem], source: Path, 
                 place = target / official_name(benchmark, item, image, model)
                 write_file(str(place), (source / name).read_bytes())
                 copied += 1
+    if benchmark == "geneval2":
+        named = {item.prompt: str(target.absolute() / f"{item.id}.png") for item in items}
+        write_file(str(target / "images.json"), json.dumps(named, indent=1).encode())
     return Copied(copied, tuple(missing))
 
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 from conf.command import Action
 
 _COMMANDS, _CHECKS = "pipelines.benchmark.commands", "pipelines.operations.benchmark_checks"
-_JUDGES = ("tiif_judge", "unigenbench_judge", "dpg_judge", "geneval", "budget")
+_JUDGES = (
+    "tiif_judge",
+    "unigenbench_judge",
+    "dpg_judge",
+    "geneval",
+    "spatialgeneval_judge",
+    "geneval2_judge",
+    "budget",
+)
 _NO_RUN = ("benchmark.images", "benchmark.sides")
 
 BENCHMARK: dict[str, Action] = {

@@ -81,7 +81,7 @@ def write_scenes(settings: Settings, root: Path) -> None:
 
 def _load(settings: Settings, name: str, folder: Path) -> Work:
     cfg = settings.benchmark
-    benchmark = find_benchmark(name, cfg.tiif_set)
+    benchmark = find_benchmark(name, cfg.tiif_set, settings.spatialgeneval_judge.shuffle)
     fatal = [problem.text for problem in benchmark.check(folder) if problem.fatal]
     if fatal:
         raise UserError(f"benchmark {name}: {fatal[0]}")
@@ -117,5 +117,7 @@ def judge_settings(settings: Settings, name: str) -> ChatSettings:
         "tiif": settings.tiif_judge,
         "unigenbench": settings.unigenbench_judge,
         "unigenbench_long": settings.unigenbench_judge,
+        "spatialgeneval": settings.spatialgeneval_judge,
+        "geneval2": settings.geneval2_judge,
     }
     return sections[name]

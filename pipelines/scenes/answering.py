@@ -1,7 +1,7 @@
 """The exact checker as a judge of benchmarks: it answers chat calls, single questions, and as a detector.
 
 A call is the body of an OpenAI-compatible chat request with one image. The form of the answer follows from the text:
-one line a question, or the lists of UniGenBench++.
+one line a question, the lists of UniGenBench++, the letters of SpatialGenEval, or GenEval 2's one word.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ import numpy as np
 
 from actors.images import decode_image
 from pipelines.scenes.checker import inspect
-from pipelines.scenes.questions import is_true, shows_names, shows_statements
+from pipelines.scenes.questions import choose, is_true, say_in_one_word, shows_names, shows_statements
 from pipelines.scenes.render import RADIUS
 
 _QUESTION = re.compile(r"^Is .*\?$")
+_CHOICE = re.compile(r"^(.*\?)\s+Options: (.*)$", re.MULTILINE)
+_OPTION = re.compile(r"(?:^|, )([A-E]): ")
+_ONE_WORD = " Answer in one word."
 _DESCRIPTIONS = re.compile(r"Checkpoints Description:「\n(.*?)\n」", re.DOTALL)
 
 
@@ -42,6 +45,10 @@ def answer_chat(body: Mapping[str, object]) -> str:
     image, text = content_of(body)
     if "<score>" in text:
         return answer_checkpoints(image, text)
+    if text.endswith(_ONE_WORD):
+        return say_in_one_word(image, text.removesuffix(_ONE_WORD))
+    if choices := _CHOICE.findall(text):
+        return "\n".join(answer_choice(image, question, listed) for question, listed in choices)
     questions = [line.strip() for line in text.splitlines() if _QUESTION.match(line.strip())]
     if not questions:
         raise ValueError(f"the exact checker found no question in {text[:200]!r}")
@@ -51,6 +58,14 @@ def answer_chat(body: Mapping[str, object]) -> str:
 def answer_question(image: np.ndarray, question: str) -> str:
     """Answers one question with "yes" or "no" about an image, uint8 [64, 64, 3]."""
     return "yes" if is_true(image, question) else "no"
+
+
+def answer_choice(image: np.ndarray, question: str, listed: str) -> str:
+    """The line of a multiple-choice question: a letter, and its option. `listed`: "A: left of, B: …, E: None"."""
+    parts = _OPTION.split(listed)
+    letters = dict(zip(parts[2::2], parts[1::2], strict=True))  # text -> letter
+    chosen = choose(image, question, list(letters))
+    return f"{letters[chosen]}: {chosen}"
 
 
 def answer_checkpoints(image: np.ndarray, text: str) -> str:

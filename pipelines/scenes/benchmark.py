@@ -1,8 +1,8 @@
-"""Held-out prompts of the scenes world as files of the four benchmarks, in the formats of their authors.
+"""Held-out prompts of the scenes world as files of the benchmarks, in the formats of their authors.
 
 DPG-Bench: an `entity - whole` question for each object, a `relation - spatial` one for each relation. TIIF-Bench: types
 2d_spatial_relation and color+2d; the short prompt has two objects, the long one three. UniGenBench++: test points about
-layout, colour and shape. GenEval: tags position and color_attr.
+layout, colour and shape. GenEval: tags position and color_attr. `more_benchmarks.py` has SpatialGenEval and GenEval 2.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from actors.files import write_file
 from actors.types import Prompt, Relation, objects_of
 from pipelines.scenes.grammar import COLORS, RELATIONS, SHAPES, Scene, SceneObject, is_held_out, parse
+from pipelines.scenes.more_benchmarks import geneval2_rows, spatialgeneval_rows
 from pipelines.scenes.questions import ask_color, ask_object, ask_relation, ask_shape, state
 
 DPG_COLUMNS = (
@@ -37,7 +38,7 @@ class Pair:
 
 
 def write_benchmarks(root: Path, prompts: Sequence[Prompt]) -> None:
-    """Writes the files of dpg, tiif, unigenbench and geneval into folders of these names below `root`.
+    """Writes the files of dpg, tiif, unigenbench, geneval, spatialgeneval and geneval2 into such folders below `root`.
 
     Only prompts with relations are used; TIIF-Bench needs prompts of the scene grammar. Raises ValueError if there is
     no prompt with a relation.
@@ -66,6 +67,8 @@ def write_benchmarks(root: Path, prompts: Sequence[Prompt]) -> None:
     _write(root / "geneval" / "prompts" / "evaluation_metadata.jsonl", _lines(_geneval_rows(usable)))
     names = [*(f"{color} {shape}" for color in COLORS for shape in SHAPES), *SHAPES]
     _write(root / "geneval" / "prompts" / "object_names.txt", "\n".join(names) + "\n")
+    _write(root / "spatialgeneval" / "eval" / "SpatialGenEval_T2I_Prompts.jsonl", _lines(spatialgeneval_rows(usable)))
+    _write(root / "geneval2" / "geneval2_data.jsonl", _lines(geneval2_rows(usable)))
 
 
 def dpg_id(prompt: Prompt) -> str:

@@ -17,6 +17,12 @@ _RELATION = re.compile(rf"^Is the ({_NAME}) ({_WORD}) the ({_NAME})\?$")
 _OBJECT = re.compile(rf"^Is there an? ({_NAME})(?: in the image)?\?$")
 _ANY_SHAPE = re.compile(rf"^Is there an? ({_SHAPE})(?: in the image)?\?$")
 _COLOR_OF = re.compile(rf"^Is the ({_SHAPE}) ({_COLOR})\?$")
+_COUNT = re.compile(rf"^How many ({_NAME})s are in the image\?$")
+_PLACE = re.compile(rf"^Where is the ({_NAME}), seen from the ({_NAME})\?$")
+_WHICH = "Which of these objects is in the image?"
+NONE = "None"
+"""The option of a multiple-choice question that the image does not answer."""
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
 STATEMENT = re.compile(rf"({_NAME}) ({_WORD}) ({_NAME})")
 """A relation in a description, such as "red circle left of blue square"."""
 
@@ -41,6 +47,21 @@ def ask_relation(relation: Relation) -> str:
     return f"Is the {relation.subject} {relation.relation} the {relation.object}?"
 
 
+def ask_count(name: str) -> str:
+    """Asks for the number of objects such as "red circle"."""
+    return f"How many {name}s are in the image?"
+
+
+def ask_place(relation: Relation) -> str:
+    """Asks where an object is; options are relations."""
+    return f"Where is the {relation.subject}, seen from the {relation.object}?"
+
+
+def ask_which() -> str:
+    """Asks which object is shown; options are names."""
+    return _WHICH
+
+
 def state(relation: Relation) -> str:
     """A relation as a description."""
     return f"{relation.subject} {relation.relation} {relation.object}"
@@ -63,6 +84,25 @@ def is_true(image: np.ndarray, question: str) -> bool:
     if match := _COLOR_OF.match(text):
         return any((obj.shape, obj.color) == match.groups() for obj in found)
     raise ValueError(f"the exact checker knows the questions of pipelines/scenes/questions.py, got {question!r}")
+
+
+def say_in_one_word(image: np.ndarray, question: str) -> str:
+    """The exact checker's answer to a question in one word: a number, "Yes" or "No"."""
+    if match := _COUNT.match(question.strip()):
+        return NUMBERS[min(sum(each.obj.name == match[1] for each in inspect(image)), len(NUMBERS) - 1)]
+    return "Yes" if is_true(image, question) else "No"
+
+
+def choose(image: np.ndarray, question: str, options: Sequence[str]) -> str:
+    """The first option that the image shows, else NONE. Raises ValueError for a question in other words."""
+    text = question.strip()
+    if match := _PLACE.match(text):
+        asked = [Relation(match[1], word, match[2]) for word in options if word in RELATIONS]
+        return next((each.relation for each in asked if check(image, [each]).outcomes == ("right",)), NONE)
+    if text != _WHICH:
+        raise ValueError(f"the exact checker knows the questions of pipelines/scenes/questions.py, got {question!r}")
+    found = {each.obj.name for each in inspect(image)}
+    return next((name for name in options if name in found), NONE)
 
 
 def shows_statements(image: np.ndarray, description: str) -> bool:

@@ -149,12 +149,16 @@ class _Handler(BaseHTTPRequestHandler):
             message["content"], finish_reason = str(cut), "length"
         except ContentRefusal:
             return self._send(400, b'{"error": {"message": "against the policy", "code": "content_policy_violation"}}')
+        logprobs = None
+        if body.get("logprobs") and message["content"]:
+            message["content"], logprobs = likeliest(message["content"])
+            finish_reason = "length"  # as the limit is one token
         answer = {
             "id": "1",
             "object": "chat.completion",
             "created": 0,
             "model": body["model"],
-            "choices": [{"index": 0, "message": message, "finish_reason": finish_reason}],
+            "choices": [{"index": 0, "message": message, "finish_reason": finish_reason, "logprobs": logprobs}],
             "usage": {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150},
         }
         self._send_answer(answer, digest)
@@ -180,6 +184,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Logs nothing."""
+
+
+def likeliest(reply: str) -> tuple[str, dict[str, Any] | None]:
+    """The likeliest of the first tokens that a reply lists as JSON, and all of them; None without a list."""
+    if not reply.startswith("{"):
+        return reply, None
+    listed = [{"token": token, "logprob": value, "bytes": None} for token, value in json.loads(reply).items()]
+    first = max(listed, key=lambda each: each["logprob"])
+    return first["token"], {"content": [{**first, "top_logprobs": listed}]}
 
 
 def written(question: str, untrue: bool) -> dict[str, Any]:
