@@ -21,6 +21,9 @@ class BenchmarkSettings(Section):
 
     section: ClassVar[str] = "benchmark"
 
+    in_run: bool = False
+    """Run the benchmarks as the last step of `spatialt2i run`, too."""
+
     names: tuple[str, ...] = PAPER_BENCHMARKS
     """Benchmarks to run: dpg, tiif, unigenbench, unigenbench_long, geneval (the paper's), spatialgeneval, geneval2."""
 

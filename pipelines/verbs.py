@@ -10,7 +10,7 @@ _REVIEW = "pipelines.preferences.review.commands"
 _POLICY, _SCENES = "pipelines.policy.commands", "pipelines.pretrain.commands"
 _OPERATIONS = "pipelines.operations.commands"
 _CHECKS = "pipelines.operations.checks"
-_STAGES = ("preferences", "reward", "policy", "evaluation")
+_STAGES = ("preferences", "reward", "policy", "evaluation", "benchmark")
 
 VERBS: dict[str, dict[str, Action]] = {
     "preferences": {

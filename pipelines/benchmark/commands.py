@@ -42,7 +42,7 @@ def judge(settings: Settings) -> None:
             print(import_images(settings, work, paths))
         with ray_session(settings):
             result = judge_sides(settings, work, sides_to_judge(settings), paths)
-    _conclude(result)
+    conclude(result)
 
 
 def report(settings: Settings) -> None:
@@ -58,7 +58,7 @@ def run(settings: Settings) -> None:
         work = load_work(settings)
         result, text = run_all(settings, work)
         print(text)
-    _conclude(result)
+    conclude(result)
 
 
 def run_all(settings: Settings, work: Sequence[Work]) -> tuple[JudgeResult, str]:
@@ -91,7 +91,7 @@ def paths_of(settings: Settings) -> RunPaths:
     return run_paths(settings, choose_version(settings) if "policy" in sides_to_judge(settings) else None)
 
 
-def _conclude(result: JudgeResult) -> None:
+def conclude(result: JudgeResult) -> None:
     """Prints what was judged. Raises SystemExit with exit code 1 if another start may obtain more judgements."""
     print(result)
     if result.unanswered:

@@ -26,16 +26,22 @@ def draw(settings: Settings) -> None:
 
 def judge(settings: Settings) -> None:
     """`benchmark judge`: the published files, a cluster, the keys of the judges, and GenEval's models."""
-    from pipelines.benchmark.checks import asked_sections, uses_detector
+    files(settings)
+    services(settings)
+    require_cluster(settings)
+
+
+def services(settings: Settings) -> None:
+    """What judging needs from outside the run: the published files, the keys of the judges, and GenEval's models."""
+    from pipelines.benchmark.checks import asked_sections, check_files, uses_detector
     from pipelines.benchmark.work import judge_settings
 
-    files(settings)
+    check_files(settings)
     for name in asked_sections(settings):
         require_key(judge_settings(settings, name))
     if uses_detector(settings):
         require_model(settings, "geneval.detector", settings.geneval.detector, "config.json")
         require_model(settings, "geneval.clip", settings.geneval.clip, "config.json")
-    require_cluster(settings)
 
 
 def run(settings: Settings) -> None:

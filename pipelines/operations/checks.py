@@ -27,6 +27,10 @@ def whole_run(settings: Settings) -> None:
     _policy_models(settings)
     _resume_and_start(settings)
     _spatialscore_backbone(settings)
+    if settings.benchmark.in_run:
+        from pipelines.operations import benchmark_checks
+
+        benchmark_checks.services(settings)
     require_run_folder(settings)
     require_cluster(settings)
 

@@ -1,4 +1,4 @@
-"""`spatialt2i run`: preferences -> reward -> policy -> evaluation as one job.
+"""`spatialt2i run`: preferences -> reward -> policy -> evaluation as one job, and the benchmarks if `in_run` is set.
 
 A step is skipped if its output is complete for these settings. A step that was interrupted continues.
 """
@@ -18,14 +18,14 @@ from pipelines.common.paths import run_paths
 from pipelines.common.run_lookup import record_settings
 from pipelines.common.terminal import coloured, styled
 from pipelines.operations.stage_cache import StageRecord, read_record, write_record
-from pipelines.operations.stages import STEPS, PipelineStep
+from pipelines.operations.stages import PipelineStep, steps_of
 from pipelines.reward.locations import count_waiting, open_pairs, pair_source
 
 HEADING_WIDTH = 80
 
 
-def run_pipeline(settings: Settings, steps: Sequence[PipelineStep] = STEPS) -> None:
-    """Runs the steps that are not complete, in order. Ray must be initialised.
+def run_pipeline(settings: Settings, steps: Sequence[PipelineStep] | None = None) -> None:
+    """Runs the steps (None: all) that are not complete, in order. Ray must be initialised.
 
     Ends after stage 1, and prints the commands for the people, if the pairs wait for their review. Keeps the seconds of
     every step in <run_dir>/timings.json, which the report shows. Raises what a step raises, and SystemExit if
@@ -34,7 +34,7 @@ def run_pipeline(settings: Settings, steps: Sequence[PipelineStep] = STEPS) -> N
     paths = run_paths(settings)
     record_settings(settings, "evaluation")  # the other stages record theirs, after they have accepted them
     seconds: dict[str, float] = {}
-    for step in steps:
+    for step in steps_of(settings) if steps is None else steps:
         print("\n" + styled(f"── {step.title} ".ljust(HEADING_WIDTH, "─"), "heading"), flush=True)
         record = complete_record(step, settings)
         if record:

@@ -26,6 +26,9 @@ STEP_STAGES: Mapping[str, Stage] = {
 }
 """Step of `spatialt2i run` -> the stage in whose folder its record is."""
 
+BENCHMARK = "benchmark"
+"""The step that `benchmark.in_run` adds."""
+
 
 @dataclass(frozen=True)
 class StageRecord:
@@ -45,7 +48,9 @@ def read_record(path: Path) -> StageRecord | None:
 
 
 def step_record(paths: RunPaths, step: str) -> Path:
-    """The record of a step of `spatialt2i run`, in the folder of its stage."""
+    """The record of a step of `spatialt2i run`, in the folder of its stage, or in that of the benchmarks."""
+    if step == BENCHMARK:
+        return paths.benchmark / f"{step}-step.json"
     return paths.stage_record(STEP_STAGES[step], step)
 
 

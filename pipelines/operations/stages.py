@@ -12,7 +12,7 @@ from pipelines.common.fingerprints import digest_of, digest_of_files, digest_of_
 from pipelines.common.paths import RunPaths, pairs_locations, run_paths, spatialscore_folder
 from pipelines.common.terminal import coloured
 from pipelines.evaluation.run import evaluate
-from pipelines.operations.stage_cache import step_record
+from pipelines.operations.stage_cache import BENCHMARK, step_record
 from pipelines.policy.resume import training_settings
 from pipelines.policy.train import run_policy
 from pipelines.preferences.build import build_preferences, fingerprint
@@ -82,6 +82,15 @@ def _evaluate(settings: Settings) -> str:
     return f"{result}\nOpen {result.report} in a browser."
 
 
+def _run_benchmarks(settings: Settings) -> str:
+    from pipelines.benchmark.commands import conclude, run_all
+    from pipelines.benchmark.work import load_work
+
+    result, text = run_all(settings, load_work(settings))
+    conclude(result)
+    return text
+
+
 def _flux(settings: Settings) -> dict[str, object]:
     """The base policy: its settings, and the digest of the shipped weights if it is the embedded one."""
     weights = digest_of_files(CHECKPOINTS / "flux") if settings.flux.model == EMBEDDED else settings.flux.model
@@ -138,6 +147,26 @@ def _evaluation_inputs(settings: Settings) -> dict[str, object]:
     }
 
 
+def _benchmark_inputs(settings: Settings) -> dict[str, object]:
+    """Judges' settings decide the answers, except for their addresses and prices."""
+    cfg = settings.benchmark
+    judges = (
+        settings.tiif_judge,
+        settings.unigenbench_judge,
+        settings.dpg_judge,
+        settings.spatialgeneval_judge,
+        settings.geneval2_judge,
+    )
+    data = Path(cfg.data)
+    return {
+        "benchmark": asdict(replace(cfg, mirror="", chunk_images=1, out="")),
+        "judges": [asdict(judge.identity()) for judge in judges],
+        "detector": [settings.geneval.detector, settings.geneval.clip],
+        "data": digest_of_files(data) if cfg.data and data.is_dir() else "",
+        "evaluation": _evaluation_inputs(settings),
+    }
+
+
 STEPS = (
     PipelineStep(
         "preferences",
@@ -182,4 +211,18 @@ STEPS = (
         _evaluation_inputs,
     ),
 )
-"""All steps, in order."""
+"""The steps of every run, in order."""
+
+BENCHMARK_STEP = PipelineStep(
+    BENCHMARK,
+    "5 · Public benchmarks",
+    lambda paths: paths.benchmark_report,
+    _run_benchmarks,
+    _benchmark_inputs,
+)
+"""The last step if `benchmark.in_run` is set."""
+
+
+def steps_of(settings: Settings) -> tuple[PipelineStep, ...]:
+    """The steps of a run with these settings."""
+    return (*STEPS, BENCHMARK_STEP) if settings.benchmark.in_run else STEPS

@@ -19,7 +19,7 @@ from pipelines.common.paths import run_paths
 from pipelines.common.run_lookup import shown_path
 from pipelines.operations.answer import Answer, sparkline
 from pipelines.operations.cluster_summary import read_cluster_summary
-from pipelines.operations.stage_cache import STEP_STAGES, read_record, step_record
+from pipelines.operations.stage_cache import BENCHMARK, STEP_STAGES, read_record, step_record
 from pipelines.policy.evaluation_history import lost_details
 from pipelines.policy.lineage import read_lineage
 from pipelines.policy.metrics import EvaluationRow, IterationRow, read_evaluations, read_iteration, read_rows
@@ -87,7 +87,8 @@ def _cluster_answers(address: str) -> list[RenderableType]:
 
 def _pipeline_steps(settings: Settings) -> list[str]:
     """The steps of `spatialt2i run`, with the seconds of those that are done."""
-    records = {step: read_record(step_record(run_paths(settings), step)) for step in STEP_STAGES}
+    steps = (*STEP_STAGES, BENCHMARK) if settings.benchmark.in_run else STEP_STAGES
+    records = {step: read_record(step_record(run_paths(settings), step)) for step in steps}
     return [f"✓ {step} {record.seconds:.0f} s" if record else f"· {step}" for step, record in records.items()]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from actors.files import write_file
 from conf import Settings, load
+from pipelines.benchmark.judging import JudgeResult
+from pipelines.benchmark.work import Work
 from pipelines.common.paths import RunPaths, run_paths
 from pipelines.operations.run import complete_record, run_pipeline
-from pipelines.operations.stages import STEPS, PipelineStep
+from pipelines.operations.stages import BENCHMARK_STEP, STEPS, PipelineStep, steps_of
 from pipelines.preferences.dataset.schema import SCHEMA
 from tests.support.pair_sources import PENDING
 
@@ -100,6 +103,34 @@ def test_a_run_ends_after_stage_1_if_pairs_wait_for_people(tmp_path: Path, capsy
     assert f"reward.pairs={tmp_path}/published/1.0.0" in said
     run_pipeline(load("scenes", [f"run_dir={tmp_path}", "reward.unreviewed=true"]), steps)
     assert started == ["reward"]
+
+
+def test_the_benchmarks_are_the_last_step_if_a_setting_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, with_benchmarks = (load("scenes", [f"run_dir={tmp_path}", f"benchmark.in_run={on}"]) for on in (False, True))
+    assert [each.name for each in steps_of(plain)] == NAMES
+    assert [each.name for each in steps_of(with_benchmarks)] == [*NAMES, "benchmark"]
+    result = JudgeResult(8, {}, "")
+
+    def run_all(settings: Settings, work: Sequence[Work]) -> tuple[JudgeResult, str]:
+        write_file(str(run_paths(settings).benchmark_report), b"<p>report</p>")
+        return result, f"{len(work)} benchmarks"
+
+    monkeypatch.setattr("pipelines.benchmark.commands.run_all", run_all)
+    result = JudgeResult(8, {"call failed": 1}, "no answer")
+    with pytest.raises(SystemExit, match="did not answer all calls"):
+        run_pipeline(with_benchmarks, [BENCHMARK_STEP])
+    result = JudgeResult(8, {}, "")
+    run_pipeline(with_benchmarks, [BENCHMARK_STEP])
+    run_pipeline(with_benchmarks, [BENCHMARK_STEP])
+    said = capsys.readouterr().out
+    assert said.count("5 benchmarks") == 2 and said.count("skipped: complete for these settings") == 1
+    for override in ("benchmark.seed=3", "unigenbench_judge.model=other", "spatialgeneval_judge.shuffle=false"):
+        other = load("scenes", [f"run_dir={tmp_path}", "benchmark.in_run=true", override])
+        assert complete_record(BENCHMARK_STEP, other) is None, override
+    moved = load("scenes", [f"run_dir={tmp_path}", "benchmark.in_run=true", "unigenbench_judge.retries=1"])
+    assert complete_record(BENCHMARK_STEP, moved)
 
 
 @pytest.mark.ray
