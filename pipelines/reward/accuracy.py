@@ -13,6 +13,7 @@ from pipelines.reward.baselines.position_bias import TwoOrderPredictions
 from pipelines.reward.calibration import Calibration
 from pipelines.reward.data import Pair
 from pipelines.reward.predictions import PairPredictions
+from pipelines.reward.uncertainty import SigmaReport
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Evaluation:
     tests: tuple[PairedTest, ...]  # SpatialScore against each baseline
     calibrations: tuple[Calibration, ...]  # of SpatialScore: from mu, and from mu and sigma
     left_out: str = ""  # pairs that cannot be read, in one line; no model is measured on them
+    uncertainty: SigmaReport | None = None  # of SpatialScore
+    hard_negatives: dict[str, Accuracy] = field(default_factory=dict[str, Accuracy])  # of SpatialScore, by kind
 
 
 def summarize(

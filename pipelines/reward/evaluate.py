@@ -20,10 +20,12 @@ from pipelines.reward.accuracy import Evaluation, ModelReport, summarize
 from pipelines.reward.baselines.run import predict_by_baseline
 from pipelines.reward.calibration import Calibration, calibrate, gaussian_logits, mean_logits
 from pipelines.reward.data import Pair, require_held_out_pairs
+from pipelines.reward.hard_negatives import measure_hard_negatives
 from pipelines.reward.held_out_scores import PairScore, as_pair_scores, score_each, score_held_out
 from pipelines.reward.locations import pair_source
 from pipelines.reward.predictions import PairPredictions
 from pipelines.reward.report import accuracy_rows, render_report
+from pipelines.reward.uncertainty import SigmaReport, sigma_report
 
 NAME = "SpatialScore"
 
@@ -35,6 +37,7 @@ class Measurement:
     report: ModelReport
     right: np.ndarray  # [N] bool: pairs in the right order
     calibrations: tuple[Calibration, ...] = ()
+    uncertainty: SigmaReport | None = None
 
 
 def evaluate_reward(settings: Settings, log: Callable[[str], None] = print) -> Evaluation:
@@ -49,6 +52,8 @@ def evaluate_reward(settings: Settings, log: Callable[[str], None] = print) -> E
     with ProgressLine("reward", log) as progress:
         progress.phase("measuring SpatialScore on the held-out pairs")
         scored = score_held_out(settings)
+        progress.phase("measuring SpatialScore on hard negatives")
+        hard = measure_hard_negatives(settings)
     if scored.left_out:
         log(f"reward evaluate  {scored.left_out}")
     ours, pairs = measure_scores(scored.scores), scored.pairs
@@ -58,7 +63,9 @@ def evaluate_reward(settings: Settings, log: Callable[[str], None] = print) -> E
         predictions = predict_by_baseline(name, settings, log)
         reports.append(summarize(name, predictions, pairs))
         tests.append(mcnemar(NAME, ours.right, name, predictions.right))
-    evaluation = Evaluation(tuple(reports), tuple(tests), ours.calibrations, scored.left_out)
+    evaluation = Evaluation(
+        tuple(reports), tuple(tests), ours.calibrations, scored.left_out, ours.uncertainty, hard_negatives=hard
+    )
     _write(evaluation, settings)
     return evaluation
 
@@ -76,13 +83,14 @@ def measure_scores(scores: Sequence[PairScore]) -> Measurement:
     perturbed = [score.perturbed_margin for score in scores if score.perturbed_margin is not None]
     report = summarize(NAME, predictions, pairs, np.array(perturbed))
     w, l, half = arrays.winner, arrays.loser, fit_half(pairs)  # noqa: E741
+    uncertainty = sigma_report(predictions.right, arrays.margin, w.sigma, l.sigma)
     if half.all() or not half.any():
-        return Measurement(report, predictions.right)
+        return Measurement(report, predictions.right, (), uncertainty)
     calibrations = (
         calibrate("mu", mean_logits(w.mu, l.mu), half),
         calibrate("mu and sigma", gaussian_logits(w.mu, w.sigma, l.mu, l.sigma), half),
     )
-    return Measurement(report, predictions.right, calibrations)
+    return Measurement(report, predictions.right, calibrations, uncertainty)
 
 
 def fit_half(pairs: Sequence[Pair]) -> np.ndarray:

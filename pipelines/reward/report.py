@@ -42,12 +42,16 @@ def table(evaluation: Evaluation) -> str:
     lines += [_row(f"changed: {word}", accuracy) for word, accuracy in ours.by_relation.items()]
     if len(ours.by_generator) > 1:
         lines += [_row(f"images of {maker}", accuracy) for maker, accuracy in ours.by_generator.items()]
+    lines += [_row(f"hard negatives: {kind}", accuracy) for kind, accuracy in evaluation.hard_negatives.items()]
     for calibration in evaluation.calibrations:
         lines.append(
             f"calibration error of P from {calibration.probability}: {calibration.error:.3f}; "
             f"{calibration.error_scaled:.3f} with temperature {calibration.temperature:.2f}, fitted on the other "
             "half of the pairs"
         )
+    if evaluation.uncertainty is not None:
+        lines += [_row(f"sigma {g.low:.3f} to {g.high:.3f}", g.accuracy) for g in evaluation.uncertainty.groups]
+        lines.append(evaluation.uncertainty.meaning)
     name = "Table 1" if ours.accuracies.benchmark is None else "Table 1, benchmark"
     lines += ["", f"{name:<18}{'1 change':>10}{'2-3':>8}{'overall':>9}   paper: {'1':>5}{'2-3':>7}{'overall':>9}"]
     lines += [_table_1_row(model) for model in evaluation.models]

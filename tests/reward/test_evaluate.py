@@ -28,8 +28,11 @@ from pipelines.reward.calibration import (
 )
 from pipelines.reward.data import Pair
 from pipelines.reward.evaluate import Measurement, fit_half, measure
+from pipelines.reward.hard_negatives import accuracy_by_kind
 from pipelines.reward.predictions import PairPredictions
 from pipelines.reward.report import render_report, table
+from pipelines.reward.uncertainty import auroc, sigma_report
+from pipelines.scenes.hard_negatives import HARD_KINDS
 
 
 class PrefersBright:
@@ -195,3 +198,42 @@ def test_a_judges_position_bias_is_reported_beside_the_strict_accuracy(measureme
     assert re.search(r"GPT-5 was asked in both orders.* 20\.0% if .* 60\.0% in the mean", table(evaluation))
     assert "60.0% in the mean over orders" in render_report(evaluation)
     assert "in both orders" not in table(Evaluation((measurement.report,), (), ()))
+
+
+def test_sigma_that_grows_with_the_errors_ranks_them_and_constant_sigma_does_not() -> None:
+    rng = np.random.default_rng(0)
+    s = np.sort(rng.uniform(0.1, 2.0, 1000))
+    right = rng.random(1000) > s / 2.5  # the larger sigma, the more errors
+    margin = np.where(right, 1.0, -1.0)
+    found = sigma_report(right, margin, s * 0.6, s * 0.8)  # hypot(0.6 s, 0.8 s) = s
+    assert [group.accuracy.pairs for group in found.groups] == [200] * 5
+    assert found.groups[0].low == pytest.approx(s[0]) and found.groups[-1].high == pytest.approx(s[-1])
+    shares = [group.accuracy.accuracy for group in found.groups]
+    assert shares == sorted(shares, reverse=True)
+    assert found.auroc_margin == 0.5, "all margins are equally large"
+    assert found.auroc_sigma is not None and found.auroc_sigma > 0.7
+    assert "trust the one with the smaller sigma" in found.meaning
+    constant = sigma_report(right, margin, np.ones(1000), np.ones(1000))
+    assert constant.auroc_sigma == 0.5
+    assert "sigma does not point at errors here" in constant.meaning
+    assert "cannot be judged" in sigma_report(np.ones(3, bool), np.ones(3), np.ones(3), np.ones(3)).meaning
+
+
+def test_auroc_is_the_share_of_pairs_in_the_right_order() -> None:
+    score, positive = np.array([3.0, 1.0, 2.0, 2.0, 0.0]), np.array([True, False, True, False, False])
+    by_hand = [(p > n) + 0.5 * (p == n) for p in score[positive] for n in score[~positive]]
+    assert auroc(score, positive) == pytest.approx(np.mean(by_hand))
+
+
+def test_hard_negatives_and_sigma_are_in_the_table_and_in_the_report(measurement: Measurement) -> None:
+    hard = accuracy_by_kind(cast(SpatialScorer, PrefersBright()), count=4)
+    assert list(hard) == list(HARD_KINDS) and {accuracy.pairs for accuracy in hard.values()} == {4}
+    assert (hard["doubled"].right, hard["missing"].right) == (4, 0), "an image without an object is brighter"
+    evaluation = Evaluation((measurement.report,), (), (), uncertainty=measurement.uncertainty, hard_negatives=hard)
+    text, page = table(evaluation), render_report(evaluation)
+    assert re.search(r"hard negatives: moved one cell +\d+\.\d% .*/4", text)
+    assert re.search(r"sigma 1\.414 to 1\.414 +\d+\.\d%", text)
+    assert measurement.uncertainty is not None and measurement.uncertainty.meaning in text
+    assert "<h2>Hard negatives</h2>" in page and "σ against errors" in page
+    plain = render_report(Evaluation((measurement.report,), (), ()))
+    assert "Hard negatives" not in plain and "σ against errors" not in plain
