@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 from conf.errors import SettingsError
 from conf.rules import Dtype, Section, above, at_least
@@ -123,6 +123,39 @@ class QwenImageSettings(DiffusersSettings):
     """The generator qwen_image: Qwen/Qwen-Image, Qwen/Qwen-Image-2512, and others of the same pipeline class."""
 
     section: ClassVar[str] = "qwen_image"
+
+    edit_losers: bool = False
+    """Make the loser by editing the winner with `edit_model`: little else than the changed relations differs."""
+
+    edit_model: str = "Qwen/Qwen-Image-Edit"
+    """Directory or hub id of a QwenImageEditPipeline. It is loaded beside `model` and needs as much memory again."""
+
+    edit_denoise_steps: int = field(default=50, metadata=at_least(1))
+    """Denoise steps of an edit."""
+
+    edit_guidance: float = 4.0
+    """Guidance scale of an edit: true_cfg_scale. 1: none, half the work."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.edit_losers and self.offload == "text":
+            raise SettingsError(
+                f"{self.key('edit_losers')}=true cannot encode its texts before its images, because the text encoder "
+                f"sees the winner, got {self.key('offload')}=text: set {self.key('offload')}=model"
+            )
+
+    def identity(self) -> QwenImageSettings:
+        """See DiffusersSettings. What edits would be like does not count if there are none."""
+        same = cast(QwenImageSettings, super().identity())
+        if self.edit_losers:
+            return same
+        plain = type(self)()
+        return replace(
+            same,
+            edit_model=plain.edit_model,
+            edit_denoise_steps=plain.edit_denoise_steps,
+            edit_guidance=plain.edit_guidance,
+        )
 
 
 @dataclass(frozen=True)

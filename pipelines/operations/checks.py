@@ -241,6 +241,8 @@ def _preferences_services(settings: Settings) -> None:
     ):
         if used:
             require_model(settings, f"{section}.model", model, "model_index.json")
+    if weights.qwen_image and settings.qwen_image.edit_losers:
+        require_model(settings, "qwen_image.edit_model", settings.qwen_image.edit_model, "model_index.json")
 
 
 def _policy_models(settings: Settings) -> None:

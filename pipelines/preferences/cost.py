@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from conf.generators import DiffusersSettings
+from conf.generators import DiffusersSettings, QwenImageSettings
 from conf.preferences import PreferencesSettings
 from conf.settings import Settings
 from pipelines.common.paths import run_paths
@@ -19,6 +19,8 @@ from pipelines.preferences.extend import Count, count_pairs
 
 PFLOP_OF_IMAGE = {"qwen_image": (7.0, 1024 * 1024), "hunyuan_image": (12.0, 2048 * 2048)}
 """Work of an image with 50 denoise steps and guidance, and its pixels, counted from the published configurations."""
+EDIT_WORK = 2.2
+"""Work of an edit, whose transformer reads the tokens of the winner too, relative to an image of the same size."""
 EFFICIENCY = 0.45
 """Share of the peak that a diffusers pipeline reaches."""
 
@@ -122,6 +124,10 @@ def _generators(settings: Settings, images: int) -> Iterator[GeneratorCost]:
             pixels = cfg.height * cfg.width
             passes = 0.5 if name == "qwen_image" and cfg.guidance <= 1 else 1.0  # without guidance one of two is left
             pflop = work * pixels / native * cfg.denoise_steps / 50 * passes
+            if isinstance(cfg, QwenImageSettings) and cfg.edit_losers:
+                edit_passes = 0.5 if cfg.edit_guidance <= 1 else 1.0
+                edit = EDIT_WORK * work * pixels / native * cfg.edit_denoise_steps / 50 * edit_passes
+                pflop = (pflop + edit) / 2
             gpus = round(cfg.actors * cfg.gpus)
             yield GeneratorCost(name, round(images * weight / total), pixels / 1e6, pflop, gpus)
     if weights.seedream:

@@ -17,6 +17,7 @@ from actors.services.endpoint import Endpoint
 from actors.services.keys import Key, key_of
 from actors.worker_setup import actor_options, init_worker
 from conf.endpoints import EndpointSettings
+from conf.generators import QwenImageSettings
 from conf.settings import Settings
 from pipelines.common.paths import run_paths
 from pipelines.common.worker_log import WorkCounter
@@ -165,16 +166,22 @@ class DiffusersActor:
         settings = services.settings
         cfg = settings.qwen_image if generator == "qwen_image" else settings.hunyuan_image
         self._services, self._name, self._batch, self._identity = services, generator, cfg.batch, asdict(cfg.identity())
-        self._generator = DiffusersGenerator(generator, cfg, init_worker(cfg.threads, cfg.gpus))
+        device = init_worker(cfg.threads, cfg.gpus)
+        self._generator = DiffusersGenerator(generator, cfg, device)
+        self._draw, self._edits = self._generator.draw, False
+        if isinstance(cfg, QwenImageSettings) and cfg.edit_losers:
+            from pipelines.preferences.roles.image_editor import EditingGenerator, QwenImageEditor
+
+            self._draw, self._edits = EditingGenerator(self._generator, QwenImageEditor(cfg, device)).draw, True
 
     def __call__(self, batch: Batch) -> Batch:
         """Generates the images of one shard. Those of an earlier, interrupted start are not generated again."""
         from pipelines.preferences.roles.batches import BatchDrawer  # it imports torch
 
         async def generate() -> Batch:
-            drawer = BatchDrawer(self._generator.draw, self._batch)
+            drawer = BatchDrawer(self._draw, self._batch)
             cache = ImageCache(shard_images(self._services.images, shard_of(batch)), self._name, self._identity)
-            maker = self._services.pair_maker(cache.cached(drawer), self._services.judge(), self._name)
+            maker = self._services.pair_maker(cache.cached(drawer), self._services.judge(), self._name, self._edits)
             records = records_of(batch)
             prompts = [record for record in records if isinstance(record, PromptPair)]
             self._generator.announce(text for prompt in prompts for text in prompt.texts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     HunyuanImagePipeline,
     HunyuanImageTransformer2DModel,
+    QwenImageEditPipeline,
 )
 from diffusers.guiders import AdaptiveProjectedMixGuidance
 from tokenizers import Regex, pre_tokenizers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from pipelines.pretrain.vlm_model import build_model, build_tokenizer
+from pipelines.pretrain.vlm_model import build_image_processor, build_model, build_tokenizer
 from tests.support.tiny_qwen_image import random_qwen_image_pipeline
+
+PROCESSOR = "Qwen2VLProcessor"  # of Qwen/Qwen-Image-Edit
 
 
 def line_tokenizer() -> PreTrainedTokenizerFast:
@@ -36,6 +40,18 @@ def save_random_qwen(directory: Path) -> Path:
     pipeline = random_qwen_image_pipeline()
     pipeline.register_modules(tokenizer=line_tokenizer())
     pipeline.save_pretrained(directory)
+    return directory
+
+
+def save_random_qwen_edit(directory: Path) -> Path:
+    """Writes a tiny QwenImageEditPipeline in diffusers format and returns its directory."""
+    parts = random_qwen_image_pipeline(seed=1).components
+    tokenizer = line_tokenizer()
+    edit: Any = QwenImageEditPipeline  # Any: the tokenizer is not the Qwen2Tokenizer of its signature
+    edit(**parts | {"tokenizer": tokenizer, "processor": None}).save_pretrained(directory)
+    build_image_processor().save_pretrained(directory / "processor")  # Qwen2VLProcessor itself needs torchvision
+    index = json.loads((directory / "model_index.json").read_text()) | {"processor": ["transformers", PROCESSOR]}
+    (directory / "model_index.json").write_text(json.dumps(index))
     return directory
 
 

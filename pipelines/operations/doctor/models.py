@@ -45,6 +45,8 @@ def check_models(settings: Settings, hub: Hub | None = None) -> Iterator[Finding
     ):
         if weight:
             yield check_location(f"{section}.model", generator.model, "", "model_index.json", hub)
+    if weights.qwen_image and settings.qwen_image.edit_losers:
+        yield check_location("qwen_image.edit_model", settings.qwen_image.edit_model, "", "model_index.json", hub)
     if settings.rewards.detector:
         yield check_location("detector.model", settings.detector.model, "", "config.json", hub)
 

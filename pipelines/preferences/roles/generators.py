@@ -19,7 +19,8 @@ _PIPELINES: dict[str, Any] = {  # Any: the two classes have no common base with 
     "qwen_image": QwenImagePipeline,
     "hunyuan_image": HunyuanImagePipeline,
 }
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""Precisions by their names in the settings."""
 
 
 class DiffusersGenerator:
@@ -36,7 +37,7 @@ class DiffusersGenerator:
         Raises UserError if an option cannot be applied.
         """
         self._generator, self._settings = generator, settings
-        self._pipeline = _PIPELINES[generator].from_pretrained(settings.model, dtype=_DTYPES[settings.dtype])
+        self._pipeline = _PIPELINES[generator].from_pretrained(settings.model, dtype=DTYPES[settings.dtype])
         self._pipeline.set_progress_bar_config(disable=True)
         apply_options(self._pipeline, settings, device)
         self._texts: TextStage | None = None

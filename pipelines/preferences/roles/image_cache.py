@@ -47,6 +47,8 @@ class ImageCache:
 
     def _path(self, request: ImageRequest) -> str:
         content = [self.generator, dict(self.identity), request.text, request.seed]
+        if request.source:  # the image that is edited
+            content.append(hashlib.sha256(request.source.pixels.tobytes()).hexdigest())
         digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
         return join(self.location, f"{digest[:32]}.png")
 
