@@ -6,8 +6,8 @@ Axes: N pairs, B images.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -25,6 +25,11 @@ class PairPredictions:
     def right(self) -> np.ndarray:
         """Whether each pair is in the right order  # [N] bool. A tie and a missing answer count as wrong."""
         return self.margin > 0
+
+    def take(self, order: Sequence[int]) -> Self:
+        """The predictions of the pairs with these numbers."""
+        chosen = np.array(order, np.int64)
+        return replace(self, **{name: values[chosen] for name, values in vars(self).items()})
 
     @classmethod
     def concatenate(cls, parts: Sequence[PairPredictions]) -> PairPredictions:

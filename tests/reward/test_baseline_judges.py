@@ -9,15 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from actors.services.budget import BudgetReached
+from actors.services.keys import Key
 from conf import Settings, SettingsError, UserError, load
 from pipelines.common.paths import run_paths
+from pipelines.reward.baselines.actor import content_digest, make_chunks, open_baseline
 from pipelines.reward.baselines.position_bias import TwoOrderPredictions
-from pipelines.reward.baselines.run import content_digest, predict_by_baseline, require_device
+from pipelines.reward.baselines.run import plan_of, predict_by_baseline, require_device
 from pipelines.reward.baselines.vlm import parse_choice
-from pipelines.reward.data import Pair
+from pipelines.reward.data import Pair, read_pairs
+from pipelines.reward.locations import HELD_OUT, pair_source
+from pipelines.reward.row_groups import RowPlace
 from tests.support.openai_server import Behaviour, serving
 from tests.support.scene_pairs import write_scene_pairs
 
@@ -89,6 +94,29 @@ def test_a_judge_is_asked_in_both_orders_and_its_answers_are_saved(
     assert len(predict_by_baseline("GPT-5", graded, lines.append).margin) == PAIRS
     assert server.calls == 4 * PAIRS
     assert "sk-secret" not in "".join(lines)
+
+
+@pytest.mark.ray
+def test_predictions_are_in_the_order_of_the_ids_and_not_of_the_file(
+    ray_cluster: None, settings: Settings, server: JudgeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each chunk is read in the order of the file. SpatialScore's results are sorted by id."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    for path in run_paths(settings).preferences.glob("*.parquet"):
+        table = pq.read_table(path)
+        pq.write_table(table.take(list(reversed(range(table.num_rows)))), path)
+    found = predict_by_baseline("GPT-5", settings, print)
+    cfg, pairs = settings.baselines, read_pairs(pair_source(settings), HELD_OUT).pairs
+    judge = open_baseline(plan_of("GPT-5", cfg), settings, "cpu", Key("sk-secret"), run_paths(settings))
+    assert found.margin.tolist() != found.margin.tolist()[::-1], "the order matters"
+    assert found.margin.tolist() == judge.judge(pairs).margin.tolist()
+
+
+def test_chunks_cut_row_groups_and_join_small_ones() -> None:
+    places = [RowPlace("f", "a", 0, (0, 2, 5, 7, 8)), RowPlace("f", "a", 1, (1,)), RowPlace("f", "b", 0, (3,))]
+    rows = [[(place.path, place.index, place.rows) for place in chunk] for chunk in make_chunks(places, 3)]
+    assert rows == [[("a", 0, (0, 2, 5))], [("a", 0, (7, 8)), ("a", 1, (1,))], [("b", 0, (3,))]]
+    assert list(make_chunks([], 3)) == []
 
 
 @pytest.mark.ray

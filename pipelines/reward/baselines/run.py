@@ -3,88 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import importlib.metadata
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import ray
 
 from actors.files import write_file
 from actors.json_files import record_or_none
-from actors.services.budget import BudgetTracker, LocalBudget
 from actors.services.keys import Key, key_of
-from actors.worker_setup import actor_options, init_worker
+from actors.worker_setup import actor_options
 from conf import SettingsError
 from conf.baselines import BaselinesSettings
-from conf.rewards import JudgeSettings
 from conf.settings import Settings
-from pipelines.common.paths import RunPaths, run_paths
+from pipelines.common.paths import run_paths
 from pipelines.common.progress_line import Pace, ProgressLine, counted
+from pipelines.reward.baselines.actor import BaselineActor, BaselinePlan, ReadChunk, judge_settings, make_chunks
 from pipelines.reward.baselines.position_bias import TwoOrderPredictions, concatenated
-from pipelines.reward.baselines.registry import JUDGES, SCORERS, ScorerContext
-from pipelines.reward.baselines.vlm import JudgeForm, VlmJudge
-from pipelines.reward.data import Pair, read_pairs
+from pipelines.reward.baselines.registry import JUDGES, SCORERS
 from pipelines.reward.locations import HELD_OUT, PairSource, pair_source
-from pipelines.reward.predictions import PairJudge, PairPredictions
+from pipelines.reward.predictions import PairPredictions
+from pipelines.reward.row_groups import find_rows
 
 MAX_BILLIONS_ON_CPU = 1.0
 """Parameters, in billions, of a scorer that may run without a GPU."""
-
-
-@dataclass(frozen=True)
-class BaselinePlan:
-    """What determines a baseline's predictions. Equal plans share saved predictions."""
-
-    name: str
-    model: str
-    url: str = ""  # judges only
-    form: JudgeForm | Literal[""] = ""  # judges only
-    revision: str = ""  # of a scorer's weights on the hub; "": the newest
-
-
-@dataclass(frozen=True)
-class ActorInfo:
-    """What an actor has loaded."""
-
-    pairs: int
-    digest: str  # of the pairs
-
-
-class BaselineActor:
-    """A baseline with the pairs that it judges."""
-
-    def __init__(self, plan: BaselinePlan, settings: Settings, pairs: PairSource, paths: RunPaths, key: Key) -> None:
-        """Reads the held-out pairs and loads the model."""
-        device = init_worker(settings.baselines.threads, settings.baselines.gpus)
-        self._pairs = read_pairs(pairs, HELD_OUT).pairs
-        self._baseline = open_baseline(plan, settings, str(device), key, paths)
-
-    def info(self) -> ActorInfo:
-        """Number and digest of the pairs."""
-        return ActorInfo(len(self._pairs), content_digest(self._pairs))
-
-    def judge(self, start: int, stop: int) -> PairPredictions:
-        """Judges pairs [start, stop)."""
-        return self._baseline.judge(self._pairs[start:stop])
-
-
-def open_baseline(plan: BaselinePlan, settings: Settings, device: str, key: Key, paths: RunPaths) -> PairJudge:
-    """Opens the baseline in this process. `key`: of a judge's endpoint.
-
-    A judge caches its answers in the run directory. Its calls count towards the budget of the whole run.
-    """
-    if plan.form:
-        budget = LocalBudget(BudgetTracker(settings.budget, str(paths.account)))
-        cache = settings.budget.cache or str(paths.answers)
-        return VlmJudge(judge_settings(plan, settings.baselines), key, plan.form, cache, budget)
-    module, function = SCORERS[plan.name].opener.split(":")
-    opener = getattr(importlib.import_module(f"pipelines.reward.baselines.{module}"), function)
-    return opener(ScorerContext(plan.model, device, settings.baselines.batch_images, plan.revision or "main"))
 
 
 def predict_by_baseline(name: str, settings: Settings, log: Callable[[str], None]) -> PairPredictions:
@@ -99,13 +45,12 @@ def predict_by_baseline(name: str, settings: Settings, log: Callable[[str], None
     plan = plan_of(name, cfg)
     key = key_of(judge_settings(plan, cfg)) if plan.form else Key("")
     actor_class: Any = ray.remote(BaselineActor).options(**_actor_options(name, cfg))
-    actor = actor_class.remote(plan, settings, pair_source(settings), paths, key)
+    actor = actor_class.remote(plan, settings, paths, key)
     try:
         with ProgressLine(name, log) as progress:
-            progress.phase("reading the held-out pairs and loading the model")
-            info: ActorInfo = ray.get(actor.info.remote())
-            folder = paths.baselines / f"{name}-{_digest([*vars(plan).values(), info.digest])}"
-            return _judge_chunks(actor, folder, info.pairs, cfg.chunk_pairs, progress)
+            progress.phase("loading the model and judging the held-out pairs")
+            folder = paths.baselines / f"{name}-{_digest(list(vars(plan).values()))}"
+            return _judge_chunks(actor, folder, pair_source(settings), cfg.chunk_pairs, progress)
     finally:
         ray.kill(actor)
 
@@ -143,34 +88,31 @@ def plan_of(name: str, cfg: BaselinesSettings) -> BaselinePlan:
     return BaselinePlan(name, cfg.models.get(name, SCORERS[name].model), revision=cfg.revisions.get(name, ""))
 
 
-def judge_settings(plan: BaselinePlan, cfg: BaselinesSettings) -> JudgeSettings:
-    """The endpoint of a judge."""
-    return JudgeSettings(
-        url=plan.url,
-        model=plan.model,
-        key_variable=JUDGES[plan.name].key_variable,
-        concurrency=cfg.judge_concurrency,
-        retries=cfg.judge_retries,
-        price_in=cfg.price_in.get(plan.name, 0.0),
-        price_out=cfg.price_out.get(plan.name, 0.0),
-    )
+def _judge_chunks(actor: Any, folder: Path, source: PairSource, rows: int, progress: ProgressLine) -> PairPredictions:
+    """Judges the held-out pairs chunk by chunk, and saves each chunk, so that an interruption loses at most one.
 
-
-def _judge_chunks(actor: Any, folder: Path, count: int, chunk: int, progress: ProgressLine) -> PairPredictions:
-    """Judges `count` pairs chunk by chunk, and saves each chunk, so that an interruption loses at most one."""
+    Returns the predictions folder by folder and by id, as `score_held_out` does.
+    """
+    places = find_rows(source, HELD_OUT)
+    count, done, pace = sum(len(place.rows) for place in places), 0, Pace()
+    number = {folder: index for index, folder in enumerate(source.folders)}
     parts: list[PairPredictions] = []
-    pace = Pace()
-    for start in range(0, count, chunk):
-        stop = min(count, start + chunk)
-        file = folder / f"{start:06d}-{stop:06d}.json"
-        if saved := _read(file, stop - start):
-            parts.append(saved)
+    keys: list[tuple[int, str]] = []  # of each pair: its folder's number, its id
+    for chunk in make_chunks(places, rows):
+        read: ReadChunk = ray.get(actor.read.remote(chunk))
+        file = folder / f"{done:06d}-{read.digest}.json"
+        done += sum(len(place.rows) for place in chunk)
+        if not read.pair_ids:
             continue
-        predictions: PairPredictions = ray.get(actor.judge.remote(start, stop))
-        _write(file, predictions)
+        predictions = _read(file, len(read.pair_ids))
+        if predictions is None:
+            judged: PairPredictions = ray.get(actor.judge.remote())
+            _write(file, judged)
+            predictions = judged
+            progress.finish(counted(done, count, "pairs", pace))
         parts.append(predictions)
-        progress.finish(counted(stop, count, "pairs", pace))
-    return concatenated(parts)
+        keys += [(number[name], pair_id) for name, pair_id in zip(read.folders, read.pair_ids, strict=True)]
+    return concatenated(parts).take(sorted(range(len(keys)), key=keys.__getitem__))
 
 
 def _write(file: Path, predictions: PairPredictions) -> None:
@@ -209,15 +151,6 @@ def _actor_options(name: str, cfg: BaselinesSettings) -> dict[str, Any]:
         pip = {"packages": list(SCORERS[name].requirements), "pip_install_options": ["--no-deps"]}
         options["runtime_env"] = {**options["runtime_env"], "pip": pip}
     return options
-
-
-def content_digest(pairs: Sequence[Pair]) -> str:
-    """First digits of the SHA-256 of the pairs' ids, prompts and pixels, in order."""
-    total = hashlib.sha256()
-    for pair in pairs:
-        total.update(json.dumps([pair.pair_id, pair.prompt, pair.image_w.shape, pair.image_l.shape]).encode())
-        total.update(pair.image_w.tobytes() + pair.image_l.tobytes())
-    return total.hexdigest()[:12]
 
 
 def _digest(parts: Sequence[str]) -> str:
