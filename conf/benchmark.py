@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from conf.baselines import SCORERS
 from conf.endpoints import ChatSettings
 from conf.errors import SettingsError
 from conf.rules import Section, at_least, gpu_count, one_of
@@ -76,6 +77,10 @@ class BenchmarkSettings(Section):
     spatialgeneval_judge, geneval2_judge). exact: the exact checker of the scenes world, which answers through a server
     on this machine."""
 
+    other_rewards: tuple[str, ...] = ()
+    """Baselines that compare each image of the policy with that of the base, to see what else changed: PickScore,
+    HPSv2.1, HPSv3, ImageReward, VQAScore, UnifiedReward. Section baselines says how they run."""
+
     attempts: int = field(default=3, metadata=at_least(1))
     """Answers that are requested until one can be read; else it is missing. Official: TIIF no limit, UniGen 11."""
 
@@ -90,6 +95,8 @@ class BenchmarkSettings(Section):
         super().__post_init__()
         for name in self.names:
             one_of("benchmark.names: a name", name, BENCHMARKS)
+        for name in self.other_rewards:
+            one_of("benchmark.other_rewards: a name", name, SCORERS)
         if len(set(self.names)) < len(self.names):
             raise SettingsError(f"benchmark.names must name a benchmark once, got {', '.join(self.names)}")
         for name in ("height", "width"):

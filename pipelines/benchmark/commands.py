@@ -9,9 +9,10 @@ from pipelines.benchmark.draw import draw
 from pipelines.benchmark.exchange import export_images, import_images
 from pipelines.benchmark.fetch import fetch as fetch_files
 from pipelines.benchmark.judging import JudgeResult, judge_sides
+from pipelines.benchmark.measuring import check_rewards, measure_sides
 from pipelines.benchmark.overlap import warn_of_overlap
 from pipelines.benchmark.report import write_report
-from pipelines.benchmark.work import Work, load_work, sides_of
+from pipelines.benchmark.work import SIDES, Work, load_work, sides_of
 from pipelines.common.paths import RunPaths, run_paths
 from pipelines.common.ray_session import ray_session
 from pipelines.common.run_folder import driving
@@ -36,12 +37,14 @@ def draw_images(settings: Settings) -> None:
 def judge(settings: Settings) -> None:
     """Judges the images of the run, or those of `benchmark.images`."""
     with driving(settings):
+        check_rewards(settings)
         work = load_work(settings)
         paths = paths_of(settings)
         if settings.benchmark.images:
             print(import_images(settings, work, paths))
         with ray_session(settings):
             result = judge_sides(settings, work, sides_to_judge(settings), paths)
+            _measure(settings, work, paths)
     conclude(result)
 
 
@@ -63,6 +66,7 @@ def run(settings: Settings) -> None:
 
 def run_all(settings: Settings, work: Sequence[Work]) -> tuple[JudgeResult, str]:
     """Generates, judges and reports. Returns the result of judging and the report as text."""
+    check_rewards(settings)
     warn_of_overlap(settings, work)
     sides = sides_to_judge(settings)
     with ray_session(settings):
@@ -72,6 +76,7 @@ def run_all(settings: Settings, work: Sequence[Work]) -> tuple[JudgeResult, str]
             print(draw(settings, work))
         paths = paths_of(settings)
         result = judge_sides(settings, work, sides, paths)
+        _measure(settings, work, paths)
     return result, write_report(settings, work, sides, paths)
 
 
@@ -89,6 +94,12 @@ def sides_to_judge(settings: Settings) -> tuple[str, ...]:
 def paths_of(settings: Settings) -> RunPaths:
     """The paths of the policy version that is measured. Raises UserError if there is no such version."""
     return run_paths(settings, choose_version(settings) if "policy" in sides_to_judge(settings) else None)
+
+
+def _measure(settings: Settings, work: Sequence[Work], paths: RunPaths) -> None:
+    """Measures what else changed, if there are images of base and policy."""
+    if sides_to_judge(settings) == SIDES:
+        measure_sides(settings, work, paths)
 
 
 def conclude(result: JudgeResult) -> None:

@@ -16,10 +16,11 @@ from conf.settings import Settings
 from pipelines.benchmark.chart import Dot, DotRow, dot_chart
 from pipelines.benchmark.items import ScoreProtocol
 from pipelines.benchmark.manifest import read_manifest
+from pipelines.benchmark.other_measures import MeasuredRow, read_measured
 from pipelines.benchmark.overlap import overlap_text, overlaps
 from pipelines.benchmark.paper_cells import ComparedCell, compared_cells
 from pipelines.benchmark.report_rows import PROTOCOLS, BenchmarkRows, CellRow, CellValue, read_rows
-from pipelines.benchmark.work import Work
+from pipelines.benchmark.work import SIDES, Work
 from pipelines.common.paths import RunPaths
 from pipelines.evaluation.report import replace_benchmarks
 from pipelines.evaluation.tables import Estimate
@@ -35,25 +36,40 @@ def write_report(settings: Settings, work: Sequence[Work], sides: Sequence[str],
     """
     found = [read_rows(settings, each, sides, paths) for each in work]
     cells = compared_cells(settings, work, found)
+    measured = read_measured(settings, work, paths) if tuple(sides) == SIDES else []
     warnings = [overlap_text(name, count) for name, count in overlaps(settings, work).items()]
-    write_file(str(paths.benchmark_results), json.dumps(_content(found, cells, sides, warnings), indent=1).encode())
-    section = _render("section.html", settings, found, cells, sides, warnings)
+    write_file(
+        str(paths.benchmark_results), json.dumps(_content(found, cells, sides, warnings, measured), indent=1).encode()
+    )
+    section = _render("section.html", settings, found, cells, sides, warnings, measured)
     write_file(str(paths.benchmark_section), section.encode())
     if paths.evaluation_report.is_file():
         evaluation = replace_benchmarks(paths.evaluation_report.read_text(), section)
         write_file(str(paths.evaluation_report), evaluation.encode())
     page = _environment().get_template("page.html").render(section=Markup(section), settings=settings)
     write_file(str(paths.benchmark_report), page.encode())
-    return "\n".join([*_table(found, cells, sides), *warnings, f"Open {paths.benchmark_report} in a browser."])
+    return "\n".join(
+        [
+            *_table(found, cells, sides),
+            *_other_lines(measured),
+            *warnings,
+            f"Open {paths.benchmark_report} in a browser.",
+        ]
+    )
 
 
 def _content(
-    found: Sequence[BenchmarkRows], cells: Sequence[ComparedCell], sides: Sequence[str], warnings: Sequence[str]
+    found: Sequence[BenchmarkRows],
+    cells: Sequence[ComparedCell],
+    sides: Sequence[str],
+    warnings: Sequence[str],
+    measured: Sequence[MeasuredRow],
 ) -> dict[str, Any]:
     """What benchmark.json holds."""
     return {
         "sides": list(sides),
         "warnings": list(warnings),
+        "other_measures": [asdict(row) for row in measured],
         "paper_cells": [asdict(cell) for cell in cells],
         "benchmarks": [
             {
@@ -104,6 +120,7 @@ def _render(
     cells: Sequence[ComparedCell],
     sides: Sequence[str],
     warnings: Sequence[str],
+    measured: Sequence[MeasuredRow],
 ) -> str:
     charts = {each.name: _chart(each, sides) for each in found}
     manifests = {each.name: {side: read_manifest(each.judgements[side]) for side in sides} for each in found}
@@ -116,6 +133,7 @@ def _render(
             cells=cells,
             sides=sides,
             warnings=warnings,
+            measured=measured,
             charts=charts,
             manifests=manifests,
             protocols=PROTOCOLS,
@@ -183,6 +201,15 @@ def _table(found: Sequence[BenchmarkRows], cells: Sequence[ComparedCell], sides:
         }
         if any(missing.values()):
             lines.append("  images without a judgement: " + ", ".join(f"{n} of {side}" for side, n in missing.items()))
+    return lines
+
+
+def _other_lines(measured: Sequence[MeasuredRow]) -> list[str]:
+    """What else changed, as lines for a terminal."""
+    lines = ["What else changed, policy - base [95 % interval]"] if measured else []
+    for row in measured:
+        preferred = f"   policy preferred: {row.preferred.value:.1%}" if row.preferred else ""
+        lines.append(f"  {row.benchmark + ', ' + row.name:<46}{shown_change(row.difference, 'share')}{preferred}")
     return lines
 
 

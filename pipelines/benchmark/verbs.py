@@ -12,6 +12,7 @@ _JUDGES = (
     "geneval",
     "spatialgeneval_judge",
     "geneval2_judge",
+    "baselines",
     "budget",
 )
 _NO_RUN = ("benchmark.images", "benchmark.sides")

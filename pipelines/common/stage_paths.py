@@ -278,6 +278,10 @@ class BenchmarkPaths(StagePaths):
         """Parquet file: the judgements of one side. Beside it lie its `.manifest.json` and the folder `.parts`."""
         return self.benchmark_judged(name, judge) / f"{self.benchmark_side(side)}.parquet"
 
+    def benchmark_measured(self, name: str, measure: str) -> Path:
+        """JSON file: a measure of policy against base on the images of one benchmark. Beside it: folder `.parts`."""
+        return self.benchmark / name / "measured" / self.benchmark_side("policy") / f"{measure}.json"
+
     @property
     def benchmark_results(self) -> Path:
         """JSON file: all cells of the newest report."""

@@ -161,6 +161,7 @@ def _benchmark_inputs(settings: Settings) -> dict[str, object]:
     return {
         "benchmark": asdict(replace(cfg, mirror="", chunk_images=1, out="")),
         "judges": [asdict(judge.identity()) for judge in judges],
+        "other rewards": [settings.baselines.models, settings.baselines.revisions] if cfg.other_rewards else [],
         "detector": [settings.geneval.detector, settings.geneval.clip],
         "data": digest_of_files(data) if cfg.data and data.is_dir() else "",
         "evaluation": _evaluation_inputs(settings),

@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from tokenizers.processors import TemplateProcessing
 from transformers import (
     BlipConfig,
-    CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
     CLIPVisionConfig,
@@ -24,18 +23,17 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from pipelines.pretrain.vlm_model import build_tokenizer
 from pipelines.reward.baselines import hpsv3, image_reward, unified_reward, vqascore
 from pipelines.reward.baselines.clip import HPSV2_FILE, ClipScorer, from_open_clip, open_hpsv2, open_pickscore
 from pipelines.reward.baselines.hpsv3 import Hpsv3, Hpsv3Scorer
 from pipelines.reward.baselines.registry import ScorerContext
 from pipelines.reward.data import Pair
 from pipelines.reward.predictions import ScoringJudge
+from tests.support.tiny_clip import SIZES, save_tiny_clip
 from tests.support.tiny_reward import save_tiny_vlm
 
 PROMPT = "a red circle left of a blue square"
 LONG = " and above a green triangle".join([PROMPT] * 4)
-SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
 def _pair(images: np.ndarray, prompt: str = PROMPT) -> Pair:
@@ -45,20 +43,7 @@ def _pair(images: np.ndarray, prompt: str = PROMPT) -> Pair:
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny CLIP with tokenizer and image processor, in the format of PickScore; 16 text positions."""
-    folder = tmp_path_factory.mktemp("clip")
-    torch.manual_seed(0)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=build_tokenizer().backend_tokenizer, pad_token="<|endoftext|>", eos_token="<|endoftext|>"
-    )
-    tokenizer.save_pretrained(folder)
-    config = CLIPConfig(
-        text_config={**SIZES, "vocab_size": 128, "max_position_embeddings": 16, "eos_token_id": 127},
-        vision_config={**SIZES, "image_size": 32, "patch_size": 8},
-        projection_dim=24,
-    )
-    CLIPModel(config).save_pretrained(folder)
-    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
-    return folder
+    return save_tiny_clip(tmp_path_factory.mktemp("clip"))
 
 
 def test_clip_scores_do_not_depend_on_the_batch_and_mark_truncated_prompts(clip: Path, images: np.ndarray) -> None:
