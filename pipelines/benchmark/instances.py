@@ -43,7 +43,7 @@ class InstanceDetector:
     def __init__(self, model: str, device: torch.device) -> None:
         """`model`: directory or hub id."""
         self._device = device
-        self._processor: Any = AutoImageProcessor.from_pretrained(model)
+        self._processor: Any = AutoImageProcessor.from_pretrained(model, trust_remote_code=False)
         loaded: Any = Mask2FormerForUniversalSegmentation.from_pretrained(model)
         self._model = loaded.to(device).eval()
         self.names = [str(loaded.config.id2label[i]) for i in range(len(loaded.config.id2label))]

@@ -54,7 +54,7 @@ def submit(settings: Settings) -> int:
         delay = 10.0 * 2**early
         print(f"submit.keep: submitting again in {delay:.0f} s", flush=True)
         time.sleep(delay)
-        job = _start_patiently(client, settings)
+        job = _start_with_retries(client, settings)
 
 
 def _start(client: Any, settings: Settings) -> str:
@@ -79,7 +79,7 @@ def _start(client: Any, settings: Settings) -> str:
     return job
 
 
-def _start_patiently(client: Any, settings: Settings) -> str:
+def _start_with_retries(client: Any, settings: Settings) -> str:
     """Starts the job as soon as the cluster answers, within the user's patience. Raises NoAnswerError after that."""
     deadline = time.monotonic() + 60 * settings.submit.patience_minutes
     while True:

@@ -39,6 +39,11 @@ MISSING: dict[str, list[str]] = {
     "policy export": [],
     "policy sample": ["a red circle left of a blue square"],
     "evaluate run": [],
+    "benchmark draw": [],
+    "benchmark judge": [],
+    "benchmark report": [],
+    "benchmark run": [],
+    "benchmark export": [],
     "submit run": ["doctor", "submit.address=http://127.0.0.1:9"],
     "status run": ["status.once=true"],
     "ablation run": [],
@@ -49,6 +54,7 @@ NEEDS_NOTHING = {
     "preferences build": "the first stage",
     "preferences plan": "prints what the first stage costs",
     "plan run": "prints a plan",
+    "benchmark fetch": "fetches published files",
     "run run": "starts with the first stage",
     "demo run": "starts with the first stage",
     "doctor run": "reports what is missing, with exit code 1",
@@ -236,7 +242,7 @@ def test_a_model_of_the_hub_that_cannot_be_downloaded_is_found_before_ray_starts
         "evaluate",
         "run",
         "ablation serving.skip_sanity_checks=true",
-        "submit doctor run_dir=/x",
+        f"submit doctor run_dir=/x submit.working_dir={Path(__file__).parents[2]}",
     ],
 )
 def test_a_command_that_has_what_it_needs_passes_its_check(
