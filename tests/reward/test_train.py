@@ -24,6 +24,7 @@ from pipelines.preferences.roles.scenes import SceneReviewer
 from pipelines.reward.evaluate import evaluate_reward
 from pipelines.reward.sanity_checks import run_sanity_checks
 from pipelines.reward.train import train_reward
+from pipelines.scenes.hard_negatives import HARD_KINDS
 from tests.support.kill import titled
 from tests.support.scene_pairs import scene_pairs
 from tests.support.tiny_reward import save_tiny_vlm
@@ -90,6 +91,8 @@ def test_training_survives_a_killed_worker_with_the_same_weights_and_the_model_i
     assert overall.pairs == TEST_ROWS
     saved = json.loads(paths.reward_evaluation.read_text())
     assert saved["models"][0]["accuracies"]["overall"]["pairs"] == TEST_ROWS
+    assert list(saved["hard_negatives"]) == list(HARD_KINDS)
+    assert sum(group["accuracy"]["pairs"] for group in saved["uncertainty"]["groups"]) == TEST_ROWS
     card = (paths.reward_model / "README.md").read_text()
     assert "| all pairs |" in card
     assert "48 pairs, 12 optimizer steps" in card
