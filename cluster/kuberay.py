@@ -14,7 +14,7 @@ from cluster.pods import (
 )
 from cluster.values import Group, Values, groups, limits, rewards_share_gpus, service_group
 from conf import Settings
-from pipelines.policy.node_limits import VARIABLE, NodeLimit, limits_text
+from pipelines.common.node_limits import VARIABLE, NodeLimit, limits_text
 
 DRIVER_KEYS = ("OPENAI_API_KEY", "ARK_API_KEY")
 """Environment variables with keys that only the driver, on the head, uses."""

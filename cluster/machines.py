@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.values import Values, gpu_nodes, machine_limits
 from conf import Settings
-from pipelines.policy.node_limits import VARIABLE, limits_text
+from pipelines.common.node_limits import VARIABLE, limits_text
 
 TOKEN = ".ray/auth_token"
 """Path in a user's home folder where Ray looks for its token."""

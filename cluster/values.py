@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from conf import Settings, SettingsError
-from pipelines.policy.node_limits import NodeLimit
+from pipelines.common.node_limits import NodeLimit
 
 
 @dataclass(frozen=True)

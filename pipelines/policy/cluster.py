@@ -13,11 +13,12 @@ from actors.workers.learner import LearnerJob
 from actors.workers.learner_group import LearnerGroup, start_learner
 from actors.workers.rollout import start_rollout
 from conf.settings import Settings
+from pipelines.common.cluster_state import ClusterState, read_cluster
+from pipelines.common.resources import ResourceRequest, unschedulable
 from pipelines.policy.checkpoint import Checkpoints, Manifest
 from pipelines.policy.checkpoint_writer import States, write_checkpoint
-from pipelines.policy.cluster_state import ClusterState, read_cluster
 from pipelines.policy.fingerprint import flux_location
-from pipelines.policy.resources import ResourceRequest, learner_request, rollout_request, unschedulable
+from pipelines.policy.resources import learner_request, rollout_request
 from pipelines.policy.rollout_pool import join_images_remotely
 
 

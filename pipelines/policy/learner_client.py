@@ -14,12 +14,12 @@ from actors.workers.learner_group import LearnerGroup, LearnerLostError
 from actors.workers.rollout import WeightsHandle
 from conf import UserError
 from conf.policy import PolicySettings
+from pipelines.common.cluster_state import ClusterState, read_cluster
+from pipelines.common.resource_wait import wait_with_status
 from pipelines.policy.accumulation import Accumulation
 from pipelines.policy.checkpoint import Checkpoints, Manifest
 from pipelines.policy.checkpoint_writer import States
-from pipelines.policy.cluster_state import ClusterState, read_cluster
 from pipelines.policy.collector import GroupCollector, ScoredGroup
-from pipelines.policy.resource_wait import wait_with_status
 from pipelines.policy.resources import learner_request, rollout_request
 from pipelines.policy.timing import IterationTimer, now
 

@@ -21,16 +21,10 @@ from conf import UserError
 from conf.settings import Settings
 from pipelines.common.prompts import draw_held_out_prompts, draw_training_prompts
 from pipelines.common.relations import MEANINGS, Fact
+from pipelines.common.resources import ResourceRequest
 from pipelines.common.scenes_only import check_rules_reward
 from pipelines.common.spatial_logic import implied
-from pipelines.policy.resources import (
-    Replicas,
-    ResourceRequest,
-    detector_request,
-    judge_request,
-    rules_request,
-    spatialscore_request,
-)
+from pipelines.policy.resources import Replicas, detector_request, judge_request, rules_request, spatialscore_request
 from pipelines.policy.rule_reward import RulesReward
 from pipelines.reward.served_model import served_model
 

@@ -20,6 +20,7 @@ from pipelines.common.models import check_model
 from pipelines.common.paths import run_paths
 from pipelines.common.progress_line import ProgressLine
 from pipelines.common.prompts import check_prompts, evaluation_notice
+from pipelines.common.resource_wait import wait_with_status
 from pipelines.common.run_folder import driving
 from pipelines.common.run_lookup import record_settings
 from pipelines.policy.base_model_check import check_base_model
@@ -29,7 +30,6 @@ from pipelines.policy.export import export_chosen, export_lora
 from pipelines.policy.gauges import EXPORT_SECONDS, RunGauges
 from pipelines.policy.metrics import EvaluationRow, read_evaluations
 from pipelines.policy.prediction import cluster_prediction
-from pipelines.policy.resource_wait import wait_with_status
 from pipelines.policy.resources import check_capacity, reward_requests
 from pipelines.policy.resume import check_resumable
 from pipelines.policy.rewards import start_rewards

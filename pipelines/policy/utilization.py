@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from ray.exceptions import RayError
 
 from conf.settings import Settings
-from pipelines.policy.cluster_state import ClusterState, read_cluster
+from pipelines.common.cluster_state import ClusterState, read_cluster
+from pipelines.common.resource_wait import STATUS_PERIOD_S, describe_wait
+from pipelines.common.resources import ResourceRequest
 from pipelines.policy.collector import GroupCollector
-from pipelines.policy.resource_wait import STATUS_PERIOD_S, describe_wait
-from pipelines.policy.resources import Replicas, ResourceRequest, sampling_request
+from pipelines.policy.resources import Replicas, sampling_request
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ray.scripts.symmetric_run import curate_and_validate_ray_start_args, symmet
 from cluster.render import changed_values, rendered
 from conf import load
 from pipelines.cli import parse_settings
-from pipelines.policy.node_limits import largest_cluster
+from pipelines.common.node_limits import largest_cluster
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "cluster.md").read_text()

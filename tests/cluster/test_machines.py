@@ -13,10 +13,11 @@ from cluster.render import rendered
 from cluster.values import Values
 from conf import UserError, load
 from conf.settings import Settings
+from pipelines.common.cluster_state import NodeResources
+from pipelines.common.node_limits import VARIABLE, NodeLimit, largest_cluster, limits_text
+from pipelines.common.resources import unschedulable
 from pipelines.operations.doctor.ray_address import check_room
-from pipelines.policy.cluster_state import NodeResources
-from pipelines.policy.node_limits import VARIABLE, NodeLimit, largest_cluster, limits_text
-from pipelines.policy.resources import check_capacity, resource_requests, unschedulable
+from pipelines.policy.resources import check_capacity, resource_requests
 
 Config = dict[str, Any]
 PRESETS = ("flux_dev", "flux_dev_8gpu", "flux_dev_1gpu", "qwen_image", "flux_dev_no_filter", "flux_dev_top4")

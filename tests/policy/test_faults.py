@@ -21,11 +21,11 @@ from actors.workers.faults import DeviceFault, DeviceFaultError, FaultKind, Rank
 from actors.workers.learner_group import LearnerGroup, LearnerLostError
 from actors.workers.rollout import WeightsHandle
 from conf import UserError, load
+from pipelines.common.cluster_state import ClusterState, NodeResources
 from pipelines.policy.call_limit import CallAbandonedError, CallLimits
 from pipelines.policy.checkpoint import Checkpoints, Manifest
 from pipelines.policy.checkpoint_writer import AsyncCheckpointWriter
 from pipelines.policy.cluster import RayCluster
-from pipelines.policy.cluster_state import ClusterState, NodeResources
 from pipelines.policy.fault_log import FIXES, FaultLog
 from pipelines.policy.rollout_pool import RolloutPool
 from pipelines.policy.supervised_learner import SupervisedLearner

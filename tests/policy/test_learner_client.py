@@ -23,7 +23,7 @@ from actors.workers.learner_group import LearnerLostError
 from actors.workers.rollout import WeightsHandle
 from conf import load
 from conf.flux import FluxSettings
-from pipelines.policy import resource_wait
+from pipelines.common import resource_wait
 from pipelines.policy.checkpoint import Checkpoints
 from pipelines.policy.collector import Group, ScoredGroup
 from pipelines.policy.learner_client import LearnerClient

@@ -15,15 +15,10 @@ from ray.exceptions import RayError
 
 from actors.policy.plan import SamplingPlan
 from conf import UserError, load, presets
-from pipelines.policy.cluster_state import NodeResources, read_cluster
-from pipelines.policy.resource_wait import describe_shortage, describe_wait, wait_with_status
-from pipelines.policy.resources import (
-    ResourceRequest,
-    check_capacity,
-    learner_request,
-    resource_requests,
-    unschedulable,
-)
+from pipelines.common.cluster_state import NodeResources, read_cluster
+from pipelines.common.resource_wait import describe_shortage, describe_wait, wait_with_status
+from pipelines.common.resources import ResourceRequest, unschedulable
+from pipelines.policy.resources import check_capacity, learner_request, resource_requests
 
 RANKS = ResourceRequest("learner ranks", 2, 1.0, 1.0, "", "policy.learner.ranks", "strict_spread")
 PACKED = replace(RANKS, placement="strict_pack")

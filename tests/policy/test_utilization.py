@@ -16,9 +16,10 @@ from ray.exceptions import RayError
 from actors.types import Scores
 from conf import load
 from conf.settings import Settings
-from pipelines.policy.cluster_state import read_cluster
+from pipelines.common.cluster_state import read_cluster
+from pipelines.common.resources import ResourceRequest
 from pipelines.policy.collector import GroupCollector, Rewards
-from pipelines.policy.resources import Replicas, ResourceRequest, detector_request, spatialscore_request
+from pipelines.policy.resources import Replicas, detector_request, spatialscore_request
 from pipelines.policy.rollout_pool import RolloutPool
 from pipelines.policy.timing import BusyTime, IterationTimer, TimeWeightedGauge
 from pipelines.policy.utilization import Utilization, UtilizationMonitor

@@ -8,7 +8,8 @@ import numpy as np
 import ray
 
 from actors.types import Scores
-from pipelines.policy.resources import Replicas, ResourceRequest
+from pipelines.common.resources import ResourceRequest
+from pipelines.policy.resources import Replicas
 
 
 class Redness:

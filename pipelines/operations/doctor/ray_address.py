@@ -14,7 +14,7 @@ from pipelines.operations.doctor.nodes import check_nodes
 from pipelines.operations.job_client import TOKEN_FIX, has_token
 
 if TYPE_CHECKING:
-    from pipelines.policy.cluster_state import NodeResources
+    from pipelines.common.cluster_state import NodeResources
 
 CLUSTER_FIX = (
     "start one (`ray start --head`), set ray_address=host:port, or run this as a job: spatialt2i submit doctor"
@@ -56,8 +56,8 @@ def _refused(address: str, error: UserError) -> Finding:
 
 def _check_resources(settings: Settings) -> Finding:
     """Checks that the cluster has room for the roles of stage 3: now, or at its largest."""
-    from pipelines.policy.cluster_state import read_cluster
-    from pipelines.policy.node_limits import largest_cluster
+    from pipelines.common.cluster_state import read_cluster
+    from pipelines.common.node_limits import largest_cluster
 
     return check_room(settings, read_cluster().nodes, largest_cluster())
 
@@ -67,7 +67,8 @@ def check_room(settings: Settings, now: Sequence[NodeResources], largest: Sequen
 
     `largest` is None if that is unknown. Then nodes that are missing are no fault, because an autoscaler may add them.
     """
-    from pipelines.policy.resources import resource_requests, unschedulable
+    from pipelines.common.resources import unschedulable
+    from pipelines.policy.resources import resource_requests
 
     cpus, gpus = sum(node.cpus for node in now), sum(node.gpus for node in now)
     message, requests = f"Ray: {cpus:g} CPUs and {gpus:g} GPUs", resource_requests(settings)

@@ -15,9 +15,9 @@ import numpy as np
 from actors.files import join, write_file
 from actors.workers.learner_group import LearnerGroup
 from conf.settings import Settings
+from pipelines.common.cluster_state import ClusterState
 from pipelines.common.paths import run_paths
 from pipelines.policy.checkpoint import MANIFEST, Checkpoints, Manifest
-from pipelines.policy.cluster_state import ClusterState
 from pipelines.policy.metrics import read_rows
 from pipelines.policy.train import train_until_finished
 from pipelines.policy.training_run import TrainingRun

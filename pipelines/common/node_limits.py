@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from conf import UserError
-from pipelines.policy.cluster_state import NodeResources
+from pipelines.common.cluster_state import NodeResources
 
 VARIABLE = "SPATIALT2I_MAX_NODES"
 """Environment variable of the head: see `limits_text`."""

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from pipelines.policy.cluster_state import DECIMALS, ClusterState, NodeResources, read_cluster
-from pipelines.policy.resources import ResourceRequest
+from pipelines.common.cluster_state import DECIMALS, ClusterState, NodeResources, read_cluster
+from pipelines.common.resources import ResourceRequest
 
 Result = TypeVar("Result")
 STATUS_PERIOD_S = 30.0
