@@ -90,7 +90,7 @@ class ColorClassifier:
     def __init__(self, model: str, device: torch.device) -> None:
         """`model`: directory or hub id."""
         self._device = device
-        self._processor: Any = AutoProcessor.from_pretrained(model)
+        self._processor: Any = AutoProcessor.from_pretrained(model, trust_remote_code=False)
         loaded: Any = CLIPModel.from_pretrained(model)
         self._model = loaded.to(device).eval()
         self._weights: dict[str, torch.Tensor] = {}  # class -> [10, D]
