@@ -42,7 +42,7 @@ def table(evaluation: Evaluation) -> str:
     lines += [_row(f"changed: {word}", accuracy) for word, accuracy in ours.by_relation.items()]
     if len(ours.by_generator) > 1:
         lines += [_row(f"images of {maker}", accuracy) for maker, accuracy in ours.by_generator.items()]
-    lines += [_row(f"hard negatives: {kind}", accuracy) for kind, accuracy in evaluation.hard_negatives.items()]
+    lines += [_row(f"hard negative: {kind}", accuracy) for kind, accuracy in evaluation.hard_negatives.items()]
     for calibration in evaluation.calibrations:
         lines.append(
             f"calibration error of P from {calibration.probability}: {calibration.error:.3f}; "

@@ -15,6 +15,8 @@ from pipelines.common.intervals import Accuracy, wilson
 GROUPS = 5
 USEFUL = 0.6
 """AUROC from which a ranking of errors is of use. Chance is 0.5."""
+MIN_WRONG = 10
+"""Pairs in the wrong order that a statement about sigma needs."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +33,20 @@ class SigmaReport:
     """Sigma against errors on the held-out pairs."""
 
     groups: tuple[SigmaGroup, ...]  # quantiles of s, from the surest
-    auroc_sigma: float | None  # P(a wrong pair has a larger s than a right one); None without wrong or right pairs
+    auroc_sigma: float | None  # P(a wrong pair has a larger s than a right one); None without a wrong and a right pair
     auroc_margin: float | None  # the same of -|mu_w - mu_l|
+
+    @property
+    def wrong(self) -> int:
+        """Pairs in the wrong order."""
+        return sum(group.accuracy.pairs - group.accuracy.right for group in self.groups)
 
     @property
     def meaning(self) -> str:
         """What sigma is good for, in one sentence."""
-        sigma, margin = self.auroc_sigma, self.auroc_margin
-        if sigma is None or margin is None:
-            return "sigma cannot be judged: no pair, or every pair, is in the wrong order"
+        sigma, margin, pairs = self.auroc_sigma, self.auroc_margin, sum(group.accuracy.pairs for group in self.groups)
+        if sigma is None or margin is None or self.wrong < MIN_WRONG:
+            return f"sigma cannot be judged: only {self.wrong} of {pairs} pairs are in the wrong order"
         ranks = f"sigma ranks the wrong pairs with AUROC {sigma:.2f} (chance: 0.50), |mu difference| with {margin:.2f}"
         if sigma < USEFUL:
             return f"{ranks}: sigma does not point at errors here, use the difference of mu"

@@ -122,6 +122,8 @@ def test_the_interval_is_wilsons() -> None:
         assert interval is not None
         assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high), abs=1e-6)
     assert wilson(np.empty(0, bool)) is None
+    none_right = wilson(np.zeros(3, bool))
+    assert none_right is not None and f"{none_right.low:.1%}" == "0.0%", "no minus sign by rounding"
 
 
 def test_mcnemar_uses_the_pairs_that_only_one_model_orders_correctly() -> None:
@@ -216,7 +218,8 @@ def test_sigma_that_grows_with_the_errors_ranks_them_and_constant_sigma_does_not
     constant = sigma_report(right, margin, np.ones(1000), np.ones(1000))
     assert constant.auroc_sigma == 0.5
     assert "sigma does not point at errors here" in constant.meaning
-    assert "cannot be judged" in sigma_report(np.ones(3, bool), np.ones(3), np.ones(3), np.ones(3)).meaning
+    few = sigma_report(np.arange(40) >= 9, np.ones(40), np.ones(40), np.ones(40))
+    assert few.wrong == 9 and "only 9 of 40 pairs are in the wrong order" in few.meaning
 
 
 def test_auroc_is_the_share_of_pairs_in_the_right_order() -> None:
@@ -231,7 +234,7 @@ def test_hard_negatives_and_sigma_are_in_the_table_and_in_the_report(measurement
     assert (hard["doubled"].right, hard["missing"].right) == (4, 0), "an image without an object is brighter"
     evaluation = Evaluation((measurement.report,), (), (), uncertainty=measurement.uncertainty, hard_negatives=hard)
     text, page = table(evaluation), render_report(evaluation)
-    assert re.search(r"hard negatives: moved one cell +\d+\.\d% .*/4", text)
+    assert re.search(r"hard negative: moved one cell +\d+\.\d% .*/4", text)
     assert re.search(r"sigma 1\.414 to 1\.414 +\d+\.\d%", text)
     assert measurement.uncertainty is not None and measurement.uncertainty.meaning in text
     assert "<h2>Hard negatives</h2>" in page and "σ against errors" in page
