@@ -20,21 +20,27 @@ from pipelines.benchmark.geneval_rules import Detection
 from pipelines.benchmark.items import BenchmarkItem, Judgement, Unreadable
 from pipelines.scenes.answering import answer_chat, find_boxes
 
+RETRIES = 3
+"""Retries of a call whose connection was dropped, as on a machine with much other work."""
 J = TypeVar("J", bound=ChatSettings)
 
 
 def with_exact_server(judge: J) -> J:
     """The settings of a judge with the address of the exact checker's server, which runs until this process ends."""
-    return replace(judge, url=f"http://127.0.0.1:{_server().server_port}/v1", model="exact", retries=0)
+    return replace(judge, url=f"http://127.0.0.1:{_server().server_port}/v1", model="exact", retries=RETRIES)
 
 
 @cache
 def _server() -> ThreadingHTTPServer:
     """The server of this process, on a free port of the loopback interface."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), _Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # several judges connect at once; the default of 5 drops connections
 
 
 class _Handler(BaseHTTPRequestHandler):

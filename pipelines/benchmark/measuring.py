@@ -138,7 +138,8 @@ def run_on_ray(settings: Settings, name: str, chunks: Sequence[MeasureChunk], lo
             finished: Iterable[int] = pool.map_unordered(lambda actor, chunk: actor.measure.remote(chunk), chunks)  # pyright: ignore
             for pairs in finished:
                 done += pairs
-                progress.finish(counted(done, total, "pairs", pace))
+                progress.update(counted(done, total, "pairs", pace))
+            progress.finish(f"{done} of {total} pairs of images measured")
     finally:
         for actor in actors:
             ray.kill(actor)
