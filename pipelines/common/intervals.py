@@ -45,9 +45,8 @@ def wilson(right: np.ndarray) -> Accuracy | None:
     share, square = good / count, Z95**2 / count
     centre = (share + square / 2) / (1 + square)
     spread = Z95 * math.sqrt(share * (1 - share) / count + square / (4 * count)) / (1 + square)
-    return Accuracy(
-        count, good, share, max(0.0, centre - spread), min(1.0, centre + spread)
-    )  # rounding may exceed them
+    low, high = max(0.0, centre - spread), min(1.0, centre + spread)  # rounding may leave [0, 1]
+    return Accuracy(count, good, share, low, high)
 
 
 def mcnemar(name: str, right: np.ndarray, other: str, other_right: np.ndarray) -> PairedTest:
