@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from pipelines.common.cluster_state import DECIMALS, ClusterState, NodeResources, read_cluster
@@ -37,6 +40,40 @@ async def wait_with_status(
     finally:
         task.cancel()
     return task.result()
+
+
+@contextmanager
+def logging_waits(
+    requests: Sequence[ResourceRequest],
+    log: Callable[[str], None],
+    period_s: float | None = None,
+    read: Callable[[], ClusterState] = read_cluster,
+) -> Generator[None]:
+    """While the block runs, logs every `period_s` seconds which of `requests` Ray cannot place, and what is missing.
+
+    For libraries of Ray that start processes on their own. The default of `period_s` is STATUS_PERIOD_S. `log` is
+    called in another thread.
+    """
+    period, ended = STATUS_PERIOD_S if period_s is None else period_s, threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(period):
+            try:
+                cluster = read()
+            except (RuntimeError, OSError) as error:  # the next state may be readable
+                logging.debug("the state of the cluster cannot be read: %s", error)
+                continue
+            for request in requests:
+                if cluster.is_pending(request.cpus, request.gpus):
+                    log(describe_wait(request, cluster))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def describe_wait(request: ResourceRequest, cluster: ClusterState) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from conf import UserError
@@ -81,6 +81,15 @@ def check_requests(settings: Settings, requests: Sequence[ResourceRequest]) -> N
     if shortage := unschedulable(requests, nodes):
         largest = "" if private else f". This is the cluster at its largest ({VARIABLE} of its head)"
         raise UserError(f"{shortage}{largest}")
+
+
+def check_each(settings: Settings, requests: Sequence[ResourceRequest]) -> None:
+    """Raises UserError if the cluster can never hold one process of one of `requests`.
+
+    For work that Ray Data can do with fewer processes than requested, and one role after another.
+    """
+    for request in requests:
+        check_requests(settings, [replace(request, count=min(request.count, 1))])
 
 
 def unschedulable(requests: Sequence[ResourceRequest], nodes: Sequence[NodeResources]) -> str:

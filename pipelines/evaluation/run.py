@@ -18,6 +18,8 @@ from conf import UserError
 from conf.settings import Settings
 from pipelines.common.paths import RunPaths, spatialscore_folder
 from pipelines.common.progress_line import Pace, ProgressLine, counted
+from pipelines.common.resource_wait import logging_waits
+from pipelines.common.resources import ResourceRequest, check_each
 from pipelines.common.worker_log import WorkCounter
 from pipelines.evaluation.before_after import before_after_figure
 from pipelines.evaluation.cases import Case, Result, draw_cases, prompt_row
@@ -59,6 +61,7 @@ def evaluate(settings: Settings) -> EvaluationResult:
     require_earlier_stages(settings)
     cases = draw_cases(settings)
     check_text_lengths(settings, "policy.held_out_prompts", [case.prompt.text for case in cases])
+    check_each(settings, actor_requests(settings))
     paths = provide_export(settings)
     results = sorted(generate_and_assess(cases, paths, settings), key=lambda result: result.case.name)
     tables = tabulate(results, settings.evaluation.seed)
@@ -69,6 +72,16 @@ def evaluate(settings: Settings) -> EvaluationResult:
     report = render_report(paths, settings, results, tables, seconds, version)
     write_file(str(paths.evaluation_report), report.encode())
     return EvaluationResult(paths.evaluation_report, len(results), version, tables, seconds)
+
+
+def actor_requests(settings: Settings) -> tuple[ResourceRequest, ...]:
+    """What generates the images, and what scores them."""
+    samplers, serving = settings.policy.samplers, settings.serving
+    hint = "the CPUs or GPUs of section policy.rollout, or of policy.learner with policy.placement=colocated"
+    return (
+        ResourceRequest("actors of the policy", settings.policy.sampler_count, samplers.cpus, samplers.gpus, "", hint),
+        ResourceRequest("scorer of images", 1, serving.cpus, serving.gpus, "", "serving.cpus or serving.gpus"),
+    )
 
 
 def generate_images(cases: Sequence[Case], paths: RunPaths, settings: Settings, counter: WorkCounter) -> Any:
@@ -97,8 +110,9 @@ def generate_and_assess(cases: Sequence[Case], paths: RunPaths, settings: Settin
     with ProgressLine("evaluation") as progress:
         progress.phase("loading the models")
         progress.follow(state)
-        for result in assess(generate_images(cases, paths, settings, counter), paths, settings):
-            assessed.append(result)
+        with logging_waits(actor_requests(settings), progress.log):
+            for result in assess(generate_images(cases, paths, settings, counter), paths, settings):
+                assessed.append(result)
         progress.finish(f"{len(assessed)}/{len(cases)} prompts, before and after training, assessed")
     return assessed
 

@@ -14,6 +14,8 @@ from pipelines.common.fingerprints import SHORT_DIGITS, digest_of, digest_of_fil
 from pipelines.common.models import check_model
 from pipelines.common.paths import run_paths
 from pipelines.common.progress_line import ProgressLine
+from pipelines.common.resource_wait import logging_waits
+from pipelines.common.resources import check_each
 from pipelines.common.run_lookup import record_settings
 from pipelines.common.scenes_only import check_generated_pairs
 from pipelines.preferences import pipeline
@@ -25,6 +27,7 @@ from pipelines.preferences.dataset.splits import check_benchmark
 from pipelines.preferences.dataset.stored_images import claim_masters
 from pipelines.preferences.finalize import FINAL_SETTINGS, final_settings, finalize
 from pipelines.preferences.progress import BuildProgress
+from pipelines.preferences.resources import generator_requests
 from pipelines.preferences.services import ServiceContext
 from pipelines.scenes import checkpoints_dir
 
@@ -82,6 +85,8 @@ def build_preferences(settings: Settings) -> PreferencesResult:
         warn_of_licences(settings)
         claim_masters(settings)
         generators: list[GeneratorName] = sorted({shard.generator for shard in missing})
+        requests = tuple(generator_requests(settings, generators))
+        check_each(settings, requests)
         services = ServiceContext.open(settings, branches=len(generators))
         branches: list[ray.data.Dataset] = []
         for generator in generators:
@@ -97,7 +102,8 @@ def build_preferences(settings: Settings) -> PreferencesResult:
         with ProgressLine("preferences") as progress:
             progress.phase("starting the workers")
             progress.follow(work.state)
-            _run(reports, work)
+            with logging_waits(requests, progress.log):
+                _run(reports, work)
             progress.finish(work.state() or "nothing was generated")
 
     seconds = (manifest["seconds"] if manifest else 0.0) + (time.perf_counter() - started if missing else 0.0)

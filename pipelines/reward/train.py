@@ -24,6 +24,8 @@ from pipelines.common.fingerprints import digest_of
 from pipelines.common.models import check_model
 from pipelines.common.paths import RunPaths, run_paths
 from pipelines.common.progress_line import ProgressLine
+from pipelines.common.resource_wait import logging_waits
+from pipelines.common.resources import ResourceRequest, check_requests
 from pipelines.common.run_lookup import record_settings
 from pipelines.common.worker_log import relay_lines
 from pipelines.preferences.dataset.verify import verify
@@ -73,6 +75,7 @@ def train_reward(settings: Settings, log: Callable[[str], None] = print) -> Rewa
     require_pairs(source)
     sampler = make_sampler(source, reward.batch_size, reward.epochs, reward.shuffle_rows, reward.seed)
     check_model(settings, "spatialscore.model", settings.spatialscore.model, "config.json")
+    check_requests(settings, [worker_request(reward)])
     record_settings(settings, "reward")
     job = _make_job(settings, sampler, paths)
     result = _fit(job, paths, log)
@@ -89,6 +92,18 @@ def train_reward(settings: Settings, log: Callable[[str], None] = print) -> Rewa
         accuracy=result.metrics.get("accuracy", math.nan),
         unreadable=int(result.metrics["unreadable"]),
         seconds=time.monotonic() - start,
+    )
+
+
+def worker_request(reward: RewardSettings) -> ResourceRequest:
+    """The workers without which a fit cannot start."""
+    return ResourceRequest(
+        role="workers of stage 2",
+        count=reward.min_workers or reward.workers,
+        cpus=reward.cpus_per_worker,
+        gpus=1.0 if reward.use_gpu else 0.0,
+        node_group="",
+        hint="reward.workers or reward.cpus_per_worker",
     )
 
 
@@ -115,7 +130,7 @@ def _fit(job: WorkerJob, paths: RunPaths, log: Callable[[str], None]) -> Result:
         progress.phase(f"fitting SpatialScore, {job.sampler.steps} optimizer steps: starting the workers")
         readers = start_readers(job.sampler, job.settings.readers)
         try:
-            with relay_lines(show) as lines:
+            with relay_lines(show) as lines, logging_waits([worker_request(job.settings)], progress.log):
                 return _trainer(job, lines, readers, paths.reward).fit()
         finally:
             ray.kill(readers)
