@@ -1,10 +1,10 @@
-"""`submit`, `status` and `config`: starting a job, following it, and looking at its settings."""
+"""`submit`, `status`, `doctor` and `config`: starting a job, following it, and looking at its settings."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from conf.errors import SettingsError
 from conf.rules import Section, at_least
@@ -72,6 +72,19 @@ class StatusSettings(Section):
 
     address: str = "http://127.0.0.1:8265"
     """Ray dashboard. If it does not answer, the cluster's state is left out."""
+
+
+Stage = Literal["preferences", "reward", "policy", "evaluation", "benchmark"]
+
+
+@dataclass(frozen=True)
+class DoctorSettings(Section):
+    """`doctor`: what is checked."""
+
+    section: ClassVar[str] = "doctor"
+
+    stage: Literal["all", Stage] = "all"
+    """Check only what this stage needs. all: whatever the preset needs."""
 
 
 @dataclass(frozen=True)

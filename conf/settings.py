@@ -33,7 +33,7 @@ from conf.evaluation import EvaluationSettings, SampleSettings
 from conf.flux import EMBEDDED, FluxSettings
 from conf.generators import HunyuanImageSettings, QwenImageSettings
 from conf.merge import MergeSettings
-from conf.operations import ConfigSettings, StatusSettings, SubmitSettings
+from conf.operations import ConfigSettings, DoctorSettings, StatusSettings, SubmitSettings
 from conf.plan import PlanSettings
 from conf.policy import ExportSettings, PolicySettings
 from conf.preferences import PreferencesSettings
@@ -105,6 +105,7 @@ class Settings(Section):
     plan: PlanSettings = field(default_factory=PlanSettings)
     submit: SubmitSettings = field(default_factory=SubmitSettings)
     status: StatusSettings = field(default_factory=StatusSettings)
+    doctor: DoctorSettings = field(default_factory=DoctorSettings)
     config: ConfigSettings = field(default_factory=ConfigSettings)
 
     def __post_init__(self) -> None:

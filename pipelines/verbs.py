@@ -241,6 +241,8 @@ VERBS: dict[str, dict[str, Action]] = {
         "run": Action(
             "pipelines.operations.doctor:command",
             "check this machine and report how to fix what is missing",
+            ("doctor",),
+            (Word("doctor.stage", "STAGE", text=True),),
             run="optional",
         )
     },

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from conf import load
-from pipelines.cli import main
+from conf import SettingsError, load
+from pipelines.cli import main, parse_settings
 from pipelines.operations.doctor import access, gpus, machine, models, ray_address, storage
 from pipelines.operations.doctor.finding import Finding
 from pipelines.operations.doctor.gpus import Gpu, GpuInfo
@@ -204,3 +204,21 @@ def test_the_exit_code_is_1_if_a_check_failed(tmp_path: Path, capsys: pytest.Cap
     assert main(["doctor", f"run_dir={tmp_path}", "flux.model=no/such/folder"]) == 1
     output = capsys.readouterr().out
     assert "✗ flux.model" in output and "1 check failed" in output
+
+
+def test_a_stage_that_is_named_asks_only_for_what_it_needs(hub: Hub) -> None:
+    def asked(stage: str) -> tuple[set[str], set[str]]:
+        action, settings = parse_settings(["doctor", *([stage] if stage else []), "flux_dev"])
+        assert action.command.endswith("doctor:command") and settings.doctor.stage == (stage or "all")
+        keys = {finding.message.split()[2] for finding in access.check_keys(settings, {})}
+        return keys, {finding.message.partition("=")[0] for finding in models.check_models(settings, hub)}
+
+    everything, pairs = asked(""), asked("preferences")
+    assert {"writer", "perturber", "seedream"} <= pairs[0] <= everything[0]
+    assert pairs[1] == {"qwen_image.model", "hunyuan_image.model"}
+    assert asked("reward") == (set(), {"spatialscore.model"})
+    keys, locations = asked("policy")
+    assert not keys & pairs[0] and {"flux.model", "spatialscore.model"} <= locations and not locations & pairs[1]
+    assert asked("evaluation") == (set(), {"flux.model", "spatialscore.model"})
+    with pytest.raises(SettingsError, match=r"flux_devv.*flux_dev"):
+        parse_settings(["doctor", "flux_devv"])

@@ -13,6 +13,7 @@ from pipelines.operations.doctor.gpus import check_gpus
 from pipelines.operations.doctor.machine import check_packages, check_python
 from pipelines.operations.doctor.models import check_models
 from pipelines.operations.doctor.ray_address import check_ray
+from pipelines.operations.doctor.stage import checks_for
 from pipelines.operations.doctor.storage import check_storage
 
 
@@ -33,7 +34,8 @@ def run_checks(settings: Settings) -> bool:
     if failed:
         print(styled(f"{failed} check{'s' if failed > 1 else ''} failed", "bad"))
     else:
-        print(styled(f"all checks passed: ready for {settings.preset}", "good"))
+        stage = "" if settings.doctor.stage == "all" else f"{settings.doctor.stage} of "
+        print(styled(f"all checks passed: ready for {stage}{settings.preset}", "good"))
     return not failed
 
 
@@ -45,6 +47,8 @@ def findings(settings: Settings) -> Iterator[Finding]:
     yield from check_ports(settings)
     yield from check_storage(settings)
     yield from check_models(settings)
-    yield from check_benchmarks(settings)
-    yield from check_gpus(settings)
+    if checks_for(settings, "benchmark"):
+        yield from check_benchmarks(settings)
+    if checks_for(settings, "policy"):  # whose roles it counts
+        yield from check_gpus(settings)
     yield from check_ray(settings)

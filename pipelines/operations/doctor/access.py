@@ -11,6 +11,7 @@ from pipelines.benchmark.checks import asked_sections
 from pipelines.benchmark.work import judge_settings
 from pipelines.common.ports import port_problem
 from pipelines.operations.doctor.finding import Finding
+from pipelines.operations.doctor.stage import checks_for
 
 
 def check_keys(settings: Settings, environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:
@@ -25,29 +26,30 @@ def check_keys(settings: Settings, environment: Mapping[str, str] = os.environ) 
 
 def _key_variables(settings: Settings) -> Iterator[tuple[str, str]]:
     """Each service that needs a key, with the name of its environment variable."""
+    pairs, policy = checks_for(settings, "preferences"), checks_for(settings, "policy")
     endpoints: list[tuple[object, EndpointSettings]] = [
-        (settings.preferences.writer == "chat", settings.writer),
-        (settings.preferences.perturber == "chat", settings.perturber),
-        (settings.preferences.generators.seedream, settings.seedream),
-        (settings.preferences.image_check == "judge", settings.claim_judge),
-        (settings.rewards.judge, settings.judge),
+        (pairs and settings.preferences.writer == "chat", settings.writer),
+        (pairs and settings.preferences.perturber == "chat", settings.perturber),
+        (pairs and settings.preferences.generators.seedream, settings.seedream),
+        (pairs and settings.preferences.image_check == "judge", settings.claim_judge),
+        (policy and settings.rewards.judge, settings.judge),
     ]
     for used, endpoint in endpoints:
         if used:
             yield endpoint.section, endpoint.key_variable
-    if settings.benchmark.data:
+    if settings.benchmark.data and checks_for(settings, "benchmark"):
         for name in asked_sections(settings):
             judge = judge_settings(settings, name)
             yield judge.section, judge.key_variable
-    if settings.serving.token_variable:
+    if settings.serving.token_variable and policy:
         yield "serving.http", settings.serving.token_variable
 
 
 def check_ports(settings: Settings) -> Iterator[Finding]:
     """Checks that the ports which commands of this preset open on this machine are free."""
-    if settings.serving.http:
+    if settings.serving.http and checks_for(settings, "policy"):
         yield _check_port("serving", settings.serving.host, settings.serving.port)
-    if settings.preferences.reviewer == "annotators":
+    if settings.preferences.reviewer == "annotators" and checks_for(settings, "preferences"):
         yield _check_port("review", settings.review.host, settings.review.port)
 
 

@@ -11,6 +11,7 @@ from conf import Settings
 from conf.flux import EMBEDDED
 from pipelines.common.models import HUB_ID
 from pipelines.operations.doctor.finding import Finding
+from pipelines.operations.doctor.stage import checks_for
 from pipelines.scenes import CHECKPOINTS
 
 LICENCE_FIX = "accept the licence on the model's page at Hugging Face, and set HF_TOKEN to a token of that account"
@@ -36,8 +37,18 @@ class Hub:
 def check_models(settings: Settings, hub: Hub | None = None) -> Iterator[Finding]:
     """Checks every model that the stages of this preset load. `hub` defaults to the environment's."""
     hub = hub or Hub.from_environment()
-    yield check_location("flux.model", settings.flux.model, "flux", "model_index.json", hub)
-    yield check_location("spatialscore.model", settings.spatialscore.model, "qwen2_5_vl", "config.json", hub)
+    made_by_policy = settings.preferences.generated_fraction > 0 and checks_for(settings, "preferences")
+    if made_by_policy or checks_for(settings, "policy", "evaluation", "benchmark"):
+        yield check_location("flux.model", settings.flux.model, "flux", "model_index.json", hub)
+    if checks_for(settings, "reward", "policy", "evaluation"):
+        yield check_location("spatialscore.model", settings.spatialscore.model, "qwen2_5_vl", "config.json", hub)
+    if checks_for(settings, "preferences"):
+        yield from _check_generators(settings, hub)
+    if settings.rewards.detector and checks_for(settings, "policy"):
+        yield check_location("detector.model", settings.detector.model, "", "config.json", hub)
+
+
+def _check_generators(settings: Settings, hub: Hub) -> Iterator[Finding]:
     weights = settings.preferences.generators
     for section, weight, generator in (
         ("qwen_image", weights.qwen_image, settings.qwen_image),
@@ -47,8 +58,6 @@ def check_models(settings: Settings, hub: Hub | None = None) -> Iterator[Finding
             yield check_location(f"{section}.model", generator.model, "", "model_index.json", hub)
     if weights.qwen_image and settings.qwen_image.edit_losers:
         yield check_location("qwen_image.edit_model", settings.qwen_image.edit_model, "", "model_index.json", hub)
-    if settings.rewards.detector:
-        yield check_location("detector.model", settings.detector.model, "", "config.json", hub)
 
 
 def check_location(setting: str, location: str, shipped: str, first_file: str, hub: Hub) -> Finding:

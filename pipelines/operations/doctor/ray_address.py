@@ -11,6 +11,7 @@ from pipelines.common.ray_session import ray_session
 from pipelines.operations.doctor.finding import Finding
 from pipelines.operations.doctor.gpus import check_node_gpus
 from pipelines.operations.doctor.nodes import check_nodes
+from pipelines.operations.doctor.stage import checks_for
 from pipelines.operations.job_client import TOKEN_FIX, has_token
 
 if TYPE_CHECKING:
@@ -35,9 +36,11 @@ def check_ray(settings: Settings) -> Iterator[Finding]:
     try:
         with ray_session(settings):
             yield Finding(True, f"Ray: connected to {ray.get_runtime_context().gcs_address}")
-            yield _check_resources(settings)
+            if checks_for(settings, "policy"):  # whose roles it counts
+                yield _check_resources(settings)
             yield from check_nodes(settings)
-            yield from check_node_gpus(settings)
+            if checks_for(settings, "policy"):
+                yield from check_node_gpus(settings)
     except UserError as error:
         yield _refused(address, error)
 
