@@ -234,7 +234,7 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def keys_in(message: str) -> list[str]:
     """The settings that a message names."""
-    return [word for word in re.findall(r"[a-z_]+(?:\.[a-z_]+)*", message) if word in catalog()]
+    return [word for word in re.findall(r"[a-z_][a-z0-9_]*(?:\.[a-z0-9_]+)*", message) if word in catalog()]
 
 
 def _source_of(keys: Sequence[str], layers: Sequence[Layer]) -> str:

@@ -43,7 +43,7 @@ def test_the_help_of_an_action_shows_its_settings_with_default_type_and_meaning(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     text = printed(["policy", "train", "flux_dev", "--help"], capsys)
-    shown = re.findall(r"^  ([a-z_.]+)=", text, re.M)
+    shown = re.findall(r"^  ([a-z0-9_.]+)=", text, re.M)
     sections = VERBS["policy"]["train"].sections
     expected = {setting.key for section in (*sections, "") for setting in settings_of(section)}
     assert set(shown) == expected and len(shown) == len(expected)
@@ -103,4 +103,4 @@ def test_config_describe_explains_a_section_or_a_setting(capsys: pytest.CaptureF
     )
     assert one.count("\n") == 2
     everything = printed(["config", "describe"], capsys)
-    assert set(re.findall(r"^  ([a-z_.]+)=", everything, re.M)) == set(catalog())
+    assert set(re.findall(r"^  ([a-z0-9_.]+)=", everything, re.M)) == set(catalog())

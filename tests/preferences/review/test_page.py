@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -113,7 +114,9 @@ def test_every_key_does_what_the_help_says(run_dir: Path, desktop: Browser) -> N
         assert page.text("#question").startswith("Does the first") and _pressed(page)[:2] == ["yes", "unsure"]
         page.press(" ")
         assert page.value("document.getElementById('zoom').open")
-        width = page.value("document.getElementById('zoom-image').width")
+        deadline = time.monotonic() + 20
+        while not (width := page.value("document.getElementById('zoom-image').width")):
+            assert time.monotonic() < deadline, "the image was not loaded"
         page.press("+")
         assert page.value("document.getElementById('zoom-image').width") == 2 * width
         page.press(" ", "?")
