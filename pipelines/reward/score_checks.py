@@ -26,9 +26,7 @@ def check_shuffled_prompts(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Sani
     """An image should score higher under its own prompt than under another pair's."""
     prompts = [pair.prompt for pair in pairs]
     others = [*prompts[1:], prompts[0]]
-    images = [pair.image_w for pair in pairs]
-    mu = scorer.score(images=[*images, *images], prompts=[*prompts, *others]).mu
-    share = float((mu[: len(pairs)] > mu[len(pairs) :]).mean())
+    share = _share_above_prompts(scorer, pairs, others)
     return SanityCheck(
         name="shuffled prompts",
         passed=share >= OWN_PROMPT_SHARE,
@@ -97,9 +95,7 @@ def check_sides(scorer: SpatialScorer, pairs: Sequence[Pair]) -> SanityCheck:
     `pairs`: each with "left" or "right" in its prompt. A mirrored image under a mirrored prompt is no test of this: a
     model that takes left for right passes it.
     """
-    images, prompts = [pair.image_w for pair in pairs], [pair.prompt for pair in pairs]
-    mu = scorer.score([*images, *images], [*prompts, *map(mirror_text, prompts)]).mu
-    share = float((mu[: len(pairs)] > mu[len(pairs) :]).mean())
+    share = _share_above_prompts(scorer, pairs, [mirror_text(pair.prompt) for pair in pairs])
     return SanityCheck(
         name="left and right",
         passed=share >= SIDE_SHARE,
@@ -164,6 +160,13 @@ def _share_above(scorer: SpatialScorer, pairs: Sequence[Pair], others: Sequence[
     """Share of the winners that score higher than the other image under the same prompt."""
     winners, prompts = [pair.image_w for pair in pairs], [pair.prompt for pair in pairs]
     return float((score_images_of_pairs(scorer, winners, others, prompts).margin > 0).mean())
+
+
+def _share_above_prompts(scorer: SpatialScorer, pairs: Sequence[Pair], others: Sequence[str]) -> float:
+    """Share of the winners that score higher under their own prompts than under the other ones."""
+    winners, prompts = [pair.image_w for pair in pairs], [pair.prompt for pair in pairs]
+    mu = scorer.score(images=[*winners, *winners], prompts=[*prompts, *others]).mu
+    return float((mu[: len(pairs)] > mu[len(pairs) :]).mean())
 
 
 def _is_right(scorer: SpatialScorer, pairs: Sequence[Pair]) -> np.ndarray:
