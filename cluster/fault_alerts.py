@@ -10,7 +10,7 @@ FINISHED_TIME = "ray_spatialt2i_run_finished_time_seconds"
 REMEMBERED = "6h"
 """For how long a run counts as dead. Its series end with its driver, so nothing else tells it from one that ended."""
 RESTARTS, RESTART_HOURS = 3, 3
-"""So many new drivers in so many hours are a crash loop."""
+"""At least this many new drivers within this many hours are a crash loop."""
 OWN_REPLICAS = 'ray_serve_deployment_replica_healthy{application=~".*-[0-9a-f]{8}"}'
 """Replicas of a run's rewards. Those of `reward serve` and of the RayService have names without a hash."""
 READ_LOG = (

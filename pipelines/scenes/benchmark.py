@@ -26,7 +26,7 @@ DPG_COLUMNS = (
 )  # fmt: skip
 LAYOUT = "Entity Layout - Two-Dimensional Space"
 TIIF_SETS = ("test", "testmini")
-COLOR_EVERY = 4  # one in so many of GenEval's prompts is repeated for its colours
+COLOR_EVERY = 4  # every fourth of GenEval's prompts is repeated for its colours
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def test_the_driver_is_read_from_the_kernel_and_explains_a_gpu_that_torch_does_n
         (GOOD, False, "has another folder at /shared"),
         (replace(GOOD, problem="Read-only file system"), False, "cannot write to /shared: Read-only file system"),
         (replace(GOOD, versions={**GOOD.versions, "torch": "2.1"}), True, "has torch 2.1 instead of"),
-        (replace(GOOD, models="/root/.cache"), True, "keeps models in /root/.cache"),
+        (replace(GOOD, models="/home/me/.cache"), True, "keeps models in /home/me/.cache"),
     ],
 )
 def test_each_fault_of_a_node_is_one_finding(report: NodeReport, arrived: bool, expected: str) -> None:
