@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pipelines.benchmark import dpg, geneval, geneval2, spatialgeneval, tiif, unigen
-from pipelines.benchmark.items import Benchmark
-from pipelines.benchmark.published_files import Source
+from pipelines.benchmark.items import Benchmark, Source
 from pipelines.benchmark.tiif import TiifSet
 
 _BENCHMARKS: Mapping[str, Benchmark] = {
@@ -19,14 +18,6 @@ _BENCHMARKS: Mapping[str, Benchmark] = {
         geneval.GenEval(),
         geneval2.GenEval2(),
     )
-}
-_SOURCES: Mapping[str, Source] = {
-    "dpg": dpg.SOURCE,
-    "tiif": tiif.SOURCE,
-    "unigenbench": unigen.SOURCE,
-    "geneval": geneval.SOURCE,
-    "spatialgeneval": spatialgeneval.SOURCE,
-    "geneval2": geneval2.SOURCE,
 }
 
 
@@ -44,4 +35,4 @@ def find_benchmark(name: str, tiif_set: TiifSet = "testmini", shuffle: bool = Tr
 
 def find_source(name: str) -> Source:
     """Returns the repository in which a benchmark is published. Raises KeyError for a name that is unknown."""
-    return _SOURCES[find_benchmark(name).folder]
+    return find_benchmark(name).source

@@ -8,7 +8,7 @@ from conf import Settings, SettingsError, UserError
 from conf.flux import EMBEDDED
 from pipelines.benchmark.catalogue import find_benchmark
 from pipelines.benchmark.items import Problem
-from pipelines.benchmark.work import FOLDERS, data_folder, judge_settings
+from pipelines.benchmark.work import data_folder, judge_settings
 
 
 def check_files(settings: Settings) -> None:
@@ -37,11 +37,8 @@ def problems(settings: Settings) -> list[tuple[str, Problem]]:
     if not cfg.data:
         return []
     root = Path(cfg.data).absolute()
-    return [
-        (name, problem)
-        for name in cfg.names
-        for problem in find_benchmark(name, cfg.tiif_set).check(root / FOLDERS[name])
-    ]
+    benchmarks = {name: find_benchmark(name, cfg.tiif_set) for name in cfg.names}
+    return [(name, problem) for name, each in benchmarks.items() for problem in each.check(root / each.folder)]
 
 
 def asked_sections(settings: Settings) -> list[str]:

@@ -17,9 +17,8 @@ from conf.settings import Settings
 from pipelines.benchmark import geneval_rules
 from pipelines.benchmark.geneval_rules import Detection
 from pipelines.benchmark.instances import ColorClassifier, Instance, InstanceDetector
-from pipelines.benchmark.items import BenchmarkItem, Judgement, Unreadable
-from pipelines.benchmark.judge_actor import JUDGED, MISSING, JudgeChunk
-from pipelines.benchmark.judgement_files import write_judgements
+from pipelines.benchmark.items import BenchmarkItem, Judgement, without_image
+from pipelines.benchmark.judge_actor import JudgeChunk, save_chunk
 from pipelines.common.worker_log import WorkCounter
 
 
@@ -33,12 +32,12 @@ class InstanceJudge:
 
     def judge(self, item: BenchmarkItem, image: int, file: bytes | None) -> Judgement:
         """The judgement of one image. `file`: the content of its file; None if there is none."""
+        if file is None:
+            return without_image(item, image)
         try:
-            pixels = decode_image(file) if file is not None else None
+            pixels = decode_image(file)
         except ImageError as error:
-            return Unreadable(item.id, image, "no image", f"the file is damaged: {error}")
-        if pixels is None:
-            return Unreadable(item.id, image, "no image")
+            return without_image(item, image, error)
         colored = {clause.name for clause in geneval_rules.clauses_of(item, "include") if clause.color}
         found = [each for each in self._detector.find(pixels) if each.score > geneval_rules.THRESHOLD]
         return geneval_rules.judge(item, image, [self._detection(pixels, each, each.name in colored) for each in found])
@@ -62,10 +61,7 @@ class DetectorActor:
                 self._judge.judge(item, image, Path(path).read_bytes() if path else None)
                 for (item, image), path in zip(chunk.images, chunk.paths, strict=True)
             ]
-            write_judgements(chunk.file, judgements)
-            missing = sum(isinstance(each, Unreadable) for each in judgements)
-            self._counter.add(JUDGED, len(judgements) - missing)
-            self._counter.add(MISSING, missing)
+            save_chunk(chunk, judgements, self._counter)
         return {"error": np.array([""] * len(rows["chunk"]), dtype=object)}
 
 

@@ -23,11 +23,11 @@ from pipelines.benchmark.items import (
     Problem,
     Question,
     ScoreProtocol,
+    Source,
     Wording,
 )
 from pipelines.benchmark.judgements import Judgements
 from pipelines.benchmark.published_files import (
-    Source,
     compare,
     first_existing,
     git_blob,
@@ -69,6 +69,7 @@ class Dpg:
     name: str = "dpg"
     title: str = "DPG-Bench"
     folder: str = "dpg"
+    source: Source = SOURCE
     form: JudgeForm = "vqa"
 
     def check(self, folder: Path) -> Sequence[Problem]:

@@ -17,7 +17,7 @@ from actors.images import ImageError, decode_image
 from conf.endpoints import ChatSettings
 from pipelines.benchmark import geneval_rules
 from pipelines.benchmark.geneval_rules import Detection
-from pipelines.benchmark.items import BenchmarkItem, Judgement, Unreadable
+from pipelines.benchmark.items import BenchmarkItem, Judgement, without_image
 from pipelines.scenes.answering import answer_chat, find_boxes
 
 RETRIES = 3
@@ -87,11 +87,11 @@ class ExactBoxes:
 
     def _judge(self, item: BenchmarkItem, image: int, file: bytes | None) -> Judgement:
         if file is None:
-            return Unreadable(item.id, image, "no image")
+            return without_image(item, image)
         try:
             found = find_boxes(decode_image(file))
         except ImageError as error:
-            return Unreadable(item.id, image, "no image", f"the file is damaged: {error}")
+            return without_image(item, image, error)
         # A clean object counts, however well its outline fits: the checker has no confidence as a detector has.
         detections = [
             Detection(each.name, 1.0, each.left, each.top, each.right, each.bottom, each.color) for each in found

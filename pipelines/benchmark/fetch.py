@@ -18,8 +18,7 @@ from actors.json_files import object_or_none
 from conf import SettingsError, UserError
 from conf.settings import Settings
 from pipelines.benchmark.catalogue import find_benchmark, find_source
-from pipelines.benchmark.published_files import Source
-from pipelines.benchmark.work import FOLDERS
+from pipelines.benchmark.items import Source
 from pipelines.common.progress_line import ProgressLine
 from pipelines.common.terminal import print_warning
 
@@ -40,8 +39,9 @@ def fetch(settings: Settings, log: Callable[[str], None] = print) -> None:
         raise SettingsError(
             "benchmark.data must name the folder to fill, got none: write e.g. benchmark.data=benchmarks"
         )
-    for folder in dict.fromkeys(FOLDERS[name] for name in cfg.names):
-        names = [name for name in cfg.names if FOLDERS[name] == folder]
+    folders = {name: find_benchmark(name).folder for name in cfg.names}
+    for folder in dict.fromkeys(folders.values()):
+        names = [name for name in cfg.names if folders[name] == folder]
         source, target = find_source(names[0]), Path(cfg.data).absolute() / folder
         log(f"{folder}: {source.repository} at {source.commit[:12]}; licence: {source.licence}")
         if source.warning:

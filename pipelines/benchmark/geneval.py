@@ -9,23 +9,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from conf import UserError
 from pipelines.benchmark.geneval_rules import RIGHT, Clause, Detection, Verdict, clauses_of, evaluate, judge, kept
 from pipelines.benchmark.items import (
     BenchmarkItem,
-    JudgeCall,
     JudgeForm,
     Judgement,
-    Misread,
-    Parsed,
     Part,
     Problem,
     Question,
     ScoreProtocol,
+    Source,
     Wording,
 )
 from pipelines.benchmark.judgements import Judgements
-from pipelines.benchmark.published_files import Line, Source, check_file, first_existing, read_lines, string_of
+from pipelines.benchmark.published_files import Line, check_file, first_existing, read_items, string_of
 from pipelines.benchmark.scores import Cell, Counts, Stratum, Summary
 from pipelines.benchmark.wordings import wording_of
 
@@ -39,10 +36,7 @@ SOURCE = Source(
     ("prompts/evaluation_metadata.jsonl", "prompts/object_names.txt", "LICENSE"),
     "MIT",
 )
-GET = (
-    f"clone github.com/{SOURCE.repository} at commit {SOURCE.commit[:12]} into this folder, or run "
-    "`spatialt2i benchmark fetch`"
-)
+GET = SOURCE.how_to_get
 
 
 @dataclass(frozen=True)
@@ -52,6 +46,7 @@ class GenEval:
     name: str = "geneval"
     title: str = "GenEval"
     folder: str = "geneval"
+    source: Source = SOURCE
     form: JudgeForm = "detector"
 
     def check(self, folder: Path) -> Sequence[Problem]:
@@ -60,22 +55,11 @@ class GenEval:
 
     def load(self, folder: Path, part: Part) -> tuple[BenchmarkItem, ...]:
         """Reads all prompts; `part` makes no difference, as every tag counts in the overall score."""
-        items = tuple(_item(line, index) for index, line in enumerate(read_lines(_file(folder), GET)))
-        if not items:
-            raise UserError(f"{_file(folder)} has no lines: {GET}")
-        return items
+        return read_items(_file(folder), GET, _item)
 
     def wording(self, folder: Path) -> Wording:
         """None: a detector judges."""
         return wording_of((), "none: a detector judges")
-
-    def ask(self, item: BenchmarkItem, image: int, attempt: int, wording: Wording) -> JudgeCall:
-        """Raises NotImplementedError: a detector judges."""
-        raise NotImplementedError("GenEval is judged by a detector: use geneval.judge")
-
-    def parse(self, item: BenchmarkItem, reply: str) -> Parsed | Misread:
-        """Raises NotImplementedError: a detector judges."""
-        raise NotImplementedError("GenEval is judged by a detector: use geneval.judge")
 
     def summarize(
         self, items: Sequence[BenchmarkItem], judgements: Sequence[Judgement], protocol: ScoreProtocol

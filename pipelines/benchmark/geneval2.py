@@ -18,16 +18,15 @@ from pipelines.benchmark.items import (
     JudgeCall,
     JudgeForm,
     Judgement,
-    Misread,
-    Parsed,
     Part,
     Problem,
     Question,
     ScoreProtocol,
+    Source,
     Wording,
 )
 from pipelines.benchmark.judgements import Judgements
-from pipelines.benchmark.published_files import Line, Source, check_file, read_lines, string_of, strings_of
+from pipelines.benchmark.published_files import Line, check_file, read_items, string_of, strings_of
 from pipelines.benchmark.scores import Cell, Counts, Stratum, Summary, pool
 from pipelines.benchmark.wordings import wording_of
 
@@ -53,6 +52,7 @@ class GenEval2:
     name: str = "geneval2"
     title: str = "GenEval 2"
     folder: str = "geneval2"
+    source: Source = SOURCE
     form: JudgeForm = "logprobs"
 
     def check(self, folder: Path) -> Sequence[Problem]:
@@ -61,23 +61,13 @@ class GenEval2:
 
     def load(self, folder: Path, part: Part) -> tuple[BenchmarkItem, ...]:
         """Reads the prompts; spatial: those with a question about position."""
-        items = [_item(line, index) for index, line in enumerate(read_lines(folder / FILE, GET))]
-        if not items:
-            raise UserError(f"{folder / FILE} has no lines: {GET}")
-        spatial = [item for item in items if any(question.category == "position" for question in item.questions)]
-        return tuple(items if part == "all" else spatial)
+        items = read_items(folder / FILE, GET, _item)
+        spatial = (item for item in items if any(question.category == "position" for question in item.questions))
+        return items if part == "all" else tuple(spatial)
 
     def wording(self, folder: Path) -> Wording:
         """The question and the published request for one word."""
         return wording_of((SUFFIX,), "published, evaluation.py")
-
-    def ask(self, item: BenchmarkItem, image: int, attempt: int, wording: Wording) -> JudgeCall:
-        """The call of the first question; `ask_one` makes that of any."""
-        return ask_one(item.questions[0])
-
-    def parse(self, item: BenchmarkItem, reply: str) -> Parsed | Misread:
-        """Raises NotImplementedError: `probability` reads an answer."""
-        raise NotImplementedError("answers of GenEval 2 are probabilities: use geneval2.probability")
 
     def summarize(
         self, items: Sequence[BenchmarkItem], judgements: Sequence[Judgement], protocol: ScoreProtocol

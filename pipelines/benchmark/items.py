@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from pipelines.benchmark.scores import Summary
 
@@ -21,7 +21,7 @@ Part = Literal["spatial", "all"]
 """spatial: only the items behind the cells about spatial relations; all: the whole benchmark."""
 
 JudgeForm = Literal["chat", "vqa", "detector", "logprobs"]
-"""Who answers. chat: a vision-language model answers all questions of an image in one call (`Benchmark.ask`, `parse`).
+"""Who answers. chat: a vision-language model answers all questions of an image in one call (`ChatBenchmark`).
 vqa: a model answers one question (`Question.text`) a call with one word. detector: boxes decide (`geneval.py`).
 logprobs: a chat model answers one question a call, and the probability of the first token counts (`geneval2.py`).
 """
@@ -86,6 +86,11 @@ class Unreadable:
 Judgement = Answer | Unreadable
 
 
+def without_image(item: BenchmarkItem, image: int, error: object = "") -> Unreadable:
+    """The judgement of an image whose file does not exist, or cannot be decoded, with the `error`."""
+    return Unreadable(item.id, image, "no image", f"the file is damaged: {error}" if error else "")
+
+
 @dataclass(frozen=True)
 class Parsed:
     """A reply that could be read."""
@@ -125,6 +130,25 @@ class JudgeCall:
 
 
 @dataclass(frozen=True)
+class Source:
+    """A public repository that a benchmark is published in."""
+
+    repository: str  # owner/name on GitHub
+    commit: str
+    paths: tuple[str, ...]  # files and folders in it that are needed; "name/" is a folder
+    licence: str
+    warning: str = ""  # what a user must know about the licence; "" if it permits use and sharing
+
+    @property
+    def how_to_get(self) -> str:
+        """The end of a message about files that are missing."""
+        return (
+            f"clone github.com/{self.repository} at commit {self.commit[:12]} into this folder, or run "
+            "`spatialt2i benchmark fetch`"
+        )
+
+
+@dataclass(frozen=True)
 class Problem:
     """Something that is wrong with a benchmark's folder, and what to do about it."""
 
@@ -151,6 +175,11 @@ class Benchmark(Protocol):
         ...
 
     @property
+    def source(self) -> Source:
+        """Where it is published."""
+        ...
+
+    @property
     def form(self) -> JudgeForm:
         """Who answers in the published protocol."""
         ...
@@ -164,8 +193,19 @@ class Benchmark(Protocol):
         ...
 
     def wording(self, folder: Path) -> Wording:
-        """The text of the judge's call: read from the published code in `folder` where it lies there, else ours."""
+        """The text of a judge's call: read from the published code in `folder` where it lies there, else ours."""
         ...
+
+    def summarize(
+        self, items: Sequence[BenchmarkItem], judgements: Sequence[Judgement], protocol: ScoreProtocol
+    ) -> Summary:
+        """Scores one side. An image without a judgement counts as missing; of two judgements the last counts."""
+        ...
+
+
+@runtime_checkable
+class ChatBenchmark(Benchmark, Protocol):
+    """A benchmark whose questions about an image a chat judge answers in one call."""
 
     def ask(self, item: BenchmarkItem, image: int, attempt: int, wording: Wording) -> JudgeCall:
         """The call of a chat judge about an image."""
@@ -173,10 +213,4 @@ class Benchmark(Protocol):
 
     def parse(self, item: BenchmarkItem, reply: str) -> Parsed | Misread:
         """Reads the reply of a chat judge by the rules of the official script."""
-        ...
-
-    def summarize(
-        self, items: Sequence[BenchmarkItem], judgements: Sequence[Judgement], protocol: ScoreProtocol
-    ) -> Summary:
-        """Scores one side. An image without a judgement counts as missing; of two judgements the last counts."""
         ...

@@ -15,7 +15,7 @@ from actors.services.budget import Budget
 from actors.services.endpoint import Endpoint, EndpointError
 from actors.services.keys import Key
 from conf.endpoints import ChatSettings
-from pipelines.benchmark.items import Benchmark, BenchmarkItem, Judgement, Unreadable, Wording
+from pipelines.benchmark.items import Benchmark, BenchmarkItem, ChatBenchmark, Judgement, Unreadable, Wording
 from pipelines.benchmark.judgement_files import write_judgements
 from pipelines.benchmark.judges import UNFINISHED, ChatJudge, answers_of, shows_image_first
 from pipelines.benchmark.logprob_judge import LogprobJudge
@@ -64,6 +64,14 @@ class JudgeContext:
     counter: Counter
 
 
+def save_chunk(chunk: JudgeChunk, judgements: Sequence[Judgement], counter: Counter) -> None:
+    """Writes the judgements of a chunk, and counts its images."""
+    write_judgements(chunk.file, judgements)
+    missing = sum(isinstance(each, Unreadable) for each in judgements)
+    counter.add(JUDGED, len(judgements) - missing)
+    counter.add(MISSING, missing)
+
+
 class Judge(Protocol):
     """Judges images of one benchmark."""
 
@@ -93,10 +101,7 @@ class JudgeActor:
             judgements = await self._judge_of(chunk.name).judge_all(chunk.images, files)
         except EndpointError as error:
             return str(error)
-        await asyncio.to_thread(write_judgements, chunk.file, judgements)
-        missing = sum(isinstance(each, Unreadable) for each in judgements)
-        self._context.counter.add(JUDGED, len(judgements) - missing)
-        self._context.counter.add(MISSING, missing)
+        await asyncio.to_thread(save_chunk, chunk, judgements, self._context.counter)
         return ""
 
     def _judge_of(self, name: str) -> Judge:
@@ -113,7 +118,7 @@ class JudgeActor:
 
     def _service(self, setup: ChatJudgeSetup) -> Judge:
         endpoint, judge = self._endpoint(setup), setup.judge
-        if setup.benchmark.form == "logprobs":
+        if not isinstance(setup.benchmark, ChatBenchmark):
             return LogprobJudge(endpoint)
         first, answers = shows_image_first(judge), answers_of(judge)
         return ChatJudge(setup.benchmark, setup.wording, endpoint, setup.attempts, first, answers)

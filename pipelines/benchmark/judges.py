@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +19,8 @@ from conf.benchmark import SpatialGenEvalJudgeSettings, UniGenBenchJudgeSettings
 from conf.endpoints import ChatSettings
 from pipelines.benchmark.items import (
     Answer,
-    Benchmark,
     BenchmarkItem,
+    ChatBenchmark,
     Failure,
     JudgeCall,
     Judgement,
@@ -27,6 +28,7 @@ from pipelines.benchmark.items import (
     Parsed,
     Unreadable,
     Wording,
+    without_image,
 )
 from pipelines.benchmark.spatialgeneval import combine
 from pipelines.common.images import encode_jpeg
@@ -38,11 +40,26 @@ UNFINISHED: Failure = "call failed"
 """The reason of a judgement that another start may still obtain."""
 
 
+class ServiceJudge(ABC):
+    """A judge that asks a service about each image."""
+
+    @abstractmethod
+    async def judge(self, item: BenchmarkItem, image: int, file: bytes | None) -> Judgement:
+        """The judgement of one image. `file`: the content of its PNG file; None if there is none."""
+
+    async def judge_all(
+        self, images: Sequence[tuple[BenchmarkItem, int]], files: Sequence[bytes | None]
+    ) -> list[Judgement]:
+        """The judgements of several images, in order. Raises EndpointError if no call can succeed."""
+        calls = (self.judge(item, image, file) for (item, image), file in zip(images, files, strict=True))
+        return list(await asyncio.gather(*calls))
+
+
 @dataclass(frozen=True)
-class ChatJudge:
+class ChatJudge(ServiceJudge):
     """Asks all questions of an image in one call, until a reply can be read or `attempts` replies were not."""
 
-    benchmark: Benchmark
+    benchmark: ChatBenchmark
     wording: Wording
     endpoint: Endpoint
     attempts: int
@@ -54,12 +71,9 @@ class ChatJudge:
 
         Raises EndpointError if no call can succeed.
         """
-        if file is None:
-            return Unreadable(item.id, image, "no image")
-        try:
-            url = await asyncio.to_thread(image_url, file, self.image_first)
-        except ImageError as error:
-            return Unreadable(item.id, image, "no image", f"the file is damaged: {error}")
+        url = await shown_image(item, image, file, jpeg=self.image_first)
+        if isinstance(url, Unreadable):
+            return url
         found = await asyncio.gather(*(self._answer(item, image, url, number) for number in range(self.answers)))
         answers = [each for each in found if isinstance(each, Answer)]
         if len(answers) == len(found):
@@ -98,13 +112,6 @@ class ChatJudge:
             )
         return failed
 
-    async def judge_all(
-        self, images: Sequence[tuple[BenchmarkItem, int]], files: Sequence[bytes | None]
-    ) -> list[Judgement]:
-        """The judgements of several images, in order. Raises EndpointError if no call can succeed."""
-        calls = (self.judge(item, image, file) for (item, image), file in zip(images, files, strict=True))
-        return list(await asyncio.gather(*calls))
-
 
 def joined(answers: Sequence[Answer]) -> Answer:
     """Several answers about one image as one: per question the letters that it got, such as "CCCBC"."""
@@ -121,6 +128,16 @@ def messages_of(call: JudgeCall, url: str, image_first: bool = False) -> list[di
     content = [shown, text] if call.image_first or image_first else [text, shown]
     system: list[dict[str, Any]] = [{"role": "system", "content": call.system}] if call.system else []
     return [*system, {"role": "user", "content": content}]
+
+
+async def shown_image(item: BenchmarkItem, image: int, file: bytes | None, jpeg: bool) -> str | Unreadable:
+    """The data URL of an image, or its judgement if there is no image to show."""
+    if file is None:
+        return without_image(item, image)
+    try:
+        return await asyncio.to_thread(image_url, file, jpeg)
+    except ImageError as error:
+        return without_image(item, image, error)
 
 
 def image_url(file: bytes, jpeg: bool) -> str:

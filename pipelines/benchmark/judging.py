@@ -114,14 +114,13 @@ def judge_sides(
 def name_judge(settings: Settings, work: Work) -> JudgeName:
     """Who judges a benchmark by the settings."""
     cfg, benchmark = settings.benchmark, work.benchmark
-    wording = benchmark.wording(work.folder)
     if benchmark.form == "detector":
         if cfg.judge == "exact":
             return _named(EXACT, {"model": EXACT})
         models = {"model": settings.geneval.detector, "clip": settings.geneval.clip}
         return _named(f"{benchmark.title} (transformers)", models, models["model"])
     judge = judge_settings(settings, work.name)
-    identity = judge_identity(judge, wording, cfg.attempts)
+    identity = judge_identity(judge, work.wording, cfg.attempts)
     if cfg.judge == "exact":
         return _named(EXACT, identity | {"model": EXACT, "options": {}})
     return _named(judge.model, identity, judge.model, host_of(judge.url))
@@ -235,8 +234,7 @@ def chat_setups(settings: Settings, work: Sequence[Work]) -> dict[str, ChatJudge
         if each.benchmark.form != "detector":
             judge = judge_settings(settings, each.name)
             key = Key("none") if cfg.judge == "exact" else key_of(judge)
-            wording = each.benchmark.wording(each.folder)
-            setups[each.name] = ChatJudgeSetup(each.benchmark, wording, judge, key, cfg.attempts)
+            setups[each.name] = ChatJudgeSetup(each.benchmark, each.wording, judge, key, cfg.attempts)
     return setups
 
 

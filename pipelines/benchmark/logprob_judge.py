@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from actors.images import ImageError
 from actors.services.budget import BudgetReached
 from actors.services.endpoint import ContentRefused, Endpoint, QuestionRejected, RetriesExhausted
 from pipelines.benchmark.geneval2 import ask_one, probability
 from pipelines.benchmark.items import Answer, BenchmarkItem, Judgement, Question, Unreadable
-from pipelines.benchmark.judges import UNFINISHED, image_url, messages_of
+from pipelines.benchmark.judges import UNFINISHED, ServiceJudge, messages_of, shown_image
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class _Asked:
 
 
 @dataclass(frozen=True)
-class LogprobJudge:
+class LogprobJudge(ServiceJudge):
     """Asks the questions of an image one by one. A question that the service refuses has the probability NaN."""
 
     endpoint: Endpoint
@@ -36,12 +34,9 @@ class LogprobJudge:
 
         Raises EndpointError if no call can succeed, or if the service gives no log-probabilities.
         """
-        if file is None:
-            return Unreadable(item.id, image, "no image")
-        try:
-            url = await asyncio.to_thread(image_url, file, False)
-        except ImageError as error:
-            return Unreadable(item.id, image, "no image", f"the file is damaged: {error}")
+        url = await shown_image(item, image, file, jpeg=False)
+        if isinstance(url, Unreadable):
+            return url
         asked = await asyncio.gather(*(self._ask(question, url) for question in item.questions))
         if failure := next((each.failure for each in asked if each.failure), ""):
             return Unreadable(item.id, image, UNFINISHED, failure, attempts=len(asked))
@@ -58,10 +53,3 @@ class LogprobJudge:
         except (RetriesExhausted, BudgetReached) as error:
             return _Asked(failure=str(error))
         return _Asked(max(found, key=lambda token: found[token]), probability(question, found))
-
-    async def judge_all(
-        self, images: Sequence[tuple[BenchmarkItem, int]], files: Sequence[bytes | None]
-    ) -> list[Judgement]:
-        """The judgements of several images, in order. Raises EndpointError if no call can succeed."""
-        calls = (self.judge(item, image, file) for (item, image), file in zip(images, files, strict=True))
-        return list(await asyncio.gather(*calls))

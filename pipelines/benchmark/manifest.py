@@ -49,7 +49,6 @@ def write_manifest(
     judgements: Sequence[Judgement],
 ) -> None:
     """Writes the manifest of one side. `images`: folder of the images; `digests`: file -> SHA-256."""
-    wording = work.benchmark.wording(work.folder)
     record = read_image_record(images)
     missing = [each for each in judgements if isinstance(each, Unreadable)]
     content = {
@@ -60,7 +59,7 @@ def write_manifest(
         "part": settings.benchmark.part,
         "tiif_set": settings.benchmark.tiif_set,
         "judge": {"name": judge.column, "host": judge.host, **judge.identity},
-        "wording": {"origin": wording.origin, "sha256": wording.sha256},
+        "wording": {"origin": work.wording.origin, "sha256": work.wording.sha256},
         "data": {
             "sha256": digest_of_files(work.folder),
             "problems": [problem.text for problem in work.benchmark.check(work.folder)],

@@ -6,26 +6,15 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 from conf import UserError
-from pipelines.benchmark.items import Problem
+from pipelines.benchmark.items import BenchmarkItem, Problem
 
 MAX_FIELD = 2**20  # characters of a CSV field
-
-
-@dataclass(frozen=True)
-class Source:
-    """A public repository that a benchmark is published in."""
-
-    repository: str  # owner/name on GitHub
-    commit: str
-    paths: tuple[str, ...]  # files and folders in it that are needed; "name/" is a folder
-    licence: str
-    warning: str = ""  # what a user must know about the licence; "" if it permits use and sharing
 
 
 @dataclass(frozen=True)
@@ -78,6 +67,14 @@ def read_lines(path: Path, how_to_get: str) -> Iterator[Line]:
         if not isinstance(values, dict):
             raise UserError(f"{path}:{number} must be a JSON object, got {text[:60]!r}: {how_to_get}")
         yield Line(cast("dict[str, object]", values), f"{path}:{number}")
+
+
+def read_items(path: Path, how_to_get: str, make: Callable[[Line, int], BenchmarkItem]) -> tuple[BenchmarkItem, ...]:
+    """The items of a JSON-lines file, `make(line, index)` for each line. Raises UserError if it has none."""
+    items = tuple(make(line, index) for index, line in enumerate(read_lines(path, how_to_get)))
+    if not items:
+        raise UserError(f"{path} has no lines: {how_to_get}")
+    return items
 
 
 def string_of(line: Line, key: str) -> str:

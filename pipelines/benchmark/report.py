@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,18 @@ MUCH_MISSING = 0.01
 """Share of missing judgements above which a value is never printed alone."""
 
 
+@dataclass(frozen=True)
+class _Report:
+    """What the report says, in all of its forms."""
+
+    sides: Sequence[str]
+    found: Sequence[BenchmarkRows]
+    cells: Sequence[ComparedCell]
+    warnings: Sequence[str]
+    measured: Sequence[MeasuredRow]
+    manifests: Mapping[str, Mapping[str, dict[str, Any] | None]]  # benchmark -> side
+
+
 def write_report(settings: Settings, work: Sequence[Work], sides: Sequence[str], paths: RunPaths) -> str:
     """Scores the judgements of all benchmarks, writes the report into the run, and returns it as a short table.
 
@@ -38,10 +50,10 @@ def write_report(settings: Settings, work: Sequence[Work], sides: Sequence[str],
     cells = compared_cells(settings, work, found)
     measured = read_measured(settings, work, paths) if tuple(sides) == SIDES else []
     warnings = [overlap_text(name, count) for name, count in overlaps(settings, work).items()]
-    write_file(
-        str(paths.benchmark_results), json.dumps(_content(found, cells, sides, warnings, measured), indent=1).encode()
-    )
-    section = _render("section.html", settings, found, cells, sides, warnings, measured)
+    manifests = {each.name: {side: read_manifest(each.judgements[side]) for side in sides} for each in found}
+    report = _Report(sides, found, cells, warnings, measured, manifests)
+    write_file(str(paths.benchmark_results), json.dumps(_content(report), indent=1).encode())
+    section = _render("section.html", settings, report)
     write_file(str(paths.benchmark_section), section.encode())
     if paths.evaluation_report.is_file():
         evaluation = replace_benchmarks(paths.evaluation_report.read_text(), section)
@@ -58,35 +70,28 @@ def write_report(settings: Settings, work: Sequence[Work], sides: Sequence[str],
     )
 
 
-def _content(
-    found: Sequence[BenchmarkRows],
-    cells: Sequence[ComparedCell],
-    sides: Sequence[str],
-    warnings: Sequence[str],
-    measured: Sequence[MeasuredRow],
-) -> dict[str, Any]:
+def _content(report: _Report) -> dict[str, Any]:
     """What benchmark.json holds."""
     return {
-        "sides": list(sides),
-        "warnings": list(warnings),
-        "other_measures": [asdict(row) for row in measured],
-        "paper_cells": [asdict(cell) for cell in cells],
+        "sides": list(report.sides),
+        "warnings": list(report.warnings),
+        "other_measures": [asdict(row) for row in report.measured],
+        "paper_cells": [asdict(cell) for cell in report.cells],
         "benchmarks": [
             {
                 "name": each.name,
                 "title": each.title,
                 "judge": asdict(each.judge),
                 "cells": [asdict(row) for row in each.rows],
-                "sides": {side: _side(each, side) for side in sides},
+                "sides": {side: _side(each, side, report.manifests[each.name][side] or {}) for side in report.sides},
             }
-            for each in found
+            for each in report.found
         ],
     }
 
 
-def _side(rows: BenchmarkRows, side: str) -> dict[str, Any]:
+def _side(rows: BenchmarkRows, side: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """How many images of a side were judged, what is missing, and its manifest without the list of images."""
-    manifest = read_manifest(rows.judgements[side]) or {}
     images = {name: value for name, value in manifest.get("images", {}).items() if name != "files"}
     return {
         protocol: {
@@ -113,31 +118,11 @@ def _environment() -> Environment:
     return environment
 
 
-def _render(
-    template: str,
-    settings: Settings,
-    found: Sequence[BenchmarkRows],
-    cells: Sequence[ComparedCell],
-    sides: Sequence[str],
-    warnings: Sequence[str],
-    measured: Sequence[MeasuredRow],
-) -> str:
-    charts = {each.name: _chart(each, sides) for each in found}
-    manifests = {each.name: {side: read_manifest(each.judgements[side]) for side in sides} for each in found}
+def _render(template: str, settings: Settings, report: _Report) -> str:
+    charts = {each.name: _chart(each, report.sides) for each in report.found}
+    content = {field.name: getattr(report, field.name) for field in fields(report)}
     return (
-        _environment()
-        .get_template(template)
-        .render(
-            settings=settings,
-            found=found,
-            cells=cells,
-            sides=sides,
-            warnings=warnings,
-            measured=measured,
-            charts=charts,
-            manifests=manifests,
-            protocols=PROTOCOLS,
-        )
+        _environment().get_template(template).render(settings=settings, charts=charts, protocols=PROTOCOLS, **content)
     )
 
 

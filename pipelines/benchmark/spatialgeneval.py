@@ -29,18 +29,11 @@ from pipelines.benchmark.items import (
     Problem,
     Question,
     ScoreProtocol,
+    Source,
     Wording,
 )
 from pipelines.benchmark.judgements import Judgements
-from pipelines.benchmark.published_files import (
-    Line,
-    Source,
-    check_file,
-    first_existing,
-    read_lines,
-    string_of,
-    strings_of,
-)
+from pipelines.benchmark.published_files import Line, check_file, first_existing, read_items, string_of, strings_of
 from pipelines.benchmark.scores import Cell, Counts, Stratum, Summary, pool
 from pipelines.benchmark.wordings import constants_of, system_line, wording_of
 
@@ -61,7 +54,7 @@ SOURCE = Source(
     "none named",
     "the repository names no licence: ask its authors before you share its prompts or questions",
 )
-GET = f"clone github.com/{SOURCE.repository} at commit {SOURCE.commit[:12]} into this folder"
+GET = SOURCE.how_to_get
 OWN_TEMPLATE = (
     "Look closely at the image and answer the multiple-choice questions below by what it shows, without other "
     "knowledge. If the image does not answer a question, choose the option None.\n\n##Multiple-Choice Questions##\n\n"
@@ -79,6 +72,7 @@ class SpatialGenEval:
     name: str = "spatialgeneval"
     title: str = "SpatialGenEval"
     folder: str = "spatialgeneval"
+    source: Source = SOURCE
     form: JudgeForm = "chat"
 
     def check(self, folder: Path) -> Sequence[Problem]:
@@ -87,10 +81,7 @@ class SpatialGenEval:
 
     def load(self, folder: Path, part: Part) -> tuple[BenchmarkItem, ...]:
         """Reads all prompts; `part` makes no difference."""
-        items = tuple(_item(line, index) for index, line in enumerate(read_lines(_file(folder), GET)))
-        if not items:
-            raise UserError(f"{_file(folder)} has no lines: {GET}")
-        return items
+        return read_items(_file(folder), GET, _item)
 
     def wording(self, folder: Path) -> Wording:
         """The published wording, if the authors' script lies in the clone; else ours."""

@@ -23,12 +23,12 @@ from pipelines.benchmark.items import (
     Problem,
     Question,
     ScoreProtocol,
+    Source,
     Wording,
 )
 from pipelines.benchmark.judgements import Judgements
 from pipelines.benchmark.published_files import (
     Line,
-    Source,
     compare,
     first_existing,
     read_lines,
@@ -65,10 +65,7 @@ SOURCE = Source(
 COMPARISON_NOTE = (
     "about 47 of the 75 rows of the type comparison carry the questions of another prompt; it counts in Basic_Reasoning"
 )
-GET = (
-    f"clone github.com/{SOURCE.repository} at commit {SOURCE.commit[:12]} into this folder, or run "
-    "`spatialt2i benchmark fetch`"
-)
+GET = SOURCE.how_to_get
 
 
 @dataclass(frozen=True)
@@ -79,6 +76,7 @@ class Tiif:
     name: str = "tiif"
     title: str = "TIIF-Bench"
     folder: str = "tiif"
+    source: Source = SOURCE
     form: JudgeForm = "chat"
 
     def check(self, folder: Path) -> Sequence[Problem]:

@@ -23,10 +23,11 @@ from pipelines.benchmark.items import (
     Problem,
     Question,
     ScoreProtocol,
+    Source,
     Wording,
 )
 from pipelines.benchmark.judgements import Judgements
-from pipelines.benchmark.published_files import Source, check_file, first_existing, read_csv, sha256_of
+from pipelines.benchmark.published_files import check_file, first_existing, read_csv, sha256_of
 from pipelines.benchmark.scores import Summary
 from pipelines.benchmark.unigen_answers import parse_scores
 from pipelines.benchmark.unigen_scores import cells, count_lost, is_layout
@@ -52,10 +53,7 @@ SOURCE = Source(
     (*(f"data/{name}" for name in FILES.values()), SCRIPT, "License.txt"),
     "CC BY 4.0 (UNIGENBENCH, Copyright (C) 2025 Tencent)",
 )
-GET = (
-    f"clone github.com/{SOURCE.repository} at commit {SOURCE.commit[:12]} into this folder, or run "
-    "`spatialt2i benchmark fetch`"
-)
+GET = SOURCE.how_to_get
 OWN_TEMPLATE = """You check whether an image shows what its prompt asks for. The prompt of the image is: 「{prompt}」
 
 Judge these checkpoints, each on its own: {testpoint}
@@ -86,6 +84,7 @@ class UniGenBench:
     length: Length = "short"
     title: str = "UniGenBench++"
     folder: str = "unigenbench"
+    source: Source = SOURCE
     form: JudgeForm = "chat"
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from conf import SettingsError, UserError
@@ -13,16 +14,13 @@ from conf.endpoints import ChatSettings
 from conf.flux import EMBEDDED
 from conf.settings import Settings
 from pipelines.benchmark.catalogue import find_benchmark
-from pipelines.benchmark.items import Benchmark, BenchmarkItem
+from pipelines.benchmark.items import Benchmark, BenchmarkItem, Wording
 from pipelines.benchmark.layout import image_name
 from pipelines.common.paths import run_paths
 from pipelines.common.seeds import sample_seed
 
 SIDES = ("base", "policy")
 """The model before training, and the model after training."""
-
-FOLDERS = {name: name.removesuffix("_long") for name in BENCHMARKS}
-"""Benchmark -> its folder in `benchmark.data`. Short and long prompts of UniGenBench++ are in one repository."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,11 @@ class Work:
     def name(self) -> str:
         """Name of the benchmark in settings and folders."""
         return self.benchmark.name
+
+    @cached_property
+    def wording(self) -> Wording:
+        """The text of a judge's call. Read once, because it may be parsed from the authors' script."""
+        return self.benchmark.wording(self.folder)
 
     @property
     def images(self) -> int:
@@ -67,7 +70,7 @@ def load_work(settings: Settings) -> list[Work]:
         raise SettingsError(f"benchmark.names must name a benchmark ({', '.join(BENCHMARKS)}), got none")
     if not cfg.data:
         write_scenes(settings, root)
-    return [_load(settings, name, root / FOLDERS[name]) for name in cfg.names]
+    return [_load(settings, name, root) for name in cfg.names]
 
 
 def write_scenes(settings: Settings, root: Path) -> None:
@@ -79,9 +82,10 @@ def write_scenes(settings: Settings, root: Path) -> None:
     write_benchmarks(root, list(prompts.values()))
 
 
-def _load(settings: Settings, name: str, folder: Path) -> Work:
+def _load(settings: Settings, name: str, root: Path) -> Work:
     cfg = settings.benchmark
     benchmark = find_benchmark(name, cfg.tiif_set, settings.spatialgeneval_judge.shuffle)
+    folder = root / benchmark.folder
     fatal = [problem.text for problem in benchmark.check(folder) if problem.fatal]
     if fatal:
         raise UserError(f"benchmark {name}: {fatal[0]}")

@@ -11,7 +11,7 @@ import pytest
 from conf import SettingsError, UserError, load
 from pipelines.benchmark import fetch as module
 from pipelines.benchmark.fetch import fetch, fetch_source, read_source
-from pipelines.benchmark.published_files import Source
+from pipelines.benchmark.items import Source
 
 NAME = "owner/bench"
 

@@ -16,8 +16,7 @@ from actors.images import decode_image
 from conf import Settings, UserError, load
 from pipelines.benchmark.commands import sides_to_judge
 from pipelines.benchmark.exchange import export_images, import_images
-from pipelines.benchmark.items import Answer, Judgement
-from pipelines.benchmark.judgement_files import read_judgements
+from pipelines.benchmark.items import Answer
 from pipelines.benchmark.judging import JudgeResult, name_judge
 from pipelines.benchmark.manifest import read_manifest
 from pipelines.benchmark.report import write_report
@@ -25,7 +24,7 @@ from pipelines.benchmark.work import Work, files_of, load_work
 from pipelines.common.paths import run_paths
 from pipelines.scenes.checker import check
 from pipelines.scenes.grammar import parse
-from tests.support.benchmark_run import TroubledReply, judge_here, rendered_run
+from tests.support.benchmark_run import TroubledReply, judge_here, judgements_of, rendered_run
 from tests.support.openai_server import Behaviour, serving
 
 SIDES = ("base", "policy")
@@ -49,13 +48,6 @@ def report(run: tuple[Settings, list[Work]], judged: JudgeResult) -> str:
     page = run_paths(settings).evaluation_report
     write_file(str(page), b"<p>before</p><!-- benchmarks -->old<!-- end of benchmarks --><p>after</p>")
     return write_report(settings, work, SIDES, run_paths(settings))
-
-
-def judgements_of(settings: Settings, work: Work, side: str) -> list[Judgement]:
-    file = run_paths(settings).benchmark_judgements(work.name, name_judge(settings, work).folder, side)
-    found = read_judgements(str(file))
-    assert found is not None
-    return found
 
 
 def content_of(settings: Settings) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def load(name: str, root: Path) -> tuple[Benchmark, tuple[BenchmarkItem, ...]]:
 
 
 def ask_checker(name: str, root: Path, images: Mapping[str, list[np.ndarray]], every: int = 1) -> Summary:
-    """The whole way of a chat judge: call, reply, parser, scores. `every`: one item in so many."""
+    """The whole way of a chat judge: call, reply, parser, scores. `every`: every n-th item is judged."""
     benchmark, items = load(name, root)
     items = items[::every]
     wording, answers = benchmark.wording(root / benchmark.folder), list[Answer]()

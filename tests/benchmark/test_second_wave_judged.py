@@ -21,7 +21,6 @@ from conf import Settings, SettingsError, load
 from conf.benchmark import GenEval2JudgeSettings
 from pipelines.benchmark.geneval2 import GenEval2
 from pipelines.benchmark.items import Answer, BenchmarkItem, Judgement, Question, Unreadable
-from pipelines.benchmark.judgement_files import read_judgements
 from pipelines.benchmark.judging import name_judge
 from pipelines.benchmark.layout import export_images, import_images
 from pipelines.benchmark.logprob_judge import LogprobJudge
@@ -32,7 +31,7 @@ from pipelines.common.paths import run_paths
 from pipelines.scenes.answering import answer_chat
 from pipelines.scenes.checker import check
 from pipelines.scenes.grammar import parse
-from tests.support.benchmark_run import judge_here, rendered_run
+from tests.support.benchmark_run import judge_here, judgements_of, rendered_run
 from tests.support.openai_server import Behaviour, ContentRefusal, serving
 
 SIDES = ("base", "policy")
@@ -45,13 +44,6 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, list[Wor
     settings, work = rendered_run(tmp_path_factory.mktemp("second") / "run", [NAMES])
     assert not judge_here(settings, work, SIDES, run_paths(settings)).missing
     return settings, work
-
-
-def judgements_of(settings: Settings, work: Work, side: str) -> list[Judgement]:
-    file = run_paths(settings).benchmark_judgements(work.name, name_judge(settings, work).folder, side)
-    found = read_judgements(str(file))
-    assert found is not None
-    return found
 
 
 def test_positions_of_both_are_the_relations_that_the_checker_finds(judged: tuple[Settings, list[Work]]) -> None:

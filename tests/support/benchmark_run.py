@@ -16,8 +16,10 @@ import numpy as np
 from actors.files import write_file
 from actors.services.budget import BudgetTracker, LocalBudget
 from conf import Settings, UserError, load
+from pipelines.benchmark.items import Judgement
 from pipelines.benchmark.judge_actor import JudgeActor, JudgeChunk, JudgeContext
-from pipelines.benchmark.judging import JudgeResult, chat_setups, judge_sides
+from pipelines.benchmark.judgement_files import read_judgements
+from pipelines.benchmark.judging import JudgeResult, chat_setups, judge_sides, name_judge
 from pipelines.benchmark.work import Work, files_of, load_work
 from pipelines.common.images import encode_png
 from pipelines.common.paths import RunPaths, run_paths
@@ -80,6 +82,14 @@ def _run_here(
 
     if errors := asyncio.run(run()):
         raise UserError(errors[0])
+
+
+def judgements_of(settings: Settings, work: Work, side: str) -> list[Judgement]:
+    """The judgements of a side by the judge of the settings."""
+    file = run_paths(settings).benchmark_judgements(work.name, name_judge(settings, work).folder, side)
+    found = read_judgements(str(file))
+    assert found is not None
+    return found
 
 
 class TroubledReply:
