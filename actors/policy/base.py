@@ -18,14 +18,13 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from actors.dtypes import DTYPES
 from actors.policy.checkpointing import checkpoint_blocks, compile_blocks
 from actors.policy.lora import adapter_key, add_lora, lora_parameters
 from actors.policy.schedule import shifted_sigmas
 from actors.types import Conditioning
 from conf.errors import SettingsError
 from conf.flux import FluxSettings
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 ConditioningBatch = Any
 """The conditioning of all rows of a batch, in the family's own type: from `batch_conditioning`, for `velocity`."""

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import Owlv2ForObjectDetection, Owlv2Processor
 
-from actors.policy.base import DTYPES
+from actors.dtypes import DTYPES
 from actors.reward_input import InputError, check_inputs
 from actors.rewards.directions import DIRECTIONS, Box, directions
 from actors.types import Relation, Scores, objects_of

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2_5_VLForCo
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from actors.dtypes import DTYPES
 from actors.json_files import read_record
 from actors.spatialscore.config import (
     ADAPTER_FILE,
@@ -21,7 +22,7 @@ from actors.spatialscore.config import (
     HEAD_FILE,
     SpatialScoreConfig,
 )
-from actors.spatialscore.model import DTYPES, SpatialScore
+from actors.spatialscore.model import SpatialScore
 from actors.spatialscore.prompt import add_reward_token
 from actors.spatialscore.vision_attention import use_equal_windows
 

@@ -20,6 +20,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from actors.dtypes import DTYPES
 from actors.spatialscore.card import CARD_FILE, NO_TRAINING_INFO, TrainingInfo, model_card
 from actors.spatialscore.config import (
     BACKBONE_FOLDER,
@@ -29,9 +30,6 @@ from actors.spatialscore.config import (
 )
 from actors.spatialscore.processor import ScoreBatch, ScoreProcessor
 from actors.spatialscore.prompt import PromptTemplate
-from conf.rules import Dtype
-
-DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class ScoreHead(nn.Module):

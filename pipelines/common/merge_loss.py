@@ -12,10 +12,9 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from actors.dtypes import DTYPES
 from conf import UserError
 from conf.merge import MergeSettings
-
-_DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -48,11 +47,11 @@ def merge_loss(model: nn.Module, dtype: str) -> MergeLoss:
         delta = torch.zeros_like(weight)
         for name in module.active_adapters:
             delta += cast(Any, module).get_delta_weight(name).float()
-        rounded = (weight + delta).to(_DTYPES[dtype]).float()
+        rounded = (weight + delta).to(DTYPES[dtype]).float()
         moves = delta != 0
         error += float((rounded - (weight + delta)).double().square().sum())
         change += float(delta.double().square().sum())
-        unmoved += int((moves & (rounded == weight.to(_DTYPES[dtype]).float())).sum())
+        unmoved += int((moves & (rounded == weight.to(DTYPES[dtype]).float())).sum())
         changed += int(moves.sum())
     if not layers:
         raise ValueError("the model has no LoRA layer to merge")

@@ -22,7 +22,8 @@ from diffusers import (
     QwenImageTransformer2DModel,
 )
 
-from actors.policy.base import DTYPES, Policy
+from actors.dtypes import DTYPES
+from actors.policy.base import Policy
 from actors.policy.flux import FluxPolicy
 from actors.policy.registry import FAMILIES
 from actors.types import Conditioning

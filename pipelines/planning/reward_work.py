@@ -16,7 +16,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VLTextModel,
 )
 
-from actors.policy.base import DTYPES
+from actors.dtypes import DTYPES
 from actors.spatialscore.config import SpatialScoreConfig
 from actors.spatialscore.vision_attention import use_equal_windows
 from conf.reward import SpatialScoreSettings

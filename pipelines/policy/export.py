@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from actors.dtypes import DTYPES
 from actors.files import DamagedFileError, join, read_checked, write_file
 from actors.folders import write_folder
-from actors.policy.base import DTYPES
 from actors.policy.lora import save_lora
 from actors.policy.registry import family_of
 from actors.types import PolicyWeights

@@ -13,10 +13,10 @@ import torch
 from ray.actor import ActorHandle
 from torch.utils.tensorboard import SummaryWriter
 
+from actors.dtypes import DTYPES
 from actors.files import write_file
 from actors.json_lines import append_row, read_log
 from actors.spatialscore.flops import measured_peak
-from actors.spatialscore.model import DTYPES
 from actors.spatialscore.processor import ScoreProcessor
 from pipelines.common.paths import RunPaths
 from pipelines.common.progress_line import PERIOD_S, clock

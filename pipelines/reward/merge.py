@@ -10,10 +10,10 @@ from typing import cast
 import numpy as np
 from torch import nn
 
+from actors.dtypes import DTYPES
 from actors.folders import write_folder
 from actors.spatialscore import SpatialScorer, load
 from actors.spatialscore.config import ADAPTER_FILE
-from actors.spatialscore.model import DTYPES
 from conf import UserError
 from conf.settings import Settings
 from pipelines.common.merge_loss import merge_loss, require_small_loss

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from diffusers import HunyuanImagePipeline, QwenImagePipeline
 
+from actors.dtypes import DTYPES
 from conf.generators import DiffusersSettings
 from pipelines.preferences.roles.base import RawImage
 from pipelines.preferences.roles.checked_images import ImageRequest
@@ -19,8 +20,6 @@ _PIPELINES: dict[str, Any] = {  # Any: the two classes have no common base with 
     "qwen_image": QwenImagePipeline,
     "hunyuan_image": HunyuanImagePipeline,
 }
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-"""Precisions by their names in the settings."""
 
 
 class DiffusersGenerator:

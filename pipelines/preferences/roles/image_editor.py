@@ -13,10 +13,11 @@ from PIL import Image
 from transformers import BatchFeature
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from actors.dtypes import DTYPES
 from conf.generators import QwenImageSettings
 from pipelines.preferences.roles.base import RawImage
 from pipelines.preferences.roles.checked_images import ImageRequest
-from pipelines.preferences.roles.generators import DTYPES, DiffusersGenerator
+from pipelines.preferences.roles.generators import DiffusersGenerator
 from pipelines.preferences.roles.pipeline_options import apply_options
 
 IMAGE_TOKEN = "<|image_pad|>"
