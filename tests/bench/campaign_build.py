@@ -64,8 +64,10 @@ class LocalService(Endpoint):
         who = ("judge", zlib.crc32(image.tobytes()), *claims)
         return json.dumps({"answers": with_errors(true_answers(image, claims), JUDGE_ERRS, *who)})
 
-    async def image(self, prompt: str, size: str, seed: int) -> bytes:
-        """See Endpoint."""
+    async def image(self, prompt: str, size: str, seed: int, source: str = "") -> bytes:
+        """See Endpoint. The simulated campaign draws every image anew: it edits none."""
+        if source:
+            raise ValueError("The simulated image service does not edit. Set edit_losers=false.")
         self._asked[self._section] += 1
         return encode_png(generated(prompt, seed, OBEYS))
 

@@ -53,7 +53,9 @@ if __name__ == "__main__":
         def launch(self) -> list[asyncio.Task[ScoredGroup]]:
             tasks = self._launch()
             if self.version == 1 and len(workers) == 2:
-                next_actor = self.rollouts._slots._free[0]
+                freest = self.rollouts._slots._freest()  # where the next group of images would be sampled
+                assert freest is not None
+                next_actor = freest[0]
                 node = next(node for node in workers if node.node_id == self._nodes[next_actor])
                 cluster.remove_node(node, allow_graceful=False)
                 workers.clear()
