@@ -60,7 +60,7 @@ def evaluate_reward(settings: Settings, log: Callable[[str], None] = print) -> E
     reports: list[ModelReport] = [ours.report]
     tests: list[PairedTest] = []
     for name in settings.baselines.names:
-        predictions = predict_by_baseline(name, settings, log)
+        predictions = predict_by_baseline(name, settings, log).of(scored.keys)
         reports.append(summarize(name, predictions, pairs))
         tests.append(mcnemar(NAME, ours.right, name, predictions.right))
     evaluation = Evaluation(

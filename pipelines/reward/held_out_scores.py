@@ -20,6 +20,7 @@ from conf.settings import Settings
 from pipelines.reward.data import Pair, read_place
 from pipelines.reward.locations import HELD_OUT, PairSource, pair_source
 from pipelines.reward.pair_scores import PairScores, score_pairs, score_under_perturbed_prompts
+from pipelines.reward.predictions import PairKey
 from pipelines.reward.prefetch import prefetched
 from pipelines.reward.row_groups import RowPlace, find_rows
 from pipelines.reward.served_model import open_scorer, served_model
@@ -40,6 +41,7 @@ class PairScore:
 class HeldOutScores:
     """The scores of all held-out pairs that can be read, folder by folder and by id."""
 
+    keys: tuple[PairKey, ...]
     scores: list[PairScore]
     left_out: str  # pairs that cannot be read, in one line
 
@@ -87,13 +89,14 @@ def as_pair_scores(scores: Sequence[PairScore]) -> PairScores:
 def _sorted(rows: Sequence[tuple[str, PairScore | UnreadableRow]], source: PairSource) -> HeldOutScores:
     """Raises UserError if `too_many` rows cannot be read."""
     order = {folder: number for number, folder in enumerate(source.folders)}
-    scored = [(order[folder], row.pair.pair_id, row) for folder, row in rows if isinstance(row, PairScore)]
+    scored = [(PairKey(order[folder], row.pair.pair_id), row) for folder, row in rows if isinstance(row, PairScore)]
+    scored.sort(key=lambda entry: entry[0])
     unreadable = [row for _, row in rows if isinstance(row, UnreadableRow)]
     unreadable.sort(key=lambda row: row.pair_id)
     left_out = describe(unreadable, len(rows)) if unreadable else ""
     if too_many(len(unreadable), len(rows)):
         raise refusal(left_out, source.name)
-    return HeldOutScores([row for _, _, row in sorted(scored, key=lambda entry: entry[:2])], left_out)
+    return HeldOutScores(tuple(key for key, _ in scored), [row for _, row in scored], left_out)
 
 
 def _score_places(

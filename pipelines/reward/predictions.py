@@ -7,11 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 
 from pipelines.reward.data import Pair
+
+
+class PairKey(NamedTuple):
+    """Identifies a held-out pair. Keys are in the order of the folders, and then of the ids."""
+
+    folder: int  # number of its folder in the source
+    pair_id: str
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,21 @@ class PairJudge(Protocol):
     def judge(self, pairs: Sequence[Pair]) -> PairPredictions:
         """Predictions for each pair. An implementation must not use that image_w is the winner."""
         ...
+
+
+@dataclass(frozen=True)
+class KeyedPredictions:
+    """A model's predictions, each with the pair that it belongs to."""
+
+    keys: tuple[PairKey, ...]
+    predictions: PairPredictions
+
+    def of(self, keys: Sequence[PairKey]) -> PairPredictions:
+        """The predictions of these pairs, in order. A pair that the model could not read counts as unanswered."""
+        number = {key: index for index, key in enumerate(self.keys)}
+        found = self.predictions.take([number.get(key, 0) for key in keys])
+        missing = np.array([key not in number for key in keys], bool)
+        return replace(found, margin=np.where(missing, np.float32(np.nan), found.margin))
 
 
 @dataclass(frozen=True)

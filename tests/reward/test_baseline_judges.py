@@ -80,10 +80,10 @@ def test_a_judge_is_asked_in_both_orders_and_its_answers_are_saved(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     lines: list[str] = []
-    predictions = predict_by_baseline("GPT-5", settings, lines.append)
+    predictions = predict_by_baseline("GPT-5", settings, lines.append).predictions
     assert set(predictions.margin.tolist()) <= {1.0, -1.0}, "a judge that is consistent in both orders gives no tie"
     assert [body["model"] for body in server.behaviour.bodies] == ["gpt-5"] * 2 * PAIRS
-    repeated = predict_by_baseline("GPT-5", settings, lines.append)
+    repeated = predict_by_baseline("GPT-5", settings, lines.append).predictions
     assert server.calls == 2 * PAIRS
     assert repeated.margin.tolist() == predictions.margin.tolist()
     assert isinstance(repeated, TwoOrderPredictions), "what was saved knows both orders"
@@ -91,7 +91,7 @@ def test_a_judge_is_asked_in_both_orders_and_its_answers_are_saved(
     counts = [line for line in lines if f"/{PAIRS} pairs" in line]
     assert len(counts) == 2 and f"{PAIRS}/{PAIRS} pairs" in counts[-1]
     graded = replace(settings, baselines=replace(settings.baselines, judge_form="pointwise"))
-    assert len(predict_by_baseline("GPT-5", graded, lines.append).margin) == PAIRS
+    assert len(predict_by_baseline("GPT-5", graded, lines.append).keys) == PAIRS
     assert server.calls == 4 * PAIRS
     assert "sk-secret" not in "".join(lines)
 
@@ -105,7 +105,7 @@ def test_predictions_are_in_the_order_of_the_ids_and_not_of_the_file(
     for path in run_paths(settings).preferences.glob("*.parquet"):
         table = pq.read_table(path)
         pq.write_table(table.take(list(reversed(range(table.num_rows)))), path)
-    found = predict_by_baseline("GPT-5", settings, print)
+    found = predict_by_baseline("GPT-5", settings, print).predictions
     cfg, pairs = settings.baselines, read_pairs(pair_source(settings), HELD_OUT).pairs
     judge = open_baseline(plan_of("GPT-5", cfg), settings, "cpu", Key("sk-secret"), run_paths(settings))
     assert found.margin.tolist() != found.margin.tolist()[::-1], "the order matters"

@@ -29,7 +29,7 @@ from pipelines.reward.calibration import (
 from pipelines.reward.data import Pair
 from pipelines.reward.evaluate import Measurement, fit_half, measure
 from pipelines.reward.hard_negatives import accuracy_by_kind
-from pipelines.reward.predictions import PairPredictions
+from pipelines.reward.predictions import KeyedPredictions, PairKey, PairPredictions
 from pipelines.reward.report import render_report, table
 from pipelines.reward.uncertainty import auroc, sigma_report
 from pipelines.scenes.hard_negatives import HARD_KINDS
@@ -189,6 +189,15 @@ def test_both_orders_must_agree() -> None:
     np.testing.assert_array_equal(combined.margin, [1, 0, -1, 0.5, np.nan])
     assert combined.right.tolist() == [True, False, False, True, False]
     assert combined.one_order.tolist() == [1, 0.5, 0, 0.5, 0.5]
+
+
+def test_baselines_are_compared_pair_by_pair_even_if_they_read_other_pairs() -> None:
+    keys = (PairKey(0, "a"), PairKey(0, "c"), PairKey(1, "a"))
+    read = KeyedPredictions(keys, combine_orders([1, -1, 1], [-1, 1, -1]))
+    found = read.of((PairKey(0, "c"), PairKey(0, "d"), PairKey(1, "a")))
+    np.testing.assert_array_equal(found.margin, [-1, np.nan, 1])
+    assert found.right.tolist() == [False, False, True]
+    assert read.of(keys).margin.tolist() == read.predictions.margin.tolist()
 
 
 def test_a_judges_position_bias_is_reported_beside_the_strict_accuracy(measurement: Measurement) -> None:

@@ -26,15 +26,15 @@ from pipelines.reward.baselines.actor import BaselineActor, BaselinePlan, ReadCh
 from pipelines.reward.baselines.position_bias import TwoOrderPredictions, concatenated
 from pipelines.reward.baselines.registry import JUDGES, SCORERS
 from pipelines.reward.locations import HELD_OUT, PairSource, pair_source
-from pipelines.reward.predictions import PairPredictions
+from pipelines.reward.predictions import KeyedPredictions, PairKey, PairPredictions
 from pipelines.reward.row_groups import find_rows
 
 MAX_BILLIONS_ON_CPU = 1.0
 """Parameters, in billions, of a scorer that may run without a GPU."""
 
 
-def predict_by_baseline(name: str, settings: Settings, log: Callable[[str], None]) -> PairPredictions:
-    """Predictions of the baseline called `name` on all held-out pairs. Saved predictions are not made again.
+def predict_by_baseline(name: str, settings: Settings, log: Callable[[str], None]) -> KeyedPredictions:
+    """Predictions of the baseline called `name` on all held-out pairs that can be read. Saved ones are not made again.
 
     Ray must be initialized. Raises SettingsError if a judge's key is not set or a package is not installed,
     BudgetReached if a judge's calls cost too much, and the errors of `require_device` and of the baseline.
@@ -88,16 +88,16 @@ def plan_of(name: str, cfg: BaselinesSettings) -> BaselinePlan:
     return BaselinePlan(name, cfg.models.get(name, SCORERS[name].model), revision=cfg.revisions.get(name, ""))
 
 
-def _judge_chunks(actor: Any, folder: Path, source: PairSource, rows: int, progress: ProgressLine) -> PairPredictions:
+def _judge_chunks(actor: Any, folder: Path, source: PairSource, rows: int, progress: ProgressLine) -> KeyedPredictions:
     """Judges the held-out pairs chunk by chunk, and saves each chunk, so that an interruption loses at most one.
 
-    Returns the predictions folder by folder and by id, as `score_held_out` does.
+    Returns the predictions folder by folder and by id.
     """
     places = find_rows(source, HELD_OUT)
     count, done, pace = sum(len(place.rows) for place in places), 0, Pace()
     number = {folder: index for index, folder in enumerate(source.folders)}
     parts: list[PairPredictions] = []
-    keys: list[tuple[int, str]] = []  # of each pair: its folder's number, its id
+    keys: list[PairKey] = []
     for chunk in make_chunks(places, rows):
         read: ReadChunk = ray.get(actor.read.remote(chunk))
         file = folder / f"{done:06d}-{read.digest}.json"
@@ -111,8 +111,9 @@ def _judge_chunks(actor: Any, folder: Path, source: PairSource, rows: int, progr
             predictions = judged
             progress.finish(counted(done, count, "pairs", pace))
         parts.append(predictions)
-        keys += [(number[name], pair_id) for name, pair_id in zip(read.folders, read.pair_ids, strict=True)]
-    return concatenated(parts).take(sorted(range(len(keys)), key=keys.__getitem__))
+        keys += [PairKey(number[name], pair_id) for name, pair_id in zip(read.folders, read.pair_ids, strict=True)]
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    return KeyedPredictions(tuple(keys[index] for index in order), concatenated(parts).take(order))
 
 
 def _write(file: Path, predictions: PairPredictions) -> None:
