@@ -25,11 +25,11 @@ import pyarrow.parquet as pq
 from conf import load
 from pipelines.common.paths import RunPaths
 from pipelines.preferences.dataset.shards import plan_shards
+from tests.bench.process_memory import MIB, memory_of, tree_of
 from tests.support.kill import titled
 
 ACTOR = "BasePolicyActor"  # in the title of the processes that hold the base FLUX
 NEVER = 2.0  # as a fraction of the shards
-MIB = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ def run_build(command: Sequence[str], reports: Path, shards: int, kills: Kills, 
     actors: list[psutil.Process] = []
     logged, kill_actor = 0.0, kills.actor
     while driver.poll() is None:
-        tree = [driver, *_children(driver)]
+        tree = tree_of(driver)
         actors = list(titled(tree, ACTOR))
-        measurements.peak = max(measurements.peak, sum(map(_memory, tree)))
+        measurements.peak = max(measurements.peak, sum(map(memory_of, tree)))
         done = len(list(reports.glob("[0-9]*.json"))) / shards
         if done >= logged + 0.05:
             logged, minutes = done, (measurements.seconds + time.perf_counter() - started) / 60
@@ -120,19 +120,6 @@ def main() -> None:
         undisturbed = measure(min(sizes), Path(folder) / "undisturbed", overrides, disturbed=False)
     result = "the same" if digests[min(sizes)] == undisturbed else "DIFFERENT"
     print(f"AT SIZE  {min(sizes)} pairs with and without kills are {result}")
-
-
-def _children(process: psutil.Process) -> list[psutil.Process]:
-    with suppress(psutil.NoSuchProcess):
-        return process.children(recursive=True)
-    return []
-
-
-def _memory(process: psutil.Process) -> int:
-    """Proportional set size in bytes; 0 if the process has ended."""
-    with suppress(psutil.Error, OSError):
-        return process.memory_full_info().pss
-    return 0
 
 
 def _is_alive(process: psutil.Process) -> bool:

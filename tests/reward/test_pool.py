@@ -1,4 +1,4 @@
-"""The reward pool gives the scorer's scores: by reference, while a replica dies, and while it grows and shrinks."""
+"""The reward pool gives the scorer's scores: by reference, and while a replica dies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from actors.spatialscore import SpatialScorer
 from actors.types import Scores
-from actors.workers.reward import RewardPool, ScoreReplica, start_pool
+from actors.workers.reward import RewardPool, ScoreReplica
 from conf.serving import ServingSettings
 from tests.support.served_model import ServedModel
 
@@ -45,41 +45,6 @@ def test_no_score_is_lost_when_a_replica_is_killed(served: ServedModel, images: 
 
     scores = asyncio.run(under_load())
     np.testing.assert_allclose(np.stack(scores), np.stack(expected), rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.slow
-def test_the_pool_grows_with_the_queue_and_shrinks_when_idle(served: ServedModel, images: np.ndarray) -> None:
-    """Eight callers on one replica, then none. All of them get the same scores."""
-    settings = ServingSettings(
-        min_replicas=1, max_replicas=2, target_ongoing_requests=1, upscale_delay_s=1, downscale_delay_s=3
-    )
-    pool = start_pool(settings, str(served.model), "an elastic run")
-    reference, load_ended = ray.put(np.tile(images, (8, 1, 1, 1))), asyncio.Event()
-    answers: list[np.ndarray] = []
-
-    async def caller() -> None:
-        while not load_ended.is_set():
-            answers.append((await pool.score(reference, PROMPTS * 8)).mu)
-
-    async def wait_for_replicas(replicas: int) -> None:
-        while await asyncio.to_thread(pool.replicas) != replicas:
-            await asyncio.sleep(0.2)
-
-    async def load_and_rest() -> None:
-        callers = [asyncio.create_task(caller()) for _ in range(8)]
-        await asyncio.wait_for(wait_for_replicas(2), 120)
-        load_ended.set()
-        await asyncio.gather(*callers)
-        await asyncio.wait_for(wait_for_replicas(1), 120)
-
-    try:
-        assert pool.replicas() == 1
-        asyncio.run(load_and_rest())
-    finally:
-        pool.stop()
-    assert len(answers) >= 8
-    for answer in answers:
-        np.testing.assert_allclose(answer, answers[0], rtol=1e-3, atol=1e-5)
 
 
 def test_a_replica_whose_weights_change_fails_its_health_check(served: ServedModel) -> None:
