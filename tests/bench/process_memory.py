@@ -23,7 +23,7 @@ class Usage:
 
 
 def run_measured(command: Sequence[str], codes: Sequence[int] = (0,), every: float = 0.5) -> Usage:
-    """Runs a command to its end. Raises RuntimeError, with the end of its output, if its exit code is not in `codes`."""
+    """Runs a command to its end. Raises RuntimeError, with the end of its output, if its exit code is another one."""
     started, peak = time.perf_counter(), 0
     with tempfile.TemporaryFile("w+") as output:
         driver = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT)
