@@ -93,14 +93,17 @@ class Operator:
     """A cluster, and one run on it."""
 
     def __init__(self, folder: Path, scenario: Scenario) -> None:
-        self.scenario = scenario
-        self.cluster = Cluster()
+        self.scenario, self.folder = scenario, folder
+        if not (folder / "model").exists():
+            save_tiny_vlm(folder / "vlm")
+            tiny_spatialscore(folder / "vlm").save_pretrained(folder / "model")
+        self.start_cluster()
+
+    def start_cluster(self) -> None:
+        """Starts a head without CPUs and two workers with one CPU each."""
+        self.cluster, self.port = Cluster(), free_port()
         persistently(lambda: self.cluster.add_node(num_cpus=0, include_dashboard=False))
         self.workers = [persistently(lambda: self.cluster.add_node(num_cpus=1)) for _ in range(2)]
-        self.folder = folder
-        save_tiny_vlm(folder / "vlm")
-        tiny_spatialscore(folder / "vlm").save_pretrained(folder / "model")
-        self.port = free_port()
 
     def submit(self, name: str, minutes: float = 0.0) -> None:
         """Starts the driver of a run, or starts it again, as the entrypoint of a job does. 0 minutes: no limit."""
