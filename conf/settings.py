@@ -43,6 +43,7 @@ from conf.reward import RewardSettings, SpatialScoreSettings
 from conf.rewards import JudgeSettings, RewardWeights
 from conf.rules import Section, at_least
 from conf.serving import ScoreSettings, ServingSettings
+from conf.tracking import TrackingSettings
 
 _RAY_ADDRESS = re.compile(r"local|auto|(ray://)?(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}")
 
@@ -92,6 +93,7 @@ class Settings(Section):
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     policy: PolicySettings = field(default_factory=PolicySettings)
     export: ExportSettings = field(default_factory=ExportSettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     benchmark: BenchmarkSettings = field(default_factory=BenchmarkSettings)
     tiif_judge: TiifJudgeSettings = field(default_factory=TiifJudgeSettings)

@@ -10,7 +10,7 @@ _REVIEW = "pipelines.preferences.review.commands"
 _POLICY, _SCENES = "pipelines.policy.commands", "pipelines.pretrain.commands"
 _OPERATIONS = "pipelines.operations.commands"
 _CHECKS = "pipelines.operations.checks"
-_STAGES = ("preferences", "reward", "policy", "evaluation", "benchmark")
+_STAGES = ("preferences", "reward", "policy", "evaluation", "benchmark", "tracking")
 
 VERBS: dict[str, dict[str, Action]] = {
     "preferences": {
@@ -91,7 +91,7 @@ VERBS: dict[str, dict[str, Action]] = {
         "train": Action(
             f"{_REWARD}:train",
             "train SpatialScore on the run's pairs, then evaluate and check it",
-            ("reward", "spatialscore"),
+            ("reward", "spatialscore", "tracking"),
             resumes=True,
             run="continues",
             replaces_run=("reward.pairs",),
@@ -145,7 +145,7 @@ VERBS: dict[str, dict[str, Action]] = {
         "train": Action(
             f"{_POLICY}:train",
             "top-k GRPO with the run's SpatialScore; resumes from the newest checkpoint",
-            ("policy", "rewards", "flux", "serving", "judge", "detector", "export"),
+            ("policy", "rewards", "flux", "serving", "judge", "detector", "export", "tracking"),
             resumes=True,
             run="continues",
             replaces_run=("serving.model", "rewards.spatialscore"),

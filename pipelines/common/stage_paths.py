@@ -23,6 +23,10 @@ class StagePaths:
         """Folder of a stage."""
         return self.root / stage
 
+    def trackers(self, stage: Stage) -> Path:
+        """Folder: what experiment trackers received of a stage, and files that they keep."""
+        return self.stage(stage) / "trackers"
+
     def stage_record(self, stage: Stage, step: str) -> Path:
         """JSON file: what a pipeline step made its output from. Arrow ignores names that begin with `_`."""
         return self.stage(stage) / f"_{step}.record.json"
@@ -203,6 +207,10 @@ class PolicyPaths(StagePaths):
     def images(self) -> Path:
         """Folder: `<policy version>.png`, grids of images of held-out prompts."""
         return self.policy / "images"
+
+    def evaluation_image(self, version: int) -> Path:
+        """PNG file: the grid of images of one evaluation."""
+        return self.images / f"{version:06d}.png"
 
 
 class EvaluationPaths(StagePaths):

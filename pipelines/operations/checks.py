@@ -14,6 +14,7 @@ from pipelines.common.disk_faults import require_writable
 from pipelines.common.paths import run_paths, spatialscore_folder
 from pipelines.common.ports import check_port
 from pipelines.common.scenes_only import check_ablation, check_generated_pairs, check_rules_reward
+from pipelines.common.trackers import check_trackers
 from pipelines.operations.needs import require_cluster, require_key, require_model, require_run_folder
 from pipelines.operations.sent_folder import check_folder
 
@@ -23,6 +24,7 @@ def whole_run(settings: Settings) -> None:
     from pipelines.common.prompts import check_prompts
 
     check_prompts(settings)
+    check_trackers(settings)
     _preferences_services(settings)
     _policy_models(settings)
     _resume_and_start(settings)
@@ -66,6 +68,7 @@ def triage(settings: Settings) -> None:
 
 def train_reward(settings: Settings) -> None:
     """`reward train`: a cluster, pairs, and the backbone."""
+    check_trackers(settings)
     _reward_pairs(settings)
     _spatialscore_backbone(settings)
     require_run_folder(settings)
@@ -124,6 +127,7 @@ def train_policy(settings: Settings) -> None:
     if settings.rewards.spatialscore:
         _checked_spatialscore(settings)
     check_prompts(settings)
+    check_trackers(settings)
     _policy_models(settings)
     _resume_and_start(settings)
     require_run_folder(settings)
@@ -172,6 +176,7 @@ def evaluate(settings: Settings) -> None:
 def ablation(settings: Settings) -> None:
     """`ablation`: a cluster, the scenes world, and rewards that may train a policy."""
     check_ablation(settings)
+    check_trackers(settings)
     if settings.rewards.spatialscore:
         _checked_spatialscore(settings)
     require_run_folder(settings)

@@ -8,6 +8,7 @@ import logging
 import shutil
 import time
 from collections.abc import Generator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from torch.utils.tensorboard import SummaryWriter
 
 from actors.files import write_file
 from actors.json_lines import append_row, read_log
+from conf.settings import Settings
 from pipelines.common.images import encode_png
 from pipelines.common.lease import check_lease
-from pipelines.common.paths import RunPaths
+from pipelines.common.paths import RunPaths, run_paths
+from pipelines.common.tracking import TrackedLog, tracking
 from pipelines.policy.gauges import RunGauges
 from pipelines.policy.metrics import EvaluationRow, IterationRow, read_evaluations, read_rows
 
@@ -45,7 +48,7 @@ class RunLog:
                 write_file(str(path), "".join(json.dumps(row) + "\n" for row in kept).encode())
                 dropped = [row["iteration"] for row in rows if row["iteration"] > version]
                 for number in dropped if path == self._paths.evaluations else ():
-                    self._image(number).unlink(missing_ok=True)
+                    self._paths.evaluation_image(number).unlink(missing_ok=True)
         self._board.close()
         self._board = SummaryWriter(str(self._paths.tensorboard), purge_step=version + 1)
 
@@ -69,12 +72,8 @@ class RunLog:
         check_lease(self._paths.lease)
         with self._warn_on_full_disk(row.iteration):
             self._write(self._paths.evaluations, "evaluation", row)
-            write_file(str(self._image(row.iteration)), encode_png(np.asarray(images)))
+            write_file(str(self._paths.evaluation_image(row.iteration)), encode_png(np.asarray(images)))
             self._board.add_image("evaluation/images", np.asarray(images), row.iteration, dataformats="HWC")
-
-    def _image(self, version: int) -> Path:
-        """The grid of images of an evaluation."""
-        return self._paths.images / f"{version:06d}.png"
 
     def has_evaluation(self, version: int) -> bool:
         """Whether the held-out evaluation of a version is recorded."""
@@ -104,6 +103,16 @@ class RunLog:
         """Flushes TensorBoard and ends the gauges."""
         self._gauges.close()
         self._board.close()
+
+
+def track_policy(settings: Settings) -> AbstractContextManager[None]:
+    """Sends the rows and images of stage 3 to the trackers of `tracking.trackers` inside the block."""
+    paths = run_paths(settings)
+    logs = (
+        TrackedLog(paths.metrics, "policy", "iteration"),
+        TrackedLog(paths.evaluations, "evaluation", "iteration", paths.evaluation_image),
+    )
+    return tracking(settings, paths, "policy", logs, ("policy", "flux", "rewards"))
 
 
 def _count_driver(path: Path) -> int:

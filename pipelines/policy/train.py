@@ -23,6 +23,7 @@ from pipelines.common.prompts import check_prompts, evaluation_notice
 from pipelines.common.resource_wait import wait_with_status
 from pipelines.common.run_folder import driving
 from pipelines.common.run_lookup import record_settings
+from pipelines.common.trackers import check_trackers
 from pipelines.policy.base_model_check import check_base_model
 from pipelines.policy.checkpoint import claim_checkpoints, run_checkpoints
 from pipelines.policy.collector import Rewards, ScoredGroup
@@ -33,6 +34,7 @@ from pipelines.policy.prediction import cluster_prediction
 from pipelines.policy.resources import check_capacity, reward_requests
 from pipelines.policy.resume import check_resumable
 from pipelines.policy.rewards import start_rewards
+from pipelines.policy.run_log import track_policy
 from pipelines.policy.start_weights import check_start_weights
 from pipelines.policy.training_run import TrainingRun
 from pipelines.policy.versions import check_export_after_training
@@ -129,7 +131,7 @@ def train_policy(settings: Settings, rewards: Rewards, log: Callable[[str], None
         if settings.policy.resume == "never":
             run_checkpoints(settings).clear()
         record_settings(settings, "policy")
-        with ProgressLine("policy", log) as progress:
+        with track_policy(settings), ProgressLine("policy", log) as progress:
             return asyncio.run(_train_and_export(settings, rewards, progress))
 
 
@@ -145,6 +147,7 @@ def check_files(settings: Settings) -> None:
     check_prompts(settings)
     check_export_after_training(settings)
     check_start_weights(settings)
+    check_trackers(settings)
     check_model(settings, "flux.model", settings.flux.model, "model_index.json")
     check_base_model(settings)
     if settings.rewards.detector:

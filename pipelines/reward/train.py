@@ -27,6 +27,7 @@ from pipelines.common.progress_line import ProgressLine
 from pipelines.common.resource_wait import logging_waits
 from pipelines.common.resources import ResourceRequest, check_requests
 from pipelines.common.run_lookup import record_settings
+from pipelines.common.tracking import TrackedLog, tracking
 from pipelines.common.worker_log import relay_lines
 from pipelines.preferences.dataset.verify import verify
 from pipelines.reward.data import require_pairs
@@ -78,7 +79,9 @@ def train_reward(settings: Settings, log: Callable[[str], None] = print) -> Rewa
     check_requests(settings, [worker_request(reward)])
     record_settings(settings, "reward")
     job = _make_job(settings, sampler, paths)
-    result = _fit(job, paths, log)
+    logs = (TrackedLog(paths.reward_metrics, "reward", "step"),)
+    with tracking(settings, paths, "reward", logs, ("reward", "spatialscore")):
+        result = _fit(job, paths, log)
     assert result.checkpoint is not None and result.metrics is not None
     if left_out := result.metrics.get(REFUSAL):
         shutil.rmtree(paths.reward / _name(job))  # after a repair of the files, the fit starts from the beginning

@@ -2,11 +2,11 @@
 
     python -m tests.bench.chaos FOLDER [--kills 200] [--minutes 0] [--iterations 16]
 
-Each run has its policy versions sampled by separate rollout actors or by colocated workers, in turn. Processes of random
-roles are killed in random moments, some of them while the run still recovers; the head is lost with the driver and the
-Ray cluster's state, as a head pod is. This program replaces nodes and submits a killed driver again, as an operator
-does. At the end the last checkpoint (adapter, moving average, optimizer) and the exported LoRA must be those of a run
-that was not disturbed, bit for bit.
+The runs are sampled by separate rollout actors and by colocated workers, in turn. Processes of random roles are killed
+at random moments, some of them while the run still recovers; the head is lost with the driver and the cluster's state,
+as a head pod is. This program replaces nodes and submits a killed driver again, as an operator does. At the end the
+last checkpoint (adapter, moving average, optimizer) and the exported LoRA must be those of a run that was not
+disturbed, bit for bit.
 
 FOLDER/chaos.jsonl has a row for every run. A campaign that was stopped continues from it. The folder of a run that went
 wrong is kept, with the log of its driver.
