@@ -89,8 +89,7 @@ def append_row(path: Path, row: Mapping[str, object]) -> None:
 
     Raises OSError if the file cannot be written.
     """
-    values = {key: None if _is_not_finite(value) else value for key, value in row.items()}
-    line = json.dumps(values, allow_nan=False).encode() + b"\n"
+    line = json.dumps(_without_nan(row), allow_nan=False).encode() + b"\n"
     with path.open("ab+") as file:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
@@ -123,8 +122,11 @@ def _lines(stream: BinaryIO) -> Generator[tuple[int, bytes | None]]:
             line = stream.readline(MAX_LINE_BYTES)
 
 
-def _is_not_finite(value: object) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
+def _without_nan(value: object) -> object:
+    """The value with null in place of numbers that are not finite, in mappings too."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(entry) for key, entry in cast("Mapping[str, object]", value).items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _is_blank(line: bytes) -> bool:

@@ -140,21 +140,24 @@ def max_reward_replicas(settings: Settings) -> int:
 
 def _scaling_advice(settings: Settings) -> str:
     """What to change if scores arrive late: the settings that make each reward in use faster."""
-    weights = settings.rewards
-    advice_by_weight = (
+    advice_by_use = (
         (
-            weights.spatialscore,
+            settings.trains_on("spatialscore"),
             "for SpatialScore",
             "serving.max_replicas (and maxReplicas of the reward group), or serving.batch_images if the GPU has memory",
         ),
-        (weights.judge, "for the judge", "judge.concurrency and judge.calls_per_minute, as far as its service allows"),
         (
-            weights.detector,
+            settings.trains_on("judge"),
+            "for the judge",
+            "judge.concurrency and judge.calls_per_minute, as far as its service allows",
+        ),
+        (
+            settings.trains_on("detector"),
             "for the detector",
             "detector.max_replicas, or detector.batch_images if the GPU has memory",
         ),
     )
-    advice = {reward: raised for weight, reward, raised in advice_by_weight if weight}
+    advice = {reward: raised for used, reward, raised in advice_by_use if used}
     if not advice:  # only the exact checker, whose single replica no setting makes faster
         return "Set policy.max_staleness=1, so that the exact checker scores images while the learner learns."
     if len(advice) == 1:

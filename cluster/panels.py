@@ -41,19 +41,26 @@ class Question:
     panels: tuple[Panel, ...]
 
 
-def policy(metric: str, labels: str = "") -> str:
-    """The series of a field of IterationRow. Raises ValueError if there is no such field."""
-    return _series("policy", metric, IterationRow, labels)
+def policy(metric: str, labels: str = "", part: str = "") -> str:
+    """The series of a field of IterationRow, or of a statistic of it if it holds several of each reward.
+
+    Raises ValueError if there is no such field.
+    """
+    return _series("policy", metric, IterationRow, labels, part)
 
 
-def evaluation(metric: str, labels: str = "") -> str:
-    """The series of a field of EvaluationRow. Raises ValueError if there is no such field."""
-    return _series("evaluation", metric, EvaluationRow, labels)
+def evaluation(metric: str, labels: str = "", part: str = "") -> str:
+    """The series of a field of EvaluationRow, see `policy`. Raises ValueError if there is no such field."""
+    return _series("evaluation", metric, EvaluationRow, labels, part)
 
 
 def _series(
-    family: Literal["policy", "evaluation"], metric: str, row: type[IterationRow] | type[EvaluationRow], labels: str
+    family: Literal["policy", "evaluation"],
+    metric: str,
+    row: type[IterationRow] | type[EvaluationRow],
+    labels: str,
+    part: str,
 ) -> str:
     if metric not in {field.name for field in fields(row)}:
         raise ValueError(f"no run exports {metric}: {row.__name__} in pipelines/policy/metrics.py has no such field")
-    return f"ray_spatialt2i_{family}_{metric}" + (f"{{{labels}}}" if labels else "")
+    return f"ray_spatialt2i_{family}_{metric}" + (f"_{part}" if part else "") + (f"{{{labels}}}" if labels else "")

@@ -39,6 +39,21 @@ def _learning() -> Question:
                 _per_iteration("reward_p10", "reward_mean", "reward_p90", "reward_std", "reward_std_kept"),
             ),
             Panel(
+                "Each reward",
+                "Mean of each reward that trains, and its std within a group. One that falls while the reward rises is "
+                "given up for the others.",
+                tuple(
+                    Query(policy("rewards", SELECTED_RUNS, part), f"{part} {{{{reward}}}} {{{{run}}}}")
+                    for part in ("mean", "std")
+                ),
+            ),
+            Panel(
+                "Rewards against each other",
+                "Correlation within a group of each reward with the others and with the training reward (total). Below "
+                "0: the rewards ask for opposite images.",
+                (Query(policy("rewards", SELECTED_RUNS, "correlation"), "{{reward}} with {{other}} {{run}}"),),
+            ),
+            Panel(
                 "Held-out reward",
                 "Should rise together with the reward. If only the reward of training prompts rises, the policy "
                 "exploits the reward model.",
@@ -176,7 +191,7 @@ def _rewards(settings: Settings) -> Question:
                         "{{application}}",
                     ),
                 ),
-                limit=settings.serving.max_replicas if settings.rewards.spatialscore else None,
+                limit=settings.serving.max_replicas if settings.uses_reward("spatialscore") else None,
             ),
             Panel(
                 "Scoring calls",

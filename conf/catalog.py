@@ -10,10 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache
 from pathlib import Path
+from types import UnionType
 from typing import Any, cast
 
+from conf.rewards import RewardTerm
 from conf.rules import Section, bound_of, choices_of, type_hints
 from conf.settings import Settings
+
+REWARDS = "rewards"
+"""The setting that is a mapping of a name to a section."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +51,14 @@ class Setting:
     def type_name(self) -> str:
         """The type in words, e.g. "int", "flow_sde | cps" or "list of str"."""
         if self.choices:
-            return " | ".join(map(str, self.choices))
+            return " | ".join(str(choice) for choice in self.choices if choice != "")
         arguments = [getattr(argument, "__name__", str(argument)) for argument in typing.get_args(self.type)]
         if self.is_list:
             return f"list of {arguments[0]}" if arguments[-1] == "Ellipsis" else f"list of {len(arguments)} numbers"
+        if self.key == REWARDS:
+            return "mapping of a name to a reward"
+        if isinstance(self.type, UnionType):
+            return " or ".join("null" if part is type(None) else part.__name__ for part in typing.get_args(self.type))
         return f"mapping of str to {arguments[1]}" if self.is_mapping else cast(str, self.type.__name__)
 
 
@@ -60,19 +69,25 @@ def catalog() -> Mapping[str, Setting]:
 
 
 @cache
-def sections() -> Mapping[str, type[Section]]:
+def sections() -> Mapping[str, type]:
     """All section classes by dotted name, e.g. "policy" and "policy.optimizer"."""
     return dict(_sections(Settings, ""))
+
+
+@cache
+def reward_fields() -> Mapping[str, Setting]:
+    """The settings of a reward by their name, e.g. "weight"."""
+    return {setting.key: setting for setting in _walk(RewardTerm, "")}
 
 
 def settings_of(section: str) -> list[Setting]:
     """The settings of a section, including those of the sections inside it. "" gives the settings of no section."""
     if not section:
-        return [setting for key, setting in catalog().items() if "." not in key]
-    return [setting for key, setting in catalog().items() if key.startswith(f"{section}.")]
+        return [setting for key, setting in catalog().items() if "." not in key and key not in sections()]
+    return [setting for key, setting in catalog().items() if key == section or key.startswith(f"{section}.")]
 
 
-def _walk(cls: type[Section], prefix: str) -> Iterator[Setting]:
+def _walk(cls: type, prefix: str) -> Iterator[Setting]:
     meanings, hints = docstrings(cls), type_hints(cls)
     for field in fields(cls):
         key, hint = f"{prefix}{field.name}", hints[field.name]
@@ -84,9 +99,11 @@ def _walk(cls: type[Section], prefix: str) -> Iterator[Setting]:
             yield Setting(key, hint, choices, _default(field), rule, meanings.get(field.name, ""))
 
 
-def _sections(cls: type[Section], prefix: str) -> Iterator[tuple[str, type[Section]]]:
+def _sections(cls: type[Section], prefix: str) -> Iterator[tuple[str, type]]:
     for name, hint in type_hints(cls).items():
-        if _is_section(hint):
+        if f"{prefix}{name}" == REWARDS:
+            yield name, RewardTerm
+        elif _is_section(hint):
             yield f"{prefix}{name}", hint
             yield from _sections(hint, f"{prefix}{name}.")
 

@@ -16,8 +16,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from conf.catalog import Setting, catalog, did_you_mean, sections
+from conf.catalog import REWARDS, Setting, catalog, did_you_mean, reward_fields, sections
 from conf.errors import SettingsError
+from conf.reward_entries import read_rewards
 from conf.rules import suggestion
 from conf.yaml_file import check_interpolations, one_line, parse_value, read_yaml
 
@@ -92,7 +93,9 @@ def _flatten(
     """Nested values -> (key of a setting, value). For keys that are no setting see `preset_layers`."""
     for name, value in values.items():
         key = f"{prefix}{name}"
-        if key in catalog():
+        if key == REWARDS:
+            yield key, read_rewards(value, source)
+        elif key in catalog():
             yield key, value
         elif key in sections():
             if value is None:  # a section whose lines are all comments
@@ -143,11 +146,14 @@ def override_layer(overrides: Sequence[str], source: str = COMMAND_LINE) -> Laye
         if setting is None:
             rule = _not_a_section_value(key, text) if key in sections() else _unknown(key)
             raise SettingsError(f"{source}: {rule}")
-        value = _parse(setting, rest, text, source)
+        value = _parse(_setting_inside(setting, rest), rest, text, source)
         check_interpolations(value, f"{source}: {key}")
         if rest:
             entry = _entry(setting, rest, value)
+            entry = read_rewards(entry, source) if setting.key == REWARDS else entry
             value = OmegaConf.to_container(OmegaConf.merge(values.get(setting.key, {}), entry))
+        elif setting.key == REWARDS:
+            value = read_rewards(value, source)
         values[setting.key] = value
     return Layer(source, values)
 
@@ -162,9 +168,15 @@ def _setting_of(key: str) -> tuple[Setting | None, str]:
     return None, ""
 
 
+def _setting_inside(setting: Setting, rest: str) -> Setting:
+    """The setting of a reward that `rest` names, e.g. "mine.path"; else `setting`."""
+    field = rest.partition(".")[2] if setting.key == REWARDS else ""
+    return replace(reward_fields()[field], key=REWARDS) if field in reward_fields() else setting
+
+
 def _entry(setting: Setting, rest: str, value: object) -> dict[str, Any]:
     """One entry of a mapping. Only free-form mappings nest; elsewhere dots belong to the key ("HPSv2.1")."""
-    names = rest.split(".") if setting.type_name.endswith(" Any") else [rest]
+    names = rest.split(".") if setting.key == REWARDS or setting.type_name.endswith(" Any") else [rest]
     for name in reversed(names):
         value = {name: value}
     return cast("dict[str, Any]", value)

@@ -15,7 +15,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.catalog import Setting, catalog
+from conf.catalog import REWARDS, Setting, catalog
 from conf.errors import SettingsError
 from conf.layers import FREE_TEXTS, Layer, override_layer, preset_layers, presets
 from conf.partial import partial_path
@@ -234,7 +234,12 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def keys_in(message: str) -> list[str]:
     """The settings that a message names."""
-    return [word for word in re.findall(r"[a-z_][a-z0-9_]*(?:\.[a-z0-9_]+)*", message) if word in catalog()]
+    words = re.findall(r"[a-z_][a-z0-9_]*(?:\.[a-z0-9_]+)*", message)
+    return [REWARDS if word.startswith(f"{REWARDS}.") else word for word in words if _names_a_setting(word)]
+
+
+def _names_a_setting(word: str) -> bool:
+    return word in catalog() or word.startswith(f"{REWARDS}.")
 
 
 def _source_of(keys: Sequence[str], layers: Sequence[Layer]) -> str:

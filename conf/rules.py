@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, fields
 from functools import cache
 from typing import Any, ClassVar, Literal, cast
@@ -77,20 +77,28 @@ class Section:
 
     def __post_init__(self) -> None:
         """Raises SettingsError for the first field that breaks its rule. Subclasses add rules that join fields."""
-        for field in fields(self):
-            name, value = self.key(field.name), getattr(self, field.name)
-            choices = choices_of(type(self), field.name)
-            if choices:
-                one_of(name, value, choices)
-            bound = bound_of(field)
-            if bound:
-                bound.check(name, value)
-            elif isinstance(value, float) and not math.isfinite(value):
-                raise SettingsError(f"{name} must be a finite number, got {value}")
+        check_fields(self, self.key)
 
     def key(self, name: str) -> str:
         """Dotted key of the field `name`."""
         return f"{self.section}.{name}" if self.section else name
+
+
+def check_fields(settings: Any, key: Callable[[str], str]) -> None:
+    """Raises SettingsError for the first field of a dataclass that breaks its bound or its `Literal`, or is infinite.
+
+    `key`: name of a field -> its dotted key, which the message starts with.
+    """
+    for field in fields(settings):
+        name, value = key(field.name), getattr(settings, field.name)
+        choices = choices_of(type(settings), field.name)
+        if choices:
+            one_of(name, value, choices)
+        bound = bound_of(field)
+        if bound:
+            bound.check(name, value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise SettingsError(f"{name} must be a finite number, got {value}")
 
 
 def bound_of(field: Field[Any]) -> Bound | None:

@@ -40,7 +40,7 @@ from conf.preferences import PreferencesSettings
 from conf.pretrain import PretrainSettings
 from conf.review import PublishSettings, ReviewSettings
 from conf.reward import RewardSettings, SpatialScoreSettings
-from conf.rewards import JudgeSettings, RewardWeights
+from conf.rewards import JudgeSettings, Rewards, RewardTerm, check_rewards
 from conf.rules import Section, at_least
 from conf.serving import ScoreSettings, ServingSettings
 from conf.tracking import TrackingSettings
@@ -88,7 +88,9 @@ class Settings(Section):
     score: ScoreSettings = field(default_factory=ScoreSettings)
     merge: MergeSettings = field(default_factory=MergeSettings)
     serving: ServingSettings = field(default_factory=ServingSettings)
-    rewards: RewardWeights = field(default_factory=RewardWeights)
+    rewards: Rewards = field(default_factory=lambda: {"spatialscore": RewardTerm(weight=1.0)})
+    """Name -> its settings, as rewards.NAME.weight=0.5; 0 leaves a reward out."""
+
     judge: JudgeSettings = field(default_factory=JudgeSettings)
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     policy: PolicySettings = field(default_factory=PolicySettings)
@@ -112,6 +114,7 @@ class Settings(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_rewards(self.rewards)
         if not self.run_dir.strip():
             raise SettingsError("run_dir must not be empty: write e.g. run_dir=runs/mine")
         if any("\ud800" <= character <= "\udfff" for character in self.run_dir):
@@ -123,3 +126,19 @@ class Settings(Section):
                 "policy.evaluation.best_by=relations needs the exact checker of the scenes world, got flux.model="
                 f"{self.flux.model}: use policy.evaluation.best_by=reward"
             )
+
+    def used_rewards(self) -> dict[str, RewardTerm]:
+        """The rewards that are not left out, by name."""
+        return {name: term for name, term in self.rewards.items() if term is not None}
+
+    def training_weight(self, kind: str) -> float:
+        """The weight of the rewards of this kind in the training reward; 0 if there is none."""
+        return sum(term.weight for name, term in self.used_rewards().items() if term.kind_of(name) == kind)
+
+    def trains_on(self, kind: str) -> bool:
+        """Whether the training reward depends on a reward of this kind, by a weight or by a gate."""
+        return any(term.trains and term.kind_of(name) == kind for name, term in self.used_rewards().items())
+
+    def uses_reward(self, kind: str) -> bool:
+        """Whether the run has a reward of this kind, if only to watch it."""
+        return any(term.kind_of(name) == kind for name, term in self.used_rewards().items())

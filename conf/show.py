@@ -6,14 +6,16 @@ import json
 import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import yaml
 
-from conf.catalog import Setting, catalog, sections, settings_of, similar
+from conf.catalog import REWARDS, Setting, catalog, reward_fields, sections, settings_of, similar
 from conf.errors import SettingsError
 from conf.layers import presets
 from conf.load import Resolved
+from conf.rewards import Rewards, RewardTerm
 from conf.rules import Section, suggestion
 from conf.settings import Settings
 
@@ -67,10 +69,24 @@ def _lines(resolved: Resolved, part: Section, prefix: str, only: str) -> Iterato
 
 def _yaml(value: Any) -> str:
     """A value as YAML on one line."""
-    plain = list(value) if isinstance(value, tuple) else value
+    plain = list(value) if isinstance(value, tuple) else _without_records(value)
     text = yaml.safe_dump(plain, default_flow_style=True, width=10**9, allow_unicode=True)
     text = text.removesuffix("\n").removesuffix("\n...")
     return json.dumps(plain, ensure_ascii=False) if "\n" in text else text  # YAML folds a text with line breaks
+
+
+def _without_records(value: Any) -> Any:
+    """The setting `rewards` with each reward as a mapping of what differs from the defaults; other values as they are.
+
+    A reward of which only the weight is given is its weight.
+    """
+    if not isinstance(value, dict) or not any(isinstance(entry, RewardTerm) for entry in value.values()):
+        return value
+    given = {name: entry and entry.given() for name, entry in cast("Rewards", value).items()}
+    return {
+        name: entry["weight"] if entry and len(entry) == 1 and entry["weight"] else entry
+        for name, entry in given.items()
+    }
 
 
 def _known_section(name: str) -> str:
@@ -90,13 +106,15 @@ def settings_help(names: Sequence[str]) -> str:
 
 
 def _section_text(name: str) -> str:
-    if name in catalog():
+    if name in catalog() and name not in sections():
         return _setting_text(catalog()[name])
     cls = sections()[name] if name else Settings
     summary = " ".join((cls.__doc__ or "").split()) if name else "Settings of every command."
     settings = [setting for setting in settings_of(name) if setting.key.rsplit(".", 1)[0] == name or not name]
     inner = [other for other in sections() if other.startswith(f"{name}.") and name]
     head = f"{name or 'general'}: {summary}"
+    if name == REWARDS:
+        settings += [replace(field, key=f"{REWARDS}.NAME.{field.key}") for field in reward_fields().values()]
     text = "\n".join([_wrap(head, ""), *map(_setting_text, settings)])
     return "\n\n".join([text, *(_section_text(other) for other in inner if other.count(".") == name.count(".") + 1)])
 

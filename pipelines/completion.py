@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from conf import Settings, presets
-from conf.catalog import Setting, catalog
+from conf.catalog import REWARDS, Setting, catalog, settings_of
 from pipelines.common.run_lookup import RUNS
 from pipelines.verbs import VERBS
 
@@ -81,7 +81,7 @@ def bash_script() -> str:
         "VERBS": " ".join([*VERBS, "--help", "--version"]),
         "ACTIONS": _cases(6, {verb: " ".join(actions) for verb, actions in VERBS.items() if len(actions) > 1}),
         "CHOICES": _cases(6, {setting.key: " ".join(values) for setting, values in _choices()}),
-        "KEYS": " ".join(f"{key}=" for key in catalog()),
+        "KEYS": " ".join(f"{REWARDS}." if key == REWARDS else f"{key}=" for key in catalog()),
         "SECTIONS": _cases(4, dict(_first_words())),
         "PRESETS": " ".join(presets()),
         "RUNS": RUNS,
@@ -107,7 +107,7 @@ def _choices() -> Iterator[tuple[Setting, list[str]]]:
 
 def _first_words() -> Iterator[tuple[str, str]]:
     """A pattern of "verb action" -> the sections and general settings that its help describes."""
-    general = [f"{key}=" for key in catalog() if "." not in key and key != "preset"]
+    general = [f"{setting.key}=" for setting in settings_of("") if setting.key != "preset"]
     for verb, actions in VERBS.items():
         for name, action in actions.items():
             sections = [f"{section}." for section in action.sections]

@@ -57,6 +57,9 @@ class AlgorithmSettings(Section):
     base_regularizer_samples: int = field(default=2, metadata=at_least(1))
     """Selected images of a group on which the base regularizer is evaluated."""
 
+    combine_rewards: Literal["sum", "z_scores"] = "sum"
+    """Add the rewards, times their weights, as they are, or each as its z-scores within the group."""
+
     max_resamples: int = field(default=2, metadata=at_least(0))
     """How often a group with equal scores, or fewer than two finite ones, is replaced by one of another prompt."""
 

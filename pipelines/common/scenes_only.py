@@ -21,7 +21,7 @@ def check_generated_pairs(settings: Settings) -> None:
 
 def check_rules_reward(settings: Settings) -> None:
     """Raises SettingsError if the rules should reward images of another model than the embedded one."""
-    if settings.rewards.rules and settings.flux.model != EMBEDDED:
+    if settings.uses_reward("rules") and settings.flux.model != EMBEDDED:
         raise SettingsError(
             "rewards.rules can check images of the scenes world only, i.e. flux.model=embedded, got "
             f"{settings.flux.model}: set rewards.rules=0"

@@ -124,7 +124,7 @@ def train_policy(settings: Settings) -> None:
     """`policy train`: a cluster, prompts, models, and rewards that may train a policy."""
     from pipelines.common.prompts import check_prompts
 
-    if settings.rewards.spatialscore:
+    if settings.uses_reward("spatialscore"):
         _checked_spatialscore(settings)
     check_prompts(settings)
     check_trackers(settings)
@@ -177,7 +177,7 @@ def ablation(settings: Settings) -> None:
     """`ablation`: a cluster, the scenes world, and rewards that may train a policy."""
     check_ablation(settings)
     check_trackers(settings)
-    if settings.rewards.spatialscore:
+    if settings.uses_reward("spatialscore"):
         _checked_spatialscore(settings)
     require_run_folder(settings)
     require_cluster(settings)
@@ -252,9 +252,9 @@ def _preferences_services(settings: Settings) -> None:
 
 def _policy_models(settings: Settings) -> None:
     require_model(settings, "flux.model", settings.flux.model, "model_index.json")
-    if settings.rewards.detector:
+    if settings.uses_reward("detector"):
         require_model(settings, "detector.model", settings.detector.model, "config.json")
-    if settings.rewards.judge:
+    if settings.uses_reward("judge"):
         require_key(settings.judge)
     check_rules_reward(settings)
 

@@ -147,13 +147,13 @@ def _score_latency(last: Row, settings: Settings) -> tuple[list[str], Text]:
 
 def _scaling_hint(settings: Settings) -> str:
     """The settings to raise if scores arrive late. The alert RewardPoolSaturated gives the same advice in full."""
-    weights = settings.rewards
-    settings_by_weight = (
-        (weights.spatialscore, "serving.max_replicas"),
-        (weights.judge, "judge.concurrency"),
-        (weights.detector, "detector.max_replicas"),
-    )
-    return f"raise {' or '.join(name for weight, name in settings_by_weight if weight) or 'policy.max_staleness'}"
+    by_kind = {
+        "spatialscore": "serving.max_replicas",
+        "judge": "judge.concurrency",
+        "detector": "detector.max_replicas",
+    }
+    raised = [name for kind, name in by_kind.items() if settings.trains_on(kind)]
+    return f"raise {' or '.join(raised) or 'policy.max_staleness'}"
 
 
 def _failures(row: IterationRow) -> list[str]:

@@ -129,7 +129,7 @@ def _sampling_passes(policy: PolicySettings, plan: SamplingPlan, images: int) ->
 
 def _score_image(settings: Settings, gpu: GpuType) -> float:
     """Seconds of one image, in forward passes of `serving.batch_images`. Rewards without a GPU take no GPU time."""
-    if not settings.rewards.spatialscore:
+    if not settings.trains_on("spatialscore"):
         return 0.0
     rows = min(settings.serving.batch_images, settings.policy.group_size)
     return score_work(settings.spatialscore).scoring.seconds(gpu, rows) / rows

@@ -50,7 +50,7 @@ def machines(settings: Settings) -> list[Machine]:
     if policy.rollout.gpus:
         for _ in range(policy.rollout.max_actors):
             _with_room(gpus, policy.rollout.gpus).samples = True
-    if settings.rewards.spatialscore and settings.serving.gpus:
+    if settings.uses_reward("spatialscore") and settings.serving.gpus:
         for _ in range(settings.serving.max_replicas):
             _with_room(gpus, settings.serving.gpus).scores = True
     return [Machine(gpu.rank, gpu.samples, gpu.scores) for gpu in gpus]

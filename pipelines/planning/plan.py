@@ -132,7 +132,7 @@ def iteration_work(settings: Settings, gpu: GpuType, calibration: Calibration | 
             chunks * seconds.decode_chunk,
         ),
     ]
-    if settings.rewards.spatialscore:
+    if settings.trains_on("spatialscore"):
         scoring, count = score_work(settings.spatialscore).scoring, groups * policy.group_size
         pflop, terabytes = scoring.flops(count).total / PETA, scoring.bytes(count) / TERA
         parts.append(PartWork("SpatialScore", pflop, terabytes, groups * seconds.score_group))

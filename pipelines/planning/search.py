@@ -216,7 +216,7 @@ def _separate_splits(settings: Settings, gpus: int) -> Iterator[dict[str, Any]]:
 
 
 def _scores_on_gpus(settings: Settings) -> bool:
-    return bool(settings.rewards.spatialscore and settings.serving.gpus)
+    return bool(settings.uses_reward("spatialscore") and settings.serving.gpus)
 
 
 def _ranks(count: int, share: float) -> dict[str, Any]:

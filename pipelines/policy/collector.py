@@ -6,8 +6,8 @@ The driver holds references and scores only. Images, latents and gradients stay 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -26,7 +26,7 @@ from pipelines.policy.timing import TimeWeightedGauge, now
 
 
 class Rewards(Protocol):
-    """What stage 3 needs of its rewards: one pool of replicas, or a weighted sum over several."""
+    """What stage 3 needs of its rewards."""
 
     @property
     def retries(self) -> int:
@@ -34,7 +34,11 @@ class Rewards(Protocol):
         ...
 
     async def score(self, images: ray.ObjectRef[np.ndarray], prompts: tuple[str, ...]) -> Scores:
-        """Scores images, a reference to uint8 [B, H, W, 3], against one prompt each."""
+        """The training reward of the images of one group, a reference to uint8 [B, H, W, 3], under one prompt each."""
+        ...
+
+    async def score_held_out(self, images: ray.ObjectRef[np.ndarray], prompts: tuple[str, ...]) -> Scores:
+        """The weighted sum of the rewards for held-out images. `Scores.parts` also has the rewards without a weight."""
         ...
 
     async def replicas(self) -> Sequence[Replicas]:
@@ -71,6 +75,8 @@ class ScoredGroup:
     sampled_at: float
     score_seconds: float
     """From the images to their scores."""
+    reward_parts: Mapping[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
+    """The scores [G] of each reward by its name, if the rewards say them."""
 
 
 class ImagesLostError(RuntimeError):
@@ -190,6 +196,7 @@ class GroupCollector:
             report=sampled.report,
             sampled_at=sampled.sampled_at,
             score_seconds=score_seconds,
+            reward_parts={name: part.mu for name, part in scores.parts.items()},
         )
 
     async def _score(self, group: Group, images: ray.ObjectRef[np.ndarray]) -> Scores:

@@ -24,12 +24,12 @@ def input_fingerprints(settings: Settings) -> dict[str, str]:
 
     Inputs that are not used have the value "". Raises FileNotFoundError if the file of prompts is absent.
     """
-    rewards, prompts = settings.rewards, settings.policy.prompts
+    prompts = settings.policy.prompts
     return {
         "the base": _fingerprint(flux_location(settings)),
-        "SpatialScore": _fingerprint(str(spatialscore_folder(settings))) if rewards.spatialscore else "",
-        "the judge": settings.judge.model if rewards.judge else "",
-        "the detector": _fingerprint(settings.detector.model) if rewards.detector else "",
+        "SpatialScore": _fingerprint(str(spatialscore_folder(settings))) if settings.trains_on("spatialscore") else "",
+        "the judge": settings.judge.model if settings.trains_on("judge") else "",
+        "the detector": _fingerprint(settings.detector.model) if settings.trains_on("detector") else "",
         "the file policy.prompts": digest_of_text(prompts),
     }
 

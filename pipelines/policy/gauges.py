@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from ray.util.metrics import Gauge
@@ -26,17 +27,23 @@ class RunGauges:
     def __init__(self, run_dir: Path) -> None:
         self._run = str(run_dir).encode("ascii", "backslashreplace").decode()  # Ray's metrics take ASCII only
         self._gauges: dict[str, Gauge] = {}
-        self._values: dict[str, float] = {}
+        self._values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
         self._lock, self._closed = threading.Lock(), threading.Event()
         threading.Thread(target=self._repeat, name="gauges", daemon=True).start()
 
-    def set(self, name: str, value: float, description: str) -> None:
-        """Sets a gauge. A value that is not finite removes it, because Ray's exporter refuses NaN."""
+    def set(self, name: str, value: float, description: str, labels: Mapping[str, str] | None = None) -> None:
+        """Sets a gauge. A value that is not finite removes it, because Ray's exporter refuses NaN.
+
+        `labels`: further labels of this value. The gauge has the same ones whenever it is set.
+        """
+        key = (name, tuple((labels or {}).items()))
         with self._lock:
             if name not in self._gauges:
-                self._gauges[name] = Gauge(f"spatialt2i_{name}", description=description, tag_keys=("run",))
-            self._values[name] = value
-            self._export(name)
+                self._gauges[name] = Gauge(
+                    f"spatialt2i_{name}", description=description, tag_keys=("run", *(labels or ()))
+                )
+            self._values[key] = value
+            self._export(key)
 
     def progress(self) -> None:
         """Records that the run made progress now."""
@@ -46,12 +53,13 @@ class RunGauges:
         """Ends all gauges. The process may continue, but no alert must fire for this run any more."""
         self._closed.set()
 
-    def _export(self, name: str) -> None:
-        if math.isfinite(self._values[name]):
-            self._gauges[name].set(self._values[name], {"run": self._run})
+    def _export(self, key: tuple[str, tuple[tuple[str, str], ...]]) -> None:
+        name, labels = key
+        if math.isfinite(self._values[key]):
+            self._gauges[name].set(self._values[key], {"run": self._run, **dict(labels)})
 
     def _repeat(self) -> None:
         while not self._closed.wait(REPEAT_PERIOD_S):
             with self._lock:
-                for name in self._values:
-                    self._export(name)
+                for key in self._values:
+                    self._export(key)

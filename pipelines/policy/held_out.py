@@ -121,7 +121,7 @@ class HeldOutEvaluation:
             counting = count_outcomes_remotely.remote(images, tuple(prompts)) if self.exact else None
             measuring = measure_images.remote(images)
             try:
-                scores = await self.rewards.score(images, texts)
+                scores = await self.rewards.score_held_out(images, texts)
                 shown = await first_images.remote(images, SHOWN - first) if first < SHOWN else NO_IMAGES
                 counts = await counting if counting else CheckerCounts()
                 return _Scored(counts, scores.mu, await measuring, shown)

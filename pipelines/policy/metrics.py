@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -124,6 +124,8 @@ class IterationRow:
     """Calls that did not return in time; see `policy.call_margin_s`."""
     checkpoints_missed: int = 0
     """Checkpoints that could not be written, or not in time."""
+    rewards: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
+    """Reward -> mean, std within a group, correlation_total and correlation_<other reward> within a group."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,11 @@ def read_rows(path: Path, record: type[IterationRow | EvaluationRow] | None = No
 
 
 def _row_of(record: type[IterationRow | EvaluationRow], row: dict[str, Any]) -> dict[str, Any]:
-    return {key: None if math.isnan(value) else value for key, value in asdict(_typed(record, row)).items()}
+    return {key: _with_null(value) for key, value in asdict(_typed(record, row)).items()}
+
+
+def _with_null(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _row_of_iteration(row: dict[str, Any]) -> dict[str, Any]:
@@ -202,16 +208,31 @@ def _typed(record: type[R], row: dict[str, Any]) -> R:
     Raises TypeError if a field is missing or is no number.
     """
     values: dict[str, Any] = {}
-    for field in fields(record):
-        is_integer = field.type == "int"
-        missing = None if field.default is MISSING else field.default
-        value = row.get(field.name, missing)
+    for entry in fields(record):
+        if entry.type == "dict[str, dict[str, float]]":
+            values[entry.name] = _nested(entry.name, row.get(entry.name, {}))
+            continue
+        is_integer = entry.type == "int"
+        missing = None if entry.default is MISSING else entry.default
+        value = row.get(entry.name, missing)
         if value is None and not is_integer:
             value = math.nan
         if type(value) not in ((int,) if is_integer else (int, float)):
-            raise TypeError(f"{field.name} must be {'an integer' if is_integer else 'a number'}, got {value!r:.40}")
-        values[field.name] = value
+            raise TypeError(f"{entry.name} must be {'an integer' if is_integer else 'a number'}, got {value!r:.40}")
+        values[entry.name] = value
     return record(**values)
+
+
+def _nested(name: str, value: Any) -> dict[str, dict[str, float]]:
+    """A parsed mapping of mappings of numbers, in which null is NaN. Raises TypeError for another value."""
+    try:
+        numbers = {
+            key: {inner: math.nan if number is None else float(number) for inner, number in entries.items()}
+            for key, entries in value.items()
+        }
+    except (AttributeError, TypeError, ValueError):
+        raise TypeError(f"{name} must be a mapping of mappings of numbers, got {value!r:.40}") from None
+    return numbers
 
 
 def mean_of_numbers(values: Sequence[float] | np.ndarray) -> float:

@@ -101,7 +101,7 @@ def model_card(settings: Settings, base: str, version: int, merged: bool) -> str
     )
     rows = [row for row in read_evaluations(run_paths(settings).evaluations) if row.iteration <= version]
     learned = training_settings(settings)
-    tags = ["lora", "text-to-image", "grpo", *(["spatialscore"] if settings.rewards.spatialscore else [])]
+    tags = ["lora", "text-to-image", "grpo", *(["spatialscore"] if settings.trains_on("spatialscore") else [])]
     return CARD.format(
         base_line="" if is_local else f"base_model: {base}\n",
         base="the small FLUX of the scenes world" if is_scenes else public_name(base),
@@ -158,8 +158,15 @@ def describe_rewards(settings: Settings) -> str:
         "judge": f"the judge {settings.judge.model}",
         "detector": f"the detector {public_name(settings.detector.model)}",
     }
-    weights = {names[key]: weight for key, weight in asdict(settings.rewards).items() if weight}
-    return " + ".join(name if weight == 1 else f"{weight:g} × {name}" for name, weight in weights.items())
+    terms, gates = list[str](), list[str]()
+    for key, term in settings.used_rewards().items():
+        name = names.get(term.kind_of(key), key)
+        if term.weight:
+            terms.append(name if term.weight == 1 else f"{term.weight:g} × {name}")
+        if term.at_least is not None:
+            gates.append(f"{name} of at least {term.at_least:g}")
+    total = " + ".join(terms) + (" (z-scores)" if settings.policy.algorithm.combine_rewards == "z_scores" else "")
+    return f"{total}, if {' and '.join(gates)}" if gates else total
 
 
 def results_table(rows: Sequence[EvaluationRow], exports_average: bool, best: EvaluationRow | None) -> str:

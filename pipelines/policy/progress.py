@@ -12,6 +12,7 @@ from actors.grpo.metrics import OptimizerStepMetrics, weighted_mean
 from conf.settings import Settings
 from pipelines.policy.collector import GroupCollector, ScoredGroup
 from pipelines.policy.metrics import EvaluationRow, IterationRow, mean_of_numbers
+from pipelines.policy.reward_statistics import reward_statistics
 from pipelines.policy.supervision import Supervision
 from pipelines.policy.timing import IterationTimer
 from pipelines.policy.utilization import Utilization
@@ -122,6 +123,7 @@ def iteration_row(
         nodes_avoided=counters.nodes_avoided,
         calls_abandoned=counters.calls_abandoned,
         checkpoints_missed=counters.checkpoints_missed,
+        rewards=reward_statistics([group.reward_parts for group in groups], [group.scores for group in groups]),
     )
 
 
@@ -140,8 +142,8 @@ class ProgressPrinter:
 
     def __init__(self, settings: Settings, log: Callable[[str], None]) -> None:
         self.policy, self.log = settings.policy, log
-        weights = settings.rewards
-        only_spatialscore = weights.spatialscore == 1 and not (weights.rules or weights.judge or weights.detector)
+        training = [term for term in settings.used_rewards().values() if term.trains]
+        only_spatialscore = settings.training_weight("spatialscore") == 1 and len(training) == 1
         self._reward_name = "SpatialScore" if only_spatialscore else "reward"
         self._pace = math.nan
         """Seconds of an iteration, smoothed."""

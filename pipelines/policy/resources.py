@@ -83,16 +83,18 @@ def detector_request(detector: DetectorSettings) -> ResourceRequest:
     )
 
 
+def reward_request(settings: Settings, kind: str) -> ResourceRequest:
+    """The replicas of a reward of this kind without which a run cannot start."""
+    if kind == "spatialscore":
+        return spatialscore_request(settings.serving)
+    if kind == "detector":
+        return detector_request(settings.detector)
+    return rules_request(settings.serving) if kind == "rules" else judge_request(settings.serving)
+
+
 def reward_requests(settings: Settings) -> tuple[ResourceRequest, ...]:
-    """The requests of the rewards that have a weight."""
-    rewards, serving = settings.rewards, settings.serving
-    requests = (
-        (rewards.spatialscore, spatialscore_request(serving)),
-        (rewards.rules, rules_request(serving)),
-        (rewards.judge, judge_request(serving)),
-        (rewards.detector, detector_request(settings.detector)),
-    )
-    return tuple(request for weight, request in requests if weight)
+    """The requests of all rewards of a run."""
+    return tuple(reward_request(settings, term.kind_of(name)) for name, term in settings.used_rewards().items())
 
 
 def resource_requests(settings: Settings) -> tuple[ResourceRequest, ...]:

@@ -77,6 +77,8 @@ _LEARNING_RATE = (
     "policy.optimizer.warmup_iterations",
     "policy.optimizer.final_lr_fraction",
 )
+_REWARD = "rewards."
+"""Start of the names of a reward's weight (rewards.NAME) and of its other settings (rewards.NAME.path)."""
 _RANKS = ("policy.learner.ranks", "policy.learner.engine", "policy.learner.zero_stage")
 
 
@@ -85,12 +87,22 @@ def training_settings(settings: Settings) -> dict[str, object]:
     values = {
         **dict(_flatten("policy", asdict(settings.policy))),
         **dict(_flatten("flux", asdict(settings.flux))),
-        **dict(_flatten("rewards", asdict(settings.rewards))),
+        **reward_settings(settings),
         "detector.threshold": settings.detector.threshold,
         "detector.margin": settings.detector.margin,
     }
     kept = {name: value for name, value in values.items() if not _is_in(name, (*RESUME_MAY_CHANGE, *MEASURED))}
     return json.loads(json.dumps(kept))
+
+
+def reward_settings(settings: Settings) -> dict[str, object]:
+    """Returns what decides the training reward: the weight of each reward in it, and what decides its scores."""
+    values: dict[str, object] = {}
+    for name, term in settings.used_rewards().items():
+        if term.trains:
+            values[f"{_REWARD}{name}"] = term.weight
+            values |= {f"{_REWARD}{name}.{key}": value for key, value in term.deciding().items()}
+    return values
 
 
 def run_identity(settings: Settings) -> dict[str, object]:
@@ -104,11 +116,22 @@ def changes_since(manifest: Manifest, settings: Settings, identity: Mapping[str,
     A setting that did not exist when the checkpoint was written counts as its default, one of `MEASURED` as unchanged.
     Raises UserError, with every difference, if one of them is refused.
     """
-    then = training_settings(Settings()) | manifest.settings
-    names = (name for name in sorted(identity.keys() & then.keys()) if not _is_same(name, then[name], identity[name]))
-    changes = [Change(name, then[name], identity[name]) for name in names]
+    now, then = dict(identity), _settings_of(manifest)
+    for name in [name for name in (*now, *then) if name.startswith(_REWARD)]:
+        for side in (now, then):
+            side.setdefault(name, 0.0 if name.count(".") == 1 else "")
+    names = (name for name in sorted(now.keys() & then.keys()) if not _is_same(name, then[name], now[name]))
+    changes = [Change(name, then[name], now[name]) for name in names]
     _refuse(manifest, changes, strict=settings.policy.strict_resume)
     return [replace(change, note=_note(change.name, manifest, settings)) for change in changes]
+
+
+def _settings_of(manifest: Manifest) -> dict[str, object]:
+    """The settings of a checkpoint, and the defaults of those that did not exist when it was written."""
+    defaults = training_settings(Settings())
+    if any(name.startswith(_REWARD) for name in manifest.settings):
+        defaults = {name: value for name, value in defaults.items() if not name.startswith(_REWARD)}
+    return defaults | manifest.settings
 
 
 def check_resumable(manifest: Manifest, settings: Settings) -> None:
@@ -165,7 +188,7 @@ def _note(name: str, manifest: Manifest, settings: Settings) -> str:
 
 def _policy_of(manifest: Manifest, policy: PolicySettings) -> PolicySettings:
     """The settings with the learning rate and its schedule as the checkpoint has them."""
-    then = cast("dict[str, Any]", training_settings(Settings()) | manifest.settings)
+    then = cast("dict[str, Any]", _settings_of(manifest))
     optimizer = {name.rpartition(".")[2]: then[name] for name in _LEARNING_RATE if name.startswith("policy.optimizer.")}
     return replace(policy, iterations=then["policy.iterations"], optimizer=replace(policy.optimizer, **optimizer))
 

@@ -1,15 +1,17 @@
-"""The rewards of stage 3: one reward or a weighted sum of several, each a Serve application."""
+"""The rewards of stage 3, each a Serve application of its own."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import ray
 from ray import serve
 
+from actors.rewards.combine import CombineRule, combine_group, weighted_sum
 from actors.rewards.detector import DIRECTIONS
 from actors.rewards.vlm_judge import JudgeReward
 from actors.services.keys import key_of
@@ -18,13 +20,14 @@ from actors.worker_setup import actor_options
 from actors.workers.detector import DetectorReplica
 from actors.workers.reward import RewardPool, application_name, autoscaling_config, serve_replicas, start_pool
 from conf import UserError
+from conf.rewards import RewardTerm
 from conf.settings import Settings
 from pipelines.common.prompts import draw_held_out_prompts, draw_training_prompts
 from pipelines.common.relations import MEANINGS, Fact
 from pipelines.common.resources import ResourceRequest
 from pipelines.common.scenes_only import check_rules_reward
 from pipelines.common.spatial_logic import implied
-from pipelines.policy.resources import Replicas, detector_request, judge_request, rules_request, spatialscore_request
+from pipelines.policy.resources import Replicas, reward_request, rules_request
 from pipelines.policy.rule_reward import RulesReward
 from pipelines.reward.served_model import served_model
 
@@ -33,78 +36,103 @@ _DIRECTION_OF = {"x": "left of", "y": "above"}
 
 
 @dataclass(frozen=True)
-class WeightedReward:
-    """One term of the weighted sum."""
+class RunningReward:
+    """One reward of a run."""
 
-    weight: float
+    name: str
+    term: RewardTerm
     pool: RewardPool
     request: ResourceRequest
     """The request of its replicas."""
 
 
 class RewardMix:
-    """The weighted sum of several rewards. If one of them gives NaN for an image, so does the sum."""
+    """The rewards of a run: those with a weight or a gate make the training reward, all of them score held-out images.
 
-    def __init__(self, terms: Sequence[WeightedReward]) -> None:
-        self._terms = tuple(terms)
+    If a reward that trains gives NaN for an image, so does the training reward.
+    """
+
+    def __init__(self, rewards: Sequence[RunningReward], rule: CombineRule = "sum") -> None:
+        """`rule`: how the scores of a group are combined, see `actors.rewards.combine`."""
+        self._rewards = tuple(rewards)
+        self._rule: CombineRule = rule
+        self._weights = {reward.name: reward.term.weight for reward in rewards}
+        bounds = {reward.name: reward.term.at_least for reward in rewards}
+        self._gates = {name: bound for name, bound in bounds.items() if bound is not None}
 
     @property
     def retries(self) -> int:
         """Scoring calls that were repeated, over all pools."""
-        return sum(term.pool.retries for term in self._terms)
+        return sum(reward.pool.retries for reward in self._rewards)
 
     async def score(self, images: ray.ObjectRef[np.ndarray], prompts: Sequence[str]) -> Scores:
-        """Returns sum_i w_i mu_i, and the sigma of this sum of independent Gaussians. See RewardPool.score."""
-        parts = await asyncio.gather(*(term.pool.score(images, prompts) for term in self._terms))
-        weights = [term.weight for term in self._terms]
-        mu = sum(weight * part.mu for weight, part in zip(weights, parts, strict=True))
-        variance = sum((weight * part.sigma) ** 2 for weight, part in zip(weights, parts, strict=True))
-        return Scores(np.asarray(mu, np.float32), np.sqrt(np.asarray(variance, np.float32)))
+        """The training reward of the images of one group, and its parts. Watched rewards are not asked."""
+        parts = await self._parts([reward for reward in self._rewards if reward.term.trains], images, prompts)
+        return replace(combine_group(parts, self._weights, self._gates, self._rule), parts=parts)
+
+    async def score_held_out(self, images: ray.ObjectRef[np.ndarray], prompts: Sequence[str]) -> Scores:
+        """The weighted sum for images that are no group, and the scores of all rewards as its parts.
+
+        z-scores and gates compare the images of a group, so they are not applied.
+        """
+        parts = await self._parts(self._rewards, images, prompts)
+        return replace(weighted_sum(parts, self._weights), parts=parts)
+
+    async def _parts(
+        self, rewards: Sequence[RunningReward], images: ray.ObjectRef[np.ndarray], prompts: Sequence[str]
+    ) -> dict[str, Scores]:
+        """The scores of each reward, by name. See RewardPool.score."""
+        scores = await asyncio.gather(*(reward.pool.score(images, prompts) for reward in rewards))
+        return {reward.name: each for reward, each in zip(rewards, scores, strict=True)}
 
     async def replicas(self) -> list[Replicas]:
         """The running replicas of each reward."""
-        running = await asyncio.gather(*(asyncio.to_thread(term.pool.replicas) for term in self._terms))
-        return [Replicas(term.request, count) for term, count in zip(self._terms, running, strict=True)]
+        running = await asyncio.gather(*(asyncio.to_thread(reward.pool.replicas) for reward in self._rewards))
+        return [Replicas(reward.request, count) for reward, count in zip(self._rewards, running, strict=True)]
 
     def stop(self) -> None:
         """Removes all pools from the cluster."""
-        for term in self._terms:
-            term.pool.stop()
+        for reward in self._rewards:
+            reward.pool.stop()
 
 
 def start_rewards(settings: Settings) -> RewardMix:
-    """Starts a pool for each reward that has a weight, and waits until all of them answer.
+    """Starts a pool for each reward, and waits until all of them answer.
 
     The judge's key is read from the environment of this process and given to the judge's replica only. Raises
     UserError if there is no SpatialScore or no key, and what `relations_from_boxes` raises.
     """
-    weights = settings.rewards
     check_rules_reward(settings)
+    rewards = settings.used_rewards()
     # Everything that may be refused comes before the first pool, so that no pool is left running.
-    judge = _judge_application(settings) if weights.judge else None
-    detector = _detector_application(settings) if weights.detector else None
-    model = served_model(settings) if weights.spatialscore else ""
-    terms: list[WeightedReward] = []
-    if model:
-        scorers = start_pool(settings.serving, model, settings.run_dir)
-        terms.append(WeightedReward(weights.spatialscore, scorers, spatialscore_request(settings.serving)))
-    if weights.rules:
-        terms.append(start_rules(settings, weights.rules))
-    if judge:
-        pool = _start_pool(judge, "judge", JudgeReward.__name__, settings)
-        terms.append(WeightedReward(weights.judge, pool, judge_request(settings.serving)))
-    if detector:
-        pool = _start_pool(detector, "detector", DetectorReplica.__name__, settings)
-        terms.append(WeightedReward(weights.detector, pool, detector_request(settings.detector)))
-    return RewardMix(terms)
+    starts = {name: _prepare(settings, name, term.kind_of(name)) for name, term in rewards.items()}
+    running: list[RunningReward] = []
+    for name, term in rewards.items():
+        running.append(RunningReward(name, term, starts[name](), reward_request(settings, term.kind_of(name))))
+    return RewardMix(running, settings.policy.algorithm.combine_rewards)
 
 
-def start_rules(settings: Settings, weight: float, relations: bool = True) -> WeightedReward:
-    """Starts the exact checker as a reward and waits until it answers. Without `relations` only objects count."""
+def _prepare(settings: Settings, name: str, kind: str) -> Callable[[], RewardPool]:
+    """What starts the pool of a reward. Raises UserError, before anything is started, if it cannot be started."""
+    if kind == "spatialscore":
+        return partial(start_pool, settings.serving, served_model(settings), settings.run_dir)
+    if kind == "rules":
+        return partial(_start_rules, settings, name)
+    application = _judge_application(settings) if kind == "judge" else _detector_application(settings)
+    deployment = JudgeReward.__name__ if kind == "judge" else DetectorReplica.__name__
+    return partial(_start_pool, application, name, deployment, settings)
+
+
+def start_rules(settings: Settings, relations: bool = True) -> RewardMix:
+    """Starts the exact checker as the only reward, with weight 1. Without `relations` only objects count."""
+    pool = _start_rules(settings, "rules", relations)
+    return RewardMix([RunningReward("rules", RewardTerm(weight=1.0), pool, rules_request(settings.serving))])
+
+
+def _start_rules(settings: Settings, name: str, relations: bool = True) -> RewardPool:
     options = actor_options(1, settings.serving.cpus, 0)
     application = serve.deployment(ray_actor_options=options)(RulesReward).bind(relations)
-    pool = _start_pool(application, "rules", RulesReward.__name__, settings)
-    return WeightedReward(weight, pool, rules_request(settings.serving))
+    return _start_pool(application, name, RulesReward.__name__, settings)
 
 
 def _start_pool(application: serve.Application, reward: str, deployment: str, settings: Settings) -> RewardPool:

@@ -11,6 +11,7 @@ from collections.abc import Generator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from PIL import Image
@@ -25,6 +26,7 @@ from pipelines.common.paths import RunPaths, run_paths
 from pipelines.common.tracking import TrackedLog, tracking
 from pipelines.policy.gauges import RunGauges
 from pipelines.policy.metrics import EvaluationRow, IterationRow, read_evaluations, read_rows
+from pipelines.policy.reward_statistics import RewardStatistics
 
 
 class RunLog:
@@ -91,9 +93,21 @@ class RunLog:
         values = asdict(row)
         append_row(path, values)
         for key, value in values.items():
+            if isinstance(value, dict):  # reward -> statistic -> number
+                self._write_rewards(family, cast("RewardStatistics", value), row.iteration)
+                continue
             self._board.add_scalar(f"{family}/{key}", value, row.iteration)
             self._gauges.set(f"{family}_{key}", value, f"{family}: {key.replace('_', ' ')}")
         self._board.flush()
+
+    def _write_rewards(self, family: str, rewards: RewardStatistics, version: int) -> None:
+        """Statistics of each reward: <family>/rewards/<reward>/<statistic>, and gauges with the label `reward`."""
+        for reward, statistics in rewards.items():
+            for statistic, value in statistics.items():
+                self._board.add_scalar(f"{family}/rewards/{reward}/{statistic}", value, version)
+                kind, _, other = statistic.partition("_")
+                name, about = f"{family}_rewards_{kind}", f"{family}: {kind} of each reward"
+                self._gauges.set(name, value, about, {"reward": reward, **({"other": other} if other else {})})
 
     def finish(self) -> None:
         """Records that the run ended well, so that no alert is raised when its gauges end."""

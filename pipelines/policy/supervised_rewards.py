@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 import ray
@@ -15,6 +15,8 @@ from pipelines.policy.call_limit import CallAbandonedError
 from pipelines.policy.collector import Rewards
 from pipelines.policy.resources import Replicas
 from pipelines.policy.supervision import Supervision
+
+Score = Callable[[ray.ObjectRef[np.ndarray], tuple[str, ...]], Awaitable[Scores]]
 
 MAX_ABANDONED = 3
 """Times that one call may be abandoned while all rewards have replicas, before the run ends."""
@@ -37,11 +39,18 @@ class SupervisedRewards:
 
     async def score(self, images: ray.ObjectRef[np.ndarray], prompts: tuple[str, ...]) -> Scores:
         """See Rewards. Raises UserError if the replicas are out of memory again and again."""
+        return await self._supervised(self._rewards.score, images, prompts)
+
+    async def score_held_out(self, images: ray.ObjectRef[np.ndarray], prompts: tuple[str, ...]) -> Scores:
+        """See Rewards. Raises what `score` raises."""
+        return await self._supervised(self._rewards.score_held_out, images, prompts)
+
+    async def _supervised(self, score: Score, images: ray.ObjectRef[np.ndarray], prompts: tuple[str, ...]) -> Scores:
         abandoned = 0
         while True:
             try:
                 async with self._supervision.limits.limit("score"):
-                    scores = await self._rewards.score(images, prompts)
+                    scores = await score(images, prompts)
             except DeviceFaultError as error:
                 self._supervision.faults.record(error.fault)
             except CallAbandonedError as error:

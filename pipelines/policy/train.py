@@ -137,7 +137,7 @@ def train_policy(settings: Settings, rewards: Rewards, log: Callable[[str], None
 
 def check_spatialscore(settings: Settings) -> None:
     """Raises UserError if the run's rewards need a SpatialScore that is missing or did not pass its sanity checks."""
-    if settings.rewards.spatialscore:
+    if settings.uses_reward("spatialscore"):
         served_model(settings)
         require_passed(settings)
 
@@ -150,7 +150,7 @@ def check_files(settings: Settings) -> None:
     check_trackers(settings)
     check_model(settings, "flux.model", settings.flux.model, "model_index.json")
     check_base_model(settings)
-    if settings.rewards.detector:
+    if settings.uses_reward("detector"):
         check_model(settings, "detector.model", settings.detector.model, "config.json")
 
 

@@ -17,7 +17,7 @@ from conf.flux import FluxSettings
 from conf.policy import ExportSettings, PolicyOptimizerSettings, PolicySettings, TrainEvaluationSettings
 from conf.settings import Settings
 from pipelines.common.paths import run_paths
-from pipelines.policy.rewards import RewardMix, start_rules
+from pipelines.policy.rewards import start_rules
 from pipelines.policy.train import train_policy
 from pipelines.scenes.grammar import training_prompts
 
@@ -52,7 +52,7 @@ def train_on_objects(
         policy=policy,
         export=ExportSettings(merged=True),
     )
-    rewards = RewardMix([start_rules(settings, 1.0, relations=False)])
+    rewards = start_rules(settings, relations=False)
     try:
         train_policy(settings, rewards, log)
     finally:

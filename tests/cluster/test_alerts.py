@@ -63,7 +63,7 @@ def test_limits_and_advice_about_late_scores_follow_the_rewards_in_use(
     assert saturated.expression.endswith(f"{policy('reward_replicas')} >= {most}")
     assert named in saturated.fix and not_named not in saturated.fix
     limits = [panel.limit for question in questions(settings) for panel in question.panels if panel.title == "Replicas"]
-    assert limits == [settings.serving.max_replicas if settings.rewards.spatialscore else None]
+    assert limits == [settings.serving.max_replicas if settings.uses_reward("spatialscore") else None]
 
 
 PROMTOOL = shutil.which("promtool")

@@ -52,7 +52,6 @@ def test_no_setting_is_named_by_a_retired_word() -> None:
         ("policy.learner_ranks", ["policy.learner.ranks"]),
         ("policy.topk", ["policy.algorithm.top_k"]),
         ("polcy.seed", ["policy.seed"]),
-        ("mix.rules", ["rewards.rules"]),
         ("rivals.names", ["baselines.names", "benchmark.names"]),
         ("policy.evaluate_every", ["policy.evaluation.every"]),
         ("policy.steps_per_iteration", ["policy.optimizer.steps_per_iteration"]),

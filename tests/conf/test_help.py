@@ -96,7 +96,9 @@ def test_what_config_show_prints_is_a_preset_of_equal_settings(preset: str, tmp_
 
 
 def test_config_describe_explains_a_section_or_a_setting(capsys: pytest.CaptureFixture[str]) -> None:
-    assert printed(["config", "describe", "rewards"], capsys).startswith("rewards: The reward is the sum")
+    described = printed(["config", "describe", "rewards"], capsys)
+    assert described.startswith("rewards: The rewards by name.")
+    assert "  rewards={spatialscore: 1.0}\n" in described and "  rewards.NAME.weight=0.0\n" in described
     one = printed(["config", "describe", "policy.algorithm.top_k"], capsys)
     assert one.startswith(
         "  policy.algorithm.top_k=6\n      (int, at least 0) Train on the best k and the worst k images"

@@ -30,7 +30,8 @@ NO_DASHBOARD = "status.address=http://127.0.0.1:9"
 
 def iteration_row(iteration: int, **values: float) -> IterationRow:
     """A row whose other values are 0 or 0.5."""
-    numbers = {field.name: 0 if field.type == "int" else 0.5 for field in fields(IterationRow)}
+    known = [field for field in fields(IterationRow) if field.type in ("int", "float")]
+    numbers = {field.name: 0 if field.type == "int" else 0.5 for field in known}
     return IterationRow(**{**numbers, "iteration": iteration, **values})  # type: ignore[arg-type]
 
 

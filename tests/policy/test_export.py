@@ -168,7 +168,7 @@ def test_card_and_progress_line_name_the_rewards(
     settings = settings_of(tmp_path, *overrides)
     card = model_card(settings, str(flux_directory), 3, merged=False)
     assert trained in card
-    assert ("grpo, spatialscore]" in card) == bool(settings.rewards.spatialscore)
+    assert ("grpo, spatialscore]" in card) == settings.trains_on("spatialscore")
     messages: list[str] = []
     nan = math.nan
     row = EvaluationRow(3, 60.0, 2.0, 8, nan, nan, nan, nan, nan, nan, 1.5, 1.0, 2.0)

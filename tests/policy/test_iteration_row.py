@@ -13,6 +13,7 @@ from actors.workers.rollout import SampleReport
 from conf import load
 from pipelines.policy.collector import Group, ScoredGroup
 from pipelines.policy.progress import Counters, iteration_row
+from pipelines.policy.reward_statistics import reward_statistics
 from pipelines.policy.timing import IterationTimer
 from pipelines.policy.utilization import Utilization
 
@@ -64,3 +65,17 @@ def test_means_of_optimizer_steps_are_weighted_by_their_own_rows() -> None:
     assert row.reward_mean == pytest.approx((3.0 + 5.0) / 2)
     assert (row.learner_sampling_seconds, row.learner_idle_seconds) == (0.5, 3.5)
     assert row.sampling_seconds == 4.0 and row.score_latency_seconds == 0.5
+
+
+def test_a_reward_is_compared_with_the_others_within_groups() -> None:
+    """A shift of a whole group does not count, and neither does an image that one of them could not score."""
+    first = [np.array([0.0, 1.0, 2.0]), np.array([100.0, 102.0, np.nan])]
+    opposite = [np.array([5.0, 4.0, 3.0]), np.array([7.0, 5.0, 9.0])]
+    same = [np.full(3, 1.0), np.full(3, 2.0)]
+    parts = [{"first": a, "opposite": b, "same": c} for a, b, c in zip(first, opposite, same, strict=True)]
+    found = reward_statistics(parts, first)
+    assert found["first"]["correlation_total"] == pytest.approx(1.0)
+    assert found["first"]["correlation_opposite"] == found["opposite"]["correlation_first"] == pytest.approx(-1.0)
+    assert np.isnan(found["same"]["correlation_total"]) and found["same"]["std"] == 0
+    assert found["first"]["mean"] == pytest.approx(205 / 5)
+    assert found["first"]["std"] == pytest.approx((np.sqrt(2 / 3) + 1.0) / 2)

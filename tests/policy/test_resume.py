@@ -60,6 +60,8 @@ def test_placement_records_and_rounding_change_without_a_record() -> None:
         (["policy.group_size=12"], "policy.group_size 24 → 12"),
         (["detector.margin=0.2"], "detector.margin 0.1 → 0.2"),
         (["rewards.rules=1"], "rewards.rules 0 → 1"),
+        (["rewards.spatialscore.at_least=0.5"], "rewards.spatialscore.at_least 0.5"),
+        (["policy.algorithm.combine_rewards=z_scores"], "policy.algorithm.combine_rewards sum → z_scores"),
         (["flux.height=96"], "flux.height 64 → 96"),
         (["policy.evaluation.every=7"], "policy.evaluation.every 10 → 7"),
         (
@@ -84,7 +86,13 @@ def test_what_is_learned_and_measured_changes_with_a_record(overrides: list[str]
     name, values = expected.split(" (", maxsplit=1)[0].split(" ", 1)
     with pytest.raises(UserError, match=rf"version 60 belongs to other settings.*{name} was .*policy\.resume=never"):
         check_resumable(manifest, strict)
-    assert "→" in values
+    assert "→" in values or name.endswith("at_least")
+
+
+def test_a_watched_reward_changes_nothing_and_a_reward_that_is_left_out_is_recorded() -> None:
+    assert changes(manifest_of(version=60), "rewards.judge.weight=0") == []
+    left_out = changes(manifest_of(version=60), "rewards.spatialscore=0", "rewards.rules=1")
+    assert left_out[1:] == ["rewards.rules 0 → 1", "rewards.spatialscore 1 → 0"] and "SpatialScore" in left_out[0]
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ import ray
 from actors.rewards.detector import DetectorReward
 from actors.types import Prompt, Relation, Scores
 from conf import SettingsError, UserError, load
+from conf.rewards import RewardTerm
 from pipelines.common.prompts import draw_held_out_prompts, read_prompts
-from pipelines.policy.rewards import RewardMix, WeightedReward, relations_from_boxes, start_rewards
+from pipelines.policy.rewards import RewardMix, RunningReward, relations_from_boxes, start_rewards
 from pipelines.scenes.grammar import parse
 from pipelines.scenes.render import lay_out, render
 from tests.support.openai_server import Behaviour, ContentRefusal, serving
@@ -70,6 +71,9 @@ def test_rewards_are_weighted_and_a_failed_grade_fails_its_image_only(
     assert image["image_url"]["url"].startswith("data:image/png;base64,")
 
 
+UNUSED: Any = None
+
+
 class FixedPool:
     """A reward that gives every call the same scores."""
 
@@ -80,17 +84,31 @@ class FixedPool:
         return self.scores
 
 
+def mix_of(terms: dict[str, RewardTerm], pools: Sequence[FixedPool]) -> RewardMix:
+    pairs = zip(terms.items(), pools, strict=True)
+    return RewardMix([RunningReward(name, term, cast(Any, pool), UNUSED) for (name, term), pool in pairs])
+
+
 def test_each_reward_counts_with_its_own_weight() -> None:
-    """mu = sum of w mu, sigma^2 = sum of (w sigma)^2: a negative weight negates a reward, not its uncertainty."""
+    """mu = sum of w mu, sigma^2 = sum of (w sigma)^2."""
     pools = FixedPool([1.0, 2.0, 3.0], [0.1, 0.3, 0.0]), FixedPool([10.0, -4.0, np.nan], [0.4, 1.6, 0.0])
-    unused: Any = None
-    mix = RewardMix(
-        [WeightedReward(weight, cast(Any, pool), unused) for weight, pool in zip((2.0, -0.5), pools, strict=True)]
-    )
-    scores = asyncio.run(mix.score(unused, ["a", "b", "c"]))
-    assert scores.mu[:2].tolist() == pytest.approx([2.0 - 5.0, 4.0 + 2.0])
+    terms = {"one": RewardTerm(weight=2.0), "other": RewardTerm(weight=0.5)}
+    mix = mix_of(terms, pools)
+    scores = asyncio.run(mix.score(UNUSED, ["a", "b", "c"]))
+    assert scores.mu[:2].tolist() == pytest.approx([2.0 + 5.0, 4.0 - 2.0])
     assert np.isnan(scores.mu[2]), "an image that one reward cannot score has no score"
     assert scores.sigma[:2].tolist() == pytest.approx([(0.2**2 + 0.2**2) ** 0.5, (0.6**2 + 0.8**2) ** 0.5])
+
+
+def test_a_watched_reward_scores_held_out_images_only_and_a_gate_training_images_too() -> None:
+    """On held-out images nothing is gated, because they are no group."""
+    terms = {"trained": RewardTerm(weight=1.0), "gate": RewardTerm(at_least=0.5), "watched": RewardTerm()}
+    pools = [FixedPool(mu, [0.0] * 3) for mu in ([3.0, 2.0, 1.0], [0.0, 0.5, 1.0], [np.nan, 8.0, 9.0])]
+    mix = mix_of(terms, pools)
+    group = asyncio.run(mix.score(UNUSED, ["a"] * 3))
+    assert group.mu.tolist() == [1.0, 2.0, 1.0] and list(group.parts) == ["trained", "gate"]
+    held_out = asyncio.run(mix.score_held_out(UNUSED, ["a", "b", "c"]))
+    assert held_out.mu.tolist() == [3.0, 2.0, 1.0] and list(held_out.parts) == list(terms)
 
 
 @pytest.mark.ray
@@ -166,4 +184,9 @@ def test_prompts_without_relations_are_refused_before_any_pool_starts(tmp_path: 
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text(json.dumps({"text": "a cup on a table"}) + "\n")
     with pytest.raises(UserError, match="'a cup on a table' has none"):
-        start_rewards(load("flux_dev", ["rewards.detector=1", f"policy.prompts={prompts}", f"run_dir={tmp_path}"]))
+        start_rewards(
+            load(
+                "flux_dev",
+                ["rewards.spatialscore=0", "rewards.detector=1", f"policy.prompts={prompts}", f"run_dir={tmp_path}"],
+            )
+        )

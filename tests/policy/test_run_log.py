@@ -65,10 +65,19 @@ def test_rows_that_are_damaged_are_skipped_and_swallow_no_other_row(
 
 
 def test_a_number_that_older_rows_lack_is_nan_and_a_count_is_not(tmp_path: Path) -> None:
-    row = {field.name: 1 for field in fields(IterationRow)}
+    row = {field.name: 1 for field in fields(IterationRow) if field.name != "rewards"}
     assert read_iteration({name: 1 for name in row if name != "driver_starts"}).driver_starts == 0
     assert math.isnan(read_iteration({name: 1 for name in row if name != "kl"}).kl)
-    for wrong in ({"images": None}, {"images": 1.5}, {"images": True}, {"kl": "1"}, {"iteration": "1"}):
+    rewards = {"judge": {"mean": None, "std": 1}}
+    assert math.isnan(read_iteration(row | {"rewards": rewards}).rewards["judge"]["mean"])
+    for wrong in (
+        {"rewards": [1]},
+        {"images": None},
+        {"images": 1.5},
+        {"images": True},
+        {"kl": "1"},
+        {"iteration": "1"},
+    ):
         with pytest.raises(TypeError, match=f"{next(iter(wrong))} must be a"):
             read_iteration(row | wrong)
 

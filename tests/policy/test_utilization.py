@@ -47,6 +47,8 @@ class FixedReplicas:
         """Not used here."""
         raise NotImplementedError
 
+    score_held_out = score
+
     async def replicas(self) -> list[Replicas]:
         """Returns the replicas or raises the error."""
         if self._error:

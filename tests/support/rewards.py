@@ -33,6 +33,8 @@ class RednessPool:
         """Scores by reference on the actor."""
         return await self.actor.score.remote(images, prompts)
 
+    score_held_out = score
+
     async def replicas(self) -> list[Replicas]:
         """One replica, always."""
         return [Replicas(ResourceRequest("redness", 1, 0.1, 0.0, "", ""), running=1)]
@@ -54,6 +56,8 @@ class ConstantPool:
         self.calls += 1
         self.prompts.add(prompts[0])
         return Scores(np.ones(len(prompts), np.float32), np.ones(len(prompts), np.float32))
+
+    score_held_out = score
 
     async def replicas(self) -> list[Replicas]:
         """None."""

@@ -32,7 +32,7 @@ def _key_variables(settings: Settings) -> Iterator[tuple[str, str]]:
         (pairs and settings.preferences.perturber == "chat", settings.perturber),
         (pairs and settings.preferences.generators.seedream, settings.seedream),
         (pairs and settings.preferences.image_check == "judge", settings.claim_judge),
-        (policy and settings.rewards.judge, settings.judge),
+        (policy and settings.uses_reward("judge"), settings.judge),
     ]
     for used, endpoint in endpoints:
         if used:

@@ -64,7 +64,7 @@ def gpu_roles(settings: Settings) -> tuple[GpuRole, ...]:
             "policy worker" if policy.placement == "colocated" else "learner rank", policy.learner.gpus, learner_gb
         ),
         GpuRole("reward replica", settings.serving.gpus, reward_gb),
-        GpuRole("detector replica", detector.gpus if settings.rewards.detector else 0.0, detector_gb),
+        GpuRole("detector replica", detector.gpus if settings.uses_reward("detector") else 0.0, detector_gb),
     )
     return tuple(role for role in roles if role.gpus)
 

@@ -44,7 +44,7 @@ def check_models(settings: Settings, hub: Hub | None = None) -> Iterator[Finding
         yield check_location("spatialscore.model", settings.spatialscore.model, "qwen2_5_vl", "config.json", hub)
     if checks_for(settings, "preferences"):
         yield from _check_generators(settings, hub)
-    if settings.rewards.detector and checks_for(settings, "policy"):
+    if settings.uses_reward("detector") and checks_for(settings, "policy"):
         yield check_location("detector.model", settings.detector.model, "", "config.json", hub)
 
 

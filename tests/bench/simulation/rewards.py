@@ -143,6 +143,8 @@ class SimulatedRewards:
         """See Rewards."""
         return await self._pool.score(images, prompts)
 
+    score_held_out = score
+
     async def replicas(self) -> list[Replicas]:
         """See Rewards."""
         return [Replicas(spatialscore_request(self._settings.serving), len(self._handle.ongoing))]
