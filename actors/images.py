@@ -13,6 +13,7 @@ Contract of `decode_image`:
 
 from __future__ import annotations
 
+import base64
 import io
 import math
 import re
@@ -79,6 +80,13 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, shrink_to: int | 
         raise ImageTooLargeError(f"the image has over {max_pixels} pixels") from error
     except Exception as error:  # the boundary to foreign bytes: PIL's plugins raise whatever a damaged field leads to
         raise ImageError(f"the image is damaged or truncated: {_reason(error)}") from error
+
+
+def png_base64(image: np.ndarray) -> str:
+    """An image, uint8 [H, W, 3], as a PNG file in base64."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def pixel_count(data: bytes) -> int:

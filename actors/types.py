@@ -80,6 +80,7 @@ class Scores:
     mu: np.ndarray  # [B] float32
     sigma: np.ndarray  # [B] float32
     parts: Mapping[str, Scores] = field(default_factory=dict[str, "Scores"])  # of a sum: the scores of each reward
+    retries: int = 0  # requests to a service that were repeated for them
 
     @classmethod
     def deterministic(cls, mu: Sequence[float]) -> Self:

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal, get_args
 
 from conf.endpoints import ChatSettings
 from conf.errors import SettingsError
-from conf.rules import at_least, check_fields, one_of
+from conf.rules import above, at_least, check_fields, gpu_count, one_of
 
-RewardKind = Literal["", "spatialscore", "rules", "judge", "detector"]
+RewardKind = Literal["", "spatialscore", "rules", "judge", "detector", "python", "http"]
 """What computes a reward. "": the kind that the reward is named after."""
 
 KINDS = tuple(kind for kind in get_args(RewardKind) if kind)
@@ -24,6 +24,18 @@ KINDS_WITH_A_SECTION: Mapping[str, str] = {
 }
 """Kinds of which a run has one reward at most -> the section of their settings ("": they have none)."""
 
+MAX_REQUEST_IMAGES = 64
+"""Images of one request to a reward behind HTTP at most, as of `reward serve`."""
+_REPLICAS = ("threads", "cpus", "gpus", "min_replicas", "max_replicas", "node_group", "runtime_env")
+FIELDS: Mapping[str, tuple[str, ...]] = {
+    "python": ("path", *_REPLICAS),
+    "http": ("url", "token_variable", "timeout", "retries", "batch_images", *_REPLICAS),
+}
+"""Kinds without a section of their own -> the settings that a reward of this kind has beside its kind and weight."""
+_PLACEMENT = (*_REPLICAS, "token_variable", "timeout", "retries", "batch_images")
+"""Settings that do not decide the scores."""
+
+_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -41,6 +53,45 @@ class RewardTerm:
 
     weight: float = field(default=0.0, metadata=at_least(0))
     """Weight in the training reward. 0: the reward is only watched, on held-out images."""
+
+    path: str = ""
+    """python: package.module:name of your function or class, importable from the folder of the job."""
+
+    url: str = ""
+    """http: address that answers POST with scores."""
+
+    token_variable: str = ""
+    """http: environment variable of the driver with the bearer token of the service. Empty: no token."""
+
+    timeout: float = field(default=60.0, metadata=above(0))
+    """http: seconds after which a request counts as unanswered."""
+
+    retries: int = field(default=5, metadata=at_least(0))
+    """http: retries of a request without an answer, or with status 408, 429 or 5xx. Then its images have no score."""
+
+    batch_images: int = field(default=24, metadata=at_least(1))
+    """Images in one forward pass; http: in one request, 64 at most."""
+
+    threads: int = field(default=1, metadata=at_least(1))
+    """CPU threads of a replica."""
+
+    cpus: float = field(default=0.1, metadata=at_least(0))
+    """Ray CPUs that a replica reserves."""
+
+    gpus: float = field(default=0.0, metadata=gpu_count())
+    """Ray GPUs that a replica reserves. A fraction shares a GPU with other roles."""
+
+    min_replicas: int = field(default=1, metadata=at_least(1))
+    """Replicas at least."""
+
+    max_replicas: int = field(default=1, metadata=at_least(1))
+    """Replicas at most. They are added with the load as in section serving."""
+
+    node_group: str = ""
+    """Node group (label ray.io/node-group) of the replicas. Empty: any node."""
+
+    runtime_env: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Ray runtime environment of the replicas: pip or uv, env_vars and so on."""
 
     at_least: float | None = None  # the last field: its name hides the function
     """Gate: an image with less of this reward gets the lowest training reward of its group. null: no gate."""
@@ -64,6 +115,29 @@ class RewardTerm:
         if name in KINDS and self.kind_of(name) != name:
             raise SettingsError(f"rewards.{name} is named after a kind, got kind={self.kind}: choose another name")
         check_fields(self, lambda key: f"rewards.{name}.{key}")
+        self._check_kind(name, self.kind_of(name))
+
+    def _check_kind(self, name: str, kind: str) -> None:
+        """Raises SettingsError for a setting that this kind does not have, or needs."""
+        known = ("kind", "weight", "at_least", *FIELDS.get(kind, ()))
+        for key in self.given():
+            if key not in known:
+                section = KINDS_WITH_A_SECTION.get(kind, "")
+                fix = f"set {section}.{key}, if it has one" if section else "leave it out"
+                raise SettingsError(f"rewards.{name}.{key} is no setting of the kind {kind}: {fix}")
+        if kind == "python" and not _PATH.fullmatch(self.path):
+            raise SettingsError(f"rewards.{name}.path must be like package.module:function, got {self.path!r}")
+        if kind == "http" and not re.fullmatch(r"https?://[^\s/?#]+\S*", self.url):
+            raise SettingsError(f"rewards.{name}.url must be like http://host:8000/score, got {self.url!r}")
+        if kind == "http" and self.batch_images > MAX_REQUEST_IMAGES:
+            raise SettingsError(
+                f"rewards.{name}.batch_images must be at most {MAX_REQUEST_IMAGES}, got {self.batch_images}"
+            )
+        if self.max_replicas < self.min_replicas:
+            raise SettingsError(
+                f"rewards.{name}.max_replicas must be at least rewards.{name}.min_replicas, got {self.max_replicas} < "
+                f"{self.min_replicas}"
+            )
 
     def given(self) -> dict[str, Any]:
         """The fields that differ from their defaults, and the weight."""
@@ -73,7 +147,7 @@ class RewardTerm:
 
     def deciding(self) -> dict[str, Any]:
         """The given fields, without the weight, that decide the training reward."""
-        return {name: value for name, value in self.given().items() if name != "weight"}
+        return {name: value for name, value in self.given().items() if name not in ("weight", *_PLACEMENT)}
 
 
 Rewards = dict[str, RewardTerm | None]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import re
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
+from actors.images import png_base64
 from actors.reward_input import check_inputs
 from actors.services.budget import LocalBudget
 from actors.services.endpoint import Endpoint, Unanswered
@@ -56,6 +54,4 @@ def parse_grade(answer: str) -> float:
 
 def data_url(image: np.ndarray) -> str:
     """An image, uint8 [H, W, 3], as a data URL that holds a PNG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return f"data:image/png;base64,{png_base64(image)}"

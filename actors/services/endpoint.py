@@ -188,7 +188,7 @@ class Endpoint:
                 async with asyncio.timeout(settings.timeout):  # of the client, it bounds each part of an answer only
                     response = self._without_key(await send())
             except APIStatusError as error:
-                failure, retry_after = self._temporary_failure(error), retry_after_seconds(error)
+                failure, retry_after = self._temporary_failure(error), retry_after_seconds(error.response.headers)
                 response = Response(b"", refused=self._shown(message_of(error)))
             except TimeoutError:
                 failure = f"no answer within {settings.timeout:g} s"

@@ -133,12 +133,12 @@ def message_of(error: APIStatusError) -> str:
     return message if isinstance(message, str) and message else f"status {error.status_code}"
 
 
-def retry_after_seconds(error: APIStatusError) -> float:
+def retry_after_seconds(headers: Mapping[str, str]) -> float:
     """Seconds that the header Retry-After asks to wait, at most MAX_RETRY_AFTER_S; 0 without the header.
 
     It is a number or a date (RFC 9110, 10.2.3).
     """
-    value = error.response.headers.get("retry-after", "")
+    value = headers.get("retry-after", "")
     try:
         seconds = float(value)
     except ValueError:

@@ -53,3 +53,8 @@ def http_client(timeout: float) -> Any:
     hooks = {"response": [_bound]}
     headers = {"Accept-Encoding": "identity"}
     return DefaultAsyncHttpxClient(timeout=timeout, follow_redirects=False, event_hooks=hooks, headers=headers)
+
+
+def http_errors() -> tuple[type[Exception], ...]:
+    """What the client raises for a request that was not answered."""
+    return (_http.HTTPError, TimeoutError)

@@ -18,6 +18,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ReplicaState
 
 from actors.reward_input import check_inputs
+from actors.rewards.errors import RewardError
 from actors.spatialscore.scorer import SpatialScorer
 from actors.types import Scores
 from actors.worker_setup import actor_options, init_worker
@@ -102,13 +103,17 @@ class RewardPool:
         """Scores image i under prompt i. `images`: uint8 [B, H, W, 3], or a reference to them.
 
         With a reference the pixels do not pass through the caller. Raises ValueError for wrong images or prompts,
-        ray.exceptions.ObjectLostError if the referenced images are lost, and the last replica's error after all
-        retries.
+        RewardError if the reward breaks its contract, ray.exceptions.ObjectLostError if the referenced images are lost,
+        and the last replica's error after all retries.
         """
         attempt = 0
         while True:
             try:
-                return await self._handle.score.remote(images, tuple(prompts))
+                scores = await self._handle.score.remote(images, tuple(prompts))
+                self.retries += scores.retries
+                return scores
+            except RewardError as error:  # without the traceback of the replica
+                raise RewardError(str(getattr(error, "cause", error))) from None
             except (BackPressureError, RayActorError, ReplicaUnavailableError):
                 if attempt == self._max_retries:
                     raise

@@ -15,7 +15,13 @@ from pipelines.common.paths import run_paths, spatialscore_folder
 from pipelines.common.ports import check_port
 from pipelines.common.scenes_only import check_ablation, check_generated_pairs, check_rules_reward
 from pipelines.common.trackers import check_trackers
-from pipelines.operations.needs import require_cluster, require_key, require_model, require_run_folder
+from pipelines.operations.needs import (
+    require_cluster,
+    require_key,
+    require_model,
+    require_rewards,
+    require_run_folder,
+)
 from pipelines.operations.sent_folder import check_folder
 
 
@@ -252,10 +258,7 @@ def _preferences_services(settings: Settings) -> None:
 
 def _policy_models(settings: Settings) -> None:
     require_model(settings, "flux.model", settings.flux.model, "model_index.json")
-    if settings.uses_reward("detector"):
-        require_model(settings, "detector.model", settings.detector.model, "config.json")
-    if settings.uses_reward("judge"):
-        require_key(settings.judge)
+    require_rewards(settings)
     check_rules_reward(settings)
 
 

@@ -12,6 +12,7 @@ from conf.endpoints import EndpointSettings
 from conf.flux import EMBEDDED
 from pipelines.common.cluster_address import check_address, uses_private_cluster
 from pipelines.common.disk_faults import require_writable
+from pipelines.common.import_path import check_import_path
 from pipelines.common.models import check_model
 from pipelines.common.paths import run_paths
 
@@ -44,3 +45,18 @@ def require_key(endpoint: EndpointSettings) -> None:
     from actors.services.keys import key_of
 
     key_of(endpoint)
+
+
+def require_rewards(settings: Settings) -> None:
+    """What the rewards of a run need from outside: models, keys and tokens, and your own code."""
+    from actors.services.keys import key_in
+
+    if settings.uses_reward("detector"):
+        require_model(settings, "detector.model", settings.detector.model, "config.json")
+    if settings.uses_reward("judge"):
+        require_key(settings.judge)
+    for name, term in settings.used_rewards().items():
+        if term.token_variable:
+            key_in(term.token_variable, f"the token of rewards.{name}")
+        if term.kind_of(name) == "python":
+            check_import_path(name, term.path)

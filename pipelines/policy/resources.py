@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from conf.detector import DetectorSettings
 from conf.policy import PolicySettings
+from conf.rewards import KINDS_WITH_A_SECTION, RewardTerm
 from conf.serving import ServingSettings
 from conf.settings import Settings
 from pipelines.common.resources import ResourceRequest, check_requests
@@ -83,18 +84,28 @@ def detector_request(detector: DetectorSettings) -> ResourceRequest:
     )
 
 
-def reward_request(settings: Settings, kind: str) -> ResourceRequest:
-    """The replicas of a reward of this kind without which a run cannot start."""
+def reward_request(settings: Settings, name: str, term: RewardTerm) -> ResourceRequest:
+    """The replicas of a reward without which a run cannot start."""
+    kind = term.kind_of(name)
     if kind == "spatialscore":
         return spatialscore_request(settings.serving)
     if kind == "detector":
         return detector_request(settings.detector)
-    return rules_request(settings.serving) if kind == "rules" else judge_request(settings.serving)
+    if kind in KINDS_WITH_A_SECTION:
+        return rules_request(settings.serving) if kind == "rules" else judge_request(settings.serving)
+    return ResourceRequest(
+        role=f"replicas of the reward {name}",
+        count=term.min_replicas,
+        cpus=term.cpus,
+        gpus=term.gpus,
+        node_group=term.node_group,
+        hint=f"rewards.{name}.min_replicas, rewards.{name}.cpus or rewards.{name}.gpus",
+    )
 
 
 def reward_requests(settings: Settings) -> tuple[ResourceRequest, ...]:
     """The requests of all rewards of a run."""
-    return tuple(reward_request(settings, term.kind_of(name)) for name, term in settings.used_rewards().items())
+    return tuple(reward_request(settings, name, term) for name, term in settings.used_rewards().items())
 
 
 def resource_requests(settings: Settings) -> tuple[ResourceRequest, ...]:

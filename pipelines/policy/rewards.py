@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,14 +15,16 @@ from ray import serve
 
 from actors.rewards.combine import CombineRule, combine_group, weighted_sum
 from actors.rewards.detector import DIRECTIONS
+from actors.rewards.errors import RewardError
 from actors.rewards.vlm_judge import JudgeReward
-from actors.services.keys import key_of
+from actors.services.keys import key_in, key_of
 from actors.types import Prompt, Relation, Scores
 from actors.worker_setup import actor_options
 from actors.workers.detector import DetectorReplica
 from actors.workers.reward import RewardPool, application_name, autoscaling_config, serve_replicas, start_pool
+from actors.workers.reward_replica import RewardReplica, reward_application
 from conf import UserError
-from conf.rewards import RewardTerm
+from conf.rewards import KINDS_WITH_A_SECTION, RewardTerm
 from conf.settings import Settings
 from pipelines.common.prompts import draw_held_out_prompts, draw_training_prompts
 from pipelines.common.relations import MEANINGS, Fact
@@ -82,7 +86,7 @@ class RewardMix:
         self, rewards: Sequence[RunningReward], images: ray.ObjectRef[np.ndarray], prompts: Sequence[str]
     ) -> dict[str, Scores]:
         """The scores of each reward, by name. See RewardPool.score."""
-        scores = await asyncio.gather(*(reward.pool.score(images, prompts) for reward in rewards))
+        scores = await asyncio.gather(*(_score(reward, images, prompts) for reward in rewards))
         return {reward.name: each for reward, each in zip(rewards, scores, strict=True)}
 
     async def replicas(self) -> list[Replicas]:
@@ -96,6 +100,17 @@ class RewardMix:
             reward.pool.stop()
 
 
+async def _score(reward: RunningReward, images: ray.ObjectRef[np.ndarray], prompts: Sequence[str]) -> Scores:
+    """See RewardPool.score. A watched reward that breaks its contract gives NaN: it does not end a run."""
+    try:
+        return await reward.pool.score(images, prompts)
+    except RewardError as error:
+        if reward.term.trains:
+            raise
+        logging.getLogger(__name__).warning("the watched reward %s has no scores: %s", reward.name, error)
+        return Scores.deterministic([float("nan")] * len(prompts))
+
+
 def start_rewards(settings: Settings) -> RewardMix:
     """Starts a pool for each reward, and waits until all of them answer.
 
@@ -105,19 +120,24 @@ def start_rewards(settings: Settings) -> RewardMix:
     check_rules_reward(settings)
     rewards = settings.used_rewards()
     # Everything that may be refused comes before the first pool, so that no pool is left running.
-    starts = {name: _prepare(settings, name, term.kind_of(name)) for name, term in rewards.items()}
+    starts = {name: _prepare(settings, name, term) for name, term in rewards.items()}
     running: list[RunningReward] = []
     for name, term in rewards.items():
-        running.append(RunningReward(name, term, starts[name](), reward_request(settings, term.kind_of(name))))
+        running.append(RunningReward(name, term, starts[name](), reward_request(settings, name, term)))
     return RewardMix(running, settings.policy.algorithm.combine_rewards)
 
 
-def _prepare(settings: Settings, name: str, kind: str) -> Callable[[], RewardPool]:
+def _prepare(settings: Settings, name: str, term: RewardTerm) -> Callable[[], RewardPool]:
     """What starts the pool of a reward. Raises UserError, before anything is started, if it cannot be started."""
+    kind = term.kind_of(name)
     if kind == "spatialscore":
         return partial(start_pool, settings.serving, served_model(settings), settings.run_dir)
     if kind == "rules":
         return partial(_start_rules, settings, name)
+    if kind not in KINDS_WITH_A_SECTION:
+        token = key_in(term.token_variable, f"the token of rewards.{name}") if term.token_variable else None
+        application = reward_application(name, term, token, os.getcwd(), settings.serving)
+        return partial(_start_pool, application, name, RewardReplica.__name__, settings)
     application = _judge_application(settings) if kind == "judge" else _detector_application(settings)
     deployment = JudgeReward.__name__ if kind == "judge" else DetectorReplica.__name__
     return partial(_start_pool, application, name, deployment, settings)

@@ -15,6 +15,7 @@ from actors.types import PolicyWeights
 from actors.workers.learner_group import LearnerLostError
 from conf.settings import Settings
 from pipelines.common.cluster_address import uses_private_cluster
+from pipelines.common.import_path import check_import_path
 from pipelines.common.lease import check_lease
 from pipelines.common.models import check_model
 from pipelines.common.paths import run_paths
@@ -152,6 +153,9 @@ def check_files(settings: Settings) -> None:
     check_base_model(settings)
     if settings.uses_reward("detector"):
         check_model(settings, "detector.model", settings.detector.model, "config.json")
+    for name, term in settings.used_rewards().items():
+        if term.kind_of(name) == "python":
+            check_import_path(name, term.path)
 
 
 def check_start(settings: Settings) -> None:

@@ -1,0 +1,108 @@
+"""A reward behind HTTP: POST of images and prompts, answered with scores. `reward serve` speaks the same contract.
+
+{"images": ["<base64 PNG>", ...], "prompts": ["a red circle left of a blue square", ...]}
+-> {"mu": [3.1, null, ...], "sigma": [0.2, 0.1, ...]}
+
+`sigma` may be left out. null marks an image without a score. docs/rewards.md states the limits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from actors.images import png_base64
+from actors.reward_input import check_inputs
+from actors.rewards.errors import RewardError
+from actors.rewards.python_reward import read_result
+from actors.services.keys import Key
+from actors.services.responses import retry_after_seconds
+from actors.services.transport import http_client, http_errors
+from actors.types import Scores
+from conf.rewards import RewardTerm
+
+MAX_BODY_BYTES = 32 * 2**20
+"""Bytes of a request at most, as of `reward serve`."""
+_FIRST_WAIT_S, _MAX_WAIT_S = 0.5, 30.0
+
+
+class HttpReward:
+    """Sends `batch_images` images a request, at most MAX_BODY_BYTES, and repeats requests that are not answered."""
+
+    def __init__(self, name: str, term: RewardTerm, token: Key | None, max_body: int = MAX_BODY_BYTES) -> None:
+        """`name`: of the reward, for messages. `token`: sent as a bearer token, and never logged."""
+        self._what, self._term, self._max_body = f"rewards.{name}.url={term.url}", term, max_body
+        self._headers = {"Authorization": f"Bearer {token.value}"} if token else {}
+        self._client: Any = http_client(term.timeout)
+
+    async def score(self, images: np.ndarray | Sequence[np.ndarray], prompts: Sequence[str]) -> Scores:
+        """See Reward. The images of a request that was not answered after all retries have no score.
+
+        Raises RewardError if the service refuses a request, or answers something else than the contract says.
+        """
+        check_inputs(images, prompts)
+        encoded = await asyncio.to_thread(lambda: [png_base64(image) for image in images])
+        parts = [await self._score(files, texts) for files, texts in self._requests(encoded, prompts)]
+        return Scores(
+            np.concatenate([np.zeros(0, np.float32), *(part.mu for part in parts)]),
+            np.concatenate([np.zeros(0, np.float32), *(part.sigma for part in parts)]),
+            retries=sum(part.retries for part in parts),
+        )
+
+    def _requests(self, files: Sequence[str], prompts: Sequence[str]) -> list[tuple[list[str], list[str]]]:
+        """Cuts images and prompts into requests. Raises RewardError for an image that no request can hold."""
+        requests: list[tuple[list[str], list[str]]] = []
+        size = self._max_body
+        for file, prompt in zip(files, prompts, strict=True):
+            bytes_needed = len(file) + 6 * len(prompt) + 100  # a character of a prompt is \\uXXXX at most
+            if bytes_needed > self._max_body:
+                raise RewardError(f"{self._what}: an image of {len(file)} bytes exceeds a request's {self._max_body}")
+            if size + bytes_needed > self._max_body or len(requests[-1][0]) == self._term.batch_images:
+                requests.append(([], []))
+                size = 0
+            size += bytes_needed
+            requests[-1][0].append(file)
+            requests[-1][1].append(prompt)
+        return requests
+
+    async def _score(self, files: list[str], prompts: list[str]) -> Scores:
+        body, retries = {"images": files, "prompts": prompts}, 0
+        while True:
+            reason, wait = "", 0.0
+            try:
+                async with asyncio.timeout(self._term.timeout):
+                    response = await self._client.post(self._term.url, json=body, headers=self._headers)
+            except http_errors() as error:
+                reason = type(error).__name__
+            else:
+                if response.status_code == 200:
+                    scores = self._read(response.text, len(prompts))
+                    return Scores(scores.mu, scores.sigma, retries=retries)
+                reason, wait = f"status {response.status_code}", retry_after_seconds(response.headers)
+                if response.status_code not in (408, 429) and response.status_code < 500:
+                    raise RewardError(f"{self._what} refuses a request with {reason}: {response.text[:200]!r}")
+            if retries == self._term.retries:
+                logging.getLogger(__name__).warning("%s: %d images have no score: %s", self._what, len(files), reason)
+                nothing = np.full(len(files), np.nan, np.float32)
+                return Scores(nothing, np.zeros_like(nothing), retries=retries)
+            backoff = min(_MAX_WAIT_S, _FIRST_WAIT_S * 2**retries) * random.uniform(0.5, 1.5)
+            await asyncio.sleep(max(backoff, wait))
+            retries += 1
+
+    def _read(self, text: str, count: int) -> Scores:
+        """The scores in an answer. Raises RewardError."""
+        try:
+            answer: Any = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise RewardError(f"{self._what} must answer JSON, got {text[:100]!r}") from error
+        if not isinstance(answer, dict) or "mu" not in answer:
+            raise RewardError(f'{self._what} must answer {{"mu": [number, ...]}}, got {text[:100]!r}')
+        values = cast("dict[str, Any]", answer)
+        mu = read_result(values["mu"], count, f"{self._what}: mu").mu
+        return Scores(mu, read_result(values.get("sigma", [0.0] * count), count, f"{self._what}: sigma").mu)

@@ -1,0 +1,21 @@
+"""Opens a reward whose settings are those of its name in section `rewards`."""
+
+from __future__ import annotations
+
+from actors.rewards.base import Reward
+from actors.services.keys import Key
+from conf.rewards import RewardTerm
+
+
+def open_reward(name: str, term: RewardTerm, token: Key | None, folder: str) -> Reward:
+    """The reward called `name`. `token`: of its service. `folder`: where your own modules are found, too.
+
+    Raises RewardError, or another UserError, if it cannot be opened.
+    """
+    if term.kind_of(name) == "python":
+        from actors.rewards.python_reward import PythonReward
+
+        return PythonReward(name, term.path, folder)
+    from actors.rewards.http_reward import HttpReward
+
+    return HttpReward(name, term, token)
