@@ -130,8 +130,10 @@ def _reward_alert(settings: Settings) -> Alert:
 def max_reward_replicas(settings: Settings) -> int:
     """The largest number of replicas that all rewards of the run may have together."""
     serving, detector = settings.serving, settings.detector
+    terms = settings.used_rewards()
     at_maximum = replace(
         settings,
+        rewards={name: replace(term, min_replicas=term.max_replicas) for name, term in terms.items()},
         serving=replace(serving, min_replicas=serving.max_replicas),
         detector=replace(detector, min_replicas=detector.max_replicas),
     )
@@ -158,6 +160,7 @@ def _scaling_advice(settings: Settings) -> str:
         ),
     )
     advice = {reward: raised for used, reward, raised in advice_by_use if used}
+    advice |= {f"for {name}": f"rewards.{name}.max_replicas" for name in settings.replicated_rewards()}
     if not advice:  # only the exact checker, whose single replica no setting makes faster
         return "Set policy.max_staleness=1, so that the exact checker scores images while the learner learns."
     if len(advice) == 1:

@@ -40,7 +40,7 @@ from conf.preferences import PreferencesSettings
 from conf.pretrain import PretrainSettings
 from conf.review import PublishSettings, ReviewSettings
 from conf.reward import RewardSettings, SpatialScoreSettings
-from conf.rewards import JudgeSettings, Rewards, RewardTerm, check_rewards
+from conf.rewards import KINDS_WITH_A_SECTION, JudgeSettings, Rewards, RewardTerm, check_rewards
 from conf.rules import Section, at_least
 from conf.serving import ScoreSettings, ServingSettings
 from conf.tracking import TrackingSettings
@@ -130,6 +130,11 @@ class Settings(Section):
     def used_rewards(self) -> dict[str, RewardTerm]:
         """The rewards that are not left out, by name."""
         return {name: term for name, term in self.rewards.items() if term is not None}
+
+    def replicated_rewards(self) -> list[str]:
+        """The rewards of the training reward whose replicas have settings under their own name."""
+        terms = self.used_rewards().items()
+        return [name for name, term in terms if term.trains and term.kind_of(name) not in KINDS_WITH_A_SECTION]
 
     def training_weight(self, kind: str) -> float:
         """The weight of the rewards of this kind in the training reward; 0 if there is none."""

@@ -153,6 +153,7 @@ def _scaling_hint(settings: Settings) -> str:
         "detector": "detector.max_replicas",
     }
     raised = [name for kind, name in by_kind.items() if settings.trains_on(kind)]
+    raised += [f"rewards.{name}.max_replicas" for name in settings.replicated_rewards()]
     return f"raise {' or '.join(raised) or 'policy.max_staleness'}"
 
 

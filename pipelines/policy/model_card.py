@@ -160,7 +160,7 @@ def describe_rewards(settings: Settings) -> str:
     }
     terms, gates = list[str](), list[str]()
     for key, term in settings.used_rewards().items():
-        name = names.get(term.kind_of(key), key)
+        name = names.get(term.kind_of(key), f"the reward {key}")
         if term.weight:
             terms.append(name if term.weight == 1 else f"{term.weight:g} × {name}")
         if term.at_least is not None:

@@ -24,6 +24,7 @@ from pipelines.scenes.grammar import parse
 from pipelines.scenes.render import lay_out, render
 from tests.support.guide_code import write_programs
 from tests.support.openai_server import Behaviour, ContentRefusal, serving
+from tests.support.ports import free_port
 from tests.support.tiny_owlv2 import save_tiny_owlv2
 
 KEY = "sk-secret-of-the-test"
@@ -202,6 +203,8 @@ def test_your_own_function_and_service_are_rewards_with_replicas_of_their_own(
     """Both are the examples of the guide. One that breaks its contract ends a run if it trains, and is NaN if not."""
     write_programs("rewards.md", tmp_path, "my_rewards.py", "service.py")
     (tmp_path / "wrong_reward.py").write_text("def one_number(images, prompts):\n    return 1.0\n")
+    port = str(free_port())
+    (tmp_path / "service.py").write_text((tmp_path / "service.py").read_text().replace("8100", port))
     monkeypatch.chdir(tmp_path)
     images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
     with subprocess.Popen([sys.executable, "service.py"]) as service:
@@ -212,7 +215,7 @@ def test_your_own_function_and_service_are_rewards_with_replicas_of_their_own(
             "rewards.warm.weight=2",
             "rewards.warm.max_replicas=2",
             "rewards.bright.kind=http",
-            "rewards.bright.url=http://127.0.0.1:8100",
+            f"rewards.bright.url=http://127.0.0.1:{port}",
             "rewards.bright.weight=1",
             "rewards.wrong.kind=python",
             "rewards.wrong.path=wrong_reward:one_number",

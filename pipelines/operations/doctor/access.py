@@ -41,6 +41,9 @@ def _key_variables(settings: Settings) -> Iterator[tuple[str, str]]:
         for name in asked_sections(settings):
             judge = judge_settings(settings, name)
             yield judge.section, judge.key_variable
+    for name, term in settings.used_rewards().items():
+        if policy and term.token_variable:
+            yield f"rewards.{name}", term.token_variable
     if settings.serving.token_variable and policy:
         yield "serving.http", settings.serving.token_variable
 
