@@ -81,7 +81,7 @@ def _draw_texts(draw: ImageDraw.ImageDraw, chosen: Sequence[ChosenOutcome], coun
         first += len(each.shown)
     left, top = ROW_NAMES, height - LEGEND + 6
     for color, text in (
-        (RIGHT, "fully correct: every object and every relation of the prompt"),
+        (RIGHT, "fully correct: the objects and relations of the prompt, and no other object"),
         (WRONG, "not fully correct"),
         (MORE, "shows an object that the prompt does not name"),
     ):

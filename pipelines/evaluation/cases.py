@@ -57,8 +57,8 @@ class Assessment:
 
     @property
     def perfect(self) -> bool:
-        """Whether every object of the prompt is present and every relation holds. Other objects do not count."""
-        return all(self.present.values()) and self.num_right == len(self.outcomes)
+        """Whether every object of the prompt is present, every relation holds, and no other object is shown."""
+        return all(self.present.values()) and self.num_right == len(self.outcomes) and not self.unrequested
 
 
 @dataclass(frozen=True)

@@ -68,10 +68,20 @@ def outcomes_of(results: Sequence[Result]) -> tuple[Outcome, ...]:
         return Outcome(title, note, max_shown, tuple(filter(belongs, results)))
 
     return (
-        outcome("Improved", "More of the prompt is correct after training.", 6, _improved),
+        outcome(
+            "Improved",
+            "More of the prompt is correct after training, or as much with fewer other objects.",
+            6,
+            _improved,
+        ),
         outcome("Correct before and after", "The base image was already fully correct.", 3, _stayed_perfect),
-        outcome("Still wrong", "As much of the prompt is correct as before, but not all of it.", 3, _still_wrong),
-        outcome("Made worse", "Less of the prompt is correct after training.", 3, _made_worse),
+        outcome("Still wrong", "As much is correct as before, but not all of it.", 3, _still_wrong),
+        outcome(
+            "Made worse",
+            "Less of the prompt is correct after training, or an object appeared that it does not name.",
+            3,
+            _made_worse,
+        ),
     )
 
 
@@ -89,13 +99,13 @@ def build_gallery(results: Sequence[Result], paths: RunPaths) -> tuple[Panel, ..
     return tuple(_panel(outcome, results, paths) for outcome in outcomes_of(results) if outcome.results)
 
 
-def _num_satisfied(image: Assessment) -> tuple[int, int]:
-    """(relations that hold, objects that are present): larger is better."""
-    return image.num_right, sum(image.present.values())
+def _rank(image: Assessment) -> tuple[int, int, int]:
+    """(relations that hold, objects that are present, minus objects that nobody asked for): larger is better."""
+    return image.num_right, sum(image.present.values()), -len(image.unrequested)
 
 
 def _improved(result: Result) -> bool:
-    return _num_satisfied(result.policy) > _num_satisfied(result.base)
+    return _rank(result.policy) > _rank(result.base)
 
 
 def _stayed_perfect(result: Result) -> bool:
@@ -103,11 +113,11 @@ def _stayed_perfect(result: Result) -> bool:
 
 
 def _still_wrong(result: Result) -> bool:
-    return _num_satisfied(result.base) == _num_satisfied(result.policy) and not result.policy.perfect
+    return _rank(result.base) == _rank(result.policy) and not result.policy.perfect
 
 
 def _made_worse(result: Result) -> bool:
-    return _num_satisfied(result.policy) < _num_satisfied(result.base)
+    return _rank(result.policy) < _rank(result.base)
 
 
 def _panel(outcome: Outcome, results: Sequence[Result], paths: RunPaths) -> Panel:

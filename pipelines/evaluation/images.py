@@ -87,12 +87,11 @@ def inspect_image(image: np.ndarray, prompt: Prompt, score: float) -> Assessment
     """Assesses an image, uint8 [64, 64, 3], with the exact checker. `score` is its SpatialScore."""
     verdict = check(image, prompt.relations)
     centres = {found.obj.name: (found.x, found.y) for found in inspect(image)}
-    unrequested = tuple(name for name in centres if name not in verdict.present)
     instead = tuple(
         "" if outcome == "right" else describe_instead(relation, centres)
         for relation, outcome in zip(prompt.relations, verdict.outcomes, strict=True)
     )
-    return Assessment(score, verdict.present, verdict.outcomes, instead, unrequested)
+    return Assessment(score, verdict.present, verdict.outcomes, instead, verdict.unrequested)
 
 
 def describe_instead(relation: Relation, centres: dict[str, tuple[float, float]]) -> str:

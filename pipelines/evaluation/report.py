@@ -126,7 +126,7 @@ def _headlines(tables: Tables) -> list[Headline]:
             "perfect",
             "all",
             "Images fully correct",
-            "every object and every relation of the prompt",
+            "every object and every relation of the prompt, and no other object",
         ),
         ("objects", "all", "Objects present", "shown cleanly, exactly once"),
         ("scores", "all", "SpatialScore", "mean score of the reward model"),

@@ -46,7 +46,7 @@ class Tables:
     relations: tuple[Row, ...]  # share of relations that hold: all, short and long prompts
     by_relation: tuple[Row, ...]  # the same by relation
     objects: tuple[Row, ...]  # share of objects shown cleanly, exactly once
-    perfect: tuple[Row, ...]  # share of images with every object and every relation of the prompt right
+    perfect: tuple[Row, ...]  # share of images with the prompt's objects and relations, and no other object
     unrequested: tuple[Row, ...]  # share of images with an object that the prompt does not name
     outcomes: tuple[Row, ...]  # share of relations by outcome
     scores: tuple[Row, ...]  # mean SpatialScore

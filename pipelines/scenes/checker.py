@@ -47,6 +47,7 @@ class Verdict:
 
     present: dict[str, bool]  # object name -> shown cleanly, exactly once
     outcomes: tuple[RelationOutcome, ...]  # per relation
+    unrequested: tuple[str, ...] = ()  # objects that are shown cleanly although the prompt does not name them
 
     @property
     def right(self) -> int:
@@ -55,8 +56,8 @@ class Verdict:
 
     @property
     def perfect(self) -> bool:
-        """Every object is present and every relation holds."""
-        return all(self.present.values()) and self.right == len(self.outcomes)
+        """Every object is present, every relation holds, and no other object is shown."""
+        return all(self.present.values()) and self.right == len(self.outcomes) and not self.unrequested
 
 
 def can_check(flux: FluxSettings) -> bool:
@@ -90,7 +91,8 @@ def check(image: np.ndarray, relations: Sequence[Relation]) -> Verdict:
     """Checks an image, uint8 [64, 64, 3], against the relations of its prompt."""
     found = {each.obj.name: each for each in inspect(image)}
     outcomes: list[RelationOutcome] = [_outcome(relation, found) for relation in relations]
-    return Verdict({name: name in found for name in objects_of(relations)}, tuple(outcomes))
+    present = {name: name in found for name in objects_of(relations)}
+    return Verdict(present, tuple(outcomes), tuple(name for name in found if name not in present))
 
 
 def _outcome(relation: Relation, found: dict[str, Found]) -> RelationOutcome:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.evaluation.gallery import build_gallery
+from pipelines.evaluation.gallery import build_gallery, outcomes_of
 from pipelines.evaluation.report import render_report
 from pipelines.evaluation.tables import tabulate
 from pipelines.policy.lineage import Change, record_changes
@@ -88,12 +88,16 @@ def test_an_object_that_nobody_asked_for_is_named(run: EvaluatedRun, html: str) 
     results = [replace(each, policy=replace(each.policy, unrequested=("red square",))) for each in run.results]
     tables = tabulate(results)
     page = HtmlPage(render_report(run.paths, run.settings, results, tables, 1.0, version=60))
-    shown = sum(len(panel.comparisons) for panel in build_gallery(run.results, run.paths))
+    shown = sum(len(panel.comparisons) for panel in build_gallery(results, run.paths))
     assert page.text.count("also shows: red square") == shown
     row = tables.find("unrequested", "all")
     assert row is not None
     assert (row.base.value, row.policy.value) == (0.0, 1.0)
-    assert tables.perfect == tabulate(run.results).perfect, "it does not change what is fully correct"
+    perfect = tables.find("perfect", "all")
+    assert perfect is not None
+    assert perfect.policy.value == 0.0 < perfect.base.value, "an image with another object is not fully correct"
+    assert not outcomes_of(results)[1].results, "none stayed fully correct"
+    assert sum(len(each.results) for each in outcomes_of(results)) == len(results), "every case has one outcome"
     assert "policy version 60" in page.text
     assert "policy version" not in html.split("<pre>", maxsplit=1)[0]
 

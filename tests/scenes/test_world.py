@@ -15,6 +15,7 @@ from pipelines.scenes.grammar import (
     RELATIONS,
     SHAPES,
     Scene,
+    SceneObject,
     canonical,
     held_out_prompts,
     is_held_out,
@@ -23,7 +24,7 @@ from pipelines.scenes.grammar import (
     training_prompts,
     write_scene,
 )
-from pipelines.scenes.render import holds, lay_out, render, with_double, with_missing, with_recoloured
+from pipelines.scenes.render import Placement, holds, lay_out, render, with_double, with_missing, with_recoloured
 
 
 def scenes(count: int, seed: int = 0) -> list[Scene]:
@@ -101,6 +102,18 @@ def test_smeared_and_merged_objects_do_not_count() -> None:
     merged[20:32, 8:44] = red  # two squares without a gap
     assert not inspect(merged)
     assert not inspect(np.full((64, 64, 3), 240, dtype=np.uint8))
+
+
+def test_an_image_with_an_object_that_nobody_asked_for_is_not_perfect() -> None:
+    scene, rng = parse("a red circle left of a blue square"), np.random.default_rng(4)
+    requested = lay_out(scene, rng)
+    corners = [(x, y) for x in (12.0, 52.0) for y in (12.0, 52.0)]
+    free = max(corners, key=lambda at: min(np.hypot(one.x - at[0], one.y - at[1]) for one in requested))
+    more = Placement(SceneObject("green", "triangle"), *free)
+    alone, crowded = (check(render(placed, rng), scene.relations) for placed in (requested, (*requested, more)))
+    assert (alone.perfect, alone.unrequested) == (True, ())
+    assert (crowded.perfect, crowded.unrequested) == (False, ("green triangle",))
+    assert (crowded.present, crowded.outcomes) == (alone.present, alone.outcomes)
 
 
 def test_corrupted_placements_lack_double_or_change_one_object() -> None:
