@@ -162,7 +162,7 @@ def tracking(
     """
     check_trackers(settings)
     folder = paths.trackers(stage)
-    config = flat({name: asdict(getattr(settings, name)) for name in sections})
+    config = flat({name: values for name, values in asdict(settings).items() if name in sections})
     run = TrackerRun(settings.tracking.project, f"{paths.root.name}-{stage}", str(folder))
     started: list[Tracking] = []
     try:

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from conf import load
 from pipelines.common.paths import RunPaths
 from pipelines.policy.metrics import EvaluationRow, IterationRow, read_evaluations, read_iteration, read_rows
-from pipelines.policy.run_log import RunLog
+from pipelines.policy.run_log import RunLog, track_policy
 
 VALUES: dict[str, Any] = {field.name: 1.0 for field in fields(EvaluationRow)}
 ROW = EvaluationRow(**{**VALUES, "iteration": 7, "images": 2, "best_iteration": 7})
@@ -125,3 +126,8 @@ def test_drivers_are_counted(tmp_path: Path) -> None:
 def test_the_guide_explains_every_field(row: type[IterationRow | EvaluationRow]) -> None:
     guide = (Path(__file__).parents[2] / "docs" / "policy.md").read_text()
     assert [field.name for field in fields(row) if f"`{field.name}`" not in guide] == []
+
+
+def test_settings_of_every_tracked_section_can_be_sent(tmp_path: Path) -> None:
+    with track_policy(load("scenes", [f"run_dir={tmp_path}", "rewards.judge.weight=0"])):
+        pass
