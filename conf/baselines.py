@@ -7,8 +7,17 @@ from typing import ClassVar, Literal
 
 from conf.rules import Section, at_least, one_of
 
-SCORERS = ("PickScore", "HPSv2.1", "HPSv3", "ImageReward", "VQAScore", "UnifiedReward")
-"""Baselines that score an image."""
+KIND_OF_SCORER = {
+    "PickScore": "pickscore",
+    "HPSv2.1": "hpsv2",
+    "HPSv3": "hpsv3",
+    "ImageReward": "imagereward",
+    "VQAScore": "vqascore",
+    "UnifiedReward": "unifiedreward",
+    "CLIP": "clip",
+}
+"""Baselines that are reward models -> the kind of the same reward in section rewards."""
+SCORERS = tuple(KIND_OF_SCORER)
 
 JUDGES = ("GPT-5", "Gemini-2.5-Pro", "Qwen2.5-VL-7B", "Qwen2.5-VL-32B", "Qwen2.5-VL-72B")
 """Baselines behind an endpoint."""
@@ -21,8 +30,8 @@ class BaselinesSettings(Section):
     section: ClassVar[str] = "baselines"
 
     names: tuple[str, ...] = ()
-    """Baselines to run: PickScore, HPSv2.1, HPSv3, ImageReward, VQAScore, UnifiedReward, GPT-5, Gemini-2.5-Pro,
-    Qwen2.5-VL-7B, Qwen2.5-VL-32B, Qwen2.5-VL-72B."""
+    """Baselines to run: PickScore, HPSv2.1, HPSv3, ImageReward, VQAScore, UnifiedReward, CLIP, GPT-5,
+    Gemini-2.5-Pro, Qwen2.5-VL-7B, Qwen2.5-VL-32B, Qwen2.5-VL-72B."""
 
     models: dict[str, str] = field(default_factory=dict[str, str])
     """Baseline -> directory or hub id (for a judge: model name) to use instead of its default."""

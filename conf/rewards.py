@@ -11,7 +11,8 @@ from conf.endpoints import ChatSettings
 from conf.errors import SettingsError
 from conf.rules import above, at_least, check_fields, gpu_count, one_of
 
-RewardKind = Literal["", "spatialscore", "rules", "judge", "detector", "python", "http"]
+RewardKind = Literal["", "spatialscore", "rules", "judge", "detector", "python", "http",
+                     "clip", "pickscore", "hpsv2", "hpsv3", "imagereward", "vqascore", "unifiedreward"]  # fmt: skip
 """What computes a reward. "": the kind that the reward is named after."""
 
 KINDS = tuple(kind for kind in get_args(RewardKind) if kind)
@@ -27,12 +28,15 @@ KINDS_WITH_A_SECTION: Mapping[str, str] = {
 MAX_REQUEST_IMAGES = 64
 """Images of one request to a reward behind HTTP at most, as of `reward serve`."""
 _REPLICAS = ("threads", "cpus", "gpus", "min_replicas", "max_replicas", "node_group", "runtime_env")
+SCORER_KINDS = ("clip", "pickscore", "hpsv2", "hpsv3", "imagereward", "vqascore", "unifiedreward")
+"""Kinds that are published reward models."""
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "python": ("path", *_REPLICAS),
     "http": ("url", "token_variable", "timeout", "retries", "batch_images", *_REPLICAS),
+    **dict.fromkeys(SCORER_KINDS, ("model", "revision", "packages", "batch_images", *_REPLICAS)),
 }
 """Kinds without a section of their own -> the settings that a reward of this kind has beside its kind and weight."""
-_PLACEMENT = (*_REPLICAS, "token_variable", "timeout", "retries", "batch_images")
+_PLACEMENT = (*_REPLICAS, "packages", "token_variable", "timeout", "retries", "batch_images")
 """Settings that do not decide the scores."""
 
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -68,6 +72,15 @@ class RewardTerm:
 
     retries: int = field(default=5, metadata=at_least(0))
     """http: retries of a request without an answer, or with status 408, 429 or 5xx. Then its images have no score."""
+
+    model: str = ""
+    """Published reward models: directory or hub id of the weights. Empty: those of its authors."""
+
+    revision: str = ""
+    """Published reward models: commit or branch of the weights on the hub. Empty: the newest."""
+
+    packages: Literal["pip", "uv", "installed"] = "pip"
+    """Published reward models: install their pinned packages for the replicas alone, or use those that are there."""
 
     batch_images: int = field(default=24, metadata=at_least(1))
     """Images in one forward pass; http: in one request, 64 at most."""

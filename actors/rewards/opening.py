@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from actors.rewards.base import Reward
+from actors.rewards.scorers import SCORERS, ScorerContext, open_scorer
 from actors.services.keys import Key
 from conf.rewards import RewardTerm
 
@@ -12,7 +13,14 @@ def open_reward(name: str, term: RewardTerm, token: Key | None, folder: str) -> 
 
     Raises RewardError, or another UserError, if it cannot be opened.
     """
-    if term.kind_of(name) == "python":
+    kind = term.kind_of(name)
+    if kind in SCORERS:
+        from actors.worker_setup import init_worker
+
+        device = init_worker(term.threads, term.gpus)
+        model, revision = term.model or SCORERS[kind].model, term.revision or "main"
+        return open_scorer(kind, ScorerContext(model, str(device), term.batch_images, revision))
+    if kind == "python":
         from actors.rewards.python_reward import PythonReward
 
         return PythonReward(name, term.path, folder)

@@ -10,6 +10,7 @@ import numpy as np
 from ray import serve
 
 from actors.rewards.opening import open_reward
+from actors.rewards.scorers import SCORERS, runtime_env_of
 from actors.services.keys import Key
 from actors.types import Scores
 from actors.worker_setup import actor_options
@@ -41,9 +42,12 @@ def reward_application(
     name: str, term: RewardTerm, token: Key | None, folder: str, serving: ServingSettings
 ) -> serve.Application:
     """The Serve application of a reward, not yet started. `serving` gives the delays of its autoscaling."""
+    kind, environment = term.kind_of(name), term.runtime_env
+    if kind in SCORERS:
+        environment = runtime_env_of(kind, term.packages, environment)
     replica = serve.deployment(
         autoscaling_config=autoscaling_config(term.min_replicas, term.max_replicas, serving),
-        ray_actor_options=actor_options(term.threads, term.cpus, term.gpus, term.node_group, term.runtime_env),
+        ray_actor_options=actor_options(term.threads, term.cpus, term.gpus, term.node_group, environment),
         max_ongoing_requests=serving.max_ongoing_requests,
     )
     return replica(RewardReplica).bind(name, term, token, folder)

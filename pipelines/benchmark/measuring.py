@@ -6,7 +6,6 @@ interrupted call continues.
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -20,8 +19,9 @@ from ray.util import ActorPool
 from actors.files import delete_files, join, read_file, write_file
 from actors.images import ImageError, decode_image
 from actors.json_files import record_or_none
+from actors.rewards.scorers import runtime_env_of
 from actors.worker_setup import actor_options, init_worker
-from conf.baselines import BaselinesSettings
+from conf.baselines import KIND_OF_SCORER, BaselinesSettings
 from conf.settings import Settings
 from pipelines.benchmark.other_measures import STATISTICS, Measured, measures_of
 from pipelines.benchmark.work import Work, files_of
@@ -29,9 +29,8 @@ from pipelines.common.fingerprints import digest_of
 from pipelines.common.paths import RunPaths
 from pipelines.common.progress_line import Pace, ProgressLine, counted
 from pipelines.policy.image_statistics import image_statistics
-from pipelines.reward.baselines.registry import SCORERS, ScorerContext
+from pipelines.reward.baselines.registry import open_scorer_baseline
 from pipelines.reward.data import Pair
-from pipelines.reward.predictions import PairJudge
 
 STATISTICS_ACTORS = 4
 """Actors that count pixels at once, at most."""
@@ -66,7 +65,9 @@ class Measurer:
 
     def __init__(self, name: str, settings: Settings) -> None:
         """Opens the model of a reward; image statistics need none."""
-        self._judge = None if name == STATISTICS else _open(name, settings.baselines)
+        device = "cuda" if settings.baselines.gpus else "cpu"
+        opened = None if name == STATISTICS else open_scorer_baseline(name, settings.baselines, device)
+        self._judge = opened
 
     def measure(self, chunk: MeasureChunk) -> int:
         """Writes the values of a chunk. Returns the number of its pairs. A pair with a damaged image is left out."""
@@ -150,18 +151,8 @@ def _options(name: str, cfg: BaselinesSettings) -> dict[str, Any]:
         return actor_options(1, 1.0, 0)
     options = actor_options(cfg.threads, cfg.cpus, cfg.gpus)
     if cfg.isolated:
-        pip = {"packages": list(SCORERS[name].requirements), "pip_install_options": ["--no-deps"]}
-        options["runtime_env"] = {**options["runtime_env"], "pip": pip}
+        options["runtime_env"] = runtime_env_of(KIND_OF_SCORER[name], "pip", options["runtime_env"])
     return options
-
-
-def _open(name: str, cfg: BaselinesSettings) -> PairJudge:
-    """Opens a baseline in this process."""
-    module, function = SCORERS[name].opener.split(":")
-    opener = getattr(importlib.import_module(f"pipelines.reward.baselines.{module}"), function)
-    device = "cuda" if cfg.gpus else "cpu"
-    model, revision = cfg.models.get(name, SCORERS[name].model), cfg.revisions.get(name) or "main"
-    return opener(ScorerContext(model, device, cfg.batch_images, revision))
 
 
 def _chunks(settings: Settings, work: Work, name: str, paths: RunPaths) -> list[MeasureChunk]:

@@ -12,9 +12,9 @@ from conf.endpoints import EndpointSettings
 from conf.flux import EMBEDDED
 from pipelines.common.cluster_address import check_address, uses_private_cluster
 from pipelines.common.disk_faults import require_writable
-from pipelines.common.import_path import check_import_path
 from pipelines.common.models import check_model
 from pipelines.common.paths import run_paths
+from pipelines.common.reward_sources import check_reward_sources
 
 
 def require_run_folder(settings: Settings) -> None:
@@ -58,5 +58,4 @@ def require_rewards(settings: Settings) -> None:
     for name, term in settings.used_rewards().items():
         if term.token_variable:
             key_in(term.token_variable, f"the token of rewards.{name}")
-        if term.kind_of(name) == "python":
-            check_import_path(name, term.path)
+    check_reward_sources(settings)

@@ -15,13 +15,13 @@ from actors.types import PolicyWeights
 from actors.workers.learner_group import LearnerLostError
 from conf.settings import Settings
 from pipelines.common.cluster_address import uses_private_cluster
-from pipelines.common.import_path import check_import_path
 from pipelines.common.lease import check_lease
 from pipelines.common.models import check_model
 from pipelines.common.paths import run_paths
 from pipelines.common.progress_line import ProgressLine
 from pipelines.common.prompts import check_prompts, evaluation_notice
 from pipelines.common.resource_wait import wait_with_status
+from pipelines.common.reward_sources import check_reward_sources
 from pipelines.common.run_folder import driving
 from pipelines.common.run_lookup import record_settings
 from pipelines.common.trackers import check_trackers
@@ -153,9 +153,7 @@ def check_files(settings: Settings) -> None:
     check_base_model(settings)
     if settings.uses_reward("detector"):
         check_model(settings, "detector.model", settings.detector.model, "config.json")
-    for name, term in settings.used_rewards().items():
-        if term.kind_of(name) == "python":
-            check_import_path(name, term.path)
+    check_reward_sources(settings)
 
 
 def check_start(settings: Settings) -> None:

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 
+from actors.rewards.batched import BatchedReward
 from pipelines.reward.data import Pair
 
 
@@ -67,37 +68,15 @@ class KeyedPredictions:
         return replace(found, margin=np.where(missing, np.float32(np.nan), found.margin))
 
 
-@dataclass(frozen=True)
-class ImageScores:
-    """A model's scores of B images under their prompts; higher is better."""
-
-    values: np.ndarray  # [B] float32; NaN: no score
-    truncated: np.ndarray  # [B] bool: the model could not read the whole prompt
-
-
-class ImageScorer(Protocol):
-    """A model that scores an image under a prompt."""
-
-    def score(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> ImageScores:
-        """Scores image i, uint8 [H, W, 3], under prompt i."""
-        ...
-
-
 class ScoringJudge:
     """Orders the images of a pair by their scores."""
 
-    def __init__(self, scorer: ImageScorer, batch_images: int) -> None:
-        """`batch_images`: images of one forward pass, at least the two of a pair."""
-        self._scorer, self._pairs = scorer, max(1, batch_images // 2)
+    def __init__(self, scorer: BatchedReward) -> None:
+        """`scorer`: it has an even `batch_images`, so that both images of a pair are in the same forward pass."""
+        self._scorer = scorer
 
     def judge(self, pairs: Sequence[Pair]) -> PairPredictions:
-        """Margins are score differences. Both images of a pair are in the same forward pass."""
-        return PairPredictions.concatenate(
-            [self._judge_batch(pairs[start : start + self._pairs]) for start in range(0, len(pairs), self._pairs)]
-        )
-
-    def _judge_batch(self, pairs: Sequence[Pair]) -> PairPredictions:
+        """Margins are score differences."""
         images = [image for pair in pairs for image in (pair.image_w, pair.image_l)]
-        scores = self._scorer.score(images, [pair.prompt for pair in pairs for _ in range(2)])
-        values = scores.values.reshape(-1, 2).astype(np.float32)
-        return PairPredictions(values[:, 0] - values[:, 1], np.asarray(scores.truncated.reshape(-1, 2).any(1)))
+        values = self._scorer.score(images, [pair.prompt for pair in pairs for _ in range(2)]).mu.reshape(-1, 2)
+        return PairPredictions(values[:, 0] - values[:, 1], self._scorer.truncated([pair.prompt for pair in pairs]))

@@ -12,6 +12,7 @@ import pytest
 
 from actors.images import decode_image
 from actors.json_files import record_or_none
+from actors.rewards.clip import ClipScorer
 from conf import Settings, SettingsError, load
 from pipelines.benchmark.measuring import MeasureChunk, Measurer, check_rewards, measure_sides
 from pipelines.benchmark.other_measures import STATISTICS, Measured, read_measured
@@ -19,7 +20,6 @@ from pipelines.benchmark.report import write_report
 from pipelines.benchmark.work import Work, files_of
 from pipelines.common.paths import RunPaths, run_paths
 from pipelines.policy.image_statistics import image_statistics
-from pipelines.reward.baselines.clip import ClipScorer
 from tests.support.benchmark_run import judge_here, rendered_run
 from tests.support.tiny_clip import save_tiny_clip
 
@@ -81,7 +81,7 @@ def test_values_are_those_of_the_images_of_one_seed(run: tuple[Settings, list[Wo
         base, policy = images_of(paths, name)
         expected = [*image_statistics(base[None])[0], *image_statistics(policy[None])[0]]
         assert statistics.values[number] == pytest.approx(expected)
-        scores = scorer.score([policy, base], [item.prompt] * 2).values
+        scores = scorer.score([policy, base], [item.prompt] * 2).mu
         assert margins.values[number] == [pytest.approx(float(scores[0] - scores[1]), abs=1e-4)]
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from ray.runtime_env import RuntimeEnv
 from safetensors.torch import save_file
 from tokenizers.processors import TemplateProcessing
 from transformers import (
@@ -23,10 +27,23 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from pipelines.reward.baselines import hpsv3, image_reward, unified_reward, vqascore
-from pipelines.reward.baselines.clip import HPSV2_FILE, ClipScorer, from_open_clip, open_hpsv2, open_pickscore
-from pipelines.reward.baselines.hpsv3 import Hpsv3, Hpsv3Scorer
-from pipelines.reward.baselines.registry import ScorerContext
+from actors.rewards import hpsv3, image_reward, unified_reward, vqascore
+from actors.rewards.clip import (
+    HPSV2_FILE,
+    ClipScorer,
+    from_open_clip,
+    open_clip_score,
+    open_hpsv2,
+    open_pickscore,
+)
+from actors.rewards.hpsv3 import Hpsv3, Hpsv3Scorer
+from actors.rewards.opening import open_reward
+from actors.rewards.scorers import SCORERS, ScorerContext, runtime_env_of
+from conf import UserError, load
+from conf.baselines import KIND_OF_SCORER
+from conf.rewards import SCORER_KINDS, RewardTerm
+from pipelines.common.reward_sources import check_reward_sources
+from pipelines.reward.baselines.comparing import ComparingJudge
 from pipelines.reward.data import Pair
 from pipelines.reward.predictions import ScoringJudge
 from tests.support.tiny_clip import SIZES, save_tiny_clip
@@ -48,12 +65,14 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_clip_scores_do_not_depend_on_the_batch_and_mark_truncated_prompts(clip: Path, images: np.ndarray) -> None:
     pairs = [_pair(images), _pair(images[2:], LONG)]
-    predictions = open_pickscore(ScorerContext(str(clip), "cpu", 4)).judge(pairs)
-    alone = open_pickscore(ScorerContext(str(clip), "cpu", 1)).judge(pairs)
+    predictions = ScoringJudge(open_pickscore(ScorerContext(str(clip), "cpu", 4))).judge(pairs)
+    alone = ScoringJudge(open_pickscore(ScorerContext(str(clip), "cpu", 1))).judge(pairs)
     np.testing.assert_allclose(predictions.margin, alone.margin, atol=1e-4)
     assert np.abs(predictions.margin).min() > 1e-4
     assert predictions.truncated.tolist() == [False, True]
-    longer = open_pickscore(ScorerContext(str(clip), "cpu", 4)).judge([_pair(images[2:], LONG + " and so on")])
+    longer = ScoringJudge(open_pickscore(ScorerContext(str(clip), "cpu", 4))).judge(
+        [_pair(images[2:], LONG + " and so on")]
+    )
     assert longer.margin[0] == pytest.approx(predictions.margin[1], abs=1e-5)  # the truncated part is not read
 
 
@@ -62,8 +81,8 @@ def test_hpsv2_translates_the_weight_names_of_open_clip(clip: Path, images: np.n
     for file in clip.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     torch.save({"state_dict": _as_open_clip(model)}, tmp_path / HPSV2_FILE)
-    predictions = open_hpsv2(ScorerContext(str(tmp_path), "cpu", 4)).judge([_pair(images)])
-    expected = ScoringJudge(ClipScorer(model, str(clip), "cpu"), 4).judge([_pair(images)])
+    predictions = ScoringJudge(open_hpsv2(ScorerContext(str(tmp_path), "cpu", 4))).judge([_pair(images)])
+    expected = ScoringJudge(ClipScorer(model, str(clip), "cpu")).judge([_pair(images)])
     np.testing.assert_allclose(predictions.margin, expected.margin, atol=1e-5)
     torch.save({"state_dict": {**_as_open_clip(model), "extra": torch.ones(1)}}, tmp_path / HPSV2_FILE)
     with pytest.raises(ValueError, match="unknown"):
@@ -80,12 +99,12 @@ def test_hpsv2_sees_the_whole_of_an_image_that_is_not_square(clip: Path, tmp_pat
     by_hand[8:24] = wide
     edge = wide.copy()
     edge[:, :6] = 255 - edge[:, :6]  # at the far left, which a crop to 16 x 16 loses
-    baseline = open_hpsv2(ScorerContext(str(tmp_path), "cpu", 4))
+    baseline = ScoringJudge(open_hpsv2(ScorerContext(str(tmp_path), "cpu", 4)))
     assert baseline.judge([_pair(np.stack([by_hand, by_hand]))]).margin[0] == pytest.approx(0, abs=1e-6)
     same = Pair("0", PROMPT, None, wide, by_hand, "perturbed", 1)
     assert baseline.judge([same]).margin[0] == pytest.approx(0, abs=1e-5)
     assert abs(baseline.judge([_pair(np.stack([wide, edge]))]).margin[0]) > 1e-4
-    cropped = open_pickscore(ScorerContext(str(clip), "cpu", 4))
+    cropped = ScoringJudge(open_pickscore(ScorerContext(str(clip), "cpu", 4)))
     assert cropped.judge([_pair(np.stack([wide, edge]))]).margin[0] == pytest.approx(0, abs=1e-6)
 
 
@@ -170,12 +189,12 @@ def test_hpsv3_loads_published_weight_names_and_ignores_padding(images: np.ndarr
     assert dict(scorer._images.size) == {"shortest_edge": 4096, "longest_edge": 4096}, "not the published file's bounds"
     prompts = [PROMPT, "<|Reward|> a red circle", LONG, PROMPT]
     scores = scorer.score(images, prompts)
-    alone = [scorer.score(images[i : i + 1], prompts[i : i + 1]).values[0] for i in range(4)]
-    np.testing.assert_allclose(scores.values, alone, atol=1e-4)
-    assert np.abs(scores.values).max() < 30
-    assert not scores.truncated.any()
+    alone = [scorer.score(images[i : i + 1], prompts[i : i + 1]).mu[0] for i in range(4)]
+    np.testing.assert_allclose(scores.mu, alone, atol=1e-4)
+    assert np.abs(scores.mu).max() < 30
+    assert not scorer.truncated(prompts).any()
     mirrored = images[:1, :, ::-1]
-    assert scorer.score(mirrored, [PROMPT]).values[0] != pytest.approx(scores.values[0], abs=1e-4)
+    assert scorer.score(mirrored, [PROMPT]).mu[0] != pytest.approx(scores.mu[0], abs=1e-4)
     with pytest.raises(RuntimeError, match="Missing key"):
         Hpsv3.from_state(config, {name: value for name, value in named.items() if "layers.1" not in name})
 
@@ -184,7 +203,7 @@ def test_unified_reward_counts_clear_answers_only(images: np.ndarray, tmp_path: 
     save_tiny_vlm(tmp_path)
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path)
     baseline = unified_reward.UnifiedReward(model, str(tmp_path), "cpu", pairs=2, new_tokens=4)
-    predictions = baseline.judge([_pair(images), _pair(images[2:], LONG)])
+    predictions = ComparingJudge(baseline).judge([_pair(images), _pair(images[2:], LONG)])
     assert np.isnan(predictions.margin).all()  # random weights generate no valid answer
     assert unified_reward.parse_answer("... Image 1 is better.") == 1.0
     assert unified_reward.parse_answer("Image 2 is better.") == -1.0
@@ -216,8 +235,8 @@ def test_image_reward_loads_the_published_weight_names(clip: Path, images: np.nd
     torch.save({**published, "blip.vision_proj.weight": torch.zeros(1)}, tmp_path / image_reward.FILE)
     long = " ".join([PROMPT] * 6)
     pairs = [_pair(images), _pair(images[2:], long)]
-    predictions = image_reward.open_image_reward(ScorerContext(str(tmp_path), "cpu", 4)).judge(pairs)
-    alone = ScoringJudge(image_reward.ImageRewardScorer(model, str(tmp_path), "cpu"), 1).judge(pairs)
+    predictions = ScoringJudge(image_reward.open_image_reward(ScorerContext(str(tmp_path), "cpu", 4))).judge(pairs)
+    alone = ScoringJudge(image_reward.ImageRewardScorer(model, str(tmp_path), "cpu", 1)).judge(pairs)
     np.testing.assert_allclose(predictions.margin, alone.margin, rtol=1e-3, atol=1e-4)
     assert np.abs(predictions.margin).min() > 1e-2
     assert predictions.truncated.tolist() == [False, True]
@@ -271,11 +290,79 @@ def test_vqascore_probabilities_do_not_depend_on_the_batch(clip: Path, images: n
         tmp_path / "tower"
     )
     pairs = [_pair(images), _pair(images[2:, :32], LONG)]  # the images of the second pair are not square
-    predictions = vqascore.open_vqascore(ScorerContext(str(tmp_path), "cpu", 4)).judge(pairs)
-    alone = vqascore.open_vqascore(ScorerContext(str(tmp_path), "cpu", 2)).judge(pairs)
+    predictions = ScoringJudge(vqascore.open_vqascore(ScorerContext(str(tmp_path), "cpu", 4))).judge(pairs)
+    alone = ScoringJudge(vqascore.open_vqascore(ScorerContext(str(tmp_path), "cpu", 2))).judge(pairs)
     np.testing.assert_allclose(predictions.margin, alone.margin, atol=1e-6)
     assert (np.abs(predictions.margin) > 1e-7).all()
     assert (np.abs(predictions.margin) < 1).all()
     T5ForConditionalGeneration(config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="mm_projector"):
         vqascore.open_vqascore(ScorerContext(str(tmp_path), "cpu", 4))
+
+
+class Preferring(unified_reward.UnifiedReward):
+    """Prefers the brighter image, and always the first one of two equal ones."""
+
+    def __init__(self) -> None:
+        self.questions = 0
+
+    def compare(self, questions: Sequence[unified_reward.Comparison]) -> list[float]:
+        self.questions += len(questions)
+        return [1.0 if each.first.mean() >= each.second.mean() else -1.0 for each in questions]
+
+
+def test_unified_reward_scores_an_image_by_its_votes_against_the_others_of_its_prompt() -> None:
+    """Equal images tie, because each is preferred when it is shown first."""
+    images = np.stack([np.full((8, 8, 3), grey, np.uint8) for grey in (0, 100, 100, 200, 7)])
+    model = Preferring()
+    scores = model.score(images, ["a", "a", "a", "a", "alone"])
+    assert scores.mu[:4].tolist() == pytest.approx([-1.0, 0.0, 0.0, 1.0]) and np.isnan(scores.mu[4])
+    assert model.questions == 4 * 3
+
+
+def test_clip_score_is_2_5_times_the_cosine_of_one_that_is_not_negative(clip: Path, images: np.ndarray) -> None:
+    """The cosine is computed here from the towers of the model."""
+    model, tokens = CLIPModel.from_pretrained(clip), PreTrainedTokenizerFast.from_pretrained(clip)
+    pixels = CLIPImageProcessorPil.from_pretrained(clip)([images[0]], return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        image = model.visual_projection(model.vision_model(pixels).pooler_output)[0]
+        text = model.text_projection(model.text_model(**tokens([PROMPT], return_tensors="pt")).pooler_output)[0]
+    cosine = float(image @ text / image.norm() / text.norm())
+    score = open_clip_score(ScorerContext(str(clip), "cpu", 4)).score(images[:1], [PROMPT]).mu[0]
+    assert score == pytest.approx(2.5 * max(cosine, 0), abs=1e-5)
+
+
+def test_every_baseline_and_every_kind_of_reward_model_is_the_same_class() -> None:
+    assert set(SCORERS) == set(SCORER_KINDS) == set(KIND_OF_SCORER.values())
+    for entry in SCORERS.values():
+        module, _, function = entry.opener.partition(":")
+        assert callable(getattr(importlib.import_module(f"actors.rewards.{module}"), function))
+
+
+def test_requirements_become_the_runtime_environment_of_a_replica() -> None:
+    pip = runtime_env_of("hpsv3", "pip", {"env_vars": {"A": "1"}})
+    assert pip["pip"] == {"packages": list(SCORERS["hpsv3"].requirements), "pip_install_options": ["--no-deps"]}
+    assert pip["env_vars"] == {"A": "1"}
+    uv = runtime_env_of("hpsv3", "uv", {})
+    assert uv == {"uv": {"packages": pip["pip"]["packages"], "uv_pip_install_options": ["--no-deps"]}}
+    assert runtime_env_of("hpsv3", "installed", {}) == {}
+    assert runtime_env_of("hpsv3", "pip", {"uv": ["mine"]}) == {"uv": ["mine"]}
+    for environment in (pip, uv):
+        RuntimeEnv(**environment)  # Ray checks the form
+
+
+def test_a_reward_model_of_the_settings_scores_like_its_class(clip: Path, images: np.ndarray) -> None:
+    term = RewardTerm(kind="pickscore", weight=1.0, model=str(clip), packages="installed")
+    scores = cast(Any, open_reward("mine", term, None, "")).score(images, [PROMPT] * len(images))
+    expected = open_pickscore(ScorerContext(str(clip), "cpu", 24)).score(images, [PROMPT] * len(images))
+    assert scores.mu.tolist() == expected.mu.tolist()
+
+
+def test_a_reward_model_that_cannot_be_loaded_is_refused_before_anything_starts() -> None:
+    for words, message in (
+        (["rewards.hpsv3=1"], r"rewards\.hpsv3\.gpus is 0, but hpsv3 has 8\.3 billion parameters"),
+        (["rewards.hpsv3=1", "rewards.hpsv3.gpus=1", "rewards.hpsv3.packages=installed"], "needs the package hpsv3"),
+        (["rewards.pickscore=1", "rewards.pickscore.model=/nowhere"], r"rewards\.pickscore\.model=/nowhere: there is"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_reward_sources(load("scenes", words))

@@ -145,7 +145,7 @@ def test_a_judge_without_its_key_is_a_user_error(settings: Settings, monkeypatch
 
 def test_a_baseline_without_its_package_is_a_user_error(settings: Settings) -> None:
     installed = replace(settings, baselines=replace(settings.baselines, isolated=False, models={"HPSv3": "weights"}))
-    with pytest.raises(SettingsError, match=r"HPSv3 needs the package hpsv3.*baselines\.isolated=true"):
+    with pytest.raises(UserError, match=r"hpsv3 needs the package hpsv3.*baselines\.isolated=true"):
         predict_by_baseline("HPSv3", installed, print)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from conf.baselines import BaselinesSettings
 from conf.rewards import JudgeSettings
 from conf.settings import Settings
 from pipelines.common.paths import RunPaths
-from pipelines.reward.baselines.registry import JUDGES, SCORERS, ScorerContext
+from pipelines.reward.baselines.registry import JUDGES, open_scorer_baseline
 from pipelines.reward.baselines.vlm import JudgeForm, VlmJudge
 from pipelines.reward.data import Pair, read_place
 from pipelines.reward.predictions import PairJudge, PairPredictions
@@ -75,9 +74,7 @@ def open_baseline(plan: BaselinePlan, settings: Settings, device: str, key: Key,
         budget = LocalBudget(BudgetTracker(settings.budget, str(paths.account)))
         cache = settings.budget.cache or str(paths.answers)
         return VlmJudge(judge_settings(plan, settings.baselines), key, plan.form, cache, budget)
-    module, function = SCORERS[plan.name].opener.split(":")
-    opener = getattr(importlib.import_module(f"pipelines.reward.baselines.{module}"), function)
-    return opener(ScorerContext(plan.model, device, settings.baselines.batch_images, plan.revision or "main"))
+    return open_scorer_baseline(plan.name, settings.baselines, device)
 
 
 def judge_settings(plan: BaselinePlan, cfg: BaselinesSettings) -> JudgeSettings:

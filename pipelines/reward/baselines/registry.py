@@ -1,29 +1,18 @@
-"""The known baselines: the function that opens each, its weights, and the packages that its process needs.
-
-Every adapter uses classes of transformers. The version is pinned here, so that a baseline does not change when the
-project upgrades, and does not conflict with the packages of another baseline.
-"""
+"""The baselines by the names that tables show: reward models of `actors.rewards`, and judges behind endpoints."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from huggingface_hub import hf_hub_download
+from actors.rewards.batched import BatchedReward
+from actors.rewards.scorers import SCORERS as ENTRIES
+from actors.rewards.scorers import ScorerContext, ScorerEntry, open_scorer
+from conf.baselines import KIND_OF_SCORER, BaselinesSettings
+from pipelines.reward.predictions import PairJudge, ScoringJudge
 
-_TRANSFORMERS = "transformers==5.23.0"
 _OPENAI_API = "https://api.openai.com/v1"
 _GEMINI_API = "https://generativelanguage.googleapis.com/v1beta/openai/"
 _LOCAL_API = "http://127.0.0.1:8000/v1"  # the default of `vllm serve`
-
-
-@dataclass(frozen=True)
-class ScorerEntry:
-    """A baseline whose weights are loaded here."""
-
-    opener: str  # "module:function" of pipelines.reward.baselines: ScorerContext -> PairJudge
-    model: str  # hub id
-    requirements: tuple[str, ...]  # pip requirements of its runtime environment
-    billions: float  # parameters, with all towers
 
 
 @dataclass(frozen=True)
@@ -35,31 +24,8 @@ class JudgeEntry:
     key_variable: str  # name of the driver's environment variable that holds the key
 
 
-@dataclass(frozen=True)
-class ScorerContext:
-    """The input of a baseline's opener."""
-
-    model: str  # directory or hub id
-    device: str
-    batch_images: int  # images of one forward pass
-    revision: str = "main"  # of the weights on the hub: a commit or a branch
-
-
-def download(context: ScorerContext, file: str) -> str:
-    """The local path of a file of the weights on the hub."""
-    return hf_hub_download(context.model, file, revision=context.revision)
-
-
-SCORERS: dict[str, ScorerEntry] = {
-    "PickScore": ScorerEntry("clip:open_pickscore", "yuvalkirstain/PickScore_v1", (_TRANSFORMERS,), 0.99),
-    "HPSv2.1": ScorerEntry("clip:open_hpsv2", "xswu/HPSv2", (_TRANSFORMERS,), 0.99),
-    "HPSv3": ScorerEntry("hpsv3:open_hpsv3", "MizzenAI/HPSv3", (_TRANSFORMERS, "hpsv3==1.0.0"), 8.3),
-    "ImageReward": ScorerEntry("image_reward:open_image_reward", "THUDM/ImageReward", (_TRANSFORMERS,), 0.45),
-    "VQAScore": ScorerEntry("vqascore:open_vqascore", "zhiqiulin/clip-flant5-xxl", (_TRANSFORMERS,), 11.5),
-    "UnifiedReward": ScorerEntry(
-        "unified_reward:open_unified_reward", "CodeGoat24/UnifiedReward-qwen-7b", (_TRANSFORMERS,), 8.3
-    ),
-}
+SCORERS: dict[str, ScorerEntry] = {name: ENTRIES[kind] for name, kind in KIND_OF_SCORER.items()}
+"""Name of a baseline -> the reward model, which is the training reward of that kind, too."""
 
 JUDGES: dict[str, JudgeEntry] = {
     "GPT-5": JudgeEntry(_OPENAI_API, "gpt-5", "OPENAI_API_KEY"),
@@ -68,3 +34,17 @@ JUDGES: dict[str, JudgeEntry] = {
     "Qwen2.5-VL-32B": JudgeEntry(_LOCAL_API, "Qwen/Qwen2.5-VL-32B-Instruct", "VLLM_API_KEY"),
     "Qwen2.5-VL-72B": JudgeEntry(_LOCAL_API, "Qwen/Qwen2.5-VL-72B-Instruct", "VLLM_API_KEY"),
 }
+
+
+def open_scorer_baseline(name: str, cfg: BaselinesSettings, device: str) -> PairJudge:
+    """Opens a reward model in this process, to order the images of pairs."""
+    model, revision = cfg.models.get(name, SCORERS[name].model), cfg.revisions.get(name) or "main"
+    even = 2 * max(1, cfg.batch_images // 2)
+    reward = open_scorer(KIND_OF_SCORER[name], ScorerContext(model, device, even, revision))
+    if isinstance(reward, BatchedReward):
+        return ScoringJudge(reward)
+    from actors.rewards.unified_reward import UnifiedReward
+    from pipelines.reward.baselines.comparing import ComparingJudge
+
+    assert isinstance(reward, UnifiedReward)
+    return ComparingJudge(reward)

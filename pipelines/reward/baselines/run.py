@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,10 +14,11 @@ import ray
 
 from actors.files import write_file
 from actors.json_files import record_or_none
+from actors.rewards.scorers import MAX_BILLIONS_ON_CPU, require_installed, runtime_env_of
 from actors.services.keys import Key, key_of
 from actors.worker_setup import actor_options
 from conf import SettingsError
-from conf.baselines import BaselinesSettings
+from conf.baselines import KIND_OF_SCORER, BaselinesSettings
 from conf.settings import Settings
 from pipelines.common.paths import run_paths
 from pipelines.common.progress_line import Pace, ProgressLine, counted
@@ -28,9 +28,6 @@ from pipelines.reward.baselines.registry import JUDGES, SCORERS
 from pipelines.reward.locations import HELD_OUT, PairSource, pair_source
 from pipelines.reward.predictions import KeyedPredictions, PairKey, PairPredictions
 from pipelines.reward.row_groups import find_rows
-
-MAX_BILLIONS_ON_CPU = 1.0
-"""Parameters, in billions, of a scorer that may run without a GPU."""
 
 
 def predict_by_baseline(name: str, settings: Settings, log: Callable[[str], None]) -> KeyedPredictions:
@@ -68,16 +65,8 @@ def require_device(names: Sequence[str], cfg: BaselinesSettings) -> None:
 
 def _require_packages(name: str, cfg: BaselinesSettings) -> None:
     """Raises SettingsError if a scorer is to use the installed packages, and one of them is missing."""
-    if cfg.isolated or name not in SCORERS:
-        return
-    for requirement in SCORERS[name].requirements:
-        package = requirement.partition("==")[0]
-        try:
-            importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            raise SettingsError(
-                f"the baseline {name} needs the package {package}, which is not installed: set baselines.isolated=true"
-            ) from None
+    if not cfg.isolated and name in SCORERS:
+        require_installed(KIND_OF_SCORER[name], "set baselines.isolated=true")
 
 
 def plan_of(name: str, cfg: BaselinesSettings) -> BaselinePlan:
@@ -149,8 +138,7 @@ def _read(file: Path, count: int) -> PairPredictions | None:
 def _actor_options(name: str, cfg: BaselinesSettings) -> dict[str, Any]:
     options = actor_options(cfg.threads, cfg.cpus, cfg.gpus)
     if cfg.isolated and name in SCORERS:
-        pip = {"packages": list(SCORERS[name].requirements), "pip_install_options": ["--no-deps"]}
-        options["runtime_env"] = {**options["runtime_env"], "pip": pip}
+        options["runtime_env"] = runtime_env_of(KIND_OF_SCORER[name], "pip", options["runtime_env"])
     return options
 
 

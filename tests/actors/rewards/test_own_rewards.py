@@ -24,7 +24,7 @@ from actors.services.keys import Key
 from actors.types import Scores
 from conf import SettingsError, load
 from conf.rewards import RewardTerm
-from pipelines.common.import_path import check_import_path
+from pipelines.common.reward_sources import check_import_path
 from tests.support.guide_code import write_programs
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, BlipConfig, BlipVisionModel, CLIPImageProcessorPil
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
-from pipelines.reward.baselines.registry import ScorerContext, download
-from pipelines.reward.predictions import ImageScores, PairJudge, ScoringJudge
+from actors.rewards.batched import BatchedReward
+from actors.rewards.scorers import ScorerContext, download
 
 FILE = "ImageReward.pt"
 TOKENIZER = "google-bert/bert-base-uncased"
@@ -55,28 +55,31 @@ class ImageReward(nn.Module):
         return (value[:, 0] - MEAN) / STD
 
 
-class ImageRewardScorer:
+class ImageRewardScorer(BatchedReward):
     """Scores images under prompts with ImageReward."""
 
-    def __init__(self, model: ImageReward, tokenizer: str, device: str) -> None:
-        self._model, self._device = model.to(device).eval(), device
+    def __init__(self, model: ImageReward, tokenizer: str, device: str, batch_images: int = 16) -> None:
+        self._model, self._device, self.batch_images = model.to(device).eval(), device, batch_images
         self._tokenizer = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
         side = cast(int, model.vision.config.image_size)
         self._images = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 
     @torch.inference_mode()
-    def score(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> ImageScores:
-        """Scores image i under prompt i. A prompt longer than 35 tokens is truncated."""
-        lengths = [len(ids) for ids in self._tokenizer(list(prompts))["input_ids"]]
+    def score_batch(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> np.ndarray:
+        """See BatchedReward. A prompt longer than 35 tokens is truncated."""
         rows = self._tokenizer(list(prompts), padding=True, truncation=True, max_length=TOKENS, return_tensors="pt").to(
             self._device
         )
         pixels = self._images([Image.fromarray(image) for image in images], return_tensors="pt").to(self._device)
         values = self._model(rows["input_ids"], rows["attention_mask"], pixels["pixel_values"])
-        return ImageScores(values.cpu().numpy(), np.array(lengths) > TOKENS)
+        return values.cpu().numpy()
+
+    def truncated(self, prompts: Sequence[str]) -> np.ndarray:
+        """See BatchedReward."""
+        return np.array([len(ids) > TOKENS for ids in self._tokenizer(list(prompts))["input_ids"]], bool)
 
 
-def open_image_reward(context: ScorerContext) -> PairJudge:
+def open_image_reward(context: ScorerContext) -> ImageRewardScorer:
     """Opens ImageReward from a directory that also holds a BlipConfig and the tokenizer, or from the hub."""
     local = Path(context.model).is_dir()
     file = str(Path(context.model) / FILE) if local else download(context, FILE)
@@ -85,8 +88,8 @@ def open_image_reward(context: ScorerContext) -> PairJudge:
     )
     model = ImageReward(config)
     model.load_state_dict(from_published(torch.load(file, map_location="cpu", weights_only=True)))
-    scorer = ImageRewardScorer(model, context.model if local else TOKENIZER, context.device)
-    return ScoringJudge(scorer, context.batch_images)
+    tokenizer = context.model if local else TOKENIZER
+    return ImageRewardScorer(model, tokenizer, context.device, context.batch_images)
 
 
 _RENAMED = (

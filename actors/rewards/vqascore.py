@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionModel, T5Config, T5ForConditionalGeneration
 
-from pipelines.reward.baselines.registry import ScorerContext
-from pipelines.reward.predictions import ImageScores, PairJudge, ScoringJudge
+from actors.rewards.batched import BatchedReward
+from actors.rewards.scorers import ScorerContext
 
 TOKENIZER = "google/flan-t5-xxl"
 TOWER = "openai/clip-vit-large-patch14-336"
@@ -36,11 +36,20 @@ class ClipFlanT5(T5ForConditionalGeneration):
         self.mm_projector = nn.Sequential(nn.Linear(features, width), nn.GELU(), nn.Linear(width, width))
 
 
-class VqaScorer:
+class VqaScorer(BatchedReward):
     """Scores images under prompts by P("Yes"). Prompts are not truncated."""
 
-    def __init__(self, model: ClipFlanT5, tower: CLIPVisionModel, tokenizer: str, processor: str, device: str) -> None:
+    def __init__(
+        self,
+        model: ClipFlanT5,
+        tower: CLIPVisionModel,
+        tokenizer: str,
+        processor: str,
+        device: str,
+        batch_images: int = 16,
+    ) -> None:
         """`tokenizer`, `processor`: directory or hub id of the tokenizer and of the image processor."""
+        self.batch_images = batch_images
         self._model: Any = cast(nn.Module, model).to(device).eval()
         self._tower: Any = cast(nn.Module, tower).to(device).eval()
         self._device = device
@@ -48,8 +57,8 @@ class VqaScorer:
         self._images = CLIPImageProcessorPil.from_pretrained(processor)
 
     @torch.inference_mode()
-    def score(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> ImageScores:
-        """Scores image i under prompt i by the geometric mean of the answer's token probabilities, as published."""
+    def score_batch(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> np.ndarray:
+        """See BatchedReward. The score is the geometric mean of the answer's token probabilities, as published."""
         squares = [self._square(image) for image in images]
         pixels = self._images(squares, return_tensors="pt")["pixel_values"].to(self._device, self._tower.dtype)
         features = self._tower(pixel_values=pixels, output_hidden_states=True).hidden_states[LAYER][:, 1:]
@@ -61,7 +70,7 @@ class VqaScorer:
         answer = self._ids("Yes").repeat(len(rows), 1)  # two ids with the end; T5 needs them contiguous
         logits = self._model(inputs_embeds=embeddings, attention_mask=mask.long(), labels=answer).logits
         loss = F.cross_entropy(logits.float().transpose(1, 2), answer, reduction="none").mean(1)  # [B]
-        return ImageScores((-loss).exp().cpu().numpy(), np.zeros(len(prompts), bool))
+        return (-loss).exp().cpu().numpy()
 
     def _embed(self, prompt: str, image: Tensor) -> Tensor:
         """Embeddings [L, D] of the question around the image features. Both texts end in </s>, as in training."""
@@ -80,7 +89,7 @@ class VqaScorer:
         return square
 
 
-def open_vqascore(context: ScorerContext) -> PairJudge:
+def open_vqascore(context: ScorerContext) -> VqaScorer:
     """Opens CLIP-FlanT5 from a directory with tokenizer, image processor and the CLIP in `tower`, or from the hub.
 
     Raises ValueError if the weights lack the projector.
@@ -95,4 +104,4 @@ def open_vqascore(context: ScorerContext) -> PairJudge:
     if missing:
         raise ValueError(f"{context.model} is not a complete CLIP-FlanT5: it lacks {sorted(missing)[:3]}")
     clip = CLIPVisionModel.from_pretrained(tower, dtype=dtype)
-    return ScoringJudge(VqaScorer(model, clip, tokenizer, tower, context.device), context.batch_images)
+    return VqaScorer(model, clip, tokenizer, tower, context.device, context.batch_images)

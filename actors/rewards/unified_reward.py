@@ -1,4 +1,7 @@
-"""UnifiedReward: a Qwen2.5-VL-7B that sees two images and says which is better. It is asked in both orders."""
+"""UnifiedReward: a Qwen2.5-VL-7B that sees two images and says which is better. It is asked in both orders.
+
+As a reward it compares the images of a group with each other: G (G - 1) questions for a group of G images.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,9 @@ from PIL import Image
 from torch import nn
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
-from pipelines.reward.baselines.position_bias import combine_orders
-from pipelines.reward.baselines.registry import ScorerContext
-from pipelines.reward.data import Pair
-from pipelines.reward.predictions import PairJudge, PairPredictions
+from actors.reward_input import check_inputs
+from actors.rewards.scorers import ScorerContext
+from actors.types import Scores
 
 QUESTION = (
     "You are given a text caption and two generated images based on that caption. Your task is to evaluate and compare "
@@ -36,14 +38,16 @@ _END = "<|im_end|>\n<|im_start|>assistant\n"
 
 
 @dataclass(frozen=True)
-class _Question:
+class Comparison:
+    """A question: which of two images is better under a prompt."""
+
     first: np.ndarray  # uint8 [H, W, 3]
     second: np.ndarray
     prompt: str
 
 
 class UnifiedReward:
-    """Generates an answer to each question greedily."""
+    """Compares images of one prompt. It generates an answer to each question greedily."""
 
     def __init__(
         self, model: Qwen2_5_VLForConditionalGeneration, source: str, device: str, pairs: int, new_tokens: int
@@ -56,21 +60,34 @@ class UnifiedReward:
         self._image_id = self._tokenizer.convert_tokens_to_ids("<|image_pad|>")
         self._pairs, self._new_tokens = pairs, new_tokens
 
-    def judge(self, pairs: Sequence[Pair]) -> PairPredictions:
-        """Asks with the winner first and with the loser first. Answers that contradict each other are a tie."""
-        winner_first = [_Question(pair.image_w, pair.image_l, pair.prompt) for pair in pairs]
-        loser_first = [_Question(pair.image_l, pair.image_w, pair.prompt) for pair in pairs]
-        answers = self._answers([*winner_first, *loser_first])
-        return combine_orders(answers[: len(pairs)], answers[len(pairs) :])
+    def score(self, images: np.ndarray | Sequence[np.ndarray], prompts: Sequence[str]) -> Scores:
+        """Scores image i by its mean vote against every other image of the call under the same prompt, -1 to 1.
 
-    def _answers(self, questions: Sequence[_Question]) -> list[float]:
+        The vote of a pair is that of both orders: 1 or -1 if they agree, 0 if they contradict each other. NaN for an
+        image without another one of its prompt, or without any answer.
+        """
+        check_inputs(images, prompts)
+        pairs = [
+            (one, other)
+            for one, prompt in enumerate(prompts)
+            for other in range(len(prompts))
+            if one != other and prompts[other] == prompt
+        ]
+        answers = self.compare([Comparison(images[one], images[other], prompts[one]) for one, other in pairs])
+        votes = np.full((len(prompts), len(prompts)), np.nan)
+        for (one, other), answer in zip(pairs, answers, strict=True):
+            votes[one, other] = answer
+        return Scores.deterministic(_mean_votes(votes).tolist())
+
+    def compare(self, questions: Sequence[Comparison]) -> list[float]:
+        """The answers: 1 for the first image, -1 for the second, 0 for neither, NaN for no clear answer."""
         answers: list[float] = []
         for start in range(0, len(questions), self._pairs):
             answers += [parse_answer(text) for text in self._generate(questions[start : start + self._pairs])]
         return answers
 
     @torch.inference_mode()
-    def _generate(self, questions: Sequence[_Question]) -> list[str]:
+    def _generate(self, questions: Sequence[Comparison]) -> list[str]:
         images = [Image.fromarray(image) for question in questions for image in (question.first, question.second)]
         patches = self._images(images, return_tensors="pt").to(self._device)
         counts = (patches["image_grid_thw"].prod(1) // self._images.merge_size**2).view(-1, 2).tolist()
@@ -100,7 +117,14 @@ def parse_answer(text: str) -> float:
     return values[0] if len(values) == 1 else float("nan")
 
 
-def open_unified_reward(context: ScorerContext) -> PairJudge:
+def _mean_votes(votes: np.ndarray) -> np.ndarray:
+    """Means [B] of the votes of both orders. `votes` [B, B]: the answer with image i first and image j second."""
+    both = (votes - votes.T) / 2
+    counts = np.isfinite(both).sum(1)
+    return np.where(counts > 0, np.nansum(both, 1) / np.maximum(counts, 1), np.nan)
+
+
+def open_unified_reward(context: ScorerContext) -> UnifiedReward:
     """Opens UnifiedReward from a directory or hub id in transformers format."""
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(context.model, dtype="auto", revision=context.revision)
     return UnifiedReward(model, context.model, context.device, max(1, context.batch_images // 2), MAX_NEW_TOKENS)

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, Qwen2VLConfig, Qwen2VLImageProcessorPil, Qwen2VLModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from pipelines.reward.baselines.registry import ScorerContext, download
-from pipelines.reward.predictions import ImageScores, PairJudge, ScoringJudge
+from actors.rewards.batched import BatchedReward
+from actors.rewards.scorers import ScorerContext, download
 
 BASE = "Qwen/Qwen2-VL-7B-Instruct"
 FILE = "HPSv3.safetensors"
@@ -76,12 +76,14 @@ class Hpsv3(nn.Module):
         return self.rm_head(hidden[ids == reward_id].float())[:, 0]
 
 
-class Hpsv3Scorer:
+class Hpsv3Scorer(BatchedReward):
     """Scores images under prompts with HPSv3. Prompts are not truncated."""
 
-    def __init__(self, model: Hpsv3, base: str, template: str, device: str, pixels: int = PIXELS) -> None:
+    def __init__(
+        self, model: Hpsv3, base: str, template: str, device: str, batch_images: int = 16, pixels: int = PIXELS
+    ) -> None:
         """`base`: directory or hub id of tokenizer and image processor. `template`: the prompt, with {text_prompt}."""
-        self._model, self._device = model.to(device).eval(), device
+        self._model, self._device, self.batch_images = model.to(device).eval(), device, batch_images
         self._model.rm_head.float()
         self._tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
         self._tokenizer.add_special_tokens({"additional_special_tokens": [TOKEN]})
@@ -91,8 +93,8 @@ class Hpsv3Scorer:
         self._image_id, self._reward_id = self._tokenizer.convert_tokens_to_ids(["<|image_pad|>", TOKEN])
 
     @torch.inference_mode()
-    def score(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> ImageScores:
-        """Scores image i under prompt i. Special tokens in a prompt are split, so that they are plain text."""
+    def score_batch(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> np.ndarray:
+        """See BatchedReward. Special tokens in a prompt are split, so that they are plain text."""
         patches = self._images([Image.fromarray(image) for image in images], return_tensors="pt").to(self._device)
         tokens = patches["image_grid_thw"].prod(1) // self._images.merge_size**2
         texts = [
@@ -109,16 +111,16 @@ class Hpsv3Scorer:
             self._image_id,
             self._reward_id,
         )
-        return ImageScores(mu.float().cpu().numpy(), np.zeros(len(prompts), bool))
+        return mu.float().cpu().numpy()
 
 
-def open_hpsv3(context: ScorerContext) -> PairJudge:
+def open_hpsv3(context: ScorerContext) -> Hpsv3Scorer:
     """Opens HPSv3 from a directory that also holds its base's configuration, or from the hub."""
     local = Path(context.model).is_dir()
     base = context.model if local else BASE
     file = str(Path(context.model) / FILE) if local else download(context, FILE)
     model = Hpsv3.from_state(Qwen2VLConfig.from_pretrained(base), load_file(file))
-    return ScoringJudge(Hpsv3Scorer(model, base, published_template(), context.device), context.batch_images)
+    return Hpsv3Scorer(model, base, published_template(), context.device, context.batch_images)
 
 
 def published_template() -> str:
@@ -129,7 +131,9 @@ def published_template() -> str:
     try:
         files = importlib.metadata.files("hpsv3") or []
     except importlib.metadata.PackageNotFoundError as error:
-        raise FileNotFoundError("the package hpsv3 is not installed: set baselines.isolated=true") from error
+        raise FileNotFoundError(
+            "the package hpsv3 is not installed: set baselines.isolated=true, or rewards.hpsv3.packages=pip"
+        ) from error
     source = next(file for file in files if str(file) == TEMPLATE_FILE).read_text()
     texts = {
         statement.targets[0].id: statement.value.value

@@ -1,4 +1,7 @@
-"""Whether the code of your own reward is there. It is not run: it may need packages that only its replicas have."""
+"""Whether what a reward loads is there: your own code, or the weights and packages of a published model.
+
+Your code is not run: it may need packages that only its replicas have.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ import os
 import sys
 from pathlib import Path
 
-from conf import SettingsError
+from actors.rewards.scorers import MAX_BILLIONS_ON_CPU, SCORERS, require_installed
+from conf import Settings, SettingsError
+from pipelines.common.models import check_model
 
 
 def check_import_path(name: str, path: str) -> None:
@@ -59,3 +64,22 @@ def _names(tree: ast.Module) -> set[str]:
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
     return names
+
+
+def check_reward_sources(settings: Settings) -> None:
+    """Raises SettingsError for a reward whose code, weights, packages or GPU are not there. Imports no model."""
+    for name, term in settings.used_rewards().items():
+        kind = term.kind_of(name)
+        if kind == "python":
+            check_import_path(name, term.path)
+        if kind not in SCORERS:
+            continue
+        if term.model:
+            check_model(settings, f"rewards.{name}.model", term.model, "config.json")
+        elif not term.gpus and SCORERS[kind].billions > MAX_BILLIONS_ON_CPU:
+            raise SettingsError(
+                f"rewards.{name}.gpus is 0, but {kind} has {SCORERS[kind].billions:g} billion parameters and needs "
+                f"minutes an image on a CPU: set rewards.{name}.gpus=1, or name smaller weights in rewards.{name}.model"
+            )
+        if term.packages == "installed" and not term.runtime_env:
+            require_installed(kind, f"set rewards.{name}.packages=pip")

@@ -1,4 +1,4 @@
-"""PickScore and HPSv2.1: the cosine of image and text in CLIP ViT-H-14. They read 77 tokens of a prompt."""
+"""CLIP score, PickScore and HPSv2.1: the cosine of image and text in a CLIP. They read 77 tokens of a prompt."""
 
 from __future__ import annotations
 
@@ -13,20 +13,32 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
-from pipelines.reward.baselines.registry import ScorerContext, download
-from pipelines.reward.predictions import ImageScores, PairJudge, ScoringJudge
+from actors.rewards.batched import BatchedReward
+from actors.rewards.scorers import ScorerContext, download
 
 PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
-"""Tokenizer, image processor and configuration of both models."""
+"""Tokenizer, image processor and configuration of PickScore and HPSv2.1."""
 HPSV2_FILE = "HPS_v2.1_compressed.pt"
 
 
-class ClipScorer:
-    """Scores by logit scale x cosine(image, text)."""
+class ClipScorer(BatchedReward):
+    """Scores by scale x cosine(image, text)."""
 
-    def __init__(self, model: CLIPModel, processor: str, device: str, letterbox: bool = False) -> None:
-        """`letterbox`: pad an image that is not square with black; otherwise its longer side is cropped."""
-        self._letterbox = letterbox
+    def __init__(
+        self,
+        model: CLIPModel,
+        processor: str,
+        device: str,
+        batch_images: int = 16,
+        letterbox: bool = False,
+        scale: float | None = None,
+    ) -> None:
+        """`letterbox`: pad an image that is not square with black; otherwise its longer side is cropped.
+
+        `scale`: None means the model's own, which it was trained with.
+        """
+        self._letterbox, self.batch_images = letterbox, batch_images
+        self._scale = model.logit_scale.exp().item() if scale is None else scale
         self._model: Any = cast(nn.Module, model).to(device).eval()
         self._device = device
         self._tokenizer = AutoTokenizer.from_pretrained(processor, trust_remote_code=False)
@@ -34,9 +46,8 @@ class ClipScorer:
         self._length = self._model.config.text_config.max_position_embeddings
 
     @torch.inference_mode()
-    def score(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> ImageScores:
-        """Scores image i under prompt i. A prompt longer than the model's positions is truncated."""
-        lengths = [len(ids) for ids in self._tokenizer(list(prompts))["input_ids"]]
+    def score_batch(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> np.ndarray:
+        """See BatchedReward. A prompt longer than the model's positions is truncated."""
         tokens = self._tokenizer(
             list(prompts), padding=True, truncation=True, max_length=self._length, return_tensors="pt"
         ).to(self._device)
@@ -46,8 +57,19 @@ class ClipScorer:
         pixels = self._images(shown, return_tensors="pt").to(self._device)
         output = self._model(**tokens, pixel_values=pixels["pixel_values"])
         cosine = (output.image_embeds * output.text_embeds).sum(-1)  # both have norm 1
-        values = (self._model.logit_scale.exp() * cosine).float().cpu().numpy()
-        return ImageScores(values, np.array(lengths) > self._length)
+        return (self._scale * cosine).float().cpu().numpy()
+
+    def truncated(self, prompts: Sequence[str]) -> np.ndarray:
+        """See BatchedReward."""
+        return np.array([len(ids) > self._length for ids in self._tokenizer(list(prompts))["input_ids"]], bool)
+
+
+class ClipScore(ClipScorer):
+    """CLIP score: 2.5 x max(cosine, 0). Hessel et al., arXiv 2104.08718, Eq. 1."""
+
+    def score_batch(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> np.ndarray:
+        """See BatchedReward. A prompt longer than the model's positions is truncated."""
+        return np.maximum(super().score_batch(images, prompts), 0)
 
 
 def letterboxed(image: Image.Image, side: int) -> Image.Image:
@@ -62,14 +84,20 @@ def letterboxed(image: Image.Image, side: int) -> Image.Image:
     return square
 
 
-def open_pickscore(context: ScorerContext) -> PairJudge:
+def open_clip_score(context: ScorerContext) -> ClipScorer:
+    """Opens CLIP score, 2.5 x max(cosine, 0) (arXiv 2104.08718), from a directory or hub id of a CLIP."""
+    model = CLIPModel.from_pretrained(context.model, revision=context.revision)
+    return ClipScore(model, context.model, context.device, context.batch_images, scale=2.5)
+
+
+def open_pickscore(context: ScorerContext) -> ClipScorer:
     """Opens PickScore from a directory or hub id in transformers format."""
     processor = context.model if Path(context.model).is_dir() else PROCESSOR
     model = CLIPModel.from_pretrained(context.model, revision=context.revision)
-    return ScoringJudge(ClipScorer(model, processor, context.device), context.batch_images)
+    return ClipScorer(model, processor, context.device, context.batch_images)
 
 
-def open_hpsv2(context: ScorerContext) -> PairJudge:
+def open_hpsv2(context: ScorerContext) -> ClipScorer:
     """Opens HPSv2.1 from its OpenCLIP checkpoint, in a directory that also holds a CLIP, or on the hub.
 
     Raises ValueError if the checkpoint does not fit the CLIP.
@@ -82,7 +110,7 @@ def open_hpsv2(context: ScorerContext) -> PairJudge:
     missing, unknown = model.load_state_dict(from_open_clip(checkpoint["state_dict"]), strict=False)
     if unknown or [name for name in missing if not name.endswith("position_ids")]:
         raise ValueError(f"{file} does not fit {base}: it lacks {missing[:3]} and has unknown weights {unknown[:3]}")
-    return ScoringJudge(ClipScorer(model, base, context.device, letterbox=True), context.batch_images)
+    return ClipScorer(model, base, context.device, context.batch_images, letterbox=True)
 
 
 _RENAMED = (
