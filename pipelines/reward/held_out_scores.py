@@ -82,7 +82,7 @@ def score_each(scorer: SpatialScorer, pairs: Sequence[Pair]) -> list[PairScore]:
 def as_pair_scores(scores: Sequence[PairScore]) -> PairScores:
     """The scores as arrays."""
     sides = (np.array([getattr(score, side) for score in scores], np.float32) for side in ("winner", "loser"))
-    winner, loser = (Scores(*side.reshape(-1, 2).T) for side in sides)
+    winner, loser = (Scores(mu, sigma) for mu, sigma in (side.reshape(-1, 2).T for side in sides))
     return PairScores(winner, loser)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from actors.rewards.scorers import SCORERS
 from conf import Settings
+from conf.rewards import KINDS_WITH_A_SECTION
 from pipelines.operations.doctor.driver import driver_problem, installed_driver
 from pipelines.operations.doctor.finding import Finding
 from pipelines.operations.doctor.node_tasks import NODE_TIMEOUT, live_nodes, node_name, start_on
@@ -66,7 +68,16 @@ def gpu_roles(settings: Settings) -> tuple[GpuRole, ...]:
         GpuRole("reward replica", settings.serving.gpus, reward_gb),
         GpuRole("detector replica", detector.gpus if settings.uses_reward("detector") else 0.0, detector_gb),
     )
-    return tuple(role for role in roles if role.gpus)
+    return tuple(role for role in (*roles, *_reward_roles(settings)) if role.gpus)
+
+
+def _reward_roles(settings: Settings) -> Iterator[GpuRole]:
+    """The replicas of published reward models (their weights in float32), of your own code and of services."""
+    for name, term in settings.used_rewards().items():
+        kind = term.kind_of(name)
+        if kind not in KINDS_WITH_A_SECTION:
+            known = kind in SCORERS and not term.model
+            yield GpuRole(f"replica of {name}", term.gpus, SCORERS[kind].billions * BYTES["float32"] if known else None)
 
 
 def peak_gb(settings: Settings) -> float | None:
