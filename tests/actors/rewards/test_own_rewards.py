@@ -16,12 +16,15 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from ray.exceptions import RayTaskError
 
 from actors.rewards.errors import RewardError
 from actors.rewards.http_reward import HttpReward
 from actors.rewards.python_reward import PythonReward, read_result
 from actors.services.keys import Key
 from actors.types import Scores
+from actors.workers.reward import RewardPool
+from actors.workers.reward_replica import RewardReplica, reward_application
 from conf import SettingsError, load
 from conf.rewards import RewardTerm
 from pipelines.common.reward_sources import check_import_path
@@ -196,3 +199,35 @@ def test_a_request_holds_no_more_bytes_than_the_limit() -> None:
 def test_settings_that_a_kind_does_not_have_or_needs_are_refused(words: str, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         load("scenes", [f"rewards.mine.{word}" for word in words.split()])
+
+
+def test_a_replica_scores_in_a_thread_with_resources_and_an_environment_of_its_own(folder: Path) -> None:
+    """Without Ray: the class that Serve deploys, and the options of its deployment."""
+    term = RewardTerm(kind="python", path="my_rewards:warmth", gpus=0.25, max_replicas=3, runtime_env={"uv": ["timm"]})
+    replica = RewardReplica("warm", term, None, str(folder))
+    warm = (IMAGES[..., 0].mean((1, 2)) - IMAGES[..., 2].mean((1, 2))) / 255
+    assert asyncio.run(replica.score(IMAGES, PROMPTS)).mu == pytest.approx(warm, abs=1e-6)
+    deployed: Any = reward_application("warm", term, None, str(folder), load("scenes").serving)._bound_deployment
+    assert deployed.ray_actor_options["num_gpus"] == 0.25
+    assert deployed.ray_actor_options["runtime_env"]["uv"] == ["timm"]
+    autoscaling = deployed._deployment_config.autoscaling_config
+    assert (autoscaling.min_replicas, autoscaling.max_replicas) == (1, 3)
+
+
+def test_a_broken_contract_reaches_the_driver_as_one_message_and_retries_are_counted() -> None:
+    class Handle:
+        def __init__(self, *answers: Scores | Exception) -> None:
+            self.answers, self.score = list(answers), self
+
+        async def remote(self, images: object, prompts: object) -> Scores:
+            answer = self.answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    raised = RayTaskError("score", "a traceback", RewardError("rewards.mine must return")).as_instanceof_cause()
+    answered = Scores(np.zeros(3, np.float32), np.zeros(3, np.float32), retries=4)
+    pool = RewardPool(cast(Any, Handle(answered, raised)), "mine", "RewardReplica", 0)
+    assert asyncio.run(pool.score(IMAGES, PROMPTS)) is answered and pool.retries == 4
+    with pytest.raises(RewardError, match=r"^rewards\.mine must return$"):
+        asyncio.run(pool.score(IMAGES, PROMPTS))
