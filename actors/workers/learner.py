@@ -28,6 +28,7 @@ from actors.types import Conditioning, PolicyWeights, Trajectory
 from actors.worker_setup import init_worker
 from actors.workers.faults import ends_on_device_fault
 from actors.workers.process_group import join_process_group, open_store
+from actors.workers.profiles import NO_PROFILE, CallProfiler, ProfilePlan
 from conf.flux import FluxSettings
 from conf.policy import PolicySettings
 
@@ -41,6 +42,7 @@ class LearnerJob:
     settings: PolicySettings
     start: StartLora | None = None
     """The LoRA of version 0. None: the policy is its base."""
+    profile: ProfilePlan = NO_PROFILE
 
 
 @ends_on_device_fault("learner")
@@ -48,6 +50,7 @@ class LearnerRank:
     """One rank around a Learner."""
 
     transformer_only: ClassVar[bool] = True
+    role: ClassVar[str] = "learner"
 
     def __init__(self, job: LearnerJob, rank: int) -> None:
         self.job, self.rank = job, rank
@@ -56,6 +59,7 @@ class LearnerRank:
         self._stepped = False  # whether the policy has stepped away from the weights of its version
         self._store: TCPStore | None = None
         self._load_note = ""
+        self.profiler = CallProfiler(job.profile, f"{self.role}-{rank}")
 
     def __repr__(self) -> str:
         """The name in Ray's dashboard and logs."""
@@ -117,13 +121,13 @@ class LearnerRank:
             raise ValueError(
                 f"a group for policy version {version} reached a learner at version {self.learner.version}"
             )
-        with self._policy_lock:
+        with self._policy_lock, self.profiler.call("accumulate", version + 1):
             self.learner.accumulate(advantages, conditioning, trajectories, part)
 
     def optimizer_step(self, grad_divisor: float) -> OptimizerStepMetrics:
         """Makes one optimizer step together with the other ranks; see Learner.optimizer_step."""
         self._stepped = True
-        with self._policy_lock:
+        with self._policy_lock, self.profiler.call("optimizer_step", self.learner.version + 1):
             return self.learner.optimizer_step(grad_divisor)
 
     def end_iteration(self) -> int:

@@ -30,6 +30,7 @@ class PolicyWorker(LearnerRank):
     """
 
     transformer_only: ClassVar[bool] = False
+    role: ClassVar[str] = "policy_worker"
 
     def __repr__(self) -> str:
         """The name in Ray's dashboard and logs."""
@@ -51,7 +52,8 @@ class PolicyWorker(LearnerRank):
         noise_seed: int | None = None,
     ) -> tuple[SampleReport | np.ndarray | Conditioning | Trajectory, ...]:
         """See Rollout.sample_group. Raises ValueError if this rank has other weights."""
-        return self.sampler.sample(text, seeds, plan, weights.version, partial(self._weights, weights), noise_seed)
+        with self.profiler.call("sample_group", weights.version + 1):
+            return self.sampler.sample(text, seeds, plan, weights.version, partial(self._weights, weights), noise_seed)
 
     @ray.method(concurrency_group=_SAMPLING)
     def generate_images(

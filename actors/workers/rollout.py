@@ -17,6 +17,7 @@ from actors.policy.registry import load_policy
 from actors.types import Conditioning, PolicyWeights, Trajectory
 from actors.worker_setup import actor_options, init_worker
 from actors.workers.faults import ends_on_device_fault
+from actors.workers.profiles import NO_PROFILE, CallProfiler, ProfilePlan
 from conf.flux import FluxSettings
 from conf.policy import RolloutSettings
 
@@ -39,8 +40,16 @@ class WeightsHandle:
 class Rollout:
     """A thin actor class around an ImageSampler. It holds no state that a new actor would lack."""
 
-    def __init__(self, model: str, flux: FluxSettings, threads: int, gpus: float, number: int) -> None:
-        self.number = number
+    def __init__(
+        self,
+        model: str,
+        flux: FluxSettings,
+        threads: int,
+        gpus: float,
+        number: int,
+        profile: ProfilePlan = NO_PROFILE,
+    ) -> None:
+        self.number, self.profiler = number, CallProfiler(profile, f"rollout-{number}")
         self.policy = load_policy(model, flux, init_worker(threads, gpus))
         self.sampler = ImageSampler(self.policy)
         self._loaded: tuple[int, bool] | None = None
@@ -66,7 +75,8 @@ class Rollout:
         Call it with num_returns = `sampling_returns(images)`. Each return is an object of its own in Ray's object
         store, so that only the trajectories that are trained on travel to the learner.
         """
-        return self.sampler.sample(text, seeds, plan, weights.version, partial(self._weights, weights), noise_seed)
+        with self.profiler.call("sample_group", weights.version + 1):
+            return self.sampler.sample(text, seeds, plan, weights.version, partial(self._weights, weights), noise_seed)
 
     def generate_images(
         self, texts: Sequence[str], seeds: Sequence[int], weights: WeightsHandle, plan: SamplingPlan
@@ -95,7 +105,12 @@ def sampling_returns(images: int) -> int:
 
 
 def start_rollout(
-    model: str, flux: FluxSettings, settings: RolloutSettings, number: int, avoided: frozenset[str] = frozenset()
+    model: str,
+    flux: FluxSettings,
+    settings: RolloutSettings,
+    number: int,
+    avoided: frozenset[str] = frozenset(),
+    profile: ProfilePlan = NO_PROFILE,
 ) -> Any:
     """Starts rollout actor `number` and returns its handle at once. Await its `ready` to know that it runs.
 
@@ -105,5 +120,5 @@ def start_rollout(
     # On CPUs a second call would use more cores than policy.rollout.threads.
     concurrency = CALLS_PER_ACTOR if settings.gpus else 1
     return RolloutActor.options(**options, max_concurrency=concurrency).remote(
-        model, flux, settings.threads, settings.gpus, number
+        model, flux, settings.threads, settings.gpus, number, profile
     )

@@ -61,6 +61,9 @@ class PolicySettings(Section):
     start_from: str = ""
     """What version 0 is: a LoRA of diffusers or peft, the folder of a checkpoint, or a run directory. Empty: base."""
 
+    profile_iterations: tuple[int, ...] = ()
+    """Iterations of which traces are written to <run_dir>/profiles, e.g. [3,4]. Empty: none."""
+
     call_margin_s: float = field(default=600.0, metadata=at_least(1))
     """A call to a worker that takes longer than 10 times the median of its kind plus these seconds is abandoned: its
     worker is replaced, and the call repeated. Before three calls of a kind have finished: 6 times these seconds."""
@@ -91,6 +94,10 @@ class PolicySettings(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if any(number < 1 for number in self.profile_iterations):
+            raise SettingsError(
+                f"policy.profile_iterations are numbers of iterations, from 1 on, got {list(self.profile_iterations)}"
+            )
         self._check_group()
         self._check_prompts()
         self._check_placement()

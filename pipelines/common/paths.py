@@ -1,6 +1,6 @@
 """The layout of a run directory. Only this module and pipelines/common/stage_paths.py know it.
 
-- settings.yaml, timings.json, account.jsonl, answers/, samples/, logs/: of the whole run
+- settings.yaml, timings.json, account.jsonl, answers/, samples/, logs/, profiles/: of the whole run
 - preferences/, review/, label_studio/, published/, preferences_report.html: stage 1, the dataset of image pairs
 - reward/: stage 2, SpatialScore and its evaluation
 - policy/: stage 3, checkpoints, metrics and the exported LoRA

@@ -60,9 +60,10 @@ class ProgressLine:
     ) -> None:
         """`text`: what is done first; it is printed after a period. `log` receives the lines.
 
-        If `log` is `print`, and standard output is a terminal, one line is written again and again.
+        If `log` is `print`, lines that stay start with the time of day. On a terminal one line is written again and
+        again.
         """
-        self._title, self._print, self._period_s = title, log, period_s
+        self._title, self._print, self._period_s = title, _print_timed if log is print else log, period_s
         self._rewrites = log is print and terminal.is_terminal(sys.stdout)
         self._state, self._printed, self._open = _waiting(text), time.monotonic(), False
         self._lock, self._ended = threading.Lock(), threading.Event()
@@ -137,6 +138,10 @@ class ProgressLine:
                 self._print(line)
             sys.stdout.flush()
             self._printed = time.monotonic()
+
+
+def _print_timed(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {line}")
 
 
 def _waiting(text: str) -> Callable[[], str]:

@@ -204,6 +204,11 @@ class PolicyPaths(StagePaths):
         return self.policy / "tensorboard"
 
     @property
+    def profiles(self) -> Path:
+        """Folder: traces of the iterations of `policy.profile_iterations`, `iteration-<number>/`."""
+        return self.root / "profiles"
+
+    @property
     def images(self) -> Path:
         """Folder: `<policy version>.png`, grids of images of held-out prompts."""
         return self.policy / "images"

@@ -11,9 +11,11 @@ import ray
 from actors.policy.start import StartLora
 from actors.workers.learner import LearnerJob
 from actors.workers.learner_group import LearnerGroup, start_learner
+from actors.workers.profiles import ProfilePlan
 from actors.workers.rollout import start_rollout
 from conf.settings import Settings
 from pipelines.common.cluster_state import ClusterState, read_cluster
+from pipelines.common.paths import run_paths
 from pipelines.common.resources import ResourceRequest, unschedulable
 from pipelines.policy.checkpoint import Checkpoints, Manifest
 from pipelines.policy.checkpoint_writer import States, write_checkpoint
@@ -62,18 +64,19 @@ class RayCluster:
     def __init__(self, settings: Settings, start: StartLora | None = None) -> None:
         """`start`: the LoRA that the learner starts from. None: from the base."""
         self._settings, self._model, self._start = settings, flux_location(settings), start
+        self._profile = ProfilePlan(settings.policy.profile_iterations, str(run_paths(settings).profiles))
         self._avoided: frozenset[str] = frozenset()
 
     def start_rollout(self, number: int) -> Any:
         """See Cluster."""
         policy = self._settings.policy
         avoided = self._avoidable(rollout_request(policy))
-        return start_rollout(self._model, self._settings.flux, policy.rollout, number, avoided)
+        return start_rollout(self._model, self._settings.flux, policy.rollout, number, avoided, self._profile)
 
     def start_learner(self) -> LearnerGroup:
         """See Cluster."""
         policy = self._settings.policy
-        job = LearnerJob(self._model, self._settings.flux, policy, self._start)
+        job = LearnerJob(self._model, self._settings.flux, policy, self._start, self._profile)
         return start_learner(job, self._avoidable(learner_request(policy)))
 
     def kill(self, actor: Any) -> None:

@@ -36,6 +36,7 @@ RESUME_MAY_CHANGE = (
     "policy.learner.placement",
     "policy.optimizer.max_empty_steps",
     "policy.call_margin_s",
+    "policy.profile_iterations",
     "flux.model",
     # These change only how forward passes round. A run that stopped for lack of memory, or at the on-policy gate, can
     # continue only if they may change.

@@ -31,6 +31,7 @@ from pipelines.policy.start_weights import keep_start_lora
 from pipelines.policy.supervised_learner import SupervisedLearner
 from pipelines.policy.supervised_rewards import SupervisedRewards
 from pipelines.policy.supervision import Supervision
+from pipelines.policy.timeline import Timelines
 from pipelines.policy.timing import IterationTimer
 from pipelines.policy.utilization import UtilizationMonitor
 from pipelines.scenes.checker import can_check
@@ -51,6 +52,7 @@ class TrainingRun:
         self.timer = IterationTimer(policy.learner.ranks)
         self._paths = run_paths(settings)
         self.run_log = RunLog(self._paths)
+        self._timelines = Timelines(policy.profile_iterations, self._paths.profiles)
         supervision = Supervision(policy.call_margin_s, cluster.avoid)
         self._supervision, start_learner = supervision, lambda: SupervisedLearner(cluster.start_learner(), supervision)
         ranks = start_learner()  # before the rollout actors, which may take all remaining resources
@@ -141,7 +143,8 @@ class TrainingRun:
         self._state = f"iteration {self.version + 1}/{self.policy.iterations}"
         self.timer.start()
         self._utilization.begin()
-        yield
+        with self._timelines.iteration(self.version + 1):
+            yield
         self.timer.stop()
 
     def record(self, groups: Sequence[ScoredGroup], steps: Sequence[OptimizerStepMetrics]) -> None:
@@ -201,3 +204,4 @@ class TrainingRun:
         self.learner.stop()
         self.rollouts.stop()
         self.run_log.close()
+        self._timelines.close()

@@ -61,13 +61,14 @@ def test_a_terminal_shows_one_line_that_is_written_again(monkeypatch: pytest.Mon
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setattr(time, "strftime", lambda form: "14:03:25")
     with ProgressLine("stage") as progress:
         progress.phase("starting")
         progress.log("a line of the block")
         progress.finish("9/9 " + "x" * 100)
     dim, end = "\x1b[2m", "\x1b[0m"
     last = ("stage  9/9 " + "x" * 100)[:29]
-    expected = f"{CLEAR_LINE}{dim}stage  starting{end}{CLEAR_LINE}a line of the block\n{CLEAR_LINE}{dim}{last}{end}\n"
+    expected = f"{CLEAR_LINE}{dim}stage  starting{end}{CLEAR_LINE}14:03:25  a line of the block\n{CLEAR_LINE}{dim}{last}{end}\n"
     assert screen.getvalue() == expected
 
 

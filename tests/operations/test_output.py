@@ -97,7 +97,7 @@ def test_a_stopped_build_leaves_one_line_and_no_process(number: signal.Signals, 
         _, err = process.communicate(timeout=120)
     finally:
         process.kill()  # if it did not stop, it must not go on behind the other tests
-    assert any(line.startswith("preferences  starting the workers") for line in seen)
+    assert any(re.match(r"\d\d:\d\d:\d\d  preferences  starting the workers", line) for line in seen)
     assert (process.returncode, err) == (code, "spatialt2i: stopped; the same command goes on from here\n")
     deadline = time.monotonic() + 60
     while any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children):

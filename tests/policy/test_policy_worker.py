@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from actors.policy.plan import SamplingPlan
 from actors.types import Conditioning, Trajectory
 from actors.workers.learner import LearnerJob
 from actors.workers.policy_worker import PolicyWorker
+from actors.workers.profiles import ProfilePlan
 from actors.workers.rollout import WeightsHandle
 from conf.flux import FluxSettings
 from conf.policy import RolloutSettings
@@ -24,8 +27,9 @@ COLOCATED = replace(SETTINGS, placement="colocated", rollout=RolloutSettings(max
 TEXT = "a red circle left of a blue square"
 
 
-def test_a_worker_samples_with_the_weights_that_it_learns(flux_directory: Path) -> None:
-    worker = PolicyWorker(LearnerJob(str(flux_directory), FluxSettings(model=str(flux_directory)), COLOCATED), 0)
+def test_a_worker_samples_with_the_weights_that_it_learns(flux_directory: Path, tmp_path: Path) -> None:
+    flux, profile = FluxSettings(model=str(flux_directory)), ProfilePlan((1,), str(tmp_path))
+    worker = PolicyWorker(LearnerJob(flux.model, flux, COLOCATED, profile=profile), 0)
     assert worker.start("") == 0
     first, plan = WeightsHandle(0, False, None), SamplingPlan.for_training(COLOCATED)
     report, _, conditioning, *trajectories = worker.sample_group(TEXT, range(4), first, plan)
@@ -48,6 +52,13 @@ def test_a_worker_samples_with_the_weights_that_it_learns(flux_directory: Path) 
     assert worker.end_iteration() == 1
     with pytest.raises(ValueError, match=r"version 0 reached a rank that learns from version 1$"):
         worker.sample_group(TEXT, range(4), first, plan)
+
+    traces = {path.name.removesuffix(".json.gz"): path for path in (tmp_path / "iteration-1").iterdir()}
+    kinds = ("sample_group-1", "sample_group-2", "accumulate-1", "optimizer_step-1")  # two of three sampling calls
+    assert sorted(traces) == sorted(f"policy_worker-0-{kind}" for kind in kinds)
+    for path in traces.values():
+        events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+        assert any(event["name"].startswith("aten::") for event in events)
 
     learner = worker.learner
     trained = {key: value.clone() for key, value in learner.policy.lora_state().items()}
