@@ -66,9 +66,9 @@ def test_a_terminal_shows_one_line_that_is_written_again(monkeypatch: pytest.Mon
         progress.phase("starting")
         progress.log("a line of the block")
         progress.finish("9/9 " + "x" * 100)
-    dim, end = "\x1b[2m", "\x1b[0m"
+    dim, end, block = "\x1b[2m", "\x1b[0m", "14:03:25  a line of the block\n"
     last = ("stage  9/9 " + "x" * 100)[:29]
-    expected = f"{CLEAR_LINE}{dim}stage  starting{end}{CLEAR_LINE}14:03:25  a line of the block\n{CLEAR_LINE}{dim}{last}{end}\n"
+    expected = f"{CLEAR_LINE}{dim}stage  starting{end}{CLEAR_LINE}{block}{CLEAR_LINE}{dim}{last}{end}\n"
     assert screen.getvalue() == expected
 
 
