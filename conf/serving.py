@@ -67,6 +67,9 @@ class ServingSettings(Section):
     downscale_delay_s: float = field(default=60.0, metadata=at_least(0))
     """Seconds of low load before replicas are removed."""
 
+    orphan_minutes: float = field(default=30.0, metadata=at_least(0))
+    """Remove the replicas after this time without a driver, which frees their GPUs. 0: never."""
+
     http: bool = False
     """Also answer POST /score over HTTP."""
 

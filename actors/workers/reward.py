@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
 from collections.abc import Sequence
 from typing import Any, cast
@@ -22,6 +21,7 @@ from actors.rewards.errors import RewardError
 from actors.spatialscore.scorer import SpatialScorer
 from actors.types import Scores
 from actors.worker_setup import actor_options, init_worker
+from actors.workers.application_guard import owner_digest
 from actors.workers.faults import ends_on_device_fault
 from actors.workers.score_calls import CallScorer, ScoreCall
 from conf.serving import ServingSettings
@@ -165,7 +165,7 @@ def autoscaling_config(min_replicas: int, max_replicas: int, settings: ServingSe
 
 def application_name(reward: str, owner: str) -> str:
     """A reward's name in Serve. `owner`, a run directory, separates the rewards of two runs on one cluster."""
-    return f"{reward}-{hashlib.sha256(owner.encode(errors='surrogateescape')).hexdigest()[:8]}"
+    return f"{reward}-{owner_digest(owner)}"
 
 
 def start_pool(settings: ServingSettings, model_dir: str, owner: str) -> RewardPool:

@@ -34,11 +34,12 @@ from pipelines.policy.metrics import EvaluationRow, read_evaluations
 from pipelines.policy.prediction import cluster_prediction
 from pipelines.policy.resources import check_capacity, reward_requests
 from pipelines.policy.resume import check_resumable
-from pipelines.policy.rewards import start_rewards
+from pipelines.policy.rewards import RewardMix, start_rewards
 from pipelines.policy.run_log import track_policy
 from pipelines.policy.start_weights import check_start_weights
 from pipelines.policy.training_run import TrainingRun
 from pipelines.policy.versions import check_export_after_training
+from pipelines.reward.guarded import guarded_applications
 from pipelines.reward.sanity_report import require_passed
 from pipelines.reward.served_model import served_model
 
@@ -109,15 +110,20 @@ def _run_policy(settings: Settings, log: Callable[[str], None]) -> PolicyResult:
     check_start(settings)
     if notice := evaluation_notice(settings):
         log(notice)
+    with guarded_applications(settings, settings.run_dir):
+        rewards = _start_rewards(settings, log)
+        try:
+            return train_policy(settings, rewards, log)
+        finally:
+            rewards.stop()
+
+
+def _start_rewards(settings: Settings, log: Callable[[str], None]) -> RewardMix:
     with closing(RunGauges(run_paths(settings).root)) as gauges, ProgressLine("policy", log) as progress:
         gauges.progress()  # so that an alert can fire while the rewards wait for resources
         progress.phase("starting the rewards")
         starting = asyncio.to_thread(start_rewards, settings)
-        rewards = asyncio.run(wait_with_status(starting, reward_requests(settings), progress.log))
-    try:
-        return train_policy(settings, rewards, log)
-    finally:
-        rewards.stop()
+        return asyncio.run(wait_with_status(starting, reward_requests(settings), progress.log))
 
 
 def train_policy(settings: Settings, rewards: Rewards, log: Callable[[str], None] = print) -> PolicyResult:

@@ -15,6 +15,7 @@ from conf import load
 from conf.settings import Settings
 from pipelines.common import interrupt
 from pipelines.common.cluster_address import uses_private_cluster
+from pipelines.reward.guarded import guarded_applications
 from pipelines.reward.served_model import served_model
 
 TOKEN_VARIABLE = "SPATIALSCORE_TOKEN"
@@ -33,17 +34,18 @@ def serve_reward(settings: Settings) -> None:
     owner = f"serve {settings.run_dir}"  # separate from the pool of a policy run, which stops with that run
     model = served_model(settings)
     print(f"loading {model}: {serving.min_replicas} to {serving.max_replicas} replicas", flush=True)
-    pool = start_pool(serving, model, owner)
-    interrupt.catch_sigterm_again()
-    try:
-        print(f"SpatialScore answers POST http://{serving.host}:{serving.port}/score; Ctrl-C ends it", flush=True)
-        while True:
-            time.sleep(_LOG_SECONDS)
-            _print_answers(owner)
-    finally:
-        print("stopping", flush=True)  # Ray takes seconds to end its processes
-        if not uses_private_cluster(settings):  # a private one ends with this process, and Serve with it
-            pool.stop()
+    with guarded_applications(settings, owner):
+        pool = start_pool(serving, model, owner)
+        interrupt.catch_sigterm_again()
+        try:
+            print(f"SpatialScore answers POST http://{serving.host}:{serving.port}/score; Ctrl-C ends it", flush=True)
+            while True:
+                time.sleep(_LOG_SECONDS)
+                _print_answers(owner)
+        finally:
+            print("stopping", flush=True)  # Ray takes seconds to end its processes
+            if not uses_private_cluster(settings):  # a private one ends with this process, and Serve with it
+                pool.stop()
 
 
 def _print_answers(owner: str) -> None:
