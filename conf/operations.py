@@ -86,6 +86,9 @@ class DoctorSettings(Section):
     stage: Literal["all", Stage] = "all"
     """Check only what this stage needs. all: whatever the preset needs."""
 
+    all_reduce: bool = False
+    """Also add up a tensor over all GPUs of the cluster, as learner ranks do. It needs every GPU for a minute."""
+
 
 @dataclass(frozen=True)
 class ConfigSettings(Section):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from conf import Settings, UserError
 from pipelines.common.cluster_address import accepts_connections, uses_private_cluster
 from pipelines.common.ray_session import ray_session
+from pipelines.operations.doctor.all_reduce import check_all_reduce
 from pipelines.operations.doctor.finding import Finding
 from pipelines.operations.doctor.gpus import check_node_gpus
 from pipelines.operations.doctor.nodes import check_nodes
@@ -28,6 +29,9 @@ def check_ray(settings: Settings) -> Iterator[Finding]:
 
     if uses_private_cluster(settings):
         yield Finding(True, "Ray: a private cluster on this machine")
+        if settings.doctor.all_reduce:
+            with ray_session(settings):
+                yield from check_all_reduce()
         return
     address = settings.ray_address
     if not accepts_connections(address):
@@ -41,6 +45,8 @@ def check_ray(settings: Settings) -> Iterator[Finding]:
             yield from check_nodes(settings)
             if checks_for(settings, "policy"):
                 yield from check_node_gpus(settings)
+            if settings.doctor.all_reduce:
+                yield from check_all_reduce()
     except UserError as error:
         yield _refused(address, error)
 

@@ -1,0 +1,49 @@
+"""The doctor adds up a tensor over the processes of a cluster, and names those that do not take part."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+from pipelines.operations.doctor.all_reduce import ReducingRank, Timing, check_all_reduce
+
+pytestmark = pytest.mark.ray
+
+
+class UnreachableRank(ReducingRank):
+    """Rank 1 never reaches rank 0."""
+
+    def meet(self, address: str) -> bool:
+        while self.rank:
+            time.sleep(1)
+        return super().meet(address)
+
+
+class WrongRank(ReducingRank):
+    """Rank 1 gets another sum."""
+
+    def reduce(self, backend: str, mebibytes: int) -> Timing:
+        timing = super().reduce(backend, 1)
+        return Timing(timing.seconds, timing.right and not self.rank)
+
+
+def test_all_ranks_get_the_sum(ray_cluster: None) -> None:
+    (finding,) = check_all_reduce()
+    assert finding.ok, finding
+    assert finding.message.startswith("all-reduce over 2 processes by gloo on 1 node: right, ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "deadline_s", "expected"),
+    [
+        (UnreachableRank, 20.0, r"1 ranks did not reach rank 0 within 20 s: 1 \(node "),
+        (WrongRank, 60.0, "wrong sums on ranks 1$"),
+    ],
+)
+def test_a_rank_that_fails_is_named(
+    ray_cluster: None, kind: type[ReducingRank], deadline_s: float, expected: str
+) -> None:
+    (finding,) = check_all_reduce(kind, deadline_s)
+    assert not finding.ok and finding.fix and re.search(expected, finding.message), finding
