@@ -31,7 +31,12 @@ from pipelines.common.run_lookup import FoundRun, find_run, recorded_in, run_wor
 from pipelines.common.terminal import print_warning
 from pipelines.verbs import VERBS
 
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # else a thread of Serve joins another cluster of the machine after the end
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+}
 """Environment variables that are set unless the user has set them."""
 
 HELP = ("-h", "--help")
