@@ -17,7 +17,7 @@ import ray
 from actors.files import write_file
 from actors.workers.profiles import iteration_folder
 
-FLUSH_S = 3.0
+FLUSH_S = 5.0
 """Time after which Ray has the records of all processes, which report every second."""
 CLOSE_S = 30.0
 

@@ -199,9 +199,9 @@ class TrainingRun:
 
     def close(self) -> None:
         """Stops everything that the run started."""
+        self._timelines.close()  # before the processes that report to it end
         self._stall_reports.cancel()
         self.collector.cancel()
         self.learner.stop()
         self.rollouts.stop()
         self.run_log.close()
-        self._timelines.close()

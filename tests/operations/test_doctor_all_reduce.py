@@ -38,7 +38,7 @@ def test_all_ranks_get_the_sum(ray_cluster: None) -> None:
 @pytest.mark.parametrize(
     ("kind", "deadline_s", "expected"),
     [
-        (UnreachableRank, 20.0, r"1 ranks did not reach rank 0 within 20 s: 1 \(node "),
+        (UnreachableRank, 15.0, r"1 ranks did not reach rank 0 within 15 s: 1 \(node "),
         (WrongRank, 60.0, "wrong sums on ranks 1$"),
     ],
 )

@@ -99,16 +99,16 @@ def test_a_resumed_run_is_the_undisturbed_run(
         with pytest.raises(KeyboardInterrupt):
             train_policy(settings_of(tmp_path), rewards, lambda line: None)
     assert not (tmp_path / "policy" / "export").exists()
-    colocated = ["policy.placement=colocated", "policy.rollout.min_actors=0", "policy.profile_iterations=[4]"]
+    colocated = ["policy.placement=colocated", "policy.rollout.min_actors=0", "policy.profile_iterations=[3]"]
     result = train_policy(settings_of(tmp_path, *colocated), rewards, lambda line: None)
     assert_same_adapter(result, undisturbed)
     assert [row["iteration"] for row in rows(result)] == [1, 2, 3, 4]
     assert [row["learner_sampling_seconds"] > 0 for row in rows(result)] == [False, False, True, True]
     (profiled,) = (tmp_path / "profiles").iterdir()
     traces = {path.name: json.loads(gzip.decompress(path.read_bytes())) for path in profiled.iterdir()}
-    assert profiled.name == "iteration-4" and {"policy_worker-0-accumulate-1.json.gz"} < traces.keys()
+    assert profiled.name == "iteration-3" and {"policy_worker-0-accumulate-1.json.gz"} < traces.keys()
     names = {event["name"] for event in traces["timeline.json.gz"]}
-    assert "iteration 4" in names and any("accumulate" in name for name in names)
+    assert "iteration 3" in names and any("accumulate" in name for name in names)
     assert export_newest(settings_of(tmp_path)) == result.export
     assert_same_adapter(result, undisturbed)
 

@@ -17,7 +17,7 @@ from pipelines.reward.guarded import guarded_applications
 
 pytestmark = pytest.mark.ray
 
-LIMIT_S = 4.0
+LIMIT_S = 3.0
 
 
 @serve.deployment(ray_actor_options={"num_cpus": 0})
