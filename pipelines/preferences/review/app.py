@@ -12,12 +12,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from pydantic import BaseModel, Field
 
+from pipelines.common.http_limits import Limits, answer_invalid
 from pipelines.common.terminal import print_error
 from pipelines.preferences.claims import Answer
 from pipelines.preferences.review.annotation import MAX_NOTE
 from pipelines.preferences.review.auth import COOKIE, SESSION_SECONDS, Auth, Session
 from pipelines.preferences.review.database import DatabaseUnavailableError
-from pipelines.preferences.review.limits import Limits
 from pipelines.preferences.review.overview import render_overview
 from pipelines.preferences.review.queue import GivenAnswers, ReviewItem, ReviewQueue
 from pipelines.preferences.review.store import Store
@@ -76,7 +76,7 @@ def create_app(queue: ReviewQueue, store: Store, auth: Auth, https: bool) -> Fas
     app = FastAPI(title="SpatialT2I review", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.auth = auth
     app.add_middleware(Limits)
-    app.add_exception_handler(RequestValidationError, _answer_invalid)
+    app.add_exception_handler(RequestValidationError, answer_invalid)
     app.add_exception_handler(DatabaseUnavailableError, _answer_unsaved)
 
     @app.get("/")
@@ -92,14 +92,6 @@ def create_app(queue: ReviewQueue, store: Store, auth: Auth, https: bool) -> Fas
     _add_login(app, auth, https)
     _add_review(app, queue, store)
     return app
-
-
-def _answer_invalid(request: Request, error: Exception) -> JSONResponse:
-    """422 with the reasons, without what was sent: it can be text that a response cannot hold."""
-    assert isinstance(error, RequestValidationError)
-    reasons = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-    text = "; ".join(reasons[:5]).encode("utf-8", "replace").decode()
-    return JSONResponse({"detail": f"the request is not valid: {text}"}, 422)
 
 
 def _answer_unsaved(request: Request, error: Exception) -> JSONResponse:

@@ -15,12 +15,12 @@ from fastapi import FastAPI
 
 from conf.review import ReviewSettings
 from conf.settings import Settings
+from pipelines.common.http_limits import HeaderDeadline
 from pipelines.common.paths import run_paths
 from pipelines.preferences.review.app import create_app
 from pipelines.preferences.review.auth import Auth
 from pipelines.preferences.review.database import Database
 from pipelines.preferences.review.invitations import Guests, invite, read_links, write_links
-from pipelines.preferences.review.limits import HeaderDeadline
 from pipelines.preferences.review.pairs import PairSet
 from pipelines.preferences.review.queue import ReviewQueue
 from pipelines.preferences.review.store import Store

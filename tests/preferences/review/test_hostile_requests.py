@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 import requests
 
+from pipelines.common.http_limits import BODY_SECONDS, HEADER_SECONDS, MAX_BODY_BYTES
 from pipelines.common.paths import RunPaths
-from pipelines.preferences.review.limits import BODY_SECONDS, HEADER_SECONDS, MAX_BODY_BYTES
 from tests.support.review_server import ReviewClient, ReviewServer, answers_to, saved_votes, serving_review
 from tests.support.scene_pairs import write_scene_pairs
 

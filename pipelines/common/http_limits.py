@@ -1,4 +1,4 @@
-"""What the review server accepts: the size and the time of a request. Also the headers of its responses."""
+"""What the servers of pages accept: the size and the time of a request. Also the headers of their responses."""
 
 from __future__ import annotations
 
@@ -6,25 +6,31 @@ import asyncio
 import json
 
 import h11
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_BODY_BYTES = 64 * 1024
-"""A vote has a few kilobytes."""
+"""What a page sends, a vote or a prompt, has a few kilobytes."""
 DISCARDED_BYTES = 4 * 1024 * 1024
 """Of a body that is too large, this much is read and discarded. A client that is still sending may miss the answer."""
 BODY_SECONDS = 10.0
 HEADER_SECONDS = 15.0
 
-SECURITY_HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
+
+def security_headers(images: str = "'self'") -> dict[str, str]:
+    """Headers of every response: the page loads nothing from elsewhere. `images`: sources that images may have."""
+    return {
+        "Cache-Control": "no-store",
+        "Content-Security-Policy": f"default-src 'none'; script-src 'self'; style-src 'self'; img-src {images}; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cross-Origin-Resource-Policy": "same-origin",
+    }
 
 
 class BodyTooLargeError(Exception):
@@ -34,8 +40,9 @@ class BodyTooLargeError(Exception):
 class Limits:
     """ASGI middleware: reads each body within its limits before the application sees the request, and adds headers."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, images: str = "'self'") -> None:
+        """`images`: see `security_headers`."""
+        self._app, self._headers = app, security_headers(images)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers 413 or 408 if a body is too large or too slow."""
@@ -46,7 +53,7 @@ class Limits:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in SECURITY_HEADERS.items():
+                for name, value in self._headers.items():
                     headers.setdefault(name, value)
             await send(message)
 
@@ -67,6 +74,14 @@ class Limits:
             return messages.pop() if messages else await receive()
 
         await self._app(scope, receive_again, send_with_headers)
+
+
+def answer_invalid(request: Request, error: Exception) -> JSONResponse:
+    """422 with the reasons, without what was sent: it can be text that a response cannot hold."""
+    assert isinstance(error, RequestValidationError)
+    reasons = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+    text = "; ".join(reasons[:5]).encode("utf-8", "replace").decode()
+    return JSONResponse({"detail": f"the request is not valid: {text}"}, 422)
 
 
 class HeaderDeadline(H11Protocol):
