@@ -5,7 +5,7 @@ Axes: B images, T denoise steps, K trained denoise steps, S image tokens, C pack
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,14 +34,15 @@ def sample(
     plan: SamplingPlan,
     policy_version: int = 0,
     noise_seed: int | None = None,
+    after_step: Callable[[], None] | None = None,
 ) -> Samples:
     """Samples the latents of one image for each seed and its conditioning, in forward passes of `plan.max_batch`.
 
     Each image has a CPU generator with its own seed. It draws first the initial noise (as the plain pipeline does),
     then the noise of the noisy steps in order. Therefore neither the device nor the other images of the batch change
     what an image draws. If `plan` shares the initial noise within a group, the images may be part of one group:
-    `noise_seed` is then the seed of the group's first image. Raises ValueError unless there is one conditioning for
-    each seed.
+    `noise_seed` is then the seed of the group's first image. `after_step` is called after each denoise step of each
+    forward pass; what it raises ends the sampling. Raises ValueError unless there is one conditioning for each seed.
     """
     if len(conditioning) != len(seeds):
         raise ValueError(f"one conditioning for each seed is needed, got {len(conditioning)} and {len(seeds)} seeds")
@@ -55,6 +56,7 @@ def sample(
             plan,
             policy_version,
             SharedPrefix.stack(prefixes[i : i + size]) if prefixes else None,
+            after_step,
         )
         for i in range(0, len(seeds), size)
     ]
@@ -72,6 +74,7 @@ def _sample_batch(
     plan: SamplingPlan,
     policy_version: int,
     prefix: SharedPrefix | None,
+    after_step: Callable[[], None] | None,
 ) -> Samples:
     """Runs the T denoise steps for B images in one batch. `prefix`: the steps that are computed already, if any."""
     transition = transition_of(plan.transition)
@@ -97,6 +100,8 @@ def _sample_batch(
             x = euler(x, v, s[t], s[t + 1])
         if plan.noise_steps:
             latents.append(x)
+        if after_step:
+            after_step()
 
     if plan.keep_ends:
         return Samples(x.cpu(), _ends(x.cpu(), seeds, policy_version))
@@ -147,9 +152,13 @@ def _step_noise(generators: Sequence[torch.Generator], plan: SamplingPlan, x: to
 
 
 def sample_before_and_after(
-    policy: Policy, conditioning: Sequence[Conditioning], seeds: Sequence[int], plan: SamplingPlan
+    policy: Policy,
+    conditioning: Sequence[Conditioning],
+    seeds: Sequence[int],
+    plan: SamplingPlan,
+    after_step: Callable[[], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [B, H, W, 3] of the frozen base, and of the policy from the same noise."""
+    """Images uint8 [B, H, W, 3] of the frozen base, and of the policy from the same noise. See `sample`."""
     with policy.base():
-        before = policy.decode(sample(policy, conditioning, seeds, plan).latents)
-    return before, policy.decode(sample(policy, conditioning, seeds, plan).latents)
+        before = policy.decode(sample(policy, conditioning, seeds, plan, after_step=after_step).latents)
+    return before, policy.decode(sample(policy, conditioning, seeds, plan, after_step=after_step).latents)
