@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import Any, ClassVar
 
 from conf.errors import SettingsError
+from conf.listening import require_token
 from conf.rules import Section, above, at_least, between, gpu_count
 
 
@@ -92,18 +92,7 @@ class ServingSettings(Section):
                 "serving.max_replicas must be at least serving.min_replicas, got "
                 f"{self.max_replicas} < {self.min_replicas}"
             )
-        if not _is_loopback(self.host) and not self.token_variable:
-            raise SettingsError(
-                f"serving.host={self.host} answers other machines, so callers must send a token: set "
-                "serving.token_variable to the name of an environment variable with one, or serving.host=127.0.0.1"
-            )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:  # a host name
-        return host == "localhost"
+        require_token(self.section, self.host, self.token_variable)
 
 
 @dataclass(frozen=True)

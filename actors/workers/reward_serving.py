@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import time
-
 from ray import serve
-from ray.exceptions import RayActorError
 
 from actors.services.keys import Key, key_in
 from actors.spatialscore.loading import read_config
 from actors.workers.health_http import Health
-from actors.workers.reward import (
-    FIRST_WAIT_S,
-    MAX_BACKOFF_S,
-    RewardPool,
-    ScoreReplica,
-    application_name,
-    deployment,
-)
+from actors.workers.reward import RewardPool, ScoreReplica, application_name, deployment
 from actors.workers.reward_http import ScoreHttp
 from actors.workers.score_service import Answer, ServiceLimits
-from conf.errors import SettingsError
+from actors.workers.serve_http import start_serve_http
 from conf.serving import ServingSettings
 
 
@@ -44,12 +34,7 @@ def start_http_pool(settings: ServingSettings, model_dir: str, owner: str) -> Re
     """
     token = key_in(settings.token_variable, "the token of serving.http") if settings.token_variable else None
     name, health = application_name("spatialscore", owner), application_name("health", owner)
-    _start_serve_with_http(settings)
-    if not serve.status().proxies:
-        raise SettingsError(
-            "serving.http=true needs Ray Serve with HTTP, but Serve already runs on this Ray without it: stop it with "
-            "`serve shutdown` (a policy run uses it), or start a separate Ray with ray_address=local"
-        )
+    start_serve_http(settings.host, settings.port, "serving.http=true")
     serve.run(health_application(), name=health, route_prefix="/health")
     serve.run(score_application(model_dir, settings, token), name=name, route_prefix="/")
     handle = serve.get_deployment_handle(ScoreReplica.__name__, app_name=name)
@@ -60,15 +45,3 @@ def answered_requests(owner: str) -> list[Answer]:
     """The requests that the HTTP service of `owner` answered since the last call."""
     handle = serve.get_deployment_handle(ScoreHttp.name, app_name=application_name("spatialscore", owner))
     return handle.take_answers.remote().result(timeout_s=10)
-
-
-def _start_serve_with_http(settings: ServingSettings) -> None:
-    """Starts Serve with HTTP. If its proxy starts too slowly, Serve replaces it and raises here; then retry."""
-    for attempt in range(settings.retries + 1):
-        try:
-            serve.start(http_options={"host": settings.host, "port": settings.port})
-            return
-        except (RayActorError, TimeoutError):
-            if attempt == settings.retries:
-                raise
-            time.sleep(min(MAX_BACKOFF_S, FIRST_WAIT_S * 2**attempt))
