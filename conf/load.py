@@ -32,6 +32,7 @@ OF_ONE_COMMAND = (
     "export.version",
     "take_over",
     "sample",
+    "play",
     "score",
     "plan",
     "submit",

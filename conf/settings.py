@@ -35,6 +35,7 @@ from conf.generators import HunyuanImageSettings, QwenImageSettings
 from conf.merge import MergeSettings
 from conf.operations import ConfigSettings, DoctorSettings, StatusSettings, SubmitSettings
 from conf.plan import PlanSettings
+from conf.play import PlaySettings
 from conf.policy import ExportSettings, PolicySettings
 from conf.preferences import PreferencesSettings
 from conf.pretrain import PretrainSettings
@@ -106,6 +107,7 @@ class Settings(Section):
     geneval: GenEvalSettings = field(default_factory=GenEvalSettings)
     ablation: AblationSettings = field(default_factory=AblationSettings)
     sample: SampleSettings = field(default_factory=SampleSettings)
+    play: PlaySettings = field(default_factory=PlaySettings)
     plan: PlanSettings = field(default_factory=PlanSettings)
     submit: SubmitSettings = field(default_factory=SubmitSettings)
     status: StatusSettings = field(default_factory=StatusSettings)

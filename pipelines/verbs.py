@@ -177,6 +177,15 @@ VERBS: dict[str, dict[str, Action]] = {
             check=f"{_CHECKS}:evaluate",
         )
     },
+    "play": {
+        "run": Action(
+            "pipelines.play.commands:run",
+            "serve a page that shows images of your prompts before and after training, until interrupted",
+            ("play", "flux", "serving"),
+            run="continues",
+            check=f"{_CHECKS}:play",
+        )
+    },
     "benchmark": BENCHMARK,
     "run": {
         "run": Action(

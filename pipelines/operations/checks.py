@@ -154,6 +154,21 @@ def sample(settings: Settings) -> None:
     require_model(settings, "flux.model", settings.flux.model, "model_index.json")
 
 
+def play(settings: Settings) -> None:
+    """`play`: a cluster, a trained policy, its base, a free port, and the token if one is asked for."""
+    from actors.services.keys import key_in
+
+    trained_policy(settings)
+    if spatialscore_folder(settings).is_dir():
+        spatialscore(settings)
+    require_model(settings, "flux.model", settings.flux.model, "model_index.json")
+    if settings.play.token_variable:
+        key_in(settings.play.token_variable, "the token of play")
+    if uses_private_cluster(settings):
+        check_port("play", settings.play.host, settings.play.port)
+    require_cluster(settings)
+
+
 def trained_policy(settings: Settings) -> None:
     """Commands that need a policy that was trained: its checkpoints, or an export, of the version that is asked for."""
     from actors.files import list_folder

@@ -1,0 +1,1 @@
+"""`spatialt2i play`: a page that compares the base with the trained policy."""
