@@ -33,6 +33,7 @@ OF_ONE_COMMAND = (
     "take_over",
     "sample",
     "play",
+    "push",
     "score",
     "plan",
     "submit",

@@ -133,12 +133,6 @@ class PublishSettings(Section):
     exports: bool = True
     """Also write the formats of Pick-a-Pic v2 and HPDv3, of pairs with votes."""
 
-    hub: str = ""
-    """Dataset repository on the Hugging Face Hub, OWNER/NAME, to which the version is uploaded. Empty: no upload."""
-
-    hub_private: bool = True
-    """Create that repository private. Read the terms of the generators before you make it public."""
-
     shard_rows: int = field(default=1000, metadata=at_least(1))
     """Rows of a parquet file."""
 
@@ -146,5 +140,3 @@ class PublishSettings(Section):
         super().__post_init__()
         if not re.fullmatch(r"\d+\.\d+\.\d+", self.version):
             raise SettingsError(f"publish.version must read MAJOR.MINOR.PATCH, e.g. 1.0.0, got {self.version!r}")
-        if self.hub and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.hub):
-            raise SettingsError(f"publish.hub must read OWNER/NAME, got {self.hub!r}")

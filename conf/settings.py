@@ -39,6 +39,7 @@ from conf.play import PlaySettings
 from conf.policy import ExportSettings, PolicySettings
 from conf.preferences import PreferencesSettings
 from conf.pretrain import PretrainSettings
+from conf.push import PushSettings
 from conf.review import PublishSettings, ReviewSettings
 from conf.reward import RewardSettings, SpatialScoreSettings
 from conf.rewards import KINDS_WITH_A_SECTION, JudgeSettings, Rewards, RewardTerm, check_rewards
@@ -108,6 +109,7 @@ class Settings(Section):
     ablation: AblationSettings = field(default_factory=AblationSettings)
     sample: SampleSettings = field(default_factory=SampleSettings)
     play: PlaySettings = field(default_factory=PlaySettings)
+    push: PushSettings = field(default_factory=PushSettings)
     plan: PlanSettings = field(default_factory=PlanSettings)
     submit: SubmitSettings = field(default_factory=SubmitSettings)
     status: StatusSettings = field(default_factory=StatusSettings)

@@ -10,6 +10,7 @@ _REVIEW = "pipelines.preferences.review.commands"
 _POLICY, _SCENES = "pipelines.policy.commands", "pipelines.pretrain.commands"
 _OPERATIONS = "pipelines.operations.commands"
 _CHECKS = "pipelines.operations.checks"
+_PUSH = {name: f"push.{name}" for name in ("repo", "private", "replace", "merged")}
 _STAGES = ("preferences", "reward", "policy", "evaluation", "benchmark", "tracking")
 
 VERBS: dict[str, dict[str, Action]] = {
@@ -185,6 +186,33 @@ VERBS: dict[str, dict[str, Action]] = {
             run="continues",
             check=f"{_CHECKS}:play",
         )
+    },
+    "push": {
+        "lora": Action(
+            "pipelines.push.commands:lora",
+            "upload the exported LoRA and its card to the Hugging Face Hub",
+            ("push", "export"),
+            short=_PUSH,
+            run="continues",
+            check=f"{_CHECKS}:push_lora",
+        ),
+        "spatialscore": Action(
+            "pipelines.push.commands:spatialscore",
+            "upload the SpatialScore and its card to the Hugging Face Hub",
+            ("push", "serving"),
+            short=_PUSH,
+            run="continues",
+            replaces_run=("serving.model",),
+            check=f"{_CHECKS}:push_spatialscore",
+        ),
+        "dataset": Action(
+            "pipelines.push.commands:dataset",
+            "upload a published version of the pairs and its card to the Hugging Face Hub",
+            ("push", "publish"),
+            short=_PUSH,
+            run="continues",
+            check=f"{_CHECKS}:push_dataset",
+        ),
     },
     "benchmark": BENCHMARK,
     "run": {

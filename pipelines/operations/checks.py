@@ -169,6 +169,32 @@ def play(settings: Settings) -> None:
     require_cluster(settings)
 
 
+def push_lora(settings: Settings) -> None:
+    """`push lora`: a repository's name, and an exported policy."""
+    from pipelines.push import artefacts
+
+    _require_repo(settings)
+    artefacts.lora(settings)
+
+
+def push_spatialscore(settings: Settings) -> None:
+    """`push spatialscore`: a repository's name, and a SpatialScore that others can load."""
+    from pipelines.push import artefacts
+
+    _require_repo(settings)
+    artefacts.spatialscore(settings)
+
+
+def push_dataset(settings: Settings) -> None:
+    """`push dataset`: a repository's name, and a published version. The command itself reads all of its data."""
+    _require_repo(settings)
+
+
+def _require_repo(settings: Settings) -> None:
+    if not settings.push.repo:
+        raise SettingsError("push needs the repository: add repo=OWNER/NAME, e.g. repo=me/my-lora")
+
+
 def trained_policy(settings: Settings) -> None:
     """Commands that need a policy that was trained: its checkpoints, or an export, of the version that is asked for."""
     from actors.files import list_folder

@@ -29,7 +29,6 @@ from pipelines.common.fingerprints import digest_of_file
 from pipelines.common.paths import PUBLISHED_DATA, run_paths
 from pipelines.preferences.dataset.card import render_card
 from pipelines.preferences.dataset.export import export_hpdv3, export_pickapic
-from pipelines.preferences.dataset.hub import push_to_hub
 from pipelines.preferences.dataset.licences import notes_on_generators, notes_on_services
 from pipelines.preferences.dataset.reviews import DatasetReviews, read_reviews
 from pipelines.preferences.dataset.source_rows import read_columns, read_shuffled
@@ -68,14 +67,14 @@ class Selection:
 def publish(settings: Settings) -> PublishedVersion:
     """Writes the accepted pairs of the run, with the reviews of the annotators, as a version of the dataset.
 
-    A version that exists already is only uploaded, to `publish.hub` and to `publish.out` if that is a URI. Raises
-    UserError if it exists otherwise, if there are no pairs that may be published, or if the accepted pairs of the split
-    test cannot fill the benchmark.
+    A version that exists already is only copied to `publish.out`, if that is a URI. Raises UserError if it exists
+    otherwise, if there are no pairs that may be published, or if the accepted pairs of the split test cannot fill the
+    benchmark.
     """
     cfg = settings.publish
     local = cfg.out and not is_uri(cfg.out)
     folder = (Path(cfg.out).absolute() if local else run_paths(settings).published) / cfg.version
-    if folder.exists() and (cfg.hub or is_uri(cfg.out)):
+    if folder.exists() and is_uri(cfg.out):
         return PublishedVersion(folder, _count_pairs(folder), {}, _upload(folder, cfg))
     if is_uri(cfg.out):
         require_free(join(cfg.out, cfg.version))
@@ -105,10 +104,8 @@ def publish(settings: Settings) -> PublishedVersion:
 
 
 def _upload(folder: Path, cfg: PublishSettings) -> str:
-    """Copies a version to where the settings want it beside the folder, and says where."""
-    uri = upload(folder, join(cfg.out, cfg.version)) if is_uri(cfg.out) else ""
-    hub = push_to_hub(folder, cfg) if cfg.hub else ""
-    return " and ".join(filter(None, (uri, hub)))
+    """Copies a version to `publish.out` if that is a URI, and says where; "" otherwise."""
+    return upload(folder, join(cfg.out, cfg.version)) if is_uri(cfg.out) else ""
 
 
 def select(source: Path, reviews: DatasetReviews, cfg: PublishSettings) -> Selection:

@@ -1,0 +1,1 @@
+"""`spatialt2i push`: uploads what a run has made to the Hugging Face Hub."""
