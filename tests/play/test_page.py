@@ -69,7 +69,7 @@ def test_enter_shows_both_images_with_scores_and_the_verdict_of_each_relation(br
         browser.value("document.getElementById('next').click()")
         wait_for(lambda: _results(browser) == 2, "the images of the next seed")
         assert sampler.asked == [(RIGHT.text, 1), (RIGHT.text, 2)]
-        assert browser.text("#tally") == (
+        assert browser.text("#totals") == (
             "2 tries on this page: everything right in 0 base images and in 2 tuned ones."
         )
         browser.value("document.querySelector('[data-side=base]').click()")

@@ -7,7 +7,7 @@ const SMALL = 256;  // an image of fewer pixels a side is enlarged without smoot
 
 let about = null;
 let work = null;       // AbortController of the request that runs
-const tally = { tries: 0, base: 0, tuned: 0 };
+const totals = { tries: 0, base: 0, tuned: 0 };
 let zoomed = null;     // { result, side }
 
 function token() {  // in the address after #, and kept for this tab only
@@ -107,7 +107,7 @@ async function* lines(stream) {
 
 function setBusy(busy) {
   $("go").disabled = busy;
-  $("next").disabled = busy || !tally.tries;
+  $("next").disabled = busy || !totals.tries;
   $("progress").hidden = !busy;
   for (const button of $("examples").children) button.disabled = busy;
 }
@@ -196,11 +196,11 @@ function row(name, ...cells) {
 }
 
 function count(event) {
-  tally.tries++;
+  totals.tries++;
   if (!event.base.verdict) return;
-  for (const side of Object.keys(SIDES)) tally[side] += event[side].verdict.perfect;
-  $("tally").hidden = tally.tries < 2;
-  $("tally").textContent = `${tally.tries} tries on this page: everything right in ${tally.base} base images and in ${tally.tuned} tuned ones.`;
+  for (const side of Object.keys(SIDES)) totals[side] += event[side].verdict.perfect;
+  $("totals").hidden = totals.tries < 2;
+  $("totals").textContent = `${totals.tries} tries on this page: everything right in ${totals.base} base images and in ${totals.tuned} tuned ones.`;
 }
 
 // ---- an enlarged image
