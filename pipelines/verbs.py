@@ -182,7 +182,7 @@ VERBS: dict[str, dict[str, Action]] = {
         "run": Action(
             "pipelines.play.commands:run",
             "serve a page that shows images of your prompts before and after training, until interrupted",
-            ("play", "flux", "serving"),
+            ("play", "rewards", "flux", "serving"),
             run="continues",
             check=f"{_CHECKS}:play",
         )

@@ -58,7 +58,13 @@ class ComparisonReplica:
             loop.call_soon_threadsafe(done.put_nowait, True)
 
         sampling = asyncio.create_task(asyncio.to_thread(self._sampler.sample, text, seed, after_step))
-        sampling.add_done_callback(lambda _: done.put_nowait(False))
+
+        def end(task: asyncio.Task[Comparison]) -> None:
+            if not task.cancelled():
+                task.exception()  # seen, also if nobody awaits it any more
+            done.put_nowait(False)
+
+        sampling.add_done_callback(end)
         try:
             steps = 0
             while await done.get():

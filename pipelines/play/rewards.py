@@ -1,28 +1,49 @@
-"""The rewards whose scores the page shows, each a pool of one replica. To show another one, add it to `start_shown`."""
+"""The rewards whose scores the page shows: SpatialScore and all others of the run, trained on or watched."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from actors.workers.reward import RewardPool, start_pool
+from actors.workers.reward import RewardPool
+from conf.rewards import RewardTerm
 from conf.settings import Settings
 from pipelines.common.paths import spatialscore_folder
 from pipelines.common.resources import ResourceRequest
-from pipelines.policy.resources import spatialscore_request
+from pipelines.policy.resources import reward_request
+from pipelines.policy.rewards import prepare_reward
 from pipelines.reward.served_model import served_model
 
-SPATIALSCORE = "SpatialScore"
+SPATIALSCORE = "spatialscore"
+TITLES = {SPATIALSCORE: "SpatialScore"}
+"""Name of a reward -> what the page calls it, if not by its name."""
+_OWN_PROMPTS = ("detector",)
+"""Kinds that score only the prompts of the run, of which they were given the relations."""
 
 
 def shown_rewards(settings: Settings) -> dict[str, ResourceRequest]:
-    """Name on the page -> what its replica requests. Without a SpatialScore the page shows images alone."""
-    if not spatialscore_folder(settings).is_dir():
-        return {}
-    return {SPATIALSCORE: replace(spatialscore_request(settings.serving), count=1)}
+    """Name on the page -> what its one replica requests. A run without a SpatialScore shows its other rewards alone."""
+    return {
+        TITLES.get(name, name): replace(reward_request(settings, name, term), count=1)
+        for name, term in _terms(settings).items()
+    }
 
 
 def start_shown(settings: Settings, owner: str) -> dict[str, RewardPool]:
-    """Starts a pool for each of `shown_rewards` and waits until all answer. `owner` names them in Serve."""
-    serving = replace(settings.serving, min_replicas=1, max_replicas=1, http=False)
-    starts = {SPATIALSCORE: lambda: start_pool(serving, served_model(settings), owner)}
-    return {name: starts[name]() for name in shown_rewards(settings)}
+    """Starts a pool for each of `shown_rewards` and waits until all answer. `owner` names them in Serve.
+
+    Raises UserError, before the first one starts, if one of them cannot be started.
+    """
+    terms = {name: replace(term, min_replicas=1, max_replicas=1) for name, term in _terms(settings).items()}
+    model = served_model(settings) if SPATIALSCORE in terms else ""
+    serving = replace(settings.serving, model=model, min_replicas=1, max_replicas=1, http=False)
+    own = replace(settings, run_dir=owner, serving=serving)
+    starts = {name: prepare_reward(own, name, term) for name, term in terms.items()}
+    return {TITLES.get(name, name): start() for name, start in starts.items()}
+
+
+def _terms(settings: Settings) -> dict[str, RewardTerm]:
+    """The rewards by their names in the settings, SpatialScore first."""
+    has_model = spatialscore_folder(settings).is_dir()
+    others = {name: term for name, term in settings.used_rewards().items() if term.kind_of(name) != SPATIALSCORE}
+    shown = {name: term for name, term in others.items() if term.kind_of(name) not in _OWN_PROMPTS}
+    return {SPATIALSCORE: RewardTerm(), **shown} if has_model else shown

@@ -25,6 +25,7 @@ from ray.serve.handle import DeploymentHandle
 
 from actors.policy.comparison import Comparison
 from actors.reward_input import InputError
+from actors.rewards.errors import RewardError
 from actors.types import Prompt, Scores
 from actors.workers.faults import DeviceFaultError
 from actors.workers.reward import RewardPool
@@ -103,7 +104,7 @@ class PlayService:
         async def score(name: str, pool: RewardPool) -> Scores | None:
             try:
                 return await pool.score(images, texts)
-            except (RayError, RayServeException):
+            except (RayError, RayServeException, RewardError, InputError):
                 logging.getLogger("ray.serve").exception("%s could not score an image", name)
                 return None
 

@@ -120,14 +120,14 @@ def start_rewards(settings: Settings) -> RewardMix:
     check_rules_reward(settings)
     rewards = settings.used_rewards()
     # Everything that may be refused comes before the first pool, so that no pool is left running.
-    starts = {name: _prepare(settings, name, term) for name, term in rewards.items()}
+    starts = {name: prepare_reward(settings, name, term) for name, term in rewards.items()}
     running: list[RunningReward] = []
     for name, term in rewards.items():
         running.append(RunningReward(name, term, starts[name](), reward_request(settings, name, term)))
     return RewardMix(running, settings.policy.algorithm.combine_rewards)
 
 
-def _prepare(settings: Settings, name: str, term: RewardTerm) -> Callable[[], RewardPool]:
+def prepare_reward(settings: Settings, name: str, term: RewardTerm) -> Callable[[], RewardPool]:
     """What starts the pool of a reward. Raises UserError, before anything is started, if it cannot be started."""
     kind = term.kind_of(name)
     if kind == "spatialscore":

@@ -143,6 +143,7 @@ function showResult(event) {
   result.querySelector("tbody").append(...rows(event));
   if (!result.querySelector("tbody").children.length) result.querySelector("table").remove();
   $("results").prepend(result);
+  result.scrollIntoView({ block: "nearest" });  // on a phone it is below the form
   for (const old of [...$("results").children].slice(KEPT)) {
     for (const image of old.querySelectorAll("img")) URL.revokeObjectURL(image.src);
     old.remove();
