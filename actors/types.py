@@ -43,16 +43,16 @@ class Prompt:
 class Conditioning:
     """The text encoders' output for one prompt, computed once and shared by its group."""
 
-    prompt_embeds: torch.Tensor  # [L, D] hidden states of T5 (FLUX) or Qwen2.5-VL (Qwen-Image)
-    pooled_embeds: torch.Tensor | None  # [D'] CLIP's pooled output; None except for FLUX
+    prompt_embeds: torch.Tensor  # [L, D] hidden states of the text encoders
+    pooled_embeds: torch.Tensor | None = None  # [D'] CLIP's pooled output; None for families without CLIP
     negative_embeds: torch.Tensor | None = None  # [L', D] of the text to guide away from; None without such guidance
+    negative_pooled: torch.Tensor | None = None  # [D'] of that text
 
     def to(self, device: torch.device) -> Self:
         """The same conditioning on `device`."""
-        pooled = None if self.pooled_embeds is None else self.pooled_embeds.to(device)
-        negative = None if self.negative_embeds is None else self.negative_embeds.to(device)
-        prompt = self.prompt_embeds.to(device)
-        return replace(self, prompt_embeds=prompt, pooled_embeds=pooled, negative_embeds=negative)
+        held = {name: getattr(self, name) for name in ("pooled_embeds", "negative_embeds", "negative_pooled")}
+        moved = {name: value.to(device) for name, value in held.items() if value is not None}
+        return replace(self, prompt_embeds=self.prompt_embeds.to(device), **moved)
 
 
 @dataclass(frozen=True)

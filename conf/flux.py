@@ -14,7 +14,7 @@ EMBEDDED = "embedded"
 
 @dataclass(frozen=True)
 class FluxSettings(Section):
-    """The text-to-image policy, FLUX or Qwen-Image: the model, its LoRA, and the size of its images."""
+    """The text-to-image policy of any family (FLUX, Qwen-Image, …): the model, its LoRA, and the size of its images."""
 
     section: ClassVar[str] = "flux"
 
@@ -28,17 +28,25 @@ class FluxSettings(Section):
     """Width of an image in pixels, a multiple of 16. Flow-GRPO: 512."""
 
     max_sequence_length: int = field(default=24, metadata=at_least(1))
-    """Text tokens: prompts are padded to this length (FLUX) or truncated to it (Qwen-Image)."""
+    """Text tokens: prompts are padded to this length (FLUX, Stable Diffusion 3) or cut to it (Qwen-Image, Z-Image)."""
 
     guidance: float = 3.5
-    """FLUX's guidance embedding (not classifier-free guidance). Qwen-Image has none."""
+    """Guidance embedding of FLUX.1, not classifier-free guidance. The other models have none."""
 
     true_cfg: float = field(default=1.0, metadata=at_least(1))
-    """Scale of Qwen-Image's classifier-free guidance, in sampler and learner. Above 1, an image is two rows of each
-    forward pass. 1: none."""
+    """Scale of classifier-free guidance, in sampler and learner, of all models but FLUX.1. Above 1, an image is two
+    rows of each forward pass. 1: none. Z-Image's own `guidance_scale` is this minus 1."""
 
     negative_prompt: str = " "
-    """Text that classifier-free guidance leads away from. Qwen-Image's own example is a blank."""
+    """Text that classifier-free guidance leads away from. Qwen-Image's own example is a blank. FLUX.2-klein always
+    takes the empty text."""
+
+    cfg_norm_limit: float = field(default=0.0, metadata=at_least(0))
+    """Largest norm of an image's guided velocity, in units of that with the prompt (`cfg_normalization` of Z-Image).
+    0: no limit. Z-Image only."""
+
+    cfg_truncation: float = field(default=1.0, metadata=at_least(0))
+    """No guidance where 1 - s is above this, with noise level s (`cfg_truncation` of Z-Image). Z-Image only."""
 
     dtype: Dtype = "float32"
     """Precision of the frozen base model."""

@@ -1,8 +1,9 @@
 """The interface of a text-to-image model for the sampler, the learner and the exports.
 
-A model family (actors/policy/flux.py, qwen_image.py) defines text -> conditioning, latents -> velocity and
-latents -> pixels. This module has what the families share: the LoRA and the noise schedule.
-Axes: B rows, T denoise steps, S image tokens, C packed latent channels, L text tokens, D embedding width.
+A model family (actors/policy/flux.py, …) defines text -> conditioning, latents -> velocity and latents -> pixels. This
+module has what the families share: the layout of latents, the noise schedule and the LoRA.
+Axes: B rows, T denoise steps, S image tokens, C packed latent channels (those of 2 x 2 positions of the VAE's latents),
+L text tokens, D embedding width.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
@@ -45,7 +48,8 @@ class Policy(ABC):
     encoders: ClassVar[tuple[str, ...]]  # components that `flux.text_encoders_on_cpu` keeps on the CPU
     inference_only_components: ClassVar[tuple[str, ...]]  # components that a learner does not load
     max_text_tokens: ClassVar[int]  # the largest `flux.max_sequence_length` that the plain pipeline takes
-    has_true_cfg: ClassVar[bool] = False  # whether `flux.true_cfg` can be above 1
+    lacks: ClassVar[Mapping[str, str]]  # setting of `flux` that must keep its default -> what to use instead
+    pads_texts: ClassVar[bool] = True  # whether the transformer reads `flux.max_sequence_length` tokens of each text
     channels: int  # C
 
     def __init__(self, pipeline: Any, settings: FluxSettings, seed: int = 0) -> None:
@@ -53,7 +57,7 @@ class Policy(ABC):
 
         Raises what `check_settings` raises.
         """
-        self.check_settings(settings)
+        self.check_settings(settings, pipeline)
         self.pipeline = pipeline
         self.settings = settings
         self.transformer = pipeline.transformer
@@ -68,7 +72,8 @@ class Policy(ABC):
         checkpoint_blocks(self.transformer, settings.checkpoint_every)
         if settings.compile:
             compile_blocks(self.transformer)
-        self.image_tokens = (settings.height // 16) * (settings.width // 16)  # S
+        self.grid = settings.height // 16, settings.width // 16  # rows and columns of image tokens
+        self.image_tokens = self.grid[0] * self.grid[1]  # S
         if pipeline.vae is not None and settings.vae_decoding != "batch":
             pipeline.vae.enable_slicing()
             if settings.vae_decoding == "tiled":
@@ -95,13 +100,18 @@ class Policy(ABC):
         return cls(pipeline, settings, seed)
 
     @classmethod
-    def check_settings(cls, settings: FluxSettings) -> None:
-        """Raises SettingsError for settings that this family of models does not have."""
-        if settings.true_cfg > 1 and not cls.has_true_cfg:
-            raise SettingsError(
-                f"flux.true_cfg must be 1 for a {cls.pipeline_class.__name__}, got {settings.true_cfg}: its guidance "
-                "is flux.guidance, an embedding"
-            )
+    def check_settings(cls, settings: FluxSettings, pipeline: Any) -> None:
+        """Raises SettingsError for settings that this family of models, or the model of `pipeline`, does not have.
+
+        `pipeline`: of this policy, or as `load_without_weights` returns it.
+        """
+        for field in fields(settings):
+            value = getattr(settings, field.name)
+            if field.name in cls.lacks and value != field.default:
+                raise SettingsError(
+                    f"flux.{field.name} must be {field.default!r} for a {cls.pipeline_class.__name__}, got {value!r}: "
+                    f"{cls.lacks[field.name]}"
+                )
 
     @classmethod
     def load_without_weights(cls, model: str) -> Any:
@@ -152,19 +162,29 @@ class Policy(ABC):
 
     # --- the flow ---------------------------------------------------------------------------------------------------
 
+    @staticmethod
+    def noise_levels(scheduler: Any, steps: int, image_tokens: int) -> torch.Tensor:
+        """The T+1 noise levels of the plain pipeline with this scheduler: float32, falling from 1 to 0."""
+        return shifted_sigmas(scheduler, steps, image_tokens)
+
     def sigmas(self, steps: int) -> torch.Tensor:
         """The noise levels of `steps` denoise steps at this image size: [T+1] float32, falling from 1 to 0."""
-        return shifted_sigmas(self.pipeline.scheduler, steps, self.image_tokens)
+        return self.noise_levels(self.pipeline.scheduler, steps, self.image_tokens)
 
     def timestep(self, s: torch.Tensor) -> torch.Tensor:
         """The model's timestep at s [B], rounded to the model's dtype exactly as the plain pipeline rounds it."""
         return (s * 1000).to(self.dtype) / 1000
 
     def unpack(self, latents: torch.Tensor) -> torch.Tensor:
-        """Packed latents [B, S, C] in the VAE's layout: [B, C/4, H/8, W/8]. Qwen-Image adds a frame axis of 1."""
-        return self.pipeline._unpack_latents(
-            latents, self.settings.height, self.settings.width, self.pipeline.vae_scale_factor
-        )
+        """Packed latents [B, S, C] in the VAE's layout: [B, C/4, H/8, W/8]."""
+        return F.pixel_shuffle(latents.transpose(1, 2).unflatten(2, self.grid), 2)
+
+    def pack(self, latents: torch.Tensor) -> torch.Tensor:
+        """The inverse of `unpack`: each image token has the 2 x 2 latent positions that the transformer reads as one.
+
+        Some pipelines hold latents packed (FLUX), others in the VAE's layout (Stable Diffusion 3). Here all are packed.
+        """
+        return F.pixel_unshuffle(latents, 2).flatten(2).transpose(1, 2).contiguous()
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> np.ndarray:
@@ -180,11 +200,17 @@ class Policy(ABC):
             self.channels // 4,
             self.settings.height,
             self.settings.width,
-            self.dtype,
+            self.noise_dtype,
             self.device,
             list(generators),
         )
-        return (drawn[0] if isinstance(drawn, tuple) else drawn).float()  # FLUX also returns the image's position ids
+        latents = (drawn[0] if isinstance(drawn, tuple) else drawn).float()  # FLUX returns position ids, too
+        return latents if latents.ndim == 3 else self.pack(latents)
+
+    @property
+    def noise_dtype(self) -> torch.dtype:
+        """The dtype in which the plain pipeline draws the noise."""
+        return self.dtype
 
     # --- the LoRA ---------------------------------------------------------------------------------------------------
 

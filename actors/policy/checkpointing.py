@@ -13,12 +13,17 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 
+def repeated_blocks(transformer: Any) -> list[nn.Module]:
+    """The transformer blocks of a diffusers model, in module order."""
+    names = transformer._repeated_blocks or transformer._no_split_modules  # Stable Diffusion 3 names only the second
+    return [module for module in transformer.modules() if type(module).__name__ in names]
+
+
 def checkpoint_blocks(transformer: Any, every: int) -> None:
     """Checkpoints every n-th repeated block of a diffusers transformer: 1 all of them, 0 none."""
     if not every:
         return
-    blocks = [module for module in transformer.modules() if type(module).__name__ in transformer._repeated_blocks]
-    chosen = {id(block) for block in blocks[::every]}
+    chosen = {id(block) for block in repeated_blocks(transformer)[::every]}
 
     def run(block: nn.Module, *inputs: Any) -> Any:
         if id(block) in chosen:
@@ -36,4 +41,5 @@ def compile_blocks(transformer: Any) -> None:
     """
     inductor: Any = import_module("torch._inductor.config")  # here, because it is slow to import
     inductor.emulate_precision_casts = True
-    transformer.compile_repeated_blocks()
+    for block in repeated_blocks(transformer):
+        block.compile()

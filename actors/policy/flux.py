@@ -30,13 +30,16 @@ class FluxPolicy(Policy):
     encoders = ("text_encoder", "text_encoder_2")
     inference_only_components = (*encoders, "tokenizer", "tokenizer_2", "vae")
     max_text_tokens = 512
+    lacks = dict.fromkeys(
+        ("true_cfg", "negative_prompt", "cfg_norm_limit", "cfg_truncation"),
+        "its guidance is flux.guidance, an embedding",
+    )
 
     def __init__(self, pipeline: FluxPipeline, settings: FluxSettings, seed: int = 0) -> None:
         """See Policy."""
         super().__init__(pipeline, settings, seed)
         self.channels = self.transformer.x_embedder.in_features
-        rows, columns = settings.height // 16, settings.width // 16
-        self._image_ids = self.pipeline._prepare_latent_image_ids(1, rows, columns, self.device, self.dtype)  # [S, 3]
+        self._image_ids = self.pipeline._prepare_latent_image_ids(1, *self.grid, self.device, self.dtype)  # [S, 3]
         self._text_ids = torch.zeros(settings.max_sequence_length, 3, device=self.device, dtype=self.dtype)  # [L, 3]
         if pipeline.vae is not None:
             pipeline.vae.to(memory_format=torch.channels_last)  # halves the time of its convolutions

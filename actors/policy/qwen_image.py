@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from diffusers.pipelines.qwenimage.pipeline_qwenimage import QwenImagePipeline
 from torch.nn.utils.rnn import pad_sequence
 
-from actors.policy.base import Policy, stack_rows
+from actors.policy.base import stack_rows
+from actors.policy.guidance import GuidedPolicy
 from actors.types import Conditioning
 from conf.flux import FluxSettings
 
@@ -26,30 +26,21 @@ class QwenConditioning:
     mask: torch.Tensor | None  # [B', L] 1 for a token, 0 for padding; None if no text is padded
 
 
-def guide(velocity: torch.Tensor, negative: torch.Tensor, scale: float) -> torch.Tensor:
-    """Classifier-free guidance that keeps the norm of each image token, as in QwenImagePipeline: [B, S, C].
-
-    v = negative + scale (velocity - negative), times |velocity| / |v|.
-    """
-    guided = negative + scale * (velocity - negative)
-    return guided * (velocity.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
-
-
-class QwenImagePolicy(Policy):
+class QwenImagePolicy(GuidedPolicy):
     """Qwen-Image, the paper's second base (Table 7)."""
 
     pipeline_class = QwenImagePipeline
     encoders = ("text_encoder",)
     inference_only_components = (*encoders, "tokenizer", "vae")
     max_text_tokens = 1024
-    has_true_cfg = True
+    pads_texts = False
+    lacks = dict.fromkeys(("guidance", "cfg_norm_limit", "cfg_truncation"), "its guidance is flux.true_cfg")
 
     def __init__(self, pipeline: QwenImagePipeline, settings: FluxSettings, seed: int = 0) -> None:
         """See Policy."""
         super().__init__(pipeline, settings, seed)
         self.channels = self.transformer.img_in.in_features
-        self._negative_embeds: torch.Tensor | None = None  # made by the first `encode`
-        self._image_shape = [(1, settings.height // 16, settings.width // 16)]
+        self._image_shape = [(1, *self.grid)]
 
     @staticmethod
     def pipeline_kwargs(settings: FluxSettings) -> dict[str, float | str]:
@@ -64,26 +55,18 @@ class QwenImagePolicy(Policy):
         tokens = pipeline.tokenizer(pipeline.prompt_template_encode.format(text), verbose=False).input_ids
         return len(tokens) - pipeline.prompt_template_encode_start_idx
 
-    @torch.no_grad()
-    def encode(self, texts: Sequence[str]) -> list[Conditioning]:
-        """See Policy: the last hidden states of Qwen2.5-VL after the template, without padding."""
-        if self.settings.true_cfg > 1 and self._negative_embeds is None:
-            self._negative_embeds = self._encode(self.settings.negative_prompt)
-        return [Conditioning(self._encode(text), None, self._negative_embeds) for text in texts]
-
-    def _encode(self, text: str) -> torch.Tensor:
+    def encode_text(self, text: str) -> Conditioning:
+        """See GuidedPolicy: the last hidden states of Qwen2.5-VL after the template, without padding."""
         embeds, _ = self.pipeline.encode_prompt(
             prompt=text,
             max_sequence_length=self.settings.max_sequence_length,
             device=self.pipeline.text_encoder.device,
         )
-        return embeds[0].cpu()  # [L, D]
+        return Conditioning(embeds[0].cpu())  # [L, D]
 
     def batch_conditioning(self, conditioning: Sequence[Conditioning]) -> QwenConditioning:
         """See Policy."""
-        texts = [row.prompt_embeds for row in conditioning]
-        if self.settings.true_cfg > 1:
-            texts += [cast(torch.Tensor, row.negative_embeds) for row in conditioning]
+        texts = [row.prompt_embeds for row in self.with_negatives(conditioning)]
         if all(text is texts[0] for text in texts):
             return QwenConditioning(stack_rows(texts, self.device), None)
         embeds = pad_sequence([text.to(self.device) for text in texts], batch_first=True)
@@ -93,12 +76,9 @@ class QwenImagePolicy(Policy):
         mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
         return QwenConditioning(embeds, mask.long().to(self.device))
 
-    def velocity(self, latents: torch.Tensor, s: torch.Tensor, rows: QwenConditioning) -> torch.Tensor:
-        """See Policy. With guidance, both predictions of an image are rows of one forward pass."""
-        scale = self.settings.true_cfg
-        if scale > 1:
-            latents, s = latents.repeat(2, 1, 1), s.repeat(2)
-        velocity = self.transformer(
+    def predict(self, latents: torch.Tensor, s: torch.Tensor, rows: QwenConditioning) -> torch.Tensor:
+        """See GuidedPolicy."""
+        return self.transformer(
             hidden_states=latents.to(self.dtype),
             encoder_hidden_states=rows.prompt_embeds,
             encoder_hidden_states_mask=rows.mask,
@@ -106,15 +86,16 @@ class QwenImagePolicy(Policy):
             img_shapes=[self._image_shape] * len(latents),
             return_dict=False,
         )[0].float()
-        if scale == 1:
-            return velocity
-        with_prompt, with_negative = velocity.chunk(2)
-        return guide(with_prompt, with_negative, scale)
+
+    def guide(self, velocity: torch.Tensor, negative: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+        """See GuidedPolicy. Each image token keeps the norm that it has with the prompt, as in QwenImagePipeline."""
+        guided = super().guide(velocity, negative, s)
+        return guided * (velocity.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """See Policy. The VAE is a video model: an image is a video of one frame."""
         vae = self.pipeline.vae
-        unpacked = self.unpack(latents)  # [B, C/4, 1, H/8, W/8]
+        unpacked = self.unpack(latents)[:, :, None]  # [B, C/4, 1, H/8, W/8]
         mean = torch.tensor(vae.config.latents_mean).to(unpacked).view(1, -1, 1, 1, 1)
         std = 1.0 / torch.tensor(vae.config.latents_std).to(unpacked).view(1, -1, 1, 1, 1)
         return vae.decode(unpacked / std + mean, return_dict=False)[0][:, :, 0]

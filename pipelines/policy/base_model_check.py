@@ -11,7 +11,6 @@ from actors.policy.base import Policy
 from actors.policy.noise_check import check_noise
 from actors.policy.plan import SamplingPlan
 from actors.policy.registry import family_of
-from actors.policy.schedule import shifted_sigmas
 from conf import SettingsError
 from conf.settings import Settings
 from pipelines.common.prompts import read_prompt_setting
@@ -36,7 +35,7 @@ def check_base_model(settings: Settings) -> None:
     base = _base_model(flux_location(settings))
     if base is None:
         return
-    base.family.check_settings(settings.flux)
+    base.family.check_settings(settings.flux, base.pipeline)
     _check_plans(settings, base)
     policy = settings.policy
     if policy.prompts:
@@ -68,7 +67,7 @@ def _check_plans(settings: Settings, base: _BaseModel) -> None:
     """Raises SettingsError if an iteration's plan draws noise that the schedule cannot remove."""
     policy, flux = settings.policy, settings.flux
     image_tokens = (flux.height // 16) * (flux.width // 16)
-    sigmas = shifted_sigmas(base.pipeline.scheduler, policy.sampling.denoise_steps, image_tokens)
+    sigmas = base.family.noise_levels(base.pipeline.scheduler, policy.sampling.denoise_steps, image_tokens)
     for plan in {SamplingPlan.for_training(policy, iteration) for iteration in range(policy.iterations)}:
         check_noise(plan, sigmas)
 

@@ -94,8 +94,8 @@ def test_diffusers_loads_its_lora(qwen_image: Policy, qwen_image_directory: Path
 
 
 def test_flux_has_no_classifier_free_guidance() -> None:
-    with pytest.raises(SettingsError, match=r"flux\.true_cfg must be 1 for a FluxPipeline, got 4\.0"):
-        FluxPolicy.check_settings(FluxSettings(true_cfg=4.0))
+    with pytest.raises(SettingsError, match=r"flux\.true_cfg must be 1\.0 for a FluxPipeline, got 4\.0"):
+        FluxPolicy.check_settings(FluxSettings(true_cfg=4.0), None)
 
 
 def test_an_unknown_pipeline_class_is_refused(tmp_path: Path) -> None:
