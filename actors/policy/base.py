@@ -49,7 +49,6 @@ class Policy(ABC):
     inference_only_components: ClassVar[tuple[str, ...]]  # components that a learner does not load
     max_text_tokens: ClassVar[int]  # the largest `flux.max_sequence_length` that the plain pipeline takes
     lacks: ClassVar[Mapping[str, str]]  # setting of `flux` that must keep its default -> what to use instead
-    pads_texts: ClassVar[bool] = True  # whether the transformer reads `flux.max_sequence_length` tokens of each text
     channels: int  # C
 
     def __init__(self, pipeline: Any, settings: FluxSettings, seed: int = 0) -> None:
@@ -140,6 +139,11 @@ class Policy(ABC):
 
         `pipeline`: of this policy, or as `load_without_weights` returns it.
         """
+
+    @staticmethod
+    def text_tokens(settings: FluxSettings, tokens: int) -> int:
+        """L, the tokens that the transformer reads of a text of `tokens` tokens: here each text is padded."""
+        return settings.max_sequence_length
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> list[Conditioning]:

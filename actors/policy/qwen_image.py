@@ -33,7 +33,6 @@ class QwenImagePolicy(GuidedPolicy):
     encoders = ("text_encoder",)
     inference_only_components = (*encoders, "tokenizer", "vae")
     max_text_tokens = 1024
-    pads_texts = False
     lacks = dict.fromkeys(("guidance", "cfg_norm_limit", "cfg_truncation"), "its guidance is flux.true_cfg")
 
     def __init__(self, pipeline: QwenImagePipeline, settings: FluxSettings, seed: int = 0) -> None:
@@ -54,6 +53,11 @@ class QwenImagePolicy(GuidedPolicy):
         """See Policy: without the template's tokens in front of the text, and with those behind it."""
         tokens = pipeline.tokenizer(pipeline.prompt_template_encode.format(text), verbose=False).input_ids
         return len(tokens) - pipeline.prompt_template_encode_start_idx
+
+    @staticmethod
+    def text_tokens(settings: FluxSettings, tokens: int) -> int:
+        """See Policy: texts are not padded."""
+        return min(settings.max_sequence_length, tokens)
 
     def encode_text(self, text: str) -> Conditioning:
         """See GuidedPolicy: the last hidden states of Qwen2.5-VL after the template, without padding."""

@@ -10,10 +10,11 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from actors.policy.base import Policy
 from actors.policy.flux import FluxPolicy
 from actors.policy.qwen_image import QwenImagePolicy
+from actors.policy.sd3 import Sd3Policy
 from conf.errors import SettingsError
 from conf.flux import FluxSettings
 
-FAMILIES: tuple[type[Policy], ...] = (FluxPolicy, QwenImagePolicy)
+FAMILIES: tuple[type[Policy], ...] = (FluxPolicy, QwenImagePolicy, Sd3Policy)
 
 
 def family_of(model: str) -> type[Policy]:

@@ -41,6 +41,39 @@ def word_tokenizer(length: int) -> PreTrainedTokenizerFast:
     )
 
 
+def random_vae(latent_channels: int) -> AutoencoderKL:
+    """The VAE of 64 x 64 pixels, of latents 8 x 8."""
+    return AutoencoderKL(
+        block_out_channels=(8, 16, 32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=latent_channels,
+        norm_num_groups=4,
+        layers_per_block=1,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        scaling_factor=0.7,
+        shift_factor=0.1,
+        sample_size=64,
+    )
+
+
+def random_t5(width: int) -> T5EncoderModel:
+    """T5's encoder for WORDS."""
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=len(WORDS),
+            d_model=width,
+            d_kv=32,
+            d_ff=128,
+            num_layers=2,
+            num_heads=2,
+            eos_token_id=1,
+            pad_token_id=0,
+        )
+    )
+
+
 def random_flux_pipeline(seed: int = 0) -> FluxPipeline:
     """64 x 64 pixels, 16 image tokens of 32 channels, width 96, 1 million parameters, shift 3."""
     torch.manual_seed(seed)
@@ -55,19 +88,7 @@ def random_flux_pipeline(seed: int = 0) -> FluxPipeline:
         guidance_embeds=True,
         axes_dims_rope=(8, 12, 12),
     )
-    vae = AutoencoderKL(
-        block_out_channels=(8, 16, 32, 32),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=8,
-        norm_num_groups=4,
-        layers_per_block=1,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        scaling_factor=0.7,
-        shift_factor=0.1,
-        sample_size=64,
-    )
+    vae = random_vae(latent_channels=8)
     clip = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(WORDS),
@@ -82,18 +103,7 @@ def random_flux_pipeline(seed: int = 0) -> FluxPipeline:
             pad_token_id=0,
         )
     )
-    t5 = T5EncoderModel(
-        T5Config(
-            vocab_size=len(WORDS),
-            d_model=64,
-            d_kv=32,
-            d_ff=128,
-            num_layers=2,
-            num_heads=2,
-            eos_token_id=1,
-            pad_token_id=0,
-        )
-    )
+    t5 = random_t5(width=64)
     scheduler = FlowMatchEulerDiscreteScheduler(
         use_dynamic_shifting=True, base_shift=math.log(3), max_shift=math.log(3)
     )
