@@ -9,12 +9,14 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from actors.policy.base import Policy
 from actors.policy.flux import FluxPolicy
+from actors.policy.flux2_klein import Flux2KleinPolicy
 from actors.policy.qwen_image import QwenImagePolicy
 from actors.policy.sd3 import Sd3Policy
+from actors.policy.z_image import ZImagePolicy
 from conf.errors import SettingsError
 from conf.flux import FluxSettings
 
-FAMILIES: tuple[type[Policy], ...] = (FluxPolicy, QwenImagePolicy, Sd3Policy)
+FAMILIES: tuple[type[Policy], ...] = (FluxPolicy, QwenImagePolicy, Sd3Policy, ZImagePolicy, Flux2KleinPolicy)
 
 
 def family_of(model: str) -> type[Policy]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from actors.json_files import read_object
 from conf import UserError
@@ -23,7 +23,8 @@ Config = Mapping[str, Any]
 class PolicyArchitecture:
     """A text-to-image model."""
 
-    family: Literal["FluxPipeline", "QwenImagePipeline"]
+    family: str
+    """Class of the pipeline."""
     transformer: Config
     vae: Config
     encoder_parameters: float
@@ -38,26 +39,78 @@ class ScoreArchitecture:
     vision: Config
 
 
-_FLUX_VAE: Config = {
-    "block_out_channels": (128, 256, 512, 512),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "latent_channels": 16,
-    "layers_per_block": 2,
-    "norm_num_groups": 32,
-    "use_quant_conv": False,
-    "use_post_quant_conv": False,
-    "scaling_factor": 0.3611,
-    "shift_factor": 0.1159,
-    "sample_size": 1024,
-}
-_FLUX_ENCODERS = 4_762_310_656 + 123_060_480  # T5-XXL's encoder and CLIP-L's text model
+def _vae(channels: int, scaling: float, shift: float) -> Config:
+    """The autoencoder of Stable Diffusion's form, with 8 pixels a latent position."""
+    return {
+        "block_out_channels": (128, 256, 512, 512),
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "latent_channels": channels,
+        "layers_per_block": 2,
+        "norm_num_groups": 32,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+        "scaling_factor": scaling,
+        "shift_factor": shift,
+        "sample_size": 1024,
+    }
+
+
+def _sd3(layers: int, heads: int, positions: int, dual: int) -> Config:
+    return {
+        "num_layers": layers,
+        "num_attention_heads": heads,
+        "caption_projection_dim": 64 * heads,
+        "pos_embed_max_size": positions,
+        "dual_attention_layers": tuple(range(dual)),
+        "qk_norm": "rms_norm",
+    }
+
+
+def _klein(blocks: int, single_blocks: int, heads: int, text_width: int) -> Config:
+    return {
+        "num_layers": blocks,
+        "num_single_layers": single_blocks,
+        "num_attention_heads": heads,
+        "joint_attention_dim": 3 * text_width,
+        "guidance_embeds": False,
+    }
+
+
+_QWEN3_4B, _QWEN3_8B = 4_022_468_096, 8_190_735_360
+_FLUX_VAE = _vae(16, 0.3611, 0.1159)
+_SD3_VAE = _vae(16, 1.5305, 0.0609)
+_T5_XXL = 4_762_310_656  # its encoder
+_FLUX_ENCODERS = _T5_XXL + 123_060_480  # and CLIP-L's text model
+_SD3_ENCODERS = _T5_XXL + 123_650_304 + 694_659_840  # and the text models of CLIP-L and CLIP-bigG, with projections
 POLICIES: Mapping[str, PolicyArchitecture] = {
     "black-forest-labs/FLUX.1-dev": PolicyArchitecture(
         "FluxPipeline", {"guidance_embeds": True}, _FLUX_VAE, _FLUX_ENCODERS
     ),
     "black-forest-labs/FLUX.1-schnell": PolicyArchitecture("FluxPipeline", {}, _FLUX_VAE, _FLUX_ENCODERS),
     "Qwen/Qwen-Image": PolicyArchitecture("QwenImagePipeline", {}, {}, 8_292_166_656),  # Qwen2.5-VL-7B
+    "stabilityai/stable-diffusion-3.5-medium": PolicyArchitecture(
+        "StableDiffusion3Pipeline", _sd3(24, 24, 384, dual=13), _SD3_VAE, _SD3_ENCODERS
+    ),
+    "stabilityai/stable-diffusion-3.5-large": PolicyArchitecture(
+        "StableDiffusion3Pipeline", _sd3(38, 38, 192, dual=0), _SD3_VAE, _SD3_ENCODERS
+    ),
+    **{
+        f"Tongyi-MAI/{name}": PolicyArchitecture("ZImagePipeline", {}, _FLUX_VAE, _QWEN3_4B)
+        for name in ("Z-Image", "Z-Image-Turbo")
+    },
+    **{
+        f"black-forest-labs/FLUX.2-klein-{name}4B": PolicyArchitecture(
+            "Flux2KleinPipeline", _klein(5, 20, 24, 2560), {}, _QWEN3_4B
+        )
+        for name in ("base-", "")
+    },
+    **{
+        f"black-forest-labs/FLUX.2-klein-{name}9B": PolicyArchitecture(
+            "Flux2KleinPipeline", _klein(8, 24, 32, 4096), {}, _QWEN3_8B
+        )
+        for name in ("base-", "")
+    },
 }
 """Hub id -> architecture."""
 
@@ -101,8 +154,9 @@ def policy_architecture(model: str) -> PolicyArchitecture:
         return POLICIES[model]
     folder = CHECKPOINTS / "flux" if model == EMBEDDED else Path(model)
     family = _config(folder / "model_index.json", "flux.model", model, POLICIES)["_class_name"]
-    if family not in ("FluxPipeline", "QwenImagePipeline"):
-        raise UserError(f"flux.model={model} must hold a FluxPipeline or a QwenImagePipeline, got a {family}")
+    known = {each.family for each in POLICIES.values()}
+    if family not in known:
+        raise UserError(f"flux.model={model} must hold one of {', '.join(sorted(known))}, got a {family}")
     weights = [file for part in folder.glob("text_encoder*") for file in part.glob("*.safetensors")]
     return PolicyArchitecture(
         family,

@@ -6,7 +6,6 @@ alike, so models of one and two blocks of each kind are recorded and the full de
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,30 +13,16 @@ from functools import partial
 from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    AutoencoderKLQwenImage,
-    FlowMatchEulerDiscreteScheduler,
-    FluxTransformer2DModel,
-    QwenImageTransformer2DModel,
-)
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import nn
 
 from actors.dtypes import DTYPES
 from actors.policy.base import Policy
-from actors.policy.flux import FluxPolicy
-from actors.policy.registry import FAMILIES
-from actors.types import Conditioning
 from conf.flux import FluxSettings
 from pipelines.planning.architectures import PolicyArchitecture
+from pipelines.planning.families import ANATOMIES
 from pipelines.planning.ops import meta_device, trace
 from pipelines.planning.work import Program, Work, blocks, of_depth
-
-_TRANSFORMERS = {"FluxPipeline": FluxTransformer2DModel, "QwenImagePipeline": QwenImageTransformer2DModel}
-_VAES = {"FluxPipeline": AutoencoderKL, "QwenImagePipeline": AutoencoderKLQwenImage}
-_DEPTHS = {"FluxPipeline": ("num_layers", "num_single_layers"), "QwenImagePipeline": ("num_layers",)}
-"""Fields of a transformer's configuration with its numbers of blocks, one for each kind, in their order."""
-_ENCODERS = {"FluxPipeline": ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"),
-             "QwenImagePipeline": ("text_encoder", "tokenizer")}  # fmt: skip
 
 ROWS = 8
 """Rows of the recordings. What any other number costs follows."""
@@ -72,6 +57,7 @@ class PolicyWork:
     encoder_parameters: float
     vae_parameters: float
     transformer_parameters: float
+    """With buffers."""
     lora_parameters: float
     text_tokens: int
     latent_elements: int
@@ -110,10 +96,10 @@ class PolicyWork:
 
 def count_policy(architecture: PolicyArchitecture, flux: FluxSettings) -> PolicyWork:
     """Records the policy of these settings."""
-    ones = [1] * len(_DEPTHS[architecture.family])
+    depths = ANATOMIES[architecture.family].block_counts(architecture.transformer)
+    ones = [1] * len(depths)
     deeper = [[1 + (kind == longer) for kind in range(len(ones))] for longer in range(len(ones))]
-    models = [meta_policy(architecture, flux, depths) for depths in (ones, *deeper)]
-    depths = _depths(architecture)
+    models = [meta_policy(architecture, flux, counts) for counts in (ones, *deeper)]
     trained = [trace(partial(forward_pass, policy), backward=True) for policy in models]
     based = [trace(partial(_base_forward, policy), backward=False) for policy in models]
     forward = [Work.of(each, ROWS, flux.compile, forward=True) for each in trained]
@@ -121,9 +107,9 @@ def count_policy(architecture: PolicyArchitecture, flux: FluxSettings) -> Policy
     first = models[0]
     sampled = trace(partial(forward_pass, first), backward=False)
     decoded = trace(partial(_decode, first), backward=False)
-    parameters = [sum(p.numel() for p in policy.transformer.parameters()) for policy in models]
+    parameters = [_num_weights(policy.transformer) for policy in models]
     lora = [sum(p.numel() for p in policy.trainable().values()) for policy in models]
-    width = first.transformer.config["num_attention_heads"] * first.transformer.config["attention_head_dim"]
+    width = getattr(first.transformer, "inner_dim", None) or first.transformer.dim
     input_bytes = float((first.image_tokens + _text_tokens(first)) * width * first.dtype.itemsize)
     return PolicyWork(
         forward=of_depth(forward[0], forward[1:], depths),
@@ -152,39 +138,29 @@ def meta_policy(
     architecture: PolicyArchitecture, flux: FluxSettings, depths: Sequence[int], checkpoint_every: int = 0
 ) -> Policy:
     """The policy with these numbers of blocks, without weights. What compiling fuses is added to the counts."""
-    family = next(each for each in FAMILIES if each.pipeline_class.__name__ == architecture.family)
-    pipeline_class: Any = family.pipeline_class
-    shallow = dict(zip(_DEPTHS[architecture.family], depths, strict=True))
-    transformer_class: Any = _TRANSFORMERS[architecture.family]
-    vae_class: Any = _VAES[architecture.family]
+    anatomy = ANATOMIES[architecture.family]
+    pipeline_class: Any = anatomy.policy.pipeline_class
     with meta_device(DTYPES[flux.dtype]):
-        transformer = transformer_class.from_config({**architecture.transformer, **shallow})
-        vae = vae_class.from_config(dict(architecture.vae))
+        transformer = anatomy.transformer.from_config(anatomy.of_depth(architecture.transformer, depths))
+        vae = anatomy.vae.from_config(dict(architecture.vae))
+    omitted = (*anatomy.policy.encoders, *anatomy.policy.inference_only_components)
     pipeline = pipeline_class(
+        **dict.fromkeys(name for name in omitted if name != "vae"),
         transformer=transformer,
         vae=vae,
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        **dict.fromkeys(_ENCODERS[architecture.family]),
     )
     for module in (transformer, vae):
         module.requires_grad_(False)
-    return family(pipeline, replace(flux, checkpoint_every=checkpoint_every, compile=False))
+    return anatomy.policy(pipeline, replace(flux, checkpoint_every=checkpoint_every, compile=False))
 
 
 def forward_pass(policy: Policy) -> torch.Tensor:
     """One forward pass of ROWS rows. Its inputs are made here, because storages from outside count as weights."""
-    config, meta = policy.transformer.config, torch.device("meta")
+    meta = torch.device("meta")
     latents = torch.empty(ROWS, policy.image_tokens, policy.channels, device=meta)
     s = torch.empty(ROWS, device=meta)
-
-    def embeds() -> torch.Tensor:
-        return torch.empty(_text_tokens(policy), config["joint_attention_dim"], dtype=policy.dtype, device=meta)
-
-    if "pooled_projection_dim" in config:
-        pooled = torch.empty(config["pooled_projection_dim"], dtype=policy.dtype, device=meta)
-        conditioning = Conditioning(embeds(), pooled)
-    else:
-        conditioning = Conditioning(embeds(), None, embeds())  # the last: of the negative prompt
+    conditioning = ANATOMIES[policy.pipeline_class.__name__].conditioning(policy, _text_tokens(policy))
     return policy.velocity(latents, s, policy.batch_conditioning([conditioning] * ROWS))
 
 
@@ -194,9 +170,7 @@ def _base_forward(policy: Policy) -> torch.Tensor:
 
 
 def _text_tokens(policy: Policy) -> int:
-    """FLUX pads every text; Qwen-Image takes texts as they are."""
-    longest = policy.settings.max_sequence_length
-    return longest if isinstance(policy, FluxPolicy) else min(longest, TEXT_TOKENS)
+    return policy.text_tokens(policy.settings, TEXT_TOKENS)
 
 
 def _decode(policy: Policy) -> torch.Tensor:
@@ -204,11 +178,9 @@ def _decode(policy: Policy) -> torch.Tensor:
     return policy.decode_latents(latents)
 
 
-def _depths(architecture: PolicyArchitecture) -> list[int]:
-    """The numbers of blocks of the full model."""
-    defaults = inspect.signature(_TRANSFORMERS[architecture.family].__init__).parameters
-    names = _DEPTHS[architecture.family]
-    return [architecture.transformer.get(name, defaults[name].default) for name in names]
+def _num_weights(module: nn.Module) -> int:
+    """Elements of parameters and buffers. Stable Diffusion 3 keeps its table of positions in a buffer."""
+    return sum(tensor.numel() for tensor in (*module.parameters(), *module.buffers()))
 
 
 def _at_depth(counts: Sequence[int], depths: Sequence[int]) -> int:

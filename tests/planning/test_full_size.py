@@ -22,6 +22,12 @@ from pipelines.planning.work import Work
 
 pytestmark = pytest.mark.slow
 GIB = 2**30
+PRESET_OF = {
+    "StableDiffusion3Pipeline": "sd35_medium",
+    "ZImagePipeline": "z_image",
+    "Flux2KleinPipeline": "flux2_klein",
+}
+"""Class of the pipeline -> preset."""
 FLUX = POLICIES["black-forest-labs/FLUX.1-dev"]
 
 
@@ -84,6 +90,30 @@ def test_spatialscore_has_the_published_parameters() -> None:
 
 
 @pytest.mark.parametrize(
+    ("model", "billions"),
+    [
+        ("stabilityai/stable-diffusion-3.5-medium", 2.47),
+        ("stabilityai/stable-diffusion-3.5-large", 8.15),
+        ("Tongyi-MAI/Z-Image", 6.15),
+        ("black-forest-labs/FLUX.2-klein-base-4B", 3.88),
+        ("black-forest-labs/FLUX.2-klein-base-9B", 9.08),
+    ],
+)
+def test_a_transformer_has_the_published_parameters(model: str, billions: float) -> None:
+    """Half the bytes of the published bfloat16 files, in billions, read at the models' pages."""
+    preset = replace(load(PRESET_OF[POLICIES[model].family]).flux, model=model)
+    assert policy_work(preset).transformer_parameters / 1e9 == pytest.approx(billions, abs=0.01)
+
+
+@pytest.mark.parametrize("preset", ["sd35_medium", "flux2_klein"])
+def test_a_preset_trains_on_one_gpu_of_24_gb(preset: str) -> None:
+    """See docs/planning.md. The memory counts the policy, SpatialScore and the largest activations together."""
+    plan = make_plan(load(preset, ["plan.gpus=1", "plan.gpu=RTX4090"]))
+    as_set = plan.options[0]
+    assert not as_set.excess_gib and as_set.iteration_seconds > 0
+
+
+@pytest.mark.parametrize(
     ("preset", "gpu"),
     [
         ("flux_dev", "H100"),
@@ -91,6 +121,9 @@ def test_spatialscore_has_the_published_parameters() -> None:
         ("flux_dev_8gpu", "H20"),
         ("flux_dev_1gpu", "H100"),
         ("qwen_image", "H100"),
+        ("sd35_medium", "RTX4090"),
+        ("z_image", "H100"),
+        ("flux2_klein", "RTX4090"),
     ],
 )
 def test_a_preset_divides_its_gpus_within_a_tenth_of_the_best(preset: str, gpu: str) -> None:

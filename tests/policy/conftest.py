@@ -11,10 +11,11 @@ import pytest
 from conf import Settings, load
 from pipelines.scenes.grammar import training_prompts
 from tests.support.rewards import RednessPool
+from tests.support.tiny_families import tiny
 from tests.support.tiny_flux import flux_directory, policy
 from tests.support.tiny_qwen_image import qwen_image_directory, qwen_image_flux
 
-__all__ = ["flux_directory", "policy", "qwen_image_directory", "qwen_image_flux"]
+__all__ = ["flux_directory", "policy", "qwen_image_directory", "qwen_image_flux", "tiny"]
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,9 @@ from actors.policy.base import Policy
 from actors.policy.registry import load_policy
 from conf import load
 from conf.flux import FluxSettings
+from tests.support.tiny_flux2_klein import random_flux2_klein_pipeline
 from tests.support.tiny_sd3 import random_sd3_pipeline
+from tests.support.tiny_z_image import random_z_image_pipeline
 
 SEEDS = [5, 6]
 STEPS = 6
@@ -37,7 +39,11 @@ class TinyFamily:
         return load_policy(str(self.directory), replace(self.flux, **changes))
 
 
-FAMILIES: dict[str, Callable[[], Any]] = {"sd35_medium": random_sd3_pipeline}
+FAMILIES: dict[str, Callable[[], Any]] = {
+    "sd35_medium": random_sd3_pipeline,
+    "z_image": random_z_image_pipeline,
+    "flux2_klein": random_flux2_klein_pipeline,
+}
 """Preset -> tiny pipeline."""
 
 
@@ -72,7 +78,7 @@ def plain_sample(
         return values
 
     images = pipeline(
-        text,
+        prompt=text,
         **policy.pipeline_kwargs(policy.settings),
         height=64,
         width=64,

@@ -29,6 +29,12 @@ class ModelSize:
 KNOWN_MODELS = {
     "black-forest-labs/FLUX.1-dev": ModelSize(transformer=11.9, encoders=4.88, vae=0.084),
     "Qwen/Qwen-Image": ModelSize(transformer=20.45, encoders=8.3, vae=0.127),
+    "stabilityai/stable-diffusion-3.5-medium": ModelSize(transformer=2.47, encoders=5.58, vae=0.084),
+    "stabilityai/stable-diffusion-3.5-large": ModelSize(transformer=8.15, encoders=5.58, vae=0.084),
+    "Tongyi-MAI/Z-Image": ModelSize(transformer=6.15, encoders=4.02, vae=0.084),
+    "black-forest-labs/FLUX.2-klein-base-4B": ModelSize(transformer=3.88, encoders=4.02, vae=0.084),
+    "black-forest-labs/FLUX.2-klein-base-9B": ModelSize(transformer=9.08, encoders=8.19, vae=0.084),
+    "Qwen/Qwen2.5-VL-3B-Instruct": ModelSize(transformer=3.75),
     "Qwen/Qwen2.5-VL-7B-Instruct": ModelSize(transformer=8.3),
     "google/owlv2-base-patch16-ensemble": ModelSize(transformer=0.155),
 }

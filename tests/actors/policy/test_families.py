@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,12 @@ from actors.policy.plan import SamplingPlan
 from actors.policy.registry import load_policy
 from actors.policy.sampler import sample
 from conf.errors import SettingsError
+from conf.flux import FluxSettings
 from conf.policy import AlgorithmSettings, LearnerSettings, PolicyOptimizerSettings, PolicySettings, SamplingSettings
 from tests.support.learner import torch_engine
 from tests.support.tiny_families import SEEDS, STEPS, TinyFamily, plain_sample
 from tests.support.tiny_flux import TEXTS, perturb_lora
+from tests.support.tiny_flux2_klein import random_flux2_klein_pipeline
 
 WITHOUT_NOISE = SamplingPlan(denoise_steps=STEPS)
 
@@ -102,3 +105,27 @@ def test_diffusers_loads_its_lora(tiny: TinyFamily, tmp_path: Path) -> None:
 def test_it_refuses_the_settings_that_it_lacks(tiny: TinyFamily) -> None:
     with pytest.raises(SettingsError, match=r"flux\.guidance must be 3\.5 for a \w+, got 7\.0: its guidance is flux"):
         tiny.policy(guidance=7.0)
+
+
+def test_the_norm_of_guided_z_image_is_bounded_and_its_guidance_ends(tiny: TinyFamily) -> None:
+    """Options of its pipeline, each of which changes the images. The tiny model's schedule passes 1 - s = 0.3."""
+    if tiny.preset != "z_image":
+        with pytest.raises(SettingsError, match=r"flux\.cfg_truncation must be 1\.0"):
+            tiny.policy(cfg_truncation=0.3)
+        return
+    for changes in ({"cfg_norm_limit": 0.9}, {"cfg_truncation": 0.3}):
+        policy = tiny.policy(**changes)
+        latents = sample(policy, policy.encode(TEXTS[:1]) * 2, SEEDS, WITHOUT_NOISE).latents
+        torch.testing.assert_close(latents, plain_sample(tiny, policy, TEXTS[0])[0], atol=2e-5, rtol=0)
+        assert (latents - plain_sample(tiny, tiny.policy(), TEXTS[0])[0]).abs().max() > 0.01
+
+
+def test_a_distilled_flux2_klein_has_no_guidance(tmp_path: Path) -> None:
+    random_flux2_klein_pipeline(is_distilled=True).save_pretrained(tmp_path)
+    flux = FluxSettings(max_sequence_length=24, lora_targets=("attn.to_q",))
+    with pytest.raises(SettingsError, match=r"flux\.true_cfg must be 1 for a distilled FLUX\.2-klein, got 4\.0"):
+        load_policy(str(tmp_path), replace(flux, true_cfg=4.0))
+    policy = load_policy(str(tmp_path), flux)
+    family = TinyFamily("flux2_klein", tmp_path, flux)
+    samples = sample(policy, policy.encode(TEXTS[:1]) * 2, SEEDS, WITHOUT_NOISE)
+    torch.testing.assert_close(samples.latents, plain_sample(family, policy, TEXTS[0])[0], atol=2e-5, rtol=0)
