@@ -100,5 +100,5 @@ def test_flux_has_no_classifier_free_guidance() -> None:
 
 def test_an_unknown_pipeline_class_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "PixArtSigmaPipeline"}))
-    with pytest.raises(SettingsError, match="must hold one of FluxPipeline, QwenImagePipeline, .*got a PixArtSigma"):
+    with pytest.raises(SettingsError, match=r"must hold one of FluxPipeline, QwenImagePipeline, .*got a PixArtSigma"):
         load_policy(str(tmp_path), FluxSettings())
