@@ -47,6 +47,14 @@ def is_preset(word: str) -> bool:
     return word in presets() or word.endswith(YAML_ENDINGS)
 
 
+RETIRED: Mapping[str, tuple[object, str]] = {
+    "publish.hub": ("", "push.repo"),
+    "publish.hub_private": (True, "push.private"),
+}
+"""Settings of earlier versions -> their default, and what replaces them. Runs have recorded the defaults, which count
+as absent, so that the runs go on."""
+
+
 def preset_layers(preset: str, unknown: list[str] | None = None) -> list[Layer]:
     """The layers of a preset, those of its bases first. Raises SettingsError if one cannot be read.
 
@@ -103,6 +111,8 @@ def _flatten(
             if not isinstance(value, Mapping):
                 raise SettingsError(f"{source}: {_not_a_section_value(key, value)}")
             yield from _flatten(cast("Mapping[Any, Any]", value), source, unknown, f"{key}.")
+        elif key in RETIRED and value == RETIRED[key][0]:
+            continue
         elif unknown is not None:
             unknown.append(key)
         else:
@@ -122,6 +132,8 @@ def _similar_section(key: str) -> str:
 
 
 def _unknown(key: str) -> str:
+    if key in RETIRED:
+        return f"no setting {key!r}: did you mean {RETIRED[key][1]}?"
     return f"no setting {key!r}{did_you_mean(key) or suggestion(key, list(sections()))}"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conf import Settings, SettingsError, dump, load, presets
+from conf import Settings, SettingsError, dump, load, load_recorded, presets
 
 
 @pytest.mark.parametrize("preset", presets())
@@ -184,3 +184,13 @@ def test_packages_import_from_a_foreign_directory_that_holds_others_of_the_same_
         [sys.executable, "-c", program], cwd=tmp_path / "elsewhere", capture_output=True, text=True, check=True
     )
     assert Path(shown.stdout.strip()) == Path(__file__).resolve().parents[2]
+
+
+def test_a_recorded_default_of_a_retired_setting_is_left_out_and_another_value_is_refused(tmp_path: Path) -> None:
+    """A run of an earlier version goes on."""
+    recorded = tmp_path / "settings.yaml"
+    recorded.write_text("preset: scenes\npublish:\n  hub: ''\n  hub_private: true\n  version: 2.0.0\n")
+    assert load_recorded(recorded).publish.version == "2.0.0"
+    recorded.write_text("preset: scenes\npublish:\n  hub: me/pairs\n")
+    with pytest.raises(SettingsError, match=r"no setting 'publish\.hub': did you mean push\.repo\?"):
+        load_recorded(recorded)
