@@ -20,6 +20,9 @@ from ray.exceptions import RayError
 
 BEAT_S = 10.0
 """Time between two signs of life."""
+FIRST_BEAT_S = 60.0
+STARTS = 3
+"""Attempts to reach a guard at the start, and seconds for each: one that is removing applications ends afterwards."""
 NAMESPACE = "spatialt2i"
 
 
@@ -28,14 +31,15 @@ class ApplicationGuard:
 
     def __init__(self, owner: str, limit_s: float) -> None:
         self._suffix, self._limit_s = f"-{owner_digest(owner)}", limit_s
+        self._ending = False
         self._heard, self._lock = time.monotonic(), threading.Lock()
         threading.Thread(target=self._watch, daemon=True).start()
 
     def beat(self, limit_s: float) -> bool:
-        """The driver lives, and has this limit."""
+        """The driver lives, and has this limit. Returns whether the guard stays."""
         with self._lock:  # a removal ends before the driver goes on, and starts its applications again
             self._heard, self._limit_s = time.monotonic(), limit_s
-        return True
+            return not self._ending
 
     def _watch(self) -> None:
         while True:
@@ -43,6 +47,7 @@ class ApplicationGuard:
             with self._lock:
                 silent = time.monotonic() - self._heard
                 if silent > self._limit_s and self._remove(silent):
+                    self._ending = True
                     ray.kill(ray.get_runtime_context().current_actor)
                     return
 
@@ -58,14 +63,21 @@ class ApplicationGuard:
         return True
 
 
+_GuardActor = ray.remote(ApplicationGuard)
+
+
 class GuardedApplications:
     """The driver's side: it starts or finds the guard of an owner, and gives signs of life until `close`."""
 
     def __init__(self, owner: str, limit_s: float) -> None:
         self._owner, self._limit_s = owner, limit_s
         self._closed = threading.Event()
-        self._guard = self._find()
-        ray.get(self._guard.beat.remote(limit_s))  # before the applications of an earlier driver are taken over
+        for _ in range(STARTS):  # before the applications of an earlier driver are taken over
+            if self._say(FIRST_BEAT_S):
+                break
+            time.sleep(1.0)
+        else:
+            logging.warning("no guard of the Serve applications answers; they stay if this driver is killed")
         self._thread = threading.Thread(target=self._beat, name="application guard", daemon=True)
         self._thread.start()
 
@@ -85,15 +97,18 @@ class GuardedApplications:
             "max_restarts": -1,
             "max_task_retries": -1,
         }
-        return ray.remote(ApplicationGuard).options(**options).remote(self._owner, self._limit_s)
+        return _GuardActor.options(**options).remote(self._owner, self._limit_s)
 
     def _beat(self) -> None:
         while not self._closed.wait(min(BEAT_S, self._limit_s / 4)):
-            try:
-                ray.get(self._guard.beat.remote(self._limit_s), timeout=BEAT_S)
-            except (RayError, TimeoutError):
-                with contextlib.suppress(RayError, ValueError):
-                    self._guard = self._find()
+            self._say(BEAT_S)
+
+    def _say(self, timeout_s: float) -> bool:
+        """Tells the guard that the driver lives. False if it has died, or is ending: the next call starts another."""
+        try:
+            return ray.get(self._find().beat.remote(self._limit_s), timeout=timeout_s)
+        except (RayError, TimeoutError, ValueError):
+            return False
 
 
 def end_guard(owner: str) -> None:

@@ -6,6 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,7 @@ def train_reward(settings: Settings, log: Callable[[str], None] = print) -> Rewa
     check_requests(settings, [worker_request(reward)])
     record_settings(settings, "reward")
     job = _make_job(settings, sampler, paths)
-    logs = (TrackedLog(paths.reward_metrics, "reward", "step"),)
-    with tracking(settings, paths, "reward", logs, ("reward", "spatialscore")):
+    with track_fit(settings):
         result = _fit(job, paths, log)
     assert result.checkpoint is not None and result.metrics is not None
     if left_out := result.metrics.get(REFUSAL):
@@ -96,6 +96,13 @@ def train_reward(settings: Settings, log: Callable[[str], None] = print) -> Rewa
         unreadable=int(result.metrics["unreadable"]),
         seconds=time.monotonic() - start,
     )
+
+
+def track_fit(settings: Settings) -> AbstractContextManager[None]:
+    """Sends the rows of a fit to the trackers of `tracking.trackers` inside the block."""
+    paths = run_paths(settings)
+    logs = (TrackedLog(paths.reward_metrics, "reward", "step"),)
+    return tracking(settings, paths, "reward", logs, ("reward", "spatialscore"))
 
 
 def worker_request(reward: RewardSettings) -> ResourceRequest:

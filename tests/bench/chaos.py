@@ -41,11 +41,14 @@ WEIGHTS = {
     "policy worker": 4.0,
     "Serve controller": 1.0,
     "Serve proxy": 1.0,
-    "driver": 1.0,
-    "worker node": 0.7,
-    "head": 0.3,
+    "driver": 0.6,
+    "worker node": 0.4,
+    "head": 0.1,
 }
 """How often each role is chosen. A scenario has only some of them."""
+
+TOGETHER = (1, 2, 3, 5, 8)
+"""How many processes are killed at once, by chance."""
 
 WHILE_RECOVERING = 0.25
 """Share of the kills that do not wait until the run has recovered from the ones before."""
@@ -136,7 +139,7 @@ def play(operator: ChaosOperator, number: int, name: Literal["separate", "coloca
         operator.wait_for_iteration(0)
         while not operator.ended():
             time.sleep(chance.uniform(0.0, 2.0))
-            drawn = chance.choices(roles, [WEIGHTS[role] for role in roles], k=chance.choice((1, 2, 3)))
+            drawn = chance.choices(roles, [WEIGHTS[role] for role in roles], k=chance.choice(TOGETHER))
             before = operator.iteration()
             if before >= version:
                 break

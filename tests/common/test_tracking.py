@@ -19,6 +19,8 @@ from pipelines.common import tracking as module
 from pipelines.common.paths import RunPaths
 from pipelines.common.trackers import LIBRARIES, StartedTracker, TrackerRun, check_trackers, without_secrets
 from pipelines.common.tracking import TrackedLog, Tracking, tracking
+from pipelines.policy.run_log import track_policy
+from pipelines.reward.train import track_fit
 from tests.support.trackers import FailingTracker
 
 FAILING = "tests.support.trackers:FailingTracker"
@@ -63,6 +65,20 @@ def test_tensorboard_through_accelerate_gets_curves_and_images_once(tmp_path: Pa
         (3, 8, 4),
     ]
     assert "policy/kl" not in events.Tags()["scalars"]
+
+
+def test_both_stages_send_what_they_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FailingTracker, "taken", [])
+    paths = RunPaths(tmp_path)
+    settings = load("scenes", [f"run_dir={tmp_path}", f"tracking.trackers=[{FAILING!r}]"])
+    record(paths, 1)
+    paths.reward.mkdir()
+    append_row(paths.reward_metrics, {"step": 10, "loss": 0.7})
+    with track_policy(settings), track_fit(settings):
+        pass
+    names = {name for _, values in FailingTracker.taken for name in values}
+    assert {"policy/reward_mean", "evaluation/reward_mean", "reward/loss"} <= names
+    assert sorted(step for step, _ in FailingTracker.taken) == [1, 1, 10]
 
 
 def test_a_stage_that_begins_anew_is_sent_from_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
