@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal, get_args
 
 from conf.endpoints import ChatSettings
 from conf.errors import SettingsError
-from conf.rules import above, at_least, check_fields, gpu_count, one_of
+from conf.rules import above, at_least, between, check_fields, gpu_count, one_of
 
-RewardKind = Literal["", "spatialscore", "rules", "judge", "detector", "python", "http",
+RewardKind = Literal["", "spatialscore", "rules", "judge", "detector", "depth_rules", "python", "http",
                      "clip", "pickscore", "hpsv2", "hpsv3", "imagereward", "vqascore", "unifiedreward"]  # fmt: skip
 """What computes a reward. "": the kind that the reward is named after."""
 
@@ -31,6 +31,16 @@ _REPLICAS = ("threads", "cpus", "gpus", "min_replicas", "max_replicas", "node_gr
 SCORER_KINDS = ("clip", "pickscore", "hpsv2", "hpsv3", "imagereward", "vqascore", "unifiedreward")
 """Kinds that are published reward models."""
 FIELDS: Mapping[str, tuple[str, ...]] = {
+    "depth_rules": (
+        "model",
+        "depth_model",
+        "threshold",
+        "margin",
+        "depth_margin",
+        "size_margin",
+        "batch_images",
+        *_REPLICAS,
+    ),
     "python": ("path", *_REPLICAS),
     "http": ("url", "token_variable", "timeout", "retries", "batch_images", *_REPLICAS),
     **dict.fromkeys(SCORER_KINDS, ("model", "revision", "packages", "batch_images", *_REPLICAS)),
@@ -74,7 +84,22 @@ class RewardTerm:
     """http: retries of a request without an answer, or with status 408, 429 or 5xx. Then its images have no score."""
 
     model: str = ""
-    """Published reward models: directory or hub id of the weights. Empty: those of its authors."""
+    """Published reward models, and depth_rules (a GroundingDINO): directory or hub id. Empty: the authors' weights."""
+
+    depth_model: str = ""
+    """depth_rules: directory or hub id of a Depth-Anything-V2. Empty: depth-anything/Depth-Anything-V2-Small-hf."""
+
+    threshold: float = field(default=0.3, metadata=between(0, 1))
+    """depth_rules: confidence above which a box counts."""
+
+    margin: float = field(default=0.1, metadata=at_least(0))
+    """depth_rules: fraction of both boxes' sizes by which their centres must be apart for left, right, above, below."""
+
+    depth_margin: float = field(default=0.1, metadata=at_least(0))
+    """depth_rules: fraction of the image's range of depth by which one object must be nearer."""
+
+    size_margin: float = field(default=0.2, metadata=at_least(0))
+    """depth_rules: fraction by which the larger box must exceed the smaller one."""
 
     revision: str = ""
     """Published reward models: commit or branch of the weights on the hub. Empty: the newest."""

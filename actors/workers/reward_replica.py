@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from ray import serve
@@ -12,7 +12,7 @@ from ray import serve
 from actors.rewards.opening import open_reward
 from actors.rewards.scorers import SCORERS, runtime_env_of
 from actors.services.keys import Key
-from actors.types import Scores
+from actors.types import Relation, Scores
 from actors.worker_setup import actor_options
 from actors.workers.faults import ends_on_device_fault
 from actors.workers.reward import autoscaling_config
@@ -24,9 +24,16 @@ from conf.serving import ServingSettings
 class RewardReplica:
     """One replica of a reward. Its process ends if its device fails, and Serve starts another one."""
 
-    def __init__(self, name: str, term: RewardTerm, token: Key | None, folder: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        term: RewardTerm,
+        token: Key | None,
+        folder: str,
+        relations: Mapping[str, tuple[Relation, ...]],
+    ) -> None:
         """See `open_reward`."""
-        self._reward = open_reward(name, term, token, folder)
+        self._reward = open_reward(name, term, token, folder, relations)
         self._turn = asyncio.Lock()
 
     async def score(self, images: np.ndarray | Sequence[np.ndarray], prompts: Sequence[str]) -> Scores:
@@ -39,7 +46,12 @@ class RewardReplica:
 
 
 def reward_application(
-    name: str, term: RewardTerm, token: Key | None, folder: str, serving: ServingSettings
+    name: str,
+    term: RewardTerm,
+    token: Key | None,
+    folder: str,
+    serving: ServingSettings,
+    relations: Mapping[str, tuple[Relation, ...]] | None = None,
 ) -> serve.Application:
     """The Serve application of a reward, not yet started. `serving` gives the delays of its autoscaling."""
     kind, environment = term.kind_of(name), term.runtime_env
@@ -50,4 +62,4 @@ def reward_application(
         ray_actor_options=actor_options(term.threads, term.cpus, term.gpus, term.node_group, environment),
         max_ongoing_requests=serving.max_ongoing_requests,
     )
-    return replica(RewardReplica).bind(name, term, token, folder)
+    return replica(RewardReplica).bind(name, term, token, folder, relations or {})

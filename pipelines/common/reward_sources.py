@@ -72,6 +72,10 @@ def check_reward_sources(settings: Settings) -> None:
         kind = term.kind_of(name)
         if kind == "python":
             check_import_path(name, term.path)
+        if kind == "depth_rules":
+            for key, model in (("model", term.model), ("depth_model", term.depth_model)):
+                if model:
+                    check_model(settings, f"rewards.{name}.{key}", model, "config.json")
         if kind not in SCORERS:
             continue
         if term.model:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,7 +14,8 @@ import ray
 from ray import serve
 
 from actors.rewards.combine import CombineRule, combine_group, weighted_sum
-from actors.rewards.detector import DIRECTIONS
+from actors.rewards.depth_order import DEPTH_RELATIONS
+from actors.rewards.directions import DIRECTIONS
 from actors.rewards.errors import RewardError
 from actors.rewards.vlm_judge import JudgeReward
 from actors.services.keys import key_in, key_of
@@ -35,8 +36,10 @@ from pipelines.policy.resources import Replicas, reward_request, rules_request
 from pipelines.policy.rule_reward import RulesReward
 from pipelines.reward.served_model import served_model
 
-_DIRECTION_OF = {"x": "left of", "y": "above"}
+_BOX_WORDS = {"x": "left of", "y": "above"}
 """Axis of an order of two objects in the image -> one of DIRECTIONS."""
+_DEPTH_WORDS = {**_BOX_WORDS, "z": "in front of"}
+"""Axis of an order of two objects -> one of DEPTH_RELATIONS."""
 
 
 @dataclass(frozen=True)
@@ -135,8 +138,9 @@ def prepare_reward(settings: Settings, name: str, term: RewardTerm) -> Callable[
     if kind == "rules":
         return partial(_start_rules, settings, name)
     if kind not in KINDS_WITH_A_SECTION:
+        relations = relations_in_depth(_prompts(settings), name) if kind == "depth_rules" else {}
         token = key_in(term.token_variable, f"the token of rewards.{name}") if term.token_variable else None
-        application = reward_application(name, term, token, os.getcwd(), settings.serving)
+        application = reward_application(name, term, token, os.getcwd(), settings.serving, relations)
         return partial(_start_pool, application, name, RewardReplica.__name__, settings)
     application = _judge_application(settings) if kind == "judge" else _detector_application(settings)
     deployment = JudgeReward.__name__ if kind == "judge" else DetectorReplica.__name__
@@ -168,9 +172,7 @@ def _judge_application(settings: Settings) -> serve.Application:
 
 def _detector_application(settings: Settings) -> serve.Application:
     cfg = settings.detector
-    prompts = draw_training_prompts(settings.policy, settings.flux)
-    held_out = draw_held_out_prompts(settings.policy, settings.flux, settings.evaluation.seed)
-    relations = relations_from_boxes([*prompts, *held_out.short, *held_out.long])
+    relations = relations_from_boxes(_prompts(settings))
     replica = serve.deployment(
         autoscaling_config=autoscaling_config(cfg.min_replicas, cfg.max_replicas, settings.serving),
         ray_actor_options=actor_options(cfg.threads, cfg.cpus, cfg.gpus, cfg.node_group, cfg.runtime_env),
@@ -178,31 +180,52 @@ def _detector_application(settings: Settings) -> serve.Application:
     return replica(DetectorReplica).bind(cfg, relations)
 
 
-def relations_from_boxes(prompts: Iterable[Prompt]) -> dict[str, tuple[Relation, ...]]:
+def _prompts(settings: Settings) -> list[Prompt]:
+    """All prompts that a run may score."""
+    held_out = draw_held_out_prompts(settings.policy, settings.flux, settings.evaluation.seed)
+    return [*draw_training_prompts(settings.policy, settings.flux), *held_out.short, *held_out.long]
+
+
+def relations_from_boxes(prompts: Iterable[Prompt], name: str = "detector") -> dict[str, tuple[Relation, ...]]:
     """Returns the text of each prompt -> its relations, in the words of the detector's DIRECTIONS.
 
-    Raises UserError, with the prompt, if a prompt has no relations or one that boxes cannot show.
+    `name`: of the reward. Raises UserError, with the prompt, if it has no relations or one that boxes cannot show.
     """
+    return _readable(prompts, name, _BOX_WORDS, DIRECTIONS)
+
+
+def relations_in_depth(prompts: Iterable[Prompt], name: str) -> dict[str, tuple[Relation, ...]]:
+    """The same in the words of DEPTH_RELATIONS, which boxes and a depth map can show."""
+    return _readable(prompts, name, _DEPTH_WORDS, DEPTH_RELATIONS)
+
+
+def _readable(
+    prompts: Iterable[Prompt], name: str, words: Mapping[str, str], known: Sequence[str]
+) -> dict[str, tuple[Relation, ...]]:
     readable: dict[str, tuple[Relation, ...]] = {}
     for prompt in prompts:
         if not prompt.relations:
             raise UserError(
-                f"rewards.detector needs the relations of every prompt, and {prompt.text[:60]!r} has none: add "
+                f"rewards.{name} needs the relations of every prompt, and {prompt.text[:60]!r} has none: add "
                 '"relations": [[subject, relation, object], …] to its line'
             )
-        readable[prompt.text] = tuple(_box_relation(prompt, relation) for relation in prompt.relations)
+        readable[prompt.text] = tuple(_as_known(prompt, each, name, words, known) for each in prompt.relations)
     return readable
 
 
-def _box_relation(prompt: Prompt, relation: Relation) -> Relation:
-    """Returns the relation as one of DIRECTIONS: "B to the right of A" becomes "A left of B"."""
-    orders = [fact for fact in _facts(relation) if fact.sense in _DIRECTION_OF]
-    if len(orders) != 1:
-        raise UserError(
-            f"rewards.detector reads {', '.join(DIRECTIONS)} from boxes, not {relation.relation!r} of "
-            f"{prompt.text[:60]!r}: remove such prompts, or use rewards.spatialscore instead"
-        )
-    return Relation(orders[0].first, _DIRECTION_OF[orders[0].sense], orders[0].second)
+def _as_known(
+    prompt: Prompt, relation: Relation, name: str, words: Mapping[str, str], known: Sequence[str]
+) -> Relation:
+    """Returns the relation as one of `known`: "B to the right of A" becomes "A left of B"."""
+    orders = [fact for fact in _facts(relation) if fact.sense in words]
+    if len(orders) == 1:
+        return Relation(orders[0].first, words[orders[0].sense], orders[0].second)
+    if relation.relation in known:
+        return relation
+    raise UserError(
+        f"rewards.{name} reads {', '.join(known)} from {'boxes' if known == DIRECTIONS else 'boxes and depth'}, not "
+        f"{relation.relation!r} of {prompt.text[:60]!r}: remove such prompts, or use rewards.spatialscore instead"
+    )
 
 
 def _facts(relation: Relation) -> frozenset[Fact]:

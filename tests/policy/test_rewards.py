@@ -17,7 +17,7 @@ from actors.types import Prompt, Relation, Scores
 from conf import SettingsError, UserError, load
 from conf.rewards import RewardTerm
 from pipelines.common.prompts import draw_held_out_prompts, read_prompts
-from pipelines.policy.rewards import RewardMix, RunningReward, relations_from_boxes, start_rewards
+from pipelines.policy.rewards import RewardMix, RunningReward, relations_from_boxes, relations_in_depth, start_rewards
 from pipelines.scenes.grammar import parse
 from pipelines.scenes.render import lay_out, render
 from tests.support.openai_server import Behaviour, ContentRefusal, serving
@@ -171,6 +171,19 @@ def test_relations_are_converted_to_those_that_boxes_show_or_refused() -> None:
         relations_from_boxes([prompt(Relation("cup", "juggled by", "jug"))])
     with pytest.raises(UserError, match="needs the relations of every prompt, and 'what it says' has none"):
         relations_from_boxes([prompt()])
+
+
+def test_relations_in_depth_are_those_of_boxes_and_of_the_third_axis() -> None:
+    relations = (
+        Relation("cup", "behind", "jug"),
+        Relation("cup", "right of", "jug"),
+        Relation("jug", "larger than", "cup"),
+    )
+    assert relations_in_depth([Prompt("7", "what it says", relations)], "mine")["what it says"] == (
+        Relation("jug", "in front of", "cup"), Relation("jug", "left of", "cup"), Relation("jug", "larger than", "cup"),
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"rewards\.mine reads .*smaller than from boxes and depth, not 'inside' of"):
+        relations_in_depth([Prompt("7", "what it says", (Relation("cup", "inside", "box"),))], "mine")
 
 
 def test_a_mix_without_a_usable_reward_is_refused() -> None:

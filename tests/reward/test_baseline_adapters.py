@@ -353,7 +353,7 @@ def test_requirements_become_the_runtime_environment_of_a_replica() -> None:
 
 def test_a_reward_model_of_the_settings_scores_like_its_class(clip: Path, images: np.ndarray) -> None:
     term = RewardTerm(kind="pickscore", weight=1.0, model=str(clip), packages="installed")
-    scores = cast(Any, open_reward("mine", term, None, "")).score(images, [PROMPT] * len(images))
+    scores = cast(Any, open_reward("mine", term, None, "", {})).score(images, [PROMPT] * len(images))
     expected = open_pickscore(ScorerContext(str(clip), "cpu", 24)).score(images, [PROMPT] * len(images))
     assert scores.mu.tolist() == expected.mu.tolist()
 

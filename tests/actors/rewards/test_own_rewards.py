@@ -204,7 +204,7 @@ def test_settings_that_a_kind_does_not_have_or_needs_are_refused(words: str, mes
 def test_a_replica_scores_in_a_thread_with_resources_and_an_environment_of_its_own(folder: Path) -> None:
     """Without Ray: the class that Serve deploys, and the options of its deployment."""
     term = RewardTerm(kind="python", path="my_rewards:warmth", gpus=0.25, max_replicas=3, runtime_env={"uv": ["timm"]})
-    replica = RewardReplica("warm", term, None, str(folder))
+    replica = RewardReplica("warm", term, None, str(folder), {})
     warm = (IMAGES[..., 0].mean((1, 2)) - IMAGES[..., 2].mean((1, 2))) / 255
     assert asyncio.run(replica.score(IMAGES, PROMPTS)).mu == pytest.approx(warm, abs=1e-6)
     deployed: Any = reward_application("warm", term, None, str(folder), load("scenes").serving)._bound_deployment
