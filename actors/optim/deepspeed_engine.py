@@ -22,7 +22,7 @@ from deepspeed.utils import (
 )
 from torch import nn
 
-from actors.optim.build_locks import remove_stale_build_locks
+from actors.optim.build_locks import removing_stale_build_locks
 from actors.optim.moments import Moments, state_of_slice, with_options_of
 from actors.optim.torch_engine import OptimizerSettings, StepResult, adamw
 
@@ -171,22 +171,22 @@ def _initialize(
 ) -> tuple[Any, Any]:
     """DeepSpeed's engine and its ZeRO optimizer: one backward pass for each step, in the dtypes of the parameters."""
     os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed needs it; Ray makes only its own GPU visible to an actor
-    remove_stale_build_locks()
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    engine, zero_optimizer, _, _ = deepspeed.initialize(
-        model=model,
-        optimizer=optimizer,
-        dist_init_required=False,
-        config={
-            "train_micro_batch_size_per_gpu": 1,
-            "gradient_accumulation_steps": 1,
-            "gradient_clipping": settings.max_grad_norm,
-            # One bucket for all gradients: DeepSpeed's own size reserves 2 GB, whatever the size of the gradients.
-            "zero_optimization": {"overlap_comm": False, "reduce_bucket_size": trained, **zero},
-            "zero_allow_untested_optimizer": True,
-            "steps_per_print": 2**31,
-        },
-    )
+    with removing_stale_build_locks():
+        engine, zero_optimizer, _, _ = deepspeed.initialize(
+            model=model,
+            optimizer=optimizer,
+            dist_init_required=False,
+            config={
+                "train_micro_batch_size_per_gpu": 1,
+                "gradient_accumulation_steps": 1,
+                "gradient_clipping": settings.max_grad_norm,
+                # One bucket for all gradients: DeepSpeed's own size reserves 2 GB, whatever the size of the gradients.
+                "zero_optimization": {"overlap_comm": False, "reduce_bucket_size": trained, **zero},
+                "zero_allow_untested_optimizer": True,
+                "steps_per_print": 2**31,
+            },
+        )
     return engine, zero_optimizer
 
 
