@@ -36,6 +36,9 @@ class ImageRecord:
     denoise_steps: int
     guidance: float
     true_cfg: float
+    negative_prompt: str
+    cfg_norm_limit: float
+    cfg_truncation: float
     max_sequence_length: int
     dtype: str
     seed: int
@@ -62,6 +65,9 @@ def image_record(settings: Settings, side: str, paths: RunPaths, items: Sequence
         denoise_steps=size.denoise_steps,
         guidance=flux.guidance,
         true_cfg=flux.true_cfg,
+        negative_prompt=flux.negative_prompt,
+        cfg_norm_limit=flux.cfg_norm_limit,
+        cfg_truncation=flux.cfg_truncation,
         max_sequence_length=flux.max_sequence_length,
         dtype=flux.dtype,
         seed=settings.benchmark.seed,
