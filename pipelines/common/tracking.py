@@ -131,7 +131,8 @@ class Tracking:
 
     def _send(self, log: TrackedLog, row: dict[str, Any]) -> None:
         tracker, step = self._started(), row[log.step]
-        values = {f"{log.family}/{key}": float(value) for key, value in row.items() if _is_number(value)}
+        numbers: dict[str, Any] = {key: value for key, value in flat(row).items() if _is_number(value)}
+        values = {f"{log.family}/{key}": float(value) for key, value in numbers.items()}
         tracker.log(values, step)
         if log.image and (file := log.image(step)).exists():
             tracker.log_image(f"{log.family}/images", file, step)
