@@ -63,8 +63,8 @@ def test_it_counts_the_tokens_of_a_text(tiny: TinyFamily) -> None:
     assert len(row.prompt_embeds) >= short
 
 
-@pytest.mark.parametrize("checkpoint_every", [0, 1])
-def test_the_learner_replays_it_to_ratio_one_and_trains(tiny: TinyFamily, checkpoint_every: int) -> None:
+@pytest.mark.parametrize(("checkpoint_every", "dtype"), [(0, "float32"), (1, "bfloat16")])
+def test_the_learner_replays_it_to_ratio_one_and_trains(tiny: TinyFamily, checkpoint_every: int, dtype: str) -> None:
     """One policy samples and learns, as a policy worker does, and a learner that loads the transformer only agrees."""
     settings = PolicySettings(
         prompts_per_iteration=1,
@@ -74,9 +74,10 @@ def test_the_learner_replays_it_to_ratio_one_and_trains(tiny: TinyFamily, checkp
         sampling=SamplingSettings(denoise_steps=4, window=2),
         learner=LearnerSettings(replay_batch=0),
     )
-    policy = tiny.policy(checkpoint_every=checkpoint_every)
+    policy = tiny.policy(checkpoint_every=checkpoint_every, dtype=dtype)
     conditioning = policy.encode(TEXTS[:1])[0]
     samples = sample(policy, [conditioning] * 4, range(4), SamplingPlan.for_training(settings))
+    assert policy.decode(samples.latents).std() > 1
     advantages = group_advantages(np.arange(4.0), settings.algorithm)
     alone = load_policy(str(tiny.directory), policy.settings, transformer_only=True)
     assert alone.pipeline.vae is None and alone.pipeline.text_encoder is None
