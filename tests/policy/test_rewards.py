@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +22,9 @@ from pipelines.common.prompts import draw_held_out_prompts, read_prompts
 from pipelines.policy.rewards import RewardMix, RunningReward, relations_from_boxes, relations_in_depth, start_rewards
 from pipelines.scenes.grammar import parse
 from pipelines.scenes.render import lay_out, render
+from tests.support.guide_code import write_programs
 from tests.support.openai_server import Behaviour, ContentRefusal, serving
+from tests.support.ports import free_port
 from tests.support.tiny_owlv2 import save_tiny_owlv2
 
 KEY = "sk-secret-of-the-test"
@@ -203,3 +207,46 @@ def test_prompts_without_relations_are_refused_before_any_pool_starts(tmp_path: 
                 ["rewards.spatialscore=0", "rewards.detector=1", f"policy.prompts={prompts}", f"run_dir={tmp_path}"],
             )
         )
+
+
+@pytest.mark.ray
+def test_your_own_function_and_service_are_rewards_with_replicas_of_their_own(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are the examples of the guide. One that breaks its contract ends a run if it trains, and is NaN if not."""
+    write_programs("rewards.md", tmp_path, "my_rewards.py", "service.py")
+    (tmp_path / "wrong_reward.py").write_text("def one_number(images, prompts):\n    return 1.0\n")
+    port = str(free_port())
+    (tmp_path / "service.py").write_text((tmp_path / "service.py").read_text().replace("8100", port))
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    with subprocess.Popen([sys.executable, "service.py"]) as service:
+        mix = [
+            "rewards.spatialscore=0",
+            "rewards.warm.kind=python",
+            "rewards.warm.path=my_rewards:warmth",
+            "rewards.warm.weight=2",
+            "rewards.warm.max_replicas=2",
+            "rewards.bright.kind=http",
+            f"rewards.bright.url=http://127.0.0.1:{port}",
+            "rewards.bright.weight=1",
+            "rewards.wrong.kind=python",
+            "rewards.wrong.path=wrong_reward:one_number",
+        ]
+        rewards = start_rewards(load("scenes", [f"run_dir={tmp_path}", *mix]))
+        try:
+            scores = asyncio.run(rewards.score_held_out(ray.put(images), ["a", "b"]))
+            replicas = [each.running for each in asyncio.run(rewards.replicas())]
+        finally:
+            rewards.stop()
+            service.terminate()
+    warm = (images[..., 0].mean((1, 2)) - images[..., 2].mean((1, 2))) / 255
+    assert scores.mu.tolist() == pytest.approx((2 * warm + images.mean((1, 2, 3)) / 255).tolist(), abs=1e-6)
+    assert np.isnan(scores.parts["wrong"].mu).all() and replicas == [1, 1, 1]
+    wrong = ["rewards.spatialscore=0", "rewards.wrong.kind=python", "rewards.wrong.path=wrong_reward:one_number"]
+    rewards = start_rewards(load("scenes", [f"run_dir={tmp_path}", *wrong, "rewards.wrong.weight=1"]))
+    try:
+        with pytest.raises(UserError, match=r"^rewards.wrong.path=wrong_reward:one_number must return one number per"):
+            asyncio.run(rewards.score(ray.put(images), ["a", "b"]))
+    finally:
+        rewards.stop()
