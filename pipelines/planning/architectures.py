@@ -1,7 +1,9 @@
 """The published configurations of the models that the presets name, so that a plan needs no download.
 
-Sources: the `config.json` files of the models' pages at Hugging Face. Fields that equal the default of the library's
-class are left out.
+Sources: the `config.json` files of the models' pages at Hugging Face for FLUX.1, Qwen-Image and Qwen2.5-VL. Those of
+Stable Diffusion 3.5, Z-Image and FLUX.2-klein were not at hand: their fields are the defaults of the library's classes
+and published descriptions, and their parameters add up to the published sizes. Fields that equal a default are left
+out.
 """
 
 from __future__ import annotations

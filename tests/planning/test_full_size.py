@@ -100,7 +100,7 @@ def test_spatialscore_has_the_published_parameters() -> None:
     ],
 )
 def test_a_transformer_has_the_published_parameters(model: str, billions: float) -> None:
-    """Half the bytes of the published bfloat16 files, in billions, read at the models' pages."""
+    """The published sizes, in billions."""
     preset = replace(load(PRESET_OF[POLICIES[model].family]).flux, model=model)
     assert policy_work(preset).transformer_parameters / 1e9 == pytest.approx(billions, abs=0.01)
 
