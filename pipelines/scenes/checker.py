@@ -65,19 +65,30 @@ def can_check(flux: FluxSettings) -> bool:
     return flux.model == EMBEDDED and (flux.height, flux.width) == (SIZE, SIZE)
 
 
-def inspect(image: np.ndarray) -> tuple[Found, ...]:
-    """Finds the clean objects of an image, uint8 [64, 64, 3]."""
+def nearest_colors(image: np.ndarray) -> np.ndarray:
+    """The palette colour of each pixel, [H, W], as its number in COLORS; -1: none is near. image: uint8 [H, W, 3]."""
     pixels = image.reshape(-1, 3).T.astype(np.float32)  # [3, H * W]
     # |p - c|^2, exact: every term is an integer that float32 holds.
     squared = (pixels**2).sum(0) - 2.0 * _PALETTE @ pixels + (_PALETTE**2).sum(1, keepdims=True)  # [6, H * W]
-    nearest = np.where(squared.min(0) < MAX_COLOR_DISTANCE**2, squared.argmin(0), -1).reshape(image.shape[:2])
+    return np.where(squared.min(0) < MAX_COLOR_DISTANCE**2, squared.argmin(0), -1).reshape(image.shape[:2])
+
+
+def label_patches(mask: np.ndarray) -> np.ndarray:
+    """The connected patches of a mask, bool [H, W], numbered from 1 in an array [H, W]; 0: outside."""
+    patches: np.ndarray
+    patches, _ = ndimage.label(mask)  # pyright: ignore[reportGeneralTypeIssues, reportAssignmentType]
+    return patches
+
+
+def inspect(image: np.ndarray) -> tuple[Found, ...]:
+    """Finds the clean objects of an image, uint8 [64, 64, 3]."""
+    nearest = nearest_colors(image)
     counts = np.bincount(nearest.ravel() + 1, minlength=len(COLORS) + 1)[1:]  # [6] pixels of each colour
     found: list[Found] = []
     for index, color in enumerate(COLORS):
         if counts[index] < MIN_PIXELS:
             continue
-        patches: np.ndarray
-        patches, _ = ndimage.label(nearest == index)  # pyright: ignore[reportGeneralTypeIssues, reportAssignmentType]
+        patches = label_patches(nearest == index)
         areas = np.bincount(patches.ravel())[1:]
         large = np.flatnonzero(areas >= MIN_PIXELS)
         if len(large) == 1 and areas.sum() - areas[large[0]] <= MIN_PIXELS:
