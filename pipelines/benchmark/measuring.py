@@ -23,7 +23,7 @@ from actors.rewards.scorers import runtime_env_of
 from actors.worker_setup import actor_options, init_worker
 from conf.baselines import KIND_OF_SCORER, BaselinesSettings
 from conf.settings import Settings
-from pipelines.benchmark.other_measures import STATISTICS, Measured, measures_of
+from pipelines.benchmark.other_measures import NAMES, STATISTICS, Measured, measures_of
 from pipelines.benchmark.work import Work, files_of
 from pipelines.common.fingerprints import digest_of
 from pipelines.common.paths import RunPaths
@@ -165,7 +165,7 @@ def _chunks(settings: Settings, work: Work, name: str, paths: RunPaths) -> list[
             pairs.append(ImagePair(item.id, item.prompt, str(files[0]), str(files[1])))
             states.append([number for each in files for number in (each.stat().st_size, each.stat().st_mtime_ns)])
     cfg = settings.baselines
-    plan = [name, *([] if name == STATISTICS else [cfg.models.get(name, ""), cfg.revisions.get(name, "")])]
+    plan = [name, *(NAMES if name == STATISTICS else [cfg.models.get(name, ""), cfg.revisions.get(name, "")])]
     size, parts = settings.benchmark.chunk_images, _parts(paths.benchmark_measured(work.name, name))
     chunks: list[MeasureChunk] = []
     for first in range(0, len(pairs), size):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from actors.json_files import record_or_none
+from conf.policy import IMAGE_STATISTICS
 from conf.settings import Settings
 from pipelines.benchmark.comparison import difference, estimate
 from pipelines.benchmark.scores import Cell, Counts, Stratum, pool
@@ -16,7 +17,7 @@ from pipelines.evaluation.tables import Estimate
 
 STATISTICS = "image statistics"
 """Name of the measure that needs no model."""
-NAMES = ("edge density", "color entropy", "saturation")
+NAMES = tuple(name.replace("_", " ") for name in IMAGE_STATISTICS)
 """The statistics, in the order of `image_statistics`."""
 
 
@@ -25,7 +26,7 @@ class Measured:
     """The content of a file of values: one entry for each pair of images."""
 
     items: list[str]  # BenchmarkItem.id
-    values: list[list[float]]  # statistics of base and of policy (6), or a margin, policy - base (1)
+    values: list[list[float]]  # statistics of base and of policy (8), or a margin, policy - base (1)
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,13 @@ from actors.json_files import object_or_none
 from conf.flux import EMBEDDED
 from conf.load import settings_yaml
 from conf.settings import Settings
-from pipelines.common.charts import Series, line_chart
 from pipelines.common.images import data_uri
 from pipelines.common.paths import RunPaths
 from pipelines.evaluation.cases import Result
+from pipelines.evaluation.curves import training_curves
 from pipelines.evaluation.gallery import build_gallery
 from pipelines.evaluation.tables import Row, TableName, Tables
+from pipelines.evaluation.what_changed import WhatChanged
 from pipelines.policy.lineage import lineage_up_to
 from pipelines.policy.metrics import EvaluationRow, IterationRow, read_rows
 from pipelines.preferences.roles.base import PairKind
@@ -49,14 +50,6 @@ class Headline:
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A chart with its caption."""
-
-    svg: Markup
-    caption: str
-
-
-@dataclass(frozen=True)
 class SamplePair:
     """A preference pair of stage 1."""
 
@@ -74,11 +67,13 @@ def render_report(
     tables: Tables,
     seconds: float,
     version: int | None = None,
+    changes: WhatChanged | None = None,
 ) -> str:
     """Returns the HTML page.
 
     It also shows the training curves, preference pairs and timings of the earlier stages, as far as `paths` has them.
-    `seconds` is the duration of the evaluation, `version` that of the policy if it is known.
+    `seconds` is the duration of the evaluation, `version` that of the policy if it is known, `changes` what the trained
+    reward does not see.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -97,7 +92,8 @@ def render_report(
         num_images=len(results),
         tables=tables,
         headlines=_headlines(tables),
-        figures=_training_curves(read_rows(paths.metrics, IterationRow), read_rows(paths.evaluations, EvaluationRow)),
+        changes=changes,
+        figures=training_curves(read_rows(paths.metrics, IterationRow), read_rows(paths.evaluations, EvaluationRow)),
         lineage=[str(row) for row in lineage_up_to(paths.lineage, version)],
         panels=build_gallery(results, paths),
         accuracies=_accuracies(object_or_none(str(paths.reward_evaluation))),
@@ -137,48 +133,6 @@ def _headlines(tables: Tables) -> list[Headline]:
         if (row := tables.find(table, name))
     ]
     return found if len(found) > 1 else []
-
-
-def _training_curves(training: Sequence[JsonRow], held_out: Sequence[JsonRow]) -> list[Figure]:
-    """Returns charts of held-out accuracy and of the reward over training time; [] if there are no logs."""
-    accuracy = (
-        Series("short prompts", "short", _curve(held_out, "relation_accuracy_short")),
-        Series("long prompts", "long", _curve(held_out, "relation_accuracy_long")),
-        Series("objects", "objects", _curve(held_out, "object_accuracy_long")),
-    )
-    reward = (
-        Series("training", "policy", _curve(training, "reward_mean")),
-        Series("held out", "short", _curve(held_out, "reward_mean")),
-    )
-    figures = (
-        _figure(
-            "Accuracy on held-out prompts during training",
-            accuracy,
-            "Share of relations that are correct in images of held-out prompts (short: one relation, long: two or "
-            "more), and share of objects that are present in images of the long ones.",
-            percent=True,
-        ),
-        _figure(
-            "Reward during training",
-            reward,
-            "Mean reward of the training images, which are sampled with noise, and of images of held-out prompts, "
-            "which are sampled without noise.",
-            percent=False,
-        ),
-    )
-    return [figure for figure in figures if figure]
-
-
-def _figure(title: str, series: Sequence[Series], caption: str, percent: bool) -> Figure | None:
-    """Returns a chart of the series that have points; None if none has."""
-    drawn = [line for line in series if line.points]
-    if not drawn:
-        return None
-    return Figure(Markup(line_chart(title, drawn, "minutes of training", percent)), caption)
-
-
-def _curve(rows: Sequence[JsonRow], key: str) -> tuple[tuple[float, float], ...]:
-    return tuple((row["training_seconds"] / 60, row[key]) for row in rows if row.get(key) is not None)
 
 
 def _accuracies(evaluation: JsonRow | None) -> dict[str, JsonRow]:

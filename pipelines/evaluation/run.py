@@ -24,11 +24,14 @@ from pipelines.common.worker_log import WorkCounter
 from pipelines.evaluation.before_after import before_after_figure
 from pipelines.evaluation.cases import Case, Result, draw_cases, prompt_row
 from pipelines.evaluation.images import GENERATED, GenerateImages, ScoreImages
+from pipelines.evaluation.measuring import measure_changes, other_rewards
 from pipelines.evaluation.report import render_report
 from pipelines.evaluation.tables import Row, Tables, tabulate
+from pipelines.evaluation.what_changed import WhatChanged
 from pipelines.policy.base_model_check import check_text_lengths
 from pipelines.policy.export import provide_export
 from pipelines.policy.fingerprint import flux_location
+from pipelines.policy.resources import reward_request
 from pipelines.policy.versions import choose_version, read_export_record
 
 
@@ -41,11 +44,13 @@ class EvaluationResult:
     version: int | None  # of the policy; None if its export does not say
     tables: Tables
     seconds: float
+    changes: WhatChanged | None = None
 
     def __str__(self) -> str:
         version = "" if self.version is None else f" (policy version {self.version})"
         return (
             f"{self.images} images before and after training{version}, in {self.seconds:.0f} s\n{_summary(self.tables)}"
+            f"{_changes(self.changes)}"
         )
 
 
@@ -65,22 +70,24 @@ def evaluate(settings: Settings) -> EvaluationResult:
     paths = provide_export(settings)
     results = sorted(generate_and_assess(cases, paths, settings), key=lambda result: result.case.name)
     tables = tabulate(results, settings.evaluation.seed)
+    changes = measure_changes(results, paths, settings)
     seconds = time.perf_counter() - started
     record = read_export_record(paths.export)
     version = record.policy_version if record else None
-    _write_records(paths, cases, results, tables, seconds, version)
-    report = render_report(paths, settings, results, tables, seconds, version)
+    _write_records(paths, cases, results, tables, seconds, version, changes)
+    report = render_report(paths, settings, results, tables, seconds, version, changes)
     write_file(str(paths.evaluation_report), report.encode())
-    return EvaluationResult(paths.evaluation_report, len(results), version, tables, seconds)
+    return EvaluationResult(paths.evaluation_report, len(results), version, tables, seconds, changes)
 
 
 def actor_requests(settings: Settings) -> tuple[ResourceRequest, ...]:
-    """What generates the images, and what scores them."""
+    """What generates the images, and what scores them, one after the other."""
     samplers, serving = settings.policy.samplers, settings.serving
     hint = "the CPUs or GPUs of section policy.rollout, or of policy.learner with policy.placement=colocated"
     return (
         ResourceRequest("actors of the policy", settings.policy.sampler_count, samplers.cpus, samplers.gpus, "", hint),
         ResourceRequest("scorer of images", 1, serving.cpus, serving.gpus, "", "serving.cpus or serving.gpus"),
+        *(reward_request(settings, name, settings.used_rewards()[name]) for name in other_rewards(settings)),
     )
 
 
@@ -151,11 +158,14 @@ def _write_records(
     tables: Tables,
     seconds: float,
     version: int | None,
+    changes: WhatChanged | None,
 ) -> None:
     """Writes everything but the report."""
     _write_lines(paths.evaluation_prompts, map(prompt_row, cases))
     _write_lines(paths.evaluation_results, map(_result_row, results))
     content = {"policy_version": version, "images": len(results), "seconds": seconds, "tables": asdict(tables)}
+    if changes:
+        content["what_changed"] = {"verdict": changes.verdict, **asdict(changes)}
     write_file(str(paths.evaluation_tables), json.dumps(content, indent=1).encode())
     if any(result.base.outcomes for result in results):
         before_after_figure(results, paths).save(paths.before_after)
@@ -185,6 +195,14 @@ def _summary(tables: Tables) -> str:
     ):
         lines += [_share_line(f"{title}, {row.name}", row) for row in rows]
     return "\n".join([*lines, *(_score_line(f"SpatialScore, {row.name}", row) for row in tables.scores)])
+
+
+def _changes(changes: WhatChanged | None) -> str:
+    """What else changed, as lines for a terminal."""
+    if changes is None:
+        return ""
+    lines = [_score_line(each.row.name, each.row) for each in changes.measures]
+    return "\n".join(["", f"What else changed: {changes.verdict}", *lines])
 
 
 def _share_line(title: str, row: Row) -> str:

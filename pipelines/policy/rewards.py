@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -82,8 +82,12 @@ class RewardMix:
 
         z-scores and gates compare the images of a group, so they are not applied.
         """
-        parts = await self._parts(self._rewards, images, prompts)
+        parts = await self.parts(images, prompts)
         return replace(weighted_sum(parts, self._weights), parts=parts)
+
+    async def parts(self, images: ray.ObjectRef[np.ndarray], prompts: Sequence[str]) -> dict[str, Scores]:
+        """The scores of every reward, by name, for images that are no group."""
+        return await self._parts(self._rewards, images, prompts)
 
     async def _parts(
         self, rewards: Sequence[RunningReward], images: ray.ObjectRef[np.ndarray], prompts: Sequence[str]
@@ -114,23 +118,26 @@ async def _score(reward: RunningReward, images: ray.ObjectRef[np.ndarray], promp
         return Scores.deterministic([float("nan")] * len(prompts))
 
 
-def start_rewards(settings: Settings) -> RewardMix:
+def start_rewards(settings: Settings, only: Collection[str] | None = None, also: Sequence[Prompt] = ()) -> RewardMix:
     """Starts a pool for each reward, and waits until all of them answer.
 
+    `only`: names of the rewards to start (None: all). `also`: prompts that they score beside those of the run.
     The judge's key is read from the environment of this process and given to the judge's replica only. Raises
     UserError if there is no SpatialScore or no key, and what `relations_from_boxes` raises.
     """
     check_rules_reward(settings)
-    rewards = settings.used_rewards()
+    rewards = {name: term for name, term in settings.used_rewards().items() if only is None or name in only}
     # Everything that may be refused comes before the first pool, so that no pool is left running.
-    starts = {name: prepare_reward(settings, name, term) for name, term in rewards.items()}
+    starts = {name: prepare_reward(settings, name, term, also) for name, term in rewards.items()}
     running: list[RunningReward] = []
     for name, term in rewards.items():
         running.append(RunningReward(name, term, starts[name](), reward_request(settings, name, term)))
     return RewardMix(running, settings.policy.algorithm.combine_rewards)
 
 
-def prepare_reward(settings: Settings, name: str, term: RewardTerm) -> Callable[[], RewardPool]:
+def prepare_reward(
+    settings: Settings, name: str, term: RewardTerm, also: Sequence[Prompt] = ()
+) -> Callable[[], RewardPool]:
     """What starts the pool of a reward. Raises UserError, before anything is started, if it cannot be started."""
     kind = term.kind_of(name)
     if kind == "spatialscore":
@@ -138,11 +145,11 @@ def prepare_reward(settings: Settings, name: str, term: RewardTerm) -> Callable[
     if kind == "rules":
         return partial(_start_rules, settings, name)
     if kind not in KINDS_WITH_A_SECTION:
-        relations = relations_in_depth(_prompts(settings), name) if kind == "depth_rules" else {}
+        relations = relations_in_depth([*_prompts(settings), *also], name) if kind == "depth_rules" else {}
         token = key_in(term.token_variable, f"the token of rewards.{name}") if term.token_variable else None
         application = reward_application(name, term, token, os.getcwd(), settings.serving, relations)
         return partial(_start_pool, application, name, RewardReplica.__name__, settings)
-    application = _judge_application(settings) if kind == "judge" else _detector_application(settings)
+    application = _judge_application(settings) if kind == "judge" else _detector_application(settings, also)
     deployment = JudgeReward.__name__ if kind == "judge" else DetectorReplica.__name__
     return partial(_start_pool, application, name, deployment, settings)
 
@@ -170,9 +177,9 @@ def _judge_application(settings: Settings) -> serve.Application:
     return replica.bind(judge, key_of(judge))
 
 
-def _detector_application(settings: Settings) -> serve.Application:
+def _detector_application(settings: Settings, also: Sequence[Prompt]) -> serve.Application:
     cfg = settings.detector
-    relations = relations_from_boxes(_prompts(settings))
+    relations = relations_from_boxes([*_prompts(settings), *also])
     replica = serve.deployment(
         autoscaling_config=autoscaling_config(cfg.min_replicas, cfg.max_replicas, settings.serving),
         ray_actor_options=actor_options(cfg.threads, cfg.cpus, cfg.gpus, cfg.node_group, cfg.runtime_env),

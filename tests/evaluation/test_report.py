@@ -14,7 +14,7 @@ from pipelines.evaluation.gallery import build_gallery, outcomes_of
 from pipelines.evaluation.report import render_report
 from pipelines.evaluation.tables import tabulate
 from pipelines.policy.lineage import Change, record_changes
-from tests.support.evaluated_run import EvaluatedRun
+from tests.support.evaluated_run import EvaluatedRun, blurred_policy
 from tests.support.html_page import HtmlPage
 
 
@@ -65,7 +65,7 @@ def test_the_page_shows_every_measure_with_its_interval(run: EvaluatedRun, html:
         "prompts_per_iteration",
     ):
         assert text in page.text, text
-    assert page.tags.count("polyline") == 5, "three curves of held-out accuracy, two of the reward"
+    assert page.tags.count("polyline") == 6, "three curves of held-out accuracy, two of the reward, one watched measure"
 
 
 def test_every_relation_of_a_shown_prompt_is_marked(run: EvaluatedRun, html: str) -> None:
@@ -100,6 +100,13 @@ def test_an_object_that_nobody_asked_for_is_named(run: EvaluatedRun, html: str) 
     assert sum(len(each.results) for each in outcomes_of(results)) == len(results), "every case has one outcome"
     assert "policy version 60" in page.text
     assert "policy version" not in html.split("<pre>", maxsplit=1)[0]
+
+
+def test_the_page_says_what_fell_while_the_trained_reward_rose(run: EvaluatedRun) -> None:
+    changes = blurred_policy(run, reward=1.0)
+    page = HtmlPage(render_report(run.paths, run.settings, run.results, tabulate(run.results), 1.0, changes=changes))
+    assert "What else changed" in page.text and changes.verdict in page.text
+    assert "fell by more than 0.5 std" in page.text
 
 
 def test_a_worse_policy_gets_a_neutral_title(run: EvaluatedRun) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from PIL import Image, ImageFilter
 
 from actors.files import write_file
 from conf import Settings, load
@@ -17,6 +18,9 @@ from pipelines.common.images import encode_png
 from pipelines.common.paths import RunPaths, run_paths
 from pipelines.evaluation.cases import MODELS, Case, Model, Result, draw_cases
 from pipelines.evaluation.images import image_file, inspect_image
+from pipelines.evaluation.measuring import compare, read_images
+from pipelines.evaluation.what_changed import WhatChanged
+from pipelines.policy.measures import measure_images
 from pipelines.policy.metrics import EvaluationRow, IterationRow
 from pipelines.preferences.dataset.schema import to_table
 from pipelines.preferences.roles.base import RowSpec
@@ -79,14 +83,27 @@ def _evaluation_row(i: int) -> dict[str, Any]:
         "relation_accuracy_long": 0.4 + i / 20,
         "object_accuracy_long": 0.9,
         "reward_mean": None if i == 0 else i / 10,
+        "measures": {"sharpness": {"mean": 30.0 - i, "spread": 2.0}, "mine": {"mean": None, "spread": None}},
     }
     return _complete(EvaluationRow, row)
 
 
 def _complete(record: type[IterationRow | EvaluationRow], row: dict[str, Any]) -> dict[str, Any]:
     """The row with 0 in all fields that it lacks."""
-    return {field.name: 0 for field in fields(record)} | row
+    return {field.name: 0 for field in fields(record) if field.default_factory is MISSING} | row
 
 
 def _write_json(path: Path, *rows: Mapping[str, Any]) -> None:
     write_file(str(path), "\n".join(map(json.dumps, rows)).encode())
+
+
+def blurred_policy(run: EvaluatedRun, reward: float) -> WhatChanged:
+    """What else changed if the policy's images were those of the base, blurred, with `reward` added to their scores."""
+    results = [
+        replace(each, policy=replace(each.base, score=each.base.score + reward), base=each.base) for each in run.results
+    ]
+    sharp = np.stack([read_images([str(image_file(run.paths, "base", each.case))])[0] for each in results])
+    soft = np.stack([np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(1.5))) for image in sharp])
+    changes = compare(results, {"base": measure_images(sharp), "policy": measure_images(soft)}, run.settings)
+    assert changes is not None
+    return changes
