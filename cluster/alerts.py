@@ -9,8 +9,8 @@ from cluster.alert import PROGRESS_TIME, Alert
 from cluster.fault_alerts import fault_alerts
 from cluster.panels import evaluation, policy
 from conf import Settings
-from pipelines.policy.image_statistics import MAX_DETAIL_LOSS
 from pipelines.policy.resources import reward_requests
+from pipelines.policy.watch import MAX_FALL
 
 START_LIMIT = 1800
 """Seconds that a driver may need for its first version: it loads models, evaluates the base and runs an iteration."""
@@ -65,15 +65,15 @@ def _progress_alerts() -> tuple[Alert, Alert]:
 
 
 def _exploit_alert() -> Alert:
-    """A rule for a reward that rises while the images lose what it does not describe."""
+    """A rule for a reward that rises while something that it does not see falls. See pipelines/policy/watch.py."""
     return Alert(
-        "DetailLost",
-        f"{evaluation('detail_loss')} > {MAX_DETAIL_LOSS:g}",
+        "MeasureFell",
+        f"{evaluation('measures', part='fall')} > {MAX_FALL:g}",
         minutes=5,
         severity="warning",
-        summary="{{ $labels.run }}: held-out images lost {{ $value | humanizePercentage }} of their edges, colours or "
-        "saturation while the reward rose.",
-        fix=f"{LOOK_AT_IMAGES} The policy exploits its reward: see `Policy: the reward` in docs/troubleshooting.md.",
+        summary="{{ $labels.run }}: the trained reward rises while {{ $labels.measure }} of held-out images falls, by "
+        "{{ $value | humanize }} standard deviations of the base's images.",
+        fix=f"{LOOK_AT_IMAGES} The policy may exploit its reward: see docs/reward_hacking.md.",
     )
 
 

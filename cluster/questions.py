@@ -5,7 +5,7 @@ from __future__ import annotations
 from cluster.machine_panels import SELECTED_CLUSTERS, machines
 from cluster.panels import Panel, Query, Question, evaluation, policy
 from conf import Settings
-from pipelines.policy.image_statistics import MAX_DETAIL_LOSS
+from pipelines.policy.watch import MAX_FALL
 
 SELECTED_RUNS = 'run=~"$run"'
 """Label selector: the runs that are selected at the top of the dashboard."""
@@ -74,12 +74,23 @@ def _learning() -> Question:
                 "percentunit",
             ),
             Panel(
-                "What the images look like",
-                "Held-out images, which the reward does not describe: fraction of pixels at an edge, entropy of the "
-                "colours in bits, mean saturation. Above the line, detail loss means that one of them fell by that "
-                "fraction while the reward rose: the policy exploits the reward model.",
-                _per_evaluation("edge_density", "color_entropy", "saturation", "detail_loss"),
-                limit=MAX_DETAIL_LOSS,
+                "Falls while the reward rises",
+                "What the trained reward does not see of held-out images: their statistics, the diversity of a "
+                "prompt's images, watched rewards. By how many standard deviations of the base's images each fell, "
+                "0 unless the trained reward rose. Above the line the policy may exploit its reward.",
+                (Query(evaluation("measures", SELECTED_RUNS, part="fall"), "{{measure}} {{run}}"),),
+                limit=MAX_FALL,
+            ),
+            Panel(
+                "Watched measures",
+                "Their means, each on its own scale.",
+                (Query(evaluation("measures", SELECTED_RUNS, part="mean"), "{{measure}} {{run}}"),),
+            ),
+            Panel(
+                "Held-out images with an object nobody asked for",
+                "Scenes world only: fractions of the images of short and of long prompts. Should not rise.",
+                _per_evaluation("unrequested_short", "unrequested_long"),
+                "percentunit",
             ),
             Panel(
                 "Progress",

@@ -20,6 +20,7 @@ from conf.benchmark import (
     TiifJudgeSettings,
     UniGenBenchJudgeSettings,
 )
+from conf.best_by import check_best_by
 from conf.detector import DetectorSettings
 from conf.endpoints import (
     BudgetSettings,
@@ -125,11 +126,7 @@ class Settings(Section):
             raise SettingsError(f"run_dir must be a name of UTF-8 text, got {self.run_dir!r}: rename the folder")
         if not _RAY_ADDRESS.fullmatch(self.ray_address):
             raise SettingsError(f"ray_address must be local, auto or host:port, got {self.ray_address!r}")
-        if self.policy.evaluation.best_by == "relations" and self.flux.model != EMBEDDED:
-            raise SettingsError(
-                "policy.evaluation.best_by=relations needs the exact checker of the scenes world, got flux.model="
-                f"{self.flux.model}: use policy.evaluation.best_by=reward"
-            )
+        check_best_by(self.policy.evaluation, list(self.used_rewards()), self.flux.model == EMBEDDED)
 
     def used_rewards(self) -> dict[str, RewardTerm]:
         """The rewards that are not left out, by name."""

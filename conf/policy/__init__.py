@@ -5,13 +5,15 @@ from conf.policy.export import ExportSettings
 from conf.policy.nft import NftSettings
 from conf.policy.optimizer import PolicyOptimizerSettings
 from conf.policy.placement import LearnerSettings, RolloutSettings
-from conf.policy.records import BestBy, CheckpointSettings, TrainEvaluationSettings
+from conf.policy.records import EXACT, IMAGE_STATISTICS, STATISTICS, CheckpointSettings, TrainEvaluationSettings
 from conf.policy.sampling import SamplingSettings
 from conf.policy.settings import PolicySettings
 
 __all__ = [
+    "EXACT",
+    "IMAGE_STATISTICS",
+    "STATISTICS",
     "AlgorithmSettings",
-    "BestBy",
     "CheckpointSettings",
     "ExportSettings",
     "LearnerSettings",

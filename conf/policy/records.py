@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from conf.errors import SettingsError
 from conf.rules import Section, at_least
 
-BestBy = Literal["reward", "relations"]
-"""How versions are compared on held-out prompts."""
+IMAGE_STATISTICS = ("edge_density", "color_entropy", "saturation", "sharpness")
+"""Statistics of one image."""
+STATISTICS = (*IMAGE_STATISTICS, "diversity")
+"""Statistics of held-out images; the diversity is one of two images of a prompt."""
+EXACT = ("relations", "fully_correct")
+"""What only the exact checker of the scenes world measures."""
 
 
 @dataclass(frozen=True)
@@ -24,16 +28,22 @@ class TrainEvaluationSettings(Section):
     prompts: int = field(default=96, metadata=at_least(0))
     """Held-out prompts of an evaluation, half of them with several relations; one image each. Must be even."""
 
-    best_by: BestBy = "reward"
-    """What makes a version the best one, whose checkpoint is never deleted: its mean reward on held-out prompts, or its
-    fraction of correct relations by the exact checker, which only the scenes world has."""
+    diversity_prompts: int = field(default=24, metadata=at_least(0))
+    """Held-out prompts that get a second image, with another seed, so that the diversity of a prompt's images is known.
+    0: diversity is not measured. Must be even."""
+
+    best_by: str = "reward"
+    """What makes a version the best one, whose checkpoint is never deleted: its mean on held-out prompts of `reward`,
+    the trained one; of another reward of the run, by name; of edge_density, color_entropy, saturation, sharpness or
+    diversity; or, in the scenes world, of relations or fully_correct by the exact checker."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.prompts % 2:
-            raise SettingsError(
-                f"policy.evaluation.prompts must be even, got {self.prompts}: half of them have several relations"
-            )
+        for name, count in (("prompts", self.prompts), ("diversity_prompts", self.diversity_prompts)):
+            if count % 2:
+                raise SettingsError(
+                    f"policy.evaluation.{name} must be even, got {count}: half of them have several relations"
+                )
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from pipelines.common.run_lookup import shown_path
 from pipelines.operations.answer import Answer, sparkline
 from pipelines.operations.cluster_summary import read_cluster_summary
 from pipelines.operations.stage_cache import BENCHMARK, STEP_STAGES, read_record, step_record
-from pipelines.policy.evaluation_history import lost_details
 from pipelines.policy.lineage import read_lineage
 from pipelines.policy.metrics import EvaluationRow, IterationRow, read_evaluations, read_iteration, read_rows
 from pipelines.policy.waits import wait_breakdown
+from pipelines.policy.watch import fallen
 
 Row = Mapping[str, Any]
 SLOW_SCORES = 0.5
@@ -196,8 +196,8 @@ def _held_out(evaluations: Sequence[EvaluationRow]) -> tuple[list[str], Text]:
         ]
     if last.best_iteration:
         shown.append(f"best version so far {last.best_iteration}")
-    lost = lost_details(evaluations)
-    return shown, _ok_or(not lost, f"images lose detail: {lost}")
+    falls = fallen(last.measures)
+    return shown, _ok_or(not falls, f"the trained reward rises while this falls: {falls}")
 
 
 def _ok_or(good: bool, advice: str) -> Text:

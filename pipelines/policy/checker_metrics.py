@@ -6,7 +6,8 @@ This module imports little, because the task starts in a new process.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from operator import add
 
 import numpy as np
 import ray
@@ -29,15 +30,14 @@ class CheckerCounts:
     """Objects of the prompts."""
     present: int = 0
     """Objects that are visible exactly once."""
+    images: int = 0
+    unrequested: int = 0
+    """Images with an object that the prompt does not name."""
+    perfect: int = 0
+    """Images with every object and every relation of the prompt, and no other object."""
 
     def __add__(self, other: CheckerCounts) -> CheckerCounts:
-        return CheckerCounts(
-            relations=self.relations + other.relations,
-            right=self.right + other.right,
-            reversed=self.reversed + other.reversed,
-            objects=self.objects + other.objects,
-            present=self.present + other.present,
-        )
+        return CheckerCounts(*map(add, astuple(self), astuple(other)))
 
 
 def count_outcomes(images: np.ndarray, prompts: Sequence[Prompt]) -> CheckerCounts:
@@ -51,6 +51,9 @@ def count_outcomes(images: np.ndarray, prompts: Sequence[Prompt]) -> CheckerCoun
             reversed=verdict.outcomes.count("reversed"),
             objects=len(verdict.present),
             present=sum(verdict.present.values()),
+            images=1,
+            unrequested=bool(verdict.unrequested),
+            perfect=verdict.perfect,
         )
     return total
 

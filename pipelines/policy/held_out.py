@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import ray
@@ -18,7 +18,7 @@ from pipelines.common.seeds import sample_seed
 from pipelines.policy.checker_metrics import CheckerCounts, count_outcomes_remotely
 from pipelines.policy.collector import Rewards
 from pipelines.policy.image_grid import image_grid
-from pipelines.policy.image_statistics import image_statistics, mean_statistics
+from pipelines.policy.measures import joined, measure_remotely, other_rewards, summarize_all
 from pipelines.policy.metrics import EvaluationRow, mean_of_numbers
 from pipelines.policy.rollout_pool import RolloutPool
 from pipelines.policy.tasks import gather_or_cancel
@@ -38,8 +38,8 @@ class _Scored:
     counts: CheckerCounts
     scores: np.ndarray
     """[B]"""
-    statistics: np.ndarray
-    """[B, 3], see ImageStatistics."""
+    measures: Mapping[str, np.ndarray]
+    """Measure -> its values [B]; of the diversity, one for each prompt with a second image."""
     images: np.ndarray
     """The first ones, uint8 [SHOWN, H, W, 3]."""
 
@@ -55,10 +55,14 @@ class HeldOutEvaluation:
         plan: SamplingPlan,
         seed: int,
         exact: bool,
+        diversity_prompts: int = 0,
     ) -> None:
-        """`exact`: also use the exact checker, which only the scenes world has."""
+        """`exact`: also use the exact checker, which only the scenes world has.
+
+        `diversity_prompts`: number of prompts that get a second image, half of them long ones.
+        """
         self.rollouts, self.rewards, self.prompts = rollouts, rewards, prompts
-        self.plan, self.seed, self.exact = plan, seed, exact
+        self.plan, self.seed, self.exact, self._pairs = plan, seed, exact, diversity_prompts // 2
         self._batch = plan.max_batch or BATCH  # one forward pass a call, so that all workers have calls
 
     async def run(self, weights: WeightsHandle, training_seconds: float) -> tuple[EvaluationRow, Image.Image]:
@@ -82,7 +86,9 @@ class HeldOutEvaluation:
             reward_mean=mean_of_numbers(scores),
             reward_mean_short=mean_of_numbers(short.scores),
             reward_mean_long=mean_of_numbers(long.scores),
-            **asdict(mean_statistics(np.concatenate((short.statistics, long.statistics)))),
+            unrequested_short=_fraction(short.counts.unrequested, short.counts.images),
+            unrequested_long=_fraction(long.counts.unrequested, long.counts.images),
+            measures=summarize_all([short.measures, long.measures], short.counts + long.counts),
         )
         return row, self._grid(short, long)
 
@@ -107,24 +113,27 @@ class HeldOutEvaluation:
         shown = [part.images for part in parts if len(part.images)]
         images = np.concatenate(shown) if shown else NO_IMAGES
         scores = np.concatenate([np.zeros(0), *(part.scores for part in parts)])
-        statistics = np.concatenate([np.zeros((0, 3)), *(part.statistics for part in parts)])
-        return _Scored(counts, scores, statistics, images)
+        return _Scored(counts, scores, joined([part.measures for part in parts]), images)
 
     async def _evaluate_batch(
         self, prompts: Sequence[Prompt], weights: WeightsHandle, kind: int, first: int
     ) -> _Scored:
         """Evaluates prompts `first`, `first + 1`, … of one kind (0: short, 1: long), again if their images are lost."""
         texts = tuple(prompt.text for prompt in prompts)
-        seeds = [sample_seed(self.seed, kind, first + i, 0) for i in range(len(prompts))]
+        seeds, others = ([sample_seed(self.seed, kind, first + i, n) for i in range(len(prompts))] for n in (0, 1))
+        pairs = max(min(self._pairs - first, len(prompts)), 0)
         while True:
-            images = await self.rollouts.generate_images(texts, seeds, weights, self.plan)
+            images, *second = await gather_or_cancel(
+                self.rollouts.generate_images(texts, seeds, weights, self.plan),
+                *([self.rollouts.generate_images(texts[:pairs], others[:pairs], weights, self.plan)] if pairs else []),
+            )
             counting = count_outcomes_remotely.remote(images, tuple(prompts)) if self.exact else None
-            measuring = measure_images.remote(images)
+            measuring = measure_remotely.remote(images, *second)
             try:
                 scores = await self.rewards.score_held_out(images, texts)
                 shown = await first_images.remote(images, SHOWN - first) if first < SHOWN else NO_IMAGES
                 counts = await counting if counting else CheckerCounts()
-                return _Scored(counts, scores.mu, await measuring, shown)
+                return _Scored(counts, scores.mu, {**await measuring, **other_rewards(scores)}, shown)
             except ObjectLostError:  # the node with the images died
                 continue
 
@@ -133,9 +142,6 @@ class HeldOutEvaluation:
 def first_images(images: np.ndarray, count: int) -> np.ndarray:
     """Returns the first images. A Ray task, so that the driver receives only those."""
     return images[:count]
-
-
-measure_images = ray.remote(num_cpus=0.1, max_retries=3)(image_statistics)
 
 
 def _fraction(part: int, whole: int) -> float:

@@ -1,70 +1,55 @@
-"""Three cheap numbers of images that a reward model does not look at, and whether they fall while the reward rises.
+"""Cheap numbers of images that no reward looks at: of one image each, and of two images of one prompt.
 
-A policy that exploits its reward often draws emptier images: fewer edges, fewer colours, paler ones. The trained reward
-cannot show that, because it is what is exploited.
+A policy that exploits its reward often makes emptier images: fewer edges, fewer colours, paler, softer or all alike.
+The trained reward cannot show that, because it is what is exploited.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-
 import numpy as np
+from PIL import Image
 
 EDGE = 24.0
 """Difference of the brightness (0 to 255) of neighbouring pixels from which on it counts as an edge."""
 COLOR_LEVELS = 8
 """Levels of each of the three colour channels in the histogram of colours."""
-MAX_DETAIL_LOSS = 0.3
-"""Fraction of a statistic that may be lost while the reward rises; `status` and an alert report more than that."""
-
-
-@dataclass(frozen=True)
-class ImageStatistics:
-    """Means over some images."""
-
-    edge_density: float
-    """Fraction of pixels at an edge."""
-    color_entropy: float
-    """Entropy of the histogram of colours, in bits."""
-    saturation: float
-    """Mean saturation, 0 to 1."""
+THUMBNAIL = 16
+"""Width and height of the reduced images whose difference is their diversity."""
 
 
 def image_statistics(images: np.ndarray) -> np.ndarray:
-    """The statistics of each image, [B, 3], in the order of ImageStatistics. images: uint8 [B, H, W, 3]."""
-    rows = [(_edge_density(image), _color_entropy(image), _saturation(image)) for image in images]
-    return np.array(rows, dtype=float).reshape(-1, 3)
+    """The statistics of each image, [B, 4], in the order of IMAGE_STATISTICS. images: uint8 [B, H, W, 3].
+
+    edge_density: fraction of pixels at an edge. color_entropy: entropy of the histogram of colours, in bits.
+    saturation: mean saturation, 0 to 1. sharpness: standard deviation of the brightness's Laplacian, in grey levels.
+    """
+    rows = [(*_edges_and_sharpness(image), _color_entropy(image), _saturation(image)) for image in images]
+    edges, sharpness, entropy, saturation = np.array(rows, dtype=float).reshape(-1, 4).T
+    return np.stack((edges, entropy, saturation, sharpness), axis=1)
 
 
-def mean_statistics(rows: np.ndarray) -> ImageStatistics:
-    """The means of [B, 3] statistics; NaN without images."""
-    return ImageStatistics(*(rows.mean(0).tolist() if len(rows) else [math.nan] * 3))
+def diversity(images: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """How much two images of one prompt from different seeds differ, [B], 0 to 1. Both: uint8 [B, H, W, 3].
+
+    Each image is reduced to 16 x 16 means of equal areas. The diversity is the root of the mean squared difference of
+    these means, over areas and colour channels, as a fraction of the largest one, 255.
+    """
+    reduced = [np.stack([_reduced(image) for image in each]) for each in (images, others)]  # [B, 16, 16, 3]
+    return np.sqrt(((reduced[0] - reduced[1]) ** 2).mean((1, 2, 3))) / 255
 
 
-def largest_loss(first: ImageStatistics, now: ImageStatistics) -> float:
-    """The largest fraction of a statistic that is lost since `first`; 0 if none fell, NaN if nothing is known."""
-    pairs = [(getattr(first, field.name), getattr(now, field.name)) for field in fields(ImageStatistics)]
-    losses = [1 - value / before for before, value in pairs if before > 0 and math.isfinite(value)]
-    return max(0.0, *losses) if losses else math.nan
+def _reduced(image: np.ndarray) -> np.ndarray:
+    size = (THUMBNAIL, THUMBNAIL)
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX), dtype=float)
 
 
-def named_losses(first: ImageStatistics, now: ImageStatistics) -> Sequence[str]:
-    """The statistics that fell by more than MAX_DETAIL_LOSS since `first`, e.g. "edge density -41%"."""
-    pairs = {field.name: (getattr(first, field.name), getattr(now, field.name)) for field in fields(ImageStatistics)}
-    return [
-        f"{name.replace('_', ' ')} {value / before - 1:+.0%}"
-        for name, (before, value) in pairs.items()
-        if before > 0 and 1 - value / before > MAX_DETAIL_LOSS
-    ]
-
-
-def _edge_density(image: np.ndarray) -> float:
+def _edges_and_sharpness(image: np.ndarray) -> tuple[float, float]:
     gray = image.astype(np.float32) @ np.array((0.299, 0.587, 0.114), np.float32)  # [H, W]
     across = np.abs(np.diff(gray, axis=1))[:-1]
     down = np.abs(np.diff(gray, axis=0))[:, :-1]
-    return float((np.maximum(across, down) > EDGE).mean())
+    inner = gray[1:-1, 1:-1]
+    laplacian = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:] - 4 * inner
+    return float((np.maximum(across, down) > EDGE).mean()), float(laplacian.std())
 
 
 def _color_entropy(image: np.ndarray) -> float:

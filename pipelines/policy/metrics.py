@@ -155,16 +155,13 @@ class EvaluationRow:
     """Mean reward: the weighted sum of section `rewards`, by default SpatialScore."""
     reward_mean_short: float
     reward_mean_long: float
-    edge_density: float = math.nan
-    """Fraction of the images' pixels at an edge. This and the next two are means over all images."""
-    color_entropy: float = math.nan
-    """Entropy of an image's histogram of colours, in bits."""
-    saturation: float = math.nan
-    """Mean saturation of the colours, 0 to 1."""
-    detail_loss: float = math.nan
-    """Largest fraction of these three that is lost since the first evaluation; 0 unless the reward rose meanwhile."""
+    unrequested_short: float = math.nan
+    """Fraction of images with an object that the prompt does not name."""
+    unrequested_long: float = math.nan
     best_iteration: int = 0
     """The best version up to this one, by `policy.evaluation.best_by`. 0: only the base was evaluated."""
+    measures: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
+    """What the trained reward does not see, e.g. sharpness -> mean, spread and fall. See pipelines/policy/watch.py."""
 
 
 R = TypeVar("R", bound=IterationRow | EvaluationRow)

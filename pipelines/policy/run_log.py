@@ -93,21 +93,22 @@ class RunLog:
         values = asdict(row)
         append_row(path, values)
         for key, value in values.items():
-            if isinstance(value, dict):  # reward -> statistic -> number
-                self._write_rewards(family, cast("RewardStatistics", value), row.iteration)
+            if isinstance(value, dict):  # name -> statistic -> number
+                self._write_named(family, key, cast("RewardStatistics", value), row.iteration)
                 continue
             self._board.add_scalar(f"{family}/{key}", value, row.iteration)
             self._gauges.set(f"{family}_{key}", value, f"{family}: {key.replace('_', ' ')}")
         self._board.flush()
 
-    def _write_rewards(self, family: str, rewards: RewardStatistics, version: int) -> None:
-        """Statistics of each reward: <family>/rewards/<reward>/<statistic>, and gauges with the label `reward`."""
-        for reward, statistics in rewards.items():
+    def _write_named(self, family: str, key: str, named: RewardStatistics, version: int) -> None:
+        """Statistics by name: <family>/<key>/<name>/<statistic>, and gauges with a label for it, e.g. `reward`."""
+        for name, statistics in named.items():
             for statistic, value in statistics.items():
-                self._board.add_scalar(f"{family}/rewards/{reward}/{statistic}", value, version)
+                self._board.add_scalar(f"{family}/{key}/{name}/{statistic}", value, version)
                 kind, _, other = statistic.partition("_")
-                name, about = f"{family}_rewards_{kind}", f"{family}: {kind} of each reward"
-                self._gauges.set(name, value, about, {"reward": reward, **({"other": other} if other else {})})
+                gauge, about = f"{family}_{key}_{kind}", f"{family}: {kind} of each of the {key}"
+                labels = {key.removesuffix("s"): name, **({"other": other} if other else {})}
+                self._gauges.set(gauge, value, about, labels)
 
     def finish(self) -> None:
         """Records that the run ended well, so that no alert is raised when its gauges end."""

@@ -78,6 +78,7 @@ class TrainingRun:
             SamplingPlan.for_evaluation(settings.evaluation, policy.sampling.batch),
             settings.evaluation.seed,
             exact=can_check(settings.flux),
+            diversity_prompts=policy.evaluation.diversity_prompts,
         )
         self._identity = run_identity(settings) | {START: self._start.fingerprint if self._start else ""}
         self._state = ""

@@ -28,7 +28,7 @@ def test_every_alert_says_what_happened_and_what_to_do() -> None:
         "RatioDrift",
         "KlRunaway",
         "RewardSpreadLost",
-        "DetailLost",
+        "MeasureFell",
         "RewardPoolSaturated",
         "RunDiskNearlyFull",
         "NodeDiskNearlyFull",
@@ -67,6 +67,7 @@ def test_limits_and_advice_about_late_scores_follow_the_rewards_in_use(
 
 
 PROMTOOL = shutil.which("promtool")
+FALL = evaluation("measures", 'measure="sharpness"', part="fall")
 SICK = {
     policy("iteration"): "100x120",
     policy("iteration_seconds"): "30x120",
@@ -75,7 +76,7 @@ SICK = {
     policy("kl"): "0.1x110 1x10",
     policy("groups_skipped"): "40x120",
     policy("reward_std"): "1x120",
-    evaluation("detail_loss"): "0.4x120",
+    FALL: "0.6x120",
     policy("wait_for_scores_seconds"): "20x120",
     policy("reward_replicas"): "8x120",
     "ray_spatialt2i_run_disk_free_ratio": "0.01x120",
@@ -87,7 +88,7 @@ HEALTHY = SICK | {
     policy("ratio_drift"): "0.00001x120",
     policy("kl"): "0.1x120",
     policy("groups_skipped"): "0x120",
-    evaluation("detail_loss"): "0.2x120",
+    FALL: "0.4x120",
     policy("wait_for_scores_seconds"): "1x120",
     "ray_spatialt2i_run_disk_free_ratio": "0.5x120",
     "ray_node_disk_free": "99x120",

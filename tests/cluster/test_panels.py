@@ -161,7 +161,10 @@ NOT_SHOWN = {
 def test_every_metric_is_in_a_panel_or_in_the_list_of_those_not_shown(family: str, row: type) -> None:
     queried = {metric for expression in QUERIES.values() for metric, _ in SERIES.findall(expression)}
     exported = {field.name for field in fields(row)}
-    several = {"rewards": ("rewards_mean", "rewards_std", "rewards_correlation")}
+    several = {
+        "rewards": ("rewards_mean", "rewards_std", "rewards_correlation"),
+        "measures": ("measures_mean", "measures_fall"),
+    }
     series = {name: [f"ray_spatialt2i_{family}_{each}" for each in several.get(name, (name,))] for name in exported}
     assert {name for name in exported if not queried.issuperset(series[name])} == NOT_SHOWN[family]
 

@@ -39,7 +39,8 @@ def record(paths: RunPaths, *versions: int, reward: float = 0.5) -> None:
     paths.images.mkdir(parents=True, exist_ok=True)
     for version in versions:
         append_row(paths.metrics, {"iteration": version, "reward_mean": reward, "kl": float("nan")})
-    append_row(paths.evaluations, {"iteration": versions[-1], "reward_mean": 2 * reward})
+    measures = {"sharpness": {"mean": 3.0}}
+    append_row(paths.evaluations, {"iteration": versions[-1], "reward_mean": 2 * reward, "measures": measures})
     Image.new("RGB", (8, 4), "red").save(paths.evaluation_image(versions[-1]))
 
 
@@ -64,6 +65,7 @@ def test_tensorboard_through_accelerate_gets_curves_and_images_once(tmp_path: Pa
         (2, 8, 4),
         (3, 8, 4),
     ]
+    assert [event.value for event in events.Scalars("evaluation/measures.sharpness.mean")] == [3.0, 3.0]
     assert "policy/kl" not in events.Tags()["scalars"]
 
 

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import time
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 
 import pytest
@@ -28,10 +28,15 @@ from pipelines.policy.waits import wait_breakdown
 NO_DASHBOARD = "status.address=http://127.0.0.1:9"
 
 
+def numbers_of(record: type[IterationRow | EvaluationRow]) -> dict[str, float]:
+    """0 or 0.5 for each field that is a number."""
+    plain = [field for field in fields(record) if field.default_factory is MISSING]
+    return {field.name: 0 if field.type == "int" else 0.5 for field in plain}
+
+
 def iteration_row(iteration: int, **values: float) -> IterationRow:
     """A row whose other values are 0 or 0.5."""
-    known = [field for field in fields(IterationRow) if field.type in ("int", "float")]
-    numbers = {field.name: 0 if field.type == "int" else 0.5 for field in known}
+    numbers = numbers_of(IterationRow)
     return IterationRow(**{**numbers, "iteration": iteration, **values})  # type: ignore[arg-type]
 
 
@@ -176,8 +181,8 @@ def test_a_missing_run_directory_is_a_user_error(tmp_path: Path) -> None:
         status_of(tmp_path / "nowhere")
 
 
-def evaluation_row(iteration: int, **values: float) -> dict[str, float]:
-    numbers = {field.name: 0 if field.type == "int" else 0.5 for field in fields(EvaluationRow)}
+def evaluation_row(iteration: int, **values: object) -> dict[str, object]:
+    numbers = numbers_of(EvaluationRow)
     return {**numbers, "iteration": iteration, "best_iteration": iteration, **values}
 
 
@@ -200,6 +205,15 @@ def test_no_measurement_is_broken_at_80_columns(tmp_path: Path) -> None:
         "0.50 s from a group's images to its scores",
     ):
         assert any(measurement in line for line in text.splitlines()), measurement
+
+
+@pytest.mark.parametrize(("fall", "shown"), [(0.8, "rises while this falls: sharpness -0.8 std"), (0.4, "ok")])
+def test_a_measure_that_falls_while_the_reward_rises_is_named(tmp_path: Path, fall: float, shown: str) -> None:
+    write_rows(tmp_path, iteration_row(10))
+    measures = {"sharpness": {"mean": 2.0, "spread": 1.0, "fall": fall}}
+    path = run_paths(load("scenes", [f"run_dir={tmp_path}"])).evaluations
+    path.write_text(json.dumps(evaluation_row(10, measures=measures)) + "\n")
+    assert line_of(status_of(tmp_path), "held out?").endswith(shown)
 
 
 def test_the_sparkline_shows_the_whole_run() -> None:

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 from actors.workers.rollout import WeightsHandle
 from conf import Settings, SettingsError, UserError, load
+from conf.policy import STATISTICS
 from pipelines.common.paths import run_paths
 from pipelines.policy import train as train_module
 from pipelines.policy import training_run
@@ -79,7 +80,8 @@ def test_the_best_version_is_kept_beside_the_newest_and_survives_a_kill(
     assert run_checkpoints(settings).complete() == [2, 4]
     rows = read_evaluations(run_paths(settings).evaluations)
     assert [(row.iteration, row.best_iteration) for row in rows] == [(0, 0), (1, 1), (2, 2), (3, 2), (4, 2)]
-    assert all(np.isfinite([row.edge_density, row.color_entropy, row.saturation]).all() for row in rows)
+    assert all(row.measures.keys() == set(STATISTICS) for row in rows)
+    assert all(np.isfinite(each["mean"]) for row in rows for each in row.measures.values())
     assert (choose_version(settings), choose_version(chosen(settings, "best"))) == (None, 2)
     with pytest.raises(UserError, match=r"export\.version=3: that version was not kept: choose one of 2 \(best\), 4$"):
         choose_version(chosen(settings, 3))
@@ -129,7 +131,27 @@ def test_what_a_training_run_cannot_export_is_refused_before_it_starts(overrides
         check_export_after_training(load("scenes", overrides))
 
 
-def test_the_exact_checker_cannot_choose_the_best_version_of_another_world() -> None:
-    assert load("scenes", ["policy.evaluation.best_by=relations"]).policy.evaluation.best_by == "relations"
-    with pytest.raises(SettingsError, match=r"policy\.evaluation\.best_by=relations needs the exact checker"):
-        load("flux_dev", ["policy.evaluation.best_by=relations"])
+@pytest.mark.parametrize("by", ["reward", "relations", "fully_correct", "sharpness", "diversity"])
+def test_versions_are_compared_by_what_somebody_measures(by: str) -> None:
+    assert load("scenes", [f"policy.evaluation.best_by={by}"]).policy.evaluation.best_by == by
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "message"),
+    [
+        ("flux_dev", ["policy.evaluation.best_by=relations"], "best_by=relations needs the exact checker"),
+        ("flux_dev", ["policy.evaluation.best_by=fully_correct"], "best_by=fully_correct needs the exact checker"),
+        ("scenes", ["policy.evaluation.best_by=sharpnes"], r"measured by nobody.*e\.g\. rewards\.sharpnes\.weight=0"),
+        ("scenes", ["policy.evaluation.best_by=spatialscore"], "measured by nobody: use one of reward, edge_density"),
+        (
+            "scenes",
+            ["policy.evaluation.best_by=diversity", "policy.evaluation.diversity_prompts=0"],
+            "best_by=diversity needs second images",
+        ),
+    ],
+)
+def test_a_measure_that_nobody_takes_cannot_choose_the_best_version(
+    preset: str, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        load(preset, overrides)

@@ -130,7 +130,8 @@ def _evaluation(root: Path, version: int) -> object:
     from pipelines.policy.metrics import EvaluationRow
     from pipelines.policy.run_log import RunLog
 
-    row = EvaluationRow(**{field.name: 1.0 for field in fields(EvaluationRow)} | {"iteration": 1, "images": 2})
+    numbers: dict[str, Any] = {field.name: 1.0 for field in fields(EvaluationRow) if field.name != "measures"}
+    row = EvaluationRow(**{**numbers, "iteration": 1, "images": 2})
     log = RunLog(RunPaths(root))
     try:
         return log.evaluation(replace(row, iteration=version), Image.effect_noise((300, 300), 90).convert("RGB"))
