@@ -92,11 +92,11 @@ def test_the_report_shows_paired_differences(run: tuple[Settings, list[Work]]) -
     text = write_report(settings, work, SIDES, paths)
     assert "What else changed, policy - base" in text and "tiif, PickScore" in text and "policy preferred: " in text
     rows = {row["name"]: row for row in json.loads(paths.benchmark_results.read_text())["other_measures"]}
-    assert list(rows) == ["edge density", "color entropy", "saturation", "PickScore"]
+    assert list(rows) == ["edge density", "color entropy", "saturation", "sharpness", "PickScore"]
     values = np.array(measured(paths, STATISTICS).values)
-    for number, name in enumerate(("edge density", "color entropy", "saturation")):
+    for number, name in enumerate(("edge density", "color entropy", "saturation", "sharpness")):
         assert rows[name]["base"]["value"] == pytest.approx(values[:, number].mean())
-        difference = (values[:, number + 3] - values[:, number]).mean()
+        difference = (values[:, number + 4] - values[:, number]).mean()
         assert rows[name]["difference"]["value"] == pytest.approx(difference)
         assert rows[name]["difference"]["low"] < difference < rows[name]["difference"]["high"]
     margins = np.array(measured(paths, "PickScore").values)[:, 0]
