@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder of the runs")
     parser.add_argument("--iterations", type=int, default=30)
     options = parser.parse_args()
-    ray.init(num_cpus=2, include_dashboard=False, logging_level=logging.ERROR)
+    ray.init("local", num_cpus=2, include_dashboard=False, logging_level=logging.ERROR)
     lines = [line for name in REWARDS for line in lines_of(name, train(options.out, name, options.iterations))]
     show("A reward with a flaw, and one without", lines)
 
