@@ -112,6 +112,19 @@ def given_value(key: str, preset: str, implied: Sequence[str], overrides: Sequen
     return next((_at_home(layer).values[key] for layer in reversed(layers) if key in layer.values), None)
 
 
+def is_given(key: str, preset: str, overrides: Sequence[str]) -> bool:
+    """Whether the preset (if it is not "") or an override sets a setting, or an entry like rewards.NAME, even to null.
+
+    Raises SettingsError for layers that cannot be read.
+    """
+    base = preset_layers(preset) if preset else []
+    mapping, _, entry = key.partition(".")
+    return any(
+        key in layer.values or entry in (layer.values.get(mapping) or {})
+        for layer in (*base, override_layer(overrides))
+    )
+
+
 def _defaults() -> DictConfig:
     """A new configuration of the defaults, which may be changed in place."""
     return cast(DictConfig, pickle.loads(_pickled_defaults()))

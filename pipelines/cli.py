@@ -21,7 +21,7 @@ from typing import Any
 from conf import Resolved, Settings, SettingsError, presets, resolve
 from conf.command import Action, action_help, option, override_of, read_words
 from conf.layers import is_preset
-from conf.load import given_value, keys_in
+from conf.load import given_value, is_given, keys_in
 from conf.rules import suggestion
 from conf.show import option_hint
 from pipelines.common import console, interrupt, library_log
@@ -133,7 +133,7 @@ def parse(words: Sequence[str]) -> Command:
     if isinstance(given, str) and "${" in given:  # it refers to other settings
         given = resolve(named or DEFAULT_PRESET, overrides).settings.run_dir
     default = given_value("run_dir", "", action.implied, ()) or Settings.run_dir
-    replaced = any(given_value(key, preset, (), overrides) is not None for key in action.replaces_run)
+    replaced = any(is_given(key, preset, overrides) for key in action.replaces_run)
     run = find_run(action.run, given, default, preset, replaced)
     if run is None:
         return Command(action, resolve(named or DEFAULT_PRESET, overrides, action.implied), None)
