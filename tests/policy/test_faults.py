@@ -208,8 +208,12 @@ def test_a_node_is_avoided_only_if_the_others_are_enough(monkeypatch: pytest.Mon
     nodes = [NodeResources(4, 0, 4, 0, id="good"), NodeResources(8, 0, 8, 0, id="bad")]
     monkeypatch.setattr(cluster, "state", lambda: ClusterState(tuple(nodes), frozenset()))
     placed: dict[str, object] = {}
-    monkeypatch.setattr("pipelines.policy.cluster.start_rollout", lambda *given: placed.update(rollout=given[-1]))
-    monkeypatch.setattr("pipelines.policy.cluster.start_learner", lambda *given: placed.update(learner=given[-1]))
+    for role in ("rollout", "learner"):
+
+        def start(*given: object, role: str = role) -> None:
+            placed[role] = next(each for each in given if isinstance(each, frozenset))
+
+        monkeypatch.setattr(f"pipelines.policy.cluster.start_{role}", start)
     cluster.avoid(frozenset({"bad"}))
     cluster.start_rollout(0)
     cluster.start_learner()
