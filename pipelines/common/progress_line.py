@@ -20,6 +20,8 @@ PERIOD_S = 10.0
 REWRITE_S = 0.5
 """Seconds between two states of a line on a terminal."""
 CLEAR_LINE = "\r\x1b[2K"
+_PRINT = print
+"""Ray exchanges the builtin for a function of its own when it shows progress bars."""
 MIN_RATE_S = 2.0
 """Seconds of counted work from which a rate means something."""
 
@@ -63,8 +65,9 @@ class ProgressLine:
         If `log` is `print`, lines that stay start with the time of day. On a terminal one line is written again and
         again.
         """
-        self._title, self._print, self._period_s = title, _print_timed if log is print else log, period_s
-        self._rewrites = log is print and terminal.is_terminal(sys.stdout)
+        to_user = log in (_PRINT, print)
+        self._title, self._print, self._period_s = title, _print_timed if to_user else log, period_s
+        self._rewrites = to_user and terminal.is_terminal(sys.stdout)
         self._state, self._printed, self._open = _waiting(text), time.monotonic(), False
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._repeat, daemon=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import time
+from functools import partial
 
 import pytest
 
@@ -55,8 +56,12 @@ def test_an_update_is_printed_if_a_line_is_due() -> None:
     assert lines == ["stage  100/100"]
 
 
-def test_a_terminal_shows_one_line_that_is_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = Screen()
+@pytest.mark.parametrize("exchanged", [False, True], ids=["", "print is exchanged"])
+def test_a_terminal_shows_one_line_that_is_written_again(exchanged: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray exchanges the builtin print when it shows progress bars."""
+    screen, original = Screen(), print
+    if exchanged:
+        monkeypatch.setattr("builtins.print", partial(original))
     monkeypatch.setattr(sys, "stdout", screen)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
