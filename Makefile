@@ -35,7 +35,7 @@ test: setup  ## run all tests except the slow ones and those that need a GPU
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 test-slow: setup  ## run the slow tests: kill and add processes and nodes during a run, resume stopped jobs
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n $(TEST_PROCESSES) --dist loadfile
 
 bench: setup  ## measure throughput ratios and print them as tables; asserts nothing
 	$(BIN)/python -m tests.bench
