@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from conf.command import Action, Word
 from pipelines.benchmark.verbs import BENCHMARK
+from pipelines.push.verbs import PUSH
 
 _PREFERENCES, _REWARD = "pipelines.preferences.commands", "pipelines.reward.commands"
 _REVIEW = "pipelines.preferences.review.commands"
 _POLICY, _SCENES = "pipelines.policy.commands", "pipelines.pretrain.commands"
 _OPERATIONS = "pipelines.operations.commands"
 _CHECKS = "pipelines.operations.checks"
-_PUSH = {name: f"push.{name}" for name in ("repo", "private", "replace", "merged")}
 _STAGES = ("preferences", "reward", "policy", "evaluation", "benchmark", "tracking")
 
 VERBS: dict[str, dict[str, Action]] = {
@@ -187,33 +187,7 @@ VERBS: dict[str, dict[str, Action]] = {
             check=f"{_CHECKS}:play",
         )
     },
-    "push": {
-        "lora": Action(
-            "pipelines.push.commands:lora",
-            "upload the exported LoRA and its card to the Hugging Face Hub",
-            ("push", "export"),
-            short=_PUSH,
-            run="continues",
-            check=f"{_CHECKS}:push_lora",
-        ),
-        "spatialscore": Action(
-            "pipelines.push.commands:spatialscore",
-            "upload the SpatialScore and its card to the Hugging Face Hub",
-            ("push", "serving"),
-            short=_PUSH,
-            run="continues",
-            replaces_run=("serving.model",),
-            check=f"{_CHECKS}:push_spatialscore",
-        ),
-        "dataset": Action(
-            "pipelines.push.commands:dataset",
-            "upload a published version of the pairs and its card to the Hugging Face Hub",
-            ("push", "publish"),
-            short=_PUSH,
-            run="continues",
-            check=f"{_CHECKS}:push_dataset",
-        ),
-    },
+    "push": PUSH,
     "benchmark": BENCHMARK,
     "run": {
         "run": Action(

@@ -12,6 +12,7 @@ import torch
 from diffusers.pipelines.flux2.pipeline_flux2_klein import Flux2KleinPipeline, compute_empirical_mu
 
 from actors.policy.base import stack_rows
+from actors.policy.chat import chat_tokens
 from actors.policy.guidance import GuidedPolicy
 from actors.policy.schedule import shifted_sigmas
 from actors.types import Conditioning
@@ -60,11 +61,7 @@ class Flux2KleinPolicy(GuidedPolicy):
     @staticmethod
     def count_tokens(pipeline: Flux2KleinPipeline, text: str) -> int:
         """See Policy: with the tokens of the chat template."""
-        message = [{"role": "user", "content": text}]
-        chat = pipeline.tokenizer.apply_chat_template(
-            message, tokenize=False, add_generation_prompt=True, enable_thinking=False
-        )
-        return len(pipeline.tokenizer(chat, verbose=False).input_ids)
+        return chat_tokens(pipeline.tokenizer, text, enable_thinking=False)
 
     @staticmethod
     def negative_prompt(settings: FluxSettings) -> str:

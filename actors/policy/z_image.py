@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from diffusers.pipelines.z_image.pipeline_z_image import ZImagePipeline
 
+from actors.policy.chat import chat_tokens
 from actors.policy.guidance import GuidedPolicy
 from actors.types import Conditioning
 from conf.flux import FluxSettings
@@ -47,11 +48,7 @@ class ZImagePolicy(GuidedPolicy):
     @staticmethod
     def count_tokens(pipeline: ZImagePipeline, text: str) -> int:
         """See Policy: with the tokens of the chat template."""
-        message = [{"role": "user", "content": text}]
-        chat = pipeline.tokenizer.apply_chat_template(
-            message, tokenize=False, add_generation_prompt=True, enable_thinking=True
-        )
-        return len(pipeline.tokenizer(chat, verbose=False).input_ids)
+        return chat_tokens(pipeline.tokenizer, text, enable_thinking=True)
 
     @staticmethod
     def text_tokens(settings: FluxSettings, tokens: int) -> int:

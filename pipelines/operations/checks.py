@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from conf import Settings, SettingsError, UserError
+from conf.play import PlaySettings
+from conf.serving import ServingSettings
 from pipelines.common.cluster_address import uses_private_cluster
 from pipelines.common.disk_faults import require_writable
 from pipelines.common.paths import run_paths, spatialscore_folder
@@ -103,14 +105,8 @@ def score(settings: Settings) -> None:
 
 def serve(settings: Settings) -> None:
     """`reward serve`: a cluster, a SpatialScore, a free port, and the token if one is asked for."""
-    from actors.services.keys import key_in
-
     spatialscore(settings)
-    if settings.serving.token_variable:
-        key_in(settings.serving.token_variable, "the token that callers of SpatialScore must send")
-    if uses_private_cluster(settings):
-        check_port("serving", settings.serving.host, settings.serving.port)
-    require_cluster(settings)
+    _served(settings, settings.serving, "the token that callers of SpatialScore must send")
 
 
 def merge(settings: Settings) -> None:
@@ -156,43 +152,11 @@ def sample(settings: Settings) -> None:
 
 def play(settings: Settings) -> None:
     """`play`: a cluster, a trained policy, its base, a free port, and the token if one is asked for."""
-    from actors.services.keys import key_in
-
     trained_policy(settings)
     if spatialscore_folder(settings).is_dir():
         spatialscore(settings)
     require_model(settings, "flux.model", settings.flux.model, "model_index.json")
-    if settings.play.token_variable:
-        key_in(settings.play.token_variable, "the token of play")
-    if uses_private_cluster(settings):
-        check_port("play", settings.play.host, settings.play.port)
-    require_cluster(settings)
-
-
-def push_lora(settings: Settings) -> None:
-    """`push lora`: a repository's name, and an exported policy."""
-    from pipelines.push import artefacts
-
-    _require_repo(settings)
-    artefacts.lora(settings)
-
-
-def push_spatialscore(settings: Settings) -> None:
-    """`push spatialscore`: a repository's name, and a SpatialScore that others can load."""
-    from pipelines.push import artefacts
-
-    _require_repo(settings)
-    artefacts.spatialscore(settings)
-
-
-def push_dataset(settings: Settings) -> None:
-    """`push dataset`: a repository's name, and a published version. The command itself reads all of its data."""
-    _require_repo(settings)
-
-
-def _require_repo(settings: Settings) -> None:
-    if not settings.push.repo:
-        raise SettingsError("push needs the repository: add repo=OWNER/NAME, e.g. repo=me/my-lora")
+    _served(settings, settings.play, "the token of play")
 
 
 def trained_policy(settings: Settings) -> None:
@@ -251,6 +215,17 @@ def _resume_and_start(settings: Settings) -> None:
     if newest and settings.policy.resume != "never":
         check_settings_resumable(newest, settings)
     check_start(settings)
+
+
+def _served(settings: Settings, section: ServingSettings | PlaySettings, token: str) -> None:
+    """What Ray Serve needs to answer HTTP: the token, if there is one, a free port, and a cluster."""
+    from actors.services.keys import key_in
+
+    if section.token_variable:
+        key_in(section.token_variable, token)
+    if uses_private_cluster(settings):
+        check_port(section.section, section.host, section.port)
+    require_cluster(settings)
 
 
 def _checked_spatialscore(settings: Settings) -> None:

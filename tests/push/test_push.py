@@ -16,7 +16,7 @@ from actors.spatialscore.scorer import SpatialScorer
 from actors.types import PolicyWeights
 from conf import Settings, SettingsError, UserError, load
 from pipelines.cli import parse_settings
-from pipelines.operations import checks
+from pipelines.operations import push_checks
 from pipelines.policy.export import export_lora
 from pipelines.policy.fingerprint import flux_location
 from pipelines.preferences.dataset.publish import publish
@@ -162,19 +162,19 @@ def test_what_is_not_finished_or_not_verified_is_refused_before_anything_is_sent
     run_dir: Path, tmp_path: Path, hub: HubServer
 ) -> None:
     with pytest.raises(UserError, match=r"push needs the repository: add repo=OWNER/NAME"):
-        checks.push_lora(_settings(run_dir))
+        push_checks.lora(_settings(run_dir))
     empty = load("scenes", [f"run_dir={tmp_path}", "push.repo=me/x"])
     with pytest.raises(UserError, match="run `spatialt2i policy train` first"):
-        checks.push_lora(empty)
+        push_checks.lora(empty)
     with pytest.raises(UserError, match=r"no SpatialScore with its card at .*reward train"):
-        checks.push_spatialscore(empty)
+        push_checks.spatialscore(empty)
     with pytest.raises(UserError, match=r"no exported policy with its card .*policy export export.merged=true"):
-        checks.push_lora(_settings(run_dir, "push.repo=me/x", "push.merged=true"))
+        push_checks.lora(_settings(run_dir, "push.repo=me/x", "push.merged=true"))
     unchecked = load("scenes", [f"run_dir={run_dir}", "push.repo=me/x"])
     with pytest.raises(UserError, match=r"the sanity checks of the SpatialScore .* were not run"):
-        checks.push_spatialscore(unchecked)
+        push_checks.spatialscore(unchecked)
     with pytest.raises(UserError, match=r"folder that others do not have.*reward merge.*push\.merged=true"):
-        checks.push_spatialscore(_settings(run_dir, "push.repo=me/x", f"serving.model={run_dir / 'elsewhere'}"))
+        push_checks.spatialscore(_settings(run_dir, "push.repo=me/x", f"serving.model={run_dir / 'elsewhere'}"))
     write_long_pairs(tmp_path / "preferences", 8)
     pending = _settings(tmp_path, "push.repo=me/x", "publish.unreviewed=true")
     publish(pending)
