@@ -16,6 +16,7 @@ from rich.text import Text
 
 from conf import Settings, UserError
 from pipelines.common.paths import run_paths
+from pipelines.common.progress_line import clock
 from pipelines.common.run_lookup import shown_path
 from pipelines.operations.answer import Answer, sparkline
 from pipelines.operations.cluster_summary import read_cluster_summary
@@ -122,7 +123,7 @@ def _progress(last: Row, settings: Settings, idle_seconds: float) -> tuple[list[
     message = [
         f"{last['iteration']}/{policy.iterations} iterations",
         f"{seconds:.1f} s each",
-        f"newest {idle_seconds:.0f} s ago",
+        f"newest {clock(idle_seconds)} ago",
     ]
     return message, _ok_or(not stalled, "no progress: see docs/troubleshooting.md")
 

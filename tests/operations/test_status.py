@@ -79,7 +79,7 @@ def test_a_healthy_run_has_ok_on_every_line(tmp_path: Path) -> None:
     settings = load("scenes", [f"run_dir={tmp_path}"])
     assert [step.name for step in STEPS] == list(STEP_STAGES)
     write_record(STEPS[0].record_path(settings), StageRecord("digest", "summary", 66.0))
-    write_rows(
+    metrics = write_rows(
         tmp_path,
         iteration_row(1, reward_mean=1.0),
         iteration_row(2, reward_mean=3.0, ratio_drift=1e-6, score_latency_seconds=0.1),
@@ -91,6 +91,9 @@ def test_a_healthy_run_has_ok_on_every_line(tmp_path: Path) -> None:
         assert line_of(text, question).endswith("ok")
     assert line_of(text, "failures?").count("nothing") == 2
     assert "newest iteration: nothing, since start" in text
+    assert "s ago" in text
+    os.utime(metrics, (0, time.time() - 7500))
+    assert "newest 2:05 h ago" in status_of(tmp_path)
 
 
 def test_a_sick_run_says_what_to_do(tmp_path: Path) -> None:
