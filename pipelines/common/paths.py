@@ -1,4 +1,4 @@
-"""The layout of a run directory. Only this module and pipelines/common/stage_paths.py know it.
+"""The layout of a run directory. Only this module, stage_paths.py and benchmark_paths.py know it.
 
 - settings.yaml, timings.json, account.jsonl, answers/, samples/, logs/, profiles/: of the whole run
 - preferences/, review/, label_studio/, published/, preferences_report.html: stage 1, the dataset of image pairs
@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conf.settings import Settings
-from pipelines.common.stage_paths import BenchmarkPaths, EvaluationPaths, PolicyPaths, PreferencesPaths, RewardPaths
+from pipelines.common.benchmark_paths import BenchmarkPaths
+from pipelines.common.stage_paths import EvaluationPaths, PolicyPaths, PreferencesPaths, RewardPaths
 
 PUBLISHED_DATA = "data"
 """Folder of a published dataset version that holds its parquet files."""
