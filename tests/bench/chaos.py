@@ -22,10 +22,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Literal
+
+import psutil
 
 from actors.json_lines import append_row, read_log
 from actors.policy.lora import read_lora
@@ -50,8 +53,11 @@ WEIGHTS = {
 TOGETHER = (1, 2, 3, 5, 8)
 """How many processes are killed at once, by chance."""
 
-WHILE_RECOVERING = 0.25
+WHILE_RECOVERING = 0.5
 """Share of the kills that do not wait until the run has recovered from the ones before."""
+
+TIMEOUT_S = 2 * RECOVERY_TIMEOUT_S
+"""Seconds without an iteration after which a run counts as stuck. A busy machine needs minutes for eight processes."""
 
 
 @dataclass(frozen=True)
@@ -74,18 +80,34 @@ class Round:
 class ChaosOperator(Operator):
     """An operator of many runs, who also replaces a lost head."""
 
+    def __init__(self, folder: Path, scenario: Scenario) -> None:
+        self.dead: set[int] = set()
+        """Ids of the killed processes: the system may still list one for a moment."""
+        super().__init__(folder, scenario)
+
     def strike(self, roles: Sequence[str]) -> list[str]:
         """Kills a process of each role, as far as there is one. Returns the roles of the killed ones."""
         killed: list[str] = []
         for role in roles:
             if role == "head":
                 self.lose_head()
-            elif role in ("driver", "worker node") or self.processes(role):
+            elif role in ("driver", "worker node"):
                 self.kill(role)
-            else:
+            elif not self.kill_one(role):
                 continue
             killed.append(role)
         return killed
+
+    def kill_one(self, role: str) -> bool:
+        """Kills a process of a role that lives. Returns whether there was one."""
+        victims = [process for process in self.processes(role) if process.pid not in self.dead]
+        random.shuffle(victims)
+        for victim in victims:
+            with suppress(psutil.NoSuchProcess):
+                victim.kill()
+                self.dead.add(victim.pid)
+                return True
+        return False
 
     def lose_head(self) -> None:
         """Kills head and driver at once, then the other nodes; starts a new cluster and submits the driver again."""
@@ -111,8 +133,8 @@ class ChaosOperator(Operator):
         """Waits for a finished iteration later than `after`, or the end. Returns the seconds."""
         started = time.monotonic()
         while not self.ended() and self.iteration() <= after:
-            if time.monotonic() - started > RECOVERY_TIMEOUT_S:
-                raise RuntimeError(f"no iteration after {after} within {RECOVERY_TIMEOUT_S:.0f} s: {self.log()}")
+            if time.monotonic() - started > TIMEOUT_S:
+                raise RuntimeError(f"no iteration after {after} within {TIMEOUT_S:.0f} s: {self.log()}")
             time.sleep(0.1)
         return time.monotonic() - started
 
@@ -146,7 +168,7 @@ def play(operator: ChaosOperator, number: int, name: Literal["separate", "coloca
             killed += operator.strike(drawn)
             if chance.random() >= WHILE_RECOVERING:
                 recoveries.append(operator.wait_for_iteration(before + 1))
-        if operator.driver.wait(timeout=2 * RECOVERY_TIMEOUT_S):
+        if operator.driver.wait(timeout=TIMEOUT_S):
             raise RuntimeError(f"the driver ended with {operator.driver.returncode}: {operator.log()}")
         same, error = operator.is_as(operator.folder / f"undisturbed-{name}", version), ""
     except Exception as failure:
@@ -169,7 +191,7 @@ def campaign(folder: Path, kills: int, minutes: float, version: int) -> list[Rou
             undisturbed = folder / f"undisturbed-{name}"
             if not RunPaths(undisturbed).export.exists():
                 operator.submit(undisturbed.name)
-                operator.driver.wait(timeout=4 * RECOVERY_TIMEOUT_S)
+                operator.driver.wait(timeout=2 * TIMEOUT_S)
                 operator.ended()
             rounds.append(play(operator, number, name, version))
             append_row(log, asdict(rounds[-1]))
