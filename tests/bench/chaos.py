@@ -53,7 +53,10 @@ WEIGHTS = {
 TOGETHER = (1, 2, 3, 5, 8)
 """How many processes are killed at once, by chance."""
 
-WHILE_RECOVERING = 0.5
+PAUSE_S = 8.0
+"""Longest time between two kills. On a busy machine this is much shorter than the start of a process."""
+
+WHILE_RECOVERING = 0.75
 """Share of the kills that do not wait until the run has recovered from the ones before."""
 
 TIMEOUT_S = 2 * RECOVERY_TIMEOUT_S
@@ -160,7 +163,7 @@ def play(operator: ChaosOperator, number: int, name: Literal["separate", "coloca
         operator.submit(f"run-{number}")
         operator.wait_for_iteration(0)
         while not operator.ended():
-            time.sleep(chance.uniform(0.0, 2.0))
+            time.sleep(chance.uniform(0.0, PAUSE_S))
             drawn = chance.choices(roles, [WEIGHTS[role] for role in roles], k=chance.choice(TOGETHER))
             before = operator.iteration()
             if before >= version:
