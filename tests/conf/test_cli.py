@@ -210,6 +210,13 @@ def test_help_and_mistakes_import_neither_torch_nor_ray() -> None:
     assert ended.returncode == 0, ended.stderr
 
 
+def test_a_thread_that_calls_ray_after_the_end_starts_and_joins_no_cluster() -> None:
+    """Ray reads its variable when it is imported. Without it, `ray.put` starts or joins some cluster of the machine."""
+    program = "from pipelines.cli import main; main(['config', 'show']); import ray; ray.put(1)"
+    ended = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert ended.returncode == 1 and "Ray has not been started yet" in ended.stderr, ended.stderr
+
+
 def test_a_closed_pipe_is_no_error() -> None:
     command = f"{sys.executable} -m pipelines.cli config show | head -1"
     ended = subprocess.run(

@@ -68,6 +68,17 @@ def test_cuts_are_survived_and_each_line_is_printed_once(
     assert "connected again, job raysubmit_0 is running" in output and "error 503" in output
 
 
+def test_a_connection_that_is_dead_but_open_counts_as_cut(
+    settings_of: Callable[..., Settings], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_client, "HEARTBEAT_SECONDS", 0.2)
+    with running_jobs_server(script=[(LOG, 0)], silences=1) as server:
+        assert submit(settings_of(server)) == 0
+    output = capsys.readouterr().out
+    assert "the connection was cut" in output and "connected again, job raysubmit_0 is running" in output
+    assert [output.count(line) for line in LOG.splitlines()] == [1, 1, 1], output
+
+
 def test_giving_up_has_an_exit_code_of_its_own_and_names_the_command_that_follows_again(
     settings_of: Callable[..., Settings], capsys: pytest.CaptureFixture[str]
 ) -> None:

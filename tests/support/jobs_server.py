@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ class JobsServer:
     """For each job: its log, and its exit code (0: SUCCEEDED, -1: STOPPED)."""
     cuts: int = 0
     """Number of log connections that are cut after one line."""
+    silences: int = 0
+    """Number of log connections that do not answer after one line, until another one comes or 5 seconds are over."""
     refusals: int = 0
     """Number of requests that are answered with 503, after the first log connection."""
     loses_jobs: bool = False
@@ -116,6 +119,11 @@ class JobsServer:
         text, code = self.script[min(int(name.rpartition("_")[2]), len(self.script) - 1)]
         for line in text.splitlines(keepends=True):
             await socket.send_str(line)
+            if self.silences:
+                self.silences -= 1
+                attached, until = self.attached, time.monotonic() + 5
+                while attached == self.attached and time.monotonic() < until:
+                    await asyncio.sleep(0.05)  # without `receive` it answers no ping
             if self.cuts and line in text.splitlines(keepends=True)[self.attached - 1 :]:
                 self.cuts -= 1
                 if self.loses_jobs:
