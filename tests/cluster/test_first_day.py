@@ -108,3 +108,23 @@ def test_the_batch_script_calls_ray_as_it_wants_to_be_called(tmp_path: Path) -> 
     assert settings.ray_address == "10.0.0.1:6379"
     nodes = largest_cluster({"SPATIALT2I_MAX_NODES": limits})
     assert nodes is not None and [(node.cpus, node.gpus) for node in nodes] == [(64, 8), (64, 8)]
+
+
+@pytest.mark.parametrize("preset", ["flux_dev", "flux_dev_no_filter", "flux_dev_top4", "qwen_image", "flux_dev_8gpu"])
+def test_the_table_of_presets_has_their_numbers(preset: str) -> None:
+    policy, serving = load(preset).policy, load(preset).serving
+    (row,) = (line for line in GUIDE.splitlines() if line.startswith("| `") and f"`{preset}`" in line)
+    beside = ", and {} beside" if serving.gpus < 1 else ", {} |"
+    assert f"| {policy.learner.ranks}{beside.format(serving.max_replicas)}" in row
+    gpus = policy.learner.ranks + (serving.max_replicas if serving.gpus == 1 else 0)
+    assert f"| {gpus} of 80 GB |" in row
+
+
+def test_the_dashboards_of_ray_that_the_guide_loads_exist_and_fit_into_a_config_map() -> None:
+    from ray.dashboard.modules.metrics import grafana_dashboard_factory, metrics_head
+
+    (names,) = re.findall(r"^for name in (.*); do\n  kubectl create configmap", GUIDE, re.M)
+    for name in names.split():
+        assert f'"{name}_grafana_dashboard.json"' in Path(metrics_head.__file__).read_text()
+        text, _ = getattr(grafana_dashboard_factory, f"generate_{name}_grafana_dashboard")()
+        assert len(text) < 2**20
