@@ -40,7 +40,7 @@ class BaselinesSettings(Section):
     """Judge -> OpenAI-compatible endpoint to use instead of its default."""
 
     revisions: dict[str, str] = field(default_factory=dict[str, str])
-    """Baseline -> commit or branch of its weights on the hub. Baselines that are left out use the newest weights."""
+    """Baseline -> commit or branch of its weights on the hub, in place of the commit that we pin."""
 
     price_in: dict[str, float] = field(default_factory=dict[str, float])
     """Judge -> cost of a million input tokens. Judges that are left out count as free."""

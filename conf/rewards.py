@@ -102,7 +102,7 @@ class RewardTerm:
     """depth_rules: fraction by which the larger box must exceed the smaller one."""
 
     revision: str = ""
-    """Published reward models: commit or branch of the weights on the hub. Empty: the newest."""
+    """Published reward models: commit or branch of the weights on the hub. Empty: the commit that we pin, if any."""
 
     packages: Literal["pip", "uv", "installed"] = "pip"
     """Published reward models: install their pinned packages for the replicas alone, or use those that are there."""

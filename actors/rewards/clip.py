@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from actors.rewards.batched import BatchedReward
-from actors.rewards.scorers import ScorerContext, download
+from actors.rewards.scorers import ScorerContext, commit_of, download
 
 PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 """Tokenizer, image processor and configuration of PickScore and HPSv2.1."""
@@ -32,17 +32,19 @@ class ClipScorer(BatchedReward):
         batch_images: int = 16,
         letterbox: bool = False,
         scale: float | None = None,
+        revision: str = "main",
     ) -> None:
-        """`letterbox`: pad an image that is not square with black; otherwise its longer side is cropped.
+        """`processor`: folder or hub id of tokenizer and image processor, `revision`: its commit.
 
-        `scale`: None means the model's own, which it was trained with.
+        `letterbox`: pad an image that is not square with black; otherwise its longer side is cropped. `scale`: None
+        means the model's own, which it was trained with.
         """
         self._letterbox, self.batch_images = letterbox, batch_images
         self._scale = model.logit_scale.exp().item() if scale is None else scale
         self._model: Any = cast(nn.Module, model).to(device).eval()
         self._device = device
-        self._tokenizer = AutoTokenizer.from_pretrained(processor, trust_remote_code=False)
-        self._images = CLIPImageProcessorPil.from_pretrained(processor)
+        self._tokenizer = AutoTokenizer.from_pretrained(processor, revision=revision, trust_remote_code=False)
+        self._images = CLIPImageProcessorPil.from_pretrained(processor, revision=revision)
         self._length = self._model.config.text_config.max_position_embeddings
 
     @torch.inference_mode()
@@ -86,15 +88,15 @@ def letterboxed(image: Image.Image, side: int) -> Image.Image:
 
 def open_clip_score(context: ScorerContext) -> ClipScorer:
     """Opens CLIP score, 2.5 x max(cosine, 0) (arXiv 2104.08718), from a directory or hub id of a CLIP."""
-    model = CLIPModel.from_pretrained(context.model, revision=context.revision)
-    return ClipScore(model, context.model, context.device, context.batch_images, scale=2.5)
+    model = CLIPModel.from_pretrained(context.model, revision=context.commit)
+    return ClipScore(model, context.model, context.device, context.batch_images, scale=2.5, revision=context.commit)
 
 
 def open_pickscore(context: ScorerContext) -> ClipScorer:
     """Opens PickScore from a directory or hub id in transformers format."""
     processor = context.model if Path(context.model).is_dir() else PROCESSOR
-    model = CLIPModel.from_pretrained(context.model, revision=context.revision)
-    return ClipScorer(model, processor, context.device, context.batch_images)
+    model = CLIPModel.from_pretrained(context.model, revision=context.commit)
+    return ClipScorer(model, processor, context.device, context.batch_images, revision=commit_of(processor))
 
 
 def open_hpsv2(context: ScorerContext) -> ClipScorer:
@@ -105,12 +107,12 @@ def open_hpsv2(context: ScorerContext) -> ClipScorer:
     local = Path(context.model).is_dir()
     file = str(Path(context.model) / HPSV2_FILE) if local else download(context, HPSV2_FILE)
     base = context.model if local else PROCESSOR
-    model = CLIPModel(CLIPConfig.from_pretrained(base))
+    model = CLIPModel(CLIPConfig.from_pretrained(base, revision=commit_of(base)))
     checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     missing, unknown = model.load_state_dict(from_open_clip(checkpoint["state_dict"]), strict=False)
     if unknown or [name for name in missing if not name.endswith("position_ids")]:
         raise ValueError(f"{file} does not fit {base}: it lacks {missing[:3]} and has unknown weights {unknown[:3]}")
-    return ClipScorer(model, base, context.device, context.batch_images, letterbox=True)
+    return ClipScorer(model, base, context.device, context.batch_images, letterbox=True, revision=commit_of(base))
 
 
 _RENAMED = (

@@ -11,7 +11,7 @@ import ast
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, Qwen2VLConfig, Qwen2VLImageProcessorPil,
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from actors.rewards.batched import BatchedReward
-from actors.rewards.scorers import ScorerContext, download
+from actors.rewards.scorers import ScorerContext, commit_of, download
 
 BASE = "Qwen/Qwen2-VL-7B-Instruct"
 FILE = "HPSv3.safetensors"
@@ -85,10 +85,12 @@ class Hpsv3Scorer(BatchedReward):
         """`base`: directory or hub id of tokenizer and image processor. `template`: the prompt, with {text_prompt}."""
         self._model, self._device, self.batch_images = model.to(device).eval(), device, batch_images
         self._model.rm_head.float()
-        self._tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
+        commit = commit_of(base)
+        self._tokenizer = AutoTokenizer.from_pretrained(base, revision=commit, trust_remote_code=False)
         self._tokenizer.add_special_tokens({"additional_special_tokens": [TOKEN]})
         # `min_pixels` and `max_pixels`, because those of the published file would override `size`.
-        self._images = Qwen2VLImageProcessorPil.from_pretrained(base, min_pixels=pixels, max_pixels=pixels)
+        bounds: dict[str, Any] = {"min_pixels": pixels, "max_pixels": pixels}
+        self._images = Qwen2VLImageProcessorPil.from_pretrained(base, revision=commit, **bounds)
         self._template = template
         self._image_id, self._reward_id = self._tokenizer.convert_tokens_to_ids(["<|image_pad|>", TOKEN])
 
@@ -119,7 +121,7 @@ def open_hpsv3(context: ScorerContext) -> Hpsv3Scorer:
     local = Path(context.model).is_dir()
     base = context.model if local else BASE
     file = str(Path(context.model) / FILE) if local else download(context, FILE)
-    model = Hpsv3.from_state(Qwen2VLConfig.from_pretrained(base), load_file(file))
+    model = Hpsv3.from_state(Qwen2VLConfig.from_pretrained(base, revision=commit_of(base)), load_file(file))
     return Hpsv3Scorer(model, base, published_template(), context.device, context.batch_images)
 
 

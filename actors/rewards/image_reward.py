@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, BlipConfig, BlipVisionModel, CLIPImagePr
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
 from actors.rewards.batched import BatchedReward
-from actors.rewards.scorers import ScorerContext, download
+from actors.rewards.scorers import ScorerContext, commit_of, download
 
 FILE = "ImageReward.pt"
 TOKENIZER = "google-bert/bert-base-uncased"
@@ -60,7 +60,9 @@ class ImageRewardScorer(BatchedReward):
 
     def __init__(self, model: ImageReward, tokenizer: str, device: str, batch_images: int = 16) -> None:
         self._model, self._device, self.batch_images = model.to(device).eval(), device, batch_images
-        self._tokenizer = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
+        self._tokenizer = AutoTokenizer.from_pretrained(
+            tokenizer, revision=commit_of(tokenizer), trust_remote_code=False
+        )
         side = cast(int, model.vision.config.image_size)
         self._images = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 

@@ -24,8 +24,8 @@ def open_reward(
         from actors.worker_setup import init_worker
 
         device = init_worker(term.threads, term.gpus)
-        model, revision = term.model or SCORERS[kind].model, term.revision or "main"
-        return open_scorer(kind, ScorerContext(model, str(device), term.batch_images, revision))
+        model = term.model or SCORERS[kind].model
+        return open_scorer(kind, ScorerContext(model, str(device), term.batch_images, term.revision))
     if kind == "depth_rules":
         from actors.rewards.depth_rules import DepthRulesReward
         from actors.worker_setup import init_worker

@@ -39,14 +39,43 @@ class ScorerContext:
     model: str  # directory or hub id
     device: str
     batch_images: int  # images of one forward pass
-    revision: str = "main"  # of the weights on the hub: a commit or a branch
+    revision: str = ""  # of the weights on the hub: a commit or a branch; "": see `commit_of`
+
+    @property
+    def commit(self) -> str:
+        """The commit or branch at which `model` is used. It means nothing for a local folder."""
+        return self.revision or commit_of(self.model)
 
 
 def download(context: ScorerContext, file: str) -> str:
     """The local path of a file of the weights on the hub."""
     from huggingface_hub import hf_hub_download
 
-    return hf_hub_download(context.model, file, revision=context.revision)
+    return hf_hub_download(context.model, file, revision=context.commit)
+
+
+PINNED = {
+    "openai/clip-vit-large-patch14": "32bd64288804d66eefd0ccbe215aa642df71cc41",
+    "openai/clip-vit-large-patch14-336": "ce19dc912ca5cd21c8a653c79e251e808ccabcd1",
+    "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": "1c2b8495b28150b8a4922ee1c8edee224c284c0c",
+    "yuvalkirstain/PickScore_v1": "a4e4367c6dfa7288a00c550414478f865b875800",
+    "xswu/HPSv2": "697403c78157020a1ae59d23f111aa58ced35b0a",
+    "MizzenAI/HPSv3": "4f81e3e09edd82fe3c5f636444c721b592a735ca",
+    "Qwen/Qwen2-VL-7B-Instruct": "eed13092ef92e448dd6875b2a00151bd3f7db0ac",
+    "THUDM/ImageReward": "5736be03b2652728fb87788c9797b0570450ab72",
+    "google-bert/bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",
+    "google/flan-t5-xxl": "ae7c9136adc7555eeccc78cdd960dfd60fb346ce",
+}
+"""Repository of the hub -> the commit at which it is used.
+
+Other public projects pin the same commits, several projects each of them. We never downloaded them. No published commit
+was found for CLIP-FlanT5 and UnifiedReward.
+"""
+
+
+def commit_of(model: str) -> str:
+    """The pinned commit of a repository of the hub; its newest one, "main", if none is pinned."""
+    return PINNED.get(model, "main")
 
 
 SCORERS: dict[str, ScorerEntry] = {

@@ -50,13 +50,22 @@ class UnifiedReward:
     """Compares images of one prompt. It generates an answer to each question greedily."""
 
     def __init__(
-        self, model: Qwen2_5_VLForConditionalGeneration, source: str, device: str, pairs: int, new_tokens: int
+        self,
+        model: Qwen2_5_VLForConditionalGeneration,
+        source: str,
+        device: str,
+        pairs: int,
+        new_tokens: int,
+        revision: str = "main",
     ) -> None:
-        """`source`: directory or hub id of tokenizer and image processor. `pairs`: questions of one forward pass."""
+        """`source`: folder or hub id of tokenizer and image processor, `revision`: its commit.
+
+        `pairs`: questions of one forward pass.
+        """
         self._model: Any = cast(nn.Module, model).to(device).eval()
         self._device = device
-        self._tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        self._images = Qwen2VLImageProcessorPil.from_pretrained(source)
+        self._tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+        self._images = Qwen2VLImageProcessorPil.from_pretrained(source, revision=revision)
         self._image_id = self._tokenizer.convert_tokens_to_ids("<|image_pad|>")
         self._pairs, self._new_tokens = pairs, new_tokens
 
@@ -126,5 +135,6 @@ def _mean_votes(votes: np.ndarray) -> np.ndarray:
 
 def open_unified_reward(context: ScorerContext) -> UnifiedReward:
     """Opens UnifiedReward from a directory or hub id in transformers format."""
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(context.model, dtype="auto", revision=context.revision)
-    return UnifiedReward(model, context.model, context.device, max(1, context.batch_images // 2), MAX_NEW_TOKENS)
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(context.model, dtype="auto", revision=context.commit)
+    pairs = max(1, context.batch_images // 2)
+    return UnifiedReward(model, context.model, context.device, pairs, MAX_NEW_TOKENS, context.commit)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionModel, T5Config, T5ForConditionalGeneration
 
 from actors.rewards.batched import BatchedReward
-from actors.rewards.scorers import ScorerContext
+from actors.rewards.scorers import ScorerContext, commit_of
 
 TOKENIZER = "google/flan-t5-xxl"
 TOWER = "openai/clip-vit-large-patch14-336"
@@ -53,8 +53,10 @@ class VqaScorer(BatchedReward):
         self._model: Any = cast(nn.Module, model).to(device).eval()
         self._tower: Any = cast(nn.Module, tower).to(device).eval()
         self._device = device
-        self._tokenizer = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
-        self._images = CLIPImageProcessorPil.from_pretrained(processor)
+        self._tokenizer = AutoTokenizer.from_pretrained(
+            tokenizer, revision=commit_of(tokenizer), trust_remote_code=False
+        )
+        self._images = CLIPImageProcessorPil.from_pretrained(processor, revision=commit_of(processor))
 
     @torch.inference_mode()
     def score_batch(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> np.ndarray:
@@ -98,10 +100,10 @@ def open_vqascore(context: ScorerContext) -> VqaScorer:
     tokenizer, tower = (context.model, str(Path(context.model) / "tower")) if local else (TOKENIZER, TOWER)
     dtype = torch.bfloat16 if context.device.startswith("cuda") else torch.float32
     loaded = cast(Any, ClipFlanT5).from_pretrained(
-        context.model, dtype=dtype, output_loading_info=True, revision=context.revision
+        context.model, dtype=dtype, output_loading_info=True, revision=context.commit
     )
     model, missing = loaded[0], loaded[1]["missing_keys"]
     if missing:
         raise ValueError(f"{context.model} is not a complete CLIP-FlanT5: it lacks {sorted(missing)[:3]}")
-    clip = CLIPVisionModel.from_pretrained(tower, dtype=dtype)
+    clip = CLIPVisionModel.from_pretrained(tower, dtype=dtype, revision=commit_of(tower))
     return VqaScorer(model, clip, tokenizer, tower, context.device, context.batch_images)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +32,7 @@ from transformers import (
 from actors.rewards import hpsv3, image_reward, unified_reward, vqascore
 from actors.rewards.clip import (
     HPSV2_FILE,
+    PROCESSOR,
     ClipScorer,
     from_open_clip,
     open_clip_score,
@@ -38,7 +41,7 @@ from actors.rewards.clip import (
 )
 from actors.rewards.hpsv3 import Hpsv3, Hpsv3Scorer
 from actors.rewards.opening import open_reward
-from actors.rewards.scorers import SCORERS, ScorerContext, runtime_env_of
+from actors.rewards.scorers import PINNED, SCORERS, ScorerContext, commit_of, runtime_env_of
 from conf import UserError, load
 from conf.baselines import KIND_OF_SCORER
 from conf.rewards import SCORER_KINDS, RewardTerm
@@ -337,6 +340,34 @@ def test_every_baseline_and_every_kind_of_reward_model_is_the_same_class() -> No
     for entry in SCORERS.values():
         module, _, function = entry.opener.partition(":")
         assert callable(getattr(importlib.import_module(f"actors.rewards.{module}"), function))
+
+
+def test_weights_and_processors_are_loaded_at_the_pinned_commits_only(
+    clip: Path, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache of the hub holds one commit of each repository, and no name of a branch. There is no network."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name in ("yuvalkirstain/PickScore_v1", PROCESSOR, "openai/clip-vit-large-patch14"):
+        shutil.copytree(clip, tmp_path / f"models--{name.replace('/', '--')}" / "snapshots" / PINNED[name])
+    pickscore, clip_score = ("yuvalkirstain/PickScore_v1", "cpu", 4), ("openai/clip-vit-large-patch14", "cpu", 4)
+    expected = open_pickscore(ScorerContext(str(clip), "cpu", 4)).score(images[:1], [PROMPT]).mu
+    assert open_pickscore(ScorerContext(*pickscore)).score(images[:1], [PROMPT]).mu == expected
+    assert open_clip_score(ScorerContext(*clip_score)).score(images[:1], [PROMPT]).mu > 0
+    with pytest.raises(OSError, match="find them in the cached files"):
+        open_pickscore(ScorerContext(*pickscore, revision="main"))
+
+
+def test_a_commit_of_the_settings_replaces_the_pinned_one() -> None:
+    published = {entry.model for entry in SCORERS.values()} - {
+        "zhiqiulin/clip-flant5-xxl",
+        SCORERS["unifiedreward"].model,
+    }
+    beside = {PROCESSOR, hpsv3.BASE, image_reward.TOKENIZER, vqascore.TOKENIZER, vqascore.TOWER}
+    assert set(PINNED) == published | beside
+    assert all(re.fullmatch("[0-9a-f]{40}", commit) for commit in PINNED.values())
+    assert (ScorerContext("xswu/HPSv2", "cpu", 1).commit, commit_of("a/b")) == (PINNED["xswu/HPSv2"], "main")
+    assert ScorerContext("xswu/HPSv2", "cpu", 1, "v2").commit == "v2"
 
 
 def test_requirements_become_the_runtime_environment_of_a_replica() -> None:

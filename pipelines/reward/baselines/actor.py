@@ -30,7 +30,7 @@ class BaselinePlan:
     model: str
     url: str = ""  # judges only
     form: JudgeForm | Literal[""] = ""  # judges only
-    revision: str = ""  # of a scorer's weights on the hub; "": the newest
+    revision: str = ""  # of a scorer's weights on the hub: a commit or a branch
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ JUDGES: dict[str, JudgeEntry] = {
 
 def open_scorer_baseline(name: str, cfg: BaselinesSettings, device: str) -> PairJudge:
     """Opens a reward model in this process, to order the images of pairs."""
-    model, revision = cfg.models.get(name, SCORERS[name].model), cfg.revisions.get(name) or "main"
+    model, revision = cfg.models.get(name, SCORERS[name].model), cfg.revisions.get(name, "")
     even = 2 * max(1, cfg.batch_images // 2)
     reward = open_scorer(KIND_OF_SCORER[name], ScorerContext(model, device, even, revision))
     if isinstance(reward, BatchedReward):

@@ -14,7 +14,7 @@ import ray
 
 from actors.files import write_file
 from actors.json_files import record_or_none
-from actors.rewards.scorers import MAX_BILLIONS_ON_CPU, require_installed, runtime_env_of
+from actors.rewards.scorers import MAX_BILLIONS_ON_CPU, commit_of, require_installed, runtime_env_of
 from actors.services.keys import Key, key_of
 from actors.worker_setup import actor_options
 from conf import SettingsError
@@ -74,7 +74,8 @@ def plan_of(name: str, cfg: BaselinesSettings) -> BaselinePlan:
     if name in JUDGES:
         judge = JUDGES[name]
         return BaselinePlan(name, cfg.models.get(name, judge.model), cfg.urls.get(name, judge.url), cfg.judge_form)
-    return BaselinePlan(name, cfg.models.get(name, SCORERS[name].model), revision=cfg.revisions.get(name, ""))
+    model = cfg.models.get(name, SCORERS[name].model)
+    return BaselinePlan(name, model, revision=cfg.revisions.get(name) or commit_of(model))
 
 
 def _judge_chunks(actor: Any, folder: Path, source: PairSource, rows: int, progress: ProgressLine) -> KeyedPredictions:
