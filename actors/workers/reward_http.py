@@ -1,7 +1,7 @@
 """The reward pool over HTTP: POST /score, as a deployment of Ray Serve. GET /health is one of its own.
 
 {"images": ["<base64 PNG, JPEG or WebP>", ...], "prompts": ["a red circle left of a blue square", ...]}
--> {"mu": [3.1, ...], "sigma": [0.2, ...]}
+-> {"mu": [3.1, ...], "sigma": [0.2, ...], "win_probability": [0.7, ...]}
 
 If a token is set, callers send `Authorization: Bearer <token>`. After a 503 send the same request again; the header
 Retry-After tells when.
@@ -41,17 +41,19 @@ def _finite(values: list[float]) -> list[float | None]:
 class ScoreHttp:
     """Reads requests, refuses invalid ones with a reason, and calls the replicas."""
 
-    def __init__(self, scorer: DeploymentHandle[Any], token: Key | None, limits: ServiceLimits) -> None:
-        self._service = ScoreService(scorer, token, limits)
+    def __init__(
+        self, scorer: DeploymentHandle[Any], token: Key | None, limits: ServiceLimits, temperature: float | None
+    ) -> None:
+        self._service = ScoreService(scorer, token, limits, temperature)
 
     @app.post("/score")
     async def score(self, request: Request) -> dict[str, list[float | None]]:
-        """Scores image i under prompt i: `mu`, higher is better, and `sigma`; null if the model gives no number."""
+        """Scores image i under prompt i: `mu`, higher is better, `sigma`, and `win_probability`; null for no number."""
         try:
             scores = await self._service.answer(request)
         except Refused as refused:
             raise HTTPException(refused.status, refused.reason, refused.headers) from refused
-        return {"mu": _finite(scores.mu.tolist()), "sigma": _finite(scores.sigma.tolist())}
+        return {name: _finite(values.tolist()) for name, values in vars(scores).items()}
 
     async def take_answers(self) -> list[Answer]:
         """See ScoreService.take_answers. For the process that prints a line a request."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ray import serve
 
 from actors.services.keys import Key, key_in
+from actors.spatialscore.calibration import read_calibration
 from actors.spatialscore.loading import read_config
 from actors.workers.health_http import Health
 from actors.workers.reward import RewardPool, ScoreReplica, application_name, deployment
@@ -18,7 +19,9 @@ def score_application(model_dir: str, settings: ServingSettings, token: Key | No
     """POST /score in front of the replicas, not yet started. Its route prefix is "/"."""
     capacity = settings.max_replicas * settings.max_ongoing_requests + settings.max_queued_requests
     limits = ServiceLimits(places=capacity, shrink_to=read_config(model_dir).useful_pixels)
-    return ScoreHttp.bind(deployment(model_dir, settings), token, limits)
+    calibration = read_calibration(model_dir)
+    temperature = calibration.temperature if calibration else None
+    return ScoreHttp.bind(deployment(model_dir, settings), token, limits, temperature)
 
 
 def health_application() -> serve.Application:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import numpy as np
 from fastapi import Request
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
@@ -26,6 +27,7 @@ from starlette.requests import ClientDisconnect
 from actors.images import ImageError
 from actors.reward_input import InputError
 from actors.services.keys import Key
+from actors.spatialscore.calibration import win_probabilities
 from actors.types import Scores
 from actors.workers.score_body import MAX_BODY_BYTES, Refused, content_kind, decode_images, parse_body
 
@@ -67,6 +69,15 @@ class Answer:
     def __str__(self) -> str:
         what = self.reason or f"{self.images} image{'s' * (self.images != 1)}"
         return f"{self.client}  {self.status}  {self.seconds:.2f} s  {what}"
+
+
+@dataclass(frozen=True)
+class ScoredImages:
+    """The scores of a request's images."""
+
+    mu: np.ndarray  # [B] float32
+    sigma: np.ndarray  # [B]
+    win_probability: np.ndarray  # [B], see `win_probabilities`; NaN if the model was not calibrated
 
 
 class Held:
@@ -115,8 +126,15 @@ def busy(reason: str) -> Refused:
 class ScoreService:
     """Turns requests into scores. It runs on one event loop."""
 
-    def __init__(self, scorer: DeploymentHandle[Any], token: Key | None, limits: ServiceLimits) -> None:
-        self._scorer, self._token, self._limits = scorer, token, limits
+    def __init__(
+        self,
+        scorer: DeploymentHandle[Any],
+        token: Key | None,
+        limits: ServiceLimits,
+        temperature: float | None = None,
+    ) -> None:
+        """`temperature`: of the model's calibration; None if there is none."""
+        self._scorer, self._token, self._limits, self._temperature = scorer, token, limits, temperature
         # Small requests have a thread of their own, so that they do not wait for seconds behind large ones.
         self._small, self._large = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._places = Held(limits.places, "all replicas are busy and the queue is full")
@@ -124,7 +142,7 @@ class ScoreService:
         self._pixels = Held(limits.pixel_bytes, "too many images wait for a replica")
         self._answers: deque[Answer] = deque(maxlen=_LOG_LINES)
 
-    async def answer(self, request: Request) -> Scores:
+    async def answer(self, request: Request) -> ScoredImages:
         """The scores that a request asks for.
 
         Raises Refused: 401 without the token, 408 if the body comes too slowly, another 4xx if the request cannot be
@@ -148,7 +166,7 @@ class ScoreService:
         self._answers.clear()
         return answers
 
-    async def _answer(self, request: Request) -> Scores:
+    async def _answer(self, request: Request) -> ScoredImages:
         check_token(request, self._token)
         check_length(request)
         content_type = request.headers.get("content-type", "")
@@ -165,7 +183,12 @@ class ScoreService:
                     images = await _in_thread(threads, decode_images, parsed, self._limits.shrink_to)
                     prompts = parsed.prompts
                     del parsed  # the files
-                    return await self._score(images, prompts)
+                    return self._rated(await self._score(images, prompts), prompts)
+
+    def _rated(self, scores: Scores, prompts: list[str]) -> ScoredImages:
+        if self._temperature is None:
+            return ScoredImages(scores.mu, scores.sigma, np.full(len(prompts), np.nan, np.float32))
+        return ScoredImages(scores.mu, scores.sigma, win_probabilities(scores.mu, prompts, self._temperature))
 
     async def _read(self, request: Request, share: Share) -> bytes:
         """The body. Raises Refused if it is too long or too slow, or if all bodies together are too long."""

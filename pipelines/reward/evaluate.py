@@ -11,6 +11,7 @@ import numpy as np
 
 from actors.files import write_file
 from actors.spatialscore import SpatialScorer
+from actors.spatialscore.calibration import CALIBRATION_FILE, ScoreCalibration
 from actors.spatialscore.card import CARD_FILE, with_accuracy
 from conf.settings import Settings
 from pipelines.common.intervals import PairedTest, mcnemar
@@ -43,8 +44,8 @@ class Measurement:
 def evaluate_reward(settings: Settings, log: Callable[[str], None] = print) -> Evaluation:
     """Measures SpatialScore on the held-out pairs, and compares it with the baselines of `baselines.names`.
 
-    Writes evaluation.json and report.html to <run_dir>/reward, and the accuracy into the model card of the run's own
-    SpatialScore. `log` takes lines of progress. Ray must be initialized.
+    Writes evaluation.json and report.html to <run_dir>/reward, and the accuracy and the calibration into the directory
+    of the run's own SpatialScore. `log` takes lines of progress. Ray must be initialized.
     A pair that cannot be read is left out for every model. Raises UserError if there is no SpatialScore or no held-out
     pair, or if too many of them cannot be read, and the errors of `predict_by_baseline`.
     """
@@ -107,3 +108,6 @@ def _write(evaluation: Evaluation, settings: Settings) -> None:
     if not settings.serving.model and card.is_file():  # a model of another run is left unchanged
         rows = accuracy_rows(evaluation.models[0])
         write_file(str(card), with_accuracy(card.read_text(), rows).encode())
+        for found in evaluation.calibrations[:1]:  # that of mu
+            calibration = ScoreCalibration(found.temperature, found.error_scaled)
+            write_file(str(paths.reward_model / CALIBRATION_FILE), json.dumps(asdict(calibration)).encode())

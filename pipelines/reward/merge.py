@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import nn
 from actors.dtypes import DTYPES
 from actors.folders import write_folder
 from actors.spatialscore import SpatialScorer, load
+from actors.spatialscore.calibration import CALIBRATION_FILE
 from actors.spatialscore.config import ADAPTER_FILE
 from conf import UserError
 from conf.settings import Settings
@@ -46,7 +48,14 @@ def write_merged(settings: Settings, log: Callable[[str], None] = print) -> Path
     model.config = replace(model.config, dtype=settings.merge.dtype)
     change = float(np.abs(_scores(scorer) - before).max())
     log(f"{loss}; scores of {INPUTS} noise images change by {change:.2g} at most, of a spread of {before.std():.2g}")
-    write_folder(target, model.save_pretrained)
+    calibration = Path(source) / CALIBRATION_FILE
+
+    def write(folder: Path) -> None:
+        model.save_pretrained(folder)
+        if calibration.is_file():  # rounding changes scores by far less than the temperature
+            shutil.copy(calibration, folder)
+
+    write_folder(target, write)
     return target
 
 

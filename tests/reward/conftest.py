@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
+from actors.spatialscore.calibration import CALIBRATION_FILE
 from actors.workers.reward import start_pool
 from conf.serving import ServingSettings
-from tests.support.served_model import TOKEN_VARIABLE, ServedModel
+from tests.support.served_model import CALIBRATION, TOKEN_VARIABLE, ServedModel
 from tests.support.tiny_reward import save_tiny_vlm, tiny_spatialscore
 
 
@@ -22,6 +25,7 @@ def served(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder = tmp_path_factory.mktemp("pool")
     save_tiny_vlm(folder / "vlm")
     tiny_spatialscore(folder / "vlm").save_pretrained(folder / "model")
+    (folder / "model" / CALIBRATION_FILE).write_text(json.dumps(asdict(CALIBRATION)))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

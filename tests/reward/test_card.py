@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from actors.spatialscore import SpatialScorer, load
+from actors.spatialscore.calibration import CALIBRATION_FILE, ScoreCalibration, read_calibration
 from actors.spatialscore.card import CARD_FILE, NO_TRAINING_INFO, TrainingInfo, model_card, with_accuracy
 from conf import load as load_settings
 from pipelines.reward.merge import write_merged
@@ -23,7 +24,9 @@ def test_merged_and_separate_directories_give_the_same_scores(tmp_path: Path) ->
     save_tiny_vlm(tmp_path / "vlm")
     separate = tmp_path / "reward" / "model"
     tiny_spatialscore(tmp_path / "vlm").save_pretrained(separate)
+    (separate / CALIBRATION_FILE).write_text('{"temperature": 0.7, "error": 0.02}')
     merged = write_merged(load_settings("scenes", [f"run_dir={tmp_path}"]))
+    assert read_calibration(merged) == ScoreCalibration(0.7, 0.02)
     assert not (merged / "adapter_model.safetensors").exists()
     assert weights_digest(merged) != weights_digest(separate)
     images = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)

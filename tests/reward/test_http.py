@@ -59,6 +59,20 @@ def _answer(service: ScoreService, request: Request) -> list[float]:
     return asyncio.run(service.answer(request)).mu.tolist()
 
 
+def test_images_of_one_prompt_get_calibrated_probabilities() -> None:
+    async def score(images: list[np.ndarray], prompts: list[str]) -> Scores:
+        return Scores(np.array([2.0, 0.5, 1.0, np.nan, 1e6], np.float32), np.ones(5, np.float32))
+
+    body = json_body([png()] * 5, ["a", "a", "alone", "a", "a"])
+    service = _service(score)
+    assert np.isnan(asyncio.run(service.answer(_request(body))).win_probability).all(), "not calibrated"
+    replica: Any = SimpleNamespace(score=SimpleNamespace(remote=score))
+    service = ScoreService(replica, None, ServiceLimits(places=8, shrink_to=64 * 64), temperature=0.5)
+    found = asyncio.run(service.answer(_request(body))).win_probability
+    first = 1 / (1 + np.exp(-(2.0 - 0.5) / 0.5))  # of image 0 against image 1; image 4 beats both
+    np.testing.assert_allclose(found, [first / 2, (1 - first) / 2, np.nan, np.nan, 1.0], rtol=1e-5)
+
+
 def test_a_request_needs_the_token_if_one_is_set() -> None:
     assert _answer(_service(), _request(GOOD)) == [1.5]
     assert _answer(_service(token="secret"), _request(GOOD, authorization="Bearer secret")) == [1.5]

@@ -20,6 +20,7 @@ import pytest
 import ray
 from PIL import Image
 
+from actors.spatialscore.calibration import win_probabilities
 from actors.workers.reward import start_pool
 from actors.workers.reward_serving import answered_requests
 from conf.serving import ServingSettings
@@ -34,7 +35,7 @@ from tests.support.hostile_requests import (
     mutated,
     png,
 )
-from tests.support.served_model import TOKEN_VARIABLE, ServedModel
+from tests.support.served_model import CALIBRATION, TOKEN_VARIABLE, ServedModel
 
 pytestmark = pytest.mark.ray
 PROMPTS = ("a red circle left of a blue square",) * 4
@@ -51,6 +52,9 @@ def test_json_and_multipart_requests_get_the_same_scores(served: ServedModel, im
     np.testing.assert_allclose(by_json["mu"], expected.mu, rtol=1e-3, atol=1e-5)
     assert by_form["mu"] == pytest.approx(by_json["mu"])
     assert by_form["sigma"] == pytest.approx(by_json["sigma"])
+    assert by_json["win_probability"] == pytest.approx(
+        win_probabilities(np.array(by_json["mu"]), PROMPTS, CALIBRATION.temperature).tolist(), abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("hostile", hostile_requests()[::4], ids=lambda hostile: hostile.name)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from actors.spatialscore.calibration import read_calibration
 from conf import UserError
 from conf.load import load
 from conf.reward import RewardSettings, SpatialScoreSettings
@@ -96,6 +97,8 @@ def test_training_survives_a_killed_worker_with_the_same_weights_and_the_model_i
     card = (paths.reward_model / "README.md").read_text()
     assert "| all pairs |" in card
     assert "48 pairs, 12 optimizer steps" in card
+    calibration = read_calibration(paths.reward_model)
+    assert calibration and calibration.temperature == saved["calibrations"][0]["temperature"]
     checks = {check.name: check for check in run_sanity_checks(settings)}
     assert checks["save and load"].passed
     assert checks["LoRA"].passed
