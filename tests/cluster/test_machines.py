@@ -64,17 +64,45 @@ def test_the_head_of_existing_machines_gets_a_key_with_which_it_starts_workers(f
     assert "/home/ray/.ray/auth_token" in remote["file_mounts"]
 
 
-def test_rented_machines_have_an_image_of_their_own(files: dict[str, str]) -> None:
-    """Ray's default is an image of 2022, whose driver cannot run this version of torch."""
-    pytest.importorskip("boto3", reason="needs the extra `aws`")
-    from ray.autoscaler._private.aws.config import DEFAULT_AMI, _check_ami
+def test_ray_starts_head_and_workers_on_aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own functions against moto's EC2, up to the log-in: image, disk, key, role, and one group for all."""
+    boto3 = pytest.importorskip("boto3", reason="needs the extra `dev`")
+    moto = pytest.importorskip("moto", reason="needs the extra `dev`")
+    from ray.autoscaler._private.aws.config import DEFAULT_AMI, bootstrap_aws
+    from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+    from ray.autoscaler._private.commands import _set_up_config_for_head_node
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    config = prepare_config(yaml.safe_load(files["aws.yaml"]))
-    validate_config(config)
-    _check_ami(config)
-    images = {kind["node_config"]["ImageId"] for kind in config["available_node_types"].values()}
-    assert images == {Values().aws_image} and not images & set(DEFAULT_AMI.values())
+    monkeypatch.setenv("HOME", str(tmp_path))  # where Ray writes the key that it makes
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "none")
+    monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
+    (tmp_path / ".ssh").mkdir()
+    with moto.mock_aws():
+        ec2 = boto3.client("ec2", region_name=Values().aws_region)
+        image = ec2.register_image(Name="gpu", RootDeviceName="/dev/sda1")["ImageId"]
+        iam = boto3.client("iam")  # Ray makes the role if there is none, and waits for it
+        iam.create_instance_profile(InstanceProfileName="ray-autoscaler-v1")
+        iam.create_role(RoleName="ray-autoscaler-v1", AssumeRolePolicyDocument="{}")
+        iam.add_role_to_instance_profile(InstanceProfileName="ray-autoscaler-v1", RoleName="ray-autoscaler-v1")
+        config = prepare_config(yaml.safe_load(rendered(load("flux_dev"), Values(aws_image=image))["aws.yaml"]))
+        validate_config(config)
+        config = bootstrap_aws(config)
+        provider = AWSNodeProvider(config["provider"], config["cluster_name"])
+        mounted, remote = _set_up_config_for_head_node(config, provider, no_restart=False)
+        kinds = config["available_node_types"]
+        provider.create_node({**kinds["head"]["node_config"], **config["head_node"]}, {"ray-node-name": "head"}, 1)
+        provider.create_node(dict(kinds["gpu"]["node_config"]), {"ray-node-name": "gpu"}, 1)
+        machines = [each for part in ec2.describe_instances()["Reservations"] for each in part["Instances"]]
+        (key,) = {each["KeyName"] for each in machines}
+        sizes = [each["Size"] for each in ec2.describe_volumes()["Volumes"]]
+    assert [each["InstanceType"] for each in machines] == [Values().aws_head, Values().aws_worker]
+    assert {each["ImageId"] for each in machines} == {image} and image not in DEFAULT_AMI.values()
+    assert len({group["GroupId"] for each in machines for group in each["SecurityGroups"]}) == 1
+    assert ["IamInstanceProfile" in each for each in machines] == [True, False]  # the head rents the others
+    assert sizes == [Values().aws_disk] * 2
+    assert mounted["file_mounts"]["~/ray_bootstrap_key.pem"] == f"{tmp_path}/.ssh/{key}.pem"
+    assert "/home/ray/.ray/auth_token" in json.loads(Path(remote.name).read_text())["file_mounts"]
 
 
 def test_every_machine_prepares_the_folders_that_its_container_mounts(files: dict[str, str]) -> None:
