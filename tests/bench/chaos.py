@@ -54,7 +54,7 @@ TOGETHER = (1, 2, 3, 5, 8)
 """How many processes are killed at once, by chance."""
 
 PAUSE_S = 8.0
-"""Longest time between two kills. On a busy machine this is much shorter than the start of a process."""
+"""Longest time between two kills. It ends earlier when the run has gone on by two iterations."""
 
 WHILE_RECOVERING = 0.75
 """Share of the kills that do not wait until the run has recovered from the ones before."""
@@ -132,6 +132,12 @@ class ChaosOperator(Operator):
             raise RuntimeError(f"the driver ended with {code}: {self.log()}")
         return code == 0
 
+    def pause(self, seconds: float) -> None:
+        """Waits, but not longer than the run needs for two iterations."""
+        before, deadline = self.iteration(), time.monotonic() + seconds
+        while time.monotonic() < deadline and self.iteration() <= before + 1 and self.driver.poll() is None:
+            time.sleep(0.1)
+
     def wait_for_iteration(self, after: int) -> float:
         """Waits for a finished iteration later than `after`, or the end. Returns the seconds."""
         started = time.monotonic()
@@ -163,7 +169,7 @@ def play(operator: ChaosOperator, number: int, name: Literal["separate", "coloca
         operator.submit(f"run-{number}")
         operator.wait_for_iteration(0)
         while not operator.ended():
-            time.sleep(chance.uniform(0.0, PAUSE_S))
+            operator.pause(chance.uniform(0.0, PAUSE_S))
             drawn = chance.choices(roles, [WEIGHTS[role] for role in roles], k=chance.choice(TOGETHER))
             before = operator.iteration()
             if before >= version:
