@@ -180,7 +180,7 @@ def test_the_tests_run_on_every_python_that_the_readme_promises() -> None:
 def test_every_required_package_is_pinned() -> None:
     """Also those of extras: `pip install --constraint constraints.txt -e '.[aws]'` must find versions that agree."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pinned = {line.partition("==")[0].lower() for line in lines if "==" in line}
+    pinned = {line.partition("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
     groups = [project()["dependencies"], *project()["optional-dependencies"].values()]
     names = {re.split(r"[\[<>=~; ]", each)[0].lower() for group in groups for each in group}
     assert names - pinned == set()
