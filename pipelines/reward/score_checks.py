@@ -143,16 +143,16 @@ def check_image_size(scorer: SpatialScorer, pairs: Sequence[Pair]) -> SanityChec
 
 
 def check_scores_differ(scorer: SpatialScorer, pairs: Sequence[Pair]) -> SanityCheck:
-    """Scores of different images should be finite and differ."""
-    mu = scorer.score(images=[pair.image_w for pair in pairs], prompts=[pair.prompt for pair in pairs]).mu
+    """Scores of different images under one prompt should be finite and differ, as those of a group of a policy run."""
+    mu = scorer.score(images=[pair.image_w for pair in pairs], prompts=[pairs[0].prompt] * len(pairs)).mu
     spread = float(mu.std()) if np.isfinite(mu).all() else float("nan")
     return SanityCheck(
         name="spread",
         passed=spread > MIN_SPREAD,
         value=spread,
         requirement=f"above {MIN_SPREAD}",
-        finding=f"standard deviation of the scores: {spread:.3g}",
-        if_failed="All images get the same score, or NaN: advantages within a group would be noise.",
+        finding=f"standard deviation of the scores of different images: {spread:.3g}",
+        if_failed="All images of a prompt get the same score, or NaN: advantages within a group would be noise.",
     )
 
 

@@ -1,8 +1,11 @@
-"""SpatialScore at full width: two layers of Qwen2.5-VL-7B through training, checkpoint, export, merging and scoring."""
+"""SpatialScore at full width: two layers of Qwen2.5-VL-7B from training to serving and merging."""
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +13,16 @@ import pytest
 import torch
 
 from actors.spatialscore import SpatialScoreConfig, SpatialScorer, build, load
+from actors.workers.reward import ScoreReplica
 from conf.load import load as load_settings
 from conf.settings import Settings
 from pipelines.reward.data import Pair
 from pipelines.reward.fit import RewardFitter, restore
+from pipelines.reward.sanity_reference import check_forward, check_head_precision, check_preprocessing
+from pipelines.reward.sanity_report import SanityCheck
+from pipelines.reward.score_checks import check_scores_differ
 from pipelines.reward.served_model import model_config
+from pipelines.reward.weight_checks import check_lora_trained, check_reload, check_reward_token
 from tests.support.full_width_vlm import save_full_width_vlm
 
 MOST_GIB = 10.0
@@ -22,7 +30,7 @@ PROMPT = "a red circle left of a blue square"
 
 
 @pytest.mark.slow
-def test_two_layers_at_full_width_are_trained_resumed_exported_merged_and_scored(tmp_path: Path) -> None:
+def test_two_layers_at_full_width_are_trained_resumed_exported_checked_served_and_merged(tmp_path: Path) -> None:
     """The preset flux_dev with another backbone and one pair a step: bfloat16, checkpointing, 448 x 448, `sampled`."""
     _reset_peak_memory()
     save_full_width_vlm(tmp_path / "vlm", layers=2)
@@ -61,10 +69,25 @@ def test_two_layers_at_full_width_are_trained_resumed_exported_merged_and_scored
     loaded = SpatialScorer(load(tmp_path / "model"))
     assert np.array_equal(loaded.score(images=images[:2], prompts=[PROMPT] * 2).mu, scores)
     assert scores.std() > 0
+    for check in _checks(loaded, str(tmp_path / "model"), pairs):
+        assert check.passed, check
+    replica = ScoreReplica(str(tmp_path / "model"), replace(settings.serving, gpus=0.0, batch_images=2))
+    served = asyncio.run(replica.score(images[:2], [PROMPT] * 2))  # alone, as a group of a policy run
+    assert np.array_equal(served.mu, scores)
+    del replica
     merged = SpatialScorer(loaded.model.merge())
     change = np.abs(merged.score(images=images[:2], prompts=[PROMPT] * 2).mu - scores).max()
     assert 0 < change < 0.25 * np.abs(scores).max() + 0.05, "rounding of the merged weights"
     assert _peak_memory_gib() < MOST_GIB
+
+
+def _checks(scorer: SpatialScorer, model: str, pairs: list[Pair]) -> Iterator[SanityCheck]:
+    """The sanity checks that a model must pass whatever it has learned."""
+    for check in (check_preprocessing, check_forward, check_head_precision, check_scores_differ):
+        yield check(scorer, pairs)
+    yield check_reload(scorer, model, pairs)
+    yield check_reward_token(scorer, model)
+    yield check_lora_trained(model)
 
 
 def _reset_peak_memory() -> None:

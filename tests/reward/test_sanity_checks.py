@@ -38,7 +38,7 @@ class SideScorer:
     """Scores the brightness of the left half minus that of the right half, as the prompt asks for. Faults by name."""
 
     reads_prompt: bool = True
-    reads_image: bool = True
+    reads_image: bool = True  # otherwise the score depends on the prompt only
     prefers_left: bool = False  # ignores the prompt's side, as a model that has learned a shortcut
     largest: int = 10**6  # larger images score 0
     prefers_uniform: bool = False
@@ -53,7 +53,9 @@ class SideScorer:
         difference = float(image[:, :half].mean() - image[:, half:].mean())
         if self.prefers_uniform:
             return -abs(difference)
-        if not self.reads_image or image.shape[0] > self.largest:
+        if not self.reads_image:
+            return float(len(prompt))
+        if image.shape[0] > self.largest:
             return 0.0
         difference = -difference if self.exchanges_sides else difference
         return difference if self.prefers_left or not self.reads_prompt or "left" in prompt else -difference
@@ -82,6 +84,9 @@ CORRECT = SideScorer()
         (check_shuffled_prompts, SideScorer(reads_prompt=False), PAIRS),
         (check_blank_images, SideScorer(prefers_uniform=True), PAIRS),
         (check_noise_images, SideScorer(prefers_uniform=True), PAIRS),
+        (check_blank_images, SideScorer(reads_image=False), PAIRS),
+        (check_noise_images, SideScorer(reads_image=False), PAIRS),
+        (check_2x2, SideScorer(reads_image=False), PAIRS),
         (check_2x2, SideScorer(reads_prompt=False), PAIRS),
         (check_2x2, SideScorer(exchanges_sides=True), PAIRS),
         (check_sides, SideScorer(exchanges_sides=True), PAIRS),
