@@ -18,8 +18,9 @@ from actors.spatialscore import build
 from actors.spatialscore.card import TrainingInfo
 from actors.worker_setup import init_worker
 from pipelines.reward.data import Pair, checked
-from pipelines.reward.fit import PreparedStep, RewardFitter, restore
+from pipelines.reward.fit import FitStep, PreparedStep, RewardFitter, restore
 from pipelines.reward.fit_log import FitLog
+from pipelines.reward.fit_schedule import FitSchedule
 from pipelines.reward.job import WorkerJob
 from pipelines.reward.prefetch import prefetched
 from pipelines.reward.readers import Rows, rows_of_steps
@@ -64,6 +65,8 @@ class _Worker:
         self.finished = bool(saved and saved["finished"])
         self.best = BestWeights.of(settings.keep == "best" and self.rank.rank == 0, saved["best"] if saved else None)
         self.validation = Validation(job.sampler.source, settings, self.rank)
+        self.schedule = FitSchedule(settings, job.sampler.steps_per_epoch, job.sampler.steps)
+        self.metrics, self.read = TrainMetrics(), RowCount()
         self.log = FitLog(lines, job, self.rank, device, self.done) if self.rank.rank == 0 else None
         if self.log:
             self.log.say_sizes(self.fitter.processor)
@@ -88,6 +91,30 @@ class _Worker:
             except ValueError as error:
                 unreadable.append(UnreadableRow(row.pair_id, str(error)))
         return pairs, unreadable
+
+    def learn(self, step: _Input, done: int) -> FitStep:
+        """Does one optimizer step, after which `done` are complete."""
+        self.metrics.unreadable += step.unreadable
+        result = self.fitter.learn(step.prepared, self.schedule.steps, self.metrics)
+        if self.log:
+            self.log.step(done)
+        return result
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether `reward.patience` measurements brought no better accuracy."""
+        return 0 < self.job.settings.patience <= self.best.stale
+
+    def report(self, result: FitStep, held_out: dict[str, float], done: int) -> str:
+        """Adds up the metrics of all ranks since the last report, and reports them on rank 0.
+
+        Returns why the fit must stop if too many rows cannot be read; empty otherwise.
+        """
+        total, self.metrics = over_workers(self.metrics), TrainMetrics()
+        self.read.add(total)
+        if self.log:
+            self.log.add(done, total, {"lr": result.lr, "grad_norm": result.grad_norm, **held_out})
+        return self.read.message if self.read.too_many else ""
 
     def measure(self, done: int) -> dict[str, float]:
         """The accuracy on held-out pairs as values of a report; none if nothing is to be measured."""
@@ -128,37 +155,24 @@ class _Worker:
 
 
 def train_loop_per_worker(loop: dict[str, Any]) -> None:
-    """Fits `loop["job"]`, a WorkerJob, from the newest checkpoint on.
+    """Fits `loop["job"]`, a WorkerJob, from the newest checkpoint on: learn, measure, report, save.
 
     Log lines go to the actor `loop["lines"]`, pairs come from the PairReaders `loop["readers"]`.
     """
     worker = _Worker(loop["job"], loop["lines"])
     if worker.finished:
         return
-    settings, sampler = worker.job.settings, worker.job.sampler
-    metrics, read = TrainMetrics(), RowCount()
+    schedule = worker.schedule
     with closing(prefetched(worker.inputs(loop["readers"]))) as inputs:
         for done, step in enumerate(inputs, start=worker.done + 1):
-            metrics.unreadable += step.unreadable
-            result = worker.fitter.learn(step.prepared, sampler.steps, metrics)
-            if worker.log:
-                worker.log.step(done)
-            epoch_ends = done % sampler.steps_per_epoch == 0
-            measures = done % settings.evaluate_every == 0 if settings.evaluate_every else epoch_ends
-            held_out = worker.measure(done) if measures else {}
-            stops = 0 < settings.patience <= worker.best.stale
-            if done % settings.log_every == 0 or epoch_ends or measures:
-                total, metrics = over_workers(metrics), TrainMetrics()
-                read.add(total)
-                if worker.log:
-                    worker.log.add(done, total, {"lr": result.lr, "grad_norm": result.grad_norm, **held_out})
-                if read.too_many:
-                    worker.save(done, refusal=read.message)
-                    return
-            worker.finished = stops or done == sampler.steps
-            if done % settings.checkpoint_every == 0 or epoch_ends or worker.finished:
-                worker.save(done)
-            if worker.finished:
+            result = worker.learn(step, done)
+            held_out = worker.measure(done) if schedule.measures(done) else {}
+            refusal = worker.report(result, held_out, done) if schedule.reports(done) else ""
+            worker.finished = not refusal and (worker.stops_early or done == schedule.steps)
+            ends = worker.finished or bool(refusal)
+            if ends or schedule.saves(done):
+                worker.save(done, refusal)
+            if ends:
                 return
 
 

@@ -16,6 +16,7 @@ from pipelines.preferences.dataset.schema import to_table
 from pipelines.preferences.roles.base import RowSpec
 from pipelines.preferences.roles.scenes import SceneReviewer
 from pipelines.reward.fit import RewardFitter
+from pipelines.reward.fit_schedule import FitSchedule
 from pipelines.reward.sampler import RankInfo
 from pipelines.reward.validation import BestWeights, Validation
 from tests.support.pair_sources import source_of
@@ -58,3 +59,13 @@ def test_the_best_weights_are_kept_until_a_better_measurement_and_survive_a_chec
 def test_keeping_the_best_weights_without_measuring_is_refused() -> None:
     with pytest.raises(SettingsError, match="need measurements on held-out pairs"):
         load("scenes", ["reward.keep=best", "reward.evaluate_pairs=0"])
+
+
+def test_a_fit_measures_reports_and_saves_at_the_end_of_an_epoch_and_as_often_as_the_settings_say() -> None:
+    def when(every: int) -> list[str]:
+        schedule = FitSchedule(RewardSettings(evaluate_every=every, log_every=4, checkpoint_every=3), 5, 10)
+        whens = (("m", schedule.measures), ("r", schedule.reports), ("s", schedule.saves))
+        return ["".join(letter for letter, asks in whens if asks(done)) for done in range(1, 11)]
+
+    assert when(0) == ["", "", "s", "r", "mrs", "s", "", "r", "s", "mrs"]
+    assert when(7) == ["", "", "s", "r", "rs", "s", "mr", "r", "s", "rs"]
