@@ -81,7 +81,7 @@ class RewardTerm:
     """http: seconds after which a request counts as unanswered."""
 
     retries: int = field(default=5, metadata=at_least(0))
-    """http: retries of a request without an answer, or with status 408, 429 or 5xx. Then its images have no score."""
+    """http: retries of a request without answer, or with status 408, 409, 429 or 5xx. Then its images have no score."""
 
     model: str = ""
     """Published reward models, and depth_rules (a GroundingDINO): directory or hub id. Empty: the authors' weights."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import random
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -21,6 +20,7 @@ from actors.images import png_base64
 from actors.reward_input import check_inputs
 from actors.rewards.errors import RewardError
 from actors.rewards.python_reward import read_result
+from actors.services.backoff import is_temporary, wait_seconds
 from actors.services.keys import Key
 from actors.services.responses import retry_after_seconds
 from actors.services.transport import http_client, http_errors
@@ -29,7 +29,7 @@ from conf.rewards import RewardTerm
 
 MAX_BODY_BYTES = 32 * 2**20
 """Bytes of a request at most, as of `reward serve`."""
-_FIRST_WAIT_S, _MAX_WAIT_S = 0.5, 30.0
+_MAX_WAIT_S = 30.0
 
 
 class HttpReward:
@@ -85,14 +85,13 @@ class HttpReward:
                     scores = self._read(response.text, len(prompts))
                     return Scores(scores.mu, scores.sigma, retries=retries)
                 reason, wait = f"status {response.status_code}", retry_after_seconds(response.headers)
-                if response.status_code not in (408, 429) and response.status_code < 500:
+                if not is_temporary(response.status_code):
                     raise RewardError(f"{self._what} refuses a request with {reason}: {response.text[:200]!r}")
             if retries == self._term.retries:
                 logging.getLogger(__name__).warning("%s: %d images have no score: %s", self._what, len(files), reason)
                 nothing = np.full(len(files), np.nan, np.float32)
                 return Scores(nothing, np.zeros_like(nothing), retries=retries)
-            backoff = min(_MAX_WAIT_S, _FIRST_WAIT_S * 2**retries) * random.uniform(0.5, 1.5)
-            await asyncio.sleep(max(backoff, wait))
+            await asyncio.sleep(wait_seconds(retries, _MAX_WAIT_S, wait))
             retries += 1
 
     def _read(self, text: str, count: int) -> Scores:

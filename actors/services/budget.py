@@ -130,3 +130,24 @@ class LocalBudget:
     async def record(self, usage: Usage) -> None:
         """See BudgetTracker.record."""
         self._tracker.record(usage)
+
+
+class CountedBudget:
+    """Another budget, and the number of retries that went through it."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget, self._retries = budget, 0
+
+    async def acquire(self, caller: str, calls_per_minute: int) -> float:
+        """See BudgetTracker.acquire."""
+        return await self._budget.acquire(caller, calls_per_minute)
+
+    async def record(self, usage: Usage) -> None:
+        """See BudgetTracker.record."""
+        self._retries += usage.retries
+        await self._budget.record(usage)
+
+    def take_retries(self) -> int:
+        """Retries since the last call of this method."""
+        taken, self._retries = self._retries, 0
+        return taken

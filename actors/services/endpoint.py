@@ -12,7 +12,6 @@ import asyncio
 import hashlib
 import json
 import logging
-import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -20,6 +19,7 @@ from typing import Any, Literal
 from openai import APIConnectionError, APIResponseValidationError, APIStatusError, AsyncOpenAI
 
 from actors.files import exists, join, read_file, write_file
+from actors.services.backoff import is_temporary, wait_seconds
 from actors.services.budget import Budget, Usage
 from actors.services.keys import Key
 from actors.services.responses import (
@@ -39,8 +39,6 @@ from conf.endpoints import EndpointSettings
 Api = Literal["chat", "first_token", "images"]
 """What is asked for; responses are cached apart."""
 
-_RETRIED = (408, 409, 429)
-"""Statuses of calls that are retried; all from 500 on are retried too."""
 _MALFORMED = (400, 413, 415, 422)
 """Statuses that complain about the form of the question."""
 _INVALID = (
@@ -58,7 +56,6 @@ MAX_REJECTIONS = 3
 """Questions that a service may reject before it has answered any. One more error of this kind ends the job."""
 MAX_REJECTED_SHARE = 0.05
 """Share of the questions that a service may reject. More are no faults of single questions."""
-_FIRST_WAIT_S = 0.5  # doubled from retry to retry
 
 
 class Unanswered(RuntimeError):
@@ -207,8 +204,7 @@ class Endpoint:
                 self._answered += 1
                 return response
             if attempt < settings.retries:
-                backoff = min(settings.max_backoff_s, _FIRST_WAIT_S * 2**attempt)
-                await asyncio.sleep(retry_after + backoff * random.uniform(0.5, 1.0))
+                await asyncio.sleep(wait_seconds(attempt, settings.max_backoff_s, retry_after))
         raise RetriesExhausted(
             f"{settings.section} at {settings.url} failed {settings.retries + 1} times; last failure: {failure}"
         )
@@ -219,7 +215,7 @@ class Endpoint:
         Raises QuestionRejected for an error of one question, EndpointError for one that only the user can fix.
         """
         status, quota_exhausted = error.status_code, error.code == "insufficient_quota"
-        if not quota_exhausted and (status in _RETRIED or status >= 500):
+        if not quota_exhausted and is_temporary(status):
             return f"status {status}"
         if is_content_refusal(error):
             return ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -18,6 +17,7 @@ from ray.serve.schema import ReplicaState
 
 from actors.reward_input import check_inputs
 from actors.rewards.errors import RewardError
+from actors.services.backoff import wait_seconds
 from actors.spatialscore.scorer import SpatialScorer
 from actors.types import Scores
 from actors.worker_setup import actor_options, init_worker
@@ -117,10 +117,10 @@ class RewardPool:
             except (BackPressureError, RayActorError, ReplicaUnavailableError):
                 if attempt == self._max_retries:
                     raise
-                backoff = min(MAX_BACKOFF_S, FIRST_WAIT_S * 2**attempt)
+                wait = wait_seconds(attempt, MAX_BACKOFF_S, first=FIRST_WAIT_S)
                 attempt += 1
                 self.retries += 1
-                await asyncio.sleep(backoff * random.uniform(0.5, 1.5))
+                await asyncio.sleep(wait)
 
     def replicas(self) -> int:
         """Number of running replicas; 0 if the application was removed."""

@@ -6,7 +6,6 @@ A reply that cannot be read is asked for again, with another attempt number, so 
 from __future__ import annotations
 
 import asyncio
-import base64
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 from actors.images import ImageError, decode_image
 from actors.services.budget import BudgetReached
 from actors.services.endpoint import AnswerTruncated, ContentRefused, Endpoint, QuestionRejected, RetriesExhausted
+from actors.services.image_question import file_url, question_parts
 from conf.benchmark import SpatialGenEvalJudgeSettings, UniGenBenchJudgeSettings
 from conf.endpoints import ChatSettings
 from pipelines.benchmark.items import (
@@ -123,9 +123,7 @@ def joined(answers: Sequence[Answer]) -> Answer:
 
 def messages_of(call: JudgeCall, url: str, image_first: bool = False) -> list[dict[str, Any]]:
     """The messages of a call: a system line, if there is one, and one user turn of text and image."""
-    text: dict[str, Any] = {"type": "text", "text": call.text}
-    shown: dict[str, Any] = {"type": "image_url", "image_url": {"url": url}}
-    content = [shown, text] if call.image_first or image_first else [text, shown]
+    content = question_parts(call.text, [url], text_first=not (call.image_first or image_first))
     system: list[dict[str, Any]] = [{"role": "system", "content": call.system}] if call.system else []
     return [*system, {"role": "user", "content": content}]
 
@@ -144,7 +142,7 @@ def image_url(file: bytes, jpeg: bool) -> str:
     """A PNG file as a data URL: its bytes as they are, or as JPEG. Raises ImageError if the file is no image."""
     pixels = decode_image(file)  # a damaged file must not be paid for
     kind, content = ("jpeg", encode_jpeg(pixels, JPEG_QUALITY)) if jpeg else ("png", file)
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return file_url(content, kind)
 
 
 def shows_image_first(judge: ChatSettings) -> bool:

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from actors.rewards.vlm_judge import data_url
 from actors.services.endpoint import Endpoint
+from actors.services.image_question import data_url, question_parts
 from actors.types import Prompt, objects_of
 from pipelines.preferences.checks.words import InvalidAnswer
 from pipelines.preferences.claims import Answer
@@ -47,10 +47,8 @@ class ClaimJudge:
         """
         claims = claim_texts(prompt)
         numbered = "\n".join(f"{number}. {claim}" for number, claim in enumerate(claims, start=1))
-        question = [
-            {"type": "image_url", "image_url": {"url": await asyncio.to_thread(data_url, image)}},
-            {"type": "text", "text": QUESTION.format(claims=numbered, count=len(claims))},
-        ]
+        shown = await asyncio.to_thread(data_url, image)
+        question = question_parts(QUESTION.format(claims=numbered, count=len(claims)), [shown])
 
         def read(given: ClaimAnswers) -> tuple[Answer, ...]:
             if len(given.answers) != len(claims):

@@ -6,8 +6,8 @@ import asyncio
 from dataclasses import dataclass
 
 from actors.images import ImageError, decode_image
-from actors.rewards.vlm_judge import data_url
 from actors.services.endpoint import Endpoint
+from actors.services.image_question import data_url
 from conf.endpoints import SeedreamSettings
 from pipelines.preferences.checks.words import InvalidAnswer
 from pipelines.preferences.roles.base import RawImage

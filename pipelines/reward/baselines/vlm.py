@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal
 
 import numpy as np
 
-from actors.rewards.vlm_judge import QUESTION as GRADE_QUESTION
-from actors.rewards.vlm_judge import data_url, parse_grade
+from actors.rewards.vlm_judge import JudgeReward
 from actors.services.budget import Budget, LocalBudget
-from actors.services.endpoint import Endpoint, Unanswered
+from actors.services.endpoint import Endpoint
+from actors.services.image_question import ImageQuestion, ask_all
 from actors.services.keys import Key
 from conf.rewards import JudgeSettings
 from pipelines.reward.baselines.position_bias import combine_orders
@@ -28,12 +27,6 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 JudgeForm = Literal["pairwise", "pointwise"]
 """The question: which of two images is correct, or a grade for one image."""
-
-
-@dataclass(frozen=True)
-class _Question:
-    images: tuple[np.ndarray, ...]
-    prompt: str
 
 
 class VlmJudge:
@@ -54,36 +47,25 @@ class VlmJudge:
 
         Raises BudgetReached if no further call may be sent; answers to calls in flight are cached.
         """
-        if self._form == "pairwise":
-            winner_first = [_Question((pair.image_w, pair.image_l), pair.prompt) for pair in pairs]
-            loser_first = [_Question((pair.image_l, pair.image_w), pair.prompt) for pair in pairs]
-            answers = asyncio.run(self._ask(CHOICE_QUESTION, [*winner_first, *loser_first]))
-            votes = [parse_choice(answer) for answer in answers]
-            return combine_orders(votes[: len(pairs)], votes[len(pairs) :])
-        questions = [_Question((image,), pair.prompt) for pair in pairs for image in (pair.image_w, pair.image_l)]
-        grades = [parse_grade(answer) for answer in asyncio.run(self._ask(GRADE_QUESTION, questions))]
-        by_pair = np.array(grades, np.float32).reshape(-1, 2)
-        return PairPredictions(by_pair[:, 0] - by_pair[:, 1], np.zeros(len(pairs), bool))
+        return asyncio.run(self._choose(pairs) if self._form == "pairwise" else self._grade(pairs))
 
-    async def _ask(self, wording: str, questions: Sequence[_Question]) -> list[str]:
-        """The answers in order; an empty string stands for no answer."""
+    async def _choose(self, pairs: Sequence[Pair]) -> PairPredictions:
         endpoint = Endpoint(self._settings, self._key, self._budget, self._cache)
+        winner_first = [_choice(pair, pair.image_w, pair.image_l) for pair in pairs]
+        loser_first = [_choice(pair, pair.image_l, pair.image_w) for pair in pairs]
+        votes = [parse_choice(answer) for answer in await ask_all(endpoint, [*winner_first, *loser_first])]
+        return combine_orders(votes[: len(pairs)], votes[len(pairs) :])
 
-        async def ask(question: _Question) -> str:
-            content: list[dict[str, Any]] = [
-                {"type": "image_url", "image_url": {"url": data_url(image)}} for image in question.images
-            ]
-            content.append({"type": "text", "text": wording.format(text=question.prompt)})
-            try:
-                return await endpoint.chat([{"role": "user", "content": content}])
-            except Unanswered:
-                return ""
+    async def _grade(self, pairs: Sequence[Pair]) -> PairPredictions:
+        """By the training reward of the judge, as it is."""
+        reward = JudgeReward(self._settings, self._key, self._budget, self._cache)
+        images = [image for pair in pairs for image in (pair.image_w, pair.image_l)]
+        grades = (await reward.score(images, [pair.prompt for pair in pairs for _ in range(2)])).mu.reshape(-1, 2)
+        return PairPredictions(grades[:, 0] - grades[:, 1], np.zeros(len(pairs), bool))
 
-        answers = await asyncio.gather(*(ask(question) for question in questions), return_exceptions=True)
-        for answer in answers:  # raise only after all calls have ended: calls in flight are paid for
-            if isinstance(answer, BaseException):
-                raise answer
-        return cast(list[str], answers)
+
+def _choice(pair: Pair, first: np.ndarray, second: np.ndarray) -> ImageQuestion:
+    return ImageQuestion((first, second), CHOICE_QUESTION.format(text=pair.prompt))
 
 
 def parse_choice(answer: str) -> float:
