@@ -10,7 +10,7 @@ from cluster.fault_alerts import fault_alerts
 from cluster.panels import evaluation, policy
 from conf import Settings
 from pipelines.policy.resources import reward_requests
-from pipelines.policy.watch import MAX_FALL
+from pipelines.policy.watch import MAX_FALL, MAX_MISSING
 
 START_LIMIT = 1800
 """Seconds that a driver may need for its first version: it loads models, evaluates the base and runs an iteration."""
@@ -32,6 +32,7 @@ def alerts(settings: Settings) -> tuple[Alert, ...]:
         *_progress_alerts(),
         *_policy_alerts(settings),
         _exploit_alert(),
+        _missing_alert(),
         _reward_alert(settings),
         *_disk_alerts(),
         *fault_alerts(),
@@ -74,6 +75,20 @@ def _exploit_alert() -> Alert:
         summary="{{ $labels.run }}: the trained reward rises while {{ $labels.measure }} of held-out images falls, by "
         "{{ $value | humanize }} standard deviations of the base's images.",
         fix=f"{LOOK_AT_IMAGES} The policy may exploit its reward: see docs/reward_hacking.md.",
+    )
+
+
+def _missing_alert() -> Alert:
+    """A rule for a watched reward that fails: it does not end the run, so somebody must hear of it."""
+    return Alert(
+        "ScoresMissing",
+        f"{evaluation('measures', part='missing')} > on (run) group_left {MAX_MISSING:g} * {evaluation('images')}",
+        minutes=5,
+        severity="warning",
+        summary="{{ $labels.run }}: {{ $labels.measure }} did not score {{ $value }} held-out images of the newest "
+        "evaluation.",
+        fix="The run goes on. The driver's log says why: look for `has no scores`. The evaluations after the cause is "
+        "gone have scores again.",
     )
 
 

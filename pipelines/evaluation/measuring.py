@@ -17,7 +17,8 @@ from pipelines.evaluation.images import image_file
 from pipelines.evaluation.what_changed import Values, WhatChanged, what_changed
 from pipelines.policy.image_statistics import diversity
 from pipelines.policy.measures import joined, measure_remotely
-from pipelines.policy.rewards import RewardMix, start_rewards
+from pipelines.policy.reward_mix import RewardMix
+from pipelines.policy.rewards import start_rewards
 
 BATCHES = 4
 """Batches of images that are measured at once."""

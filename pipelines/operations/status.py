@@ -24,7 +24,7 @@ from pipelines.operations.stage_cache import BENCHMARK, STEP_STAGES, read_record
 from pipelines.policy.lineage import read_lineage
 from pipelines.policy.metrics import EvaluationRow, IterationRow, read_evaluations, read_iteration, read_rows
 from pipelines.policy.waits import wait_breakdown
-from pipelines.policy.watch import fallen
+from pipelines.policy.watch import fallen, missing
 
 Row = Mapping[str, Any]
 SLOW_SCORES = 0.5
@@ -197,8 +197,10 @@ def _held_out(evaluations: Sequence[EvaluationRow]) -> tuple[list[str], Text]:
         ]
     if last.best_iteration:
         shown.append(f"best version so far {last.best_iteration}")
-    falls = fallen(last.measures)
-    return shown, _ok_or(not falls, f"the trained reward rises while this falls: {falls}")
+    falls, gaps = fallen(last.measures), missing(last)
+    advice = f"the trained reward rises while this falls: {falls}; " if falls else ""
+    advice += f"no scores of {gaps}: see the driver's log; " if gaps else ""
+    return shown, _ok_or(not advice, advice.removesuffix("; "))
 
 
 def _ok_or(good: bool, advice: str) -> Text:

@@ -15,7 +15,7 @@ from typing import Literal
 from pipelines.policy.timing import now
 
 CallKind = Literal[
-    "sample", "evaluate", "score", "start", "load", "accumulate", "optimizer step", "publish", "checkpoint"
+    "sample", "evaluate", "score", "watch", "start", "load", "accumulate", "optimizer step", "publish", "checkpoint"
 ]
 
 MEDIANS = 10

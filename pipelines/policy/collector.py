@@ -38,7 +38,11 @@ class Rewards(Protocol):
         ...
 
     async def score_held_out(self, images: ray.ObjectRef[np.ndarray], prompts: tuple[str, ...]) -> Scores:
-        """The weighted sum of the rewards for held-out images. `Scores.parts` also has the rewards without a weight."""
+        """The weighted sum of the rewards for held-out images, with those that train as its parts."""
+        ...
+
+    async def watch(self, images: ray.ObjectRef[np.ndarray], prompts: tuple[str, ...]) -> dict[str, Scores]:
+        """The scores of the rewards that do not train, by name. None of their failures raises; they give NaN."""
         ...
 
     async def replicas(self) -> Sequence[Replicas]:

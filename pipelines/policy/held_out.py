@@ -130,10 +130,12 @@ class HeldOutEvaluation:
             counting = count_outcomes_remotely.remote(images, tuple(prompts)) if self.exact else None
             measuring = measure_remotely.remote(images, *second)
             try:
-                scores = await self.rewards.score_held_out(images, texts)
+                scores, watched = await gather_or_cancel(
+                    self.rewards.score_held_out(images, texts), self.rewards.watch(images, texts)
+                )
                 shown = await first_images.remote(images, SHOWN - first) if first < SHOWN else NO_IMAGES
                 counts = await counting if counting else CheckerCounts()
-                return _Scored(counts, scores.mu, {**await measuring, **other_rewards(scores)}, shown)
+                return _Scored(counts, scores.mu, {**await measuring, **other_rewards(scores, watched)}, shown)
             except ObjectLostError:  # the node with the images died
                 continue
 

@@ -31,9 +31,10 @@ measure_remotely = ray.remote(num_cpus=0.1, max_retries=3)(measure_images)
 """A Ray task, so that the driver receives no images."""
 
 
-def other_rewards(scores: Scores) -> dict[str, np.ndarray]:
+def other_rewards(scores: Scores, watched: Mapping[str, Scores]) -> dict[str, np.ndarray]:
     """The scores of each reward, by name, if there are several: one alone is the trained reward itself."""
-    return {name: part.mu for name, part in scores.parts.items()} if len(scores.parts) > 1 else {}
+    parts = {**scores.parts, **watched}
+    return {name: part.mu for name, part in parts.items()} if len(parts) > 1 else {}
 
 
 def joined(parts: Sequence[Values]) -> dict[str, np.ndarray]:
@@ -51,7 +52,10 @@ def summarize_all(parts: Sequence[Values], counts: CheckerCounts) -> dict[str, d
 
 
 def summarize(values: np.ndarray) -> dict[str, float]:
-    """Mean of the finite values, and their standard deviation as the spread; NaN if none is finite."""
+    """Mean of the finite values, and their standard deviation as the spread; NaN if none is finite.
+
+    `missing` is the number of the others: images that a reward could not score.
+    """
     known = values[np.isfinite(values)].astype(float)
     mean, spread = (float(known.mean()), float(known.std())) if len(known) else (math.nan, math.nan)
-    return {"mean": mean, "spread": spread}
+    return {"mean": mean, "spread": spread, "missing": float(len(values) - len(known))}

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
-import ray
 from ray import serve
 
-from actors.rewards.combine import CombineRule, combine_group, weighted_sum
 from actors.rewards.depth_order import DEPTH_RELATIONS
 from actors.rewards.directions import DIRECTIONS
 from actors.rewards.errors import RewardError
 from actors.rewards.vlm_judge import JudgeReward
 from actors.services.keys import key_in, key_of
-from actors.types import Prompt, Relation, Scores
+from actors.types import Prompt, Relation
 from actors.worker_setup import actor_options
 from actors.workers.detector import DetectorReplica
 from actors.workers.reward import RewardPool, application_name, autoscaling_config, serve_replicas, start_pool
@@ -29,10 +24,11 @@ from conf.rewards import KINDS_WITH_A_SECTION, RewardTerm
 from conf.settings import Settings
 from pipelines.common.prompts import draw_held_out_prompts, draw_training_prompts
 from pipelines.common.relations import MEANINGS, Fact
-from pipelines.common.resources import ResourceRequest
 from pipelines.common.scenes_only import check_rules_reward
 from pipelines.common.spatial_logic import implied
-from pipelines.policy.resources import Replicas, reward_request, rules_request
+from pipelines.policy.call_limit import CallLimits
+from pipelines.policy.resources import reward_request, rules_request
+from pipelines.policy.reward_mix import RewardMix, RunningReward, reason_of
 from pipelines.policy.rule_reward import RulesReward
 from pipelines.reward.served_model import served_model
 
@@ -40,82 +36,6 @@ _BOX_WORDS = {"x": "left of", "y": "above"}
 """Axis of an order of two objects in the image -> one of DIRECTIONS."""
 _DEPTH_WORDS = {**_BOX_WORDS, "z": "in front of"}
 """Axis of an order of two objects -> one of DEPTH_RELATIONS."""
-
-
-@dataclass(frozen=True)
-class RunningReward:
-    """One reward of a run."""
-
-    name: str
-    term: RewardTerm
-    pool: RewardPool
-    request: ResourceRequest
-    """The request of its replicas."""
-
-
-class RewardMix:
-    """The rewards of a run: those with a weight or a gate make the training reward, all of them score held-out images.
-
-    If a reward that trains gives NaN for an image, so does the training reward.
-    """
-
-    def __init__(self, rewards: Sequence[RunningReward], rule: CombineRule = "sum") -> None:
-        """`rule`: how the scores of a group are combined, see `actors.rewards.combine`."""
-        self._rewards = tuple(rewards)
-        self._rule: CombineRule = rule
-        self._weights = {reward.name: reward.term.weight for reward in rewards}
-        bounds = {reward.name: reward.term.at_least for reward in rewards}
-        self._gates = {name: bound for name, bound in bounds.items() if bound is not None}
-
-    @property
-    def retries(self) -> int:
-        """Scoring calls that were repeated, over all pools."""
-        return sum(reward.pool.retries for reward in self._rewards)
-
-    async def score(self, images: ray.ObjectRef[np.ndarray], prompts: Sequence[str]) -> Scores:
-        """The training reward of the images of one group, and its parts. Watched rewards are not asked."""
-        parts = await self._parts([reward for reward in self._rewards if reward.term.trains], images, prompts)
-        return replace(combine_group(parts, self._weights, self._gates, self._rule), parts=parts)
-
-    async def score_held_out(self, images: ray.ObjectRef[np.ndarray], prompts: Sequence[str]) -> Scores:
-        """The weighted sum for images that are no group, and the scores of all rewards as its parts.
-
-        z-scores and gates compare the images of a group, so they are not applied.
-        """
-        parts = await self.parts(images, prompts)
-        return replace(weighted_sum(parts, self._weights), parts=parts)
-
-    async def parts(self, images: ray.ObjectRef[np.ndarray], prompts: Sequence[str]) -> dict[str, Scores]:
-        """The scores of every reward, by name, for images that are no group."""
-        return await self._parts(self._rewards, images, prompts)
-
-    async def _parts(
-        self, rewards: Sequence[RunningReward], images: ray.ObjectRef[np.ndarray], prompts: Sequence[str]
-    ) -> dict[str, Scores]:
-        """The scores of each reward, by name. See RewardPool.score."""
-        scores = await asyncio.gather(*(_score(reward, images, prompts) for reward in rewards))
-        return {reward.name: each for reward, each in zip(rewards, scores, strict=True)}
-
-    async def replicas(self) -> list[Replicas]:
-        """The running replicas of each reward."""
-        running = await asyncio.gather(*(asyncio.to_thread(reward.pool.replicas) for reward in self._rewards))
-        return [Replicas(reward.request, count) for reward, count in zip(self._rewards, running, strict=True)]
-
-    def stop(self) -> None:
-        """Removes all pools from the cluster."""
-        for reward in self._rewards:
-            reward.pool.stop()
-
-
-async def _score(reward: RunningReward, images: ray.ObjectRef[np.ndarray], prompts: Sequence[str]) -> Scores:
-    """See RewardPool.score. A watched reward that breaks its contract gives NaN: it does not end a run."""
-    try:
-        return await reward.pool.score(images, prompts)
-    except RewardError as error:
-        if reward.term.trains:
-            raise
-        logging.getLogger(__name__).warning("the watched reward %s has no scores: %s", reward.name, error)
-        return Scores.deterministic([float("nan")] * len(prompts))
 
 
 def start_rewards(settings: Settings, only: Collection[str] | None = None, also: Sequence[Prompt] = ()) -> RewardMix:
@@ -130,9 +50,31 @@ def start_rewards(settings: Settings, only: Collection[str] | None = None, also:
     # Everything that may be refused comes before the first pool, so that no pool is left running.
     starts = {name: prepare_reward(settings, name, term, also) for name, term in rewards.items()}
     running: list[RunningReward] = []
+    absent: dict[str, str] = {}
     for name, term in rewards.items():
-        running.append(RunningReward(name, term, starts[name](), reward_request(settings, name, term)))
-    return RewardMix(running, settings.policy.algorithm.combine_rewards)
+        try:
+            pool = _started(name, starts[name], settings)
+        except RewardError as error:
+            if term.trains:
+                RewardMix(running).stop()
+                raise
+            absent[name] = str(error)
+            logging.getLogger(__name__).warning("the run goes on without a watched reward: %s", error)
+        else:
+            running.append(RunningReward(name, term, pool, reward_request(settings, name, term)))
+    limits = CallLimits(settings.policy.call_margin_s)
+    return RewardMix(running, settings.policy.algorithm.combine_rewards, absent, limits)
+
+
+def _started(name: str, start: Callable[[], RewardPool], settings: Settings) -> RewardPool:
+    """The pool. Raises RewardError, in place of a traceback, if its replicas cannot be started."""
+    try:
+        return start()
+    except UserError:
+        raise
+    except RuntimeError as error:  # what Serve raises for an application whose replicas fail
+        serve.delete(application_name(name, settings.run_dir))
+        raise RewardError(f"rewards.{name} cannot be started: {reason_of(error)}") from error
 
 
 def prepare_reward(

@@ -45,6 +45,10 @@ class SupervisedRewards:
         """See Rewards. Raises what `score` raises."""
         return await self._supervised(self._rewards.score_held_out, images, prompts)
 
+    async def watch(self, images: ray.ObjectRef[np.ndarray], prompts: tuple[str, ...]) -> dict[str, Scores]:
+        """See Rewards. These calls have limits of their own, since no watched reward may end the run."""
+        return await self._rewards.watch(images, prompts)
+
     async def _supervised(self, score: Score, images: ray.ObjectRef[np.ndarray], prompts: tuple[str, ...]) -> Scores:
         abandoned = 0
         while True:

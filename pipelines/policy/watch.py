@@ -14,11 +14,14 @@ from pipelines.policy.metrics import EvaluationRow
 
 MAX_FALL = 0.5
 """Standard deviations that a measure may fall while the reward rises; `status` and an alert report more than that."""
+MAX_MISSING = 0.1
+"""Share of the images that a reward may leave without a score, e.g. because a service refuses their content."""
 MIN_SPREAD = 0.01
 """The standard deviation counts as at least this fraction of the mean, for a measure that is equal in all images."""
 
 Measure = Mapping[str, float]
-"""mean: over the images of an evaluation; spread: standard deviation over them (diversity: over prompts); fall."""
+"""mean: over the images of an evaluation; spread: standard deviation over them (diversity: over prompts); fall;
+missing: images without a value."""
 
 
 def fall(first: Measure, now: Measure) -> float:
@@ -42,3 +45,10 @@ def fallen(measures: Mapping[str, Measure]) -> str:
     """The measures that fell too far while the reward rose, e.g. "sharpness -0.8 std"; "" if none did."""
     falls = {name: each.get("fall", 0.0) for name, each in measures.items()}
     return ", ".join(f"{name.replace('_', ' ')} -{far:.1f} std" for name, far in falls.items() if far > MAX_FALL)
+
+
+def missing(row: EvaluationRow) -> str:
+    """The rewards without scores of too many images, e.g. "hpsv3 (256 of 256 images)"; "" if there are none."""
+    counts = {name: int(each.get("missing", 0)) for name, each in row.measures.items()}
+    gaps = {name: count for name, count in counts.items() if count > MAX_MISSING * row.images}
+    return ", ".join(f"{name} ({count} of {row.images} images)" for name, count in gaps.items())

@@ -29,6 +29,7 @@ def test_every_alert_says_what_happened_and_what_to_do() -> None:
         "KlRunaway",
         "RewardSpreadLost",
         "MeasureFell",
+        "ScoresMissing",
         "RewardPoolSaturated",
         "RunDiskNearlyFull",
         "NodeDiskNearlyFull",
@@ -68,6 +69,7 @@ def test_limits_and_advice_about_late_scores_follow_the_rewards_in_use(
 
 PROMTOOL = shutil.which("promtool")
 FALL = evaluation("measures", 'measure="sharpness"', part="fall")
+MISSING = evaluation("measures", 'measure="hpsv3"', part="missing")
 SICK = {
     policy("iteration"): "100x120",
     policy("iteration_seconds"): "30x120",
@@ -77,6 +79,8 @@ SICK = {
     policy("groups_skipped"): "40x120",
     policy("reward_std"): "1x120",
     FALL: "0.6x120",
+    MISSING: "256x120",
+    evaluation("images"): "512x120",
     policy("wait_for_scores_seconds"): "20x120",
     policy("reward_replicas"): "8x120",
     "ray_spatialt2i_run_disk_free_ratio": "0.01x120",
@@ -89,6 +93,7 @@ HEALTHY = SICK | {
     policy("kl"): "0.1x120",
     policy("groups_skipped"): "0x120",
     FALL: "0.4x120",
+    MISSING: "2x120",
     policy("wait_for_scores_seconds"): "1x120",
     "ray_spatialt2i_run_disk_free_ratio": "0.5x120",
     "ray_node_disk_free": "99x120",

@@ -219,6 +219,15 @@ def test_a_measure_that_falls_while_the_reward_rises_is_named(tmp_path: Path, fa
     assert line_of(status_of(tmp_path), "held out?").endswith(shown)
 
 
+@pytest.mark.parametrize(("unscored", "shown"), [(64, "of hpsv3 (64 of 64 images): see the driver's log"), (6, "ok")])
+def test_a_watched_reward_without_scores_is_named(tmp_path: Path, unscored: int, shown: str) -> None:
+    write_rows(tmp_path, iteration_row(10))
+    measures = {"hpsv3": {"mean": None, "spread": None, "fall": None, "missing": unscored}}
+    path = run_paths(load("scenes", [f"run_dir={tmp_path}"])).evaluations
+    path.write_text(json.dumps(evaluation_row(10, images=64, measures=measures)) + "\n")
+    assert line_of(status_of(tmp_path), "held out?").endswith(shown)
+
+
 def test_the_sparkline_shows_the_whole_run() -> None:
     rising = sparkline([float(number) for number in range(1, 121)])
     assert len(rising) == 40 and rising[0] == "▁" and rising[-1] == "█" and list(rising) == sorted(rising)

@@ -13,13 +13,20 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import ray
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from actors.rewards.detector import DetectorReward
+from actors.rewards.errors import RewardError
 from actors.types import Prompt, Relation, Scores
+from actors.workers.faults import DeviceFault, DeviceFaultError
 from conf import SettingsError, UserError, load
 from conf.rewards import RewardTerm
 from pipelines.common.prompts import draw_held_out_prompts, read_prompts
-from pipelines.policy.rewards import RewardMix, RunningReward, relations_from_boxes, relations_in_depth, start_rewards
+from pipelines.policy.call_limit import CallLimits
+from pipelines.policy.checker_metrics import CheckerCounts
+from pipelines.policy.measures import other_rewards, summarize_all
+from pipelines.policy.reward_mix import RewardMix, RunningReward
+from pipelines.policy.rewards import relations_from_boxes, relations_in_depth, start_rewards
 from pipelines.scenes.grammar import parse
 from pipelines.scenes.render import lay_out, render
 from tests.support.guide_code import write_programs
@@ -70,6 +77,7 @@ def test_rewards_are_weighted_and_a_failed_grade_fails_its_image_only(
     assert scores.mu[:2].tolist() == pytest.approx([2 * 1.0 + 0.5 * 7, 2 * 2 / 3 + 0.5 * 7])
     assert np.isnan(scores.mu[2])
     assert sorted(behaviour.seen.values()) == [2, 2, 2], "every question is asked again after a 429"
+    assert rewards.retries == 3
     assert behaviour.keys == {f"Bearer {KEY}"} and {body["model"] for body in behaviour.bodies} == {"judge"}
     (image, _) = behaviour.bodies[0]["messages"][0]["content"]
     assert image["image_url"]["url"].startswith("data:image/png;base64,")
@@ -88,9 +96,10 @@ class FixedPool:
         return self.scores
 
 
-def mix_of(terms: dict[str, RewardTerm], pools: Sequence[FixedPool]) -> RewardMix:
+def mix_of(terms: dict[str, RewardTerm], pools: Sequence[FixedPool], limits: CallLimits | None = None) -> RewardMix:
     pairs = zip(terms.items(), pools, strict=True)
-    return RewardMix([RunningReward(name, term, cast(Any, pool), UNUSED) for (name, term), pool in pairs])
+    running = [RunningReward(name, term, cast(Any, pool), UNUSED) for (name, term), pool in pairs]
+    return RewardMix(running, limits=limits)
 
 
 def test_each_reward_counts_with_its_own_weight() -> None:
@@ -112,7 +121,55 @@ def test_a_watched_reward_scores_held_out_images_only_and_a_gate_training_images
     group = asyncio.run(mix.score(UNUSED, ["a"] * 3))
     assert group.mu.tolist() == [1.0, 2.0, 1.0] and list(group.parts) == ["trained", "gate"]
     held_out = asyncio.run(mix.score_held_out(UNUSED, ["a", "b", "c"]))
-    assert held_out.mu.tolist() == [3.0, 2.0, 1.0] and list(held_out.parts) == list(terms)
+    assert held_out.mu.tolist() == [3.0, 2.0, 1.0] and list(held_out.parts) == ["trained", "gate"]
+    assert asyncio.run(mix.watch(UNUSED, ["a", "b", "c"]))["watched"].mu[1:].tolist() == [8.0, 9.0]
+
+
+class FailingPool:
+    """A reward whose calls end with an error, or never."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+    async def score(self, images: object, prompts: Sequence[str]) -> Scores:
+        if self.error is None:
+            await asyncio.sleep(3600)
+        raise cast(Exception, self.error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("no key"),
+        RewardError("not one number per image"),
+        DeviceFaultError(DeviceFault("device", "reward", "10.0.0.7", "", "lost")),
+        RayActorError(),
+        None,
+    ],
+)
+def test_no_failure_of_a_watched_reward_ends_a_run(error: Exception | None, caplog: pytest.LogCaptureFixture) -> None:
+    terms = {"trained": RewardTerm(weight=1.0), "watched": RewardTerm()}
+    pools = cast(Any, [FixedPool([3.0, 2.0], [0.0] * 2), FailingPool(error)])
+    mix = mix_of(terms, pools, CallLimits(margin_s=0.01))
+    parts = asyncio.run(mix.parts(UNUSED, ["a", "b"]))
+    assert parts["trained"].mu.tolist() == [3.0, 2.0] and np.isnan(parts["watched"].mu).all()
+    asyncio.run(mix.watch(UNUSED, ["a", "b"]))
+    assert caplog.text.count("the watched reward watched has no scores") == 1, "equal reasons are reported once"
+    measures = summarize_all(
+        [other_rewards(Scores(parts["trained"].mu, parts["trained"].sigma), parts)], CheckerCounts()
+    )
+    assert measures["watched"]["missing"] == 2 and measures["trained"]["missing"] == 0
+
+
+def test_a_trained_reward_that_raises_ends_the_run_with_one_message() -> None:
+    cause = KeyError("no key")
+    trouble = RayTaskError("score", "a traceback", cause).as_instanceof_cause()
+    mix = mix_of({"mine": RewardTerm(weight=1.0)}, cast(Any, [FailingPool(trouble)]))
+    with pytest.raises(UserError, match=r"^rewards\.mine ended with KeyError: 'no key': correct it"):
+        asyncio.run(mix.score(UNUSED, ["a"]))
+    lost = mix_of({"mine": RewardTerm(at_least=1.0)}, cast(Any, [FailingPool(ObjectLostError("0" * 56, None, ""))]))
+    with pytest.raises(ObjectLostError):
+        asyncio.run(lost.score(UNUSED, ["a"]))
 
 
 @pytest.mark.ray
@@ -215,7 +272,11 @@ def test_your_own_function_and_service_are_rewards_with_replicas_of_their_own(
 ) -> None:
     """Both are the examples of the guide. One that breaks its contract ends a run if it trains, and is NaN if not."""
     write_programs("rewards.md", tmp_path, "my_rewards.py", "service.py")
-    (tmp_path / "wrong_reward.py").write_text("def one_number(images, prompts):\n    return 1.0\n")
+    (tmp_path / "wrong_reward.py").write_text(
+        "def one_number(images, prompts):\n    return 1.0\n"
+        "def crash(images, prompts):\n    return [{}['no key']]\n"
+        "class Unready:\n    def __init__(self):\n        raise OSError('no weights')\n"
+    )
     port = str(free_port())
     (tmp_path / "service.py").write_text((tmp_path / "service.py").read_text().replace("8100", port))
     monkeypatch.chdir(tmp_path)
@@ -230,23 +291,31 @@ def test_your_own_function_and_service_are_rewards_with_replicas_of_their_own(
             "rewards.bright.kind=http",
             f"rewards.bright.url=http://127.0.0.1:{port}",
             "rewards.bright.weight=1",
-            "rewards.wrong.kind=python",
+            *(f"rewards.{name}.kind=python" for name in ("wrong", "crash", "unready")),
             "rewards.wrong.path=wrong_reward:one_number",
+            "rewards.crash.path=wrong_reward:crash",
+            "rewards.unready.path=wrong_reward:Unready",
         ]
         rewards = start_rewards(load("scenes", [f"run_dir={tmp_path}", *mix]))
         try:
             scores = asyncio.run(rewards.score_held_out(ray.put(images), ["a", "b"]))
+            watched = asyncio.run(rewards.watch(ray.put(images), ["a", "b"]))
             replicas = [each.running for each in asyncio.run(rewards.replicas())]
         finally:
             rewards.stop()
             service.terminate()
     warm = (images[..., 0].mean((1, 2)) - images[..., 2].mean((1, 2))) / 255
     assert scores.mu.tolist() == pytest.approx((2 * warm + images.mean((1, 2, 3)) / 255).tolist(), abs=1e-6)
-    assert np.isnan(scores.parts["wrong"].mu).all() and replicas == [1, 1, 1]
-    wrong = ["rewards.spatialscore=0", "rewards.wrong.kind=python", "rewards.wrong.path=wrong_reward:one_number"]
-    rewards = start_rewards(load("scenes", [f"run_dir={tmp_path}", *wrong, "rewards.wrong.weight=1"]))
-    try:
-        with pytest.raises(UserError, match=r"^rewards.wrong.path=wrong_reward:one_number must return one number per"):
-            asyncio.run(rewards.score(ray.put(images), ["a", "b"]))
-    finally:
-        rewards.stop()
+    assert sorted(watched) == ["crash", "unready", "wrong"] and replicas == [1, 1, 1, 1]
+    assert all(np.isnan(each.mu).all() for each in watched.values())
+    for function, message in (
+        ("one_number", r"^rewards.wrong.path=wrong_reward:one_number must return one number per"),
+        ("crash", r"^rewards.wrong ended with KeyError: 'no key': correct it"),
+    ):
+        wrong = ["rewards.wrong.kind=python", f"rewards.wrong.path=wrong_reward:{function}", "rewards.wrong.weight=1"]
+        rewards = start_rewards(load("scenes", [f"run_dir={tmp_path}", "rewards.spatialscore=0", *wrong]))
+        try:
+            with pytest.raises(UserError, match=message):
+                asyncio.run(rewards.score(ray.put(images), ["a", "b"]))
+        finally:
+            rewards.stop()

@@ -49,6 +49,10 @@ class FixedReplicas:
 
     score_held_out = score
 
+    async def watch(self, images: ray.ObjectRef[np.ndarray], prompts: tuple[str, ...]) -> dict[str, Scores]:
+        """No reward is watched."""
+        return {}
+
     async def replicas(self) -> list[Replicas]:
         """Returns the replicas or raises the error."""
         if self._error:

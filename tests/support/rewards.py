@@ -35,6 +35,10 @@ class RednessPool:
 
     score_held_out = score
 
+    async def watch(self, images: ray.ObjectRef[np.ndarray], prompts: tuple[str, ...]) -> dict[str, Scores]:
+        """No reward is watched."""
+        return {}
+
     async def replicas(self) -> list[Replicas]:
         """One replica, always."""
         return [Replicas(ResourceRequest("redness", 1, 0.1, 0.0, "", ""), running=1)]
@@ -58,6 +62,10 @@ class ConstantPool:
         return Scores(np.ones(len(prompts), np.float32), np.ones(len(prompts), np.float32))
 
     score_held_out = score
+
+    async def watch(self, images: ray.ObjectRef[np.ndarray], prompts: tuple[str, ...]) -> dict[str, Scores]:
+        """No reward is watched."""
+        return {}
 
     async def replicas(self) -> list[Replicas]:
         """None."""

@@ -145,6 +145,10 @@ class SimulatedRewards:
 
     score_held_out = score
 
+    async def watch(self, images: Any, prompts: tuple[str, ...]) -> dict[str, Scores]:
+        """No reward is watched."""
+        return {}
+
     async def replicas(self) -> list[Replicas]:
         """See Rewards."""
         return [Replicas(spatialscore_request(self._settings.serving), len(self._handle.ongoing))]
