@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from actors.rewards.batched import BatchedReward
-from actors.rewards.scorers import ScorerContext, commit_of, download
+from actors.rewards.scorers import SCORERS, ScorerContext, commit_of, download
 
-PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+PROCESSOR = SCORERS["hpsv2"].beside[0]
 """Tokenizer, image processor and configuration of PickScore and HPSv2.1."""
-HPSV2_FILE = "HPS_v2.1_compressed.pt"
+HPSV2_FILE = SCORERS["hpsv2"].file
 
 
 class ClipScorer(BatchedReward):

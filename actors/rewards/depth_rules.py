@@ -24,11 +24,9 @@ from actors.reward_input import InputError
 from actors.rewards.batched import BatchedReward
 from actors.rewards.depth_order import Margins, relations_of
 from actors.rewards.directions import Box
+from actors.rewards.scorers import DEPTH_ANYTHING, GROUNDING_DINO
 from actors.types import Relation, objects_of
 from conf.rewards import RewardTerm
-
-DETECTOR = "IDEA-Research/grounding-dino-base"
-DEPTH = "depth-anything/Depth-Anything-V2-Small-hf"
 
 
 class DepthRulesReward(BatchedReward):
@@ -39,7 +37,7 @@ class DepthRulesReward(BatchedReward):
         self.batch_images, self._relations, self._device = term.batch_images, relations, device
         self._threshold = term.threshold
         self._margins = Margins(term.margin, term.depth_margin, term.size_margin)
-        model, depth = term.model or DETECTOR, term.depth_model or DEPTH
+        model, depth = term.model or GROUNDING_DINO, term.depth_model or DEPTH_ANYTHING
         # Any: the types of their calls are incomplete
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
         self._detector_images: Any = GroundingDinoImageProcessorPil.from_pretrained(model)

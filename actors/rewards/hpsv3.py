@@ -22,10 +22,10 @@ from transformers import AutoTokenizer, Qwen2VLConfig, Qwen2VLImageProcessorPil,
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from actors.rewards.batched import BatchedReward
-from actors.rewards.scorers import ScorerContext, commit_of, download
+from actors.rewards.scorers import SCORERS, ScorerContext, commit_of, download
 
-BASE = "Qwen/Qwen2-VL-7B-Instruct"
-FILE = "HPSv3.safetensors"
+BASE = SCORERS["hpsv3"].beside[0]
+FILE = SCORERS["hpsv3"].file
 TOKEN = "<|Reward|>"
 PIXELS = 256 * 28 * 28
 TEMPLATE_FILE = "hpsv3/dataset/data_collator_qwen.py"  # of the package hpsv3

@@ -16,10 +16,10 @@ from transformers import AutoTokenizer, BlipConfig, BlipVisionModel, CLIPImagePr
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
 from actors.rewards.batched import BatchedReward
-from actors.rewards.scorers import ScorerContext, commit_of, download
+from actors.rewards.scorers import SCORERS, ScorerContext, commit_of, download
 
-FILE = "ImageReward.pt"
-TOKENIZER = "google-bert/bert-base-uncased"
+FILE = SCORERS["imagereward"].file
+TOKENIZER = SCORERS["imagereward"].beside[0]
 TOKENS = 35
 MEAN, STD = 0.16717362830052426, 1.0333394966054072  # of its raw output; the published score is normalized with them
 _VISION = {

@@ -30,6 +30,8 @@ class ScorerEntry:
     model: str  # hub id
     requirements: tuple[str, ...]  # pip requirements of its runtime environment
     billions: float  # parameters, with all towers
+    file: str = "config.json"  # a file that the weights on the hub have: the one that is loaded, if it is one
+    beside: tuple[str, ...] = ()  # hub ids of its configuration, tokenizer or tower, if they are elsewhere
 
 
 @dataclass(frozen=True)
@@ -78,18 +80,41 @@ def commit_of(model: str) -> str:
     return PINNED.get(model, "main")
 
 
+_CLIP_H = ("laion/CLIP-ViT-H-14-laion2B-s32B-b79K",)
+_PICKSCORE, _HPSV2 = "yuvalkirstain/PickScore_v1", "xswu/HPSv2"
+_VQA_PARTS = ("google/flan-t5-xxl", "openai/clip-vit-large-patch14-336")
+
 SCORERS: dict[str, ScorerEntry] = {
     "clip": ScorerEntry("clip:open_clip_score", "openai/clip-vit-large-patch14", (_TRANSFORMERS,), 0.43),
-    "pickscore": ScorerEntry("clip:open_pickscore", "yuvalkirstain/PickScore_v1", (_TRANSFORMERS,), 0.99),
-    "hpsv2": ScorerEntry("clip:open_hpsv2", "xswu/HPSv2", (_TRANSFORMERS,), 0.99),
-    "hpsv3": ScorerEntry("hpsv3:open_hpsv3", "MizzenAI/HPSv3", (_TRANSFORMERS, "hpsv3==1.0.0"), 8.3),
-    "imagereward": ScorerEntry("image_reward:open_image_reward", "THUDM/ImageReward", (_TRANSFORMERS,), 0.45),
-    "vqascore": ScorerEntry("vqascore:open_vqascore", "zhiqiulin/clip-flant5-xxl", (_TRANSFORMERS,), 11.5),
+    "pickscore": ScorerEntry("clip:open_pickscore", _PICKSCORE, (_TRANSFORMERS,), 0.99, beside=_CLIP_H),
+    "hpsv2": ScorerEntry("clip:open_hpsv2", _HPSV2, (_TRANSFORMERS,), 0.99, "HPS_v2.1_compressed.pt", _CLIP_H),
+    "hpsv3": ScorerEntry(
+        "hpsv3:open_hpsv3",
+        "MizzenAI/HPSv3",
+        (_TRANSFORMERS, "hpsv3==1.0.0"),
+        8.3,
+        "HPSv3.safetensors",
+        ("Qwen/Qwen2-VL-7B-Instruct",),
+    ),
+    "imagereward": ScorerEntry(
+        "image_reward:open_image_reward",
+        "THUDM/ImageReward",
+        (_TRANSFORMERS,),
+        0.45,
+        "ImageReward.pt",
+        ("google-bert/bert-base-uncased",),
+    ),
+    "vqascore": ScorerEntry(
+        "vqascore:open_vqascore", "zhiqiulin/clip-flant5-xxl", (_TRANSFORMERS,), 11.5, beside=_VQA_PARTS
+    ),
     "unifiedreward": ScorerEntry(
         "unified_reward:open_unified_reward", "CodeGoat24/UnifiedReward-qwen-7b", (_TRANSFORMERS,), 8.3
     ),
 }
 """Kind -> reward model. `conf.rewards.SCORER_KINDS` has the same names."""
+
+GROUNDING_DINO, DEPTH_ANYTHING = "IDEA-Research/grounding-dino-base", "depth-anything/Depth-Anything-V2-Small-hf"
+"""The models of `depth_rules`, unless its settings name others."""
 
 
 def open_scorer(kind: str, context: ScorerContext) -> Reward:

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionModel, T5Config, T5ForConditionalGeneration
 
 from actors.rewards.batched import BatchedReward
-from actors.rewards.scorers import ScorerContext, commit_of
+from actors.rewards.scorers import SCORERS, ScorerContext, commit_of
 
-TOKENIZER = "google/flan-t5-xxl"
-TOWER = "openai/clip-vit-large-patch14-336"
+TOKENIZER, TOWER = SCORERS["vqascore"].beside
 """The vision tower, which was frozen during the training of CLIP-FlanT5."""
 LAYER = -2  # of the tower's hidden states, read as image features
 _BEFORE = (

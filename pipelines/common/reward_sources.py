@@ -9,9 +9,18 @@ import ast
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from actors.rewards.scorers import MAX_BILLIONS_ON_CPU, SCORERS, require_installed
+from actors.rewards.scorers import (
+    DEPTH_ANYTHING,
+    GROUNDING_DINO,
+    MAX_BILLIONS_ON_CPU,
+    SCORERS,
+    commit_of,
+    require_installed,
+)
 from conf import Settings, SettingsError
 from pipelines.common.models import check_model
 
@@ -66,21 +75,52 @@ def _names(tree: ast.Module) -> set[str]:
     return names
 
 
+@dataclass(frozen=True)
+class RewardModel:
+    """A model that a reward loads."""
+
+    setting: str
+    location: str
+    """Directory or hub id."""
+    file: str
+    """A file that it has there."""
+    given: bool = False
+    """Whether the settings name it, and it is not the published one of its kind."""
+    revision: str = ""
+    """Commit or branch on the hub; "": the newest."""
+
+
+def reward_models(settings: Settings) -> Iterator[RewardModel]:
+    """The models that the rewards of a run load, without SpatialScore."""
+    for name, term in settings.used_rewards().items():
+        kind, key = term.kind_of(name), f"rewards.{name}.model"
+        if kind == "detector":
+            yield RewardModel("detector.model", settings.detector.model, "config.json", True)
+        if kind == "depth_rules":
+            yield RewardModel(key, term.model or GROUNDING_DINO, "config.json", bool(term.model))
+            depth = term.depth_model or DEPTH_ANYTHING
+            yield RewardModel(f"rewards.{name}.depth_model", depth, "config.json", bool(term.depth_model))
+        if kind in SCORERS:
+            entry, location = SCORERS[kind], term.model or SCORERS[kind].model
+            is_folder = Path(location).is_dir()
+            file, revision = "config.json" if is_folder else entry.file, term.revision or commit_of(location)
+            yield RewardModel(key, location, file, bool(term.model), revision)
+            for other in () if is_folder else entry.beside:
+                yield RewardModel(f"part of rewards.{name}", other, "config.json", revision=commit_of(other))
+
+
 def check_reward_sources(settings: Settings) -> None:
     """Raises SettingsError for a reward whose code, weights, packages or GPU are not there. Imports no model."""
+    for model in reward_models(settings):
+        if model.given:
+            check_model(settings, model.setting, model.location, model.file)
     for name, term in settings.used_rewards().items():
         kind = term.kind_of(name)
         if kind == "python":
             check_import_path(name, term.path)
-        if kind == "depth_rules":
-            for key, model in (("model", term.model), ("depth_model", term.depth_model)):
-                if model:
-                    check_model(settings, f"rewards.{name}.{key}", model, "config.json")
         if kind not in SCORERS:
             continue
-        if term.model:
-            check_model(settings, f"rewards.{name}.model", term.model, "config.json")
-        elif not term.gpus and SCORERS[kind].billions > MAX_BILLIONS_ON_CPU:
+        if not term.model and not term.gpus and SCORERS[kind].billions > MAX_BILLIONS_ON_CPU:
             raise SettingsError(
                 f"rewards.{name}.gpus is 0, but {kind} has {SCORERS[kind].billions:g} billion parameters and needs "
                 f"minutes an image on a CPU: set rewards.{name}.gpus=1, or name smaller weights in rewards.{name}.model"

@@ -14,7 +14,7 @@ from pipelines.common.cluster_address import check_address, uses_private_cluster
 from pipelines.common.disk_faults import require_writable
 from pipelines.common.models import check_model
 from pipelines.common.paths import run_paths
-from pipelines.common.reward_sources import check_reward_sources
+from pipelines.common.reward_sources import check_reward_sources, reward_models
 
 
 def require_run_folder(settings: Settings) -> None:
@@ -28,14 +28,17 @@ def require_cluster(settings: Settings) -> None:
         check_address(settings.ray_address)
 
 
-def require_model(settings: Settings, setting: str, location: str, first_file: str) -> None:
-    """The model at `location`, the value of `setting`, is there or can be downloaded: it has `first_file`."""
+def require_model(settings: Settings, setting: str, location: str, first_file: str, revision: str = "") -> None:
+    """The model at `location`, the value of `setting`, is there or can be downloaded: it has `first_file`.
+
+    `revision`: see `check_location` of doctor.
+    """
     check_model(settings, setting, location, first_file)
     if location == EMBEDDED or Path(location).is_dir() or not uses_private_cluster(settings):
         return
     from pipelines.operations.doctor.models import Hub, check_location
 
-    finding = check_location(setting, location, "", first_file, Hub.from_environment())
+    finding = check_location(setting, location, "", first_file, Hub.from_environment(), revision)
     if not finding.ok:
         raise SettingsError(f"{finding.message}: {finding.fix}")
 
@@ -51,8 +54,8 @@ def require_rewards(settings: Settings) -> None:
     """What the rewards of a run need from outside: models, keys and tokens, and your own code."""
     from actors.services.keys import key_in
 
-    if settings.uses_reward("detector"):
-        require_model(settings, "detector.model", settings.detector.model, "config.json")
+    for model in reward_models(settings):
+        require_model(settings, model.setting, model.location, model.file, model.revision)
     if settings.uses_reward("judge"):
         require_key(settings.judge)
     for name, term in settings.used_rewards().items():

@@ -13,6 +13,7 @@ from pipelines.planning.durations import chunk_images, durations, kept_images, l
 from pipelines.planning.fleet import machines
 from pipelines.planning.gpus import GpuType, gpu_type
 from pipelines.planning.memory import GpuMemory
+from pipelines.planning.other_rewards import OtherReward, other_rewards, uncounted
 from pipelines.planning.reward_plan import RewardPlan, reward_plans
 from pipelines.planning.search import Candidate, best_colocated, best_separate, evaluate
 
@@ -72,6 +73,10 @@ class Plan:
     options: tuple[Option, ...]
     """The settings as they are (if they reserve as many GPUs), the best colocated and the best separate division."""
     rewards: tuple[RewardPlan, ...]
+    others: tuple[OtherReward, ...] = ()
+    """Rewards beside SpatialScore, which the divisions leave out."""
+    uncounted: tuple[str, ...] = ()
+    """Rewards of which nothing is known here."""
 
     @property
     def best(self) -> Option:
@@ -105,6 +110,8 @@ def make_plan(settings: Settings) -> Plan:
         work=tuple(iteration_work(settings, gpu, calibration)),
         options=tuple(_option(name, candidate, settings) for name, candidate in found if candidate),
         rewards=tuple(reward_plans(settings, gpu)),
+        others=tuple(other_rewards(settings, gpu)),
+        uncounted=tuple(uncounted(settings)),
     )
 
 

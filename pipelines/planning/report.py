@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pipelines.common.terminal import styled
 from pipelines.planning.gpus import ATTENTION_EFFICIENCY, MATMUL_EFFICIENCY, TRAFFIC_EFFICIENCY
 from pipelines.planning.memory import GpuMemory
+from pipelines.planning.other_rewards import OtherReward
 from pipelines.planning.plan import Option, Plan, settings_lines
 from pipelines.planning.reward_plan import PAIRS, RewardPlan
 
@@ -59,6 +60,7 @@ def _lines(plan: Plan) -> Iterator[str]:
         last_left=True,
     )
     yield ""
+    yield from _other_lines(plan)
     if best.overrides:
         yield f"Settings of {best.name}, to add to the command:"
         yield "  " + " ".join(settings_lines(best.overrides))
@@ -90,6 +92,61 @@ def _reward_row(reward: RewardPlan) -> Sequence[str]:
         f"{reward.step_seconds:.2f}", f"{reward.mfu:.0%}", f"{reward.hours / 24:.2f}",
         f"{reward.gib:.1f}", parts + fits,
     )  # fmt: skip
+
+
+def _other_lines(plan: Plan) -> Iterator[str]:
+    """The rewards beside SpatialScore, which the table of the divisions leaves out."""
+    if plan.others:
+        yield from _table(
+            (
+                "other rewards",
+                "use",
+                "10^9 parameters",
+                "replicas",
+                "GPUs each",
+                "GiB of weights",
+                "s/image",
+                "s/iteration",
+            ),
+            [_other_row(other) for other in plan.others],
+        )
+        gpus = sum(other.max_replicas * other.gpus for other in plan.others)
+        yield (
+            f"From published sizes, not from counted operations. They reserve up to {gpus:g} GPUs beside the "
+            f"{plan.gpus} of the divisions, which leave them out. s/iteration of a watched reward: of an evaluation."
+        )
+        yield from (line for other in plan.others for line in _other_advice(other, plan))
+    if plan.uncounted:
+        yield f"Not counted, neither time nor memory: the rewards {', '.join(plan.uncounted)}."
+    if plan.others or plan.uncounted:
+        yield ""
+
+
+def _other_row(other: OtherReward) -> Sequence[str]:
+    on_gpu = other.gpus > 0
+    replicas = f"{other.min_replicas}" + (
+        f" to {other.max_replicas}" if other.max_replicas > other.min_replicas else ""
+    )
+    return (
+        other.name, "trains" if other.trains else "watched", f"{other.billions:.2f}", replicas,
+        f"{other.gpus:g}" if on_gpu else "CPU", f"{other.weights_gib:.1f}",
+        f"{other.image_seconds:.3f}" if on_gpu else "?", f"{other.iteration_seconds:.1f}" if on_gpu else "?",
+    )  # fmt: skip
+
+
+def _other_advice(other: OtherReward, plan: Plan) -> Iterator[str]:
+    """What does not fit, or makes an iteration longer, and what to set."""
+    section = "detector" if other.kind == "detector" else f"rewards.{other.name}"
+    if other.gpus and other.weights_gib > other.share_gib:
+        yield (
+            f"{other.name}: its weights do not fit its share of a GPU, {other.share_gib:.1f} GiB: raise "
+            f"{section}.gpus, unless the roles beside it leave the memory free"
+        )
+    if other.trains and other.iteration_seconds > plan.best.iteration_seconds:
+        yield (
+            f"{other.name}: slower than the rest of an iteration ({plan.best.iteration_seconds:.1f} s): raise "
+            f"{section}.max_replicas"
+        )
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], last_left: bool = False) -> Iterator[str]:

@@ -157,8 +157,6 @@ def check_files(settings: Settings) -> None:
     check_trackers(settings)
     check_model(settings, "flux.model", settings.flux.model, "model_index.json")
     check_base_model(settings)
-    if settings.uses_reward("detector"):
-        check_model(settings, "detector.model", settings.detector.model, "config.json")
     check_reward_sources(settings)
 
 

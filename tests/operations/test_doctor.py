@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from actors.rewards.scorers import commit_of
 from conf import SettingsError, load
 from pipelines.cli import main, parse_settings
 from pipelines.operations.doctor import access, gpus, machine, models, ray_address, storage
@@ -129,6 +130,29 @@ def test_only_models_that_the_preset_loads_are_checked(hub: Hub) -> None:
     settings = load("flux_dev", ["preferences.generators.hunyuan_image=0", "rewards.detector=1"])
     checked = [finding.message.partition("=")[0] for finding in models.check_models(settings, hub)]
     assert checked == ["flux.model", "spatialscore.model", "qwen_image.model", "detector.model"]
+
+
+def test_the_models_of_rewards_are_checked(tmp_path: Path) -> None:
+    """Each kind has weights of its own, and some need a tokenizer or a configuration from elsewhere."""
+    weights = tmp_path / "models--MizzenAI--HPSv3"
+    pinned = weights / "snapshots" / commit_of("MizzenAI/HPSv3")
+    for folder in (weights / "refs", weights / "blobs", pinned):
+        folder.mkdir(parents=True)
+    (pinned / "HPSv3.safetensors").write_text("weights")
+    rewards = ["hpsv3.gpus=1", "depth_rules.weight=1", f"depth_rules.depth_model={tmp_path}", "own.kind=clip"]
+    settings = load("flux_dev", ["doctor.stage=policy", *(f"rewards.{each}" for each in rewards)])
+    findings = {
+        finding.message.split(" is ")[0]: finding
+        for finding in models.check_models(settings, Hub(tmp_path, offline=True))
+    }
+    found = {message: finding.ok for message, finding in findings.items() if "rewards" in message}
+    assert found == {
+        "rewards.hpsv3.model=MizzenAI/HPSv3": True,
+        "part of rewards.hpsv3=Qwen/Qwen2-VL-7B-Instruct": False,
+        "rewards.depth_rules.model=IDEA-Research/grounding-dino-base": False,
+        f"rewards.depth_rules.depth_model={tmp_path}": False,
+        "rewards.own.model=openai/clip-vit-large-patch14": False,
+    }
 
 
 def test_a_cached_model_needs_no_hub_but_must_be_complete(tmp_path: Path) -> None:

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from actors.rewards.scorers import SCORERS
 from conf import SettingsError, UserError, load
 from pipelines.cli import parse_settings
 from pipelines.planning import command
 from pipelines.planning.calibration import Calibration, read_calibration, write_calibration
 from pipelines.planning.gpus import GPU_TYPES, GpuType, gpu_type, recognize
 from pipelines.planning.memory import GpuMemory, MemoryPart
+from pipelines.planning.other_rewards import other_rewards, uncounted
 from pipelines.planning.plan import Option, PartWork, Plan, make_plan
+from pipelines.planning.report import report
 from pipelines.planning.reward_plan import RewardPlan
 from pipelines.policy.prediction import cluster_gpu
 
@@ -122,3 +125,32 @@ def test_what_does_not_fit_is_printed_and_then_an_error(
     with pytest.raises(UserError, match=r"mine does not fit 2 x H100: .* learn, sample needs 61\.0 GiB and has 56\.5"):
         command.plan(load("flux_dev"))
     assert "lacks 4.5 GiB" in capsys.readouterr().out
+
+
+def test_other_rewards_have_their_published_sizes() -> None:
+    """Their parameters are those of the table of docs/rewards.md, within 5 %."""
+    settings = load("flux_dev", [f"rewards.{kind}.gpus=1" for kind in SCORERS])
+    found = {other.name: other for other in other_rewards(settings, GPU_TYPES["H100"])}
+    for kind, entry in SCORERS.items():
+        assert found[kind].billions == pytest.approx(entry.billions, rel=0.05), kind
+        assert 0 < found[kind].image_seconds < 5
+    assert found["vqascore"].weights_gib == pytest.approx(11.5 * 2 / 1.0737, rel=0.05)
+    assert found["unifiedreward"].image_seconds > 20 * found["hpsv3"].image_seconds, "it compares 24 images in pairs"
+
+
+def test_the_report_names_the_rewards_that_it_leaves_out() -> None:
+    words = ["rewards.hpsv3.gpus=0.1", "rewards.hpsv3.weight=1", "rewards.hpsv3.max_replicas=2", "rewards.judge=0.1"]
+    settings = load("flux_dev", [*words, "rewards.clip.model=mine/clip"])
+    plan = replace(
+        _plan(0.0), others=tuple(other_rewards(settings, GPU_TYPES["L40S"])), uncounted=tuple(uncounted(settings))
+    )
+    lines = report(plan).splitlines()
+    (row,) = (line for line in lines if line.startswith("hpsv3  "))
+    assert row.split()[1:6] == ["trains", "8.28", "1", "to", "2"]
+    assert any("reserve up to 0.2 GPUs beside the 2 of the divisions" in line for line in lines)
+    assert any(line.startswith("hpsv3: its weights do not fit its share of a GPU, 4.4 GiB") for line in lines)
+    assert any(
+        "slower than the rest of an iteration (9.0 s): raise rewards.hpsv3.max_replicas" in line for line in lines
+    )
+    assert "Not counted, neither time nor memory: the rewards judge, clip." in lines
+    assert "Not counted" not in report(_plan(0.0))

@@ -10,6 +10,7 @@ from pathlib import Path
 from conf import Settings
 from conf.flux import EMBEDDED
 from pipelines.common.models import HUB_ID
+from pipelines.common.reward_sources import reward_models
 from pipelines.operations.doctor.finding import Finding
 from pipelines.operations.doctor.stage import checks_for
 from pipelines.scenes import CHECKPOINTS
@@ -44,8 +45,9 @@ def check_models(settings: Settings, hub: Hub | None = None) -> Iterator[Finding
         yield check_location("spatialscore.model", settings.spatialscore.model, "qwen2_5_vl", "config.json", hub)
     if checks_for(settings, "preferences"):
         yield from _check_generators(settings, hub)
-    if settings.uses_reward("detector") and checks_for(settings, "policy"):
-        yield check_location("detector.model", settings.detector.model, "", "config.json", hub)
+    if checks_for(settings, "policy", "evaluation"):
+        for model in reward_models(settings):
+            yield check_location(model.setting, model.location, "", model.file, hub, model.revision)
 
 
 def _check_generators(settings: Settings, hub: Hub) -> Iterator[Finding]:
@@ -60,10 +62,11 @@ def _check_generators(settings: Settings, hub: Hub) -> Iterator[Finding]:
         yield check_location("qwen_image.edit_model", settings.qwen_image.edit_model, "", "model_index.json", hub)
 
 
-def check_location(setting: str, location: str, shipped: str, first_file: str, hub: Hub) -> Finding:
+def check_location(setting: str, location: str, shipped: str, first_file: str, hub: Hub, revision: str = "") -> Finding:
     """Checks that one model can be loaded.
 
     `shipped` is its folder among the embedded checkpoints, and `first_file` a file that every such model has.
+    `revision`: commit or branch on the hub; "": the newest.
     """
     value = f"{setting}={location}"
     if location == EMBEDDED:
@@ -73,14 +76,15 @@ def check_location(setting: str, location: str, shipped: str, first_file: str, h
         return Finding((Path(location) / first_file).is_file(), f"{value} is a folder with {first_file}", fix)
     if not HUB_ID.fullmatch(location):
         return Finding(False, f"{value}: there is no such folder", "set it to a folder, or to a hub id as owner/model")
-    return _check_cached(value, location, first_file, hub)
+    return _check_cached(value, location, first_file, hub, revision)
 
 
-def _check_cached(value: str, repository: str, first_file: str, hub: Hub) -> Finding:
+def _check_cached(value: str, repository: str, first_file: str, hub: Hub, revision: str) -> Finding:
     """Checks that a model of the hub is in the cache and complete, or else that it may be downloaded."""
     from huggingface_hub import try_to_load_from_cache
 
-    if not isinstance(try_to_load_from_cache(repository, first_file, cache_dir=hub.cache), str):
+    cached = try_to_load_from_cache(repository, first_file, cache_dir=hub.cache, revision=revision or None)
+    if not isinstance(cached, str):
         return _check_download(value, repository, hub)
     blobs = hub.cache / f"models--{repository.replace('/', '--')}" / "blobs"
     incomplete = len(list(blobs.glob("*.incomplete")))
