@@ -127,7 +127,8 @@ def other_rewards(settings: Settings, gpu: GpuType) -> Iterator[OtherReward]:
         if model is None:
             continue
         place = settings.detector if term.kind_of(name) == "detector" else term
-        seconds = model.image_seconds(gpu, place.batch_images) if place.gpus else 0.0
+        batch = max(1, place.batch_images // (2 if model.questions > 1 else 1))  # a question has two images
+        seconds = model.image_seconds(gpu, batch) if place.gpus else 0.0
         images = policy.prompts_per_iteration * policy.group_size if term.trains else policy.evaluation.prompts
         yield OtherReward(
             name=name,

@@ -6,22 +6,24 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
 import ray
+from ray import serve
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from actors.rewards.detector import DetectorReward
 from actors.rewards.errors import RewardError
 from actors.types import Prompt, Relation, Scores
 from actors.workers.faults import DeviceFault, DeviceFaultError
-from conf import SettingsError, UserError, load
+from conf import Settings, SettingsError, UserError, load
 from conf.rewards import RewardTerm
 from pipelines.common.prompts import draw_held_out_prompts, read_prompts
+from pipelines.policy import rewards as rewards_module
 from pipelines.policy.call_limit import CallLimits
 from pipelines.policy.checker_metrics import CheckerCounts
 from pipelines.policy.measures import other_rewards, summarize_all
@@ -161,6 +163,29 @@ def test_no_failure_of_a_watched_reward_ends_a_run(error: Exception | None, capl
     assert measures["watched"]["missing"] == 2 and measures["trained"]["missing"] == 0
 
 
+def test_a_watched_reward_that_cannot_be_started_is_left_out_and_a_trained_one_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    deleted: list[str] = []
+    monkeypatch.setattr(serve, "delete", deleted.append)
+
+    def prepare(settings: Settings, name: str, *_: object) -> Callable[[], Any]:
+        def start() -> Any:
+            if name == "clip":
+                raise RuntimeError("Deploying application clip failed: no weights")
+            return FixedPool([1.0], [0.0])
+
+        return start
+
+    monkeypatch.setattr(rewards_module, "prepare_reward", prepare)
+    words = [f"run_dir={tmp_path}", "rewards.spatialscore=0", "rewards.rules=1", "rewards.clip.weight=0"]
+    mix = start_rewards(load("scenes", words))
+    assert np.isnan(asyncio.run(mix.watch(UNUSED, ["a"]))["clip"].mu).all()
+    assert asyncio.run(mix.score(UNUSED, ["a"])).mu.tolist() == [1.0] and len(deleted) == 1
+    with pytest.raises(UserError, match=r"^rewards\.clip cannot be started: RuntimeError: Deploying .* no weights"):
+        start_rewards(load("scenes", [*words[:2], "rewards.clip.weight=1"]))
+
+
 def test_a_trained_reward_that_raises_ends_the_run_with_one_message() -> None:
     cause = KeyError("no key")
     trouble = RayTaskError("score", "a traceback", cause).as_instanceof_cause()
@@ -273,9 +298,7 @@ def test_your_own_function_and_service_are_rewards_with_replicas_of_their_own(
     """Both are the examples of the guide. One that breaks its contract ends a run if it trains, and is NaN if not."""
     write_programs("rewards.md", tmp_path, "my_rewards.py", "service.py")
     (tmp_path / "wrong_reward.py").write_text(
-        "def one_number(images, prompts):\n    return 1.0\n"
-        "def crash(images, prompts):\n    return [{}['no key']]\n"
-        "class Unready:\n    def __init__(self):\n        raise OSError('no weights')\n"
+        "def one_number(images, prompts):\n    return 1.0\ndef crash(images, prompts):\n    return [{}['no key']]\n"
     )
     port = str(free_port())
     (tmp_path / "service.py").write_text((tmp_path / "service.py").read_text().replace("8100", port))
@@ -291,10 +314,9 @@ def test_your_own_function_and_service_are_rewards_with_replicas_of_their_own(
             "rewards.bright.kind=http",
             f"rewards.bright.url=http://127.0.0.1:{port}",
             "rewards.bright.weight=1",
-            *(f"rewards.{name}.kind=python" for name in ("wrong", "crash", "unready")),
+            *(f"rewards.{name}.kind=python" for name in ("wrong", "crash")),
             "rewards.wrong.path=wrong_reward:one_number",
             "rewards.crash.path=wrong_reward:crash",
-            "rewards.unready.path=wrong_reward:Unready",
         ]
         rewards = start_rewards(load("scenes", [f"run_dir={tmp_path}", *mix]))
         try:
@@ -306,7 +328,7 @@ def test_your_own_function_and_service_are_rewards_with_replicas_of_their_own(
             service.terminate()
     warm = (images[..., 0].mean((1, 2)) - images[..., 2].mean((1, 2))) / 255
     assert scores.mu.tolist() == pytest.approx((2 * warm + images.mean((1, 2, 3)) / 255).tolist(), abs=1e-6)
-    assert sorted(watched) == ["crash", "unready", "wrong"] and replicas == [1, 1, 1, 1]
+    assert sorted(watched) == ["crash", "wrong"] and replicas == [1, 1, 1, 1]
     assert all(np.isnan(each.mu).all() for each in watched.values())
     for function, message in (
         ("one_number", r"^rewards.wrong.path=wrong_reward:one_number must return one number per"),
