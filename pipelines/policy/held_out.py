@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import ray
@@ -11,7 +12,7 @@ from PIL import Image
 from ray.exceptions import ObjectLostError
 
 from actors.policy.plan import SamplingPlan
-from actors.types import Prompt
+from actors.types import Prompt, Scores
 from actors.workers.rollout import WeightsHandle
 from pipelines.common.prompts import HeldOut
 from pipelines.common.seeds import sample_seed
@@ -130,14 +131,23 @@ class HeldOutEvaluation:
             counting = count_outcomes_remotely.remote(images, tuple(prompts)) if self.exact else None
             measuring = measure_remotely.remote(images, *second)
             try:
-                scores, watched = await gather_or_cancel(
-                    self.rewards.score_held_out(images, texts), self.rewards.watch(images, texts)
-                )
+                scores, watched = await self._score(images, texts)
                 shown = await first_images.remote(images, SHOWN - first) if first < SHOWN else NO_IMAGES
                 counts = await counting if counting else CheckerCounts()
                 return _Scored(counts, scores.mu, {**await measuring, **other_rewards(scores, watched)}, shown)
             except ObjectLostError:  # the node with the images died
                 continue
+
+    async def _score(
+        self, images: ray.ObjectRef[np.ndarray], texts: tuple[str, ...]
+    ) -> tuple[Scores, dict[str, Scores]]:
+        """The trained reward and the watched ones, at once."""
+        work: list[Coroutine[Any, Any, Any]] = [
+            self.rewards.score_held_out(images, texts),
+            self.rewards.watch(images, texts),
+        ]
+        found: list[Any] = await gather_or_cancel(*work)
+        return found[0], found[1]
 
 
 @ray.remote(num_cpus=0)

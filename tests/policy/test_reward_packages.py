@@ -1,4 +1,4 @@
-"""A reward with packages of its own, which only its replicas have. pip and uv install from the index of `make setup`."""
+"""A reward with packages that only its replicas have. pip and uv install them from the index of `make setup`."""
 
 from __future__ import annotations
 
