@@ -20,7 +20,6 @@ from pipelines.reward.data import Pair
 from pipelines.reward.fit import RewardFitter, restore
 from pipelines.reward.sanity_reference import check_forward, check_head_precision, check_preprocessing
 from pipelines.reward.sanity_report import SanityCheck
-from pipelines.reward.score_checks import check_scores_differ
 from pipelines.reward.served_model import model_config
 from pipelines.reward.weight_checks import check_lora_trained, check_reload, check_reward_token
 from tests.support.full_width_vlm import save_full_width_vlm
@@ -83,7 +82,7 @@ def test_two_layers_at_full_width_are_trained_resumed_exported_checked_served_an
 
 def _checks(scorer: SpatialScorer, model: str, pairs: list[Pair]) -> Iterator[SanityCheck]:
     """The sanity checks that a model must pass whatever it has learned."""
-    for check in (check_preprocessing, check_forward, check_head_precision, check_scores_differ):
+    for check in (check_preprocessing, check_forward, check_head_precision):
         yield check(scorer, pairs)
     yield check_reload(scorer, model, pairs)
     yield check_reward_token(scorer, model)
