@@ -19,11 +19,11 @@ from actors.rewards.scorers import SCORERS, ScorerContext, commit_of
 TOKENIZER, TOWER = SCORERS["vqascore"].beside
 """The vision tower, which was frozen during the training of CLIP-FlanT5."""
 LAYER = -2  # of the tower's hidden states, read as image features
-_BEFORE = (
+BEFORE = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
     "and polite answers to the user's questions. USER: "
 )
-_AFTER = '\nDoes this figure show "{prompt}"? Please answer yes or no. ASSISTANT: '
+AFTER = '\nDoes this figure show "{prompt}"? Please answer yes or no. ASSISTANT: '
 
 
 class ClipFlanT5(T5ForConditionalGeneration):
@@ -76,7 +76,7 @@ class VqaScorer(BatchedReward):
     def _embed(self, prompt: str, image: Tensor) -> Tensor:
         """Embeddings [L, D] of the question around the image features. Both texts end in </s>, as in training."""
         embed = self._model.get_input_embeddings()
-        return torch.cat([embed(self._ids(_BEFORE)), image, embed(self._ids(_AFTER.format(prompt=prompt)))])
+        return torch.cat([embed(self._ids(BEFORE)), image, embed(self._ids(AFTER.format(prompt=prompt)))])
 
     def _ids(self, text: str) -> Tensor:
         return torch.tensor(self._tokenizer(text)["input_ids"], device=self._device)

@@ -1,7 +1,7 @@
-"""HPSv3 and ImageReward against their authors' code, on the same random weights, images and prompts.
+"""HPSv3, ImageReward and VQAScore against their authors' code, on the same random weights, images and prompts.
 
     pip install --no-deps --target FOLDER transformers==4.45.2 tokenizers==0.20.3 huggingface_hub==0.25.2 \\
-        hpsv3==1.0.0 image-reward==1.5 timm==1.0.31 fairscale==0.4.13
+        hpsv3==1.0.0 image-reward==1.5 t2v-metrics==1.2 timm==1.0.31 fairscale==0.4.13
     python -m tests.bench.official_baselines FOLDER
 
 The authors' code needs an old transformers, so it runs in a process of its own, with the packages of FOLDER. It is
@@ -18,10 +18,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import BlipConfig, Qwen2VLConfig
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    BlipConfig,
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    PreTrainedTokenizerFast,
+    Qwen2VLConfig,
+    T5Config,
+)
 
 from actors.rewards.hpsv3 import Hpsv3
 from actors.rewards.image_reward import ImageReward, from_published
+from actors.rewards.vqascore import AFTER, BEFORE, ClipFlanT5, VqaScorer
 from tests.bench.official_sizes import (
     BERT,
     HPSV3_WIDTHS,
@@ -33,9 +43,12 @@ from tests.bench.official_sizes import (
     REWARD_ID,
     ROWS,
     SIDE,
+    T5,
+    TOWER,
     VOCABULARY,
     WIDTH,
 )
+from tests.support.tiny_clip import save_tiny_clip
 
 _SIDE_FILE = Path(__file__).with_name("official_side.py")
 
@@ -43,7 +56,7 @@ _SIDE_FILE = Path(__file__).with_name("official_side.py")
 def main(packages: str) -> None:
     """Prints the largest difference of a score, and the largest score, of each model."""
     torch.manual_seed(0)
-    for name, make in (("hpsv3", _hpsv3), ("imagereward", _image_reward)):
+    for name, make in (("hpsv3", _hpsv3), ("imagereward", _image_reward), ("vqascore", _vqascore)):
         with tempfile.TemporaryDirectory() as folder:
             ours = make(Path(folder), packages)
             _official(name, Path(folder), packages)
@@ -102,6 +115,39 @@ def _image_reward(folder: Path, packages: str) -> np.ndarray:
     model = ImageReward(BlipConfig(text_config=text, vision_config=vision)).eval()
     model.load_state_dict(from_published(torch.load(folder / "weights.pt")))
     return model(ids, mask, pixels).numpy()
+
+
+@torch.no_grad()
+def _vqascore(folder: Path, _packages: str) -> np.ndarray:
+    """Our scorer tokenizes and resizes; the authors' model gets the same token ids and pixels."""
+    save_tiny_clip(folder / "clip")  # for its tokenizer and image processor
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "clip")
+    end = ("<|endoftext|>", tokenizer.convert_tokens_to_ids("<|endoftext|>"))
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A <|endoftext|>", special_tokens=[end])
+    tokenizer.save_pretrained(folder / "clip")
+    model, tower = ClipFlanT5(T5Config(**T5)), CLIPVisionModel(CLIPVisionConfig(**TOWER))
+    for parameter in (*model.parameters(), *tower.parameters()):
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    scorer = VqaScorer(model, tower, str(folder / "clip"), str(folder / "clip"), "cpu")
+    images = list(np.random.default_rng(0).integers(0, 256, (ROWS, SIDE, SIDE, 3), dtype=np.uint8))
+    prompts = ["a red circle", "a red circle left of a blue square", "a blue square above a green triangle"]
+
+    def ids(text: str) -> torch.Tensor:
+        return torch.tensor(tokenizer(text)["input_ids"])
+
+    torch.save(
+        {
+            "weights": model.state_dict(),
+            "tower": tower.state_dict(),
+            "rows": [(ids(BEFORE), ids(AFTER.format(prompt=prompt))) for prompt in prompts],
+            "answer": ids("Yes"),
+            "pixels": CLIPImageProcessorPil.from_pretrained(folder / "clip")(images, return_tensors="pt")[
+                "pixel_values"
+            ],
+        },
+        folder / "input.pt",
+    )
+    return scorer.score_batch(images, prompts)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ import torch
 def main(name: str, folder: str) -> None:
     """Writes scores.pt, or the weights of ImageReward."""
     with torch.no_grad():
-        {"hpsv3": hpsv3, "imagereward": image_reward, "imagereward-weights": image_reward_weights}[name](Path(folder))
+        sides = {"hpsv3": hpsv3, "imagereward": image_reward, "imagereward-weights": image_reward_weights}
+        {**sides, "vqascore": vqascore}[name](Path(folder))
 
 
 def hpsv3(folder: Path) -> None:
@@ -65,6 +66,48 @@ def image_reward_weights(folder: Path) -> None:
     for parameter in model.parameters():
         parameter.add_(0.2 * torch.randn_like(parameter))
     torch.save(model.state_dict(), folder / "weights.pt")
+
+
+def vqascore(folder: Path) -> None:
+    """`CLIPT5ForConditionalGeneration`, and the last lines of `CLIPT5Model.forward`."""
+    models = "t2v_metrics.models.vqascore_models"
+    _without_init("t2v_metrics", "t2v_metrics.models", models)
+    from t2v_metrics.models.vqascore_models.clip_t5.model.language_model.clip_t5 import (  # pyright: ignore
+        IMAGE_TOKEN_INDEX,
+        CLIPT5Config,
+        CLIPT5ForConditionalGeneration,
+    )
+    from t2v_metrics.models.vqascore_models.clip_t5.model.multimodal_encoder.clip_encoder import (  # pyright: ignore
+        CLIPVisionTower,
+    )
+    from t2v_metrics.models.vqascore_models.clip_t5.model.multimodal_projector.builder import (  # pyright: ignore
+        build_vision_projector,
+    )
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    from tests.bench.official_sizes import T5, TOWER
+
+    given = torch.load(folder / "input.pt")
+    config = CLIPT5Config(**T5, mm_projector_type="mlp2x_gelu")
+    model = CLIPT5ForConditionalGeneration(config)
+    model.mm_projector = build_vision_projector(config)
+    missing, unknown = model.load_state_dict(given["weights"], strict=False)
+    assert not unknown and set(missing) <= {"embed_tokens.weight"}, (missing, unknown)
+    tower = CLIPVisionTower.__new__(CLIPVisionTower)
+    torch.nn.Module.__init__(tower)
+    tower.select_layer, tower.select_feature = -2, "patch"  # the defaults of its ModelArguments
+    tower.vision_tower = CLIPVisionModel(CLIPVisionConfig(**TOWER))
+    named = {f"vision_model.{name.removeprefix('vision_model.')}": value for name, value in given["tower"].items()}
+    tower.vision_tower.load_state_dict(named)
+    model.vision_tower = tower
+    model.eval()
+    rows = [torch.cat([row[0], torch.tensor([IMAGE_TOKEN_INDEX]), row[1]]) for row in given["rows"]]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    labels = given["answer"].repeat(len(rows), 1)
+    logits = model(input_ids=ids, attention_mask=mask.bool(), labels=labels, images=given["pixels"]).logits
+    losses = [torch.nn.functional.cross_entropy(*pair) for pair in zip(logits, labels, strict=True)]
+    torch.save(torch.stack(losses).neg().exp(), folder / "scores.pt")
 
 
 def _image_reward() -> Any:

@@ -34,5 +34,25 @@ BERT: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "max_position_embeddings": 64,
 }
+T5: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": 2,
+    "num_heads": 2,
+    "pad_token_id": 0,
+    "decoder_start_token_id": 0,
+    "tie_word_embeddings": False,
+    "mm_hidden_size": 24,
+}
+TOWER: dict[str, Any] = {
+    "hidden_size": 24,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": SIDE,
+    "patch_size": PATCH,
+}
 HPSV3_WIDTHS = (1024, 16)
 """Of the published head."""
