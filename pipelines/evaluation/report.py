@@ -24,6 +24,7 @@ from pipelines.common.paths import RunPaths
 from pipelines.evaluation.cases import Result
 from pipelines.evaluation.curves import training_curves
 from pipelines.evaluation.gallery import build_gallery
+from pipelines.evaluation.reward_terms import LAST, reward_terms
 from pipelines.evaluation.tables import Row, TableName, Tables
 from pipelines.evaluation.what_changed import WhatChanged
 from pipelines.policy.lineage import lineage_up_to
@@ -83,6 +84,7 @@ def render_report(
         lstrip_blocks=True,
     )
     timings = object_or_none(str(paths.timings)) or {}
+    training = read_rows(paths.metrics, IterationRow)
     return environment.get_template("report.html").render(
         settings=settings,
         version=version,
@@ -93,7 +95,9 @@ def render_report(
         tables=tables,
         headlines=_headlines(tables),
         changes=changes,
-        figures=training_curves(read_rows(paths.metrics, IterationRow), read_rows(paths.evaluations, EvaluationRow)),
+        terms=reward_terms(training, {name: term.weight for name, term in settings.used_rewards().items()}),
+        terms_of=min(LAST, len(training)),
+        figures=training_curves(training, read_rows(paths.evaluations, EvaluationRow)),
         lineage=[str(row) for row in lineage_up_to(paths.lineage, version)],
         panels=build_gallery(results, paths),
         accuracies=_accuracies(object_or_none(str(paths.reward_evaluation))),

@@ -202,7 +202,8 @@ def _changes(changes: WhatChanged | None) -> str:
     if changes is None:
         return ""
     lines = [_score_line(each.row.name, each.row) for each in changes.measures]
-    return "\n".join(["", f"What else changed: {changes.verdict}", *lines])
+    missing = f" No scores: {', '.join(changes.unmeasured)}." if changes.unmeasured else ""
+    return "\n".join(["", f"What else changed: {changes.verdict}{missing}", *lines])
 
 
 def _share_line(title: str, row: Row) -> str:

@@ -33,6 +33,8 @@ class WhatChanged:
     reward: Row
     """The trained reward: the weighted sum of the rewards that train."""
     measures: tuple[ChangedMeasure, ...]
+    unmeasured: tuple[str, ...] = ()
+    """Measures without a value of both models, such as a reward that could not score the images."""
 
     @property
     def reward_rose(self) -> bool:
@@ -64,7 +66,7 @@ def what_changed(
         return None
     known = {name: (row, _fall(measures[name])) for name, row in rows.items() if row}
     changed = [ChangedMeasure(row, far, _verdict(row.difference, far)) for row, far in known.values()]
-    return WhatChanged(trained, tuple(changed))
+    return WhatChanged(trained, tuple(changed), tuple(name for name, row in rows.items() if row is None))
 
 
 def _fall(values: Values) -> float:

@@ -109,6 +109,13 @@ def test_the_page_says_what_fell_while_the_trained_reward_rose(run: EvaluatedRun
     assert "fell by more than 0.5 std" in page.text
 
 
+def test_the_page_shows_how_the_terms_of_the_training_reward_go_together(html: str) -> None:
+    """Of 20 iterations with the means 1 to 20."""
+    (row,) = re.findall(r"<tr><th scope=\"row\">spatialscore</th>.*?</tr>", html, flags=re.DOTALL)
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", row)
+    assert cells == ["1", "5.500", "15.500", "0.500", "0.25", "1.00", "–"]
+
+
 def test_a_worse_policy_gets_a_neutral_title(run: EvaluatedRun) -> None:
     results = run.exchanged()
     html = render_report(run.paths, run.settings, results, tabulate(results), 1.0)

@@ -34,5 +34,5 @@ def test_a_measure_without_any_pair_has_no_row() -> None:
     empty = {"base": np.array([np.nan]), "policy": np.array([1.0])}
     known = {"base": np.array([0.0]), "policy": np.array([1.0])}
     found = what_changed(known, {"mine": empty}, {"reward": ["a"], "mine": ["a"]}, seed=0)
-    assert found is not None and not found.measures
+    assert found is not None and not found.measures and found.unmeasured == ("mine",)
     assert what_changed(empty, {"mine": known}, {"reward": ["a"], "mine": ["a"]}, seed=0) is None

@@ -60,7 +60,10 @@ class EvaluatedRun:
 
 def write_logs(paths: RunPaths) -> None:
     """Writes the files of the earlier stages that the report shows."""
-    training = [{"training_seconds": 3.0 * i, "reward_mean": i / 10, "iteration": i} for i in range(1, 11)]
+    training = [
+        {"training_seconds": 3.0 * i, "reward_mean": i / 10, "iteration": i, "rewards": _terms(float(i))}
+        for i in range(1, 21)
+    ]
     _write_json(paths.metrics, *(_complete(IterationRow, row) for row in training))
     _write_json(paths.evaluations, *map(_evaluation_row, range(6)))
     accuracy = {"pairs": 600, "right": 573, "accuracy": 0.955, "low": 0.935, "high": 0.969}
@@ -73,6 +76,13 @@ def write_logs(paths: RunPaths) -> None:
     pq.write_table(table, paths.preferences / "train-00000.parquet")
     counts = {"pairs": 6, "groups": 6, "by_kind": {"perturbed": 6}, "by_split": {"train": 6}}
     _write_json(paths.preferences_manifest, counts)
+
+
+def _terms(mean: float) -> dict[str, dict[str, float | None]]:
+    """Two terms of the training reward; the one that is equal within groups has no correlations."""
+    equal = {"mean": 1.0, "std": 0.0, "correlation_total": None, "correlation_spatialscore": None}
+    score = {"mean": mean, "std": 0.5, "correlation_total": 0.25, "correlation_mine": None}
+    return {"spatialscore": score, "mine": equal}
 
 
 def _evaluation_row(i: int) -> dict[str, Any]:
