@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from conf.rules import Section, at_least, one_of
+from conf.rules import Section, at_least, check_url, one_of
 
 KIND_OF_SCORER = {
     "PickScore": "pickscore",
@@ -80,6 +80,8 @@ class BaselinesSettings(Section):
         for key in ("names", "models", "urls"):
             for name in getattr(self, key):
                 one_of(f"baselines.{key}: a name", name, (*SCORERS, *JUDGES))
+        for name, url in self.urls.items():
+            check_url(f"baselines.urls.{name}", url, "https://host/v1")
         for name in self.revisions:
             one_of("baselines.revisions: a name", name, SCORERS)
         for key in ("price_in", "price_out"):

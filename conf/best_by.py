@@ -6,6 +6,8 @@ from collections.abc import Collection
 
 from conf.errors import SettingsError
 from conf.policy import EXACT, STATISTICS, TrainEvaluationSettings
+from conf.rewards import is_name
+from conf.rules import suggestion
 
 
 def check_best_by(evaluation: TrainEvaluationSettings, rewards: Collection[str], embedded: bool) -> None:
@@ -27,7 +29,13 @@ def check_best_by(evaluation: TrainEvaluationSettings, rewards: Collection[str],
     others = list(rewards) if len(rewards) > 1 else []  # one alone is the trained reward
     known = ["reward", *others, *STATISTICS, *(EXACT if embedded else ())]
     if by not in known:
+        near = suggestion(by, known).removeprefix(": ")
+        watched = f", or watch a reward of that name with rewards.{by}.weight=0" if is_name(by) else ""
         raise SettingsError(
-            f"{setting} is measured by nobody: use one of {', '.join(known)}, or watch a reward of that name, "
-            f"e.g. rewards.{by}.weight=0"
+            f"{setting} is measured by nobody: {near and near + ' '}use one of {', '.join(known)}{watched}"
+        )
+    if by != "reward" and not evaluation.every:
+        raise SettingsError(
+            f"{setting} needs evaluations during training, got policy.evaluation.every=0: set e.g. "
+            "policy.evaluation.every=20, or leave best_by out"
         )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, Self
 
 from conf.errors import SettingsError
-from conf.rules import Section, above, at_least
+from conf.rules import Section, above, at_least, check_url
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,7 @@ class EndpointSettings(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not re.fullmatch(r"https?://[^\s/?#]+\S*", self.url):
-            raise SettingsError(f"{self.section}.url must be like https://host/v1, got {self.url!r}")
+        check_url(f"{self.section}.url", self.url, "https://host/v1")
 
     def identity(self) -> Self:
         """Only what determines the answers: every field of EndpointSettings except the model is set to its default."""

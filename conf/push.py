@@ -9,7 +9,8 @@ from typing import ClassVar
 from conf.errors import SettingsError
 from conf.rules import Section
 
-_NAME = r"[A-Za-z0-9][\w.-]{0,95}"
+_NAME = r"(?!\S*(?:--|\.\.))[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
+"""The Hub refuses names with -- or .., and a - or . at an end."""
 
 
 @dataclass(frozen=True)
@@ -32,5 +33,8 @@ class PushSettings(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.repo and not re.fullmatch(f"{_NAME}/{_NAME}", self.repo):
-            raise SettingsError(f"push.repo must read OWNER/NAME, got {self.repo!r}: write e.g. repo=me/my-lora")
+        if self.repo and (not re.fullmatch(f"{_NAME}/{_NAME}", self.repo) or self.repo.endswith(".git")):
+            raise SettingsError(
+                "push.repo must read OWNER/NAME, of letters, digits and single - . _ inside, without .git, got "
+                f"{self.repo!r}: write e.g. repo=me/my-lora"
+            )

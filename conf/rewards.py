@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from conf.endpoints import ChatSettings
 from conf.errors import SettingsError
-from conf.rules import above, at_least, between, check_fields, gpu_count, one_of
+from conf.rules import above, at_least, between, check_fields, check_url, gpu_count, one_of
 
 RewardKind = Literal["", "spatialscore", "rules", "judge", "detector", "depth_rules", "python", "http",
                      "clip", "pickscore", "hpsv2", "hpsv3", "imagereward", "vqascore", "unifiedreward"]  # fmt: skip
@@ -145,7 +145,7 @@ class RewardTerm:
 
     def check(self, name: str) -> None:
         """Raises SettingsError for the first field that breaks its rule. `name`: of the reward."""
-        if not _NAME.fullmatch(name) or name == "total":
+        if not is_name(name):
             raise SettingsError(
                 f"rewards: a name must be of small letters, digits and _, and not total, got {name!r}: rename it"
             )
@@ -165,8 +165,8 @@ class RewardTerm:
                 raise SettingsError(f"rewards.{name}.{key} is no setting of the kind {kind}: {fix}")
         if kind == "python" and not _PATH.fullmatch(self.path):
             raise SettingsError(f"rewards.{name}.path must be like package.module:function, got {self.path!r}")
-        if kind == "http" and not re.fullmatch(r"https?://[^\s/?#]+\S*", self.url):
-            raise SettingsError(f"rewards.{name}.url must be like http://host:8000/score, got {self.url!r}")
+        if kind == "http":
+            check_url(f"rewards.{name}.url", self.url, "http://host:8000/score")
         if kind == "http" and self.batch_images > MAX_REQUEST_IMAGES:
             raise SettingsError(
                 f"rewards.{name}.batch_images must be at most {MAX_REQUEST_IMAGES}, got {self.batch_images}"
@@ -186,6 +186,11 @@ class RewardTerm:
     def deciding(self) -> dict[str, Any]:
         """The given fields, without the weight, that decide the training reward."""
         return {name: value for name, value in self.given().items() if name not in ("weight", *_PLACEMENT)}
+
+
+def is_name(text: str) -> bool:
+    """Whether a reward can have this name."""
+    return _NAME.fullmatch(text) is not None and text != "total"
 
 
 Rewards = dict[str, RewardTerm | None]

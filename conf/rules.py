@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, fields
 from functools import cache
 from typing import Any, ClassVar, Literal, cast
+from urllib.parse import urlsplit
 
 from conf.errors import SettingsError
+from conf.runtime_env import check_runtime_env
 
 Dtype = Literal["float32", "bfloat16"]
 """Precision in which a model is loaded."""
@@ -39,7 +41,9 @@ class Bound:
         """Raises SettingsError if `value` is outside the range. NaN and infinity are outside every range."""
         above_low = value > self.low if self.low_excluded else value >= self.low
         below_high = value < self.high if self.high_excluded else value <= self.high
-        if not (math.isfinite(value) and above_low and below_high):
+        if not math.isfinite(value):
+            raise SettingsError(f"{name} must be a finite number {self}, got {value}")
+        if not (above_low and below_high):
             raise SettingsError(f"{name} must be {self}, got {value}")
         if self.whole_above_one and value > 1 and value % 1:
             raise SettingsError(
@@ -85,7 +89,7 @@ class Section:
 
 
 def check_fields(settings: Any, key: Callable[[str], str]) -> None:
-    """Raises SettingsError for the first field of a dataclass that breaks its bound or its `Literal`, or is infinite.
+    """Raises SettingsError for the first field of a dataclass that breaks the rule of its type, name or bound.
 
     `key`: name of a field -> its dotted key, which the message starts with.
     """
@@ -99,6 +103,29 @@ def check_fields(settings: Any, key: Callable[[str], str]) -> None:
             bound.check(name, value)
         elif isinstance(value, float) and not math.isfinite(value):
             raise SettingsError(f"{name} must be a finite number, got {value}")
+        if field.name == "runtime_env":
+            check_runtime_env(name, value)
+        if field.name.endswith("_variable") and value and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+            raise SettingsError(
+                f"{name} must be the name of an environment variable, of letters, digits and _, got another text, not "
+                f"shown because it may be the secret itself: export MY_TOKEN=…, and set {name}=MY_TOKEN"
+            )
+
+
+def check_url(name: str, url: str, example: str) -> None:
+    """Raises SettingsError unless `url` is an HTTP address with a host and a port that exists, without a password."""
+    try:
+        parts = urlsplit(url)
+        fits = parts.port != 0  # ValueError if it is no port at all
+    except ValueError:
+        parts, fits = urlsplit(""), False
+    if parts.username is not None or parts.password is not None:
+        raise SettingsError(
+            f"{name} must not hold a user or a password, because settings are written to files, got one at the host "
+            f"{parts.hostname}: leave it out, and name an environment variable with the token"
+        )
+    if not fits or not parts.hostname or not re.fullmatch(r"https?://[^\s/?#]+\S*", url):
+        raise SettingsError(f"{name} must be like {example}, got {url!r}")
 
 
 def bound_of(field: Field[Any]) -> Bound | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -23,7 +23,7 @@ from actors.rewards.python_reward import read_result
 from actors.services.backoff import is_temporary, wait_seconds
 from actors.services.keys import Key
 from actors.services.responses import retry_after_seconds
-from actors.services.transport import http_client, http_errors
+from actors.services.transport import UnfitAnswerError, http_client, http_errors
 from actors.types import Scores
 from conf.rewards import RewardTerm
 
@@ -38,6 +38,7 @@ class HttpReward:
     def __init__(self, name: str, term: RewardTerm, token: Key | None, max_body: int = MAX_BODY_BYTES) -> None:
         """`name`: of the reward, for messages. `token`: sent as a bearer token, and never logged."""
         self._what, self._term, self._max_body = f"rewards.{name}.url={term.url}", term, max_body
+        self._token = token
         self._headers = {"Authorization": f"Bearer {token.value}"} if token else {}
         self._client: Any = http_client(term.timeout)
 
@@ -78,21 +79,40 @@ class HttpReward:
             try:
                 async with asyncio.timeout(self._term.timeout):
                     response = await self._client.post(self._term.url, json=body, headers=self._headers)
+            except UnfitAnswerError as error:
+                raise RewardError(f"{self._what}: {error}: correct the service") from None
             except http_errors() as error:
                 reason = type(error).__name__
             else:
+                text = self._without_token(response.text)
                 if response.status_code == 200:
-                    scores = self._read(response.text, len(prompts))
+                    scores = self._read(text, len(prompts))
                     return Scores(scores.mu, scores.sigma, retries=retries)
                 reason, wait = f"status {response.status_code}", retry_after_seconds(response.headers)
                 if not is_temporary(response.status_code):
-                    raise RewardError(f"{self._what} refuses a request with {reason}: {response.text[:200]!r}")
+                    fix = self._without_token(self._fix(response.status_code, response.headers))
+                    raise RewardError(f"{self._what} refuses a request with {reason}: {text[:200]!r}: {fix}")
             if retries == self._term.retries:
                 logging.getLogger(__name__).warning("%s: %d images have no score: %s", self._what, len(files), reason)
                 nothing = np.full(len(files), np.nan, np.float32)
                 return Scores(nothing, np.zeros_like(nothing), retries=retries)
             await asyncio.sleep(wait_seconds(retries, _MAX_WAIT_S, wait))
             retries += 1
+
+    def _without_token(self, text: str) -> str:
+        """A text of the service, which may repeat what it was sent."""
+        return text.replace(self._token.value, "***") if self._token else text
+
+    def _fix(self, status: int, headers: Mapping[str, str]) -> str:
+        """What to do about a refusal."""
+        if status in (401, 403):
+            sent = f"correct the token in ${self._term.token_variable}" if self._token else "set token_variable"
+            return f"{sent} of this reward, if the service needs one"
+        if 300 <= status < 400:
+            return (
+                f"redirects are not followed, so set url to the address itself, {headers.get('location', '')[:200]!r}"
+            )
+        return "correct url, or the service, so that it keeps to the contract in docs/rewards.md"
 
     def _read(self, text: str, count: int) -> Scores:
         """The scores in an answer. Raises RewardError."""

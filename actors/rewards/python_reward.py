@@ -6,12 +6,14 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Awaitable, Sequence
+import traceback
+from collections.abc import Awaitable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
 
-from actors.reward_input import check_inputs
+from actors.reward_input import InputError, check_inputs
 from actors.rewards.errors import RewardError
 from actors.types import Scores
 
@@ -33,26 +35,42 @@ class PythonReward:
             if place and place not in sys.path:
                 sys.path.insert(0, place)
         module, _, attribute = path.partition(":")
-        try:
+        with self._blaming("cannot be loaded"):
             found: Any = getattr(importlib.import_module(module), attribute)
-        except (ModuleNotFoundError, AttributeError) as error:
-            raise RewardError(f"{self._what} cannot be loaded: {error}") from error
-        if inspect.isclass(found):
-            found = cast(Any, found)().score
+            if inspect.isclass(found):
+                found = cast(Any, found)().score
         if not callable(found):
             raise RewardError(f"{self._what} must be a function, or a class with a method score, got {type(found)}")
         self._score: Any = found
 
     def score(self, images: np.ndarray | Sequence[np.ndarray], prompts: Sequence[str]) -> Scores | Awaitable[Scores]:
-        """See Reward. Raises RewardError for a result that is not one number per image."""
+        """See Reward. Raises RewardError for a result that is not one number per image, and for what your code raises.
+
+        An InputError of your code stays what it is, see Reward.
+        """
         check_inputs(images, prompts)
-        result = self._score(images, list(prompts))
+        with self._blaming("failed"):
+            result = self._score(images, list(prompts))
         if inspect.isawaitable(result):
             return self._awaited(result, len(prompts))
         return read_result(result, len(prompts), self._what)
 
     async def _awaited(self, result: Awaitable[object], count: int) -> Scores:
-        return read_result(await result, count, self._what)
+        with self._blaming("failed"):
+            found = await result
+        return read_result(found, count, self._what)
+
+    @contextmanager
+    def _blaming(self, event: str) -> Generator[None]:
+        """Turns what your code raises into a RewardError with its line. The cause stays: it may be a device fault."""
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:  # the boundary to your code
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            reason = f"{type(error).__name__}: {error!s:.300} ({at.filename}:{at.lineno})"
+            raise RewardError(f"{self._what} {event} with {reason}: correct it") from error
 
 
 def read_result(result: object, count: int, what: str) -> Scores:

@@ -16,6 +16,7 @@ from actors.policy.plan import SamplingPlan
 from actors.policy.registry import load_policy
 from actors.worker_setup import actor_options, init_worker
 from actors.workers.faults import ends_on_device_fault
+from conf.errors import UserError
 from conf.flux import FluxSettings
 from conf.policy import LearnerSettings, RolloutSettings
 
@@ -40,7 +41,10 @@ class ComparisonReplica:
         self, model: str, lora: str, flux: FluxSettings, plan: SamplingPlan, threads: int, gpus: float
     ) -> None:
         policy = load_policy(model, flux, init_worker(threads, gpus))
-        policy.load_lora(read_lora(Path(lora), flux))
+        try:
+            policy.load_lora(read_lora(Path(lora), flux))
+        except ValueError as error:
+            raise UserError(f"the LoRA at {lora} is not of flux.model={model}: {error}") from error
         self._sampler = _GuardedSampler(policy, plan)
 
     async def sample(self, text: str, seed: int) -> AsyncGenerator[float | Comparison]:

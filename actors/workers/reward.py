@@ -24,6 +24,7 @@ from actors.worker_setup import actor_options, init_worker
 from actors.workers.application_guard import owner_digest
 from actors.workers.faults import ends_on_device_fault
 from actors.workers.score_calls import CallScorer, ScoreCall
+from actors.workers.serve_start import run_application
 from conf.serving import ServingSettings
 
 HEALTH_TOLERANCE = 1e-2
@@ -184,6 +185,9 @@ def start_pool(settings: ServingSettings, model_dir: str, owner: str) -> RewardP
 
 
 def serve_replicas(application: serve.Application, name: str, deployment: str, max_retries: int) -> RewardPool:
-    """Runs an application without HTTP and waits until it answers. Its deployment `deployment` has a `score` method."""
+    """Runs an application without HTTP and waits until it answers. Its deployment `deployment` has a `score` method.
+
+    Raises what `run_application` raises.
+    """
     serve.start(proxy_location="Disabled")
-    return RewardPool(serve.run(application, name=name, route_prefix=None), name, deployment, max_retries)
+    return RewardPool(run_application(application, name, None), name, deployment, max_retries)

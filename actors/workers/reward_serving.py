@@ -12,6 +12,7 @@ from actors.workers.reward import RewardPool, ScoreReplica, application_name, de
 from actors.workers.reward_http import ScoreHttp
 from actors.workers.score_service import Answer, ServiceLimits
 from actors.workers.serve_http import start_serve_http
+from actors.workers.serve_start import run_application
 from conf.serving import ServingSettings
 
 
@@ -33,13 +34,13 @@ def start_http_pool(settings: ServingSettings, model_dir: str, owner: str) -> Re
     """Starts the pool and its HTTP service on `settings.host`:`settings.port`, and waits until both answer.
 
     Raises SettingsError if Serve already runs without HTTP on this Ray (only its first start decides that), or if the
-    environment variable `settings.token_variable` is not set.
+    environment variable `settings.token_variable` is not set, and what `run_application` raises.
     """
     token = key_in(settings.token_variable, "the token of serving.http") if settings.token_variable else None
     name, health = application_name("spatialscore", owner), application_name("health", owner)
     start_serve_http(settings.host, settings.port, "serving.http=true")
-    serve.run(health_application(), name=health, route_prefix="/health")
-    serve.run(score_application(model_dir, settings, token), name=name, route_prefix="/")
+    run_application(health_application(), health, "/health")
+    run_application(score_application(model_dir, settings, token), name, "/")
     handle = serve.get_deployment_handle(ScoreReplica.__name__, app_name=name)
     return RewardPool(handle, name, ScoreReplica.__name__, settings.retries, beside=[health])
 

@@ -151,10 +151,11 @@ def sample(settings: Settings) -> None:
 
 
 def play(settings: Settings) -> None:
-    """`play`: a cluster, a trained policy, its base, a free port, and the token if one is asked for."""
+    """`play`: a cluster, a trained policy, its base, rewards, a free port, and the token if one is asked for."""
     trained_policy(settings)
     if spatialscore_folder(settings).is_dir():
         spatialscore(settings)
+    require_rewards(settings, detector=False)  # the page does not show it
     require_model(settings, "flux.model", settings.flux.model, "model_index.json")
     _served(settings, settings.play, "the token of play")
 
@@ -173,14 +174,14 @@ def trained_policy(settings: Settings) -> None:
 
 
 def evaluate(settings: Settings) -> None:
-    """`evaluate`: a cluster, a trained policy, a SpatialScore, and held-out prompts."""
+    """`evaluate`: a cluster, a trained policy, a SpatialScore and the other rewards, and held-out prompts."""
     from pipelines.evaluation.cases import draw_cases
 
     trained_policy(settings)
     if not spatialscore_folder(settings).is_dir():
         spatialscore(settings)
     draw_cases(settings)
-    require_model(settings, "flux.model", settings.flux.model, "model_index.json")
+    _policy_models(settings)
     require_cluster(settings)
 
 

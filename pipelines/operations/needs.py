@@ -50,12 +50,16 @@ def require_key(endpoint: EndpointSettings) -> None:
     key_of(endpoint)
 
 
-def require_rewards(settings: Settings) -> None:
-    """What the rewards of a run need from outside: models, keys and tokens, and your own code."""
+def require_rewards(settings: Settings, detector: bool = True) -> None:
+    """What the rewards of a run need from outside: models, keys and tokens, and your own code.
+
+    `detector`: whether that reward is used, if the run has it.
+    """
     from actors.services.keys import key_in
 
     for model in reward_models(settings):
-        require_model(settings, model.setting, model.location, model.file, model.revision)
+        if detector or model.setting != "detector.model":
+            require_model(settings, model.setting, model.location, model.file, model.revision)
     if settings.uses_reward("judge"):
         require_key(settings.judge)
     for name, term in settings.used_rewards().items():

@@ -31,14 +31,22 @@ def shown_rewards(settings: Settings) -> dict[str, ResourceRequest]:
 def start_shown(settings: Settings, owner: str) -> dict[str, RewardPool]:
     """Starts a pool for each of `shown_rewards` and waits until all answer. `owner` names them in Serve.
 
-    Raises UserError, before the first one starts, if one of them cannot be started.
+    Raises UserError if one of them cannot be started, before the first one starts where that can be known.
     """
     terms = {name: replace(term, min_replicas=1, max_replicas=1) for name, term in _terms(settings).items()}
     model = served_model(settings) if SPATIALSCORE in terms else ""
     serving = replace(settings.serving, model=model, min_replicas=1, max_replicas=1, http=False)
     own = replace(settings, run_dir=owner, serving=serving)
     starts = {name: prepare_reward(own, name, term) for name, term in terms.items()}
-    return {TITLES.get(name, name): start() for name, start in starts.items()}
+    pools: dict[str, RewardPool] = {}
+    try:
+        for name, start in starts.items():
+            pools[TITLES.get(name, name)] = start()
+    except BaseException:  # nothing may be left on a cluster that goes on
+        for pool in pools.values():
+            pool.stop()
+        raise
+    return pools
 
 
 def _terms(settings: Settings) -> dict[str, RewardTerm]:

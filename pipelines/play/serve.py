@@ -15,6 +15,7 @@ from actors.workers.comparison import comparison_deployment
 from actors.workers.reward import RewardPool, application_name
 from actors.workers.reward_serving import health_application
 from actors.workers.serve_http import start_serve_http
+from actors.workers.serve_start import run_application
 from conf.flux import EMBEDDED
 from conf.settings import Settings
 from pipelines.common import interrupt
@@ -83,7 +84,6 @@ def start_play(settings: Settings) -> RunningPlay:
     start_serve_http(cfg.host, cfg.port, "play")
     from pipelines.play.app import PlayHttp  # importing it creates a deployment, which needs FastAPI
 
-    rewards = start_shown(settings, owner)
     sampler = comparison_deployment(
         flux_location(settings),
         str(paths.export),
@@ -92,10 +92,15 @@ def start_play(settings: Settings) -> RunningPlay:
         settings.policy.samplers,
         cfg.replicas,
     )
-    page = PlayHttp.bind(sampler, rewards, cfg, PromptRules.of(settings), describe(settings, paths), token)
     names = application_name("play", owner), application_name("health", owner)
-    serve.run(health_application(), name=names[1], route_prefix="/health")
-    serve.run(page, name=names[0], route_prefix="/")
+    rewards = start_shown(settings, owner)
+    try:
+        page = PlayHttp.bind(sampler, rewards, cfg, PromptRules.of(settings), describe(settings, paths), token)
+        run_application(health_application(), names[1], "/health")
+        run_application(page, names[0], "/")
+    except BaseException:  # also an interrupt: on a cluster that goes on, nothing may keep its GPUs
+        RunningPlay("", names, tuple(rewards.values())).stop()
+        raise
     suffix = f"#<the token in ${cfg.token_variable}>" if token else ""
     return RunningPlay(f"http://{cfg.host}:{cfg.port}/{suffix}", names, tuple(rewards.values()))
 

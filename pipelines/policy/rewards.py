@@ -19,6 +19,7 @@ from actors.worker_setup import actor_options
 from actors.workers.detector import DetectorReplica
 from actors.workers.reward import RewardPool, application_name, autoscaling_config, serve_replicas, start_pool
 from actors.workers.reward_replica import RewardReplica, reward_application
+from actors.workers.serve_start import StartError
 from conf import UserError
 from conf.rewards import KINDS_WITH_A_SECTION, RewardTerm
 from conf.settings import Settings
@@ -28,7 +29,7 @@ from pipelines.common.scenes_only import check_rules_reward
 from pipelines.common.spatial_logic import implied
 from pipelines.policy.call_limit import CallLimits
 from pipelines.policy.resources import reward_request, rules_request
-from pipelines.policy.reward_mix import RewardMix, RunningReward, reason_of
+from pipelines.policy.reward_mix import RewardMix, RunningReward
 from pipelines.policy.rule_reward import RulesReward
 from pipelines.reward.served_model import served_model
 
@@ -47,34 +48,34 @@ def start_rewards(settings: Settings, only: Collection[str] | None = None, also:
     """
     check_rules_reward(settings)
     rewards = {name: term for name, term in settings.used_rewards().items() if only is None or name in only}
-    # Everything that may be refused comes before the first pool, so that no pool is left running.
+    # Everything that can be refused without a replica comes before the first pool.
     starts = {name: prepare_reward(settings, name, term, also) for name, term in rewards.items()}
     running: list[RunningReward] = []
     absent: dict[str, str] = {}
     for name, term in rewards.items():
         try:
-            pool = _started(name, starts[name], settings)
+            pool = _started(name, starts[name])
         except RewardError as error:
             if term.trains:
                 RewardMix(running).stop()
                 raise
             absent[name] = str(error)
             logging.getLogger(__name__).warning("the run goes on without a watched reward: %s", error)
+        except BaseException:
+            RewardMix(running).stop()
+            raise
         else:
             running.append(RunningReward(name, term, pool, reward_request(settings, name, term)))
     limits = CallLimits(settings.policy.call_margin_s)
     return RewardMix(running, settings.policy.algorithm.combine_rewards, absent, limits)
 
 
-def _started(name: str, start: Callable[[], RewardPool], settings: Settings) -> RewardPool:
-    """The pool. Raises RewardError, in place of a traceback, if its replicas cannot be started."""
+def _started(name: str, start: Callable[[], RewardPool]) -> RewardPool:
+    """The pool. Raises RewardError if its replicas cannot be started."""
     try:
         return start()
-    except UserError:
-        raise
-    except RuntimeError as error:  # what Serve raises for an application whose replicas fail
-        serve.delete(application_name(name, settings.run_dir))
-        raise RewardError(f"rewards.{name} cannot be started: {reason_of(error)}") from error
+    except StartError as error:
+        raise RewardError(f"rewards.{name} cannot be started: {error}") from error
 
 
 def prepare_reward(

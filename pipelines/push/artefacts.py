@@ -7,13 +7,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
+from actors.folders import read_marker
 from actors.json_files import JsonError, read_record
 from actors.policy.lora_header import WEIGHT_NAME
 from actors.spatialscore.config import BACKBONE_FOLDER, CONFIG_FILE, HEAD_FILE, SpatialScoreConfig
 from conf import Settings, SettingsError, UserError
 from pipelines.common.paths import published_data, run_paths, spatialscore_folder
-from pipelines.policy.versions import choose_version, read_export_record
-from pipelines.preferences.dataset.verify import CHECKSUMS, verify
+from pipelines.policy.versions import RECORD, choose_version, read_export_record
+from pipelines.preferences.dataset.verify import CHECKSUMS, read_sums, verify
 from pipelines.reward.locations import count_waiting, open_pairs
 from pipelines.reward.sanity_report import require_passed
 
@@ -32,10 +33,43 @@ class Artefact:
     """Patterns of files of an earlier upload. Those that this one lacks are deleted with `push.replace`."""
     tag: str = ""
     """Tag of the commit."""
+    written: frozenset[str] | None = None
+    """The files that this program wrote, which alone are sent. None: no record of them, so all files are."""
+
+    def files(self) -> dict[str, Path]:
+        """Path in the repository -> the file, of all that are sent. Hidden files, records of this machine, are not.
+
+        Raises UserError for a link to a file outside of the folder, which may be private.
+        """
+        found = {name: path for name, path in _visible(self.folder) if self.written is None or name in self.written}
+        for name, path in found.items():
+            if not path.resolve().is_relative_to(self.folder.resolve()):
+                raise UserError(
+                    f"{self.folder} must hold its files itself, but {name} is a link to {path.resolve()}: replace the "
+                    "link by a copy, or remove it"
+                )
+        return found
+
+    def left_out(self) -> list[str]:
+        """Visible files of the folder that are not sent, because this program did not write them."""
+        return [name for name, _ in _visible(self.folder) if self.written is not None and name not in self.written]
 
     def replaces(self, name: str) -> bool:
         """Whether a file of the repository that this folder lacks is of an earlier upload."""
         return any(fnmatchcase(name, pattern) for pattern in self.outdated)
+
+
+def _visible(folder: Path) -> list[tuple[str, Path]]:
+    """Relative path and path of each file of a folder but the hidden ones, in order."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    named = [(path.relative_to(folder), path) for path in paths]
+    return [(str(name), path) for name, path in named if not any(part.startswith(".") for part in name.parts)]
+
+
+def _recorded(folder: Path) -> frozenset[str] | None:
+    """The files that the marker of a folder lists, and the card, which may be newer. None without a marker."""
+    marker = read_marker(str(folder))
+    return frozenset((*marker.files, CARD)) if marker and marker.files else None
 
 
 def lora(settings: Settings) -> Artefact:
@@ -48,7 +82,8 @@ def lora(settings: Settings) -> Artefact:
         raise UserError(f"no exported policy with its card at {folder}: run `{command}` first")
     record = read_export_record(paths.export)
     version = f" of policy version {record.policy_version}" if record else ""
-    return Artefact(f"{'merged model' if merged else 'LoRA'}{version}", folder, "model")
+    written = _recorded(folder) if merged else frozenset((CARD, WEIGHT_NAME, RECORD))
+    return Artefact(f"{'merged model' if merged else 'LoRA'}{version}", folder, "model", written=written)
 
 
 def spatialscore(settings: Settings) -> Artefact:
@@ -72,7 +107,8 @@ def spatialscore(settings: Settings) -> Artefact:
             "reward merge`, and push the result with push.merged=true"
         )
     name = "SpatialScore with its LoRA merged" if config.model == BACKBONE_FOLDER else "SpatialScore"
-    return Artefact(name, folder, "model", (f"{BACKBONE_FOLDER}/*", "*.safetensors", "*.json"))
+    outdated = (f"{BACKBONE_FOLDER}/*", "*.safetensors", "*.json")
+    return Artefact(name, folder, "model", outdated, written=_recorded(folder))
 
 
 def dataset(settings: Settings) -> Artefact:
@@ -98,4 +134,5 @@ def dataset(settings: Settings) -> Artefact:
             "(publish.unreviewed=false), or set publish.unreviewed=true to push them as they are"
         )
     outdated = ("data/*", "pickapic/*", "hpdv3/*")
-    return Artefact(f"{cfg.name} {cfg.version}", folder, "dataset", outdated, cfg.version)
+    written = frozenset((*(path for path, _ in read_sums(str(folder / CHECKSUMS))), CHECKSUMS))
+    return Artefact(f"{cfg.name} {cfg.version}", folder, "dataset", outdated, cfg.version, written)

@@ -11,6 +11,7 @@ import os
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,12 @@ class Upload:
         visible = "private" if self.private else "PUBLIC"
         kind = f"{'new ' if self.is_new else ''}{visible} {self.artefact.repo_type} repository"
         there = f" ({self.unchanged} more are there already)" if self.unchanged else ""
+        left = self.artefact.left_out()
+        not_sent = f"; not sent, because spatialt2i did not write it: {', '.join(left[:3])}" if left else ""
+        not_sent += f" and {len(left) - 3} more" if len(left) > 3 else ""
         return (
             f"push  {self.artefact.name}: {_counted(len(self.files))} of {_megabytes(sum(self.files.values()))}{there} "
-            f"from {self.artefact.folder} to the {kind} {self.repo}"
+            f"from {self.artefact.folder} to the {kind} {self.repo}{not_sent}"
         )
 
 
@@ -81,7 +85,7 @@ class Hub:
                 f"{cfg.repo} is public: set push.private=false if everybody may read {artefact.name}, or choose "
                 "another push.repo"
             )
-        paths = {str(path.relative_to(artefact.folder)): path for path in files_of(artefact.folder)}
+        paths = artefact.files()
         same = {name for name, path in paths.items() if name in there and there[name] == _digest(path, there[name])}
         outdated = tuple(name for name in there if name not in paths and artefact.replaces(name))
         others = sorted(name for name in there if name not in same)
@@ -106,8 +110,8 @@ class Hub:
                     repo_type=artefact.repo_type,
                     folder_path=artefact.folder,
                     commit_message=artefact.name,
-                    allow_patterns=list(upload.files),
-                    delete_patterns=list(upload.outdated),
+                    allow_patterns=[escape(name) for name in upload.files],
+                    delete_patterns=[escape(name) for name in upload.outdated],
                 )
             if artefact.tag:
                 self._api.create_tag(repo, tag=artefact.tag, repo_type=artefact.repo_type, exist_ok=True)
@@ -132,25 +136,30 @@ class Hub:
         try:
             yield
         except Exception as error:  # the boundary to the Hub: classes of a broken connection differ by HTTP library
-            status = getattr(getattr(error, "response", None), "status_code", None)
-            reason = " ".join(str(error).split()).replace(self._token or "\0", "<token>")[:300]
-            raise UserError(f"cannot push to {repo}: {_FIXES.get(status, _OTHER)}. What happened: {reason}") from error
+            causes = [error]  # the error of a single large file says nothing itself
+            while (cause := causes[-1].__cause__) and cause not in causes:
+                causes.append(cause)
+            statuses = (getattr(getattr(each, "response", None), "status_code", None) for each in causes)
+            status = next(filter(None, statuses), 0)
+            fix = _FIXES.get(500 if status >= 500 else status, _OTHER)
+            said = ": ".join(str(each) or type(each).__name__ for each in causes)
+            reason = " ".join(said.split()).replace(self._token or "\0", "<token>")[:300]
+            raise UserError(f"cannot push to {repo}: {fix}. What happened: {reason}") from error
 
 
-_FIXES: dict[Any, str] = {
+_FIXES = {
     401: "the Hub does not accept the token: log in again with `hf auth login`, or correct HF_TOKEN",
     403: "the token may not write there: use one with write access to this repository, or choose another push.repo",
+    409: "the repository was changed at the same time: start the command again",
+    412: "the repository was changed at the same time: start the command again",
+    413: "the Hub does not take files of this size: see its limits",
+    429: "the Hub limits how much this account may send: wait some minutes and start the command again",
+    500: "the Hub has a fault or is overloaded: start the command again later, which sends only what has not arrived",
 }
 _OTHER = (
     "the Hub cannot be reached or refuses: check the network and HF_ENDPOINT, and start the command again, which sends "
     "only what has not arrived"
 )
-
-
-def files_of(folder: Path) -> list[Path]:
-    """The files that are uploaded: all but hidden ones, which are records of this machine."""
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 def _digest(path: Path, like: str) -> str:

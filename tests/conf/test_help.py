@@ -89,7 +89,7 @@ def test_config_show_can_be_limited_to_a_section(capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize("preset", presets())
 def test_what_config_show_prints_is_a_preset_of_equal_settings(preset: str, tmp_path: Path) -> None:
-    overrides = ["sample.text=a: 'b' # c", "serving.runtime_env.env_vars.A=1", "policy.optimizer.lr=1e-7"]
+    overrides = ["sample.text=a: 'b' # c", "serving.runtime_env.env_vars.A='1'", "policy.optimizer.lr=1e-7"]
     resolved = resolve(preset, overrides)
     (tmp_path / "shown.yaml").write_text("\n".join(resolved_lines(resolved)))
     assert load(str(tmp_path / "shown.yaml")) == resolved.settings

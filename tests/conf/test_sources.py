@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from ray.runtime_env import RuntimeEnv
 
 from conf import SettingsError, load, resolve
+from conf.runtime_env import PUBLIC_KEYS
 
 
 @pytest.fixture
@@ -143,6 +145,15 @@ def test_a_fault_of_the_command_line_is_not_laid_at_the_preset(folder: Path) -> 
         ("reward.loss=btt", "did you mean bt?"),
         ("policy.sampling.shared_initial_noise=own", "policy.sampling.shared_initial_noise must be a bool, got 'own'"),
         ("serving.runtime_env=3", "serving.runtime_env must be a mapping of str to Any, got 3"),
+        ("serving.runtime_env={pip: 1}", "serving.runtime_env must have a list of packages at pip, got 1"),
+        ("serving.runtime_env={pips: [a]}", "serving.runtime_env must have keys of Ray (pip, uv, "),
+        ("serving.runtime_env={pip: [a], uv: [b]}", "must name one of pip, uv and conda, got pip and uv"),
+        ("serving.runtime_env.env_vars=3", "serving.runtime_env must have texts by name at env_vars, got 3"),
+        ("serving.runtime_env.env_vars.A=1", """got 1: write serving.runtime_env.env_vars.A='"1"'"""),
+        ("judge.url=http://h:99999", "judge.url must be like https://host/v1, got 'http://h:99999'"),
+        ("judge.url=http://[::1", "judge.url must be like https://host/v1"),
+        ("baselines.urls.GPT-5=h", "baselines.urls.GPT-5 must be like https://host/v1"),
+        ("policy.optimizer.lr=inf", "policy.optimizer.lr must be a finite number above 0, got inf"),
         ("baselines.price_in.GPT-5=x", "baselines.price_in must be a mapping of str to float, got {'GPT-5': 'x'}"),
         ("baselines.models.HPSv4=x", "got 'HPSv4': did you mean HPSv3?"),
     ],
@@ -153,6 +164,29 @@ def test_a_wrong_override_is_one_line_that_blames_the_command_line(override: str
     message = str(refused.value)
     assert message.startswith("command line: ") and "\n" not in message
     assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rule"),
+    [
+        (["judge.url=https://me:s3cret@host/v1"], "judge.url must not hold a user or a password"),
+        (["rewards.mine.kind=http", "rewards.mine.url=http://s3cret@h"], "rewards.mine.url must not hold a user or a"),
+        (["judge.key_variable=sk-s3cret"], "judge.key_variable must be the name of an environment variable"),
+        (["play.token_variable=my s3cret"], "play.token_variable must be the name of an environment variable"),
+        (
+            ["rewards.mine.kind=http", "rewards.mine.url=http://h", "rewards.mine.token_variable=sk-s3cret"],
+            "rewards.mine.token_variable must be the name of an environment variable",
+        ),
+    ],
+)
+def test_a_secret_in_a_setting_is_refused_and_not_repeated(overrides: list[str], rule: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load("flux_dev", overrides)
+    assert str(refused.value).startswith(f"command line: {rule}") and "s3cret" not in str(refused.value)
+
+
+def test_the_keys_of_a_runtime_environment_are_those_of_ray() -> None:
+    assert set(PUBLIC_KEYS) == {key for key in RuntimeEnv.known_fields if not key.startswith("_")}
 
 
 def test_every_value_knows_its_source(folder: Path) -> None:

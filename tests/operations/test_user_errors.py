@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 
 import huggingface_hub.constants  # noqa: F401  # reads HF_HUB_OFFLINE once, so before a test sets it
 import pytest
 import ray
 
-from conf import UserError, load
+from conf import SettingsError, UserError, load
 from pipelines import cli
 from pipelines.cli import VERBS, main
 from pipelines.common.models import check_model
@@ -140,6 +141,30 @@ def test_what_is_missing_is_found_before_ray_starts(
     run = make_run(tmp_path / "run")
     assert_one_message([*line.split(), f"run_dir={run.root}"], capsys, expected)
     assert list(run.root.iterdir()) == [run.settings]
+
+
+@pytest.mark.parametrize("verb", ["play", "evaluate", "policy train"])
+@pytest.mark.parametrize(
+    ("reward", "expected"),
+    [
+        ("kind=python path=no_such_module:f", "there is no module no_such_module in"),
+        ("kind=http url=http://host token_variable=NO_TOKEN", "the token of rewards.mine is read from $NO_TOKEN"),
+    ],
+)
+def test_what_your_own_reward_lacks_is_found_before_ray_starts(
+    verb: str, reward: str, expected: str, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run")
+    for folder in (run.reward_model, run.export):
+        folder.mkdir(parents=True)
+    (run.reward_model / "spatialscore.json").write_text('{"model": "x", "pixels": 4096}')
+    mine = [f"rewards.mine.{word}" for word in reward.split()]
+    action, settings = cli.parse_settings(
+        [*verb.split(), f"run_dir={run.root}", "serving.skip_sanity_checks=true", f"play.port={free_port()}", *mine]
+    )
+    module, function = action.check.split(":")
+    with pytest.raises(SettingsError, match=re.escape(expected)):
+        getattr(importlib.import_module(module), function)(settings)
 
 
 @pytest.mark.ray

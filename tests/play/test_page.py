@@ -87,6 +87,9 @@ def test_a_refused_prompt_is_explained_and_kept(browser: Browser) -> None:
         assert browser.value("document.querySelector('#problem b')") is None
         assert browser.value("document.getElementById('prompt').value") == "a cat left of a <b>dog</b>"
         assert not browser.value("document.getElementById('go').disabled")
+        _type(browser, "a red circle " * 30)
+        browser.press("Enter")
+        wait_for(lambda: "300 characters here, this one has 390" in browser.text("#problem"), "the limit")
 
 
 def test_a_prompt_waits_can_be_cancelled_and_learns_that_the_server_ended(browser: Browser) -> None:

@@ -141,7 +141,9 @@ def test_versions_are_compared_by_what_somebody_measures(by: str) -> None:
     [
         ("flux_dev", ["policy.evaluation.best_by=relations"], "best_by=relations needs the exact checker"),
         ("flux_dev", ["policy.evaluation.best_by=fully_correct"], "best_by=fully_correct needs the exact checker"),
-        ("scenes", ["policy.evaluation.best_by=sharpnes"], r"measured by nobody.*e\.g\. rewards\.sharpnes\.weight=0"),
+        ("scenes", ["policy.evaluation.best_by=sharpnes"], r"did you mean sharpness\?.*rewards\.sharpnes\.weight=0"),
+        ("scenes", ["policy.evaluation.best_by="], r"measured by nobody: use one of .*, fully_correct$"),
+        ("scenes", ["policy.evaluation.best_by=sharpness", "policy.evaluation.every=0"], "needs evaluations during"),
         ("scenes", ["policy.evaluation.best_by=spatialscore"], "measured by nobody: use one of reward, edge_density"),
         (
             "scenes",

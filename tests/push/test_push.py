@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +14,20 @@ from datasets import load_dataset
 from diffusers import FluxPipeline
 from huggingface_hub import constants
 
+from actors.folders import write_folder
 from actors.policy.flux import FluxPolicy
 from actors.spatialscore.scorer import SpatialScorer
 from actors.types import PolicyWeights
 from conf import Settings, SettingsError, UserError, load
+from conf.push import PushSettings
 from pipelines.cli import parse_settings
 from pipelines.operations import push_checks
 from pipelines.policy.export import export_lora
 from pipelines.policy.fingerprint import flux_location
 from pipelines.preferences.dataset.publish import publish
-from pipelines.push import commands
-from pipelines.push.hub import files_of
+from pipelines.push import artefacts, commands
+from pipelines.push.artefacts import Artefact
+from pipelines.push.hub import Hub
 from tests.support.hub_server import TOKEN, HubServer, Repository, serving_hub
 from tests.support.scene_pairs import write_long_pairs, write_scene_pairs
 from tests.support.tiny_reward import PROMPTS, save_tiny_vlm, tiny_spatialscore
@@ -57,8 +63,9 @@ def _settings(run_dir: Path, *words: str) -> Settings:
     return load("scenes", [f"run_dir={run_dir}", "serving.skip_sanity_checks=true", "publish.exports=false", *words])
 
 
-def _equals(received: dict[str, bytes], folder: Path) -> bool:
-    sent = {str(path.relative_to(folder)): path.read_bytes() for path in files_of(folder)}
+def _equals(received: dict[str, bytes], folder: Path, without: str = "") -> bool:
+    files = Artefact("", folder, "model").files()
+    sent = {name: path.read_bytes() for name, path in files.items() if name != without}
     assert sent.keys() == received.keys() - {".gitattributes"}
     return all(received[name] == content for name, content in sent.items())
 
@@ -120,6 +127,17 @@ def test_an_upload_goes_on_where_it_stopped_and_can_be_repeated(
     assert "0 files of 0.0 MB (3 more are there already)" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("status", "fix"), [(403, "may not write there"), (409, "changed at the same time"), (413, "of this size")]
+)
+def test_the_status_of_a_refused_large_file_decides_the_fix(
+    run_dir: Path, hub: HubServer, status: int, fix: str
+) -> None:
+    hub.storage_status = status
+    with pytest.raises(UserError, match=rf"cannot push to me/lora: .*{fix}.*'pytorch_lora_weights.*{status}"):
+        commands.lora(_settings(run_dir, "push.repo=me/lora"))
+
+
 def test_other_files_are_replaced_or_joined_only_if_a_setting_allows_it(run_dir: Path, hub: HubServer) -> None:
     folder, theirs = (
         run_dir / "reward" / "model",
@@ -132,6 +150,45 @@ def test_other_files_are_replaced_or_joined_only_if_a_setting_allows_it(run_dir:
     commands.spatialscore(_settings(run_dir, "push.repo=me/score", "push.replace=true"))
     files = hub.repositories["me/score"].files
     assert files.pop("notes.md") == b"theirs" and _equals(files, folder)
+
+
+def test_only_files_that_this_program_wrote_are_sent(
+    run_dir: Path, hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = _settings(tmp_path, "push.repo=me/all")
+    shutil.copytree(run_dir / "policy/export", tmp_path / "policy/export")
+    model = partial(shutil.copytree, run_dir / "reward/model", dirs_exist_ok=True)
+    write_folder(tmp_path / "reward/model", model)
+    write_scene_pairs(tmp_path / "preferences", 8)
+    made = artefacts.lora(settings), artefacts.spatialscore(settings), publish(settings) and artefacts.dataset(settings)
+    for number, artefact in enumerate(made):
+        (artefact.folder / "notes").mkdir()
+        (artefact.folder / "notes/key.txt").write_text("secret")
+        repo = f"me/all{number}"
+        upload = Hub().plan(artefact, PushSettings(repo=repo))
+        assert "not sent, because spatialt2i did not write it: notes/key.txt" in str(upload)
+        Hub().send(upload)
+        repository = hub.repositories[f"datasets/{repo}" if artefact.repo_type == "dataset" else repo]
+        assert _equals(repository.files, artefact.folder, "notes/key.txt")
+
+
+def test_names_with_signs_of_patterns_arrive_and_delete_nothing_else(tmp_path: Path, hub: HubServer) -> None:
+    for name in ("a[1].json", "b*.txt", "ä b.json"):
+        (tmp_path / name).write_text(name)
+    hub.repositories["me/x"] = Repository(private=True, files={"old*.json": b"old", "older.json": b"theirs"})
+    artefact = Artefact("odd", tmp_path, "model", outdated=("old[*]*",))
+    Hub().send(Hub().plan(artefact, PushSettings(repo="me/x", replace=True)))
+    files = hub.repositories["me/x"].files
+    assert files.pop("older.json") == b"theirs" and _equals(files, tmp_path)
+
+
+def test_a_link_to_a_file_elsewhere_is_not_followed(tmp_path: Path, hub: HubServer) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "key").write_text("secret")
+    (tmp_path / "model/config.json").symlink_to("../key")
+    with pytest.raises(UserError, match=r"config\.json is a link to .*key: replace the link by a copy"):
+        Hub().plan(Artefact("linked", tmp_path / "model", "model"), PushSettings(repo="me/x"))
+    assert not hub.repositories
 
 
 def test_a_private_artefact_is_not_sent_to_a_public_repository(run_dir: Path, hub: HubServer) -> None:
@@ -186,7 +243,8 @@ def test_what_is_not_finished_or_not_verified_is_refused_before_anything_is_sent
 
 
 def test_the_name_of_the_repository_is_checked_and_has_a_short_form(run_dir: Path) -> None:
-    with pytest.raises(SettingsError, match=r"push\.repo must read OWNER/NAME, got 'pairs'"):
-        load("scenes", ["push.repo=pairs"])
+    for name in ("pairs", "me/x/y", "me/x..y", "me--you/x", "me/x.git", "me/x.", "me/-x", "mé/x", "me/x y"):
+        with pytest.raises(SettingsError, match=rf"push\.repo must read OWNER/NAME.*got '{re.escape(name)}': write"):
+            load("scenes", [f"push.repo={name}"])
     _, settings = parse_settings(["push", "lora", "scenes", f"run_dir={run_dir}", "repo=me/lora", "private=false"])
     assert (settings.push.repo, settings.push.private) == ("me/lora", False)

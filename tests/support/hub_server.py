@@ -43,6 +43,8 @@ class HubServer:
     """Uploads to LFS whose connection is cut half-way."""
     read_only: bool = False
     """The token may not write."""
+    storage_status: int = 200
+    """Status of uploads to LFS."""
 
     def save(self, name: str, folder: Path) -> Path:
         """Writes the files of a repository as a download would."""
@@ -81,12 +83,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.cuts -= 1
             self.rfile.read(size // 2)
             self.connection.close()
-            return
+            return None
         content = self.rfile.read(size)
+        if self.hub.storage_status != 200:
+            return self._answer({"error": f"refused {self.headers['Authorization']}"}, self.hub.storage_status)
         oid = self.path.rpartition("/")[2]
         assert hashlib.sha256(content).hexdigest() == oid
         self.hub.objects[oid] = content
-        self._answer({})
+        return self._answer({})
 
     def do_POST(self) -> None:
         """Creates a repository, says how files are to be sent, takes a commit, or adds a tag."""

@@ -48,7 +48,6 @@ async function start() {
   }
   const version = about.version === null ? "" : `, policy version ${about.version}`;
   $("about").textContent = `run ${about.run}${version} against its base, ${about.base}`;
-  $("prompt").maxLength = about.max_characters;
   $("examples").hidden = !about.examples.length;
   $("examples").replaceChildren(...about.examples.map((text) => {
     const button = document.createElement("button");

@@ -31,7 +31,7 @@ def verify(version: str, log: Callable[[str], None]) -> None:
             "it to a folder that `spatialt2i preferences publish` wrote"
         )
     prefix, data = f"{PUBLISHED_DATA}/", published_data(version)
-    expected = {path.removeprefix(prefix): digest for path, digest in _read_sums(sums) if path.startswith(prefix)}
+    expected = {path.removeprefix(prefix): digest for path, digest in read_sums(sums) if path.startswith(prefix)}
     found = {name for name in list_folder(data) if name.endswith(".parquet")}
     if not expected or found != expected.keys():
         differing = sorted(found ^ expected.keys())
@@ -44,7 +44,7 @@ def verify(version: str, log: Callable[[str], None]) -> None:
         log(f"pairs  verified file {number}/{len(expected)} of {version}")
 
 
-def _read_sums(location: str) -> list[tuple[str, str]]:
+def read_sums(location: str) -> list[tuple[str, str]]:
     """Path and SHA-256 of each file. Raises UserError if the file is not what `sha256sum` reads."""
     text = read_file(location).decode(errors="replace").removeprefix("\ufeff")
     sums: list[tuple[str, str]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import importlib
 import inspect
 import json
@@ -10,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +25,7 @@ from actors.rewards.http_reward import HttpReward
 from actors.rewards.python_reward import PythonReward, read_result
 from actors.services.keys import Key
 from actors.types import Scores
+from actors.workers.faults import fault_kind
 from actors.workers.reward import RewardPool
 from actors.workers.reward_replica import RewardReplica, reward_application
 from conf import SettingsError, load
@@ -112,6 +115,29 @@ def test_a_result_is_one_number_per_image_or_refused() -> None:
         read_result([1, 2], 3, "mine")
 
 
+def test_what_your_code_raises_is_one_message_with_its_line(folder: Path) -> None:
+    lines = [
+        "async def late(images, prompts): raise KeyError('weights')",
+        "def early(images, prompts): images[:] = 0",
+        "class Made:",
+        "    def __init__(self): raise RuntimeError('CUDA error: out of memory')",
+    ]
+    (folder / "raising.py").write_text("\n".join(lines))
+    (folder / "needs_more.py").write_text("import not_installed_anywhere")
+    frozen = IMAGES.copy()
+    frozen.flags.writeable = False  # as those of Ray's object store
+    for name, reason in (("late", r"KeyError: 'weights' \(.*raising\.py:1\)"), ("early", r"read-only \(.*py:2\)")):
+        with pytest.raises(
+            RewardError, match=rf"^rewards\.mine\.path=raising:{name} failed with .*{reason}: correct it"
+        ):
+            scored(PythonReward("mine", f"raising:{name}"), frozen)
+    with pytest.raises(RewardError, match=r"raising:Made cannot be loaded with .*py:4\)") as refused:
+        PythonReward("mine", "raising:Made")
+    assert fault_kind(refused.value) == "out_of_memory", "a device fault stays one"
+    with pytest.raises(RewardError, match=r"cannot be loaded with ModuleNotFoundError: No module .*needs_more\.py:1\)"):
+        PythonReward("mine", "needs_more:f")
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [
@@ -157,8 +183,9 @@ def test_failed_requests_are_repeated_and_counted_and_the_token_is_sent_but_not_
 @pytest.mark.parametrize(
     ("content", "status", "message"),
     [
-        (b"no", 404, "refuses a request with status 404: 'no'"),
-        (b"", 302, "refuses a request with status 302"),
+        (b"no", 404, "refuses a request with status 404: 'no': correct url"),
+        (b"", 302, "refuses a request with status 302: .*redirects are not followed, so set url to"),
+        (b"", 401, "refuses a request with status 401: .*set token_variable of this reward"),
         (b"<html>", 200, "must answer JSON, got '<html>'"),
         ([1, 2, 3], 200, r'must answer \{"mu"'),
         ({"mu": [1.0, 2.0]}, 200, r"mu must return one number per image, i.e. shape \[3\], got shape \[2\]"),
@@ -168,6 +195,33 @@ def test_failed_requests_are_repeated_and_counted_and_the_token_is_sent_but_not_
 def test_an_answer_that_breaks_the_contract_is_refused(content: Any, status: int, message: str) -> None:
     with service(lambda handler, _: reply(handler, content, status)) as url, pytest.raises(RewardError, match=message):
         scored(HttpReward("mine", RewardTerm(kind="http", url=url, retries=0), None))
+
+
+@pytest.mark.parametrize("status", [200, 301, 403])
+def test_a_service_that_repeats_the_token_does_not_put_it_into_a_message(status: int) -> None:
+    def answer(handler: BaseHTTPRequestHandler, body: bytes) -> None:
+        sent = handler.headers["Authorization"]
+        reply(handler, {"mu": [sent] * 3}, status, Location=f"http://other/?{sent}")
+
+    term = RewardTerm(kind="http", url="http://x", token_variable="MINE")
+    with service(answer) as url, pytest.raises(RewardError, match=r"\*\*\*") as refused:
+        scored(HttpReward("mine", replace(term, url=url), Key("the-secret")))
+    assert "the-secret" not in str(refused.value)
+
+
+def test_a_compressed_or_too_large_answer_ends_the_run_instead_of_being_asked_for_again() -> None:
+    asked: list[int] = []
+
+    def answer(handler: BaseHTTPRequestHandler, body: bytes) -> None:
+        asked.append(len(body))
+        reply(handler, gzip.compress(b'{"mu": [1, 2, 3]}'), **{"Content-Encoding": "gzip"})
+
+    with (
+        service(answer) as url,
+        pytest.raises(RewardError, match=r"url=.* the answer is compressed .*correct the serv"),
+    ):
+        scored(HttpReward("mine", RewardTerm(kind="http", url=url), None))
+    assert len(asked) == 1
 
 
 def test_a_request_holds_no_more_bytes_than_the_limit() -> None:

@@ -1,0 +1,50 @@
+"""An application of Ray Serve whose replicas do not start. Serve itself is replaced: what it reports is recorded."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from ray import serve
+
+from actors.workers.serve_start import StartError, run_application
+
+REPORT = """The deployment failed to start 3 times in a row. This may be due to a problem with its constructor or \
+initial health check failing. See controller logs for details. Error:
+ray::ServeReplica:mine:RewardReplica.initialize_and_get_metadata() (pid=1, ip=127.0.0.1)
+  File "actors/rewards/python_reward.py", line 43, in __init__
+    found: Any = getattr(importlib.import_module(module), attribute)
+ModuleNotFoundError: No module named 'timm'
+
+The above exception was the direct cause of the following exception:
+
+ray::ServeReplica:mine:RewardReplica.initialize_and_get_metadata() (pid=1, ip=127.0.0.1)
+  File "actors/rewards/python_reward.py", line 92, in _blaming
+    raise RewardError(f"{self._what} {event} with {reason}: correct it") from error
+"""
+
+
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [
+        ("actors.rewards.errors.RewardError: rewards.mine.path=x:f cannot be loaded", "^rewards.mine.path"),
+        ("conf.errors.SettingsError: no SpatialScore at x", "^no SpatialScore at x$"),
+        ("RuntimeError: weights are damaged", "^RuntimeError: weights are damaged$"),
+    ],
+)
+def test_what_a_constructor_raises_for_a_user_is_the_message_and_nothing_is_left(
+    last: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deleted: list[str] = []
+
+    def run(application: object, **options: object) -> None:
+        raise RuntimeError("Deploying application mine failed: Failed to update the deployments ['RewardReplica'].")
+
+    deployed = SimpleNamespace(deployments={"RewardReplica": SimpleNamespace(message=REPORT + last)})
+    monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications={"mine": deployed}))
+    monkeypatch.setattr(serve, "run", run)
+    monkeypatch.setattr(serve, "delete", deleted.append)
+    with pytest.raises(StartError, match=message):
+        run_application(cast(Any, None), "mine", None)
+    assert deleted == ["mine"]
