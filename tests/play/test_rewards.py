@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
-from conf import load
-from pipelines.play.rewards import shown_rewards
+import pytest
+
+from conf import Settings, UserError, load
+from pipelines.play.rewards import shown_rewards, start_shown
+from pipelines.policy import rewards
+from pipelines.policy.rewards import start_rewards
 
 
 def test_spatialscore_comes_first_if_there_is_one_and_the_detector_is_left_out(tmp_path: Path) -> None:
@@ -17,3 +23,21 @@ def test_spatialscore_comes_first_if_there_is_one_and_the_detector_is_left_out(t
     assert next(iter(shown)) == "SpatialScore" and sorted(shown) == ["SpatialScore", "mine", "rules"]
     assert {request.count for request in shown.values()} == {1}
     assert list(shown_rewards(load("scenes", [*words, "rewards.mine=0", "rewards.rules=0"]))) == ["SpatialScore"]
+
+
+@pytest.mark.parametrize("start", [lambda settings: start_shown(settings, "play"), start_rewards])
+def test_a_reward_that_does_not_start_stops_those_that_have_started(
+    start: Callable[[Settings], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped: list[str] = []
+
+    def serve_all_but_mine(application: object, name: str, deployment: str, retries: int) -> SimpleNamespace:
+        if name.startswith("mine"):
+            raise UserError("rewards.mine.path=a:b cannot be loaded")
+        return SimpleNamespace(stop=lambda: stopped.append(name.rpartition("-")[0]))
+
+    monkeypatch.setattr(rewards, "serve_replicas", serve_all_but_mine)
+    own = ["rewards.mine.kind=python", "rewards.mine.path=a:b", "rewards.spatialscore=0"]
+    with pytest.raises(UserError, match="cannot be loaded"):
+        start(load("scenes", ["rewards.rules=1", *own]))
+    assert stopped == ["rules"]
