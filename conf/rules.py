@@ -104,8 +104,8 @@ def check_fields(settings: Any, key: Callable[[str], str]) -> None:
         elif isinstance(value, float) and not math.isfinite(value):
             raise SettingsError(f"{name} must be a finite number, got {value}")
         if field.name == "runtime_env":
-            check_runtime_env(name, value)
-        if field.name.endswith("_variable") and value and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+            check_runtime_env(name, cast("Any", value))
+        if field.name.endswith("_variable") and not re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]*)?", str(value)):
             raise SettingsError(
                 f"{name} must be the name of an environment variable, of letters, digits and _, got another text, not "
                 f"shown because it may be the secret itself: export MY_TOKEN=…, and set {name}=MY_TOKEN"

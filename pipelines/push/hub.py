@@ -136,7 +136,7 @@ class Hub:
         try:
             yield
         except Exception as error:  # the boundary to the Hub: classes of a broken connection differ by HTTP library
-            causes = [error]  # the error of a single large file says nothing itself
+            causes: list[BaseException] = [error]  # the error of a single large file says nothing itself
             while (cause := causes[-1].__cause__) and cause not in causes:
                 causes.append(cause)
             statuses = (getattr(getattr(each, "response", None), "status_code", None) for each in causes)
