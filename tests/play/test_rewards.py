@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from actors.workers.serve_start import StartError
 from conf import Settings, UserError, load
 from pipelines.play.rewards import shown_rewards, start_shown
 from pipelines.policy import rewards
@@ -33,11 +34,11 @@ def test_a_reward_that_does_not_start_stops_those_that_have_started(
 
     def serve_all_but_mine(application: object, name: str, deployment: str, retries: int) -> SimpleNamespace:
         if name.startswith("mine"):
-            raise UserError("rewards.mine.path=a:b cannot be loaded")
+            raise StartError("rewards.mine.path=a:b cannot be loaded")
         return SimpleNamespace(stop=lambda: stopped.append(name.rpartition("-")[0]))
 
     monkeypatch.setattr(rewards, "serve_replicas", serve_all_but_mine)
-    own = ["rewards.mine.kind=python", "rewards.mine.path=a:b", "rewards.spatialscore=0"]
+    own = ["rewards.mine.kind=python", "rewards.mine.path=a:b", "rewards.mine.weight=1", "rewards.spatialscore=0"]
     with pytest.raises(UserError, match="cannot be loaded"):
         start(load("scenes", ["rewards.rules=1", *own]))
     assert stopped == ["rules"]
