@@ -19,6 +19,9 @@ KIND_OF_SCORER = {
 """Baselines that are reward models -> the kind of the same reward in section rewards."""
 SCORERS = tuple(KIND_OF_SCORER)
 
+KIND_OF_RULES = {"Detector": "detector", "DepthRules": "depth_rules"}
+"""Baselines by rules -> the kind of the same reward. They read the relations of the pairs."""
+
 JUDGES = ("GPT-5", "Gemini-2.5-Pro", "Qwen2.5-VL-7B", "Qwen2.5-VL-32B", "Qwen2.5-VL-72B")
 """Baselines behind an endpoint."""
 
@@ -30,8 +33,8 @@ class BaselinesSettings(Section):
     section: ClassVar[str] = "baselines"
 
     names: tuple[str, ...] = ()
-    """Baselines to run: PickScore, HPSv2.1, HPSv3, ImageReward, VQAScore, UnifiedReward, CLIP, GPT-5,
-    Gemini-2.5-Pro, Qwen2.5-VL-7B, Qwen2.5-VL-32B, Qwen2.5-VL-72B."""
+    """Baselines to run: PickScore, HPSv2.1, HPSv3, ImageReward, VQAScore, UnifiedReward, CLIP, Detector, DepthRules,
+    GPT-5, Gemini-2.5-Pro, Qwen2.5-VL-7B, Qwen2.5-VL-32B, Qwen2.5-VL-72B."""
 
     models: dict[str, str] = field(default_factory=dict[str, str])
     """Baseline -> directory or hub id (for a judge: model name) to use instead of its default."""
@@ -79,7 +82,7 @@ class BaselinesSettings(Section):
         super().__post_init__()
         for key in ("names", "models", "urls"):
             for name in getattr(self, key):
-                one_of(f"baselines.{key}: a name", name, (*SCORERS, *JUDGES))
+                one_of(f"baselines.{key}: a name", name, (*SCORERS, *KIND_OF_RULES, *JUDGES))
         for name, url in self.urls.items():
             check_url(f"baselines.urls.{name}", url, "https://host/v1")
         for name in self.revisions:

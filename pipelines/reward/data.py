@@ -14,6 +14,7 @@ import numpy as np
 
 from actors.images import ImageError, decode_image
 from actors.reward_input import check_prompt
+from actors.types import Relation
 from conf import UserError
 from pipelines.preferences.row_values import PairKind
 from pipelines.reward.locations import HELD_OUT, PairSource, open_pairs
@@ -62,6 +63,7 @@ class Pair:
     group_id: str = ""  # pairs of one group have the same or nearly the same prompt
     split: str = ""  # "" if it was not read
     generator: str = ""  # that made both images
+    relations: tuple[Relation, ...] = ()  # of the prompt; () if the dataset does not state them
 
     @property
     def without_images(self) -> Pair:
@@ -186,6 +188,7 @@ def mirrored(pair: Pair) -> Pair:
         image_w=pair.image_w[:, ::-1],
         image_l=pair.image_l[:, ::-1],
         changed=tuple(mirror_text(word) for word in pair.changed),
+        relations=tuple(replace(each, relation=mirror_text(each.relation)) for each in pair.relations),
     )
 
 
@@ -231,6 +234,7 @@ def _decode_row(row: Mapping[str, object], decode: Decode) -> Pair:
         group_id=str(row["group_id"]),
         split=str(row.get("split", "")),
         generator=str(row.get("generator") or ""),
+        relations=_relations(row),
     )
 
 
@@ -243,6 +247,13 @@ def _decode_side(row: Mapping[str, object], column: str, decode: Decode) -> np.n
         return decode(data)
     except ImageError as error:
         raise ImageError(f"{column}: {error}") from error
+
+
+def _relations(row: Mapping[str, object]) -> tuple[Relation, ...]:
+    stated = row["relations"]
+    if not isinstance(stated, Iterable):
+        return ()
+    return tuple(Relation(each["subject"], each["relation"], each["object"]) for each in stated)
 
 
 def _changed_relations(row: Mapping[str, object]) -> tuple[str, ...]:

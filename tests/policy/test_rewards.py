@@ -23,12 +23,13 @@ from actors.workers.serve_start import StartError
 from conf import Settings, SettingsError, UserError, load
 from conf.rewards import RewardTerm
 from pipelines.common.prompts import draw_held_out_prompts, read_prompts
+from pipelines.common.readable_relations import relations_from_boxes, relations_in_depth
 from pipelines.policy import rewards as rewards_module
 from pipelines.policy.call_limit import CallLimits
 from pipelines.policy.checker_metrics import CheckerCounts
 from pipelines.policy.measures import other_rewards, summarize_all
 from pipelines.policy.reward_mix import RewardMix, RunningReward
-from pipelines.policy.rewards import relations_from_boxes, relations_in_depth, start_rewards
+from pipelines.policy.rewards import start_rewards
 from pipelines.scenes.grammar import parse
 from pipelines.scenes.render import lay_out, render
 from tests.support.guide_code import write_programs

@@ -106,8 +106,8 @@ def test_predictions_are_in_the_order_of_the_ids_and_not_of_the_file(
         table = pq.read_table(path)
         pq.write_table(table.take(list(reversed(range(table.num_rows)))), path)
     found = predict_by_baseline("GPT-5", settings, print).predictions
-    cfg, pairs = settings.baselines, read_pairs(pair_source(settings), HELD_OUT).pairs
-    judge = open_baseline(plan_of("GPT-5", cfg), settings, "cpu", Key("sk-secret"), run_paths(settings))
+    pairs = read_pairs(pair_source(settings), HELD_OUT).pairs
+    judge = open_baseline(plan_of("GPT-5", settings), settings, "cpu", Key("sk-secret"), run_paths(settings))
     assert found.margin.tolist() != found.margin.tolist()[::-1], "the order matters"
     assert found.margin.tolist() == judge.judge(pairs).margin.tolist()
 

@@ -11,11 +11,12 @@ from typing import Literal
 from actors.services.budget import BudgetTracker, LocalBudget
 from actors.services.keys import Key
 from actors.worker_setup import init_worker
-from conf.baselines import BaselinesSettings
+from conf.baselines import KIND_OF_RULES, BaselinesSettings
 from conf.rewards import JudgeSettings
 from conf.settings import Settings
 from pipelines.common.paths import RunPaths
 from pipelines.reward.baselines.registry import JUDGES, open_scorer_baseline
+from pipelines.reward.baselines.rules import open_rules_baseline
 from pipelines.reward.baselines.vlm import JudgeForm, VlmJudge
 from pipelines.reward.data import Pair, read_place
 from pipelines.reward.predictions import PairJudge, PairPredictions
@@ -74,6 +75,8 @@ def open_baseline(plan: BaselinePlan, settings: Settings, device: str, key: Key,
         budget = LocalBudget(BudgetTracker(settings.budget, str(paths.account)))
         cache = settings.budget.cache or str(paths.answers)
         return VlmJudge(judge_settings(plan, settings.baselines), key, plan.form, cache, budget)
+    if plan.name in KIND_OF_RULES:
+        return open_rules_baseline(plan.name, settings, device)
     return open_scorer_baseline(plan.name, settings.baselines, device)
 
 

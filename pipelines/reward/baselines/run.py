@@ -14,17 +14,18 @@ import ray
 
 from actors.files import write_file
 from actors.json_files import record_or_none
-from actors.rewards.scorers import MAX_BILLIONS_ON_CPU, commit_of, require_installed, runtime_env_of
+from actors.rewards.scorers import MAX_BILLIONS_ON_CPU, require_installed, runtime_env_of
 from actors.services.keys import Key, key_of
 from actors.worker_setup import actor_options
 from conf import SettingsError
-from conf.baselines import KIND_OF_SCORER, BaselinesSettings
+from conf.baselines import KIND_OF_RULES, KIND_OF_SCORER, BaselinesSettings
 from conf.settings import Settings
 from pipelines.common.paths import run_paths
 from pipelines.common.progress_line import Pace, ProgressLine, counted
 from pipelines.reward.baselines.actor import BaselineActor, BaselinePlan, ReadChunk, judge_settings, make_chunks
 from pipelines.reward.baselines.position_bias import TwoOrderPredictions, concatenated
 from pipelines.reward.baselines.registry import JUDGES, SCORERS
+from pipelines.reward.baselines.rules import rules_settings
 from pipelines.reward.locations import HELD_OUT, PairSource, pair_source
 from pipelines.reward.predictions import KeyedPredictions, PairKey, PairPredictions
 from pipelines.reward.row_groups import find_rows
@@ -39,7 +40,7 @@ def predict_by_baseline(name: str, settings: Settings, log: Callable[[str], None
     cfg, paths = settings.baselines, run_paths(settings)
     require_device([name], cfg)
     _require_packages(name, cfg)
-    plan = plan_of(name, cfg)
+    plan = plan_of(name, settings)
     key = key_of(judge_settings(plan, cfg)) if plan.form else Key("")
     actor_class: Any = ray.remote(BaselineActor).options(**_actor_options(name, cfg))
     actor = actor_class.remote(plan, settings, paths, key)
@@ -69,13 +70,15 @@ def _require_packages(name: str, cfg: BaselinesSettings) -> None:
         require_installed(KIND_OF_SCORER[name], "set baselines.isolated=true")
 
 
-def plan_of(name: str, cfg: BaselinesSettings) -> BaselinePlan:
+def plan_of(name: str, settings: Settings) -> BaselinePlan:
     """The model, and for a judge the endpoint and the form, that the settings name."""
+    cfg = settings.baselines
     if name in JUDGES:
         judge = JUDGES[name]
         return BaselinePlan(name, cfg.models.get(name, judge.model), cfg.urls.get(name, judge.url), cfg.judge_form)
-    model = cfg.models.get(name, SCORERS[name].model)
-    return BaselinePlan(name, model, revision=cfg.revisions.get(name) or commit_of(model))
+    if name in KIND_OF_RULES:
+        return BaselinePlan(name, repr(rules_settings(name, settings)))  # with the thresholds
+    return BaselinePlan(name, cfg.models.get(name, SCORERS[name].model), revision=cfg.revisions.get(name, ""))
 
 
 def _judge_chunks(actor: Any, folder: Path, source: PairSource, rows: int, progress: ProgressLine) -> KeyedPredictions:
