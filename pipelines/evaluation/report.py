@@ -24,7 +24,7 @@ from pipelines.common.paths import RunPaths
 from pipelines.evaluation.cases import Result
 from pipelines.evaluation.curves import training_curves
 from pipelines.evaluation.gallery import build_gallery
-from pipelines.evaluation.reward_terms import LAST, reward_terms
+from pipelines.evaluation.reward_terms import averaged, reward_terms
 from pipelines.evaluation.tables import Row, TableName, Tables
 from pipelines.evaluation.what_changed import WhatChanged
 from pipelines.policy.lineage import lineage_up_to
@@ -96,7 +96,7 @@ def render_report(
         headlines=_headlines(tables),
         changes=changes,
         terms=reward_terms(training, {name: term.weight for name, term in settings.used_rewards().items()}),
-        terms_of=min(LAST, len(training)),
+        terms_of=averaged(training),
         figures=training_curves(training, read_rows(paths.evaluations, EvaluationRow)),
         lineage=[str(row) for row in lineage_up_to(paths.lineage, version)],
         panels=build_gallery(results, paths),

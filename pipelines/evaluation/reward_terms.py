@@ -9,7 +9,7 @@ from typing import Any
 from pipelines.policy.metrics import mean_of_numbers
 
 LAST = 10
-"""The newest iterations over which the table averages."""
+"""The newest iterations over which the table averages, at most."""
 
 JsonRow = Mapping[str, Any]
 
@@ -30,6 +30,11 @@ class RewardTermRow:
     """With the training reward, and then with each term of the table in order: Pearson's r within groups."""
 
 
+def averaged(training: Sequence[JsonRow]) -> int:
+    """The number of the first, and of the newest, iterations: no iteration of a run with several is in both."""
+    return max(1, min(LAST, len(training) // 2))
+
+
 def reward_terms(training: Sequence[JsonRow], weights: Mapping[str, float]) -> list[RewardTermRow]:
     """The terms of a run of several; [] for one alone, which is the training reward itself.
 
@@ -38,7 +43,8 @@ def reward_terms(training: Sequence[JsonRow], weights: Mapping[str, float]) -> l
     names = list(training[-1]["rewards"]) if training else []
     if len(names) < 2:
         return []
-    early, late = training[:LAST], training[-LAST:]
+    count = averaged(training)
+    early, late = training[:count], training[-count:]
     compared = ("total", *names)
     return [
         RewardTermRow(

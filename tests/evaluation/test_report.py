@@ -12,6 +12,7 @@ import pytest
 
 from pipelines.evaluation.gallery import build_gallery, outcomes_of
 from pipelines.evaluation.report import render_report
+from pipelines.evaluation.reward_terms import averaged
 from pipelines.evaluation.tables import tabulate
 from pipelines.policy.lineage import Change, record_changes
 from tests.support.evaluated_run import EvaluatedRun, blurred_policy
@@ -114,6 +115,7 @@ def test_the_page_shows_how_the_terms_of_the_training_reward_go_together(html: s
     (row,) = re.findall(r"<tr><th scope=\"row\">spatialscore</th>.*?</tr>", html, flags=re.DOTALL)
     cells = re.findall(r"<td[^>]*>(.*?)</td>", row)
     assert cells == ["1", "5.500", "15.500", "0.500", "0.25", "1.00", "–"]
+    assert [averaged([{}] * rows) for rows in (1, 2, 5, 40)] == [1, 1, 2, 10], "no iteration is in both means"
 
 
 def test_a_worse_policy_gets_a_neutral_title(run: EvaluatedRun) -> None:
