@@ -70,7 +70,8 @@ def test_two_layers_at_full_width_are_trained_resumed_exported_checked_served_an
     assert scores.std() > 0
     for check in _checks(loaded, str(tmp_path / "model"), pairs):
         assert check.passed, check
-    replica = ScoreReplica(str(tmp_path / "model"), replace(settings.serving, gpus=0.0, batch_images=2))
+    serving = replace(settings.serving, gpus=0.0, batch_images=2, threads=torch.get_num_threads())
+    replica = ScoreReplica(str(tmp_path / "model"), serving)
     served = asyncio.run(replica.score(images[:2], [PROMPT] * 2))  # alone, as a group of a policy run
     assert np.array_equal(served.mu, scores)
     del replica
