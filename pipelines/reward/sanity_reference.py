@@ -50,12 +50,13 @@ def check_preprocessing(scorer: SpatialScorer, pairs: Sequence[Pair]) -> SanityC
     )
 
 
-def check_forward(scorer: SpatialScorer, pairs: Sequence[Pair]) -> SanityCheck:
+def check_forward(scorer: SpatialScorer, pairs: Sequence[Pair], rows: int = ROWS) -> SanityCheck:
     """Scores should equal the head by hand on the library's own forward pass, read at the last token, `<reward>`.
 
-    The library computes the 2-D rotary positions itself, from the token ids and the image's grid.
+    The library computes the 2-D rotary positions itself, from the token ids and the image's grid. `rows`: how many
+    are compared, at most ROWS.
     """
-    images, prompts = _rows(pairs)
+    images, prompts = _rows(pairs, rows)
     expected = np.array([_library_mu(scorer, image, prompt) for image, prompt in zip(images, prompts, strict=True)])
     mu = scorer.score(images, prompts).mu
     difference = float(np.abs(mu - expected).max()) if np.isfinite(mu).all() else float("inf")
@@ -94,10 +95,10 @@ def check_head_precision(scorer: SpatialScorer, pairs: Sequence[Pair]) -> Sanity
     )
 
 
-def _rows(pairs: Sequence[Pair]) -> tuple[list[np.ndarray], list[str]]:
+def _rows(pairs: Sequence[Pair], rows: int = ROWS) -> tuple[list[np.ndarray], list[str]]:
     """Images of several sizes and aspect ratios, and their prompts: the winners of the first pairs, resized."""
-    chosen = [pairs[i % len(pairs)] for i in range(ROWS)]
-    images = [_resized(pair.image_w, *factors) for pair, factors in zip(chosen, _SIZES, strict=True)]
+    chosen = [pairs[i % len(pairs)] for i in range(rows)]
+    images = [_resized(pair.image_w, *factors) for pair, factors in zip(chosen, _SIZES[:rows], strict=True)]
     return images, [pair.prompt for pair in chosen]
 
 
