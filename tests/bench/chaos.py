@@ -157,7 +157,7 @@ class ChaosOperator(Operator):
 
 
 def play(operator: ChaosOperator, number: int, name: Literal["separate", "colocated"], version: int) -> Round:
-    """One run, which is killed in random moments until it ends."""
+    """One run, which is killed in random moments, also while it starts, until it ends."""
     chance, started = random.Random(number), time.monotonic()
     roles = [
         role for role in WEIGHTS if role in operator.scenario.processes or role in ("driver", "worker node", "head")
@@ -167,7 +167,6 @@ def play(operator: ChaosOperator, number: int, name: Literal["separate", "coloca
     recoveries: list[float] = []
     try:
         operator.submit(f"run-{number}")
-        operator.wait_for_iteration(0)
         while not operator.ended():
             operator.pause(chance.uniform(0.0, PAUSE_S))
             drawn = chance.choices(roles, [WEIGHTS[role] for role in roles], k=chance.choice(TOGETHER))
