@@ -11,6 +11,8 @@ from actors.workers.reward import FIRST_WAIT_S, MAX_BACKOFF_S
 from conf.errors import SettingsError
 
 START_RETRIES = 8
+PROXY_WAIT_S = 30.0
+"""Time after which no proxy means no HTTP. A controller that was restarted knows none for a moment."""
 
 
 def start_serve_http(host: str, port: int, what: str) -> None:
@@ -27,7 +29,11 @@ def start_serve_http(host: str, port: int, what: str) -> None:
             if attempt == START_RETRIES:
                 raise
             time.sleep(min(MAX_BACKOFF_S, FIRST_WAIT_S * 2**attempt))
-    if not serve.status().proxies:
+    deadline = time.monotonic() + PROXY_WAIT_S
+    while not serve.status().proxies:
+        if time.monotonic() < deadline:
+            time.sleep(FIRST_WAIT_S)
+            continue
         raise SettingsError(
             f"{what} needs Ray Serve with HTTP, but Serve already runs on this Ray without it: stop it with "
             "`serve shutdown` (a policy run uses it), or start a separate Ray with ray_address=local"

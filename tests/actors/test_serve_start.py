@@ -1,4 +1,4 @@
-"""An application of Ray Serve whose replicas do not start. Serve itself is replaced: what it reports is recorded."""
+"""Applications of Ray Serve that do not start, or start late. Serve itself is replaced: what it reports is recorded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any, cast
 import pytest
 from ray import serve
 
+from actors.workers import serve_http
+from actors.workers.serve_http import start_serve_http
 from actors.workers.serve_start import StartError, run_application
+from conf import SettingsError
 
 REPORT = """The deployment failed to start 3 times in a row. This may be due to a problem with its constructor or \
 initial health check failing. See controller logs for details. Error:
@@ -48,3 +51,21 @@ def test_what_a_constructor_raises_for_a_user_is_the_message_and_nothing_is_left
     with pytest.raises(StartError, match=message):
         run_application(cast(Any, None), "mine", None)
     assert deleted == ["mine"]
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_controller_that_was_restarted_is_not_taken_for_a_serve_without_http(
+    late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows its proxies only after a moment. A driver that was started again then ended with exit code 2."""
+    states = [{}, {}, {"node": "HEALTHY"}] if late else [{}]
+    monkeypatch.setattr(serve, "start", lambda **options: None)
+    monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(proxies=states.pop(0) if states[1:] else states[0]))
+    monkeypatch.setattr(serve_http, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(serve_http, "PROXY_WAIT_S", 30.0 if late else 0.05)
+    if late:
+        start_serve_http("127.0.0.1", 8000, "play")
+        assert len(states) == 1
+    else:
+        with pytest.raises(SettingsError, match="play needs Ray Serve with HTTP"):
+            start_serve_http("127.0.0.1", 8000, "play")
