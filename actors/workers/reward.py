@@ -125,9 +125,14 @@ class RewardPool:
 
     def replicas(self) -> int:
         """Number of running replicas; 0 if the application was removed."""
+        return self.replica_counts()[0]
+
+    def replica_counts(self) -> tuple[int, int]:
+        """Number of running replicas, and of those that start or wait for a node; 0 if the application was removed."""
         application = serve.status().applications.get(self._name)
         status = application and application.deployments.get(self._deployment)
-        return status.replica_states.get(ReplicaState.RUNNING, 0) if status else 0
+        states = status.replica_states if status else {}
+        return states.get(ReplicaState.RUNNING, 0), states.get(ReplicaState.STARTING, 0)
 
     def stop(self) -> None:
         """Removes the pool from the cluster. Other Serve applications stay."""

@@ -18,6 +18,8 @@ class Replicas:
 
     request: ResourceRequest
     running: int
+    starting: int = 0
+    """Replicas that load their model or wait for a node."""
 
 
 def rollout_request(policy: PolicySettings) -> ResourceRequest:

@@ -116,10 +116,10 @@ class RewardMix:
             logging.getLogger(__name__).warning("the watched reward %s has no scores: %s", name, reason)
 
     async def replicas(self) -> list[Replicas]:
-        """The running replicas of each reward."""
+        """The replicas of each reward."""
         rewards = (*self._trained, *self._watched)
-        counts = await asyncio.gather(*(asyncio.to_thread(reward.pool.replicas) for reward in rewards))
-        return [Replicas(reward.request, count) for reward, count in zip(rewards, counts, strict=True)]
+        counts = await asyncio.gather(*(asyncio.to_thread(reward.pool.replica_counts) for reward in rewards))
+        return [Replicas(reward.request, *count) for reward, count in zip(rewards, counts, strict=True)]
 
     def stop(self) -> None:
         """Removes all pools from the cluster."""

@@ -12,7 +12,6 @@ from ray.exceptions import RayError
 from conf.settings import Settings
 from pipelines.common.cluster_state import ClusterState, read_cluster
 from pipelines.common.resource_wait import STATUS_PERIOD_S, describe_wait
-from pipelines.common.resources import ResourceRequest
 from pipelines.policy.collector import GroupCollector
 from pipelines.policy.resources import Replicas, sampling_request
 
@@ -85,31 +84,34 @@ class UtilizationMonitor:
     async def report_stalls(self) -> None:
         """Runs until it is cancelled: every `period_s` seconds it logs what blocks sampling or scoring.
 
-        While a reward that groups wait for has no replica, and Ray has no node for one, a rollout actor above
-        `policy.rollout.min_actors` is given up at each check. They are requested again when all rewards run.
+        While groups wait for a reward that has no replica, or that Serve gives one more, and Ray has no node for that
+        replica, a rollout actor above `policy.rollout.min_actors` is given up at each check. They are requested again
+        when no replica is missing.
         """
         rollouts, scaled_down = self._collector.rollouts, False
         while True:
             await asyncio.sleep(self._period_s)
-            blocking = await self._rewards_without_replicas()
-            if scaled_down and not blocking:
+            missing = await self._missing_replicas()
+            if scaled_down and not missing:
                 rollouts.scale_up()
                 scaled_down = False
-            waiting = [*blocking] if rollouts.any_ready() else [sampling_request(self._settings.policy), *blocking]
-            if not waiting:
+            no_samples = [] if rollouts.any_ready() else [sampling_request(self._settings.policy)]
+            if not (no_samples or missing):
                 continue  # the state of a large cluster is large: it is read only if something waits
             cluster = self._read()
-            for request in waiting:
+            unplaced = [each.request for each in missing if cluster.is_pending(each.request.cpus, each.request.gpus)]
+            loading = [each.request for each in missing if not each.running and each.request not in unplaced]
+            for request in (*no_samples, *unplaced, *loading):
                 self._log(describe_wait(request, cluster))
-            if any(cluster.is_pending(request.cpus, request.gpus) for request in blocking):
+            if unplaced:
                 rollouts.scale_down()
                 scaled_down = True
 
-    async def _rewards_without_replicas(self) -> list[ResourceRequest]:
-        """The requests of rewards that have no running replica. Empty if no group waits for scores."""
+    async def _missing_replicas(self) -> list[Replicas]:
+        """The rewards without a running replica, or with one that starts. Empty if no group waits for scores."""
         if not self._collector.scoring.value:
             return []
         try:
-            return [each.request for each in await self._collector.rewards.replicas() if not each.running]
+            return [each for each in await self._collector.rewards.replicas() if each.starting or not each.running]
         except RayError:  # Serve's controller is being restarted
             return []

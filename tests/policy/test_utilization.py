@@ -16,7 +16,7 @@ from ray.exceptions import RayError
 from actors.types import Scores
 from conf import load
 from conf.settings import Settings
-from pipelines.common.cluster_state import read_cluster
+from pipelines.common.cluster_state import Bundle, ClusterState, read_cluster
 from pipelines.common.resources import ResourceRequest
 from pipelines.policy.collector import GroupCollector, Rewards
 from pipelines.policy.resources import Replicas, detector_request, spatialscore_request
@@ -141,6 +141,30 @@ def test_no_rollout_actor_is_given_up_for_a_reward_that_loads(ray_cluster: None)
 
     asyncio.run(run())
     assert set(messages) == {"waiting for 1 detector replicas to load: all of them have a node"}
+
+
+@pytest.mark.ray
+def test_rollout_actors_are_given_up_for_one_more_replica_without_a_node(ray_cluster: None) -> None:
+    """One replica runs and a second one is pending. While the second one loads, no more are given up."""
+    messages: list[str] = []
+    request = ResourceRequest("SpatialScore replicas", 1, 2.0, 0.0, "", "")
+    nodes = [ClusterState((), frozenset({Bundle(2.0, 0.0)}))]
+
+    async def run() -> None:
+        rollouts = await pool_of(3, cpus=0.2)
+        collector = collector_of(rollouts, FixedReplicas(Replicas(request, running=1, starting=1)))
+        monitor = UtilizationMonitor(SETTINGS, collector, messages.append, 0.1, lambda: nodes[0])
+        reports = asyncio.create_task(monitor.report_stalls())
+        await until(lambda: len(rollouts.actors) < 3)
+        nodes[0] = ClusterState((), frozenset())  # it has a node now and loads
+        left, said = len(rollouts.actors), len(messages)
+        await asyncio.sleep(0.5)
+        assert (len(rollouts.actors), len(messages)) == (left, said)
+        reports.cancel()
+        rollouts.stop()
+
+    asyncio.run(run())
+    assert messages[0].startswith("waiting for 1 SpatialScore replicas of 2 CPUs")
 
 
 async def utilization_under(rewards: Rewards, settings: Settings) -> Utilization:
