@@ -12,6 +12,8 @@ from conf.errors import UserError
 
 _RAISED = re.compile(r"^(?:[\w.]+\.)?(?:UserError|SettingsError|RewardError|InputError): (.+)$", re.MULTILINE)
 """What the constructor of a replica raised for a user, in the traceback that Serve reports."""
+_LOST = "died unexpectedly"
+"""Ray's words for a process that was killed, or lost with its node."""
 _MAX_REASON = 500
 
 
@@ -24,6 +26,7 @@ def run_application(application: serve.Application, name: str, route_prefix: str
 
     Raises StartError, after the application was removed, if its replicas fail. The message is that of the UserError
     which a constructor raised, or the last line of Serve's report. `serve.run` itself leaves the reason out.
+    Raises RuntimeError instead if replicas were killed while they started: the same command may succeed later.
     """
     try:
         return serve.run(application, name=name, route_prefix=route_prefix)
@@ -32,5 +35,7 @@ def run_application(application: serve.Application, name: str, route_prefix: str
         reports = [each.message for each in failed.deployments.values() if each.message] if failed else []
         serve.delete(name)
         report = "\n".join([str(error), *reports]).strip()
-        raised = _RAISED.findall(report) or report.splitlines()
-        raise StartError(raised[-1].strip()[:_MAX_REASON]) from error
+        raised = _RAISED.findall(report)
+        if not raised and _LOST in report:
+            raise RuntimeError(f"the replicas of {name} were killed while they started: {report}") from error
+        raise StartError((raised or report.splitlines())[-1].strip()[:_MAX_REASON]) from error

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 from ray import serve
+from ray.exceptions import ActorDiedError
 
 from actors.workers import serve_http
 from actors.workers.serve_http import start_serve_http
@@ -29,16 +30,18 @@ ray::ServeReplica:mine:RewardReplica.initialize_and_get_metadata() (pid=1, ip=12
 
 
 @pytest.mark.parametrize(
-    ("last", "message"),
+    ("last", "message", "kind"),
     [
-        ("actors.rewards.errors.RewardError: rewards.mine.path=x:f cannot be loaded", "^rewards.mine.path"),
-        ("conf.errors.SettingsError: no SpatialScore at x", "^no SpatialScore at x$"),
-        ("RuntimeError: weights are damaged", "^RuntimeError: weights are damaged$"),
+        ("actors.rewards.errors.RewardError: rewards.mine.path=x:f cannot be loaded", "^rewards.mine.path", StartError),
+        ("conf.errors.SettingsError: no SpatialScore at x", "^no SpatialScore at x$", StartError),
+        ("RuntimeError: weights are damaged", "^RuntimeError: weights are damaged$", StartError),
+        (ActorDiedError.BASE_ERROR_MSG, "^the replicas of mine were killed while they started", RuntimeError),
     ],
 )
 def test_what_a_constructor_raises_for_a_user_is_the_message_and_nothing_is_left(
-    last: str, message: str, monkeypatch: pytest.MonkeyPatch
+    last: str, message: str, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Killed replicas are no mistake of the user: `submit.keep` repeats a job that ended with them."""
     deleted: list[str] = []
 
     def run(application: object, **options: object) -> None:
@@ -48,7 +51,7 @@ def test_what_a_constructor_raises_for_a_user_is_the_message_and_nothing_is_left
     monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications={"mine": deployed}))
     monkeypatch.setattr(serve, "run", run)
     monkeypatch.setattr(serve, "delete", deleted.append)
-    with pytest.raises(StartError, match=message):
+    with pytest.raises(kind, match=message):
         run_application(cast(Any, None), "mine", None)
     assert deleted == ["mine"]
 
