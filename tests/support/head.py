@@ -52,16 +52,21 @@ def running_head(**variables: str) -> Iterator[Head]:
     command += [f"--port={port}", f"--dashboard-port={dashboard}", f"--metrics-export-port={metrics}"]
     for name in ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "ray-client-server-port"):
         command.append(f"--{name}={free_port()}")
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
+    address = f"http://127.0.0.1:{dashboard}"
+    for _ in range(3):  # Ray gives its raylet 30 seconds, which are too few on a busy machine
+        with (folder / "log").open("w") as log:
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
+        if _starts(address, process, folder / "log"):
+            break
     try:
-        address = f"http://127.0.0.1:{dashboard}"
-        _wait_for_refusal(address, process, folder / "log")
+        assert process.poll() is None, f"ray start did not come up:\n{(folder / 'log').read_text()[-3000:]}"
         yield Head(
             address, f"127.0.0.1:{port}", f"http://127.0.0.1:{metrics}/metrics", token, folder / "r", environment
         )
     finally:
-        started = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        started: list[psutil.Process] = []
+        with suppress(psutil.NoSuchProcess):  # it did not start
+            started += [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         for each in started:
             with suppress(psutil.NoSuchProcess):
                 each.terminate()
@@ -72,17 +77,17 @@ def running_head(**variables: str) -> Iterator[Head]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wait_for_refusal(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Waits until the jobs API answers 401, i.e. is up and requires the token."""
-    deadline = time.monotonic() + 90
+def _starts(address: str, process: subprocess.Popen[bytes], log: Path) -> bool:
+    """Waits until the node has started and the jobs API answers 401, i.e. requires the token. False if it has ended."""
+    deadline = time.monotonic() + 240
     while process.poll() is None and time.monotonic() < deadline:
         try:
             urllib.request.urlopen(f"{address}/api/jobs/", timeout=2)
             raise AssertionError("the jobs API answered without a token")
         except urllib.error.HTTPError as error:
-            if error.code == 401:
-                return
+            if error.code == 401 and "Ray runtime started" in log.read_text():
+                return True
         except OSError:
             pass
         time.sleep(0.5)
-    raise AssertionError(f"ray start did not come up:\n{log.read_text()[-3000:]}")
+    return False
