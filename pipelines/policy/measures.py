@@ -44,7 +44,7 @@ def joined(parts: Sequence[Values]) -> dict[str, np.ndarray]:
 
 
 def summarize_all(parts: Sequence[Values], counts: CheckerCounts) -> dict[str, dict[str, float]]:
-    """Mean and spread of each measure. With an exact checker, `fully_correct` is 1 or 0 for each image."""
+    """See `summarize`, for each measure. With an exact checker, `fully_correct` is 1 or 0 for each image."""
     values = joined(parts)
     if counts.images:
         values["fully_correct"] = np.arange(counts.images) < counts.perfect

@@ -48,9 +48,9 @@ MISTAKES = {
     "policy train flux_dev": "there is no run in runs/flux_dev",
     "config show nope": "'nope' is neither a preset nor a section",
     # values
-    "policy train policy.minutes=nan": "policy.minutes must be at least 0, got nan",
+    "policy train policy.minutes=nan": "policy.minutes must be a finite number at least 0, got nan",
     "policy train policy.minutes=-1": "policy.minutes must be at least 0",
-    "policy train policy.optimizer.lr=inf": "policy.optimizer.lr must be above 0",
+    "policy train policy.optimizer.lr=inf": "policy.optimizer.lr must be a finite number above 0, got inf",
     "policy train policy.iterations=1e3": "policy.iterations must be an int",
     "policy train policy.iterations=-5": "command line: policy.iterations must be at least",
     "policy train policy.group_size=7": "policy.algorithm.top_k must be at most half of policy.group_size",
@@ -65,7 +65,7 @@ MISTAKES = {
     "reward serve serving.port=99999": "serving.port must be in [1, 65535]",
     "reward serve serving.host=0.0.0.0": "callers must send a token",
     "preferences review review.port=70000": "review.port must be in [0, 65535]",
-    "status status.every=nan": "status.every must be at least 0.1",
+    "status status.every=nan": "status.every must be a finite number at least 0.1, got nan",
     "scenes pretrain pretrain.minutes=-1": "pretrain.minutes must be at least 0.1",
     "ablation ablation.variants=[x]": "ablation.variants must be one of",
     # texts

@@ -120,6 +120,6 @@ def test_diversity_is_the_difference_of_two_images_of_a_prompt_at_16_pixels() ->
 def test_measures_are_joined_over_batches_and_over_the_exact_counts() -> None:
     first, second = {"a": np.array([1.0, NAN]), "diversity": np.array([0.5])}, {"a": np.array([3.0])}
     found = summarize_all([first, second], CheckerCounts(images=4, perfect=1))
-    assert found["a"] == {"mean": 2.0, "spread": 1.0} and found["diversity"]["mean"] == 0.5
-    assert found["fully_correct"] == {"mean": 0.25, "spread": pytest.approx(np.sqrt(3 / 16))}
+    assert found["a"] == {"mean": 2.0, "spread": 1.0, "missing": 1.0} and found["diversity"]["mean"] == 0.5
+    assert found["fully_correct"] == {"mean": 0.25, "spread": pytest.approx(np.sqrt(3 / 16)), "missing": 0.0}
     assert math.isnan(summarize_all([{"a": np.array([NAN])}], CheckerCounts())["a"]["mean"])
