@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import ray
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
-from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
+from ray.exceptions import ObjectLostError, RayTaskError
 
 from actors.rewards.combine import CombineRule, combine_group, weighted_sum
 from actors.rewards.errors import RewardError
@@ -128,12 +127,15 @@ class RewardMix:
 
 
 async def _score(reward: RunningReward, images: ray.ObjectRef[np.ndarray], prompts: Sequence[str]) -> Scores:
-    """See RewardPool.score. Raises RewardError, in place of a traceback, for what the code of the reward raises."""
+    """See RewardPool.score. Raises RewardError, in place of a traceback, for what the code of the reward raises.
+
+    Lost replicas, images and devices are no mistake of the user: the same command may succeed later.
+    """
     try:
         return await reward.pool.score(images, prompts)
     except (ObjectLostError, DeviceFaultError):
         raise
-    except (RayTaskError, RayActorError, BackPressureError, ReplicaUnavailableError) as error:
+    except RayTaskError as error:
         raise RewardError(
             f"rewards.{reward.name} ended with {reason_of(error)}: correct it, and start the command again. The log of "
             "its replica has the traceback"

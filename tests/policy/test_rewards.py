@@ -190,9 +190,10 @@ def test_a_trained_reward_that_raises_ends_the_run_with_one_message() -> None:
     mix = mix_of({"mine": RewardTerm(weight=1.0)}, cast(Any, [FailingPool(trouble)]))
     with pytest.raises(UserError, match=r"^rewards\.mine ended with KeyError: 'no key': correct it"):
         asyncio.run(mix.score(UNUSED, ["a"]))
-    lost = mix_of({"mine": RewardTerm(at_least=1.0)}, cast(Any, [FailingPool(ObjectLostError("0" * 56, None, ""))]))
-    with pytest.raises(ObjectLostError):
-        asyncio.run(lost.score(UNUSED, ["a"]))
+    for loss in (ObjectLostError("0" * 56, None, ""), RayActorError()):  # no mistake of the user: exit code 1
+        lost = mix_of({"mine": RewardTerm(at_least=1.0)}, cast(Any, [FailingPool(loss)]))
+        with pytest.raises(type(loss)):
+            asyncio.run(lost.score(UNUSED, ["a"]))
 
 
 @pytest.mark.ray
