@@ -31,10 +31,9 @@ def start_serve_http(host: str, port: int, what: str) -> None:
             time.sleep(min(MAX_BACKOFF_S, FIRST_WAIT_S * 2**attempt))
     deadline = time.monotonic() + PROXY_WAIT_S
     while not serve.status().proxies:
-        if time.monotonic() < deadline:
-            time.sleep(FIRST_WAIT_S)
-            continue
-        raise SettingsError(
-            f"{what} needs Ray Serve with HTTP, but Serve already runs on this Ray without it: stop it with "
-            "`serve shutdown` (a policy run uses it), or start a separate Ray with ray_address=local"
-        )
+        if time.monotonic() >= deadline:
+            raise SettingsError(
+                f"{what} needs Ray Serve with HTTP, but Serve already runs on this Ray without it: stop it with "
+                "`serve shutdown` (a policy run uses it), or start a separate Ray with ray_address=local"
+            )
+        time.sleep(FIRST_WAIT_S)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -22,7 +22,7 @@ from conf.settings import Settings
 from pipelines.common.images import data_uri
 from pipelines.common.paths import RunPaths
 from pipelines.evaluation.cases import Result
-from pipelines.evaluation.curves import training_curves
+from pipelines.evaluation.curves import JsonRow, training_curves
 from pipelines.evaluation.gallery import build_gallery
 from pipelines.evaluation.reward_terms import averaged, reward_terms
 from pipelines.evaluation.tables import Row, TableName, Tables
@@ -36,8 +36,6 @@ SAMPLE_PAIRS = 2
 
 BENCHMARKS = ("<!-- benchmarks -->", "<!-- end of benchmarks -->")
 """The comments around the section of the benchmarks, which is written after the page."""
-
-JsonRow = Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from pipelines.evaluation.curves import JsonRow
 from pipelines.policy.metrics import mean_of_numbers
 
 LAST = 10
 """The newest iterations over which the table averages, at most."""
-
-JsonRow = Mapping[str, Any]
 
 
 @dataclass(frozen=True)

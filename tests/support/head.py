@@ -56,10 +56,11 @@ def running_head(**variables: str) -> Iterator[Head]:
     for _ in range(3):  # Ray gives its raylet 30 seconds, which are too few on a busy machine
         with (folder / "log").open("w") as log:
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
-        if _starts(address, process, folder / "log"):
+        answers = _starts(address, process, folder / "log")
+        if answers or process.poll() is None:
             break
     try:
-        assert process.poll() is None, f"ray start did not come up:\n{(folder / 'log').read_text()[-3000:]}"
+        assert answers, f"ray start did not come up:\n{(folder / 'log').read_text()[-3000:]}"
         yield Head(
             address, f"127.0.0.1:{port}", f"http://127.0.0.1:{metrics}/metrics", token, folder / "r", environment
         )
