@@ -28,7 +28,7 @@ def main(models: Sequence[str], pairs: Sequence[str], count: int) -> None:
         for name, part in _parts(kind, hard).items():
             right = [_right(scorer, part) for scorer in scorers]
             _row(name, len(part), right)
-    held_out = list(chain.from_iterable(_held_out(folder) for folder in pairs))
+    held_out = list(chain.from_iterable(held_out_pairs(folder) for folder in pairs))
     for kind in sorted({pair.kind for pair in held_out}):
         part = [pair for pair in held_out if pair.kind == kind]
         _row(kind, len(part), [float((score_pairs(scorer, part).margin > 0).mean()) for scorer in scorers])
@@ -49,7 +49,8 @@ def _right(scorer: SpatialScorer, hard: Sequence[HardNegative]) -> float:
     return float((margin > 0).mean())
 
 
-def _held_out(folder: str) -> list[Pair]:
+def held_out_pairs(folder: str) -> list[Pair]:
+    """The accepted held-out pairs of a folder of preference pairs."""
     return read_pairs(PairSource((folder,), ("strict", "ordered"), unreviewed=False), ("test",)).pairs
 
 
