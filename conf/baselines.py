@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -24,6 +25,7 @@ KIND_OF_RULES = {"Detector": "detector", "DepthRules": "depth_rules"}
 
 JUDGES = ("GPT-5", "Gemini-2.5-Pro", "Qwen2.5-VL-7B", "Qwen2.5-VL-32B", "Qwen2.5-VL-72B")
 """Baselines behind an endpoint."""
+_PUBLISHED = (*SCORERS, *KIND_OF_RULES, *JUDGES)
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class BaselinesSettings(Section):
 
     names: tuple[str, ...] = ()
     """Baselines to run: PickScore, HPSv2.1, HPSv3, ImageReward, VQAScore, UnifiedReward, CLIP, Detector, DepthRules,
-    GPT-5, Gemini-2.5-Pro, Qwen2.5-VL-7B, Qwen2.5-VL-32B, Qwen2.5-VL-72B."""
+    GPT-5, Gemini-2.5-Pro, Qwen2.5-VL-7B, Qwen2.5-VL-32B, Qwen2.5-VL-72B, and your own rewards of kind python or http,
+    by their names in section rewards."""
 
     models: dict[str, str] = field(default_factory=dict[str, str])
     """Baseline -> directory or hub id (for a judge: model name) to use instead of its default."""
@@ -80,9 +83,9 @@ class BaselinesSettings(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("names", "models", "urls"):
+        for key in ("models", "urls"):
             for name in getattr(self, key):
-                one_of(f"baselines.{key}: a name", name, (*SCORERS, *KIND_OF_RULES, *JUDGES))
+                one_of(f"baselines.{key}: a name", name, _PUBLISHED)
         for name, url in self.urls.items():
             check_url(f"baselines.urls.{name}", url, "https://host/v1")
         for name in self.revisions:
@@ -90,3 +93,8 @@ class BaselinesSettings(Section):
         for key in ("price_in", "price_out"):
             for name in getattr(self, key):
                 one_of(f"baselines.{key}: a judge", name, JUDGES)
+
+    def check_names(self, own: Sequence[str]) -> None:
+        """Raises SettingsError for a name that is neither a published baseline nor in `own`, your own rewards."""
+        for name in self.names:
+            one_of("baselines.names: a name (your own: rewards.NAME.kind=python or http)", name, (*_PUBLISHED, *own))

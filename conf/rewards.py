@@ -28,6 +28,8 @@ KINDS_WITH_A_SECTION: Mapping[str, str] = {
 MAX_REQUEST_IMAGES = 64
 """Images of one request to a reward behind HTTP at most, as of `reward serve`."""
 _REPLICAS = ("threads", "cpus", "gpus", "min_replicas", "max_replicas", "node_group", "runtime_env")
+OWN_KINDS = ("python", "http")
+"""Kinds that are your own: code that a path names, and a service."""
 SCORER_KINDS = ("clip", "pickscore", "hpsv2", "hpsv3", "imagereward", "vqascore", "unifiedreward")
 """Kinds that are published reward models."""
 FIELDS: Mapping[str, tuple[str, ...]] = {

@@ -43,7 +43,7 @@ from conf.pretrain import PretrainSettings
 from conf.push import PushSettings
 from conf.review import PublishSettings, ReviewSettings
 from conf.reward import RewardSettings, SpatialScoreSettings
-from conf.rewards import KINDS_WITH_A_SECTION, JudgeSettings, Rewards, RewardTerm, check_rewards
+from conf.rewards import KINDS_WITH_A_SECTION, OWN_KINDS, JudgeSettings, Rewards, RewardTerm, check_rewards
 from conf.rules import Section, at_least
 from conf.serving import ScoreSettings, ServingSettings
 from conf.tracking import TrackingSettings
@@ -120,6 +120,7 @@ class Settings(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_rewards(self.rewards)
+        self.baselines.check_names(list(self.own_rewards()))
         if not self.run_dir.strip():
             raise SettingsError("run_dir must not be empty: write e.g. run_dir=runs/mine")
         if any("\ud800" <= character <= "\udfff" for character in self.run_dir):
@@ -131,6 +132,10 @@ class Settings(Section):
     def used_rewards(self) -> dict[str, RewardTerm]:
         """The rewards that are not left out, by name."""
         return {name: term for name, term in self.rewards.items() if term is not None}
+
+    def own_rewards(self) -> dict[str, RewardTerm]:
+        """Your own rewards by name: those of kind python or http."""
+        return {name: term for name, term in self.used_rewards().items() if term.kind_of(name) in OWN_KINDS}
 
     def replicated_rewards(self) -> list[str]:
         """The rewards of the training reward whose replicas have settings under their own name."""

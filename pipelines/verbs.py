@@ -101,7 +101,7 @@ VERBS: dict[str, dict[str, Action]] = {
         "evaluate": Action(
             f"{_REWARD}:evaluate",
             "measure pairwise accuracy on the held-out pairs, with baselines",
-            ("baselines", "reward"),
+            ("baselines", "rewards", "reward"),
             resumes=True,
             run="continues",
             replaces_run=("serving.model", "reward.pairs"),

@@ -21,7 +21,9 @@ from actors.rewards.scorers import (
     commit_of,
     require_installed,
 )
+from actors.services.keys import Key, key_in
 from conf import Settings, SettingsError
+from conf.rewards import RewardTerm
 from pipelines.common.models import check_model
 
 
@@ -31,7 +33,7 @@ def check_import_path(name: str, path: str) -> None:
     The module is found as Python finds it, and its names by its source. A module without source counts as right.
     """
     module, _, attribute = path.partition(":")
-    source = _source(module)
+    source = module_file(module)
     if source is None:
         raise SettingsError(
             f"rewards.{name}.path={path}: there is no module {module} in {os.getcwd()}, and none is installed: call "
@@ -45,8 +47,13 @@ def check_import_path(name: str, path: str) -> None:
         raise SettingsError(f"rewards.{name}.path={path}: {source} has no {attribute} at its top level: correct it")
 
 
-def _source(module: str) -> Path | None:
-    """The file of a module; None if there is no such module."""
+def service_token(name: str, term: RewardTerm) -> Key | None:
+    """The token of a reward's service, from the environment; None if it needs none. Raises what `key_in` raises."""
+    return key_in(term.token_variable, f"the token of rewards.{name}") if term.token_variable else None
+
+
+def module_file(module: str) -> Path | None:
+    """The file of a module of the working folder or an installed one; None if there is no such module."""
     here = os.getcwd()
     added = here not in sys.path
     if added:

@@ -14,7 +14,7 @@ from pipelines.common.cluster_address import check_address, uses_private_cluster
 from pipelines.common.disk_faults import require_writable
 from pipelines.common.models import check_model
 from pipelines.common.paths import run_paths
-from pipelines.common.reward_sources import check_reward_sources, reward_models
+from pipelines.common.reward_sources import check_reward_sources, reward_models, service_token
 
 
 def require_run_folder(settings: Settings) -> None:
@@ -55,14 +55,11 @@ def require_rewards(settings: Settings, detector: bool = True) -> None:
 
     `detector`: whether that reward is used, if the run has it.
     """
-    from actors.services.keys import key_in
-
     for model in reward_models(settings):
         if detector or model.setting != "detector.model":
             require_model(settings, model.setting, model.location, model.file, model.revision)
     if settings.uses_reward("judge"):
         require_key(settings.judge)
     for name, term in settings.used_rewards().items():
-        if term.token_variable:
-            key_in(term.token_variable, f"the token of rewards.{name}")
+        service_token(name, term)
     check_reward_sources(settings)

@@ -11,7 +11,7 @@ from ray import serve
 
 from actors.rewards.errors import RewardError
 from actors.rewards.vlm_judge import JudgeReward
-from actors.services.keys import key_in, key_of
+from actors.services.keys import key_of
 from actors.types import Prompt
 from actors.worker_setup import actor_options
 from actors.workers.detector import DetectorReplica
@@ -22,6 +22,7 @@ from conf.rewards import KINDS_WITH_A_SECTION, RewardTerm
 from conf.settings import Settings
 from pipelines.common.prompts import draw_held_out_prompts, draw_training_prompts
 from pipelines.common.readable_relations import relations_from_boxes, relations_in_depth
+from pipelines.common.reward_sources import service_token
 from pipelines.common.scenes_only import check_rules_reward
 from pipelines.policy.call_limit import CallLimits
 from pipelines.policy.resources import reward_request, rules_request
@@ -80,7 +81,7 @@ def prepare_reward(
         return partial(_start_rules, settings, name)
     if kind not in KINDS_WITH_A_SECTION:
         relations = relations_in_depth([*_prompts(settings), *also], name) if kind == "depth_rules" else {}
-        token = key_in(term.token_variable, f"the token of rewards.{name}") if term.token_variable else None
+        token = service_token(name, term)
         application = reward_application(name, term, token, os.getcwd(), settings.serving, relations)
         return partial(_start_pool, application, name, RewardReplica.__name__, settings)
     application = _judge_application(settings) if kind == "judge" else _detector_application(settings, also)

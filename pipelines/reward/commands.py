@@ -16,7 +16,7 @@ from pipelines.common.ray_session import ray_session
 from pipelines.common.run_folder import driving, writing
 from pipelines.common.terminal import coloured, errors, print_warning
 from pipelines.common.vocabulary import vocabulary_note, vocabulary_warning
-from pipelines.reward.baselines.run import require_device
+from pipelines.reward.baselines.run import require_baselines
 from pipelines.reward.data import require_held_out_pairs, require_pairs
 from pipelines.reward.evaluate import evaluate_reward
 from pipelines.reward.locations import pair_source
@@ -34,7 +34,7 @@ from pipelines.reward.triage import triage as triage_pairs
 
 def train(settings: Settings) -> None:
     """Trains SpatialScore, measures it on held-out pairs, and runs its sanity checks."""
-    require_device(settings.baselines.names, settings.baselines)
+    require_baselines(settings.baselines.names, settings)
     require_pairs(pair_source(settings))
     require_replaceable(run_paths(settings).reward_model)
     with driving(settings, "reward"), ray_session(settings):
@@ -49,7 +49,7 @@ def train(settings: Settings) -> None:
 
 def evaluate(settings: Settings) -> None:
     """Measures the run's SpatialScore on held-out pairs."""
-    require_device(settings.baselines.names, settings.baselines)
+    require_baselines(settings.baselines.names, settings)
     _require_model_and_pairs(settings)
     with writing(settings), ray_session(settings):
         _evaluate(settings)

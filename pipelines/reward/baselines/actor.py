@@ -15,6 +15,7 @@ from conf.baselines import KIND_OF_RULES, BaselinesSettings
 from conf.rewards import JudgeSettings
 from conf.settings import Settings
 from pipelines.common.paths import RunPaths
+from pipelines.reward.baselines.own import open_own_baseline, place_of
 from pipelines.reward.baselines.registry import JUDGES, open_scorer_baseline
 from pipelines.reward.baselines.rules import open_rules_baseline
 from pipelines.reward.baselines.vlm import JudgeForm, VlmJudge
@@ -46,11 +47,17 @@ class ReadChunk:
 class BaselineActor:
     """A baseline, and the chunk of pairs that it judges next."""
 
-    def __init__(self, plan: BaselinePlan, settings: Settings, paths: RunPaths, key: Key) -> None:
-        """Loads the model."""
-        device = init_worker(settings.baselines.threads, settings.baselines.gpus)
-        self._baseline = open_baseline(plan, settings, str(device), key, paths)
+    def __init__(self, plan: BaselinePlan, settings: Settings, paths: RunPaths, key: Key, folder: str) -> None:
+        """See `open_baseline`."""
+        self._plan, self._settings, self._paths, self._key, self._folder = plan, settings, paths, key, folder
+        self._baseline: PairJudge | None = None
         self._pairs: list[Pair] = []
+
+    def open(self) -> None:
+        """Loads the model. Not in __init__: what that raises is no UserError in the driver, but a dead actor."""
+        place = place_of(self._plan.name, self._settings)
+        device = str(init_worker(place.threads, place.gpus))
+        self._baseline = open_baseline(self._plan, self._settings, device, self._key, self._paths, self._folder)
 
     def read(self, places: Sequence[RowPlace]) -> ReadChunk:
         """Reads a chunk and drops the one before. Rows that cannot be read are left out."""
@@ -63,12 +70,16 @@ class BaselineActor:
 
     def judge(self) -> PairPredictions:
         """Judges the pairs that were read last."""
+        assert self._baseline, "open comes first"
         return self._baseline.judge(self._pairs)
 
 
-def open_baseline(plan: BaselinePlan, settings: Settings, device: str, key: Key, paths: RunPaths) -> PairJudge:
-    """Opens the baseline in this process. `key`: of a judge's endpoint.
+def open_baseline(
+    plan: BaselinePlan, settings: Settings, device: str, key: Key, paths: RunPaths, folder: str = ""
+) -> PairJudge:
+    """Opens the baseline in this process.
 
+    `key`: of a judge's endpoint, or of your own service. `folder`: where your own modules are found, too.
     A judge caches its answers in the run directory. Its calls count towards the budget of the whole run.
     """
     if plan.form:
@@ -77,6 +88,8 @@ def open_baseline(plan: BaselinePlan, settings: Settings, device: str, key: Key,
         return VlmJudge(judge_settings(plan, settings.baselines), key, plan.form, cache, budget)
     if plan.name in KIND_OF_RULES:
         return open_rules_baseline(plan.name, settings, device)
+    if plan.name in settings.own_rewards():
+        return open_own_baseline(plan.name, settings, key, folder)
     return open_scorer_baseline(plan.name, settings.baselines, device)
 
 

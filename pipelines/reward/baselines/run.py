@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +23,13 @@ from conf.baselines import KIND_OF_RULES, KIND_OF_SCORER, BaselinesSettings
 from conf.settings import Settings
 from pipelines.common.paths import run_paths
 from pipelines.common.progress_line import Pace, ProgressLine, counted
+from pipelines.common.reward_sources import service_token
 from pipelines.reward.baselines.actor import BaselineActor, BaselinePlan, ReadChunk, judge_settings, make_chunks
+from pipelines.reward.baselines.own import identity, require_own_reward
 from pipelines.reward.baselines.position_bias import TwoOrderPredictions, concatenated
 from pipelines.reward.baselines.registry import JUDGES, SCORERS
 from pipelines.reward.baselines.rules import rules_settings
-from pipelines.reward.locations import HELD_OUT, PairSource, pair_source
+from pipelines.reward.locations import HELD_OUT, pair_source
 from pipelines.reward.predictions import KeyedPredictions, PairKey, PairPredictions
 from pipelines.reward.row_groups import find_rows
 
@@ -35,22 +38,29 @@ def predict_by_baseline(name: str, settings: Settings, log: Callable[[str], None
     """Predictions of the baseline called `name` on all held-out pairs that can be read. Saved ones are not made again.
 
     Ray must be initialized. Raises SettingsError if a judge's key is not set or a package is not installed,
-    BudgetReached if a judge's calls cost too much, and the errors of `require_device` and of the baseline.
+    BudgetReached if a judge's calls cost too much, and the errors of `require_baselines` and of the baseline.
     """
     cfg, paths = settings.baselines, run_paths(settings)
-    require_device([name], cfg)
+    require_baselines([name], settings)
     _require_packages(name, cfg)
     plan = plan_of(name, settings)
-    key = key_of(judge_settings(plan, cfg)) if plan.form else Key("")
-    actor_class: Any = ray.remote(BaselineActor).options(**_actor_options(name, cfg))
-    actor = actor_class.remote(plan, settings, paths, key)
+    actor_class: Any = ray.remote(BaselineActor).options(**_actor_options(name, settings))
+    actor = actor_class.remote(plan, settings, paths, _key(plan, settings), os.getcwd())
     try:
         with ProgressLine(name, log) as progress:
             progress.phase("loading the model and judging the held-out pairs")
-            folder = paths.baselines / f"{name}-{_digest(list(vars(plan).values()))}"
-            return _judge_chunks(actor, folder, pair_source(settings), cfg.chunk_pairs, progress)
+            ray.get(actor.open.remote())
+            return _judge_chunks(actor, plan, settings, progress)
     finally:
         ray.kill(actor)
+
+
+def require_baselines(names: Sequence[str], settings: Settings) -> None:
+    """Raises SettingsError for a baseline that cannot run: see `require_device` and `require_own_reward`."""
+    require_device(names, settings.baselines)
+    for name, term in settings.own_rewards().items():
+        if name in names:
+            require_own_reward(name, term)
 
 
 def require_device(names: Sequence[str], cfg: BaselinesSettings) -> None:
@@ -78,14 +88,19 @@ def plan_of(name: str, settings: Settings) -> BaselinePlan:
         return BaselinePlan(name, cfg.models.get(name, judge.model), cfg.urls.get(name, judge.url), cfg.judge_form)
     if name in KIND_OF_RULES:
         return BaselinePlan(name, repr(rules_settings(name, settings)))  # with the thresholds
+    if name in settings.own_rewards():
+        return BaselinePlan(name, identity(settings.own_rewards()[name]))
     return BaselinePlan(name, cfg.models.get(name, SCORERS[name].model), revision=cfg.revisions.get(name, ""))
 
 
-def _judge_chunks(actor: Any, folder: Path, source: PairSource, rows: int, progress: ProgressLine) -> KeyedPredictions:
+def _judge_chunks(actor: Any, plan: BaselinePlan, settings: Settings, progress: ProgressLine) -> KeyedPredictions:
     """Judges the held-out pairs chunk by chunk, and saves each chunk, so that an interruption loses at most one.
 
-    Returns the predictions folder by folder and by id.
+    A chunk without all scores of your own reward is not saved: its service may answer the next time. Returns the
+    predictions folder by folder and by id.
     """
+    source, rows = pair_source(settings), settings.baselines.chunk_pairs
+    folder = run_paths(settings).baselines / f"{plan.name}-{_digest(list(vars(plan).values()))}"
     places = find_rows(source, HELD_OUT)
     count, done, pace = sum(len(place.rows) for place in places), 0, Pace()
     number = {folder: index for index, folder in enumerate(source.folders)}
@@ -100,7 +115,8 @@ def _judge_chunks(actor: Any, folder: Path, source: PairSource, rows: int, progr
         predictions = _read(file, len(read.pair_ids))
         if predictions is None:
             judged: PairPredictions = ray.get(actor.judge.remote())
-            _write(file, judged)
+            if plan.name not in settings.own_rewards() or np.isfinite(judged.margin).all():
+                _write(file, judged)
             predictions = judged
             progress.finish(counted(done, count, "pairs", pace))
         parts.append(predictions)
@@ -139,7 +155,18 @@ def _read(file: Path, count: int) -> PairPredictions | None:
     return TwoOrderPredictions(margin, truncated, np.array(saved.one_order, np.float32))
 
 
-def _actor_options(name: str, cfg: BaselinesSettings) -> dict[str, Any]:
+def _key(plan: BaselinePlan, settings: Settings) -> Key:
+    """Of a judge's endpoint or of your own service; an empty one for all others."""
+    if plan.form:
+        return key_of(judge_settings(plan, settings.baselines))
+    own = settings.own_rewards().get(plan.name)
+    return (own and service_token(plan.name, own)) or Key("")
+
+
+def _actor_options(name: str, settings: Settings) -> dict[str, Any]:
+    cfg, own = settings.baselines, settings.own_rewards().get(name)
+    if own:
+        return actor_options(own.threads, own.cpus, own.gpus, own.node_group, own.runtime_env)
     options = actor_options(cfg.threads, cfg.cpus, cfg.gpus)
     if cfg.isolated and name in SCORERS:
         options["runtime_env"] = runtime_env_of(KIND_OF_SCORER[name], "pip", options["runtime_env"])

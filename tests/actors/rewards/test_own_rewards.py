@@ -8,11 +8,8 @@ import importlib
 import inspect
 import json
 import logging
-import threading
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,6 +29,7 @@ from conf import SettingsError, load
 from conf.rewards import RewardTerm
 from pipelines.common.reward_sources import check_import_path
 from tests.support.guide_code import write_programs
+from tests.support.score_server import reply, running, service
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
 PROMPTS = ["a cup", "a jug", "a dog"]
@@ -46,41 +44,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(str(tmp_path))
     importlib.invalidate_caches()
     return tmp_path
-
-
-@contextmanager
-def service(answer: Callable[[BaseHTTPRequestHandler, bytes], None]) -> Generator[str]:
-    """A service on loopback that answers a request with a function of the handler and the body."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            answer(self, self.rfile.read(int(self.headers["Content-Length"])))
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with running(Handler) as url:
-        yield url
-
-
-@contextmanager
-def running(handler: type[BaseHTTPRequestHandler]) -> Generator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def reply(handler: BaseHTTPRequestHandler, content: Any, status: int = 200, **headers: str) -> None:
-    body = content if isinstance(content, bytes) else json.dumps(content).encode()
-    handler.send_response(status)
-    for name, value in {"Content-Length": str(len(body)), **headers}.items():
-        handler.send_header(name, value)
-    handler.end_headers()
-    handler.wfile.write(body)
 
 
 def scored(reward: Any, images: np.ndarray = IMAGES, prompts: list[str] = PROMPTS) -> Scores:
