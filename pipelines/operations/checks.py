@@ -21,6 +21,7 @@ from pipelines.operations.needs import (
     require_cluster,
     require_key,
     require_model,
+    require_own_policy,
     require_rewards,
     require_run_folder,
 )
@@ -161,7 +162,10 @@ def play(settings: Settings) -> None:
 
 
 def trained_policy(settings: Settings) -> None:
-    """Commands that need a policy that was trained: its checkpoints, or an export, of the version that is asked for."""
+    """Commands that need a policy that was trained: its checkpoints, or an export, of the version that is asked for.
+
+    Its settings are those of the run.
+    """
     from actors.files import list_folder
     from pipelines.policy.versions import choose_version
 
@@ -170,6 +174,7 @@ def trained_policy(settings: Settings) -> None:
     if not paths.export.is_dir() and not list_folder(location):
         raise UserError(f"no trained policy in {paths.policy}: run `spatialt2i policy train` first")
     choose_version(settings)
+    require_own_policy(settings)
     require_run_folder(settings)
 
 

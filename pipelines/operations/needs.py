@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from conf import Settings, SettingsError
+from conf import Settings, SettingsError, resolve
 from conf.endpoints import EndpointSettings
 from conf.flux import EMBEDDED
 from pipelines.common.cluster_address import check_address, uses_private_cluster
 from pipelines.common.disk_faults import require_writable
-from pipelines.common.models import check_model
+from pipelines.common.models import HUB_ID, check_model
 from pipelines.common.paths import run_paths
 from pipelines.common.reward_sources import check_reward_sources, reward_models, service_token
+from pipelines.common.run_lookup import recorded_in
 
 
 def require_run_folder(settings: Settings) -> None:
@@ -26,6 +27,28 @@ def require_cluster(settings: Settings) -> None:
     """The cluster at `ray_address` answers, if it is not a private one."""
     if not uses_private_cluster(settings) and settings.ray_address != "local":
         check_address(settings.ray_address)
+
+
+def require_own_policy(settings: Settings) -> None:
+    """The policy has the model, rank, layers and scale that the run recorded: its weights mean nothing in another one.
+
+    Two models are compared by their names. A folder may hold any model, also the recorded one.
+    """
+    file = recorded_in(settings.run_dir)
+    if file is None:
+        return
+    # keys of another version do not matter here
+    then, now = resolve(recorded=file, unknown=[]).settings.flux, settings.flux
+    named = all(model == EMBEDDED or HUB_ID.fullmatch(model) for model in (then.model, now.model))
+    fields = (*(("model",) if named else ()), "lora_rank", "lora_alpha", "lora_targets")
+    changed = [name for name in fields if getattr(then, name) != getattr(now, name)]
+    if changed:
+        listed = "; ".join(f"flux.{name} was {getattr(then, name)!r} and is {getattr(now, name)!r}" for name in changed)
+        raise SettingsError(
+            f"the policy of {settings.run_dir} belongs to the model, rank, layers and scale that it was trained with, "
+            f"but {listed}: leave the preset and these settings out, so that those of the run count, or name another "
+            "run_dir"
+        )
 
 
 def require_model(settings: Settings, setting: str, location: str, first_file: str, revision: str = "") -> None:

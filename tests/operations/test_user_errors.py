@@ -167,6 +167,32 @@ def test_what_your_own_reward_lacks_is_found_before_ray_starts(
         getattr(importlib.import_module(module), function)(settings)
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            "sd35_medium",
+            "flux.model was 'embedded' and is 'stabilityai/stable-diffusion-3.5-medium'; flux.lora_",
+        ),
+        ("flux.lora_alpha=8", "scale that it was trained with, but flux.lora_alpha was 32 and is 8: leave the preset"),
+        ("flux.model=/a/copy flux.lora_rank=4", "trained with, but flux.lora_rank was 16 and is 4: leave the preset"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["play", "policy export"])
+def test_a_trained_policy_of_other_settings_is_refused_before_ray_starts(
+    verb: str,
+    words: str,
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(ray, "init", lambda *args, **options: pytest.fail("Ray was started"))
+    run = make_run(tmp_path / "run")
+    run.export.mkdir(parents=True)
+    assert_one_message([*verb.split(), *words.split(), f"run_dir={run.root}"], capsys, expected)
+
+
 @pytest.mark.ray
 def test_a_missing_file_of_prompts(ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rules = ["rewards.spatialscore=0", "rewards.rules=1"]
