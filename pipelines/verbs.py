@@ -105,14 +105,14 @@ VERBS: dict[str, dict[str, Action]] = {
             resumes=True,
             run="continues",
             replaces_run=("serving.model", "reward.pairs"),
-            check=f"{_CHECKS}:measure_reward",
+            check=f"{_CHECKS}:evaluate_reward",
         ),
         "check": Action(
             f"{_REWARD}:check",
             "run the sanity checks that allow a reward model to train a policy",
             run="continues",
             replaces_run=("serving.model", "reward.pairs"),
-            check=f"{_CHECKS}:measure_reward",
+            check=f"{_CHECKS}:check_reward",
         ),
         "score": Action(
             f"{_REWARD}:score",

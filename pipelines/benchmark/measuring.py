@@ -121,7 +121,7 @@ def measure_sides(
 
 def check_rewards(settings: Settings) -> None:
     """Raises SettingsError if weights of a reward are too large for the CPU, and section baselines has no GPU."""
-    from pipelines.reward.baselines.run import require_device
+    from pipelines.reward.baselines.requirements import require_device
 
     require_device(settings.benchmark.other_rewards, settings.baselines)
 

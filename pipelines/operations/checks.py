@@ -38,6 +38,7 @@ def whole_run(settings: Settings) -> None:
     _policy_models(settings)
     _resume_and_start(settings)
     _spatialscore_backbone(settings)
+    _baselines(settings)
     if settings.benchmark.in_run:
         from pipelines.operations import benchmark_checks
 
@@ -76,16 +77,23 @@ def triage(settings: Settings) -> None:
 
 
 def train_reward(settings: Settings) -> None:
-    """`reward train`: a cluster, pairs, and the backbone."""
+    """`reward train`: a cluster, pairs, the backbone, and what the baselines need."""
     check_trackers(settings)
+    _baselines(settings)
     _reward_pairs(settings)
     _spatialscore_backbone(settings)
     require_run_folder(settings)
     require_cluster(settings)
 
 
-def measure_reward(settings: Settings) -> None:
-    """`reward evaluate` and `reward check`: a cluster, a SpatialScore, and pairs."""
+def evaluate_reward(settings: Settings) -> None:
+    """`reward evaluate`: what `reward check` needs, and what the baselines need."""
+    check_reward(settings)
+    _baselines(settings)
+
+
+def check_reward(settings: Settings) -> None:
+    """`reward check`: a cluster, a SpatialScore, and pairs."""
     spatialscore(settings)
     _reward_pairs(settings)
     require_run_folder(settings)
@@ -286,3 +294,9 @@ def _policy_models(settings: Settings) -> None:
 
 def _spatialscore_backbone(settings: Settings) -> None:
     require_model(settings, "spatialscore.model", settings.spatialscore.model, "config.json")
+
+
+def _baselines(settings: Settings) -> None:
+    from pipelines.reward.baselines.requirements import require_baselines
+
+    require_baselines(settings.baselines.names, settings)

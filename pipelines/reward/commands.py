@@ -16,7 +16,7 @@ from pipelines.common.ray_session import ray_session
 from pipelines.common.run_folder import driving, writing
 from pipelines.common.terminal import coloured, errors, print_warning
 from pipelines.common.vocabulary import vocabulary_note, vocabulary_warning
-from pipelines.reward.baselines.run import require_baselines
+from pipelines.reward.baselines.requirements import require_baselines
 from pipelines.reward.data import require_held_out_pairs, require_pairs
 from pipelines.reward.evaluate import evaluate_reward
 from pipelines.reward.locations import pair_source

@@ -51,17 +51,32 @@ class HeldOutScores:
         return [score.pair for score in self.scores]
 
 
+@dataclass(frozen=True)
+class ScoringTasks:
+    """The tasks that share the held-out pairs."""
+
+    count: int
+    gpus: float  # of each
+
+
+def scoring_tasks(settings: Settings, row_groups: int) -> ScoringTasks:
+    """One task for each GPU of a GPU fit. Each takes a whole one, because Ray puts several fractions on one GPU."""
+    reward, serving = settings.reward, settings.serving
+    count = min(row_groups, reward.workers) if reward.use_gpu and serving.gpus else 1
+    return ScoringTasks(count, max(1.0, serving.gpus) if count > 1 else serving.gpus)
+
+
 def score_held_out(settings: Settings) -> HeldOutScores:
     """Scores the held-out pairs in Ray tasks with the resources of a replica; a GPU fit's GPUs are all used.
 
     Ray must be initialized. Raises UserError if there is no SpatialScore, or if too many pairs cannot be read.
     """
-    source, serving, reward = pair_source(settings), settings.serving, settings.reward
+    source, serving = pair_source(settings), settings.serving
     places = find_rows(source, HELD_OUT)
-    tasks = min(len(places), reward.workers if reward.use_gpu and serving.gpus else 1)
-    score = ray.remote(_score_places).options(**actor_options(serving.threads, serving.cpus, serving.gpus))
+    tasks = scoring_tasks(settings, len(places))
+    score = ray.remote(_score_places).options(**actor_options(serving.threads, serving.cpus, tasks.gpus))
     model = served_model(settings)
-    shares = [places[number::tasks] for number in range(tasks)]
+    shares = [places[number :: tasks.count] for number in range(tasks.count)]
     rows = list(chain(*ray.get([score.remote(model, share, serving) for share in shares])))
     return _sorted(rows, source)
 

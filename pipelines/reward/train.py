@@ -32,6 +32,7 @@ from pipelines.common.tracking import TrackedLog, tracking
 from pipelines.common.worker_log import relay_lines
 from pipelines.preferences.dataset.verify import verify
 from pipelines.reward.data import require_pairs
+from pipelines.reward.fit_errors import out_of_memory_explained
 from pipelines.reward.job import WorkerJob
 from pipelines.reward.locations import pair_source
 from pipelines.reward.readers import start_readers
@@ -67,7 +68,7 @@ def train_reward(settings: Settings, log: Callable[[str], None] = print) -> Rewa
     resumes from its last checkpoint, and ends with the same weights as an undisturbed one. Ray must be initialized.
     Raises UserError if there are no training pairs, if pairs wait for review, if too many of them cannot be read, or if
     a published version is damaged, SettingsError if the pairs do not fill one batch. UserError, too, if the folder of
-    the model holds files of others only.
+    the model holds files of others only, or if the GPU of a worker is out of memory.
     """
     start, reward, paths = time.monotonic(), settings.reward, run_paths(settings)
     require_replaceable(paths.reward_model)
@@ -84,7 +85,7 @@ def train_reward(settings: Settings, log: Callable[[str], None] = print) -> Rewa
         result = _fit(job, paths, log)
     assert result.checkpoint is not None and result.metrics is not None
     if left_out := result.metrics.get(REFUSAL):
-        shutil.rmtree(paths.reward / _name(job))  # after a repair of the files, the fit starts from the beginning
+        shutil.rmtree(paths.reward / fit_name(job))  # after a repair of the files, the fit starts from the beginning
         raise refusal(left_out, sampler.source.name)
     _save_model(result.checkpoint, paths.reward_model)
     return RewardResult(
@@ -140,7 +141,8 @@ def _fit(job: WorkerJob, paths: RunPaths, log: Callable[[str], None]) -> Result:
         progress.phase(f"fitting SpatialScore, {job.sampler.steps} optimizer steps: starting the workers")
         readers = start_readers(job.sampler, job.settings.readers)
         try:
-            with relay_lines(show) as lines, logging_waits([worker_request(job.settings)], progress.log):
+            waits = logging_waits([worker_request(job.settings)], progress.log)
+            with relay_lines(show) as lines, waits, out_of_memory_explained():
                 return _trainer(job, lines, readers, paths.reward).fit()
         finally:
             ray.kill(readers)
@@ -156,7 +158,7 @@ def _trainer(job: WorkerJob, lines: ActorHandle[Any], readers: ActorHandle[Any],
         torch_config=TorchConfig(backend="nccl" if settings.use_gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=settings.use_gpu, resources_per_worker=resources),
         run_config=RunConfig(
-            name=_name(job),
+            name=fit_name(job),
             storage_path=str(storage),
             failure_config=FailureConfig(max_failures=settings.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
@@ -165,14 +167,18 @@ def _trainer(job: WorkerJob, lines: ActorHandle[Any], readers: ActorHandle[Any],
     )
 
 
-def _name(job: WorkerJob) -> str:
+def fit_name(job: WorkerJob) -> str:
     """The name of a fit, and of its folder. Ray Train resumes a run by its name.
 
-    It does not depend on what cannot change the weights, up to rounding, so a fit goes on with other workers.
+    It does not depend on what cannot change the weights, up to rounding, so a fit goes on with other workers or with
+    gradient checkpointing.
     """
     default = RewardSettings()
-    neutral = {name: getattr(default, name) for name in MAY_CHANGE}
-    return f"train-{digest_of(asdict(replace(job, settings=replace(job.settings, **neutral))))[:10]}"
+    settings = replace(job.settings, **{name: getattr(default, name) for name in MAY_CHANGE})
+    config = replace(job.config, attention="sdpa")
+    return (
+        f"train-{digest_of(asdict(replace(job, settings=settings, config=config, gradient_checkpointing=False)))[:10]}"
+    )
 
 
 def _save_model(checkpoint: Checkpoint, target: Path) -> None:

@@ -131,6 +131,8 @@ def test_a_run_without_pairs_is_refused_and_nothing_is_written(
         ("evaluate", "no trained policy in"),
         ("ablation", "no SpatialScore at"),
         ("run policy.prompts=nowhere.jsonl", "nowhere.jsonl"),
+        ("reward train baselines.names=[GPT-5]", "the key of GPT-5 is read from $OPENAI_API_KEY, which is not set"),
+        ("run baselines.names=[HPSv3]", "baselines.gpus is 0, but HPSv3 has"),
     ],
 )
 def test_what_is_missing_is_found_before_ray_starts(
@@ -138,6 +140,7 @@ def test_what_is_missing_is_found_before_ray_starts(
 ) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda *args, **options: pytest.fail("Ray was started"))
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     run = make_run(tmp_path / "run")
     assert_one_message([*line.split(), f"run_dir={run.root}"], capsys, expected)
     assert list(run.root.iterdir()) == [run.settings]

@@ -18,7 +18,8 @@ from conf import Settings, SettingsError, UserError, load
 from pipelines.common.paths import run_paths
 from pipelines.reward.baselines.actor import content_digest, make_chunks, open_baseline
 from pipelines.reward.baselines.position_bias import TwoOrderPredictions
-from pipelines.reward.baselines.run import plan_of, predict_by_baseline, require_device
+from pipelines.reward.baselines.requirements import require_device
+from pipelines.reward.baselines.run import plan_of, predict_by_baseline
 from pipelines.reward.baselines.vlm import parse_choice
 from pipelines.reward.data import Pair, read_pairs
 from pipelines.reward.locations import HELD_OUT, pair_source

@@ -15,7 +15,8 @@ from conf import SettingsError, load
 from pipelines.common.paths import run_paths
 from pipelines.reward.baselines.actor import BaselineActor
 from pipelines.reward.baselines.own import open_own_baseline
-from pipelines.reward.baselines.run import plan_of, predict_by_baseline, require_baselines
+from pipelines.reward.baselines.requirements import require_baselines
+from pipelines.reward.baselines.run import plan_of, predict_by_baseline
 from pipelines.reward.data import Pair, read_pairs
 from pipelines.reward.locations import HELD_OUT, pair_source
 from tests.support.scene_pairs import write_scene_pairs

@@ -12,6 +12,7 @@ from scipy.stats import binomtest
 
 from actors.spatialscore import SpatialScorer
 from actors.types import Scores
+from conf import load
 from pipelines.common.intervals import Accuracy, mcnemar, wilson
 from pipelines.preferences.dataset.splits import split_of
 from pipelines.preferences.row_values import PairKind
@@ -29,6 +30,7 @@ from pipelines.reward.calibration import (
 from pipelines.reward.data import Pair
 from pipelines.reward.evaluate import Measurement, fit_half, measure
 from pipelines.reward.hard_negatives import accuracy_by_kind
+from pipelines.reward.held_out_scores import ScoringTasks, scoring_tasks
 from pipelines.reward.predictions import KeyedPredictions, PairKey, PairPredictions
 from pipelines.reward.report import render_report, table
 from pipelines.reward.uncertainty import auroc, sigma_report
@@ -67,6 +69,16 @@ def _counts(accuracy: Accuracy | None) -> tuple[int, int]:
 @pytest.fixture
 def measurement() -> Measurement:
     return measure(cast(SpatialScorer, PrefersBright()), PAIRS)
+
+
+def test_every_gpu_of_a_fit_scores_held_out_pairs() -> None:
+    """Ray would put three tasks with 0.3 GPUs each on one GPU, and leave five GPUs idle."""
+    eight = load("flux_dev_8gpu")
+    assert eight.serving.gpus == 0.3
+    assert scoring_tasks(eight, 500) == ScoringTasks(8, 1.0)
+    assert scoring_tasks(eight, 3) == ScoringTasks(3, 1.0)
+    assert scoring_tasks(load("flux_dev_1gpu"), 500) == ScoringTasks(1, 0.3)
+    assert scoring_tasks(load("scenes"), 500) == ScoringTasks(1, 0.0)
 
 
 def test_ties_are_wrong_and_kinds_of_pairs_are_counted_separately(measurement: Measurement) -> None:

@@ -15,19 +15,19 @@ import ray
 
 from actors.files import write_file
 from actors.json_files import record_or_none
-from actors.rewards.scorers import MAX_BILLIONS_ON_CPU, require_installed, runtime_env_of
+from actors.rewards.scorers import runtime_env_of
 from actors.services.keys import Key, key_of
 from actors.worker_setup import actor_options
-from conf import SettingsError
 from conf.baselines import KIND_OF_RULES, KIND_OF_SCORER, BaselinesSettings
 from conf.settings import Settings
 from pipelines.common.paths import run_paths
 from pipelines.common.progress_line import Pace, ProgressLine, counted
 from pipelines.common.reward_sources import service_token
 from pipelines.reward.baselines.actor import BaselineActor, BaselinePlan, ReadChunk, judge_settings, make_chunks
-from pipelines.reward.baselines.own import identity, require_own_reward
+from pipelines.reward.baselines.own import identity
 from pipelines.reward.baselines.position_bias import TwoOrderPredictions, concatenated
 from pipelines.reward.baselines.registry import JUDGES, SCORERS
+from pipelines.reward.baselines.requirements import require_baselines
 from pipelines.reward.baselines.rules import rules_settings
 from pipelines.reward.locations import HELD_OUT, pair_source
 from pipelines.reward.predictions import KeyedPredictions, PairKey, PairPredictions
@@ -37,12 +37,11 @@ from pipelines.reward.row_groups import find_rows
 def predict_by_baseline(name: str, settings: Settings, log: Callable[[str], None]) -> KeyedPredictions:
     """Predictions of the baseline called `name` on all held-out pairs that can be read. Saved ones are not made again.
 
-    Ray must be initialized. Raises SettingsError if a judge's key is not set or a package is not installed,
-    BudgetReached if a judge's calls cost too much, and the errors of `require_baselines` and of the baseline.
+    Ray must be initialized. Raises BudgetReached if a judge's calls cost too much, and the errors of
+    `require_baselines` and of the baseline.
     """
-    cfg, paths = settings.baselines, run_paths(settings)
+    paths = run_paths(settings)
     require_baselines([name], settings)
-    _require_packages(name, cfg)
     plan = plan_of(name, settings)
     actor_class: Any = ray.remote(BaselineActor).options(**_actor_options(name, settings))
     actor = actor_class.remote(plan, settings, paths, _key(plan, settings), os.getcwd())
@@ -53,31 +52,6 @@ def predict_by_baseline(name: str, settings: Settings, log: Callable[[str], None
             return _judge_chunks(actor, plan, settings, progress)
     finally:
         ray.kill(actor)
-
-
-def require_baselines(names: Sequence[str], settings: Settings) -> None:
-    """Raises SettingsError for a baseline that cannot run: see `require_device` and `require_own_reward`."""
-    require_device(names, settings.baselines)
-    for name, term in settings.own_rewards().items():
-        if name in names:
-            require_own_reward(name, term)
-
-
-def require_device(names: Sequence[str], cfg: BaselinesSettings) -> None:
-    """Raises SettingsError if a scorer's published weights are too large for the CPU and `cfg` gives it no GPU."""
-    for name in names:
-        if name in SCORERS and not cfg.gpus and name not in cfg.models and SCORERS[name].billions > MAX_BILLIONS_ON_CPU:
-            raise SettingsError(
-                f"baselines.gpus is 0, but {name} has {SCORERS[name].billions:g} billion parameters and would need "
-                f"minutes an image on a CPU: set baselines.gpus=1 baselines.cpus=8 baselines.threads=8, or name "
-                f"smaller weights in baselines.models.{name}"
-            )
-
-
-def _require_packages(name: str, cfg: BaselinesSettings) -> None:
-    """Raises SettingsError if a scorer is to use the installed packages, and one of them is missing."""
-    if not cfg.isolated and name in SCORERS:
-        require_installed(KIND_OF_SCORER[name], "set baselines.isolated=true")
 
 
 def plan_of(name: str, settings: Settings) -> BaselinePlan:
