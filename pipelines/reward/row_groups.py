@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from actors.files import file_system
+from pipelines.common.map_files import map_files
 from pipelines.reward.locations import PairSource
 
 BATCH_ROWS = 16
@@ -77,10 +79,10 @@ def find_rows(
     """
     found: list[tuple[int, str, tuple[str, str, int], int]] = []  # folder, sort key, row group, row
     for number, folder in enumerate(source.folders):
-        for path in parquet_files(folder):
-            file = open_parquet(folder, path)
-            for index in range(file.num_row_groups):
-                ids, rows = matching_rows(file, index, source.rows(splits))
+        files = parquet_files(folder)
+        matching = map_files(partial(_matching_rows_of_file, folder, condition=source.rows(splits)), files)
+        for path, groups in zip(files, matching, strict=True):
+            for index, (ids, rows) in enumerate(groups):
                 keys = [_digest(pair_id) if sample else pair_id for pair_id in ids]
                 found += [
                     (0 if sample else number, key, (folder, path, index), row)
@@ -92,6 +94,12 @@ def find_rows(
     for _, _, group, row in found:
         by_group.setdefault(group, []).append(row)
     return [RowPlace(*group, tuple(sorted(rows))) for group, rows in sorted(by_group.items())]
+
+
+def _matching_rows_of_file(folder: str, path: str, condition: pc.Expression) -> list[tuple[list[str], np.ndarray]]:
+    """`matching_rows` of each row group."""
+    file = open_parquet(folder, path)
+    return [matching_rows(file, index, condition) for index in range(file.num_row_groups)]
 
 
 def _digest(pair_id: str) -> str:

@@ -11,11 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 
 import numpy as np
 import pyarrow.compute as pc
 
 from conf import SettingsError, UserError
+from pipelines.common.map_files import map_files
 from pipelines.reward.locations import HELD_OUT, PairSource, open_pairs
 from pipelines.reward.row_groups import open_parquet, parquet_files
 
@@ -170,13 +173,15 @@ def _row_groups(folder: str, training: pc.Expression) -> list[RowGroup]:
         files = parquet_files(folder)
     except FileNotFoundError:
         return []
-    groups: list[RowGroup] = []
-    for file in files:
-        parquet = open_parquet(folder, file)
-        identity = PUBLISHED_IDENTITY if "image_w_sha256" in parquet.schema_arrow.names else IDENTITY
-        for index in range(parquet.num_row_groups):
-            rows = parquet.read_row_group(index, columns=[*identity, *REVIEW]).filter(training)
-            if rows.num_rows:
-                content = hashlib.sha256(json.dumps(rows.drop_columns(["group_id", "review"]).to_pydict()).encode())
-                groups.append(RowGroup(folder, file, index, rows.num_rows, content.hexdigest()))
+    return list(chain.from_iterable(map_files(partial(_row_groups_of_file, folder, training=training), files)))
+
+
+def _row_groups_of_file(folder: str, file: str, training: pc.Expression) -> list[RowGroup]:
+    parquet, groups = open_parquet(folder, file), list[RowGroup]()
+    identity = PUBLISHED_IDENTITY if "image_w_sha256" in parquet.schema_arrow.names else IDENTITY
+    for index in range(parquet.num_row_groups):
+        rows = parquet.read_row_group(index, columns=[*identity, *REVIEW]).filter(training)
+        if rows.num_rows:
+            content = hashlib.sha256(json.dumps(rows.drop_columns(["group_id", "review"]).to_pydict()).encode())
+            groups.append(RowGroup(folder, file, index, rows.num_rows, content.hexdigest()))
     return groups

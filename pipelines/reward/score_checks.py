@@ -24,9 +24,7 @@ MIN_SPREAD = 1e-3
 
 def check_shuffled_prompts(scorer: SpatialScorer, pairs: Sequence[Pair]) -> SanityCheck:
     """An image should score higher under its own prompt than under another pair's."""
-    prompts = [pair.prompt for pair in pairs]
-    others = [*prompts[1:], prompts[0]]
-    share = _share_above_prompts(scorer, pairs, others)
+    share = _share_above_prompts(scorer, pairs, [_other_prompt(pairs, number) for number in range(len(pairs))])
     return SanityCheck(
         name="shuffled prompts",
         passed=share >= OWN_PROMPT_SHARE,
@@ -167,6 +165,13 @@ def _share_above_prompts(scorer: SpatialScorer, pairs: Sequence[Pair], others: S
     winners, prompts = [pair.image_w for pair in pairs], [pair.prompt for pair in pairs]
     mu = scorer.score(images=[*winners, *winners], prompts=[*prompts, *others]).mu
     return float((mu[: len(pairs)] > mu[len(pairs) :]).mean())
+
+
+def _other_prompt(pairs: Sequence[Pair], number: int) -> str:
+    """The next prompt of another prompt group, because those of a group are nearly equal; else the next other one."""
+    pair, following = pairs[number], [*pairs[number + 1 :], *pairs[:number]]
+    others = [each for each in following if each.prompt != pair.prompt] or [pair]
+    return next((each for each in others if each.group_id != pair.group_id), others[0]).prompt
 
 
 def _is_right(scorer: SpatialScorer, pairs: Sequence[Pair]) -> np.ndarray:

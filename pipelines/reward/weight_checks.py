@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,13 @@ def check_reload(scorer: SpatialScorer, model: str, pairs: Sequence[Pair]) -> Sa
         # A scorer whose LoRA is merged in memory cannot write its adapter again.
         (load(model) if merged else scorer.model).save_pretrained(folder)
         changed = _changed_weights(Path(model), Path(folder), scorer)
-        reloaded = SpatialScorer.from_pretrained(
-            folder, device=device_of(scorer), batch_images=scorer.batch_images, merge=merged
-        )
-        difference = float(np.abs(reloaded.score(images, prompts).mu - scorer.score(images, prompts).mu).max())
-    tolerance = noise_floor(scorer, images, prompts).tolerance
+        tolerance, mu = noise_floor(scorer, images, prompts).tolerance, scorer.score(images, prompts).mu
+        with _away(scorer) as device:
+            reloaded = SpatialScorer.from_pretrained(
+                folder, device=device, batch_images=scorer.batch_images, merge=merged
+            )
+            difference = float(np.abs(reloaded.score(images, prompts).mu - mu).max())
+            del reloaded
     return SanityCheck(
         name="save and load",
         passed=not changed and difference <= tolerance,
@@ -52,6 +55,17 @@ def check_reload(scorer: SpatialScorer, model: str, pairs: Sequence[Pair]) -> Sa
         if_failed="The saved directory does not give the scores of the model in memory: weights are lost or changed on "
         "the way to disk. The reward pool would serve another model than the one that was measured.",
     )
+
+
+@contextmanager
+def _away(scorer: SpatialScorer) -> Generator[str]:
+    """Moves the scorer's model from its device, which is yielded: one GPU does not hold two 32B models."""
+    device = device_of(scorer)
+    scorer.model.to("cpu")
+    try:
+        yield device
+    finally:
+        scorer.model.to(device)
 
 
 def _changed_weights(saved: Path, again: Path, scorer: SpatialScorer) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +16,7 @@ from actors.spatialscore import SpatialScorer
 from actors.spatialscore import load as load_model
 from actors.types import Scores
 from conf import UserError, load
+from pipelines.reward import weight_checks
 from pipelines.reward.data import Pair
 from pipelines.reward.sanity_checks import run_sanity_checks, table
 from pipelines.reward.sanity_report import SanityCheck
@@ -107,6 +108,16 @@ def test_a_score_check_tells_a_correct_scorer_from_a_faulty_one(
     assert passed.if_failed not in table([passed])
 
 
+def test_an_image_is_compared_under_a_prompt_of_another_group() -> None:
+    """Neighbouring rows may be of one prompt, or nearly: no right model scores an image higher under the same text."""
+    rows = [(PAIRS[0], "a", "light left"), (PAIRS[0], "a", "light left"), (PAIRS[0], "a", "a light left")]
+    rows += [(PAIRS[1], "b", "light right"), (PAIRS[1], "b", "light right")]
+    pairs = [replace(pair, group_id=group, prompt=prompt) for pair, group, prompt in rows]
+    assert check_shuffled_prompts(cast(SpatialScorer, CORRECT), pairs).value == 1.0
+    no_groups = [replace(pair, group_id="") for pair in (pairs[0], pairs[1], pairs[3])]
+    assert check_shuffled_prompts(cast(SpatialScorer, CORRECT), no_groups).value == 1.0
+
+
 @pytest.fixture
 def model_dir(tmp_path: Path) -> Path:
     """A SpatialScore whose LoRA differs from its initial values."""
@@ -128,6 +139,27 @@ def test_the_weight_checks_notice_an_untrained_lora_and_other_weights_in_memory(
     untrained = next(name for name in adapter if "lora_B" in name)
     save_file({**adapter, untrained: torch.zeros_like(adapter[untrained])}, model_dir / "adapter_model.safetensors")
     assert not check_lora_trained(str(model_dir)).passed
+
+
+def test_the_model_leaves_its_device_while_its_copy_is_checked_there(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU that is nearly filled by a 32B model would be out of memory with two of them."""
+    scorer = SpatialScorer.from_pretrained(model_dir)
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    pairs = [Pair("0", "a red circle left of a blue square", None, images[0], images[1], "perturbed", 1)]
+    steps: list[str] = []
+    monkeypatch.setattr(weight_checks, "device_of", lambda scorer: "cpu:0")  # this machine has no GPU
+    monkeypatch.setattr(scorer.model, "to", steps.append)
+    load_scorer = SpatialScorer.from_pretrained
+
+    def load_copy(folder: str, *, device: str, batch_images: int, merge: bool) -> SpatialScorer:
+        steps.append(f"copy on {device}")
+        return load_scorer(folder, batch_images=batch_images, merge=merge)
+
+    monkeypatch.setattr(SpatialScorer, "from_pretrained", load_copy)
+    assert check_reload(scorer, str(model_dir), pairs).passed
+    assert steps == ["cpu", "copy on cpu:0", "cpu:0"]
 
 
 def test_checks_without_a_model_are_a_user_error(tmp_path: Path) -> None:

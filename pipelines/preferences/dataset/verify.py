@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from actors.files import exists, file_system, join, list_folder, read_file
 from conf import UserError
+from pipelines.common.map_files import map_files
 from pipelines.common.paths import PUBLISHED_DATA, published_data
 from pipelines.preferences.dataset.schema import SCHEMA_VERSION
 
@@ -39,9 +40,10 @@ def verify(version: str, log: Callable[[str], None]) -> None:
             f"{version} must hold exactly the files that its {CHECKSUMS} lists, got these missing or added: "
             f"{differing}: download or publish it again"
         )
-    for number, name in enumerate(sorted(expected), start=1):
-        _verify_file(join(data, name), expected[name])
-        log(f"pairs  verified file {number}/{len(expected)} of {version}")
+    names = sorted(expected)
+    verified = map_files(lambda name: _verify_file(join(data, name), expected[name]), names)
+    for number, _ in enumerate(verified, start=1):
+        log(f"pairs  verified file {number}/{len(names)} of {version}")
 
 
 def read_sums(location: str) -> list[tuple[str, str]]:
