@@ -18,7 +18,7 @@ from actors.json_files import record_or_none
 from actors.rewards.scorers import runtime_env_of
 from actors.services.keys import Key, key_of
 from actors.worker_setup import actor_options
-from conf.baselines import KIND_OF_RULES, KIND_OF_SCORER, BaselinesSettings
+from conf.baselines import KIND_OF_RULES, KIND_OF_SCORER
 from conf.settings import Settings
 from pipelines.common.paths import run_paths
 from pipelines.common.progress_line import Pace, ProgressLine, counted
