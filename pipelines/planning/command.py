@@ -28,8 +28,8 @@ def _does_not_fit(plan: Plan) -> str:
     largest = max(fullest.parts, key=lambda part: part.gib)
     tried = " ".join(settings_lines(best.overrides))
     return (
-        f"{plan.preset} does not fit {plan.gpus} x {plan.gpu.name}: a GPU that has to {', '.join(fullest.roles)} needs "
-        f"{fullest.gib:.1f} GiB and has {fullest.usable_gib:.1f}, even with {tried}. The largest part is "
+        f"{plan.preset} does not fit {plan.gpus} x {plan.gpu.name}: a GPU with the roles {', '.join(fullest.roles)} "
+        f"needs {fullest.gib:.1f} GiB and has {fullest.usable_gib:.1f}, even with {tried}. The largest part is "
         f"{largest.name}, {largest.gib:.1f} GiB. Use larger GPUs, more GPUs (then no two roles share one), "
         "flux.text_encoders_on_cpu=true, policy.learner.zero_stage=3, or a smaller model"
     )

@@ -8,12 +8,9 @@ from conf import Settings
 from pipelines.planning.calibration import Calibration
 from pipelines.planning.durations import chunk_images, chunk_rows, policy_work, score_work
 from pipelines.planning.fleet import Machine, machines
-from pipelines.planning.gpus import GpuType
+from pipelines.planning.gpus import BYTES, GIB, GpuType
+from pipelines.planning.other_rewards import weights_gib
 from pipelines.planning.policy_work import PolicyWork
-
-GIB = 2**30
-BYTES = {"bfloat16": 2, "float32": 4}
-"""Precision -> bytes of a parameter."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,8 @@ def _parts(settings: Settings, machine: Machine, calibration: Calibration | None
         parts.append(MemoryPart("SpatialScore", weights / GIB))
         rows = min(settings.serving.batch_images, policy.group_size)
         parts.append(MemoryPart(f"scoring {rows} images", rows * score.scoring_bytes / GIB))
-    return parts
+    weights_of = {name: weights_gib(name, settings) for name in machine.rewards}
+    return parts + [MemoryPart(f"weights of {name}", weights_of[name]) for name in machine.rewards if weights_of[name]]
 
 
 def _lora_state(settings: Settings, work: PolicyWork) -> float:

@@ -6,15 +6,14 @@ large matrix products this leaves out attention (a tenth at these lengths) and r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from conf import Settings
 from conf.detector import DetectorSettings
-from conf.rewards import RewardTerm
-from pipelines.planning.gpus import MATMUL_EFFICIENCY, TRAFFIC_EFFICIENCY, GpuType
-from pipelines.planning.memory import BYTES, GIB
+from pipelines.planning.fleet import placed_rewards
+from pipelines.planning.gpus import BYTES, GIB, MATMUL_EFFICIENCY, TRAFFIC_EFFICIENCY, GpuType
 from pipelines.planning.reward_work import TEXT_TOKENS
 
 ANSWER_TOKENS = 100
@@ -122,11 +121,10 @@ class OtherReward:
 def other_rewards(settings: Settings, gpu: GpuType) -> Iterator[OtherReward]:
     """The rewards whose models have known sizes, without SpatialScore."""
     policy = settings.policy
-    for name, term in _others(settings).items():
-        model = _model(name, term, settings)
+    for name, place in placed_rewards(settings).items():
+        term, model = settings.used_rewards()[name], _model(name, settings)
         if model is None:
             continue
-        place = settings.detector if term.kind_of(name) == "detector" else term
         batch = max(1, place.batch_images // (2 if model.questions > 1 else 1))  # a question has two images
         seconds = model.image_seconds(gpu, batch) if place.gpus else 0.0
         images = policy.prompts_per_iteration * policy.group_size if term.trains else policy.evaluation.prompts
@@ -147,16 +145,18 @@ def other_rewards(settings: Settings, gpu: GpuType) -> Iterator[OtherReward]:
 
 def uncounted(settings: Settings) -> list[str]:
     """Names of the rewards whose models are not known here: services, your own code, other weights."""
-    return [name for name, term in _others(settings).items() if _model(name, term, settings) is None]
+    return [name for name in placed_rewards(settings) if _model(name, settings) is None]
 
 
-def _others(settings: Settings) -> Mapping[str, RewardTerm]:
-    used = settings.used_rewards().items()
-    return {name: term for name, term in used if term.kind_of(name) != "spatialscore"}
+def weights_gib(name: str, settings: Settings) -> float:
+    """The weights of a replica of a reward beside SpatialScore; 0 if they are not known here."""
+    model = _model(name, settings)
+    return model.gib if model else 0.0
 
 
-def _model(name: str, term: RewardTerm, settings: Settings) -> PublishedModel | None:
+def _model(name: str, settings: Settings) -> PublishedModel | None:
     """None also for weights that the settings name, whose size is not known."""
+    term = settings.used_rewards()[name]
     kind = term.kind_of(name)
     own = bool(term.model or term.depth_model) or (
         kind == "detector" and settings.detector.model != DetectorSettings().model

@@ -10,7 +10,7 @@ from typing import Any
 from conf import Settings, UserError
 from pipelines.planning.calibration import Calibration, read_calibration
 from pipelines.planning.durations import chunk_images, durations, kept_images, learning_program, policy_work, score_work
-from pipelines.planning.fleet import machines
+from pipelines.planning.fleet import gpus_of_other_rewards, is_on_gpus, machines
 from pipelines.planning.gpus import GpuType, gpu_type
 from pipelines.planning.memory import GpuMemory
 from pipelines.planning.other_rewards import OtherReward, other_rewards, uncounted
@@ -74,7 +74,7 @@ class Plan:
     """The settings as they are (if they reserve as many GPUs), the best colocated and the best separate division."""
     rewards: tuple[RewardPlan, ...]
     others: tuple[OtherReward, ...] = ()
-    """Rewards beside SpatialScore, which the divisions leave out."""
+    """Rewards beside SpatialScore. The divisions leave room for their replicas."""
     uncounted: tuple[str, ...] = ()
     """Rewards of which nothing is known here."""
 
@@ -87,20 +87,26 @@ class Plan:
 def make_plan(settings: Settings) -> Plan:
     """Plans stage 3, and predicts stage 2.
 
-    Raises UserError for settings that reserve no GPU, for unknown models, and for files that are wrong.
+    Raises UserError for settings that reserve no GPU for the policy, or too few beside the other rewards, for unknown
+    models, and for files that are wrong.
     """
     gpu, calibration, fleet = gpu_type(settings.plan), read_calibration(settings), machines(settings)
-    if not fleet:
+    if not is_on_gpus(fleet):
         raise UserError(
             f"plan is for runs on GPUs, and {settings.preset} reserves none: name another preset, e.g. spatialt2i plan "
             "flux_dev plan.gpus=32 plan.gpu=H20"
         )
-    gpus = settings.plan.gpus or len(fleet)
+    gpus, taken = settings.plan.gpus or len(fleet), gpus_of_other_rewards(settings)
     found: list[tuple[str, Candidate | None]] = [
         ("as set", evaluate(settings, gpu, calibration) if gpus == len(fleet) else None),
         ("colocated", best_colocated(settings, gpus, gpu, calibration)),
         ("separate", best_separate(settings, gpus, gpu, calibration)),
     ]
+    if not any(candidate for _, candidate in found):
+        raise UserError(
+            f"no division of {gpus} x {gpu.name}: rewards beside SpatialScore reserve up to {taken}, and a GPU or more "
+            "is for the policy: give more GPUs, e.g. plan.gpus=32, or lower the gpus or max_replicas of these rewards"
+        )
     return Plan(
         preset=settings.preset,
         gpu=gpu,

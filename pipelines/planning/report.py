@@ -95,7 +95,7 @@ def _reward_row(reward: RewardPlan) -> Sequence[str]:
 
 
 def _other_lines(plan: Plan) -> Iterator[str]:
-    """The rewards beside SpatialScore, which the table of the divisions leaves out."""
+    """The rewards beside SpatialScore, for whose replicas the divisions leave room."""
     if plan.others:
         yield from _table(
             (
@@ -112,12 +112,12 @@ def _other_lines(plan: Plan) -> Iterator[str]:
         )
         gpus = sum(other.max_replicas * other.gpus for other in plan.others)
         yield (
-            f"From published sizes, not from counted operations. They reserve up to {gpus:g} GPUs beside the "
-            f"{plan.gpus} of the divisions, which leave them out. s/iteration of a watched reward: of an evaluation."
+            f"From published sizes, not from counted operations. They reserve up to {gpus:g} of the {plan.gpus} GPUs, "
+            "for which the divisions leave room. s/iteration of a watched reward: of an evaluation."
         )
         yield from (line for other in plan.others for line in _other_advice(other, plan))
     if plan.uncounted:
-        yield f"Not counted, neither time nor memory: the rewards {', '.join(plan.uncounted)}."
+        yield f"Their GPUs count, their time and memory are not known: the rewards {', '.join(plan.uncounted)}."
     if plan.others or plan.uncounted:
         yield ""
 

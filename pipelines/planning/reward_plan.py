@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from conf import Settings
 from pipelines.planning.architectures import SCORES
 from pipelines.planning.durations import ADAMW_BYTES, NETWORK_BYTES_S, score_work
-from pipelines.planning.gpus import GpuType
-from pipelines.planning.memory import BYTES, GIB, MemoryPart
+from pipelines.planning.gpus import BYTES, GIB, GpuType
+from pipelines.planning.memory import MemoryPart
 
 PAIRS = 80_000
 """Pairs that are trained on: the paper's number, whatever stage 1 of the settings makes first."""

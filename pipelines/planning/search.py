@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from math import ceil
-from typing import Any
+from typing import Any, Literal
 
 from conf import Settings, SettingsError
 from pipelines.planning.calibration import Calibration
 from pipelines.planning.durations import RoleSeconds, chunk_images, durations, kept_images
-from pipelines.planning.fleet import machines
+from pipelines.planning.fleet import gpus_of_other_rewards, machines, placed_rewards
 from pipelines.planning.gpus import GpuType
 from pipelines.planning.memory import GpuMemory, gpu_memory
 from pipelines.planning.timeline import Iteration, iterate
@@ -58,20 +58,21 @@ def evaluate(
 def best_colocated(settings: Settings, gpus: int, gpu: GpuType, calibration: Calibration | None) -> Candidate | None:
     """The fastest division in which the ranks sample too; rewards on GPUs of their own, or beside the workers.
 
-    If none fits into memory, the one that lacks the least. None if no division exists.
+    All divisions leave room for the other rewards. If none fits into memory, the one that lacks the least. None if no
+    division exists.
     """
-    return _best(settings, list(_colocated_splits(settings, gpus)), gpu, calibration)
+    return _best(settings, divisions(settings, gpus, "colocated"), gpu, calibration)
 
 
 def best_separate(settings: Settings, gpus: int, gpu: GpuType, calibration: Calibration | None) -> Candidate | None:
     """The same for the division into rollout actors, ranks and rewards."""
-    return _best(settings, list(_separate_splits(settings, gpus)), gpu, calibration)
+    return _best(settings, divisions(settings, gpus, "separate"), gpu, calibration)
 
 
 def split_candidates(settings: Settings, gpus: int, gpu: GpuType) -> Iterator[Candidate]:
     """The most promising divisions of both placements, with the settings' own batch and checkpointing."""
     search = _Search(settings, gpu, None, keep_checkpointing=True)
-    for splits in (_colocated_splits(settings, gpus), _separate_splits(settings, gpus)):
+    for splits in (divisions(settings, gpus, "colocated"), divisions(settings, gpus, "separate")):
         bounded = sorted(filter(None, (search.bound(split, {}) for split in splits)))
         yield from (evaluate(each.settings, gpu, None, each.overrides) for each in bounded[:TIMELINES])
 
@@ -131,7 +132,8 @@ class _Search:
         """The change of `flux.checkpoint_every`, if it is not that of the settings. A measured one is kept."""
         if self._keep_checkpointing:
             return {}
-        key = (settings.policy.placement, settings.serving.gpus, chunk_images(settings.policy))
+        roles = frozenset(machine.roles for machine in machines(settings))
+        key = (settings.policy.placement, roles, chunk_images(settings.policy))
         if key not in self._fitting:
             self._fitting[key] = lightest_checkpointing(settings, self._gpu)
         every = self._fitting[key]
@@ -193,11 +195,29 @@ def with_overrides(settings: Settings, overrides: Mapping[str, Any]) -> Settings
     )
 
 
+def divisions(settings: Settings, gpus: int, placement: Literal["colocated", "separate"]) -> list[dict[str, Any]]:
+    """The settings of each division that is possible on `gpus` GPUs beside the replicas of the other rewards."""
+    splits = _colocated_splits if placement == "colocated" else _separate_splits
+    fewest = max(1, gpus - gpus_of_other_rewards(settings))  # in a division, the rest is for the other rewards
+    found = [split for count in range(gpus, fewest - 1, -1) for split in splits(settings, count)]
+    return [split for split in found if _fits(settings, split, gpus)]
+
+
+def _fits(settings: Settings, split: Mapping[str, Any], gpus: int) -> bool:
+    """Whether the settings allow a division, and it needs no more than `gpus` GPUs."""
+    try:
+        return len(machines(with_overrides(settings, split))) <= gpus
+    except SettingsError:
+        return False
+
+
 def _colocated_splits(settings: Settings, gpus: int) -> Iterator[dict[str, Any]]:
     none = {"policy.placement": "colocated", "policy.max_staleness": 0,
             "policy.rollout.min_actors": 0, "policy.rollout.max_actors": 0}  # fmt: skip
     if not _scores_on_gpus(settings):
         yield none | _ranks(gpus, 1.0)
+        if any(0 < place.gpus <= SHARED_GPUS for place in placed_rewards(settings).values()):
+            yield none | _ranks(gpus, 1.0 - SHARED_GPUS)
         return
     for replicas in sorted({1, 2, 4, gpus // 4, gpus // 2, gpus} - {0}):
         if replicas <= gpus:

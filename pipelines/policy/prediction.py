@@ -10,7 +10,7 @@ import ray
 from conf import Settings, UserError
 from pipelines.common.paths import run_paths
 from pipelines.planning.calibration import read_calibration
-from pipelines.planning.fleet import machines
+from pipelines.planning.fleet import is_on_gpus, machines
 from pipelines.planning.gpus import GpuType, recognize
 from pipelines.policy.metrics import IterationRow, read_rows
 
@@ -43,7 +43,7 @@ def prediction(settings: Settings, gpu: GpuType | None) -> str:
 
     "" if nothing can be predicted: no known GPU, settings that reserve none, or a model of unknown configuration.
     """
-    if gpu is None or not machines(settings):
+    if gpu is None or not is_on_gpus(machines(settings)):
         return ""
     from pipelines.planning.search import evaluate  # imports the models' libraries
 

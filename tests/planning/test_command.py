@@ -138,7 +138,7 @@ def test_other_rewards_have_their_published_sizes() -> None:
     assert found["unifiedreward"].image_seconds > 20 * found["hpsv3"].image_seconds, "it compares 24 images in pairs"
 
 
-def test_the_report_names_the_rewards_that_it_leaves_out() -> None:
+def test_the_report_names_the_rewards_beside_spatialscore() -> None:
     words = ["rewards.hpsv3.gpus=0.1", "rewards.hpsv3.weight=1", "rewards.hpsv3.max_replicas=2", "rewards.judge=0.1"]
     settings = load("flux_dev", [*words, "rewards.clip.model=mine/clip"])
     plan = replace(
@@ -147,10 +147,10 @@ def test_the_report_names_the_rewards_that_it_leaves_out() -> None:
     lines = report(plan).splitlines()
     (row,) = (line for line in lines if line.startswith("hpsv3  "))
     assert row.split()[1:6] == ["trains", "8.28", "1", "to", "2"]
-    assert any("reserve up to 0.2 GPUs beside the 2 of the divisions" in line for line in lines)
+    assert any("reserve up to 0.2 of the 2 GPUs, for which the divisions leave room" in line for line in lines)
     assert any(line.startswith("hpsv3: its weights do not fit its share of a GPU, 4.4 GiB") for line in lines)
     assert any(
         "slower than the rest of an iteration (9.0 s): raise rewards.hpsv3.max_replicas" in line for line in lines
     )
-    assert "Not counted, neither time nor memory: the rewards judge, clip." in lines
-    assert "Not counted" not in report(_plan(0.0))
+    assert "Their GPUs count, their time and memory are not known: the rewards judge, clip." in lines
+    assert "Their GPUs count" not in report(_plan(0.0))
