@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,11 +15,13 @@ import yaml
 from cluster.render import rendered
 from cluster.values import Values
 from conf import UserError, load
+from conf.operations import DoctorSettings
 from conf.settings import Settings
+from pipelines.common import cluster_state, node_limits
 from pipelines.common.cluster_state import NodeResources
 from pipelines.common.node_limits import VARIABLE, NodeLimit, largest_cluster, limits_text
 from pipelines.common.resources import unschedulable
-from pipelines.operations.doctor.ray_address import check_room
+from pipelines.operations.doctor.ray_address import check_resources, check_room
 from pipelines.policy.resources import check_capacity, resource_requests
 
 Config = dict[str, Any]
@@ -163,13 +168,28 @@ def test_a_run_that_can_never_fit_is_refused_on_a_shared_cluster(monkeypatch: py
 
 
 def test_the_doctor_distinguishes_too_few_now_from_never() -> None:
-    settings, machine = shared("flux_dev_8gpu"), NodeResources(96, 8, 96, 8)
-    assert check_room(settings, [machine], None).ok
-    unknown = check_room(settings, [], None)
+    machine = NodeResources(96, 8, 96, 8)
+    policy = partial(check_room, "stage 3", resource_requests(shared("flux_dev_8gpu")))
+    assert policy([machine], None).ok
+    unknown = policy([], None)
     assert unknown.ok and "too few now: a run waits until nodes are added" in unknown.message
-    later = check_room(settings, [], [machine])
+    later = policy([], [machine])
     assert later.ok and "may add nodes up to 96 CPUs and 8 GPUs" in later.message
-    assert check_room(settings, [machine], []).ok  # it fits now
+    assert policy([machine], []).ok  # it fits now
     small = NodeResources(96, 4, 96, 4)
-    refused = check_room(settings, [small], [small])
+    refused = policy([small], [small])
     assert not refused.ok and "too few for ever" in refused.message and "policy.learner.ranks" in refused.fix
+
+
+def test_the_doctor_of_stage_2_counts_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without stage 3: four GPUs are too few for the eight workers of the preset."""
+    settings = replace(shared("flux_dev"), doctor=DoctorSettings(stage="reward"))
+    nodes = [NodeResources(96, 4, 96, 4)]
+    monkeypatch.setattr(cluster_state, "read_cluster", lambda: SimpleNamespace(nodes=nodes))
+    monkeypatch.setattr(node_limits, "largest_cluster", lambda: nodes)
+    (found,) = check_resources(settings)
+    assert not found.ok and found.message.startswith("Ray, stage 2: 96 CPUs and 4 GPUs")
+    assert "reward.workers" in found.fix
+    nodes.append(NodeResources(96, 4, 96, 4))
+    (enough,) = check_resources(settings)
+    assert enough.ok

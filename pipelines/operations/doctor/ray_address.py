@@ -17,6 +17,7 @@ from pipelines.operations.job_client import TOKEN_FIX, has_token
 
 if TYPE_CHECKING:
     from pipelines.common.cluster_state import NodeResources
+    from pipelines.common.resources import ResourceRequest
 
 CLUSTER_FIX = (
     "start one (`ray start --head`), set ray_address=host:port, or run this as a job: spatialt2i submit doctor"
@@ -40,8 +41,7 @@ def check_ray(settings: Settings) -> Iterator[Finding]:
     try:
         with ray_session(settings):
             yield Finding(True, f"Ray: connected to {ray.get_runtime_context().gcs_address}")
-            if checks_for(settings, "policy"):  # whose roles it counts
-                yield _check_resources(settings)
+            yield from check_resources(settings)
             yield from check_nodes(settings)
             if checks_for(settings, "policy"):
                 yield from check_node_gpus(settings)
@@ -63,24 +63,34 @@ def _refused(address: str, error: UserError) -> Finding:
     return Finding(False, f"Ray: cannot connect to {address}: {str(cause or error).splitlines()[0]}", CLUSTER_FIX)
 
 
-def _check_resources(settings: Settings) -> Finding:
-    """Checks that the cluster has room for the roles of stage 3: now, or at its largest."""
+def check_resources(settings: Settings) -> Iterator[Finding]:
+    """Checks that the cluster has room for the workers of stage 2 and the roles of stage 3: now, or at its largest."""
     from pipelines.common.cluster_state import read_cluster
     from pipelines.common.node_limits import largest_cluster
+    from pipelines.policy.resources import resource_requests
+    from pipelines.reward.train import worker_request
 
-    return check_room(settings, read_cluster().nodes, largest_cluster())
+    now, largest = read_cluster().nodes, largest_cluster()
+    if checks_for(settings, "reward"):
+        yield check_room("stage 2", [worker_request(settings.reward)], now, largest)
+    if checks_for(settings, "policy"):
+        yield check_room("stage 3", resource_requests(settings), now, largest)
 
 
-def check_room(settings: Settings, now: Sequence[NodeResources], largest: Sequence[NodeResources] | None) -> Finding:
-    """Compares the roles of stage 3 with the nodes that a cluster has, and with those that it may have at most.
+def check_room(
+    stage: str,
+    requests: Sequence[ResourceRequest],
+    now: Sequence[NodeResources],
+    largest: Sequence[NodeResources] | None,
+) -> Finding:
+    """Compares what a stage requests with the nodes that a cluster has, and with those that it may have at most.
 
     `largest` is None if that is unknown. Then nodes that are missing are no fault, because an autoscaler may add them.
     """
     from pipelines.common.resources import unschedulable
-    from pipelines.policy.resources import resource_requests
 
     cpus, gpus = sum(node.cpus for node in now), sum(node.gpus for node in now)
-    message, requests = f"Ray: {cpus:g} CPUs and {gpus:g} GPUs", resource_requests(settings)
+    message = f"Ray, {stage}: {cpus:g} CPUs and {gpus:g} GPUs"
     shortage = unschedulable(requests, now)
     if not shortage:
         return Finding(True, message)
