@@ -96,6 +96,8 @@ class RewardFitter:
     def learn(self, prepared: PreparedStep, steps: int, metrics: TrainMetrics | None = None) -> FitStep:
         """Does an optimizer step of `steps`, and adds it to `metrics`."""
         comparisons, batch = prepared.comparisons, prepared.batch.to(self.device)
+        if self.model.config.lora_dropout:  # a checkpoint does not hold the state of torch's generator
+            torch.manual_seed(_random_bits(self.settings.seed, prepared.step, self.rank.rank, "dropout"))
         mu, sigma = self.engine(batch)
         w, l = list(comparisons.winners), list(comparisons.losers)  # noqa: E741
         noise = None if prepared.noise is None else prepared.noise.to(self.device)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from actors.spatialscore import SpatialScoreConfig, build
 from conf.reward import RewardSettings
 from pipelines.preferences.roles.base import RowSpec
 from pipelines.reward.data import Pair, mirrored
@@ -70,6 +71,24 @@ def test_the_gradient_is_that_of_the_loss_per_pair_of_the_whole_batch(
     rank = RewardFitter(tiny_spatialscore(vlm_dir), settings, CPU, RankInfo(0, 2))
     half = rank.optimizer_step(pairs[:4], 3, 40)
     assert half.grad_norm == pytest.approx(_grad_norm(vlm_dir, seen[:4], 4), rel=1e-3)
+
+
+def test_dropout_depends_on_step_and_rank_so_a_resumed_fit_repeats_it(vlm_dir: Path, pairs: list[Pair]) -> None:
+    """The state of the generator is in no checkpoint. Ranks drop different parts of their different rows."""
+    torch.manual_seed(1)
+    model = build(SpatialScoreConfig(str(vlm_dir), 4096, lora_dropout=0.5))
+    with torch.no_grad():
+        for parameter in model.trainable().values():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    settings = RewardSettings(batch_size=8, workers=1, mirror=False, lr=1e-9)
+
+    def loss(step: int, rank: int) -> float:
+        return RewardFitter(model, settings, CPU, RankInfo(rank, 2)).optimizer_step(pairs[:2], step, 40).loss
+
+    first = loss(3, 0)
+    assert loss(3, 0) == pytest.approx(first, abs=1e-4)
+    assert abs(loss(4, 0) - first) > 1e-3
+    assert abs(loss(3, 1) - first) > 1e-3
 
 
 def test_metrics_are_sums_over_comparisons(vlm_dir: Path, pairs: list[Pair]) -> None:
