@@ -30,6 +30,8 @@ MAX_REQUEST_IMAGES = 64
 _REPLICAS = ("threads", "cpus", "gpus", "min_replicas", "max_replicas", "node_group", "runtime_env")
 OWN_KINDS = ("python", "http")
 """Kinds that are your own: code that a path names, and a service."""
+KINDS_BY_RELATIONS = ("detector", "depth_rules")
+"""Kinds that score only the prompts of the run, of which they were given the relations."""
 SCORER_KINDS = ("clip", "pickscore", "hpsv2", "hpsv3", "imagereward", "vqascore", "unifiedreward")
 """Kinds that are published reward models."""
 FIELDS: Mapping[str, tuple[str, ...]] = {

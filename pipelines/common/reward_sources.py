@@ -9,7 +9,7 @@ import ast
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,10 +97,12 @@ class RewardModel:
     """Commit or branch on the hub; "": the newest."""
 
 
-def reward_models(settings: Settings) -> Iterator[RewardModel]:
-    """The models that the rewards of a run load, without SpatialScore."""
+def reward_models(settings: Settings, without: Collection[str] = ()) -> Iterator[RewardModel]:
+    """The models that the rewards of a run load, without SpatialScore and the kinds `without`."""
     for name, term in settings.used_rewards().items():
         kind, key = term.kind_of(name), f"rewards.{name}.model"
+        if kind in without:
+            continue
         if kind == "detector":
             yield RewardModel("detector.model", settings.detector.model, "config.json", True)
         if kind == "depth_rules":
@@ -116,9 +118,12 @@ def reward_models(settings: Settings) -> Iterator[RewardModel]:
                 yield RewardModel(f"part of rewards.{name}", other, "config.json", revision=commit_of(other))
 
 
-def check_reward_sources(settings: Settings) -> None:
-    """Raises SettingsError for a reward whose code, weights, packages or GPU are not there. Imports no model."""
-    for model in reward_models(settings):
+def check_reward_sources(settings: Settings, without: Collection[str] = ()) -> None:
+    """Raises SettingsError for a reward whose code, weights, packages or GPU are not there. Imports no model.
+
+    `without`: kinds that are not used.
+    """
+    for model in reward_models(settings, without):
         if model.given:
             check_model(settings, model.setting, model.location, model.file)
     for name, term in settings.used_rewards().items():

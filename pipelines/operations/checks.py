@@ -10,6 +10,7 @@ from pathlib import Path
 
 from conf import Settings, SettingsError, UserError
 from conf.play import PlaySettings
+from conf.rewards import KINDS_BY_RELATIONS
 from conf.serving import ServingSettings
 from pipelines.common.cluster_address import uses_private_cluster
 from pipelines.common.disk_faults import require_writable
@@ -164,7 +165,7 @@ def play(settings: Settings) -> None:
     trained_policy(settings)
     if spatialscore_folder(settings).is_dir():
         spatialscore(settings)
-    require_rewards(settings, detector=False)  # the page does not show it
+    require_rewards(settings, without=KINDS_BY_RELATIONS)  # the page does not show them
     require_model(settings, "flux.model", settings.flux.model, "model_index.json")
     _served(settings, settings.play, "the token of play")
 

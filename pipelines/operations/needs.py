@@ -5,6 +5,7 @@ Every function raises UserError if it is missing.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from conf import Settings, SettingsError, resolve
@@ -73,16 +74,15 @@ def require_key(endpoint: EndpointSettings) -> None:
     key_of(endpoint)
 
 
-def require_rewards(settings: Settings, detector: bool = True) -> None:
+def require_rewards(settings: Settings, without: Collection[str] = ()) -> None:
     """What the rewards of a run need from outside: models, keys and tokens, and your own code.
 
-    `detector`: whether that reward is used, if the run has it.
+    `without`: kinds of rewards that are not used, if the run has them.
     """
-    for model in reward_models(settings):
-        if detector or model.setting != "detector.model":
-            require_model(settings, model.setting, model.location, model.file, model.revision)
+    for model in reward_models(settings, without):
+        require_model(settings, model.setting, model.location, model.file, model.revision)
     if settings.uses_reward("judge"):
         require_key(settings.judge)
     for name, term in settings.used_rewards().items():
         service_token(name, term)
-    check_reward_sources(settings)
+    check_reward_sources(settings, without)

@@ -1,11 +1,14 @@
-"""The rewards whose scores the page shows: SpatialScore and all others of the run, trained on or watched."""
+"""The rewards whose scores the page shows: SpatialScore and all others of the run, trained on or watched.
+
+Rewards that know the relations of the run's own prompts only are left out.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from actors.workers.reward import RewardPool
-from conf.rewards import RewardTerm
+from conf.rewards import KINDS_BY_RELATIONS, RewardTerm
 from conf.settings import Settings
 from pipelines.common.paths import spatialscore_folder
 from pipelines.common.resources import ResourceRequest
@@ -16,8 +19,6 @@ from pipelines.reward.served_model import served_model
 SPATIALSCORE = "spatialscore"
 TITLES = {SPATIALSCORE: "SpatialScore"}
 """Name of a reward -> what the page calls it, if not by its name."""
-_OWN_PROMPTS = ("detector",)
-"""Kinds that score only the prompts of the run, of which they were given the relations."""
 
 
 def shown_rewards(settings: Settings) -> dict[str, ResourceRequest]:
@@ -53,5 +54,5 @@ def _terms(settings: Settings) -> dict[str, RewardTerm]:
     """The rewards by their names in the settings, SpatialScore first."""
     has_model = spatialscore_folder(settings).is_dir()
     others = {name: term for name, term in settings.used_rewards().items() if term.kind_of(name) != SPATIALSCORE}
-    shown = {name: term for name, term in others.items() if term.kind_of(name) not in _OWN_PROMPTS}
+    shown = {name: term for name, term in others.items() if term.kind_of(name) not in KINDS_BY_RELATIONS}
     return {SPATIALSCORE: RewardTerm(), **shown} if has_model else shown

@@ -15,9 +15,10 @@ from pipelines.policy import rewards
 from pipelines.policy.rewards import start_rewards
 
 
-def test_spatialscore_comes_first_if_there_is_one_and_the_detector_is_left_out(tmp_path: Path) -> None:
+def test_spatialscore_comes_first_if_there_is_one_and_rules_of_the_run_s_prompts_are_left_out(tmp_path: Path) -> None:
     own = ["rewards.mine.kind=python", "rewards.mine.path=a:b", "rewards.mine.max_replicas=4", "serving.min_replicas=2"]
     words = [f"run_dir={tmp_path}", *own, "rewards.rules.weight=0", "rewards.detector.weight=1"]
+    words += ["rewards.boxes.kind=depth_rules", "rewards.boxes.weight=1"]
     assert sorted(shown_rewards(load("scenes", words))) == ["mine", "rules"]
     (tmp_path / "reward" / "model").mkdir(parents=True)
     shown = shown_rewards(load("scenes", words))
