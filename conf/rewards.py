@@ -26,7 +26,9 @@ KINDS_WITH_A_SECTION: Mapping[str, str] = {
 """Kinds of which a run has one reward at most -> the section of their settings ("": they have none)."""
 
 MAX_REQUEST_IMAGES = 64
-"""Images of one request to a reward behind HTTP at most, as of `reward serve`."""
+"""Images of one request at most, to a reward behind HTTP and to `reward serve`, which has the same contract."""
+MAX_REQUEST_BYTES = 32 * 2**20
+"""Bytes of such a request at most."""
 _REPLICAS = ("threads", "cpus", "gpus", "min_replicas", "max_replicas", "node_group", "runtime_env")
 OWN_KINDS = ("python", "http")
 """Kinds that are your own: code that a path names, and a service."""

@@ -25,17 +25,15 @@ from actors.services.keys import Key
 from actors.services.responses import retry_after_seconds
 from actors.services.transport import UnfitAnswerError, http_client, http_errors
 from actors.types import Scores
-from conf.rewards import RewardTerm
+from conf.rewards import MAX_REQUEST_BYTES, RewardTerm
 
-MAX_BODY_BYTES = 32 * 2**20
-"""Bytes of a request at most, as of `reward serve`."""
 _MAX_WAIT_S = 30.0
 
 
 class HttpReward:
-    """Sends `batch_images` images a request, at most MAX_BODY_BYTES, and repeats requests that are not answered."""
+    """Sends `batch_images` images a request, at most MAX_REQUEST_BYTES, and repeats requests that are not answered."""
 
-    def __init__(self, name: str, term: RewardTerm, token: Key | None, max_body: int = MAX_BODY_BYTES) -> None:
+    def __init__(self, name: str, term: RewardTerm, token: Key | None, max_body: int = MAX_REQUEST_BYTES) -> None:
         """`name`: of the reward, for messages. `token`: sent as a bearer token, and never logged."""
         self._what, self._term, self._max_body = f"rewards.{name}.url={term.url}", term, max_body
         self._token = token

@@ -22,9 +22,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from actors.images import ImageError, ImageTooLargeError, decode_image, pixel_count
 from actors.reward_input import MAX_PROMPT_CHARACTERS, InputError, check_prompt
+from conf.rewards import MAX_REQUEST_IMAGES
 
-MAX_BODY_BYTES: Final = 32 * 2**20
-MAX_IMAGES: Final = 64
 MAX_PIXELS: Final = 16 * 10**6
 """Pixels of one image at most."""
 MAX_TOTAL_PIXELS: Final = 64 * 10**6
@@ -109,8 +108,8 @@ def _refused_image(error: ImageError, number: int) -> Refused:
 
 
 def _check_counts(images: int, prompts: int) -> None:
-    if not 1 <= images <= MAX_IMAGES:
-        raise Refused(422, f"a request must have 1 to {MAX_IMAGES} images, got {images}")
+    if not 1 <= images <= MAX_REQUEST_IMAGES:
+        raise Refused(422, f"a request must have 1 to {MAX_REQUEST_IMAGES} images, got {images}")
     if images != prompts:
         raise Refused(422, f"every image needs its prompt, got {images} images and {prompts} prompts")
 
@@ -118,7 +117,7 @@ def _check_counts(images: int, prompts: int) -> None:
 def _from_json(body: bytes) -> tuple[list[bytes], list[str]]:
     # Millions of empty lists would need 20 times the memory of the body. Base64 has none of these characters.
     if sum(map(body.count, (b"[", b"{", b","))) > _MAX_SEPARATORS:
-        raise Refused(422, f"the body must hold at most {MAX_IMAGES} images and prompts, got far more values")
+        raise Refused(422, f"the body must hold at most {MAX_REQUEST_IMAGES} images and prompts, got far more values")
     try:
         content: Any = json.loads(body)
     except ValueError as error:
@@ -157,7 +156,11 @@ async def _parse_form(body: bytes, content_type: str) -> tuple[list[bytes], list
 
     headers = Headers({"content-type": content_type})
     parser = MultiPartParser(
-        headers, stream(), max_files=MAX_IMAGES, max_fields=MAX_IMAGES, max_part_size=4 * MAX_PROMPT_CHARACTERS
+        headers,
+        stream(),
+        max_files=MAX_REQUEST_IMAGES,
+        max_fields=MAX_REQUEST_IMAGES,
+        max_part_size=4 * MAX_PROMPT_CHARACTERS,
     )
     parser.spool_max_size = len(body) + 1  # the body is in memory already: write no file
     form = await parser.parse()

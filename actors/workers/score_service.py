@@ -29,7 +29,8 @@ from actors.reward_input import InputError
 from actors.services.keys import Key
 from actors.spatialscore.calibration import win_probabilities
 from actors.types import Scores
-from actors.workers.score_body import MAX_BODY_BYTES, Refused, content_kind, decode_images, parse_body
+from actors.workers.score_body import Refused, content_kind, decode_images, parse_body
+from conf.rewards import MAX_REQUEST_BYTES
 
 RETRY_AFTER_S: Final = 2
 _SMALL_BODY: Final = 2**20
@@ -50,7 +51,7 @@ class ServiceLimits:
     """A body must be complete after this time."""
     silent_seconds: float = 5.0
     """A body must not pause for longer."""
-    body_bytes: int = 16 * MAX_BODY_BYTES
+    body_bytes: int = 16 * MAX_REQUEST_BYTES
     """Of all bodies."""
     pixel_bytes: int = 512 * 2**20
     """Of all decoded images."""
@@ -201,7 +202,7 @@ class ScoreService:
                     if chunk is None:
                         return b"".join(chunks)
                     share.add(len(chunk))
-                    if share.amount > MAX_BODY_BYTES:
+                    if share.amount > MAX_REQUEST_BYTES:
                         raise _too_long(share.amount)
                     chunks.append(chunk)
         except TimeoutError:
@@ -247,9 +248,9 @@ def check_length(request: Request) -> None:
     length = request.headers.get("content-length", "")
     if not (length.isascii() and length.isdigit()):
         raise Refused(411, "the header Content-Length is missing: send it")
-    if len(length) > 18 or int(length) > MAX_BODY_BYTES:
+    if len(length) > 18 or int(length) > MAX_REQUEST_BYTES:
         raise _too_long(length[:18])
 
 
 def _too_long(length: object) -> Refused:
-    return Refused(413, f"a request must have at most {MAX_BODY_BYTES} bytes, got {length}: send fewer images")
+    return Refused(413, f"a request must have at most {MAX_REQUEST_BYTES} bytes, got {length}: send fewer images")

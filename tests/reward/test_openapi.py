@@ -12,7 +12,8 @@ import yaml
 
 from actors.reward_input import MAX_PROMPT_CHARACTERS
 from actors.workers import score_body
-from actors.workers.score_body import FORM, JSON, MAX_IMAGES, Refused, decode_images, parse_body
+from actors.workers.score_body import FORM, JSON, Refused, decode_images, parse_body
+from conf.rewards import MAX_REQUEST_IMAGES
 
 ROOT = Path(__file__).parents[2]
 API: dict[str, Any] = yaml.safe_load((ROOT / "docs" / "score_openapi.yaml").read_text())
@@ -31,7 +32,7 @@ def test_the_limits_are_those_of_the_code() -> None:
     schemas = [API["components"]["schemas"]["Request"]["properties"], contents[FORM]["schema"]["properties"]]
     assert set(contents) == {JSON, FORM}
     for schema in schemas:
-        assert {schema[name]["maxItems"] for name in ("images", "prompts")} == {MAX_IMAGES}
+        assert {schema[name]["maxItems"] for name in ("images", "prompts")} == {MAX_REQUEST_IMAGES}
         assert schema["prompts"]["items"]["maxLength"] == MAX_PROMPT_CHARACTERS
 
 
