@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,12 +24,12 @@ def digest_of_text(path: str) -> str:
     return digest(read_file(path))[:SHORT_DIGITS] if path else ""
 
 
-def digest_of_files(folder: Path) -> str:
+def digest_of_files(folder: Path, leave_out: Collection[str] = ()) -> str:
     """Returns the SHA-256 of the names and contents of a folder's files; "absent" if there is no folder.
 
-    Files whose name begins with "." or "_" are left out.
+    Files in it that `leave_out` names, and all whose name begins with "." or "_", are left out.
     """
-    return _digest_over(folder, digest_of_file) if folder.is_dir() else "absent"
+    return _digest_over(folder, digest_of_file, leave_out) if folder.is_dir() else "absent"
 
 
 def digest_of_model(folder: Path) -> str:
@@ -52,12 +52,13 @@ def digest_of_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _digest_over(folder: Path, describe: Callable[[Path], str]) -> str:
+def _digest_over(folder: Path, describe: Callable[[Path], str], leave_out: Collection[str] = ()) -> str:
     """Returns the SHA-256 of the name and the description of every file."""
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith((".", "_")):
-            total.update(f"{path.relative_to(folder)} {describe(path)}\n".encode())
+        name = str(path.relative_to(folder))
+        if path.is_file() and not path.name.startswith((".", "_")) and name not in leave_out:
+            total.update(f"{name} {describe(path)}\n".encode())
     return total.hexdigest()
 
 

@@ -18,7 +18,7 @@ from pipelines.common.paths import run_paths
 from pipelines.common.run_lookup import record_settings
 from pipelines.common.terminal import coloured, styled
 from pipelines.operations.stage_cache import StageRecord, read_record, write_record
-from pipelines.operations.stages import PipelineStep, steps_of
+from pipelines.operations.stages import PipelineStep, StepResult, steps_of
 from pipelines.reward.locations import count_waiting, open_pairs, pair_source
 
 HEADING_WIDTH = 80
@@ -29,11 +29,13 @@ def run_pipeline(settings: Settings, steps: Sequence[PipelineStep] | None = None
 
     Ends after stage 1, and prints the commands for the people, if the pairs wait for their review. Keeps the seconds of
     every step in <run_dir>/timings.json, which the report shows. Raises what a step raises, and SystemExit if
-    SpatialScore does not pass its sanity checks.
+    SpatialScore does not pass its sanity checks. A step may lack what no later step needs, such as a baseline: then
+    SystemExit ends the run after its last step.
     """
     paths = run_paths(settings)
     record_settings(settings, "evaluation")  # the other stages record theirs, after they have accepted them
     seconds: dict[str, float] = {}
+    missing: list[str] = []
     for step in steps_of(settings) if steps is None else steps:
         print("\n" + styled(f"── {step.title} ".ljust(HEADING_WIDTH, "─"), "heading"), flush=True)
         record = complete_record(step, settings)
@@ -43,10 +45,13 @@ def run_pipeline(settings: Settings, steps: Sequence[PipelineStep] | None = None
             record = run_step(step, settings)
         print(coloured(record.summary), flush=True)
         seconds[step.title] = record.seconds
+        missing += [record.missing] if record.missing else []
         _write_timings(paths.timings, seconds)
         if step.name == "preferences" and (text := review_instructions(settings)):
             print("\n" + text, flush=True)
             return
+    if missing:
+        raise SystemExit("\n".join(missing))
 
 
 def review_instructions(settings: Settings) -> str:
@@ -68,17 +73,18 @@ docs/review.md explains the review. reward.unreviewed=true trains on pairs that 
 
 
 def complete_record(step: PipelineStep, settings: Settings) -> StageRecord | None:
-    """The step's record, if its output exists and was made from these settings and inputs; else None."""
+    """The step's record, if its output exists, lacks nothing, and was made from these settings and inputs."""
     record = read_record(step.record_path(settings))
     exists = step.output(run_paths(settings)).exists()
-    return record if record and exists and record.digest == step.digest(settings) else None
+    return record if record and exists and not record.missing and record.digest == step.digest(settings) else None
 
 
 def run_step(step: PipelineStep, settings: Settings) -> StageRecord:
     """Runs a step and writes its record."""
     digest, start = step.digest(settings), time.monotonic()
-    summary = step.run(settings)
-    record = StageRecord(digest, summary, round(time.monotonic() - start, 1))
+    result = step.run(settings)
+    done = result if isinstance(result, StepResult) else StepResult(result)
+    record = StageRecord(digest, done.summary, round(time.monotonic() - start, 1), done.missing)
     write_record(step.record_path(settings), record)
     return record
 

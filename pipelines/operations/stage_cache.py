@@ -37,6 +37,7 @@ class StageRecord:
     digest: str  # of everything that decides the output
     summary: str  # printed when the step was done
     seconds: float  # wall-clock
+    missing: str = ""  # what another call may add, in a sentence; such a step is not complete
 
 
 def read_record(path: Path) -> StageRecord | None:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from actors.spatialscore.calibration import CALIBRATION_FILE
+from actors.spatialscore.card import CARD_FILE
 from conf import Settings
 from conf.flux import EMBEDDED
 from pipelines.common.fingerprints import digest_of, digest_of_files, digest_of_names
@@ -17,6 +19,7 @@ from pipelines.policy.resume import training_settings
 from pipelines.policy.train import run_policy
 from pipelines.preferences.build import build_preferences, fingerprint
 from pipelines.preferences.finalize import final_settings
+from pipelines.reward.baselines.failure import ask_again
 from pipelines.reward.evaluate import evaluate_reward
 from pipelines.reward.report import table as accuracy_table
 from pipelines.reward.sanity_checks import run_sanity_checks
@@ -29,13 +32,21 @@ REWARD_PLACEMENT = ("threads_per_worker", "cpus_per_worker", "readers", "use_gpu
 
 
 @dataclass(frozen=True)
+class StepResult:
+    """What a step has done, if something is missing that no later step needs."""
+
+    summary: str
+    missing: str = ""  # in a sentence; the step is run again by the next call
+
+
+@dataclass(frozen=True)
 class PipelineStep:
     """One step of `spatialt2i run`."""
 
     name: str
     title: str
     output: Callable[[RunPaths], Path]  # the file or folder that exists once the step is complete
-    run: Callable[[Settings], str]  # does the work and returns a summary
+    run: Callable[[Settings], str | StepResult]  # does the work and returns a summary
     inputs: Callable[[Settings], dict[str, object]]  # everything that decides the output
 
     def record_path(self, settings: Settings) -> Path:
@@ -57,8 +68,9 @@ def _train_reward(settings: Settings) -> str:
     return f"{result.steps} optimizer steps on {result.pairs} pairs"
 
 
-def _measure_accuracy(settings: Settings) -> str:
-    return accuracy_table(evaluate_reward(settings))
+def _measure_accuracy(settings: Settings) -> StepResult:
+    evaluation = evaluate_reward(settings)
+    return StepResult(accuracy_table(evaluation), ask_again(evaluation.failed))
 
 
 def _check_reward(settings: Settings) -> str:
@@ -118,8 +130,13 @@ def _reward_inputs(settings: Settings) -> dict[str, object]:
     }
 
 
+def _spatialscore(settings: Settings) -> str:
+    """Digest of what decides the scores: not of the files that the measurement of the accuracy writes beside it."""
+    return digest_of_files(spatialscore_folder(settings), leave_out=(CARD_FILE, CALIBRATION_FILE))
+
+
 def _scored_pairs_inputs(settings: Settings) -> dict[str, object]:
-    return {"model": digest_of_files(spatialscore_folder(settings)), "pairs": _pairs_digest(settings)}
+    return {"model": _spatialscore(settings), "pairs": _pairs_digest(settings)}
 
 
 def _policy_inputs(settings: Settings) -> dict[str, object]:
@@ -132,7 +149,7 @@ def _policy_inputs(settings: Settings) -> dict[str, object]:
         "minutes": settings.policy.minutes,
         "prompts": prompts,
         "flux": _flux(settings),
-        "spatialscore": digest_of_files(spatialscore_folder(settings)),
+        "spatialscore": _spatialscore(settings),
     }
 
 
@@ -143,7 +160,7 @@ def _evaluation_inputs(settings: Settings) -> dict[str, object]:
         "held out": settings.policy.held_out_prompts,
         "lora": digest_of_files(run_paths(settings).export),
         **({} if settings.export.version == "newest" else {"version": settings.export.version}),
-        "spatialscore": digest_of_files(spatialscore_folder(settings)),
+        "spatialscore": _spatialscore(settings),
     }
 
 

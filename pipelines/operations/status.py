@@ -90,7 +90,10 @@ def _pipeline_steps(settings: Settings) -> list[str]:
     """The steps of `spatialt2i run`, with the seconds of those that are done."""
     steps = (*STEP_STAGES, BENCHMARK) if settings.benchmark.in_run else STEP_STAGES
     records = {step: read_record(step_record(run_paths(settings), step)) for step in steps}
-    return [f"✓ {step} {record.seconds:.0f} s" if record else f"· {step}" for step, record in records.items()]
+    return [
+        f"✓ {step} {record.seconds:.0f} s" if record and not record.missing else f"· {step}"
+        for step, record in records.items()
+    ]
 
 
 def _policy_answers(

@@ -9,6 +9,7 @@ import numpy as np
 
 from pipelines.common.intervals import Accuracy, PairedTest, wilson
 from pipelines.preferences.dataset.splits import BENCHMARK
+from pipelines.reward.baselines.failure import FailedBaseline
 from pipelines.reward.baselines.position_bias import TwoOrderPredictions
 from pipelines.reward.calibration import Calibration
 from pipelines.reward.data import Pair
@@ -55,6 +56,7 @@ class Evaluation:
     left_out: str = ""  # pairs that cannot be read, in one line; no model is measured on them
     uncertainty: SigmaReport | None = None  # of SpatialScore
     hard_negatives: dict[str, Accuracy] = field(default_factory=dict[str, Accuracy])  # of SpatialScore, by kind
+    failed: tuple[FailedBaseline, ...] = ()  # baselines that could not judge the pairs
 
 
 def summarize(

@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from actors.folders import require_replaceable
-from actors.services.budget import BudgetReached
 from conf import Settings
 from pipelines.common.paths import run_paths
 from pipelines.common.progress_line import clock
@@ -16,6 +15,7 @@ from pipelines.common.ray_session import ray_session
 from pipelines.common.run_folder import driving, writing
 from pipelines.common.terminal import coloured, errors, print_warning
 from pipelines.common.vocabulary import vocabulary_note, vocabulary_warning
+from pipelines.reward.baselines.failure import ask_again
 from pipelines.reward.baselines.requirements import require_baselines
 from pipelines.reward.data import require_held_out_pairs, require_pairs
 from pipelines.reward.evaluate import evaluate_reward
@@ -33,7 +33,10 @@ from pipelines.reward.triage import triage as triage_pairs
 
 
 def train(settings: Settings) -> None:
-    """Trains SpatialScore, measures it on held-out pairs, and runs its sanity checks."""
+    """Trains SpatialScore, measures it on held-out pairs, and runs its sanity checks.
+
+    Raises SystemExit if a check or a baseline fails, after all of this.
+    """
     require_baselines(settings.baselines.names, settings)
     require_pairs(pair_source(settings))
     require_replaceable(run_paths(settings).reward_model)
@@ -43,16 +46,20 @@ def train(settings: Settings) -> None:
             f"{result.steps} optimizer steps on {result.pairs} pairs in {clock(result.seconds)}: SpatialScore is in "
             f"{result.model}"
         )
-        _evaluate(settings)
+        missing = _evaluate(settings)
         check(settings)
+    if missing:
+        raise SystemExit(f"reward train  {missing}")
 
 
 def evaluate(settings: Settings) -> None:
-    """Measures the run's SpatialScore on held-out pairs."""
+    """Measures the run's SpatialScore on held-out pairs. Raises SystemExit with a message if a baseline fails."""
     require_baselines(settings.baselines.names, settings)
     _require_model_and_pairs(settings)
     with writing(settings), ray_session(settings):
-        _evaluate(settings)
+        missing = _evaluate(settings)
+    if missing:
+        raise SystemExit(f"reward evaluate  {missing}")
 
 
 def check(settings: Settings) -> None:
@@ -107,10 +114,9 @@ def _require_model_and_pairs(settings: Settings) -> None:
     require_held_out_pairs(pair_source(settings))
 
 
-def _evaluate(settings: Settings) -> None:
-    """Raises SystemExit with a message if the calls of a baseline reach the budget."""
-    try:
-        print(accuracy_table(evaluate_reward(settings)))
-        print(f"Open {run_paths(settings).reward_report} in a browser.")
-    except BudgetReached as error:
-        raise SystemExit(f"reward evaluate  {error}") from None
+def _evaluate(settings: Settings) -> str:
+    """Prints the table, and returns which baselines failed; an empty text if none did."""
+    evaluation = evaluate_reward(settings)
+    print(accuracy_table(evaluation))
+    print(f"Open {run_paths(settings).reward_report} in a browser.")
+    return ask_again(evaluation.failed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from pipelines.common.intervals import PairedTest, mcnemar
 from pipelines.common.paths import run_paths
 from pipelines.common.progress_line import ProgressLine
 from pipelines.reward.accuracy import Evaluation, ModelReport, summarize
+from pipelines.reward.baselines.failure import FailedBaseline, failed_baseline, traceback_of
 from pipelines.reward.baselines.run import predict_by_baseline
 from pipelines.reward.calibration import Calibration, calibrate, gaussian_logits, mean_logits
 from pipelines.reward.data import Pair, require_held_out_pairs
@@ -46,8 +47,9 @@ def evaluate_reward(settings: Settings, log: Callable[[str], None] = print) -> E
 
     Writes evaluation.json and report.html to <run_dir>/reward, and the accuracy and the calibration into the directory
     of the run's own SpatialScore. `log` takes lines of progress. Ray must be initialized.
-    A pair that cannot be read is left out for every model. Raises UserError if there is no SpatialScore or no held-out
-    pair, or if too many of them cannot be read, and the errors of `predict_by_baseline`.
+    SpatialScore's own result is written before the baselines begin. A baseline that fails is named in the result with
+    its reason, and the others go on. A pair that cannot be read is left out for every model. Raises UserError if there
+    is no SpatialScore or no held-out pair, or if too many of them cannot be read.
     """
     require_held_out_pairs(pair_source(settings))
     with ProgressLine("reward", log) as progress:
@@ -58,15 +60,23 @@ def evaluate_reward(settings: Settings, log: Callable[[str], None] = print) -> E
     if scored.left_out:
         log(f"reward evaluate  {scored.left_out}")
     ours, pairs = measure_scores(scored.scores), scored.pairs
+    evaluation = Evaluation(
+        (ours.report,), (), ours.calibrations, scored.left_out, ours.uncertainty, hard_negatives=hard
+    )
+    _write(evaluation, settings)
     reports: list[ModelReport] = [ours.report]
     tests: list[PairedTest] = []
+    failed: list[FailedBaseline] = []
     for name in settings.baselines.names:
-        predictions = predict_by_baseline(name, settings, log).of(scored.keys)
+        try:
+            predictions = predict_by_baseline(name, settings, log).of(scored.keys)
+        except Exception as error:  # the boundary to other models, their packages and their services
+            failed.append(failed_baseline(name, error))
+            log(f"reward evaluate  {failed[-1]}\n{traceback_of(error)}".rstrip())
+            continue
         reports.append(summarize(name, predictions, pairs))
         tests.append(mcnemar(NAME, ours.right, name, predictions.right))
-    evaluation = Evaluation(
-        tuple(reports), tuple(tests), ours.calibrations, scored.left_out, ours.uncertainty, hard_negatives=hard
-    )
+    evaluation = replace(evaluation, models=tuple(reports), tests=tuple(tests), failed=tuple(failed))
     _write(evaluation, settings)
     return evaluation
 

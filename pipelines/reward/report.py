@@ -61,6 +61,7 @@ def table(evaluation: Evaluation) -> str:
         for row in TABLE_1
         if row.model.lower() not in measured
     ]
+    lines += [str(each) for each in evaluation.failed]
     for test in evaluation.tests:
         lines.append(
             f"{test.name} - {test.other}: {test.difference:+.1%}; pairs that only one model orders correctly: "

@@ -16,7 +16,7 @@ from pipelines.benchmark.judging import JudgeResult
 from pipelines.benchmark.work import Work
 from pipelines.common.paths import RunPaths, run_paths
 from pipelines.operations.run import complete_record, run_pipeline
-from pipelines.operations.stages import BENCHMARK_STEP, STEPS, PipelineStep, steps_of
+from pipelines.operations.stages import BENCHMARK_STEP, STEPS, PipelineStep, StepResult, steps_of
 from pipelines.preferences.dataset.schema import SCHEMA
 from tests.support.pair_sources import PENDING
 
@@ -80,6 +80,9 @@ def test_new_input_files_invalidate_the_steps_that_read_them(tmp_path: Path) -> 
     after = {each.name: each.digest(settings) for each in STEPS}
     changed = {name for name in NAMES if before[name] != after[name]}
     assert changed == {"accuracy", "sanity_checks", "policy", "evaluation"}
+    (model / "README.md").write_text("accuracy")  # as the step that measures the accuracy does
+    (model / "calibration.json").write_text("{}")
+    assert {each.name: each.digest(settings) for each in STEPS} == after
 
 
 def test_a_run_ends_after_stage_1_if_pairs_wait_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,7 +156,7 @@ def test_complete_pairs_are_not_built_again(
     assert list(folder.glob("*.parquet"))
 
 
-def fake_step(name: str, run: Callable[[Settings], str]) -> PipelineStep:
+def fake_step(name: str, run: Callable[[Settings], str | StepResult]) -> PipelineStep:
     """A step whose output is the folder `name` of the run, and which depends on the policy's seed."""
 
     def output(paths: RunPaths) -> Path:
@@ -186,3 +189,24 @@ def test_an_interrupted_pipeline_continues_at_the_interrupted_step(tmp_path: Pat
     assert not any(complete_record(each, other) for each in steps)
     (tmp_path / "evaluation").rename(tmp_path / "lost")
     assert complete_record(steps[2], settings) is None
+
+
+def test_a_run_with_a_failed_baseline_goes_on_and_asks_again_at_the_next_call(tmp_path: Path) -> None:
+    settings, calls, missing = load("scenes", [f"run_dir={tmp_path}"]), list[str](), ["GPT-5 failed"]
+
+    def measure(settings: Settings) -> StepResult:
+        calls.append("accuracy")
+        (tmp_path / "accuracy").mkdir(exist_ok=True)
+        return StepResult("a table", missing.pop() if missing else "")
+
+    def train(settings: Settings) -> str:
+        calls.append("policy")
+        (tmp_path / "policy").mkdir(exist_ok=True)
+        return ""
+
+    steps = [fake_step("accuracy", measure), fake_step("policy", train)]
+    with pytest.raises(SystemExit, match="GPT-5 failed"):
+        run_pipeline(settings, steps)
+    run_pipeline(settings, steps)
+    run_pipeline(settings, steps)
+    assert calls == ["accuracy", "policy", "accuracy"]
