@@ -134,7 +134,7 @@ def parse(words: Sequence[str]) -> Command:
         given = resolve(named or DEFAULT_PRESET, overrides).settings.run_dir
     default = given_value("run_dir", "", action.implied, ()) or Settings.run_dir
     replaced = any(is_given(key, preset, overrides) for key in action.replaces_run)
-    run = find_run(action.run, given, default, preset, replaced)
+    run = find_run(action.run, given, default, preset, replaced, action.replaces_run)
     if run is None:
         return Command(action, resolve(named or DEFAULT_PRESET, overrides, action.implied), None)
     folder = override_of("run_dir", run.folder)

@@ -40,6 +40,9 @@ RECORDED_SECTIONS: Mapping[Stage, tuple[str, ...]] = {
 """Stage -> the sections that its command records. The other sections keep the values of earlier commands."""
 
 
+_START = "start one with `spatialt2i demo`, `spatialt2i run` or `spatialt2i preferences build`"
+
+
 @dataclass(frozen=True)
 class FoundRun:
     """The run that a command uses."""
@@ -56,12 +59,14 @@ class FoundRun:
         return f"run: {shown_path(self.folder)}" + (f" ({self.note})" if self.note else "")
 
 
-def find_run(use: RunUse, given: str | None, default: str, preset: str, replaced: bool) -> FoundRun | None:
+def find_run(
+    use: RunUse, given: str | None, default: str, preset: str, replaced: bool, replaces: Sequence[str] = ()
+) -> FoundRun | None:
     """The run of a command; None if it uses none.
 
     `given` is the run_dir that the user named, `default` the one of a command that starts a run. `preset` is the preset
-    that the user named, or "": without run_dir, the newest run of that preset is used. `replaced`: a
-    setting replaces what the command needs of an existing run.
+    that the user named, or "": without run_dir, the newest run of that preset is used. `replaced`: one of the settings
+    `replaces` replaces what the command needs of an existing run.
 
     Raises UserError, with the runs that exist, if the command needs a run that does not exist.
     """
@@ -72,14 +77,14 @@ def find_run(use: RunUse, given: str | None, default: str, preset: str, replaced
             folder = str(runs[0])
             return FoundRun(folder, recorded_in(folder), f"the newest of {len(runs)}" if len(runs) > 1 else "")
         if not replaced:
-            raise UserError(_no_run(preset))
+            raise UserError(_no_run(preset) + _instead_of_a_run(replaces))
     folder = default if given is None else str(given)
     if not folder.strip():
         raise SettingsError("run_dir must not be empty: write e.g. run_dir=runs/mine")
     folder = str(Path(folder))  # runs/demo/ is the same run as runs/demo
     exists = is_run(Path(folder))
     if use == "continues" and not exists and not replaced:
-        raise UserError(missing_run(folder))
+        raise UserError(missing_run(folder) + _instead_of_a_run(replaces))
     note = "" if exists else "new" if use != "optional" else "no run yet"
     return FoundRun(folder, recorded_in(folder), note)
 
@@ -199,17 +204,19 @@ def _no_run(preset: str) -> str:
     of_preset = f" of preset {preset}" if preset else ""
     others = known_runs()
     listed = f" (there: {_names(others)})" if others else ""
-    return (
-        f"there is no run{of_preset} in {RUNS}/{listed}: name one with run_dir=PATH, or start one with "
-        "`spatialt2i demo` or `spatialt2i run`"
-    )
+    return f"there is no run{of_preset} in {RUNS}/{listed}: name one with run_dir=PATH, or {_START}"
 
 
 def missing_run(folder: str) -> str:
     """The message for a run that does not exist, with the runs that do."""
     runs = known_runs()
-    there = f"runs that exist: {_names(runs)}" if runs else "start one with `spatialt2i demo` or `spatialt2i run`"
+    there = f"runs that exist: {_names(runs)}. Or {_START}" if runs else _START
     return f"there is no run in {shown_path(folder)}{similar_run(folder) or ':'} {there}"
+
+
+def _instead_of_a_run(replaces: Sequence[str]) -> str:
+    """The settings that replace what the command needs of a run, as the end of a message."""
+    return f". It needs no run if {' or '.join(replaces)} is set" if replaces else ""
 
 
 def _names(runs: Sequence[Path]) -> str:

@@ -258,8 +258,8 @@ def _reward_pairs(settings: Settings) -> None:
     source = pair_source(settings)
     for folder in source.folders:
         if not any(name.endswith(".parquet") for name in list_folder(folder)):
-            fix = "correct reward.pairs" if settings.reward.pairs else "run `spatialt2i preferences build` first"
-            raise UserError(f"no preference pairs at {folder}: {fix}")
+            build = "" if settings.reward.pairs else "run `spatialt2i preferences build` first, or set reward.pairs"
+            raise UserError(f"no preference pairs at {folder}: {build or 'correct reward.pairs'}")
     source.require_verified()
 
 

@@ -121,10 +121,10 @@ def require_held_out_pairs(source: PairSource) -> None:
 
 
 def read_pairs(source: PairSource, splits: Sequence[str], limit: int | None = None) -> DecodedRows:
-    """The pairs of some splits, decoded and sorted by id, folder by folder. `limit`: read no more than the first rows.
+    """The pairs of some splits, decoded and sorted by id, folder by folder.
 
-    All of them are in memory: without a limit use `find_rows` and `read_place`. Raises UserError if `too_many` rows
-    cannot be read.
+    `limit`: only the first rows of each folder, of all folders evenly. All pairs are in memory: without a limit use
+    `find_rows` and `read_place`. Raises UserError if `too_many` rows cannot be read.
     """
     order = {folder: number for number, folder in enumerate(source.folders)}
     numbered = [(order[place.folder], row) for place in find_rows(source, splits, limit) for row in read_place(place)]

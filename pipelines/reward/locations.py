@@ -93,6 +93,12 @@ def open_pairs(folder: str, columns: Sequence[str] = ()) -> pyarrow.dataset.Data
     return dataset
 
 
+def has_incomplete_images(source: PairSource) -> bool:
+    """Whether training pairs hold losers with other objects than the prompt names: corrupted or generated ones."""
+    condition = source.rows(("train",)) & pc.field("kind").isin(["corrupted", "generated"])
+    return any(open_pairs(folder).count_rows(filter=condition) for folder in source.folders)
+
+
 def count_waiting(dataset: pyarrow.dataset.Dataset) -> int:
     """Number of pairs that wait for review."""
     return dataset.count_rows(filter=pc.field("review", "status").isin(list(WAITING)))

@@ -28,6 +28,10 @@ _BUFFER_BYTES = 8 * 2**20
 _CONDITION = ("split", "review", "group_id")  # columns that decide whether a row is used
 
 
+_Found = tuple[int, str, tuple[str, str, int], int]
+"""Number of the folder, sort key, row group, number of the row."""
+
+
 @dataclass(frozen=True)
 class RowPlace:
     """Rows of one row group of a parquet file."""
@@ -74,10 +78,10 @@ def find_rows(
 ) -> list[RowPlace]:
     """Where the usable rows of some splits are, file by file.
 
-    `limit`: the first rows by id, folder by folder. `sample`: not the first rows but a fixed random sample, because
-    rows of neighbouring ids are of one generator.
+    `limit`: the first rows by id of each folder, of all folders evenly. `sample`: not the first rows but a fixed random
+    sample, because rows of neighbouring ids are of one generator.
     """
-    found: list[tuple[int, str, tuple[str, str, int], int]] = []  # folder, sort key, row group, row
+    found: list[_Found] = []
     for number, folder in enumerate(source.folders):
         files = parquet_files(folder)
         matching = map_files(partial(_matching_rows_of_file, folder, condition=source.rows(splits)), files)
@@ -89,11 +93,20 @@ def find_rows(
                     for key, row in zip(keys, rows.tolist(), strict=True)
                 ]
     if limit is not None:
-        found = sorted(found)[:limit]
+        found = _first_of_each(sorted(found), limit)
     by_group: dict[tuple[str, str, int], list[int]] = {}
     for _, _, group, row in found:
         by_group.setdefault(group, []).append(row)
     return [RowPlace(*group, tuple(sorted(rows))) for group, rows in sorted(by_group.items())]
+
+
+def _first_of_each(found: Sequence[_Found], limit: int) -> list[_Found]:
+    """The first `limit` of sorted rows: the first one of every folder, then the second one of every folder."""
+    place, counts = list[tuple[int, int]](), dict[int, int]()
+    for index, (folder, *_) in enumerate(found):
+        counts[folder] = counts.get(folder, -1) + 1
+        place.append((counts[folder], index))
+    return [found[index] for _, index in sorted(place)[:limit]]
 
 
 def _matching_rows_of_file(folder: str, path: str, condition: pc.Expression) -> list[tuple[list[str], np.ndarray]]:

@@ -26,6 +26,12 @@ class SanityCheck:
     requirement: str
     if_failed: str  # what a failure means, and how to fix it
     finding: str = ""  # what was measured, as a sentence
+    excuse: str = ""  # why a failure is a warning only; "" if it counts
+
+    @property
+    def blocks(self) -> bool:
+        """Whether the model may not train a policy because of this check."""
+        return not self.passed and not self.excuse
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ def write_sanity_report(settings: Settings, checks: Sequence[SanityCheck]) -> No
 
 
 def require_passed(settings: Settings) -> None:
-    """Raises UserError, with the fix, unless the run's SpatialScore has passed all sanity checks.
+    """Raises UserError, with the fix, unless the run's SpatialScore has passed all sanity checks that count.
 
     The report may be in this run, or next to the model if `serving.model` names the model of another run. It counts
     only for the weights that were checked. With `serving.skip_sanity_checks` nothing is required.
@@ -58,7 +64,7 @@ def require_passed(settings: Settings) -> None:
         raise UserError(
             f"the sanity checks of the SpatialScore at {model} were not run: run `spatialt2i reward check`, {skip}"
         )
-    if failed := [check.name for check in checks if not check.passed]:
+    if failed := [check.name for check in checks if check.blocks]:
         raise UserError(
             f"the SpatialScore at {model} failed sanity checks: {', '.join(failed)}. `spatialt2i reward check` "
             f"explains each failure; fix it, {skip}"

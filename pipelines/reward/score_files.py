@@ -125,7 +125,7 @@ def read_files(rows: pa.Table, images: str) -> pa.Table:
         except (ValueError, OSError) as error:
             files.append(None)
             errors.append(str(error) or type(error).__name__)
-    with_files = rows.append_column("file", pa.array(files, pa.binary()))
+    with_files = rows.append_column("file", pa.array(files, pa.large_binary()))  # 32 files may exceed 2 GiB
     return with_files.append_column("error", pa.array(errors, pa.string()))
 
 

@@ -127,6 +127,11 @@ def test_a_few_unreadable_pairs_are_left_out_and_named(tmp_path: Path) -> None:
     assert len(read_pairs(source_of(tmp_path / "small"), TEST, limit=3).pairs) == 2
 
 
+def test_a_limit_takes_pairs_of_all_folders_evenly(tmp_path: Path) -> None:
+    source = source_of(*(_write(tmp_path / name, good, 0) for name, good in (("x", 9), ("y", 1), ("z", 9))))
+    assert [pair.pair_id for pair in read_pairs(source, TEST, limit=6).pairs] == ["b0", "b1", "b2", "b0", "b0", "b1"]
+
+
 @pytest.mark.parametrize(("good", "bad"), [(0, 1), (0, 3), (9, 4), (44, 5)])
 def test_too_many_unreadable_pairs_are_a_user_error(tmp_path: Path, good: int, bad: int) -> None:
     folder = _write(tmp_path / "pairs", good, bad)

@@ -118,7 +118,9 @@ def test_a_row_that_cannot_be_scored_is_a_row_with_its_reason(tmp_path: Path) ->
     save_tiny_vlm(tmp_path / "vlm")
     scorer = SpatialScorer(tiny_spatialscore(tmp_path / "vlm"))
     table = pa.table({"image": list(rows), "prompt": [PROMPT] * len(rows)})
-    scored = score_files(scorer, read_files(table, str(folder))).to_pylist()
+    read = read_files(table, str(folder))
+    assert read.schema.field("file").type == pa.large_binary(), "32 files of 70 MB are over 2 GiB in one column"
+    scored = score_files(scorer, read).to_pylist()
     for row, (name, reason) in zip(scored, rows.items(), strict=True):
         assert row["image"] == name
         assert (row["error"] is None) == (reason is None) == (row["mu"] is not None), row
