@@ -63,9 +63,6 @@ class PreferencesSettings(Section):
     corrupted_fraction: float = field(default=0.2, metadata=between(0, 1))
     """Fraction of pairs whose losing image lacks, doubles or recolours an object. Scenes world only. Paper: 0."""
 
-    moved_fraction: float = field(default=0.0, metadata=between(0, 1))
-    """Fraction of the corrupted pairs of several relations whose loser has an object moved off a relation instead."""
-
     generated_fraction: float = field(default=0.4, metadata=between(0, 1))
     """Fraction of pairs that the base policy generates and the exact checker labels. Scenes world only. Paper: 0."""
 

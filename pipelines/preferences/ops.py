@@ -66,9 +66,9 @@ def generate_batch(batch: Batch, generator: Generator) -> Batch:
     return with_records(batch, map_live(records_of(batch), generator.generate))
 
 
-def render_batch(batch: Batch, renderer: SceneGenerator, counter: WorkCounter) -> Batch:
+def render_batch(batch: Batch, counter: WorkCounter) -> Batch:
     """PromptPair -> ImagePair, by the renderer."""
-    generated = generate_batch(batch, renderer)
+    generated = generate_batch(batch, SceneGenerator())
     counter.add("renderer", len(batch["record"]))
     return generated
 

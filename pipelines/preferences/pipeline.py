@@ -23,7 +23,7 @@ from pipelines.preferences.dataset.build_folder import BuildFolder
 from pipelines.preferences.dataset.shards import GeneratorName, Shard
 from pipelines.preferences.dataset.stored_images import ImageStorage
 from pipelines.preferences.roles.base import PendingReviewer
-from pipelines.preferences.roles.scenes import SceneGenerator, ScenePerturber, SceneReviewer, SceneWriter
+from pipelines.preferences.roles.scenes import ScenePerturber, SceneReviewer, SceneWriter
 from pipelines.preferences.services import (
     ChatPerturberActor,
     ChatWriterActor,
@@ -65,7 +65,7 @@ def generate(
     cfg = settings.preferences
     match generator:
         case "renderer":
-            return _map_tasks(rows, ops.render_batch, SceneGenerator(cfg.moved_fraction), services.counter)
+            return _map_tasks(rows, ops.render_batch, services.counter)
         case "seedream":
             return services.map(rows, SeedreamActor, settings.seedream)
         case "base":

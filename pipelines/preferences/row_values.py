@@ -7,7 +7,7 @@ from typing import Literal
 PairKind = Literal["perturbed", "corrupted", "generated"]
 """How the losing image differs.
 
-perturbed: it shows a prompt with changed relations. corrupted: it lacks, doubles, recolours or moves an object.
+perturbed: it shows a prompt with changed relations. corrupted: it lacks, doubles or recolours an object.
 generated: the base policy made both images of one prompt, and the checker decided which is better.
 """
 

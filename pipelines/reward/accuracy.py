@@ -24,7 +24,7 @@ class Accuracies:
     one_change: Accuracy | None  # pairs with 1 changed relation
     more_changes: Accuracy | None  # pairs with 2 or 3
     relations: Accuracy | None  # both together: the paper's "overall"
-    corrupted: Accuracy | None  # pairs whose loser has a missing, doubled, recoloured or moved object
+    corrupted: Accuracy | None  # pairs whose loser has a missing, doubled or recoloured object
     generated: Accuracy | None  # images of the base policy, labelled by the checker
     overall: Accuracy | None  # all pairs under their prompt
     benchmark_one_change: Accuracy | None = None  # pairs of the split benchmark with 1 changed relation

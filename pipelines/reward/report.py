@@ -18,7 +18,7 @@ SUBSETS = {
     "1 changed relation": "one_change",
     "2-3 changed relations": "more_changes",
     "all changed relations": "relations",
-    "one object corrupted": "corrupted",
+    "missing, doubled, recoloured": "corrupted",
     "images of the base policy": "generated",
     "other image, perturbed prompt": "perturbed_prompt",
     "all pairs": "overall",

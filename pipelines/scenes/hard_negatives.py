@@ -15,7 +15,7 @@ import numpy as np
 from actors.types import Prompt
 from pipelines.scenes.checker import check
 from pipelines.scenes.grammar import LONG_OBJECTS, Scene, write_scene
-from pipelines.scenes.render import SIZE, Placement, lay_out, render, with_double, with_missing, with_moved
+from pipelines.scenes.render import CELL, GRID, SIZE, Placement, lay_out, render, with_double, with_missing
 
 HardKind = Literal["mirrored", "colours swapped", "moved one cell", "missing", "doubled", "occluded", "exchanged"]
 """mirrored: left and right exchanged. colours swapped: two objects of different shapes exchange their colours.
@@ -24,6 +24,7 @@ occluded: one object covers most of another one. exchanged: two objects of the s
 HARD_KINDS: tuple[HardKind, ...] = get_args(HardKind)
 
 _OCCLUDED_OFFSET = 4.0  # pixels between the centres; shapes are 12 to 15 pixels wide
+_STEPS = ((1, 0), (-1, 0), (0, 1), (0, -1))
 _Placements = tuple[Placement, ...]
 
 
@@ -79,6 +80,19 @@ def _exchange(scene: Scene, placements: _Placements, rng: np.random.Generator) -
     return _with(placements, pair, (replace(first, obj=second.obj), replace(second, obj=first.obj)))
 
 
+def _move(scene: Scene, placements: _Placements, rng: np.random.Generator) -> _Placements:
+    """May leave every relation true. Then the checker refuses the pair."""
+    taken = {_cell(each) for each in placements}
+    moves: list[_Placements] = []
+    for index, each in enumerate(placements):
+        x, y = _cell(each)
+        for dx, dy in _STEPS:
+            if 0 <= x + dx < GRID and 0 <= y + dy < GRID and (x + dx, y + dy) not in taken:
+                moved = replace(each, x=each.x + dx * CELL, y=each.y + dy * CELL)
+                moves.append(_with(placements, (index,), (moved,)))
+    return moves[rng.integers(len(moves))]
+
+
 def _occlude(scene: Scene, placements: _Placements, rng: np.random.Generator) -> _Placements:
     """Moves an object onto another one, from its own side, so that the relation of their centres stays."""
     moved, fixed = (int(index) for index in rng.permutation(len(placements))[:2])
@@ -111,10 +125,14 @@ def _with(placements: _Placements, indices: Sequence[int], changed: Sequence[Pla
     return tuple(by_index.get(index, each) for index, each in enumerate(placements))
 
 
+def _cell(placed: Placement) -> tuple[int, int]:
+    return int(placed.x // CELL), int(placed.y // CELL)
+
+
 _CHANGES: Mapping[HardKind, Callable[[Scene, _Placements, np.random.Generator], _Placements | None]] = {
     "mirrored": _mirrored,
     "colours swapped": _swap_colours,
-    "moved one cell": with_moved,
+    "moved one cell": _move,
     "missing": _drop,
     "doubled": _double,
     "occluded": _occlude,

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from actors.types import Relation
 from pipelines.scenes.grammar import COLORS, SHAPES, Scene, SceneObject
 
 SIZE = 64  # pixels
@@ -21,8 +20,6 @@ CELL = SIZE // GRID
 JITTER = 0.8  # pixels
 DOMINANCE = 1.32  # a relation holds if the offset on its axis is this many times the other; no relation on a diagonal
 RADIUS = {"circle": 6.6, "square": 5.9, "triangle": 4.3}  # circle: radius; square: half side; triangle: inradius
-
-_STEPS = ((1, 0), (-1, 0), (0, 1), (0, -1))  # to the neighbouring cells
 
 REACH = 14  # pixels; an object and its shadow lie within this distance of its centre
 
@@ -107,33 +104,6 @@ def with_recoloured(placements: Sequence[Placement], rng: np.random.Generator) -
     return tuple(replace(p, obj=obj) if i == index else p for i, p in enumerate(placements))
 
 
-def with_moved(scene: Scene, placements: Sequence[Placement], rng: np.random.Generator) -> tuple[Placement, ...] | None:
-    """Returns the placements with one object in a free neighbouring cell, so that a relation no longer holds.
-
-    The two objects are then on a diagonal. Returns None if no such move exists.
-    """
-    taken = {_cell(each) for each in placements}
-    moves: list[tuple[Placement, ...]] = []
-    for index, each in enumerate(placements):
-        for dx, dy in _STEPS:
-            moved = replace(each, x=each.x + dx * CELL, y=each.y + dy * CELL)
-            changed = (*placements[:index], moved, *placements[index + 1 :])
-            inside = 0 <= moved.x < SIZE and 0 <= moved.y < SIZE
-            if inside and _cell(moved) not in taken and broken_relations(scene, changed):
-                moves.append(changed)
-    return moves[rng.integers(len(moves))] if moves else None
-
-
-def broken_relations(scene: Scene, placements: Sequence[Placement]) -> tuple[Relation, ...]:
-    """The relations of a scene that do not hold if its objects are placed like this, in the scene's order."""
-    broken: list[Relation] = []
-    for relation, parent, child in zip(scene.relations, scene.parents, placements[1:], strict=True):
-        subject = placements[parent]
-        if not holds(relation.relation, child.x - subject.x, child.y - subject.y):
-            broken.append(relation)
-    return tuple(broken)
-
-
 def render(placements: Sequence[Placement], rng: np.random.Generator) -> np.ndarray:
     """Renders the placements on a random pastel gradient. Returns uint8 [64, 64, 3]."""
     pixels = _pastel_gradient(rng)
@@ -174,12 +144,8 @@ def _in_cell(obj: SceneObject, x: int, y: int, rng: np.random.Generator) -> Plac
     return Placement(obj, (x + 0.5) * CELL + jx, (y + 0.5) * CELL + jy)
 
 
-def _cell(placed: Placement) -> tuple[int, int]:
-    return int(placed.x // CELL), int(placed.y // CELL)
-
-
 def _free_cell(placements: Sequence[Placement], rng: np.random.Generator) -> tuple[int, int]:
-    taken = {_cell(each) for each in placements}
+    taken = {(int(p.x // CELL), int(p.y // CELL)) for p in placements}
     free = [(x, y) for y in range(GRID) for x in range(GRID) if (x, y) not in taken]
     return free[rng.integers(len(free))]
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
 from pipelines.common.images import StoredImage, hamming, perceptual_hash
 from pipelines.common.relations import split_group
 from pipelines.preferences.roles.base import PromptPair, RowSpec
 from pipelines.preferences.roles.scenes import SceneGenerator, SceneReviewer, SceneWriter, num_satisfied, sentence
 from pipelines.preferences.row_values import PairKind
-from pipelines.scenes import grammar, render
-from pipelines.scenes.checker import Verdict, check, inspect
+from pipelines.scenes import grammar
+from pipelines.scenes.checker import Verdict, check
 from tests.support.scene_pairs import scene_pairs, scene_prompts
 
 
@@ -87,36 +86,15 @@ def test_the_checker_accepts_winners_and_rejects_losers_except_for_rare_errors()
     assert max(errors.values()) < 0.01, "fraction of rendered pairs on which checker and renderer disagree"
 
 
-def test_the_edits_of_a_corrupted_pair_name_the_object_or_the_broken_relations() -> None:
+def test_the_edit_of_a_corrupted_pair_names_the_object() -> None:
     kinds: set[str] = set()
-    for pair in SceneGenerator(moved_fraction=0.5).generate(_prompts("corrupted", 200)):
-        edits, relations = pair.prompts.edits, pair.prompts.prompt.relations
-        verdict = check(pair.loser.pixels(), relations)
-        if edits[0].kind == "moved":
-            broken = [one for one, outcome in zip(relations, verdict.outcomes, strict=True) if outcome != "right"]
-            assert [edit.before for edit in edits] == [sentence(one) for one in broken]
-            assert all(verdict.present.values()) and set(verdict.outcomes) <= {"right", "other"}, "on a diagonal"
-        else:
-            assert len(edits) == 1 and not verdict.present[edits[0].before], f"{edits[0]}, but it is present once"
+    for pair in SceneGenerator().generate(_prompts("corrupted", 200)):
+        (edit,) = pair.prompts.edits
+        present = check(pair.loser.pixels(), pair.prompts.prompt.relations).present
+        assert not present[edit.before], f"{edit}, but {edit.before} is present once"
         assert pair.prompts.perturbed is None
-        kinds.add(edits[0].kind)
-    assert kinds == {"missing", "doubled", "recoloured", "reshaped", "moved"}
-
-
-def test_a_moved_object_is_the_only_difference_of_the_layouts() -> None:
-    moved = [
-        one
-        for one in SceneGenerator(moved_fraction=0.5).generate(_prompts("corrupted", 60))
-        if one.prompts.edits[0].kind == "moved"
-    ]
-    for pair in moved:
-        winner, loser = (
-            {one.obj.name: (one.x, one.y) for one in inspect(each.pixels())} for each in (pair.winner, pair.loser)
-        )
-        steps = sorted(np.abs(np.subtract(winner[name], loser[name])).sum() for name in winner)
-        assert steps == pytest.approx([0.0] * (len(steps) - 1) + [render.CELL], abs=1.5)
-    (review, *_) = SceneReviewer().review(moved)
-    assert review.tier == "strict", "the loser violates the named relations and keeps every other claim"
+        kinds.add(edit.kind)
+    assert kinds == {"missing", "doubled", "recoloured", "reshaped"}
 
 
 def test_swapped_and_equal_images_are_rejected() -> None:

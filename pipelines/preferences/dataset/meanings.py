@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 KINDS: Mapping[str, str] = {
     "perturbed": "the rejected image shows the prompt with changed relations",
-    "corrupted": "the rejected image shows the prompt with one object missing, doubled, recoloured, reshaped or moved",
+    "corrupted": "the rejected image shows the prompt with one object missing, doubled, recoloured or reshaped",
     "generated": "one model made both images from the same prompt, and the check of the build chose the better one",
 }
 """Kind of a pair -> meaning."""
@@ -19,7 +19,6 @@ EDITS: Mapping[str, str] = {
     "doubled": "an object is there twice",
     "recoloured": "an object has another colour",
     "reshaped": "an object has another shape",
-    "moved": "an object stands in a neighbouring cell, on a diagonal, so that the relation does not hold",
 }
 """Kind of an edit -> meaning."""
 

@@ -74,10 +74,8 @@ class ScenePerturber:
 class SceneGenerator:
     """The renderer. The loser shows the perturbed prompt, or the prompt with one object corrupted."""
 
-    moved_fraction: float = 0.0  # of the corrupted pairs of several relations; the others lack, double, recolour one
-
     def generate(self, prompts: Sequence[PromptPair]) -> list[ImagePair]:
-        """Renders both images of every pair, each in its own layout. Only a moved object leaves the others in place."""
+        """Renders both images of every pair, each in its own layout."""
         return [self._generate(prompt) for prompt in prompts]
 
     def _generate(self, prompt: PromptPair) -> ImagePair:
@@ -85,26 +83,11 @@ class SceneGenerator:
         scene = grammar.parse(prompt.prompt.text)
         winner = render.lay_out(scene, rng)
         if prompt.perturbed is None:
-            loser, edits = self._corrupted(scene, winner, rng)
-            prompt = replace(prompt, edits=edits)
+            loser, edit = _corrupt(render.lay_out(scene, rng), rng)
+            prompt = replace(prompt, edits=(edit,))
         else:
             loser = render.lay_out(grammar.parse(prompt.perturbed.text), rng)
         return ImagePair(prompt, _image(winner, prompt.spec, rng), _image(loser, prompt.spec, rng))
-
-    def _corrupted(
-        self, scene: grammar.Scene, winner: tuple[Placement, ...], rng: np.random.Generator
-    ) -> tuple[tuple[Placement, ...], tuple[Edit, ...]]:
-        """The loser: the winner's layout with an object moved off a relation, or another one with an object corrupted.
-
-        Turned and flipped relations never end on a diagonal, so without moved objects a model sees few of them.
-        """
-        moves = self.moved_fraction and len(scene.words) > 1 and rng.random() < self.moved_fraction
-        moved = render.with_moved(scene, winner, rng) if moves else None
-        if moved is None:
-            corrupted, edit = _corrupt(render.lay_out(scene, rng), rng)
-            return corrupted, (edit,)
-        broken = render.broken_relations(scene, moved)
-        return moved, tuple(Edit("moved", sentence(one), f"{one.subject} diagonal to {one.object}") for one in broken)
 
 
 @dataclass(frozen=True)
