@@ -35,8 +35,8 @@ from pipelines.reward.weight_checks import check_lora_trained, check_reload, che
 
 PAIRS = 128
 """Held-out pairs that are checked at most."""
-NEED_INCOMPLETE_IMAGES = ("blank image", "noise image")
-"""Checks of images without the objects of the prompt."""
+NEED_INCOMPLETE_IMAGES = ("shuffled prompts", "blank image", "noise image")
+"""Checks of images that lack objects of the prompt. A model that ignores prompts still fails the check 2 x 2."""
 UNSEEN = (
     "a warning only: no training pair of this run has a corrupted or generated loser, as in the paper, so the model "
     "never saw an image that lacks objects. Watch the images of the policy"

@@ -46,12 +46,12 @@ def test_a_model_that_failed_a_check_trains_no_policy(settings: Settings) -> Non
 
 def test_a_failure_for_want_of_incomplete_images_is_a_warning(settings: Settings, tmp_path: Path) -> None:
     """By the paper's recipe no loser lacks an object. A check that needs such losers counts if there are some."""
-    failed = (replace(FAILED, name="blank image"), replace(FAILED, name="noise image"), PASSED)
+    failed = (*(replace(FAILED, name=name) for name in ("shuffled prompts", "blank image", "noise image")), PASSED)
     excused = excuse_unseen(failed)
     write_sanity_report(settings, excused)
     require_passed(settings)
-    assert [check.blocks for check in (*failed, *excused)] == [True, True, False, False, False, False]
-    assert "! blank image" in table(excused) and table(excused).count("no training pair of this run") == 2
+    assert [check.blocks for check in (*failed, *excused)] == [True] * 3 + [False] * 5
+    assert "! blank image" in table(excused) and table(excused).count("no training pair of this run") == 3
     assert [check.blocks for check in excuse_unseen([FAILED])] == [True], "it needs changed relations only"
     pairs = run_paths(settings).preferences
     write_scene_pairs(pairs, 10)
