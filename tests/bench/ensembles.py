@@ -9,7 +9,6 @@ over the models. AUROC: how well it ranks the wrong pairs.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,7 +18,7 @@ from pipelines.reward.hard_negatives import SEED
 from pipelines.reward.pair_scores import score_images_of_pairs, score_pairs
 from pipelines.reward.uncertainty import auroc
 from pipelines.scenes.hard_negatives import HARD_KINDS, hard_negatives
-from tests.bench.hard_negatives import held_out_pairs
+from tests.bench.hard_negatives import arguments, held_out_pairs
 
 SURE = (0.9, 0.8)
 """Shares of the pairs that are kept, the surest first."""
@@ -58,9 +57,5 @@ def _row(name: str, margin: np.ndarray, uncertainty: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", help="SpatialScore directories")
-    parser.add_argument("--pairs", nargs="*", default=[], help="folders of preference pairs")
-    parser.add_argument("--count", type=int, default=500, help="hard negatives of each kind")
-    arguments = parser.parse_args()
-    main(arguments.models, arguments.pairs, arguments.count)
+    given = arguments(__doc__, 500)
+    main(given.models, given.pairs, given.count)

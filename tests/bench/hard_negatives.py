@@ -59,10 +59,15 @@ def _row(name: str, count: int, right: Sequence[float]) -> None:
     print(f"{name:<28}{count:>6}{shares}   mean {np.mean(right):.2%}", flush=True)
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str | None, count: int) -> argparse.Namespace:
+    """The arguments of a bench of models on hard negatives. `count`: the default number of each kind."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", help="SpatialScore directories")
     parser.add_argument("--pairs", nargs="*", default=[], help="folders of preference pairs")
-    parser.add_argument("--count", type=int, default=1000, help="hard negatives of each kind")
-    arguments = parser.parse_args()
-    main(arguments.models, arguments.pairs, arguments.count)
+    parser.add_argument("--count", type=int, default=count, help="hard negatives of each kind")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    given = arguments(__doc__, 1000)
+    main(given.models, given.pairs, given.count)
