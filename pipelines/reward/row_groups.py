@@ -10,6 +10,8 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby, zip_longest
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -102,11 +104,8 @@ def find_rows(
 
 def _first_of_each(found: Sequence[_Found], limit: int) -> list[_Found]:
     """The first `limit` of sorted rows: the first one of every folder, then the second one of every folder."""
-    place, counts = list[tuple[int, int]](), dict[int, int]()
-    for index, (folder, *_) in enumerate(found):
-        counts[folder] = counts.get(folder, -1) + 1
-        place.append((counts[folder], index))
-    return [found[index] for _, index in sorted(place)[:limit]]
+    folders = [list(rows) for _, rows in groupby(found, key=itemgetter(0))]
+    return [row for rows in zip_longest(*folders) for row in rows if row][:limit]
 
 
 def _matching_rows_of_file(folder: str, path: str, condition: pc.Expression) -> list[tuple[list[str], np.ndarray]]:
