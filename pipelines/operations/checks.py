@@ -136,8 +136,7 @@ def train_policy(settings: Settings) -> None:
     """`policy train`: a cluster, prompts, models, and rewards that may train a policy."""
     from pipelines.common.prompts import check_prompts
 
-    if settings.uses_reward("spatialscore"):
-        _checked_spatialscore(settings)
+    _checked_spatialscore(settings)
     check_prompts(settings)
     check_trackers(settings)
     _policy_models(settings)
@@ -171,10 +170,7 @@ def play(settings: Settings) -> None:
 
 
 def trained_policy(settings: Settings) -> None:
-    """Commands that need a policy that was trained: its checkpoints, or an export, of the version that is asked for.
-
-    Its settings are those of the run.
-    """
+    """Commands that need a trained policy of the run's settings: checkpoints or an export of the version asked for."""
     from actors.files import list_folder
     from pipelines.policy.versions import choose_version
 
@@ -203,8 +199,7 @@ def ablation(settings: Settings) -> None:
     """`ablation`: a cluster, the scenes world, and rewards that may train a policy."""
     check_ablation(settings)
     check_trackers(settings)
-    if settings.uses_reward("spatialscore"):
-        _checked_spatialscore(settings)
+    _checked_spatialscore(settings)
     require_run_folder(settings)
     require_cluster(settings)
 
@@ -244,10 +239,12 @@ def _served(settings: Settings, section: ServingSettings | PlaySettings, token: 
 
 
 def _checked_spatialscore(settings: Settings) -> None:
+    """Refuses a SpatialScore that is absent or may not train a policy, if it is a reward of the run."""
     from pipelines.reward.sanity_report import require_passed
 
-    spatialscore(settings)
-    require_passed(settings)
+    if settings.uses_reward("spatialscore"):
+        spatialscore(settings)
+        require_passed(settings)
 
 
 def _reward_pairs(settings: Settings) -> None:
@@ -277,14 +274,14 @@ def _preferences_services(settings: Settings) -> None:
     ):
         if used:
             require_key(endpoint)
-    for used, section, model in (
-        (weights.qwen_image, "qwen_image", settings.qwen_image.model),
-        (weights.hunyuan_image, "hunyuan_image", settings.hunyuan_image.model),
+    qwen, edited = settings.qwen_image, weights.qwen_image and settings.qwen_image.edit_losers
+    for used, setting, model in (
+        (weights.qwen_image, "qwen_image.model", qwen.model),
+        (weights.hunyuan_image, "hunyuan_image.model", settings.hunyuan_image.model),
+        (edited, "qwen_image.edit_model", qwen.edit_model),
     ):
         if used:
-            require_model(settings, f"{section}.model", model, "model_index.json")
-    if weights.qwen_image and settings.qwen_image.edit_losers:
-        require_model(settings, "qwen_image.edit_model", settings.qwen_image.edit_model, "model_index.json")
+            require_model(settings, setting, model, "model_index.json")
 
 
 def _policy_models(settings: Settings) -> None:

@@ -16,7 +16,6 @@ from pipelines.common.run_folder import driving, writing
 from pipelines.common.terminal import coloured, errors, print_warning
 from pipelines.common.vocabulary import vocabulary_note, vocabulary_warning
 from pipelines.reward.baselines.failure import ask_again
-from pipelines.reward.baselines.requirements import require_baselines
 from pipelines.reward.data import require_held_out_pairs, require_pairs
 from pipelines.reward.evaluate import evaluate_reward
 from pipelines.reward.locations import pair_source
@@ -37,7 +36,6 @@ def train(settings: Settings) -> None:
 
     Raises SystemExit if a check or a baseline fails, after all of this.
     """
-    require_baselines(settings.baselines.names, settings)
     require_pairs(pair_source(settings))
     require_replaceable(run_paths(settings).reward_model)
     with driving(settings, "reward"), ray_session(settings):
@@ -54,7 +52,6 @@ def train(settings: Settings) -> None:
 
 def evaluate(settings: Settings) -> None:
     """Measures the run's SpatialScore on held-out pairs. Raises SystemExit with a message if a baseline fails."""
-    require_baselines(settings.baselines.names, settings)
     _require_model_and_pairs(settings)
     with writing(settings), ray_session(settings):
         missing = _evaluate(settings)

@@ -97,7 +97,6 @@ def test_reward_train_and_evaluate_end_with_the_reason_after_the_sanity_checks(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     steps: list[str] = []
-    monkeypatch.setattr(commands, "require_baselines", lambda names, settings: None)
     monkeypatch.setattr(commands, "served_model", lambda settings: "")
     monkeypatch.setattr(commands, "ray_session", lambda settings: nullcontext())
     monkeypatch.setattr(commands, "train_reward", lambda settings: RewardResult(Path("m"), 16, 1, 0.5, 0.9, 0, 1.0))
