@@ -90,7 +90,11 @@ def load(path: Path | str, *, device: str = "cpu", trainable: bool = False) -> S
 
 
 def _load_backbone(config: SpatialScoreConfig) -> tuple[Qwen2_5_VLModel, Qwen2VLImageProcessorPil]:
-    """Qwen2.5-VL without its output layer, which scores do not need and a merged directory does not hold."""
+    """Qwen2.5-VL without its output layer, which scores do not need and a merged directory does not hold.
+
+    In the dtype of its files, transformers maps them: all processes of a node share these pages until they move the
+    weights to a GPU. `device_map` would save none of them.
+    """
     model_class = Qwen2_5_VLModel if config.merged else Qwen2_5_VLForConditionalGeneration
     loaded = model_class.from_pretrained(config.model, dtype=DTYPES[config.dtype], attn_implementation=config.attention)
     # `min_pixels` and `max_pixels`, because those of the published preprocessor_config.json would override `size`.
