@@ -5,6 +5,7 @@ A bfloat16 number has 8 significant bits. A change of 0.5 % of a weight is about
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,6 +16,11 @@ from torch import nn
 from actors.dtypes import DTYPES
 from conf import UserError
 from conf.merge import MergeSettings
+from conf.rules import Dtype
+from pipelines.common.host_memory import GB, require_memory
+
+MERGE_BYTES: Mapping[Dtype, int] = {"float32": 16, "bfloat16": 24}
+"""What `merge_loss` takes for a while, in bytes of a parameter of the layer, by the layer's dtype. Measured."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +53,32 @@ def merge_loss(model: nn.Module, dtype: str) -> MergeLoss:
         delta = torch.zeros_like(weight)
         for name in module.active_adapters:
             delta += cast(Any, module).get_delta_weight(name).float()
-        rounded = (weight + delta).to(DTYPES[dtype]).float()
+        merged = weight + delta
+        rounded = merged.to(DTYPES[dtype])
         moves = delta != 0
-        error += float((rounded - (weight + delta)).double().square().sum())
-        change += float(delta.double().square().sum())
-        unmoved += int((moves & (rounded == weight.to(DTYPES[dtype]).float())).sum())
+        unmoved += int((moves & (rounded == weight.to(DTYPES[dtype]))).sum())
         changed += int(moves.sum())
+        change += _square(delta)
+        error += _square(merged.sub_(rounded))
     if not layers:
         raise ValueError("the model has no LoRA layer to merge")
     return MergeLoss(dtype, (error / change) ** 0.5 if change else 0.0, unmoved / changed if changed else 0.0)
+
+
+def _square(values: torch.Tensor) -> float:
+    """The sum of the squares, added up in float64 without a copy."""
+    return float(torch.linalg.vector_norm(values, dtype=torch.float64)) ** 2
+
+
+def require_merge_memory(model: str, need: Callable[[Dtype], int], dtype: Dtype) -> None:
+    """Raises UserError if this machine has too little memory to merge a LoRA into `model` in `dtype`.
+
+    `need`: bytes that the merge takes in a dtype.
+    """
+    smaller, fix = need("bfloat16"), "use the LoRA without merging it"
+    if smaller < need(dtype):
+        fix = f"set merge.dtype=bfloat16 ({smaller / GB:.1f} GB), or {fix}"
+    require_memory(f"merging the LoRA into {model}", need(dtype), fix)
 
 
 def require_small_loss(loss: MergeLoss, settings: MergeSettings) -> None:

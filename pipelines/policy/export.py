@@ -6,25 +6,20 @@ import io
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from actors.dtypes import DTYPES
 from actors.files import DamagedFileError, join, read_checked, write_file
-from actors.folders import write_folder
 from actors.policy.lora import save_lora
-from actors.policy.registry import family_of
 from actors.types import PolicyWeights
 from actors.workers.learner import rank_file
 from conf import UserError
-from conf.merge import MergeSettings
 from conf.settings import Settings
-from pipelines.common.merge_loss import MergeLoss, merge_loss, require_small_loss
 from pipelines.common.paths import RunPaths, run_paths
 from pipelines.policy.checkpoint import Checkpoints, Manifest, run_checkpoints
 from pipelines.policy.fingerprint import flux_location
+from pipelines.policy.merge import merge_lora
 from pipelines.policy.model_card import model_card
 from pipelines.policy.versions import RECORD, ExportRecord, choose_version
 
@@ -114,22 +109,3 @@ def export_lora(weights: PolicyWeights, settings: Settings, version: int | None 
         print(merge_lora(base, paths.export, paths.merged, settings.flux.dtype, settings.merge))
         write_file(str(paths.merged / "README.md"), model_card(settings, base, weights.version, merged=True).encode())
     return paths.export
-
-
-def merge_lora(base: str, lora: Path, target: Path, dtype: str, settings: MergeSettings) -> MergeLoss:
-    """Writes the pipeline at `base` with an exported LoRA merged into its weights to the folder `target`.
-
-    The merged weights are W + alpha/rank B A, computed in float32 and rounded to `merge.dtype`. The other parts of the
-    pipeline have `dtype`. A plain `from_pretrained(target)` loads them. Raises UserError, and writes nothing, if
-    rounding would lose more of the trained change than `merge.max_loss`.
-    """
-    dtypes = {"transformer": torch.float32, "default": DTYPES[dtype]}
-    pipeline: Any = family_of(base).pipeline_class.from_pretrained(base, torch_dtype=dtypes)
-    pipeline.load_lora_weights(lora)
-    loss = merge_loss(pipeline.transformer, settings.dtype)
-    require_small_loss(loss, settings)
-    pipeline.fuse_lora(components=["transformer"])
-    pipeline.unload_lora_weights()
-    pipeline.transformer.to(DTYPES[settings.dtype])
-    write_folder(target, pipeline.save_pretrained)
-    return loss

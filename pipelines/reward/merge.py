@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -15,10 +16,13 @@ from actors.dtypes import DTYPES
 from actors.folders import write_folder
 from actors.spatialscore import SpatialScorer, load
 from actors.spatialscore.calibration import CALIBRATION_FILE
-from actors.spatialscore.config import ADAPTER_FILE
+from actors.spatialscore.config import ADAPTER_FILE, BACKBONE_FOLDER
+from actors.spatialscore.loading import read_config
 from conf import UserError
+from conf.rules import Dtype
 from conf.settings import Settings
-from pipelines.common.merge_loss import merge_loss, require_small_loss
+from pipelines.common.host_memory import BYTES, PROCESS, downloaded, stored_weights
+from pipelines.common.merge_loss import MERGE_BYTES, merge_loss, require_merge_memory, require_small_loss
 from pipelines.common.paths import run_paths
 from pipelines.reward.served_model import served_model
 
@@ -30,20 +34,22 @@ _PROMPTS = ("a red circle left of a blue square", "a cup on a table", "two birds
 def write_merged(settings: Settings, log: Callable[[str], None] = print) -> Path:
     """Writes <run_dir>/reward/merged in `merge.dtype` and returns its path. `log` takes lines about what is lost.
 
-    Merges from float32, whatever the dtype of the backbone; this needs 4 bytes of memory per parameter. Raises
-    UserError if the run has no SpatialScore, if its LoRA is merged already, or if rounding would lose more of the
-    trained change than `merge.max_loss`; then nothing is written.
+    Each layer is merged in float32 and rounded once, whatever the dtype of the backbone. Raises UserError if the run
+    has no SpatialScore, if its LoRA is merged already, if rounding would lose more of the trained change than
+    `merge.max_loss`, or, before anything is loaded, if this machine has too little memory; then nothing is written.
     """
     source, target = served_model(settings), run_paths(settings).reward_merged
     if not (Path(source) / ADAPTER_FILE).is_file():
         raise UserError(f"the LoRA of {source} is merged already: set serving.model to one with a separate LoRA")
+    require_merge_memory(source, partial(merge_memory, source), settings.merge.dtype)
     scorer = SpatialScorer(load(source))
     before = _scores(scorer)
     model = scorer.model
-    model.backbone.float()
     loss = merge_loss(model.backbone, settings.merge.dtype)
     require_small_loss(loss, settings.merge)
-    model.merge()
+    if settings.merge.dtype == "float32":
+        model.backbone.float()
+    model.merge()  # adds in float32 to weights of any dtype
     cast(nn.Module, model.backbone).to(DTYPES[settings.merge.dtype])
     model.config = replace(model.config, dtype=settings.merge.dtype)
     change = float(np.abs(_scores(scorer) - before).max())
@@ -57,6 +63,18 @@ def write_merged(settings: Settings, log: Callable[[str], None] = print) -> Path
 
     write_folder(target, write)
     return target
+
+
+def merge_memory(source: str, dtype: Dtype) -> int:
+    """Bytes that `write_merged` needs at its peak for the SpatialScore at `source` and `merge.dtype` = `dtype`."""
+    config = read_config(source)
+    folder = Path(source) / BACKBONE_FOLDER if config.model == BACKBONE_FOLDER else downloaded(config.model)
+    weights, layers = (stored_weights(folder, without) for without in (("lm_head.",), ("lm_head.", "embed_tokens.")))
+    size = max(BYTES[config.dtype], BYTES[dtype])
+    copied = max(
+        size * weights.largest, MERGE_BYTES[config.dtype] * layers.largest
+    )  # the embedding, to set one row; or one layer
+    return PROCESS + size * weights.parameters + copied
 
 
 def _scores(scorer: SpatialScorer) -> np.ndarray:

@@ -20,12 +20,14 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 from PIL import Image
+from safetensors.torch import load_file
 
 from actors.files import digest, write_file
 from actors.policy.flux import FluxPolicy
 from actors.types import PolicyWeights
 from conf import Settings, UserError, load
 from conf.flux import FluxSettings
+from conf.rules import Dtype
 from pipelines.common.paths import run_paths
 from pipelines.policy.checkpoint import run_checkpoints
 from pipelines.policy.export import export_lora, export_newest
@@ -34,6 +36,7 @@ from pipelines.policy.metrics import EvaluationRow
 from pipelines.policy.model_card import model_card
 from pipelines.policy.progress import ProgressPrinter
 from pipelines.policy.versions import ExportRecord, read_export_record
+from tests.support.tiny_flux import perturb_lora
 
 
 def generate(model: Path, lora: Path | None = None) -> np.ndarray:
@@ -70,6 +73,26 @@ def test_the_merged_model_generates_what_base_and_lora_generate(
         export_lora(PolicyWeights(3, lora), lossy)
     export_lora(PolicyWeights(3, lora), settings)  # again, over the old one
     assert sorted(path.name for path in export.parent.iterdir()) == ["export", "merged"]
+
+
+def test_a_bfloat16_base_is_merged_without_a_copy_in_float32_and_rounded_once(
+    policy: FluxPolicy, flux_directory: Path, settings_of: Callable[..., Settings], tmp_path: Path
+) -> None:
+    """diffusers itself rounds the LoRA to bfloat16 when it loads it."""
+    base = tmp_path / "base"
+    FluxPipeline.from_pretrained(flux_directory, torch_dtype=torch.bfloat16).save_pretrained(base)
+    perturb_lora(policy, 0.1)
+    lora = {key: value.numpy() for key, value in policy.lora_state().items()}
+    settings = settings_of(tmp_path, f"flux.model={base}", "export.merged=true", "merge.max_loss=1")
+    found: dict[Dtype, dict[str, torch.Tensor]] = {}
+    dtypes: tuple[Dtype, ...] = ("float32", "bfloat16")
+    for dtype in dtypes:
+        export = export_lora(PolicyWeights(3, lora), replace(settings, merge=replace(settings.merge, dtype=dtype)))
+        file = export.with_name("merged") / "transformer" / "diffusion_pytorch_model.safetensors"
+        found[dtype] = load_file(file)
+    assert {value.dtype for value in found["bfloat16"].values()} == {torch.bfloat16}
+    for name, value in found["float32"].items():
+        assert torch.equal(found["bfloat16"][name], value.bfloat16()), name
 
 
 def test_the_card_has_settings_and_results_of_its_version(

@@ -85,3 +85,20 @@ def test_a_float32_merge_gives_the_scores_of_the_separate_lora_in_float32(run_di
     allowed = write_merged(_settings(run_dir, "merge.dtype=bfloat16", "merge.max_loss=1"), lines.append)
     assert SpatialScorer.from_pretrained(allowed).model.config.dtype == "bfloat16"
     assert np.abs(SpatialScorer.from_pretrained(allowed).score(images, prompts).mu - expected).max() > 1e-4
+
+
+def test_a_bfloat16_merge_rounds_each_merged_weight_once(run_dir: Path) -> None:
+    """Without a float32 copy of the backbone."""
+    source = load(run_dir / "reward" / "model")
+    expected: dict[str, torch.Tensor] = {}
+    for name, module in source.vlm.named_modules():
+        if isinstance(module, LoraLayer):
+            layer: Any = module
+            a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+            merged = layer.get_base_layer().weight.float() + layer.scaling["default"] * (b @ a)
+            expected[f"{name}.weight"] = merged.detach().bfloat16()
+    folder = write_merged(_settings(run_dir, "merge.dtype=bfloat16", "merge.max_loss=1"))
+    found = load(folder).vlm.state_dict()
+    assert len(expected) > 10 and {value.dtype for value in found.values()} == {torch.bfloat16}
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
