@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -89,6 +90,9 @@ class RewardSettings(Section):
 
     batch_size: int = field(default=64, metadata=at_least(1))
     """Pairs of an optimizer step, over all workers. Paper: 32."""
+
+    micro_batch_size: int = field(default=0, metadata=at_least(0))
+    """At most this many pairs of a worker in one forward and backward pass, to save memory. 0: all of its share."""
 
     epochs: int = field(default=5, metadata=at_least(1))
     """Passes over the training pairs."""
@@ -193,3 +197,12 @@ class RewardSettings(Section):
             raise SettingsError(
                 f"reward.min_workers must lie in [0, reward.workers = {self.workers}], got {self.min_workers}"
             )
+
+    def passes(self, workers: int) -> int:
+        """Forward and backward passes that each of `workers` workers does for an optimizer step: equally many."""
+        share = math.ceil(self.batch_size / workers)
+        return math.ceil(share / self.micro_batch_size) if self.micro_batch_size else 1
+
+    def pairs_of_a_pass(self, workers: int) -> int:
+        """The most pairs that one of `workers` workers has in a pass: its share is divided evenly."""
+        return math.ceil(math.ceil(self.batch_size / workers) / self.passes(workers))

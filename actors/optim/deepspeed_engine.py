@@ -121,8 +121,9 @@ class DeepSpeedModel:
         """See ModelEngine."""
         return self.engine(*inputs)
 
-    def backward(self, loss: torch.Tensor) -> None:
-        """See ModelEngine."""
+    def backward(self, loss: torch.Tensor, *, last: bool = True) -> None:
+        """See ModelEngine. ZeRO-2 and 3 reduce the gradients of every pass, and add up each rank's shard of them."""
+        self.engine.set_gradient_accumulation_boundary(last)
         self.engine.backward(loss)
 
     def step(self, lr: float) -> StepResult:
@@ -169,7 +170,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 def _initialize(
     model: nn.Module, optimizer: torch.optim.Optimizer, settings: OptimizerSettings, zero: dict[str, Any]
 ) -> tuple[Any, Any]:
-    """DeepSpeed's engine and its ZeRO optimizer: one backward pass for each step, in the dtypes of the parameters."""
+    """DeepSpeed's engine and its ZeRO optimizer: the caller adds up gradients, in the dtypes of the parameters."""
     os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed needs it; Ray makes only its own GPU visible to an actor
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     with removing_stale_build_locks():

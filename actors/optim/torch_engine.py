@@ -124,7 +124,7 @@ class TorchEngine:
 
 
 class ModelEngine(Protocol):
-    """A model with its optimizer on every rank, with one backward pass for each step. Calling it calls the model.
+    """A model with its optimizer on every rank. Calling it calls the model. A step may have several backward passes.
 
     To continue from a checkpoint, make an engine of the restored model and load the saved state into it. Weights and
     state are not sharded, so they fit any number of ranks. The methods are collectives: every rank must call them.
@@ -134,8 +134,11 @@ class ModelEngine(Protocol):
         """The model's forward pass."""
         ...
 
-    def backward(self, loss: Tensor) -> None:
-        """Computes the gradients of this rank's loss. The step takes their mean over ranks."""
+    def backward(self, loss: Tensor, *, last: bool = True) -> None:
+        """Adds the gradients of this rank's loss. The step takes their mean over ranks.
+
+        `last`: no other backward pass follows before the step. All ranks do equally many of them for a step.
+        """
         ...
 
     def step(self, lr: float) -> StepResult:
@@ -166,8 +169,8 @@ class TorchModel(TorchEngine):
         """See ModelEngine."""
         return self.model(*inputs)
 
-    def backward(self, loss: Tensor) -> None:
-        """See ModelEngine."""
+    def backward(self, loss: Tensor, *, last: bool = True) -> None:
+        """See ModelEngine. Ranks exchange nothing before the step."""
         loss.backward()
 
     def weights(self) -> list[Tensor]:

@@ -27,8 +27,12 @@ from pipelines.reward.sanity_checks import table as checks_table
 from pipelines.reward.train import train_reward
 from pipelines.scenes import CHECKPOINTS
 
-REWARD_PLACEMENT = ("threads_per_worker", "cpus_per_worker", "readers", "use_gpu", "max_failures", "checkpoint_every")
-"""Settings of stage 2 that decide where it runs and how often it saves. They do not change the result."""
+REWARD_PLACEMENT = (
+    *("threads_per_worker", "cpus_per_worker", "readers", "use_gpu", "max_failures", "checkpoint_every"),
+    "micro_batch_size",
+)
+"""Settings of stage 2 that decide where it runs, how often it saves and how many pairs a worker computes at once. They
+change the result by rounding at most."""
 
 
 @dataclass(frozen=True)

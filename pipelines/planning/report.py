@@ -50,6 +50,8 @@ def _lines(plan: Plan) -> Iterator[str]:
             f"SpatialScore (stage 2 on {workers} GPUs)",
             "score a group",
             "tokens/image",
+            "pairs/pass",
+            "fit",
             "s/step",
             "MFU",
             f"days for {PAIRS:,} pairs",
@@ -85,13 +87,21 @@ def _memory_row(memory: GpuMemory) -> Sequence[str]:
 
 def _reward_row(reward: RewardPlan) -> Sequence[str]:
     parts = ", ".join(f"{part.name} {part.gib:.1f}" for part in reward.memory)
-    fits = "" if reward.gib <= reward.usable_gib else f"; lacks {reward.gib - reward.usable_gib:.1f} GiB"
     name = f"{reward.model} (as set)" if reward.is_set else reward.model
     return (
         name, f"{reward.score_group_seconds:.2f} s", str(reward.image_tokens),
+        str(reward.pass_pairs), str(reward.fitting_pairs),
         f"{reward.step_seconds:.2f}", f"{reward.mfu:.0%}", f"{reward.hours / 24:.2f}",
-        f"{reward.gib:.1f}", parts + fits,
+        f"{reward.gib:.1f}", parts + _shortage(reward),
     )  # fmt: skip
+
+
+def _shortage(reward: RewardPlan) -> str:
+    """By how much the memory of a worker is short, and the setting that is enough, if there is one."""
+    if reward.gib <= reward.usable_gib:
+        return ""
+    fix = f": set reward.micro_batch_size={reward.fitting_pairs}" if reward.fitting_pairs else ""
+    return f"; lacks {reward.gib - reward.usable_gib:.1f} GiB{fix}"
 
 
 def _other_lines(plan: Plan) -> Iterator[str]:

@@ -23,6 +23,10 @@ class RewardPlan:
     is_set: bool
     """Whether it is the backbone of the settings."""
     workers: int
+    pass_pairs: int
+    """Pairs that a worker computes at once."""
+    fitting_pairs: int
+    """The most pairs of a pass that fit the memory; 0 if not even one does."""
     score_group_seconds: float
     """A group of stage 3 on one GPU."""
     step_seconds: float
@@ -52,28 +56,36 @@ def reward_plans(settings: Settings, gpu: GpuType) -> Iterator[RewardPlan]:
 
 def _reward_plan(settings: Settings, gpu: GpuType, chosen: str) -> RewardPlan:
     reward, score = settings.reward, settings.spatialscore
-    work = score_work(score)
-    rows = reward.batch_size / reward.workers * (4 if reward.both_prompts else 2)  # each image under each prompt
+    work, passes, pairs = score_work(score), reward.passes(reward.workers), reward.pairs_of_a_pass(reward.workers)
+    pair_rows = 4 if reward.both_prompts else 2  # each image under each prompt
+    rows = reward.batch_size / reward.workers / passes * pair_rows
     lora_bytes = 4 * work.lora_parameters
-    exchange = 2 * lora_bytes * (reward.workers - 1) / reward.workers / NETWORK_BYTES_S
-    step = work.training.seconds(gpu, rows) + exchange + ADAMW_BYTES * work.lora_parameters / gpu.bandwidth_tb_s / 1e12
+    zero = reward.zero_stage if reward.engine == "deepspeed" else 0
+    reductions = passes if zero > 1 else 1  # ZeRO-2 and 3 reduce the gradients of every pass
+    exchange = (1 + reductions) * lora_bytes * (reward.workers - 1) / reward.workers / NETWORK_BYTES_S
+    computed = passes * work.training.seconds(gpu, rows)
+    step = computed + exchange + ADAMW_BYTES * work.lora_parameters / gpu.bandwidth_tb_s / 1e12
     steps = reward.epochs * PAIRS / reward.batch_size
     group, batch = settings.policy.group_size, min(settings.serving.batch_images, settings.policy.group_size)
-    shards = reward.workers if reward.engine == "deepspeed" else 1
-    base = BYTES[score.dtype] * work.parameters / (shards if reward.zero_stage == 3 else 1)
+    shards = reward.workers if zero else 1
+    base = BYTES[score.dtype] * work.parameters / (shards if zero == 3 else 1)
+    states = lora_bytes * (3 + 3 / shards)
+    pair_bytes = pair_rows * (work.kept_bytes + work.backward_bytes)
     return RewardPlan(
         model=score.model,
         is_set=score.model == chosen,
         workers=reward.workers,
+        pass_pairs=pairs,
+        fitting_pairs=max(0, int((gpu.usable_gib * GIB - base - states) // pair_bytes)),
         score_group_seconds=work.scoring.seconds(gpu, batch) * group / batch,
         step_seconds=step,
         image_tokens=work.image_tokens,
-        mfu=work.useful.flops(rows).total / step / gpu.bf16_tflops / 1e12,
+        mfu=passes * work.useful.flops(rows).total / step / gpu.bf16_tflops / 1e12,
         hours=steps * step / 3600,
         memory=(
             MemoryPart("backbone", base / GIB),
-            MemoryPart("LoRA, gradients, AdamW", lora_bytes * (3 + 3 / shards) / GIB),
-            MemoryPart("activations", rows * (work.kept_bytes + work.backward_bytes) / GIB),
+            MemoryPart("LoRA, gradients, AdamW", states / GIB),
+            MemoryPart("activations", pairs * pair_bytes / GIB),
         ),
         usable_gib=gpu.usable_gib,
     )

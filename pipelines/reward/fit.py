@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -23,15 +24,34 @@ ONE_RANK = RankInfo(0, 1)
 
 
 @dataclass(frozen=True)
-class PreparedStep:
-    """The input of one optimizer step on this worker, on the CPU."""
+class PreparedPass:
+    """The input of one forward and backward pass, on the CPU."""
 
-    step: int
-    pairs: int  # 0: a step without a pair, whose loss has weight 0
+    pairs: int  # 0: a pass without a pair, whose loss has weight 0
     shown: Sequence[Pair]  # without images
     comparisons: Comparisons  # without images
     batch: ScoreBatch
     noise: torch.Tensor | None  # [draws, C], for the loss `sampled`
+
+
+@dataclass(frozen=True)
+class PreparedStep:
+    """The input of one optimizer step on this worker, on the CPU."""
+
+    step: int
+    passes: Sequence[PreparedPass]  # equally many on all workers
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What one forward and backward pass leaves for the metrics."""
+
+    pairs: int
+    compared: Sequence[Pair]  # the pair of each comparison
+    margins: torch.Tensor  # mu_w - mu_l  # [C]
+    losses: torch.Tensor  # [C]
+    sigma: torch.Tensor  # [R]
+    flops: float
 
 
 @dataclass(frozen=True)
@@ -78,6 +98,12 @@ class RewardFitter:
         Runs on the CPU, so that a thread can prepare the next step. There may be no pairs, if none of this rank's rows
         could be read: then the gradient is zero.
         """
+        count = self.settings.passes(self.rank.ranks)
+        ends = [len(pairs) * number // count for number in range(count + 1)]
+        return PreparedStep(step, [self._prepare_pass(pairs[a:b], step, fitted) for a, b in pairwise(ends)])
+
+    def _prepare_pass(self, pairs: Sequence[Pair], step: int, fitted: bool) -> PreparedPass:
+        """The input of a pass. Mirrors and noise depend on pair and step only, so the passes may be cut anywhere."""
         count, pairs = len(pairs), self._mirror_half(pairs or [self._no_pair], step)
         comparisons = compare(pairs, self.settings.both_prompts)
         batch = self.processor(comparisons.images, comparisons.prompts, comparisons.image_index, fitted=fitted)
@@ -85,7 +111,7 @@ class RewardFitter:
             batch = batch.pinned()
         noise = self._noise(pairs, comparisons, step) if self.settings.loss == "sampled" else None
         shown = [pair.without_images for pair in pairs]
-        return PreparedStep(step, count, shown, comparisons.without_images, batch, noise)
+        return PreparedPass(count, shown, comparisons.without_images, batch, noise)
 
     def optimizer_step(
         self, pairs: Sequence[Pair], step: int, steps: int, metrics: TrainMetrics | None = None
@@ -94,26 +120,36 @@ class RewardFitter:
         return self.learn(self.prepare(pairs, step), steps, metrics)
 
     def learn(self, prepared: PreparedStep, steps: int, metrics: TrainMetrics | None = None) -> FitStep:
-        """Does an optimizer step of `steps`, and adds it to `metrics`."""
-        comparisons, batch = prepared.comparisons, prepared.batch.to(self.device)
+        """Does an optimizer step of `steps`, and adds it to `metrics`. The gradients of its passes add up."""
         if self.model.config.lora_dropout:  # a checkpoint does not hold the state of torch's generator
             torch.manual_seed(_random_bits(self.settings.seed, prepared.step, self.rank.rank, "dropout"))
+        final = len(prepared.passes) - 1
+        done = [self._pass(each, last=number == final) for number, each in enumerate(prepared.passes)]
+        lr = learning_rate(self.settings, prepared.step, steps)
+        result = self.engine.step(lr)
+        counted = [each for each in done if each.pairs] or done
+        losses = torch.cat([each.losses for each in counted])
+        margins = torch.cat([each.margins for each in counted])
+        if metrics is not None and counted[0].pairs:
+            compared = [pair for each in counted for pair in each.compared]
+            metrics.add(compared, margins, losses, torch.cat([each.sigma for each in counted]))
+            metrics.pairs += sum(each.pairs for each in counted)
+            metrics.flops += sum(each.flops for each in counted)
+        return FitStep(losses.mean().item(), (margins > 0).float().mean().item(), result.grad_norm, lr)
+
+    def _pass(self, prepared: PreparedPass, last: bool) -> _Pass:
+        """Forward and backward pass of some pairs. Its activations are free when it returns."""
+        comparisons, batch = prepared.comparisons, prepared.batch.to(self.device)
         mu, sigma = self.engine(batch)
         w, l = list(comparisons.winners), list(comparisons.losers)  # noqa: E741
         noise = None if prepared.noise is None else prepared.noise.to(self.device)
         losses = pair_loss(self.settings.loss, mu[w], sigma[w], mu[l], sigma[l], noise=noise)
         # The engine averages over ranks. Divided by the pairs of the whole batch, that is the batch's loss per pair.
         weight = self.rank.ranks / self.settings.batch_size if prepared.pairs else 0.0
-        self.engine.backward(losses.sum() * weight)
-        lr = learning_rate(self.settings, prepared.step, steps)
-        result = self.engine.step(lr)
-        margins = (mu[w] - mu[l]).detach()
-        if metrics is not None and prepared.pairs:
-            pairs = [prepared.shown[i] for i in comparisons.pairs]
-            metrics.add(pairs, margins, losses.detach(), sigma.detach())
-            metrics.pairs += prepared.pairs
-            metrics.flops += self._flops.training(batch)
-        return FitStep(losses.mean().item(), (margins > 0).float().mean().item(), result.grad_norm, lr)
+        self.engine.backward(losses.sum() * weight, last=last)
+        compared = [prepared.shown[i] for i in comparisons.pairs]
+        flops = self._flops.training(batch)
+        return _Pass(prepared.pairs, compared, (mu[w] - mu[l]).detach(), losses.detach(), sigma.detach(), flops)
 
     @torch.no_grad()
     def margins(self, pairs: Sequence[Pair]) -> np.ndarray:

@@ -44,6 +44,7 @@ from pipelines.reward.worker import MODEL_FOLDER, REFUSAL, train_loop_per_worker
 MAY_CHANGE = (
     *("workers", "min_workers", "threads_per_worker", "cpus_per_worker", "readers", "use_gpu", "peak_tflops"),
     *("engine", "zero_stage", "param_persistence_threshold", "log_every", "checkpoint_every", "max_failures"),
+    "micro_batch_size",
 )
 """Settings of `reward` with which a fit may be resumed: they change its weights by rounding only."""
 
@@ -142,7 +143,7 @@ def _fit(job: WorkerJob, paths: RunPaths, log: Callable[[str], None]) -> Result:
         readers = start_readers(job.sampler, job.settings.readers)
         try:
             waits = logging_waits([worker_request(job.settings)], progress.log)
-            with relay_lines(show) as lines, waits, out_of_memory_explained():
+            with relay_lines(show) as lines, waits, out_of_memory_explained(job.settings):
                 return _trainer(job, lines, readers, paths.reward).fit()
         finally:
             ray.kill(readers)

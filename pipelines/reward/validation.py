@@ -42,7 +42,7 @@ class Validation:
         places = find_rows(source, (SPLIT,), settings.evaluate_pairs, sample=True) if settings.evaluate_pairs else []
         single = [RowPlace(place.folder, place.path, place.index, (row,)) for place in places for row in place.rows]
         self._share = single[rank.rank :: rank.ranks]
-        self._chunk = max(1, settings.batch_size // rank.ranks)
+        self._chunk = settings.pairs_of_a_pass(rank.ranks)
         self._calls = math.ceil(math.ceil(len(single) / rank.ranks) / self._chunk)  # equal on all ranks
         self._pairs: list[Pair] | None = None
 

@@ -1,6 +1,7 @@
 """SpatialScore at full size with random weights on one GPU: pairs/s, images/s, MFU, peak memory, and decoding.
 
     python -m tests.bench.gpu_reward                       # the preset flux_dev: Qwen2.5-VL-7B, 32 pairs a step
+    python -m tests.bench.gpu_reward --micro 4               # 4 pairs a pass: compare pairs/s and peak memory
     python -m tests.bench.gpu_reward --form tiny --batch 4   # the same code with the scenes model, on any machine
 
 Random weights take as long as trained ones. They are made on the device, so nothing is written to disk. The figures
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--form", choices=("full", "tiny"), default="full")
     parser.add_argument("--batch", type=int, default=32, help="pairs per optimizer step")
+    parser.add_argument("--micro", type=int, default=0, help="pairs of a forward and backward pass; 0: all of the step")
     parser.add_argument("--steps", type=int, default=8, help="measured optimizer steps, after two steps of warm-up")
     parser.add_argument("--words", type=int, default=120, help="words per prompt")
     parser.add_argument("--sides", type=int, nargs="*", default=(1024, 2048), help="of the images that are decoded")
@@ -48,15 +50,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{options.form} on {_name(device)}, measured peak {peak / 1e12:.3g} TFLOP/s, {tokens} tokens an image")
     side = bounds.target(1024, 1024)[0]
     prompts = [" ".join((WORDS.split() * options.words)[: options.words])] * options.batch
-    _train(model, _pairs(options.batch, side, prompts), options.steps, device, peak)
+    _train(model, _pairs(options.batch, side, prompts), options.micro, options.steps, device, peak)
     _score(model, side, prompts, options.steps, device, peak)
     for decoded in options.sides:
         _decode(bounds, decoded)
 
 
-def _train(model: SpatialScore, pairs: list[Pair], steps: int, device: torch.device, peak: float) -> None:
+def _train(model: SpatialScore, pairs: list[Pair], micro: int, steps: int, device: torch.device, peak: float) -> None:
     """Optimizer steps whose batches a thread prepares, as in a fit."""
-    settings = RewardSettings(loss="sampled", sigma_draws=1000, batch_size=len(pairs), workers=1, lr=2e-6, mirror=False)
+    settings = RewardSettings(
+        loss="sampled",
+        sigma_draws=1000,
+        batch_size=len(pairs),
+        micro_batch_size=micro,
+        workers=1,
+        lr=2e-6,
+        mirror=False,
+    )
     fitter = RewardFitter(model, settings, device)
     metrics, start = TrainMetrics(), 0.0
     inputs = (fitter.prepare(pairs, step, fitted=True) for step in range(2 + steps))

@@ -45,6 +45,7 @@ def test_the_steps_are_the_stages_in_order() -> None:
         ("preferences.generator_actors=1", set()),
         ("writer.model=other", set()),  # the scenes grammar writes the prompts
         ("reward.checkpoint_every=10", set()),
+        ("reward.micro_batch_size=4", set()),
         ("policy.rollout.max_actors=3", set()),
         ("serving.max_replicas=4", set()),
     ],

@@ -102,7 +102,7 @@ def _plan(excess: float) -> Plan:
     memory = GpuMemory(
         ("learn", "sample"), 2, (MemoryPart("transformer", 60.0), MemoryPart("LoRA", 1.0)), 61.0 - excess
     )
-    reward = RewardPlan("backbone", True, 1, 1.0, 2.0, 256, 0.4, 3.0, (MemoryPart("backbone", 5.0),), 61.0)
+    reward = RewardPlan("backbone", True, 1, 32, 9, 1.0, 2.0, 256, 0.4, 3.0, (MemoryPart("backbone", 5.0),), 61.0)
     slow = Option("as set: separate", 1, 1, 0, 2, 20.0, 0.5, 0.5, 0.0, 0.5, 1.0, 2.0, 96.0, (memory,), excess + 1, {})
     fast = replace(slow, name="colocated", iteration_seconds=9.0, excess_gib=excess, overrides={"flux.compile": True})
     return Plan("mine", GPU_TYPES["H100"], 2, "", 24, (PartWork("sampling", 1.5, 2.5, 3.0),), (slow, fast), (reward,))
@@ -125,6 +125,14 @@ def test_what_does_not_fit_is_printed_and_then_an_error(
     with pytest.raises(UserError, match=r"mine does not fit 2 x H100: .* learn, sample needs 61\.0 GiB and has 56\.5"):
         command.plan(load("flux_dev"))
     assert "lacks 4.5 GiB" in capsys.readouterr().out
+
+
+def test_a_worker_of_stage_2_that_does_not_fit_is_printed_with_the_setting_to_change() -> None:
+    plan = _plan(0.0)
+    full = replace(plan.rewards[0], memory=(MemoryPart("backbone", 5.0), MemoryPart("activations", 58.0)))
+    assert "lacks 2.0 GiB: set reward.micro_batch_size=9" in report(replace(plan, rewards=(full,)))
+    none = replace(full, fitting_pairs=0)
+    assert "micro_batch_size" not in report(replace(plan, rewards=(none,)))
 
 
 def test_other_rewards_have_their_published_sizes() -> None:

@@ -17,6 +17,7 @@ from pipelines.planning.gpus import GPU_TYPES
 from pipelines.planning.memory import gpu_memory
 from pipelines.planning.ops import trace
 from pipelines.planning.plan import make_plan
+from pipelines.planning.reward_plan import RewardPlan, reward_plans
 from pipelines.planning.search import evaluate, split_candidates
 from pipelines.planning.work import Work
 
@@ -87,6 +88,26 @@ def test_spatialscore_has_the_published_parameters() -> None:
     billions = [score_work(replace(settings, model=model)).parameters / 1e9 for model in SCORES]
     assert billions == pytest.approx([3.75, 7.75, 32.67], abs=0.01)
     assert 24 * score_work(settings).scoring.flops(1).total / 1e15 == pytest.approx(0.165, rel=0.05)
+
+
+def test_the_pairs_that_fit_a_worker_of_stage_2_are_printed_and_fit() -> None:
+    """One more does not. Passes cost the exchange of gradients and smaller kernels."""
+    settings, gpu = (
+        load("flux_dev", ["reward.workers=1", "spatialscore.gradient_checkpointing=false"]),
+        GPU_TYPES["H100"],
+    )
+
+    def plan(pairs: int) -> RewardPlan:
+        return next(reward_plans(replace(settings, reward=replace(settings.reward, micro_batch_size=pairs)), gpu))
+
+    whole = plan(0)
+    assert whole.gib > whole.usable_gib
+    assert 0 < whole.fitting_pairs < whole.pass_pairs == 32
+    cut = plan(whole.fitting_pairs)
+    assert (cut.gib <= cut.usable_gib, cut.fitting_pairs) == (True, whole.fitting_pairs)
+    assert cut.pass_pairs <= whole.fitting_pairs
+    assert whole.step_seconds <= cut.step_seconds < 1.2 * whole.step_seconds
+    assert cut.mfu * cut.step_seconds == pytest.approx(whole.mfu * whole.step_seconds, rel=1e-6), "the same work"
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from actors.optim.torch_engine import StepResult
 from actors.spatialscore import SpatialScoreConfig, build
+from conf import SettingsError
 from conf.reward import RewardSettings
+from conf.rules import Dtype
 from pipelines.preferences.roles.base import RowSpec
 from pipelines.reward.data import Pair, mirrored
 from pipelines.reward.fit import RewardFitter, learning_rate, restore
@@ -63,7 +66,7 @@ def test_the_gradient_is_that_of_the_loss_per_pair_of_the_whole_batch(
     seen: list[Pair] = pairs
     if mirror:
         fitter = RewardFitter(tiny_spatialscore(vlm_dir), settings, CPU)
-        seen = list(fitter._mirror_half(pairs, 3))
+        seen = list(fitter._mirror_half(pairs, 3))  # pyright: ignore[reportPrivateUsage]
         assert 0 < sum(s.prompt != p.prompt or s.image_w is not p.image_w for s, p in zip(seen, pairs, strict=True)) < 8
         assert all(s is p or s.prompt == mirrored(p).prompt for s, p in zip(seen, pairs, strict=True))
     whole = RewardFitter(tiny_spatialscore(vlm_dir), settings, CPU).optimizer_step(pairs, 3, 40)
@@ -73,14 +76,86 @@ def test_the_gradient_is_that_of_the_loss_per_pair_of_the_whole_batch(
     assert half.grad_norm == pytest.approx(_grad_norm(vlm_dir, seen[:4], 4), rel=1e-3)
 
 
-def test_dropout_depends_on_step_and_rank_so_a_resumed_fit_repeats_it(vlm_dir: Path, pairs: list[Pair]) -> None:
+def _gradient(
+    vlm_dir: Path, pairs: Sequence[Pair], micro: int, dtype: Dtype = "float32"
+) -> tuple[torch.Tensor, TrainMetrics]:
+    """The gradient of one of two ranks with a share of eight pairs, and the metrics of its step."""
+    torch.manual_seed(1)
+    model = build(SpatialScoreConfig(str(vlm_dir), 4096, dtype=dtype), gradient_checkpointing=dtype == "bfloat16")
+    with torch.no_grad():
+        for parameter in model.trainable().values():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    settings = RewardSettings(batch_size=16, workers=2, loss="sampled", sigma_draws=20, micro_batch_size=micro)
+    fitter, metrics, found = RewardFitter(model, settings, CPU, RankInfo(1, 2)), TrainMetrics(), list[torch.Tensor]()
+    step = fitter.engine.step
+
+    def keep_gradient(lr: float) -> StepResult:
+        found.extend(p.grad.flatten() for p in model.trainable().values() if p.grad is not None)
+        return step(lr)
+
+    fitter.engine.step = keep_gradient
+    fitter.optimizer_step(pairs, 3, 40, metrics)
+    return torch.cat(found), metrics
+
+
+@pytest.mark.parametrize("micro", [1, 3, 8])
+def test_the_gradient_does_not_depend_on_the_pairs_of_a_pass(vlm_dir: Path, pairs: list[Pair], micro: int) -> None:
+    """Mirrored pairs, pairs of one and of two comparisons, drawn scores. Of eight by three, passes have 2, 3 and 3."""
+    whole, expected = _gradient(vlm_dir, pairs, 0)
+    cut, metrics = _gradient(vlm_dir, pairs, micro)
+    assert torch.linalg.norm(cut - whole) < 1e-5 * torch.linalg.norm(whole)
+    assert metrics.means() == pytest.approx(expected.means(), rel=1e-4)
+    assert (metrics.pairs, metrics.correct) == (8, expected.correct)
+
+
+def test_in_bfloat16_the_gradient_of_several_passes_differs_by_rounding(vlm_dir: Path, pairs: list[Pair]) -> None:
+    """It adds up in float32: one part in 2^8 is the rounding of a product."""
+    whole, _ = _gradient(vlm_dir, pairs[:3], 0, "bfloat16")
+    cut, _ = _gradient(vlm_dir, pairs[:3], 4, "bfloat16")  # passes of 1 and 2 pairs
+    assert torch.linalg.norm(cut - whole) < 0.02 * torch.linalg.norm(whole)
+
+
+@pytest.mark.parametrize("readable", [0, 1, 5])
+def test_a_rank_with_unreadable_pairs_does_as_many_passes_as_the_others(
+    vlm_dir: Path, pairs: list[Pair], readable: int
+) -> None:
+    """A pass without a pair adds nothing. With ZeRO-3 a rank that left it out would stop the others."""
+    settings = RewardSettings(batch_size=16, workers=2, micro_batch_size=3)
+    prepared = RewardFitter(tiny_spatialscore(vlm_dir), settings, CPU, RankInfo(1, 2)).prepare(pairs[:readable], 3)
+    counts = [each.pairs for each in prepared.passes]
+    assert (len(counts), sum(counts), max(counts) <= 3) == (3, readable, True)
+    whole, expected = _gradient(vlm_dir, pairs[:readable], 0)
+    cut, metrics = _gradient(vlm_dir, pairs[:readable], 3)
+    assert torch.linalg.norm(cut - whole) <= 1e-5 * torch.linalg.norm(whole)
+    assert metrics.means() == pytest.approx(expected.means(), rel=1e-4)
+    assert metrics.pairs == readable
+
+
+@pytest.mark.parametrize(
+    ("batch", "workers", "micro", "passes", "most"),
+    [(32, 8, 0, 1, 4), (32, 3, 0, 1, 11), (32, 2, 4, 4, 4), (32, 2, 6, 3, 6), (32, 3, 10, 2, 6), (32, 8, 100, 1, 4)],
+)
+def test_every_worker_does_equally_many_passes(batch: int, workers: int, micro: int, passes: int, most: int) -> None:
+    settings = RewardSettings(batch_size=batch, workers=workers, micro_batch_size=micro)
+    assert (settings.passes(workers), settings.pairs_of_a_pass(workers)) == (passes, most)
+
+
+def test_a_negative_number_of_pairs_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"reward\.micro_batch_size must be at least 0, got -1"):
+        RewardSettings(micro_batch_size=-1)
+
+
+@pytest.mark.parametrize("micro", [0, 1])
+def test_dropout_depends_on_step_and_rank_so_a_resumed_fit_repeats_it(
+    vlm_dir: Path, pairs: list[Pair], micro: int
+) -> None:
     """The state of the generator is in no checkpoint. Ranks drop different parts of their different rows."""
     torch.manual_seed(1)
     model = build(SpatialScoreConfig(str(vlm_dir), 4096, lora_dropout=0.5))
     with torch.no_grad():
         for parameter in model.trainable().values():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    settings = RewardSettings(batch_size=8, workers=1, mirror=False, lr=1e-9)
+    settings = RewardSettings(batch_size=8, workers=1, mirror=False, lr=1e-9, micro_batch_size=micro)
 
     def loss(step: int, rank: int) -> float:
         return RewardFitter(model, settings, CPU, RankInfo(rank, 2)).optimizer_step(pairs[:2], step, 40).loss

@@ -164,13 +164,16 @@ def test_a_fit_goes_on_without_unreadable_pairs_unless_they_are_many(ray_cluster
 def test_zero_2_and_zero_3_and_one_plain_process_have_the_same_loss_curve(
     ray_cluster: None, settings: Settings
 ) -> None:
-    """The preset flux_dev with tiny sizes on two gloo workers, of which one is killed. ZeRO-3 shards all parameters."""
+    """The preset flux_dev with tiny sizes on two gloo workers, of which one is killed. ZeRO-3 shards all parameters.
+
+    The workers of ZeRO have four pairs of a step, and compute them in four passes and in two.
+    """
     tiny = load("flux_dev", TINY).reward
     curves: dict[str, list[tuple[float, float]]] = {}
     for name, changes in {
         "plain": {"engine": "torch", "workers": 1},
-        "zero-2": {"zero_stage": 2},
-        "zero-3": {"zero_stage": 3, "param_persistence_threshold": 0},
+        "zero-2": {"zero_stage": 2, "micro_batch_size": 1},
+        "zero-3": {"zero_stage": 3, "param_persistence_threshold": 0, "micro_batch_size": 3},
     }.items():
         run = replace(_with_the_same_pairs(settings, name), reward=replace(tiny, **changes))
         killer = _WorkerKiller(step=5)

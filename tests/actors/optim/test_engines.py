@@ -17,6 +17,7 @@ from tests.support.ranks import end_rank
 
 SETTINGS = OptimizerSettings(betas=(0.9, 0.99), weight_decay=1e-2, max_grad_norm=0.5)
 STEPS = 4
+PASSES = (1, 3)
 
 
 def parameters() -> list[nn.Parameter]:
@@ -27,8 +28,8 @@ def parameters() -> list[nn.Parameter]:
 def backward(weights: list[nn.Parameter], step: int, part: int, scale: float) -> None:
     """The gradient of one of the four groups of a step; each group has its own data."""
     generator = torch.Generator().manual_seed(10 * step + part)
-    loss = sum(((w - torch.randn(w.shape, generator=generator)) ** 2).sum() for w in weights)
-    (loss * scale).backward()
+    losses = [((w - torch.randn(w.shape, generator=generator)) ** 2).sum() for w in weights]
+    (torch.stack(losses).sum() * scale).backward()
 
 
 def run_rank(rank: int, port: int, zero_stage: int, folder: str) -> None:
@@ -97,50 +98,72 @@ def restored(weights: list[torch.Tensor]) -> HalfFrozen:
     return model
 
 
-def run_model(engine: Any, step: int, rows: slice, ranks: int) -> float:
-    """One step on some rows of eight; returns the norm of the whole gradient."""
-    data = torch.randn(8, 7, generator=torch.Generator().manual_seed(step))[rows]
-    engine.backward((engine(data[:, :6]) - data[:, 6:]).square().sum() * ranks / 8)
+def run_model(engine: Any, step: int, rows: range, ranks: int, passes: int = 1) -> float:
+    """One step on some rows of eight in passes of unequal size; returns the norm of the whole gradient."""
+    data = torch.randn(8, 7, generator=torch.Generator().manual_seed(step))
+    for number in range(passes):
+        part = data[rows[0] + number : rows[-1] + 1 if number == passes - 1 else rows[0] + number + 1]
+        loss = (engine(part[:, :6]) - part[:, 6:]).square().sum() * ranks / 8
+        engine.backward(loss, last=number == passes - 1)
     return engine.step(lr=0.05).grad_norm
 
 
 def run_model_rank(rank: int, port: int, zero_stage: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    for passes in PASSES:
+        torch.save(run_steps(rank, zero_stage, passes), f"{folder}/{rank}-{passes}.pt")
+    end_rank()
+
+
+def run_steps(rank: int, zero_stage: int, passes: int) -> tuple[list[torch.Tensor], dict[str, Any], list[float]]:
+    """Weights, moments and norms of STEPS steps on this rank's four rows; a refused step; the norm of one more."""
     from actors.optim.deepspeed_engine import DeepSpeedModel
 
-    rows, norms = slice(4 * rank, 4 * rank + 4), []
+    rows, norms = range(4 * rank, 4 * rank + 4), list[float]()
     engine = DeepSpeedModel(HalfFrozen(), SETTINGS, zero_stage, param_persistence_threshold=0)
     for step in range(STEPS):
         if step == 2:  # a new engine continues from the state of the first one
             weights, state = engine.weights(), engine.state_dict()
             engine = DeepSpeedModel(restored(weights), SETTINGS, zero_stage, param_persistence_threshold=8)
             engine.load_state_dict(state)
-        norms.append(run_model(engine, step, rows, ranks=2))
-    torch.save((engine.weights(), engine.state_dict(), norms), f"{folder}/{rank}.pt")
-    nothing = torch.full((1, 6), float("nan") if rank else 1.0)
-    engine.backward(engine(nothing).sum())
+        norms.append(run_model(engine, step, rows, ranks=2, passes=passes))
+    weights, state = engine.weights(), engine.state_dict()
+    for number in range(passes):  # the gradient of one pass of one rank is not finite
+        nothing = torch.full((1, 6), float("nan") if rank and not number else 1.0)
+        engine.backward(engine(nothing).sum(), last=number == passes - 1)
     assert not engine.step(lr=0.05).applied
-    assert all(
-        torch.equal(one, other)
-        for one, other in zip(engine.weights(), torch.load(f"{folder}/{rank}.pt")[0], strict=True)
-    )
-    end_rank()
+    assert all(torch.equal(one, other) for one, other in zip(engine.weights(), weights, strict=True))
+    norms.append(run_model(engine, 0, rows, ranks=2, passes=passes))
+    return weights, state, norms
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("zero_stage", [2, 3])
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
 def test_a_model_with_zero_equals_the_plain_one_and_resumes(zero_stage: int, tmp_path: Path) -> None:
-    """A run on two ranks ends with the weights and the moments of the plain run."""
+    """A run on two ranks ends with the weights and the moments of the plain run, in one pass a step or in three."""
     plain = TorchModel(HalfFrozen(), SETTINGS)
-    norms = [run_model(plain, step, slice(0, 8), ranks=1) for step in range(STEPS)]
+    norms = [run_model(plain, step, range(8), ranks=1) for step in range(STEPS)]
+    expected = plain.weights()
+    moments = [[moment["exp_avg"].clone(), moment["exp_avg_sq"].clone()] for moment in plain.optimizer.state.values()]
+    norms.append(run_model(plain, 0, range(8), ranks=1))  # that of the step after the refused one
     multiprocessing.spawn(run_model_rank, args=(free_port(), zero_stage, str(tmp_path)), nprocs=2)
-    for rank in (0, 1):
-        weights, state, their_norms = torch.load(tmp_path / f"{rank}.pt")
-        torch.testing.assert_close(weights, plain.weights(), atol=1e-6, rtol=1e-5)
+    for file in (tmp_path / f"{rank}-{passes}.pt" for rank in (0, 1) for passes in PASSES):
+        weights, state, their_norms = torch.load(file)
+        torch.testing.assert_close(weights, expected, atol=1e-6, rtol=1e-5)
         assert their_norms == pytest.approx(norms, rel=1e-5)
-        moments = [[moment["exp_avg"], moment["exp_avg_sq"]] for moment in plain.optimizer.state.values()]
         torch.testing.assert_close(state, {"step": STEPS, "moments": moments}, atol=1e-7, rtol=1e-4)
+
+
+@pytest.mark.parametrize("passes", [2, 8])
+def test_the_passes_of_a_plain_model_add_up(passes: int) -> None:
+    whole, cut = TorchModel(HalfFrozen(), SETTINGS), TorchModel(HalfFrozen(), SETTINGS)
+    norms = [
+        [run_model(model, step, range(8), 1, count) for step in range(STEPS)]
+        for model, count in ((whole, 1), (cut, passes))
+    ]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-5)
+    torch.testing.assert_close(cut.weights(), whole.weights(), atol=1e-6, rtol=1e-5)
 
 
 def test_torch_engine_skips_a_missing_or_infinite_gradient() -> None:
