@@ -14,15 +14,17 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from actors.rewards.batched import BatchedReward
+from actors.rewards.clip_input import cleaned, cropped, letterboxed
 from actors.rewards.scorers import SCORERS, ScorerContext, commit_of, download
 
 PROCESSOR = SCORERS["hpsv2"].beside[0]
 """Tokenizer, image processor and configuration of PickScore and HPSv2.1."""
 HPSV2_FILE = SCORERS["hpsv2"].file
+PREFIX = "A photo depicts "  # of the text of CLIP score
 
 
 class ClipScorer(BatchedReward):
-    """Scores by scale x cosine(image, text)."""
+    """Scores by scale x cosine(image, text). PickScore, with the model's own scale."""
 
     def __init__(
         self,
@@ -30,60 +32,72 @@ class ClipScorer(BatchedReward):
         processor: str,
         device: str,
         batch_images: int = 16,
-        letterbox: bool = False,
         scale: float | None = None,
         revision: str = "main",
     ) -> None:
         """`processor`: folder or hub id of tokenizer and image processor, `revision`: its commit.
 
-        `letterbox`: pad an image that is not square with black; otherwise its longer side is cropped. `scale`: None
-        means the model's own, which it was trained with.
+        `scale`: None means the model's own, which it was trained with.
         """
-        self._letterbox, self.batch_images = letterbox, batch_images
+        self.batch_images = batch_images
         self._scale = model.logit_scale.exp().item() if scale is None else scale
         self._model: Any = cast(nn.Module, model).to(device).eval()
         self._device = device
         self._tokenizer = AutoTokenizer.from_pretrained(processor, revision=revision, trust_remote_code=False)
         self._images = CLIPImageProcessorPil.from_pretrained(processor, revision=revision)
         self._length = self._model.config.text_config.max_position_embeddings
+        self._side: int = self._model.config.vision_config.image_size
 
     @torch.inference_mode()
     def score_batch(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> np.ndarray:
         """See BatchedReward. A prompt longer than the model's positions is truncated."""
-        tokens = self._tokenizer(
-            list(prompts), padding=True, truncation=True, max_length=self._length, return_tensors="pt"
-        ).to(self._device)
-        side = self._model.config.vision_config.image_size
-        shown = [Image.fromarray(image) for image in images]
-        shown = [letterboxed(image, side) for image in shown] if self._letterbox else shown
-        pixels = self._images(shown, return_tensors="pt").to(self._device)
-        output = self._model(**tokens, pixel_values=pixels["pixel_values"])
+        texts = [self._text(prompt) for prompt in prompts]
+        tokens = self._tokenizer(texts, padding=True, truncation=True, max_length=self._length, return_tensors="pt").to(
+            self._device
+        )
+        output = self._model(**tokens, pixel_values=self._pixels(images).to(self._device))
         cosine = (output.image_embeds * output.text_embeds).sum(-1)  # both have norm 1
         return (self._scale * cosine).float().cpu().numpy()
 
     def truncated(self, prompts: Sequence[str]) -> np.ndarray:
         """See BatchedReward."""
-        return np.array([len(ids) > self._length for ids in self._tokenizer(list(prompts))["input_ids"]], bool)
+        texts = [self._text(prompt) for prompt in prompts]
+        return np.array([len(ids) > self._length for ids in self._tokenizer(texts)["input_ids"]], bool)
+
+    def _text(self, prompt: str) -> str:
+        """What the model reads of a prompt."""
+        return prompt
+
+    def _pixels(self, images: Sequence[np.ndarray]) -> Tensor:
+        """Normalized squares  # [B, 3, side, side]. The longer side of an image is cropped."""
+        return self._images([Image.fromarray(image) for image in images], return_tensors="pt")["pixel_values"]
 
 
 class ClipScore(ClipScorer):
-    """CLIP score: 2.5 x max(cosine, 0). Hessel et al., arXiv 2104.08718, Eq. 1."""
+    """CLIP score: 2.5 x max(cosine, 0) with the text "A photo depicts ...". Hessel et al., arXiv 2104.08718."""
 
     def score_batch(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> np.ndarray:
         """See BatchedReward. A prompt longer than the model's positions is truncated."""
         return np.maximum(super().score_batch(images, prompts), 0)
 
+    def _text(self, prompt: str) -> str:
+        return PREFIX + cleaned(prompt)
 
-def letterboxed(image: Image.Image, side: int) -> Image.Image:
-    """The whole image in the middle of a black square of `side` pixels, as HPSv2's `ResizeMaxSize` shows it.
+    def _pixels(self, images: Sequence[np.ndarray]) -> Tensor:
+        squares = [cropped(Image.fromarray(image), self._side) for image in images]
+        return self._images(squares, return_tensors="pt")["pixel_values"]
 
-    Cropping would cut off what is at the left and at the right.
-    """
-    scale = side / max(image.size)
-    resized = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-    square = Image.new("RGB", (side, side))
-    square.paste(resized, ((side - resized.width) // 2, (side - resized.height) // 2))
-    return square
+
+class HpsScorer(ClipScorer):
+    """HPSv2.1: the cosine, without the model's scale. It sees the whole of an image that is not square."""
+
+    def _text(self, prompt: str) -> str:
+        return cleaned(prompt)
+
+    def _pixels(self, images: Sequence[np.ndarray]) -> Tensor:
+        squares = torch.stack([letterboxed(image, self._side) for image in images])
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self._images.image_mean, self._images.image_std))
+        return (squares - mean) / std
 
 
 def open_clip_score(context: ScorerContext) -> ClipScorer:
@@ -112,7 +126,7 @@ def open_hpsv2(context: ScorerContext) -> ClipScorer:
     missing, unknown = model.load_state_dict(from_open_clip(checkpoint["state_dict"]), strict=False)
     if unknown or [name for name in missing if not name.endswith("position_ids")]:
         raise ValueError(f"{file} does not fit {base}: it lacks {missing[:3]} and has unknown weights {unknown[:3]}")
-    return ClipScorer(model, base, context.device, context.batch_images, letterbox=True, revision=commit_of(base))
+    return HpsScorer(model, base, context.device, context.batch_images, scale=1.0, revision=commit_of(base))
 
 
 _RENAMED = (

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, BlipConfig, BlipVisionModel, CLIPImagePr
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
 from actors.rewards.batched import BatchedReward
+from actors.rewards.clip_input import cropped
 from actors.rewards.scorers import SCORERS, ScorerContext, commit_of, download
 
 FILE = SCORERS["imagereward"].file
@@ -63,8 +64,8 @@ class ImageRewardScorer(BatchedReward):
         self._tokenizer = AutoTokenizer.from_pretrained(
             tokenizer, revision=commit_of(tokenizer), trust_remote_code=False
         )
-        side = cast(int, model.vision.config.image_size)
-        self._images = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+        self._side = cast(int, model.vision.config.image_size)
+        self._images = CLIPImageProcessorPil(do_resize=False, do_center_crop=False)
 
     @torch.inference_mode()
     def score_batch(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> np.ndarray:
@@ -72,7 +73,8 @@ class ImageRewardScorer(BatchedReward):
         rows = self._tokenizer(list(prompts), padding=True, truncation=True, max_length=TOKENS, return_tensors="pt").to(
             self._device
         )
-        pixels = self._images([Image.fromarray(image) for image in images], return_tensors="pt").to(self._device)
+        squares = [cropped(Image.fromarray(image), self._side) for image in images]
+        pixels = self._images(squares, return_tensors="pt").to(self._device)
         values = self._model(rows["input_ids"], rows["attention_mask"], pixels["pixel_values"])
         return values.cpu().numpy()
 

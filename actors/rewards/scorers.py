@@ -57,7 +57,7 @@ def download(context: ScorerContext, file: str) -> str:
 
 
 PINNED = {
-    "openai/clip-vit-large-patch14": "32bd64288804d66eefd0ccbe215aa642df71cc41",
+    "openai/clip-vit-base-patch32": "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268",
     "openai/clip-vit-large-patch14-336": "ce19dc912ca5cd21c8a653c79e251e808ccabcd1",
     "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": "1c2b8495b28150b8a4922ee1c8edee224c284c0c",
     "yuvalkirstain/PickScore_v1": "a4e4367c6dfa7288a00c550414478f865b875800",
@@ -85,7 +85,7 @@ _PICKSCORE, _HPSV2 = "yuvalkirstain/PickScore_v1", "xswu/HPSv2"
 _VQA_PARTS = ("google/flan-t5-xxl", "openai/clip-vit-large-patch14-336")
 
 SCORERS: dict[str, ScorerEntry] = {
-    "clip": ScorerEntry("clip:open_clip_score", "openai/clip-vit-large-patch14", (_TRANSFORMERS,), 0.43),
+    "clip": ScorerEntry("clip:open_clip_score", "openai/clip-vit-base-patch32", (_TRANSFORMERS,), 0.15),
     "pickscore": ScorerEntry("clip:open_pickscore", _PICKSCORE, (_TRANSFORMERS,), 0.99, beside=_CLIP_H),
     "hpsv2": ScorerEntry("clip:open_hpsv2", _HPSV2, (_TRANSFORMERS,), 0.99, "HPS_v2.1_compressed.pt", _CLIP_H),
     "hpsv3": ScorerEntry(

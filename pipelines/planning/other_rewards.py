@@ -73,7 +73,7 @@ def published_model(kind: str, settings: Settings) -> PublishedModel | None:
     pixels, group = settings.flux.height * settings.flux.width, settings.policy.group_size
     two_images = 2 * pixels / _PATCH**2
     return {
-        "clip": PublishedModel((Tower(0.304, 257), Tower(0.124, 77)), "float32"),
+        "clip": PublishedModel((Tower(0.088, 50), Tower(0.063, 77)), "float32"),
         "pickscore": clip_h,
         "hpsv2": clip_h,
         "imagereward": PublishedModel((Tower(0.304, 197), Tower(0.142, 35)), "float32"),

@@ -33,7 +33,7 @@ from actors.rewards import hpsv3, image_reward, unified_reward, vqascore
 from actors.rewards.clip import (
     HPSV2_FILE,
     PROCESSOR,
-    ClipScorer,
+    HpsScorer,
     from_open_clip,
     open_clip_score,
     open_hpsv2,
@@ -85,7 +85,7 @@ def test_hpsv2_translates_the_weight_names_of_open_clip(clip: Path, images: np.n
         (tmp_path / file.name).write_bytes(file.read_bytes())
     torch.save({"state_dict": _as_open_clip(model)}, tmp_path / HPSV2_FILE)
     predictions = ScoringJudge(open_hpsv2(ScorerContext(str(tmp_path), "cpu", 4))).judge([_pair(images)])
-    expected = ScoringJudge(ClipScorer(model, str(clip), "cpu")).judge([_pair(images)])
+    expected = ScoringJudge(HpsScorer(model, str(clip), "cpu", scale=1.0)).judge([_pair(images)])
     np.testing.assert_allclose(predictions.margin, expected.margin, atol=1e-5)
     torch.save({"state_dict": {**_as_open_clip(model), "extra": torch.ones(1)}}, tmp_path / HPSV2_FILE)
     with pytest.raises(ValueError, match="unknown"):
@@ -106,7 +106,7 @@ def test_hpsv2_sees_the_whole_of_an_image_that_is_not_square(clip: Path, tmp_pat
     assert baseline.judge([_pair(np.stack([by_hand, by_hand]))]).margin[0] == pytest.approx(0, abs=1e-6)
     same = Pair("0", PROMPT, None, wide, by_hand, "perturbed", 1)
     assert baseline.judge([same]).margin[0] == pytest.approx(0, abs=1e-5)
-    assert abs(baseline.judge([_pair(np.stack([wide, edge]))]).margin[0]) > 1e-4
+    assert abs(baseline.judge([_pair(np.stack([wide, edge]))]).margin[0]) > 1e-5
     cropped = ScoringJudge(open_pickscore(ScorerContext(str(clip), "cpu", 4)))
     assert cropped.judge([_pair(np.stack([wide, edge]))]).margin[0] == pytest.approx(0, abs=1e-6)
 
@@ -329,10 +329,12 @@ def test_clip_score_is_2_5_times_the_cosine_of_one_that_is_not_negative(clip: Pa
     pixels = CLIPImageProcessorPil.from_pretrained(clip)([images[0]], return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         image = model.visual_projection(model.vision_model(pixels).pooler_output)[0]
-        text = model.text_projection(model.text_model(**tokens([PROMPT], return_tensors="pt")).pooler_output)[0]
+        read = tokens([f"A photo depicts {PROMPT}"], return_tensors="pt")
+        text = model.text_projection(model.text_model(**read).pooler_output)[0]
     cosine = float(image @ text / image.norm() / text.norm())
-    score = open_clip_score(ScorerContext(str(clip), "cpu", 4)).score(images[:1], [PROMPT]).mu[0]
-    assert score == pytest.approx(2.5 * max(cosine, 0), abs=1e-5)
+    scorer = open_clip_score(ScorerContext(str(clip), "cpu", 4))
+    assert scorer.score(images[:1], [PROMPT]).mu[0] == pytest.approx(2.5 * max(cosine, 0), abs=1e-5)
+    assert scorer.truncated([" ".join(["red"] * words) for words in (13, 14)]).tolist() == [False, True]  # 16 with ours
 
 
 def test_every_baseline_and_every_kind_of_reward_model_is_the_same_class() -> None:
@@ -348,9 +350,9 @@ def test_weights_and_processors_are_loaded_at_the_pinned_commits_only(
     """The cache of the hub holds one commit of each repository, and no name of a branch. There is no network."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for name in ("yuvalkirstain/PickScore_v1", PROCESSOR, "openai/clip-vit-large-patch14"):
+    for name in ("yuvalkirstain/PickScore_v1", PROCESSOR, "openai/clip-vit-base-patch32"):
         shutil.copytree(clip, tmp_path / f"models--{name.replace('/', '--')}" / "snapshots" / PINNED[name])
-    pickscore, clip_score = ("yuvalkirstain/PickScore_v1", "cpu", 4), ("openai/clip-vit-large-patch14", "cpu", 4)
+    pickscore, clip_score = ("yuvalkirstain/PickScore_v1", "cpu", 4), ("openai/clip-vit-base-patch32", "cpu", 4)
     expected = open_pickscore(ScorerContext(str(clip), "cpu", 4)).score(images[:1], [PROMPT]).mu
     assert open_pickscore(ScorerContext(*pickscore)).score(images[:1], [PROMPT]).mu == expected
     assert open_clip_score(ScorerContext(*clip_score)).score(images[:1], [PROMPT]).mu > 0
