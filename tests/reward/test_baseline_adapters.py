@@ -177,7 +177,8 @@ def test_hpsv3_loads_published_weight_names_and_ignores_padding(images: np.ndarr
     torch.manual_seed(0)
     source = Hpsv3(config, (24, 8))
     with torch.no_grad():
-        source.rm_head[5].bias.copy_(torch.tensor([2.0, 50.0]))  # so that mu and log sigma differ
+        values = torch.tensor([2.0, 50.0])  # so that mu and log sigma differ
+        cast(torch.nn.Linear, source.rm_head[5]).bias.copy_(values)
     named = {
         name.replace("backbone.language_model.", "model.").replace("backbone.", ""): value
         for name, value in source.state_dict().items()
@@ -189,7 +190,9 @@ def test_hpsv3_loads_published_weight_names_and_ignores_padding(images: np.ndarr
     file = tmp_path / "preprocessor_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"min_pixels": 3136, "max_pixels": 12845056}))
     scorer = Hpsv3Scorer(model, str(tmp_path), template, "cpu", pixels=4096)
-    assert dict(scorer._images.size) == {"shortest_edge": 4096, "longest_edge": 4096}, "not the published file's bounds"
+    assert dict(cast(Any, scorer)._images.size) == {"shortest_edge": 4096, "longest_edge": 4096}, (
+        "not the published file's bounds"
+    )
     prompts = [PROMPT, "<|Reward|> a red circle", LONG, PROMPT]
     scores = scorer.score(images, prompts)
     alone = [scorer.score(images[i : i + 1], prompts[i : i + 1]).mu[0] for i in range(4)]
@@ -273,17 +276,18 @@ def test_vqascore_probabilities_do_not_depend_on_the_batch(clip: Path, images: n
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A <|endoftext|>", special_tokens=[end])
     tokenizer.save_pretrained(tmp_path)
     assert tokenizer("Yes")["input_ids"][-1] == end[1], "as T5, which ends every text; the answer has several ids"
-    config = T5Config(
-        vocab_size=128,
-        d_model=32,
-        d_kv=8,
-        d_ff=48,
-        num_layers=2,
-        num_heads=2,
-        pad_token_id=0,
-        decoder_start_token_id=0,
-        mm_hidden_size=24,
-    )
+    settings: dict[str, Any] = {
+        "vocab_size": 128,
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 48,
+        "num_layers": 2,
+        "num_heads": 2,
+        "pad_token_id": 0,
+        "decoder_start_token_id": 0,
+        "mm_hidden_size": 24,
+    }
+    config = T5Config(**settings)
     vqascore.ClipFlanT5(config).save_pretrained(tmp_path)
     tower = CLIPVisionConfig(
         hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8
