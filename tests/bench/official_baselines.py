@@ -1,11 +1,13 @@
-"""HPSv3, ImageReward and VQAScore against their authors' code, on the same random weights, images and prompts.
+"""The published reward models against their authors' code, on the same random weights, images and prompts.
 
     pip install --no-deps --target FOLDER transformers==4.45.2 tokenizers==0.20.3 huggingface_hub==0.25.2 \\
         hpsv3==1.0.0 image-reward==1.5 t2v-metrics==1.2 timm==1.0.31 fairscale==0.4.13
-    python -m tests.bench.official_baselines FOLDER
+    pip install --no-deps --target FOLDER/newer transformers==4.52.4 tokenizers==0.21.4 huggingface_hub==0.30.2 \\
+        torchvision==0.28.0 hpsv2==1.2.0 openai-clip==1.0.1 ftfy==6.3.1 wcwidth==0.9.4 qwen-vl-utils==0.0.14
+    python -m tests.bench.official_baselines FOLDER [NAME ...]
 
 The authors' code needs an old transformers, so it runs in a process of its own, with the packages of FOLDER. It is
-not part of the tests, which install nothing.
+not part of the tests, which install nothing. torchvision must fit the installed torch: 0.28 is for torch 2.13.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -32,6 +36,7 @@ from transformers import (
 from actors.rewards.hpsv3 import Hpsv3
 from actors.rewards.image_reward import ImageReward, from_published
 from actors.rewards.vqascore import AFTER, BEFORE, ClipFlanT5, VqaScorer
+from tests.bench.official_clips import clip_score, hpsv2, pickscore
 from tests.bench.official_sizes import (
     BERT,
     HPSV3_WIDTHS,
@@ -48,36 +53,62 @@ from tests.bench.official_sizes import (
     VOCABULARY,
     WIDTH,
 )
+from tests.bench.official_unified import unified_reward
 from tests.support.tiny_clip import save_tiny_clip
 
 _SIDE_FILE = Path(__file__).with_name("official_side.py")
+_NEWER_SIDE_FILE = Path(__file__).with_name("official_newer_side.py")
 
 
-def main(packages: str) -> None:
-    """Prints the largest difference of a score, and the largest score, of each model."""
+def main(packages: str, *names: str) -> None:
+    """Prints the largest difference, and the largest score, of each model or of those named."""
     torch.manual_seed(0)
-    for name, make in (("hpsv3", _hpsv3), ("imagereward", _image_reward), ("vqascore", _vqascore)):
+    newer = f"{packages}/newer:{packages}"
+
+    def official(name: str, folder: Path) -> None:
+        _official(name, folder, newer, _NEWER_SIDE_FILE)
+
+    models: dict[str, Callable[[Path], np.ndarray]] = {
+        "hpsv3": _hpsv3,
+        "imagereward": lambda folder: _image_reward(folder, packages),
+        "vqascore": _vqascore,
+    }
+    newer_models: dict[str, Callable[[Path], np.ndarray]] = {
+        "clip": lambda folder: clip_score(folder, official),
+        "pickscore": lambda folder: pickscore(folder, official),
+        "hpsv2": lambda folder: hpsv2(folder, official),
+        "unifiedreward": unified_reward,
+    }
+    for name, make in {**models, **newer_models}.items():
+        if names and name not in names:
+            continue
         with tempfile.TemporaryDirectory() as folder:
-            ours = make(Path(folder), packages)
-            _official(name, Path(folder), packages)
+            ours = make(Path(folder))
+            _official(name, Path(folder), packages) if name in models else official(name, Path(folder))
             theirs = torch.load(Path(folder) / "scores.pt").numpy()
-        print(f"{name:<12} {ROWS} scores up to {np.abs(ours).max():.3g}, differ by {np.abs(ours - theirs).max():.1e}")
+        largest, difference = np.abs(ours).max(), np.abs(ours - theirs).max()
+        print(f"{name:<14} {ours.size} values up to {largest:.3g} differ by {difference:.1e}", flush=True)
 
 
-def _official(name: str, folder: Path, packages: str) -> None:
+def _official(name: str, folder: Path, packages: str, file: Path = _SIDE_FILE) -> None:
     paths = f"{packages}:{Path(__file__).parents[2]}"
-    subprocess.run([sys.executable, _SIDE_FILE, name, folder], check=True, env={**os.environ, "PYTHONPATH": paths})
+    subprocess.run([sys.executable, file, name, folder], check=True, env={**os.environ, "PYTHONPATH": paths})
 
 
 @torch.no_grad()
-def _hpsv3(folder: Path, _packages: str) -> np.ndarray:
+def _hpsv3(folder: Path) -> np.ndarray:
     """Rows of different lengths, padded on the right, with an image each."""
     rope = {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [2, 2, 2]}
-    ids_of = {"image_token_id": IMAGE_ID, "video_token_id": 7, "vision_start_token_id": 4, "vision_end_token_id": 5}
+    ids_of: dict[str, Any] = {
+        "image_token_id": IMAGE_ID,
+        "video_token_id": 7,
+        "vision_start_token_id": 4,
+        "vision_end_token_id": 5,
+    }
     config = Qwen2VLConfig(text_config={**QWEN_TEXT, "rope_parameters": rope}, vision_config=QWEN_VISION, **ids_of)
     model = Hpsv3(config, HPSV3_WIDTHS).eval()
     for layer in (0, 3, 5):
-        model.rm_head[layer].weight.mul_(4.0)  # scores of the size of the published ones
+        cast(torch.nn.Linear, model.rm_head[layer]).weight.mul_(4.0)  # scores of the size of the published ones
     ids, mask = torch.zeros(ROWS, LENGTH, dtype=torch.long), torch.zeros(ROWS, LENGTH, dtype=torch.long)
     tokens = (SIDE // PATCH // 2) ** 2
     for row, words in enumerate((20, 28, 11)):
@@ -118,7 +149,7 @@ def _image_reward(folder: Path, packages: str) -> np.ndarray:
 
 
 @torch.no_grad()
-def _vqascore(folder: Path, _packages: str) -> np.ndarray:
+def _vqascore(folder: Path) -> np.ndarray:
     """Our scorer tokenizes and resizes; the authors' model gets the same token ids and pixels."""
     save_tiny_clip(folder / "clip")  # for its tokenizer and image processor
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "clip")
@@ -151,4 +182,4 @@ def _vqascore(folder: Path, _packages: str) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

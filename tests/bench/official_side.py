@@ -23,27 +23,28 @@ def main(name: str, folder: str) -> None:
 
 def hpsv3(folder: Path) -> None:
     """`Qwen2VLRewardModelBT`, whose scores are the first of its two outputs."""
-    _replace_unused("matplotlib", "datasets", "pandas", "torchvision", "torch.utils.tensorboard", "peft")
-    _replace_unused("hpsv3.utils.training_utils")
+    replace_unused("matplotlib", "datasets", "pandas", "torchvision", "torch.utils.tensorboard", "peft")
+    replace_unused("hpsv3.utils.training_utils")
     trl: Any = types.ModuleType("trl")
     trl.RewardTrainer = type("RewardTrainer", (), {})
     sys.modules["trl"] = trl
-    _without_init("hpsv3", "hpsv3.model", "hpsv3.utils")
+    without_init("hpsv3", "hpsv3.model", "hpsv3.utils")
     from hpsv3.model.qwen2vl_trainer import Qwen2VLRewardModelBT  # pyright: ignore
     from transformers import Qwen2VLConfig
 
     from tests.bench.official_sizes import IMAGE_ID, QWEN_TEXT, QWEN_VISION, REWARD_ID
 
     given = torch.load(folder / "input.pt")
-    config = Qwen2VLConfig(
+    settings: dict[str, Any] = {
         **QWEN_TEXT,
-        vision_config=QWEN_VISION,
-        rope_theta=100.0,
-        rope_scaling={"type": "mrope", "mrope_section": [2, 2, 2]},
-        image_token_id=IMAGE_ID,
-        pad_token_id=0,
-        use_cache=False,
-    )
+        "vision_config": QWEN_VISION,
+        "rope_theta": 100.0,
+        "rope_scaling": {"type": "mrope", "mrope_section": [2, 2, 2]},
+        "image_token_id": IMAGE_ID,
+        "pad_token_id": 0,
+        "use_cache": False,
+    }
+    config = Qwen2VLConfig(**settings)
     model = Qwen2VLRewardModelBT(config, output_dim=2, special_token_ids=[REWARD_ID], rm_head_type="ranknet").eval()
     missing, unknown = model.load_state_dict(given["weights"], strict=False)
     assert not unknown and set(missing) <= {"lm_head.weight"}, (missing, unknown)
@@ -71,7 +72,7 @@ def image_reward_weights(folder: Path) -> None:
 def vqascore(folder: Path) -> None:
     """`CLIPT5ForConditionalGeneration`, and the last lines of `CLIPT5Model.forward`."""
     models = "t2v_metrics.models.vqascore_models"
-    _without_init("t2v_metrics", "t2v_metrics.models", models)
+    without_init("t2v_metrics", "t2v_metrics.models", models)
     from t2v_metrics.models.vqascore_models.clip_t5.model.language_model.clip_t5 import (  # pyright: ignore
         IMAGE_TOKEN_INDEX,
         CLIPT5Config,
@@ -112,8 +113,8 @@ def vqascore(folder: Path) -> None:
 
 def _image_reward() -> Any:
     """ImageReward with a small vision tower and text encoder in place of the published sizes."""
-    _without_init("ImageReward", "ImageReward.models", "ImageReward.models.BLIP")
-    _replace_unused("torchvision")
+    without_init("ImageReward", "ImageReward.models", "ImageReward.models.BLIP")
+    replace_unused("torchvision")
     from ImageReward.ImageReward import MLP, ImageReward  # pyright: ignore
     from ImageReward.models.BLIP.med import BertConfig, BertModel  # pyright: ignore
     from ImageReward.models.BLIP.vit import VisionTransformer  # pyright: ignore
@@ -152,12 +153,13 @@ class _Unused(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """Nothing is executed."""
 
 
-def _replace_unused(*names: str) -> None:
+def replace_unused(*names: str) -> None:
+    """Puts modules in the place of those that the authors' files import and the models do not use."""
     sys.meta_path.insert(0, _Unused(names))
 
 
-def _without_init(*names: str) -> None:
-    """Packages whose __init__ would import far more than a model."""
+def without_init(*names: str) -> None:
+    """Makes packages whose own __init__ would import far more than a model."""
     for name in names:
         if name in sys.modules:
             continue

@@ -54,5 +54,15 @@ TOWER: dict[str, Any] = {
     "image_size": SIDE,
     "patch_size": PATCH,
 }
+CLIP: dict[str, int] = {
+    "embed": 64,
+    "side": 224,
+    "patch": 32,
+    "layers": 2,
+    "width": 128,
+    "length": 77,
+    "vocabulary": 49408,
+}
+"""A CLIP with the published tokenizer, number of positions and size of images."""
 HPSV3_WIDTHS = (1024, 16)
 """Of the published head."""
