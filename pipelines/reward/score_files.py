@@ -32,6 +32,8 @@ SCHEMA = pa.schema(
 READ_CPUS = 0.25  # Ray CPUs of a task that reads files: it waits for them most of the time
 MAX_FILE_BYTES = 256 * 2**20
 """Bytes of an image file at most. The largest image that is accepted has 192 MB of pixels."""
+MAX_BLOCK_BYTES = 128 * 2**20
+"""Bytes of the files that are handed on, and scored, together. A larger file is alone."""
 
 
 def score_tables(
@@ -39,7 +41,9 @@ def score_tables(
 ) -> Iterator[pa.Table]:
     """Scores the images of a folder, and yields tables of SCHEMA with `table_rows` rows, in the order of the requests.
 
-    Ray Data reads files ahead of a pool of actors with one SpatialScore each.
+    Ray Data reads files ahead of a pool of actors with one SpatialScore each. An actor takes files of about
+    MAX_BLOCK_BYTES together, and decodes one after the other, shrunk to what the model sees: at most
+    `serving.batch_images` decoded images are in its memory.
     """
     if not requests:
         return iter(())
@@ -50,7 +54,7 @@ def score_tables(
     rows = rows.map_batches(
         FileScorer,
         fn_constructor_args=(model, serving),
-        batch_size=serving.batch_images,
+        batch_size=None,  # blocks as they are: a number of rows would put large files together again
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(min_size=serving.min_replicas, max_size=serving.max_replicas),
         **actor_options(serving.threads, serving.cpus, serving.gpus, serving.node_group),
@@ -64,9 +68,10 @@ class FileScorer:
     def __init__(self, model: str, serving: ServingSettings) -> None:
         self._scorer = open_scorer(model, serving)
 
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        """Scores all readable images in one call."""
-        return score_files(self._scorer, rows)
+    def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
+        """Scores `serving.batch_images` readable images in one call: thousands of small files may come together."""
+        step = self._scorer.batch_images
+        return (score_files(self._scorer, rows.slice(first, step)) for first in range(0, rows.num_rows, step))
 
 
 @dataclass
@@ -82,14 +87,15 @@ class _Row:
 
 def score_files(scorer: SpatialScorer, rows: pa.Table) -> pa.Table:
     """Turns rows {image, prompt, file, error} into rows of SCHEMA. An image that cannot be scored gets an error."""
-    results = [_Row(row["image"], row["prompt"], error=row["error"]) for row in rows.to_pylist()]
+    described = rows.select(["image", "prompt", "error"]).to_pylist()
+    results = [_Row(row["image"], row["prompt"], error=row["error"]) for row in described]
     images: list[np.ndarray] = []
     readable: list[_Row] = []
-    for row, file in zip(results, rows["file"].to_pylist(), strict=True):
+    for row, file in zip(results, rows["file"], strict=True):
         if row.error is None:
             try:
                 scorer.check(row.prompt)
-                images.append(decode_image(file, shrink_to=scorer.model.processor.useful_pixels))
+                images.append(decode_image(file.as_py(), shrink_to=scorer.model.processor.useful_pixels))
                 readable.append(row)
             except ValueError as error:
                 row.error = str(error)
@@ -114,19 +120,36 @@ def _score(scorer: SpatialScorer, images: list[np.ndarray], rows: list[_Row]) ->
         row.mu, row.sigma = mu, sigma
 
 
-def read_files(rows: pa.Table, images: str) -> pa.Table:
-    """Adds the columns file and error: the content of the image file, or why it cannot be read."""
+def read_files(rows: pa.Table, images: str) -> Iterator[pa.Table]:
+    """Adds the columns file and error: the content of the image file, or why it cannot be read.
+
+    Yields the rows in their order, in tables whose files have about MAX_BLOCK_BYTES together at most.
+    """
+    first, size = 0, 0
     files: list[bytes | None] = []
     errors: list[str | None] = []
-    for name in rows["image"].to_pylist():
-        try:
-            files.append(_read_image(images, name))
-            errors.append(None)
-        except (ValueError, OSError) as error:
-            files.append(None)
-            errors.append(str(error) or type(error).__name__)
-    with_files = rows.append_column("file", pa.array(files, pa.large_binary()))  # 32 files may exceed 2 GiB
+    for number, name in enumerate(rows["image"].to_pylist()):
+        file, error = _read_or_reason(images, name)
+        if files and size + len(file or b"") > MAX_BLOCK_BYTES:
+            yield _with_files(rows.slice(first, len(files)), files, errors)
+            first, size, files, errors = number, 0, [], []
+        size += len(file or b"")
+        files.append(file)
+        errors.append(error)
+    yield _with_files(rows.slice(first), files, errors)
+
+
+def _with_files(rows: pa.Table, files: list[bytes | None], errors: list[str | None]) -> pa.Table:
+    with_files = rows.append_column("file", pa.array(files, pa.large_binary()))
     return with_files.append_column("error", pa.array(errors, pa.string()))
+
+
+def _read_or_reason(folder: str, name: str) -> tuple[bytes | None, str | None]:
+    """The content of a file of the folder, or why it cannot be read."""
+    try:
+        return _read_image(folder, name), None
+    except (ValueError, OSError) as error:
+        return None, str(error) or type(error).__name__
 
 
 def _read_image(folder: str, name: str) -> bytes:

@@ -20,8 +20,9 @@ from conf import Settings, SettingsError, UserError, load
 from pipelines.cli import parse_settings
 from pipelines.common.images import encode_png
 from pipelines.common.paths import run_paths
+from pipelines.reward import score_files as score_files_module
 from pipelines.reward.score import score_images
-from pipelines.reward.score_files import MAX_FILE_BYTES, read_files, score_files
+from pipelines.reward.score_files import MAX_FILE_BYTES, FileScorer, read_files, score_files
 from pipelines.reward.score_input import image_folder, read_requests
 from tests.support.tiny_reward import save_tiny_vlm, tiny_spatialscore
 
@@ -118,7 +119,7 @@ def test_a_row_that_cannot_be_scored_is_a_row_with_its_reason(tmp_path: Path) ->
     save_tiny_vlm(tmp_path / "vlm")
     scorer = SpatialScorer(tiny_spatialscore(tmp_path / "vlm"))
     table = pa.table({"image": list(rows), "prompt": [PROMPT] * len(rows)})
-    read = read_files(table, str(folder))
+    (read,) = read_files(table, str(folder))
     assert read.schema.field("file").type == pa.large_binary(), "32 files of 70 MB are over 2 GiB in one column"
     scored = score_files(scorer, read).to_pylist()
     for row, (name, reason) in zip(scored, rows.items(), strict=True):
@@ -130,6 +131,30 @@ def test_a_row_that_cannot_be_scored_is_a_row_with_its_reason(tmp_path: Path) ->
     grey = noise[..., :1].repeat(3, axis=2)
     expected = scorer.score(images=[noise, noise, grey], prompts=[PROMPT] * 3).mu
     np.testing.assert_allclose([by_name[name] for name in (good, "link.png", "grey.png")], expected, atol=1e-5)
+
+
+def test_files_are_handed_on_by_their_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows keep their order and their number. A file above the limit is alone."""
+    monkeypatch.setattr(score_files_module, "MAX_BLOCK_BYTES", 100)
+    sizes = {"a": 40, "b": 60, "c": 1, "d": 250, "e": 0, "f": 100, "g": 30}
+    for name, size in sizes.items():
+        (tmp_path / name).write_bytes(bytes(size))
+    names = ["a", "b", "absent", "c", "d", "e", "f", "g"]
+    tables = list(read_files(pa.table({"image": names, "prompt": names}), str(tmp_path)))
+    assert [table["image"].to_pylist() for table in tables] == [["a", "b", "absent"], ["c"], ["d"], ["e", "f"], ["g"]]
+    whole = pa.concat_tables(tables)
+    assert whole["prompt"].to_pylist() == names
+    assert [None if file is None else len(file) for file in whole["file"].to_pylist()] == [sizes.get(n) for n in names]
+    assert [bool(error) for error in whole["error"].to_pylist()] == [name == "absent" for name in names]
+
+
+def test_an_actor_decodes_a_batch_of_images_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block of 128 MB may hold thousands of small files."""
+    scorer = SimpleNamespace(batch_images=3)
+    monkeypatch.setattr(score_files_module, "open_scorer", lambda model, serving: scorer)
+    monkeypatch.setattr(score_files_module, "score_files", lambda with_scorer, rows: rows)
+    actor = FileScorer("", load("scenes").serving)
+    assert [table.num_rows for table in actor(pa.table({"image": list("abcdefgh")}))] == [3, 3, 2]
 
 
 class _Refuses:
