@@ -95,9 +95,12 @@ class ReducingRank:
 
 
 def check_all_reduce(
-    rank_class: type[ReducingRank] = ReducingRank, deadline_s: float = DEADLINE_S
+    rank_class: type[ReducingRank] = ReducingRank, meet_within_s: float = DEADLINE_S
 ) -> Iterator[Finding]:
-    """One finding about the all-reduce over all GPUs; without GPUs over all nodes, and at least two processes."""
+    """One finding about the all-reduce over all GPUs; without GPUs over all nodes, and at least two processes.
+
+    `meet_within_s` is for the second step, in which the ranks connect to rank 0.
+    """
     import ray
 
     with_gpus = live_nodes(with_gpus=True)
@@ -110,7 +113,7 @@ def check_all_reduce(
         return
     actors = [_start(rank_class, place, rank, len(places), backend == "nccl") for rank, place in enumerate(places)]
     try:
-        yield _reduce(actors, [node_name(place) for place in places], backend, deadline_s)
+        yield _reduce(actors, [node_name(place) for place in places], backend, meet_within_s)
     finally:
         for actor in actors:
             ray.kill(actor)
@@ -125,17 +128,16 @@ def _start(rank_class: type[ReducingRank], node: Mapping[str, Any], rank: int, r
     return ray.remote(rank_class).options(**options).remote(rank, ranks)
 
 
-def _reduce(actors: Sequence[Any], names: Sequence[str], backend: str, deadline_s: float) -> Finding:
-
+def _reduce(actors: Sequence[Any], names: Sequence[str], backend: str, meet_within_s: float) -> Finding:
     ranks = len(actors)
     what = f"all-reduce over {ranks} {'GPUs' if backend == 'nccl' else 'processes'} by {backend}"
     steps = (
-        ("did not start", BUSY_FIX, lambda: [actor.ready.remote() for actor in actors]),
-        ("did not reach rank 0", NETWORK_FIX, lambda: _meet(actors)),
-        ("did not add up", NCCL_FIX, lambda: [actor.reduce.remote(backend, MEBIBYTES[backend]) for actor in actors]),
+        ("did not start", BUSY_FIX, DEADLINE_S, lambda: [actor.ready.remote() for actor in actors]),
+        ("did not reach rank 0", NETWORK_FIX, meet_within_s, lambda: _meet(actors)),
+        ("did not add up", NCCL_FIX, DEADLINE_S, lambda: [a.reduce.remote(backend, MEBIBYTES[backend]) for a in actors]),
     )
     answers: list[Any] = []
-    for problem, fix, call in steps:
+    for problem, fix, deadline_s, call in steps:
         answers, late, reason = _answers(call(), deadline_s)
         if late:
             where = ", ".join(f"{rank} ({names[rank]})" for rank in late[:8]) + (", …" if len(late) > 8 else "")
