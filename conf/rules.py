@@ -17,6 +17,8 @@ from conf.runtime_env import check_runtime_env
 
 Dtype = Literal["float32", "bfloat16"]
 """Precision in which a model is loaded."""
+DTYPE_BYTES: Mapping[Dtype, int] = {"float32": 4, "bfloat16": 2}
+"""Bytes of a parameter."""
 
 
 @dataclass(frozen=True)

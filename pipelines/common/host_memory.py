@@ -14,8 +14,6 @@ from actors.json_files import read_object
 from conf import UserError
 
 GB = 10**9
-BYTES = {"bfloat16": 2, "float32": 4}
-"""Precision -> bytes of a parameter."""
 PROCESS = int(0.9 * GB)
 """Python, torch, transformers and diffusers, before they load a model. Measured."""
 _STEMS = ("model", "diffusion_pytorch_model")

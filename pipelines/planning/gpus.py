@@ -12,8 +12,6 @@ from conf.yaml_file import read_yaml
 MATMUL_EFFICIENCY, ATTENTION_EFFICIENCY, TRAFFIC_EFFICIENCY = 0.75, 0.60, 0.80
 """Share of a data sheet's peak that large matrix products, flash attention, and copying kernels reach."""
 GIB = 2**30
-BYTES = {"bfloat16": 2, "float32": 4}
-"""Precision -> bytes of a parameter."""
 USABLE_MEMORY = 0.92
 """Share of a GPU's memory for tensors. The CUDA context, cuBLAS, NCCL and fragmentation need the rest."""
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from conf import Settings
+from conf.rules import DTYPE_BYTES
 from pipelines.planning.calibration import Calibration
 from pipelines.planning.durations import chunk_images, chunk_rows, policy_work, score_work
 from pipelines.planning.fleet import Machine, machines
-from pipelines.planning.gpus import BYTES, GIB, GpuType
+from pipelines.planning.gpus import GIB, GpuType
 from pipelines.planning.other_rewards import weights_gib
 from pipelines.planning.policy_work import PolicyWork
 
@@ -59,7 +60,7 @@ def gpu_memory(settings: Settings, gpu: GpuType, calibration: Calibration | None
 def _parts(settings: Settings, machine: Machine, calibration: Calibration | None) -> list[MemoryPart]:
     """The processes of a GPU share nothing but the base of a colocated worker, which learns and samples."""
     flux, policy = settings.flux, settings.policy
-    work, size = policy_work(flux), BYTES[flux.dtype]
+    work, size = policy_work(flux), DTYPE_BYTES[flux.dtype]
     learns = machine.rank is not None
     both = learns and machine.samples and policy.placement == "colocated"
     bases = 1 if both else int(learns) + int(machine.samples)
@@ -87,7 +88,7 @@ def _parts(settings: Settings, machine: Machine, calibration: Calibration | None
             parts.append(MemoryPart(f"sampling {chunk_images(policy)} images", sampling / GIB))
     if machine.scores:
         score = score_work(settings.spatialscore)
-        weights = BYTES[settings.spatialscore.dtype] * score.parameters + 4 * score.lora_parameters
+        weights = DTYPE_BYTES[settings.spatialscore.dtype] * score.parameters + 4 * score.lora_parameters
         parts.append(MemoryPart("SpatialScore", weights / GIB))
         rows = min(settings.serving.batch_images, policy.group_size)
         parts.append(MemoryPart(f"scoring {rows} images", rows * score.scoring_bytes / GIB))

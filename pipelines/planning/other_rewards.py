@@ -12,8 +12,9 @@ from typing import Literal
 
 from conf import Settings
 from conf.detector import DetectorSettings
+from conf.rules import DTYPE_BYTES
 from pipelines.planning.fleet import placed_rewards
-from pipelines.planning.gpus import BYTES, GIB, MATMUL_EFFICIENCY, TRAFFIC_EFFICIENCY, GpuType
+from pipelines.planning.gpus import GIB, MATMUL_EFFICIENCY, TRAFFIC_EFFICIENCY, GpuType
 from pipelines.planning.reward_work import TEXT_TOKENS
 
 ANSWER_TOKENS = 100
@@ -53,13 +54,13 @@ class PublishedModel:
     @property
     def gib(self) -> float:
         """Of the weights."""
-        return 1e9 * self.billions * BYTES[self.dtype] / GIB
+        return 1e9 * self.billions * DTYPE_BYTES[self.dtype] / GIB
 
     def image_seconds(self, gpu: GpuType, batch: int) -> float:
         """Seconds of one image on one GPU, with `batch` questions in a forward pass."""
         tflops = gpu.bf16_tflops if self.dtype == "bfloat16" else gpu.fp32_tflops
         read = sum(2e9 * tower.billions * tower.tokens for tower in self.towers) / (tflops * 1e12 * MATMUL_EFFICIENCY)
-        weights = 1e9 * self.billions * BYTES[self.dtype] / (gpu.bandwidth_tb_s * 1e12 * TRAFFIC_EFFICIENCY)
+        weights = 1e9 * self.billions * DTYPE_BYTES[self.dtype] / (gpu.bandwidth_tb_s * 1e12 * TRAFFIC_EFFICIENCY)
         return self.questions * (read + (1 + self.answer_tokens) * weights / batch)
 
 

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from conf import Settings
+from conf.rules import DTYPE_BYTES
 from pipelines.planning.architectures import SCORES
 from pipelines.planning.durations import ADAMW_BYTES, NETWORK_BYTES_S, score_work
-from pipelines.planning.gpus import BYTES, GIB, GpuType
+from pipelines.planning.gpus import GIB, GpuType
 from pipelines.planning.memory import MemoryPart
 
 PAIRS = 80_000
@@ -68,7 +69,7 @@ def _reward_plan(settings: Settings, gpu: GpuType, chosen: str) -> RewardPlan:
     steps = reward.epochs * PAIRS / reward.batch_size
     group, batch = settings.policy.group_size, min(settings.serving.batch_images, settings.policy.group_size)
     shards = reward.workers if zero else 1
-    base = BYTES[score.dtype] * work.parameters / (shards if zero == 3 else 1)
+    base = DTYPE_BYTES[score.dtype] * work.parameters / (shards if zero == 3 else 1)
     states = lora_bytes * (3 + 3 / shards)
     pair_bytes = pair_rows * (work.kept_bytes + work.backward_bytes)
     return RewardPlan(

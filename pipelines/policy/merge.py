@@ -14,8 +14,8 @@ from actors.policy.lora import adapter_key, lora_parameters
 from actors.policy.lora_header import WEIGHT_NAME
 from actors.policy.registry import family_of
 from conf.merge import MergeSettings
-from conf.rules import Dtype
-from pipelines.common.host_memory import BYTES, PROCESS, stored_weights
+from conf.rules import DTYPE_BYTES, Dtype
+from pipelines.common.host_memory import PROCESS, stored_weights
 from pipelines.common.merge_loss import MERGE_BYTES, MergeLoss, merge_loss, require_merge_memory, require_small_loss
 
 
@@ -52,7 +52,7 @@ def merge_memory(folder: Path, dtype: Dtype, merged: Dtype) -> int:
     loaded = _loaded_in(folder, merged)
     # In bfloat16 the layers without a LoRA are read when they are saved, and no layer is being merged then.
     merging = MERGE_BYTES["float32"] * transformer.largest if loaded == "float32" else 0
-    return PROCESS + BYTES[loaded] * transformer.parameters + BYTES[dtype] * others + merging
+    return PROCESS + DTYPE_BYTES[loaded] * transformer.parameters + DTYPE_BYTES[dtype] * others + merging
 
 
 def _loaded_in(folder: Path, merged: Dtype) -> Dtype:

@@ -19,9 +19,9 @@ from actors.spatialscore.calibration import CALIBRATION_FILE
 from actors.spatialscore.config import ADAPTER_FILE, BACKBONE_FOLDER
 from actors.spatialscore.loading import read_config
 from conf import UserError
-from conf.rules import Dtype
+from conf.rules import DTYPE_BYTES, Dtype
 from conf.settings import Settings
-from pipelines.common.host_memory import BYTES, PROCESS, downloaded, stored_weights
+from pipelines.common.host_memory import PROCESS, downloaded, stored_weights
 from pipelines.common.merge_loss import MERGE_BYTES, merge_loss, require_merge_memory, require_small_loss
 from pipelines.common.paths import run_paths
 from pipelines.reward.served_model import served_model
@@ -70,10 +70,9 @@ def merge_memory(source: str, dtype: Dtype) -> int:
     config = read_config(source)
     folder = Path(source) / BACKBONE_FOLDER if config.model == BACKBONE_FOLDER else downloaded(config.model)
     weights, layers = (stored_weights(folder, without) for without in (("lm_head.",), ("lm_head.", "embed_tokens.")))
-    size = max(BYTES[config.dtype], BYTES[dtype])
-    copied = max(
-        size * weights.largest, MERGE_BYTES[config.dtype] * layers.largest
-    )  # the embedding, to set one row; or one layer
+    size = max(DTYPE_BYTES[config.dtype], DTYPE_BYTES[dtype])
+    # One of these is copied at a time: the embedding, to set one row, or a layer that is merged.
+    copied = max(size * weights.largest, MERGE_BYTES[config.dtype] * layers.largest)
     return PROCESS + size * weights.parameters + copied
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from actors.rewards.scorers import SCORERS
 from conf import Settings
 from conf.rewards import KINDS_WITH_A_SECTION
+from conf.rules import DTYPE_BYTES
 from pipelines.operations.doctor.driver import driver_problem, installed_driver
 from pipelines.operations.doctor.finding import Finding
 from pipelines.operations.doctor.node_tasks import NODE_TIMEOUT, live_nodes, node_name, start_on
@@ -39,8 +40,6 @@ KNOWN_MODELS = {
     "google/owlv2-base-patch16-ensemble": ModelSize(transformer=0.155),
 }
 """Hub id -> size, as in docs/cluster.md. Computed from the models' configurations, not measured."""
-BYTES = {"bfloat16": 2, "float32": 4}
-"""Precision -> bytes of a parameter."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class GpuRole:
 def gpu_roles(settings: Settings) -> tuple[GpuRole, ...]:
     """The roles of stage 3 that reserve GPUs, with the size of their weights. Activations come on top."""
     flux, score, policy, detector = settings.flux, settings.spatialscore, settings.policy, settings.detector
-    base, base_bytes = KNOWN_MODELS.get(flux.model), BYTES[flux.dtype]
+    base, base_bytes = KNOWN_MODELS.get(flux.model), DTYPE_BYTES[flux.dtype]
     backbone, boxes = KNOWN_MODELS.get(score.model), KNOWN_MODELS.get(detector.model)
     rollout_gb = learner_gb = None
     if base:
@@ -64,8 +63,8 @@ def gpu_roles(settings: Settings) -> tuple[GpuRole, ...]:
         learner_gb = base.transformer * base_bytes + LORA_GB
         if policy.placement == "colocated":
             learner_gb += (encoders + base.vae) * base_bytes
-    reward_gb = backbone and backbone.transformer * BYTES[score.dtype]
-    detector_gb = boxes and boxes.transformer * BYTES[detector.dtype]
+    reward_gb = backbone and backbone.transformer * DTYPE_BYTES[score.dtype]
+    detector_gb = boxes and boxes.transformer * DTYPE_BYTES[detector.dtype]
     roles = (
         GpuRole("rollout actor", policy.rollout.gpus if policy.rollout.max_actors else 0.0, rollout_gb),
         GpuRole(
@@ -83,7 +82,9 @@ def _reward_roles(settings: Settings) -> Iterator[GpuRole]:
         kind = term.kind_of(name)
         if kind not in KINDS_WITH_A_SECTION:
             known = kind in SCORERS and not term.model
-            yield GpuRole(f"replica of {name}", term.gpus, SCORERS[kind].billions * BYTES["float32"] if known else None)
+            yield GpuRole(
+                f"replica of {name}", term.gpus, SCORERS[kind].billions * DTYPE_BYTES["float32"] if known else None
+            )
 
 
 def peak_gb(settings: Settings) -> float | None:
