@@ -33,9 +33,9 @@ def cropped(image: Image.Image, side: int) -> Image.Image:
     As torchvision, half a pixel of margin is rounded to the even number. Transformers rounds it down, so that an image
     that is not square can be one pixel beside it.
     """
-    scale = side / min(image.size)
-    width, height = (side if edge == min(image.size) else int(edge * side / min(image.size)) for edge in image.size)
-    resized = image.resize((width, height), Image.Resampling.BICUBIC) if scale != 1 else image
+    short = min(image.size)
+    width, height = (side if edge == short else int(edge * side / short) for edge in image.size)
+    resized = image.resize((width, height), Image.Resampling.BICUBIC) if short != side else image
     left, top = round((width - side) / 2), round((height - side) / 2)
     return resized.crop((left, top, left + side, top + side))
 
