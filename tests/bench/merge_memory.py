@@ -8,18 +8,16 @@ Shallow models at full width with random weights; up to 8 GB of memory and 10 GB
 from __future__ import annotations
 
 import io
-import json
 import tempfile
 from pathlib import Path
 
 import torch
 
-from actors.files import digest, write_file
 from actors.policy.flux import FluxPolicy
-from actors.policy.lora import lora_parameters
 from actors.spatialscore import build
 from conf import Settings, load
 from conf.rules import Dtype
+from pipelines.common.host_memory import GB
 from pipelines.policy.checkpoint import run_checkpoints
 from pipelines.policy.merge import merge_memory as pipeline_memory
 from pipelines.reward.merge import merge_memory
@@ -27,8 +25,9 @@ from pipelines.reward.served_model import model_config
 from tests.support.full_width_flux import full_width_pipeline
 from tests.support.full_width_vlm import save_full_width_vlm
 from tests.support.peak_memory import Peak, peak_memory
+from tests.support.policy_checkpoint import write_checkpoint_of
+from tests.support.tiny_flux import perturb_lora
 
-GB = 10**9
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 
 
@@ -41,7 +40,9 @@ def reward_merge(folder: Path) -> None:
     save_full_width_vlm(folder / "vlm", layers=2)
     settings = _run(folder, f"spatialscore.model={folder / 'vlm'}", "spatialscore.pixels=12544")
     model = build(model_config(settings))
-    _perturb(list(model.trainable().values()))
+    with torch.no_grad():
+        for parameter in model.trainable().values():
+            parameter.add_(0.01 * torch.randn_like(parameter))
     model.save_pretrained(folder / "reward" / "model")
     del model
     for dtype in DTYPES:
@@ -56,25 +57,15 @@ def merged_export(run_dir: Path) -> None:
     pipeline.save_pretrained(base)
     settings = _run(run_dir, f"flux.model={base}")
     policy = FluxPolicy(pipeline, settings.flux)
-    _perturb(list(lora_parameters(policy.transformer).values()))
+    perturb_lora(policy, 0.01)
     buffer = io.BytesIO()
     torch.save({"ema": policy.lora_state(), "lora": policy.lora_state()}, buffer)
     del pipeline, policy
-    folder = run_checkpoints(settings).folder(7)
-    write_file(f"{folder}/rank-0.pt", buffer.getvalue())
-    files = {"rank-0.pt": digest(buffer.getvalue())}
-    manifest = {"version": 7, "training_seconds": 1.0, "settings": {}, "files": files}
-    write_file(f"{folder}/manifest.json", json.dumps(manifest).encode())
+    write_checkpoint_of(run_checkpoints(settings), 7, buffer.getvalue())
     for dtype in DTYPES:
         words = ["policy", "export", "flux_dev", f"run_dir={run_dir}", f"flux.model={base}", "flux.lora_rank=8"]
         peak = peak_memory([*words, "export.merged=true", f"merge.dtype={dtype}", "merge.max_loss=1"])
         _row("policy export", dtype, pipeline_memory(base, "bfloat16", dtype), peak)
-
-
-def _perturb(parameters: list[torch.nn.Parameter]) -> None:
-    torch.manual_seed(0)
-    for parameter in parameters:
-        parameter.data += 0.01 * torch.randn_like(parameter)
 
 
 def _row(command: str, dtype: Dtype, estimate: int, peak: Peak) -> None:

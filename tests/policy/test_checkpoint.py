@@ -24,6 +24,7 @@ from pipelines.policy.checkpoint import Checkpoints, Manifest, claim_checkpoints
 from pipelines.policy.checkpoint_writer import AsyncCheckpointWriter, write_checkpoint
 from pipelines.policy.export import export_newest
 from pipelines.policy.resume import training_settings
+from tests.support.policy_checkpoint import write_checkpoint_of
 from tests.support.ports import free_port
 
 
@@ -90,10 +91,7 @@ def test_folders_of_others_are_never_deleted(ray_cluster: None, tmp_path: Path, 
 def stored(location: str, version: int, /, **changes: object) -> Checkpoints:
     """One checkpoint without Ray. `changes`: keys of its manifest that an editor has changed; ... removes a key."""
     checkpoints = Checkpoints(location, keep=2)
-    write_file(join(checkpoints.folder(version), "rank-0.pt"), b"state")
-    manifest = {"version": version, "training_seconds": 1.0, "settings": {}, "files": {"rank-0.pt": digest(b"state")}}
-    manifest = {key: value for key, value in {**manifest, **changes}.items() if value is not ...}
-    write_file(join(checkpoints.folder(version), "manifest.json"), json.dumps(manifest).encode())
+    write_checkpoint_of(checkpoints, version, b"state", **changes)
     return checkpoints
 
 

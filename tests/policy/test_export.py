@@ -22,7 +22,6 @@ from diffusers import FluxPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
-from actors.files import digest, write_file
 from actors.policy.flux import FluxPolicy
 from actors.types import PolicyWeights
 from conf import Settings, UserError, load
@@ -36,6 +35,7 @@ from pipelines.policy.metrics import EvaluationRow
 from pipelines.policy.model_card import model_card
 from pipelines.policy.progress import ProgressPrinter
 from pipelines.policy.versions import ExportRecord, read_export_record
+from tests.support.policy_checkpoint import write_checkpoint_of
 from tests.support.tiny_flux import perturb_lora
 
 
@@ -55,9 +55,7 @@ def generate(model: Path, lora: Path | None = None) -> np.ndarray:
 def test_the_merged_model_generates_what_base_and_lora_generate(
     policy: FluxPolicy, flux_directory: Path, settings_of: Callable[..., Settings], tmp_path: Path
 ) -> None:
-    generator = torch.Generator().manual_seed(0)
-    for parameter in policy.trainable().values():
-        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    perturb_lora(policy, 0.1)
     lora = {key: value.numpy() for key, value in policy.lora_state().items()}
     settings = settings_of(tmp_path, "export.merged=true")
     export = export_lora(PolicyWeights(3, lora), settings)
@@ -223,9 +221,6 @@ def _saved(state: object) -> bytes:
 def test_a_checkpoint_that_is_no_state_of_a_learner_is_damaged(tmp_path: Path, content: bytes) -> None:
     """Its manifest has the right digest."""
     settings = load("scenes", [f"run_dir={tmp_path}", "evaluation.use_ema=true"])
-    folder = run_checkpoints(settings).folder(7)
-    write_file(f"{folder}/rank-0.pt", content)
-    manifest = {"version": 7, "training_seconds": 1.0, "settings": {}, "files": {"rank-0.pt": digest(content)}}
-    write_file(f"{folder}/manifest.json", json.dumps(manifest).encode())
+    write_checkpoint_of(run_checkpoints(settings), 7, content)
     with pytest.raises(UserError, match=r"version 7 is damaged \(rank-0\.pt is no state of a learner"):
         export_newest(settings)

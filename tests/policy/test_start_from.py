@@ -14,7 +14,7 @@ import safetensors.numpy
 import torch
 from safetensors.torch import save_file
 
-from actors.files import digest, write_file
+from actors.files import write_file
 from actors.policy.flux import FluxPolicy
 from actors.policy.lora import WEIGHT_NAME, save_lora
 from actors.policy.start import StartLora
@@ -24,6 +24,7 @@ from pipelines.policy.checkpoint import run_checkpoints
 from pipelines.policy.resume import run_identity
 from pipelines.policy.start_source import check_start
 from pipelines.policy.start_weights import KeptStart, check_start_weights, keep_start_lora
+from tests.support.policy_checkpoint import write_checkpoint_of
 from tests.support.tiny_flux import TEXTS, perturb_lora
 
 TARGETS = ("attn.to_q", "ff_context.net.2")
@@ -148,12 +149,8 @@ def write_checkpoint(policy: FluxPolicy, settings: Settings, version: int, facto
     buffer = io.BytesIO()
     lora = policy.lora_state()
     torch.save({"lora": lora, "ema": {key: value * factor for key, value in lora.items()}}, buffer)
-    folder = Path(run_checkpoints(settings).folder(version))
-    write_file(str(folder / "rank-0.pt"), buffer.getvalue())
-    manifest = {"version": version, "training_seconds": 1.0, "settings": run_identity(settings)}
-    files = {"rank-0.pt": digest(buffer.getvalue())}
-    write_file(str(folder / "manifest.json"), json.dumps({**manifest, "files": files}).encode())
-    return folder
+    identity = run_identity(settings)
+    return Path(write_checkpoint_of(run_checkpoints(settings), version, buffer.getvalue(), settings=identity))
 
 
 def another_run(policy: FluxPolicy, folder: Path) -> Settings:

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from actors.optim.torch_engine import StepResult
-from actors.spatialscore import SpatialScoreConfig, build
 from conf import SettingsError
 from conf.reward import RewardSettings
 from conf.rules import Dtype
@@ -80,11 +79,7 @@ def _gradient(
     vlm_dir: Path, pairs: Sequence[Pair], micro: int, dtype: Dtype = "float32"
 ) -> tuple[torch.Tensor, TrainMetrics]:
     """The gradient of one of two ranks with a share of eight pairs, and the metrics of its step."""
-    torch.manual_seed(1)
-    model = build(SpatialScoreConfig(str(vlm_dir), 4096, dtype=dtype), gradient_checkpointing=dtype == "bfloat16")
-    with torch.no_grad():
-        for parameter in model.trainable().values():
-            parameter.add_(0.05 * torch.randn_like(parameter))
+    model = tiny_spatialscore(vlm_dir, dtype, gradient_checkpointing=dtype == "bfloat16")
     settings = RewardSettings(batch_size=16, workers=2, loss="sampled", sigma_draws=20, micro_batch_size=micro)
     fitter, metrics, found = RewardFitter(model, settings, CPU, RankInfo(1, 2)), TrainMetrics(), list[torch.Tensor]()
     step = fitter.engine.step
@@ -150,11 +145,7 @@ def test_dropout_depends_on_step_and_rank_so_a_resumed_fit_repeats_it(
     vlm_dir: Path, pairs: list[Pair], micro: int
 ) -> None:
     """The state of the generator is in no checkpoint. Ranks drop different parts of their different rows."""
-    torch.manual_seed(1)
-    model = build(SpatialScoreConfig(str(vlm_dir), 4096, lora_dropout=0.5))
-    with torch.no_grad():
-        for parameter in model.trainable().values():
-            parameter.add_(0.05 * torch.randn_like(parameter))
+    model = tiny_spatialscore(vlm_dir, lora_dropout=0.5)
     settings = RewardSettings(batch_size=8, workers=1, mirror=False, lr=1e-9, micro_batch_size=micro)
 
     def loss(step: int, rank: int) -> float:

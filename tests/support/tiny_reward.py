@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from actors.spatialscore import SpatialScore, SpatialScoreConfig, build
+from conf.rules import Dtype
 from pipelines.preferences.roles.base import ImagePair
 from pipelines.pretrain.vlm_model import build_model, build_tokenizer, save
 from pipelines.reward.data import Pair
@@ -26,10 +27,13 @@ def save_tiny_vlm(path: Path) -> None:
     save(build_model(tokenizer), tokenizer, path)
 
 
-def tiny_spatialscore(vlm_dir: Path) -> SpatialScore:
+def tiny_spatialscore(
+    vlm_dir: Path, dtype: Dtype = "float32", *, lora_dropout: float = 0.0, gradient_checkpointing: bool = False
+) -> SpatialScore:
     """A SpatialScore whose LoRA, head and `<reward>` row all differ from their initial values."""
     torch.manual_seed(1)
-    model = build(SpatialScoreConfig(model=str(vlm_dir), pixels=4096))
+    config = SpatialScoreConfig(model=str(vlm_dir), pixels=4096, dtype=dtype, lora_dropout=lora_dropout)
+    model = build(config, gradient_checkpointing=gradient_checkpointing)
     with torch.no_grad():
         for parameter in model.trainable().values():
             parameter.add_(0.05 * torch.randn_like(parameter))
