@@ -129,12 +129,17 @@ def _start(rank_class: type[ReducingRank], node: Mapping[str, Any], rank: int, r
 
 
 def _reduce(actors: Sequence[Any], names: Sequence[str], backend: str, meet_within_s: float) -> Finding:
-    ranks = len(actors)
+    ranks, mebibytes = len(actors), MEBIBYTES[backend]
     what = f"all-reduce over {ranks} {'GPUs' if backend == 'nccl' else 'processes'} by {backend}"
     steps = (
         ("did not start", BUSY_FIX, DEADLINE_S, lambda: [actor.ready.remote() for actor in actors]),
         ("did not reach rank 0", NETWORK_FIX, meet_within_s, lambda: _meet(actors)),
-        ("did not add up", NCCL_FIX, DEADLINE_S, lambda: [a.reduce.remote(backend, MEBIBYTES[backend]) for a in actors]),
+        (
+            "did not add up",
+            NCCL_FIX,
+            DEADLINE_S,
+            lambda: [actor.reduce.remote(backend, mebibytes) for actor in actors],
+        ),
     )
     answers: list[Any] = []
     for problem, fix, deadline_s, call in steps:
@@ -149,7 +154,7 @@ def _reduce(actors: Sequence[Any], names: Sequence[str], backend: str, meet_with
         fix = "a GPU or its link is faulty: run `nvidia-smi -q`, dcgmi diag and nccl-tests on that node"
         return Finding(False, f"{what}: wrong sums on ranks {', '.join(wrong)}", fix)
     seconds = max(timing.seconds for timing in timings)
-    rate = 2 * (ranks - 1) / ranks * MEBIBYTES[backend] * 2**20 / seconds / 1e9  # the bus bandwidth of nccl-tests
+    rate = 2 * (ranks - 1) / ranks * mebibytes * 2**20 / seconds / 1e9  # the bus bandwidth of nccl-tests
     nodes = len(dict.fromkeys(names))
     return Finding(True, f"{what} on {nodes} node{'s' * (nodes > 1)}: right, {rate:.3g} GB/s of bus bandwidth")
 
