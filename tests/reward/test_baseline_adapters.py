@@ -49,7 +49,6 @@ from pipelines.common.reward_sources import check_reward_sources
 from pipelines.reward.baselines.comparing import ComparingJudge
 from pipelines.reward.data import Pair
 from pipelines.reward.predictions import ScoringJudge
-from tests.bench.official_sizes import T5, TOWER
 from tests.support.tiny_clip import SIZES, save_tiny_clip
 from tests.support.tiny_reward import save_tiny_vlm
 
@@ -277,9 +276,23 @@ def test_vqascore_probabilities_do_not_depend_on_the_batch(clip: Path, images: n
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A <|endoftext|>", special_tokens=[end])
     tokenizer.save_pretrained(tmp_path)
     assert tokenizer("Yes")["input_ids"][-1] == end[1], "as T5, which ends every text; the answer has several ids"
-    config = T5Config(**T5)
+    settings: dict[str, Any] = {
+        "vocab_size": 128,
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 48,
+        "num_layers": 2,
+        "num_heads": 2,
+        "pad_token_id": 0,
+        "decoder_start_token_id": 0,
+        "mm_hidden_size": 24,
+    }
+    config = T5Config(**settings)
     vqascore.ClipFlanT5(config).save_pretrained(tmp_path)
-    CLIPVisionModel(CLIPVisionConfig(**TOWER)).save_pretrained(tmp_path / "tower")
+    tower = CLIPVisionConfig(
+        hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8
+    )
+    CLIPVisionModel(tower).save_pretrained(tmp_path / "tower")
     CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(
         tmp_path / "tower"
     )
