@@ -94,3 +94,13 @@ class PolicyWeights:
 
     version: int
     lora: Mapping[str, np.ndarray]  # diffusers adapter key -> weight
+
+
+@dataclass(frozen=True)
+class SampleReport:
+    """The small first return of a sampling call. Once it is there, the other returns exist."""
+
+    policy_version: int
+    images: int
+    seconds: float
+    """Time of the call's own work, without waiting for another call of the same process."""

@@ -1,11 +1,15 @@
-"""How an actor's process is set up: its threads, its device, and the resources it requests from Ray."""
+"""How an actor's process is set up: its threads, its device, and the resources it requests from Ray.
+
+Drivers and Ray Data's tasks import it for the resources, so torch is imported by the functions that need it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 NODE_GROUP = "ray.io/node-group"
 """The node label with the name of the node's group. KubeRay sets it; elsewhere use `ray start --labels`."""
@@ -54,6 +58,7 @@ def init_worker(threads: int, gpus: float) -> torch.device:
 
     Raises RuntimeError if a GPU is reserved but torch finds none.
     """
+    import torch
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -71,6 +76,8 @@ def init_worker(threads: int, gpus: float) -> torch.device:
 
 def _why_no_gpu() -> str:
     """What keeps torch from using a GPU, and the fix."""
+    import torch
+
     built_for = torch.version.cuda or torch.version.hip
     if not built_for:
         return "it was built without CUDA: install a CUDA build of torch"

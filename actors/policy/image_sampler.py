@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,20 +17,10 @@ from actors.policy.base import Policy
 from actors.policy.conditioning_cache import ConditioningCache
 from actors.policy.plan import SamplingPlan
 from actors.policy.sampler import Samples, sample
-from actors.types import Conditioning, Trajectory
+from actors.types import Conditioning, SampleReport, Trajectory
 
 Weights = Callable[[], AbstractContextManager[object]]
 """Makes the context in which the policy has the weights that a call wants."""
-
-
-@dataclass(frozen=True)
-class SampleReport:
-    """The small first return of a sampling call. Once it is there, the other returns exist."""
-
-    policy_version: int
-    images: int
-    seconds: float
-    """Time of the call's own work, without waiting for another call of the same process."""
 
 
 class ImageSampler:

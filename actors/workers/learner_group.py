@@ -21,7 +21,7 @@ from actors.worker_setup import actor_options, node_selector
 from actors.workers.faults import DeviceFault, root_fault
 from actors.workers.learner import LearnerActor, LearnerJob, rank_file
 from actors.workers.policy_worker import policy_worker_actor
-from actors.workers.rollout import WeightsHandle
+from actors.workers.sampling_calls import WeightsHandle
 
 
 class LearnerLostError(RuntimeError):

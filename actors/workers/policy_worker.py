@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 import numpy as np
 import ray
 
-from actors.policy.image_sampler import ImageSampler, SampleReport
+from actors.policy.image_sampler import ImageSampler
 from actors.policy.plan import SamplingPlan
-from actors.types import Conditioning, Trajectory
+from actors.types import Conditioning, SampleReport, Trajectory
 from actors.workers.faults import ends_on_device_fault
 from actors.workers.learner import LearnerRank
-from actors.workers.rollout import CALLS_PER_ACTOR, WeightsHandle
+from actors.workers.sampling_calls import CALLS_PER_ACTOR, WeightsHandle
 
 _SAMPLING = "sampling"
 """Concurrency group of the sampling methods. All others run one after the other, in the order of their calls."""

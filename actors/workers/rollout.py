@@ -4,36 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import ray
 
-from actors.policy.image_sampler import ImageSampler, SampleReport
+from actors.policy.image_sampler import ImageSampler
 from actors.policy.plan import SamplingPlan
 from actors.policy.registry import load_policy
-from actors.types import Conditioning, PolicyWeights, Trajectory
+from actors.types import Conditioning, SampleReport, Trajectory
 from actors.worker_setup import actor_options, init_worker
 from actors.workers.faults import ends_on_device_fault
 from actors.workers.profiles import NO_PROFILE, CallProfiler, ProfilePlan
+from actors.workers.sampling_calls import CALLS_PER_ACTOR, WeightsHandle
 from conf.flux import FluxSettings
 from conf.policy import RolloutSettings
-
-CALLS_PER_ACTOR = 2
-"""Calls that an actor holds, so that it never waits for the driver. On a GPU both run at once; see ImageSampler."""
-
-
-@dataclass(frozen=True)
-class WeightsHandle:
-    """Names a LoRA and holds its reference. The reference is wrapped, so an actor fetches it only if it needs it."""
-
-    version: int
-    averaged: bool
-    """The moving average of the weights, which is evaluated, instead of the policy itself."""
-    reference: ray.ObjectRef[PolicyWeights] | None
-    """None if only learner ranks sample, which have the weights themselves."""
 
 
 @ends_on_device_fault("rollout")
@@ -97,11 +83,6 @@ class Rollout:
 
 
 RolloutActor = ray.remote(Rollout)
-
-
-def sampling_returns(images: int) -> int:
-    """Number of objects that `sample_group` returns for this many images."""
-    return 3 + images
 
 
 def start_rollout(

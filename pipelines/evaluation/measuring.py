@@ -6,16 +6,13 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import ray
 
-from actors.files import read_file
-from actors.images import decode_image
 from conf.settings import Settings
 from pipelines.common.paths import RunPaths
 from pipelines.evaluation.cases import MODELS, Model, Result
+from pipelines.evaluation.image_tasks import diversity_remotely, load_images
 from pipelines.evaluation.images import image_file
 from pipelines.evaluation.what_changed import Values, WhatChanged, what_changed
-from pipelines.policy.image_statistics import diversity
 from pipelines.policy.measures import joined, measure_remotely
 from pipelines.policy.reward_mix import RewardMix
 from pipelines.policy.rewards import start_rewards
@@ -100,17 +97,3 @@ def _pairs(results: Sequence[Result]) -> dict[str, list[Result]]:
     for result in results:
         cases.setdefault(result.case.prompt.text, []).append(result)
     return {text: each[:2] for text, each in cases.items() if len(each) > 1}
-
-
-def read_images(files: Sequence[str]) -> np.ndarray:
-    """The images of files of one size, uint8 [B, H, W, 3]."""
-    return np.stack([decode_image(read_file(file)) for file in files])
-
-
-load_images = ray.remote(num_cpus=0.1, max_retries=3)(read_images)
-
-
-@ray.remote(num_cpus=0.1, max_retries=3)
-def diversity_remotely(first: Sequence[str], second: Sequence[str]) -> np.ndarray:
-    """The diversity of each prompt, from the files of its two images."""
-    return diversity(read_images(first), read_images(second))

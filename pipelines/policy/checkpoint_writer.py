@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import ray
 from ray.exceptions import RayError
 
-from actors.files import digest, join, write_file
+from actors.files import join
 from pipelines.policy.call_limit import CallAbandonedError
-from pipelines.policy.checkpoint import MANIFEST, Checkpoints, Manifest
+from pipelines.policy.checkpoint import Checkpoints, Manifest
+from pipelines.policy.light_tasks import clear_checkpoint, complete_checkpoint, store_file
 from pipelines.policy.supervision import Supervision
 
 MAX_FAILED_WRITES = 3
@@ -41,13 +41,13 @@ async def write_checkpoint(
     not touched before the new one is complete.
     """
     folder, version = checkpoints.folder(manifest.version), manifest.version
-    tasks: list[ray.ObjectRef[Any]] = [_clear.remote(checkpoints, version)]
+    tasks: list[ray.ObjectRef[Any]] = [clear_checkpoint.remote(checkpoints, version)]
     try:
         await tasks[0]
-        stored = [_store_file.remote(join(folder, name), state) for name, state in states.items()]
+        stored = [store_file.remote(join(folder, name), state) for name, state in states.items()]
         tasks += stored
         files = dict(zip(states, await asyncio.gather(*stored), strict=True))
-        tasks.append(_complete.remote(checkpoints, replace(manifest, files=files), tuple(pinned)))
+        tasks.append(complete_checkpoint.remote(checkpoints, replace(manifest, files=files), tuple(pinned)))
         if warning := await tasks[-1]:
             logging.warning("old checkpoints in %s cannot be removed: %s", checkpoints.location, warning)
     except asyncio.CancelledError:
@@ -57,7 +57,7 @@ async def write_checkpoint(
     except (OSError, RayError):
         await asyncio.gather(*tasks, return_exceptions=True)  # otherwise some would write after the removal
         with suppress(OSError, RayError):
-            await _clear.remote(checkpoints, version)
+            await clear_checkpoint.remote(checkpoints, version)
         raise
 
 
@@ -107,28 +107,3 @@ class AsyncCheckpointWriter:
                 raise
         else:
             self._failed = 0
-
-
-@ray.remote(num_cpus=0)
-def _clear(checkpoints: Checkpoints, version: int) -> None:
-    """Removes what was written of a version."""
-    checkpoints.remove(version)
-
-
-@ray.remote(num_cpus=0)
-def _store_file(location: str, content: np.ndarray) -> str:
-    """Writes a file without copying its content. Returns its SHA-256."""
-    write_file(location, content.data)
-    return digest(content.data)
-
-
-@ray.remote(num_cpus=0)
-def _complete(checkpoints: Checkpoints, manifest: Manifest, pinned: tuple[int, ...]) -> str:
-    """Writes the manifest, then removes old checkpoints. Returns why that failed; "" if it did not."""
-    location = join(checkpoints.folder(manifest.version), MANIFEST)
-    write_file(location, json.dumps(asdict(manifest), indent=1).encode())
-    try:
-        checkpoints.prune(manifest.version, pinned)
-    except OSError as error:
-        return str(error)
-    return ""

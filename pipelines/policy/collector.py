@@ -16,8 +16,8 @@ from ray.exceptions import ObjectLostError
 
 from actors.grpo.advantages import Advantages, group_advantages
 from actors.policy.plan import SamplingPlan
-from actors.types import Conditioning, Prompt, Scores, Trajectory
-from actors.workers.rollout import SampleReport, WeightsHandle
+from actors.types import Conditioning, Prompt, SampleReport, Scores, Trajectory
+from actors.workers.sampling_calls import WeightsHandle
 from conf.policy import PolicySettings
 from pipelines.common.seeds import group_seeds
 from pipelines.policy.resources import Replicas

@@ -13,12 +13,13 @@ from ray.exceptions import ObjectLostError
 
 from actors.policy.plan import SamplingPlan
 from actors.types import Prompt, Scores
-from actors.workers.rollout import WeightsHandle
+from actors.workers.sampling_calls import WeightsHandle
 from pipelines.common.prompts import HeldOut
 from pipelines.common.seeds import sample_seed
 from pipelines.policy.checker_metrics import CheckerCounts, count_outcomes_remotely
 from pipelines.policy.collector import Rewards
 from pipelines.policy.image_grid import image_grid
+from pipelines.policy.light_tasks import first_images
 from pipelines.policy.measures import joined, measure_remotely, other_rewards, summarize_all
 from pipelines.policy.metrics import EvaluationRow, mean_of_numbers
 from pipelines.policy.rollout_pool import RolloutPool
@@ -148,12 +149,6 @@ class HeldOutEvaluation:
         ]
         found: list[Any] = await gather_or_cancel(*work)
         return found[0], found[1]
-
-
-@ray.remote(num_cpus=0)
-def first_images(images: np.ndarray, count: int) -> np.ndarray:
-    """Returns the first images. A Ray task, so that the driver receives only those."""
-    return images[:count]
 
 
 def _fraction(part: int, whole: int) -> float:

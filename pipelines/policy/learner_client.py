@@ -11,7 +11,7 @@ from actors.grpo.learner import OptimizerStepMetrics
 from actors.types import PolicyWeights
 from actors.workers.faults import DeviceFault
 from actors.workers.learner_group import LearnerGroup, LearnerLostError
-from actors.workers.rollout import WeightsHandle
+from actors.workers.sampling_calls import WeightsHandle
 from conf import UserError
 from conf.policy import PolicySettings
 from pipelines.common.cluster_state import ClusterState, read_cluster

@@ -11,8 +11,9 @@ import numpy as np
 import ray
 
 from actors.policy.plan import SamplingPlan
-from actors.types import Conditioning, Trajectory
-from actors.workers.rollout import SampleReport, WeightsHandle, sampling_returns
+from actors.types import Conditioning, SampleReport, Trajectory
+from actors.workers.sampling_calls import WeightsHandle, sampling_returns
+from pipelines.policy.light_tasks import concatenate
 from pipelines.policy.slot_queue import Priority
 from pipelines.policy.supervision import Supervision
 from pipelines.policy.tasks import gather_or_cancel
@@ -110,9 +111,3 @@ def join_images_remotely(images: Sequence[Images]) -> Images:
     In a Ray task, so that the driver holds no images.
     """
     return concatenate.remote(*images)
-
-
-@ray.remote(num_cpus=0, max_retries=3)
-def concatenate(*images: np.ndarray) -> np.ndarray:
-    """Joins uint8 [B, H, W, 3] along B."""
-    return np.concatenate(images)

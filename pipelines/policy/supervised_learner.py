@@ -8,7 +8,7 @@ from typing import Any
 
 from actors.grpo.metrics import OptimizerStepMetrics
 from actors.workers.learner_group import LearnerGroup, LearnerLostError
-from actors.workers.rollout import WeightsHandle
+from actors.workers.sampling_calls import WeightsHandle
 from pipelines.policy.call_limit import CallAbandonedError, CallKind
 from pipelines.policy.supervision import Supervision
 

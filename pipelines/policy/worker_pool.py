@@ -15,8 +15,9 @@ from typing import Any
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError
 
+from actors.types import SampleReport
 from actors.workers.faults import DeviceFaultError
-from actors.workers.rollout import CALLS_PER_ACTOR, SampleReport
+from actors.workers.sampling_calls import CALLS_PER_ACTOR
 from conf import UserError
 from pipelines.policy.call_limit import CallAbandonedError, CallKind
 from pipelines.policy.slot_queue import Priority, SlotQueue

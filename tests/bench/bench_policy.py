@@ -31,7 +31,8 @@ from pipelines.common.seeds import group_seeds
 from pipelines.policy.fingerprint import flux_location
 from pipelines.policy.train import train_policy
 from tests.bench.table import Line, seconds, show
-from tests.support.rewards import Redness, RednessPool
+from tests.support.light_actors import Redness
+from tests.support.rewards import RednessPool
 
 ITERATIONS = 5  # the first is a warm-up
 COLOCATED = ("policy.placement=colocated", "policy.rollout.max_actors=0", "policy.rollout.min_actors=0")

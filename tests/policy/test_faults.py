@@ -19,7 +19,7 @@ from actors.policy.plan import SamplingPlan
 from actors.worker_setup import node_selector
 from actors.workers.faults import DeviceFault, DeviceFaultError, FaultKind, RanksNeverMetError, fault_kind
 from actors.workers.learner_group import LearnerGroup, LearnerLostError
-from actors.workers.rollout import WeightsHandle
+from actors.workers.sampling_calls import WeightsHandle
 from conf import UserError, load
 from pipelines.common.cluster_state import ClusterState, NodeResources
 from pipelines.policy.call_limit import CallAbandonedError, CallLimits

@@ -9,7 +9,7 @@ import pytest
 
 from actors.grpo.advantages import group_advantages
 from actors.grpo.metrics import OptimizerStepMetrics
-from actors.workers.rollout import SampleReport
+from actors.types import SampleReport
 from conf import load
 from pipelines.policy.collector import Group, ScoredGroup
 from pipelines.policy.progress import Counters, iteration_row

@@ -20,7 +20,7 @@ from actors.grpo.shares import WHOLE, GroupPart
 from actors.types import Conditioning
 from actors.workers.learner import LearnerJob, LearnerRank
 from actors.workers.learner_group import LearnerLostError
-from actors.workers.rollout import WeightsHandle
+from actors.workers.sampling_calls import WeightsHandle
 from conf import load
 from conf.flux import FluxSettings
 from pipelines.common import resource_wait

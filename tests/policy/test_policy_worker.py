@@ -18,7 +18,7 @@ from actors.types import Conditioning, Trajectory
 from actors.workers.learner import LearnerJob
 from actors.workers.policy_worker import PolicyWorker
 from actors.workers.profiles import ProfilePlan
-from actors.workers.rollout import WeightsHandle
+from actors.workers.sampling_calls import WeightsHandle
 from conf.flux import FluxSettings
 from conf.policy import RolloutSettings
 from tests.support.learner import SETTINGS

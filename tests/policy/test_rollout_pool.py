@@ -17,26 +17,15 @@ from actors.policy.base import ConditioningBatch
 from actors.policy.flux import FluxPolicy
 from actors.policy.plan import SamplingPlan
 from actors.types import PolicyWeights, Trajectory
-from actors.workers.rollout import Rollout, SampleReport, WeightsHandle
+from actors.workers.rollout import Rollout
+from actors.workers.sampling_calls import WeightsHandle
 from conf.flux import FluxSettings
 from conf.policy import AlgorithmSettings, PolicySettings
 from pipelines.policy.rollout_pool import EVALUATION_PRIORITY, RolloutPool
 from pipelines.policy.slot_queue import Priority, SlotQueue
+from tests.support.light_actors import Moody, Sleeper
 
 pytestmark = pytest.mark.ray
-
-
-class Sleeper:
-    """Answers as Rollout does, without a model."""
-
-    def ready(self) -> bool:
-        return True
-
-    def generate_images(
-        self, texts: list[str], seeds: list[int], weights: WeightsHandle, plan: SamplingPlan
-    ) -> tuple[SampleReport, list[int]]:
-        time.sleep(0.2)
-        return SampleReport(0, len(seeds), 0.2), seeds
 
 
 async def draw(pool: RolloutPool, count: int) -> list[list[int]]:
@@ -82,14 +71,6 @@ def test_a_killed_actor_is_replaced_and_its_calls_are_made_again(ray_cluster: No
         pool.stop()
 
     asyncio.run(run())
-
-
-class Moody(Sleeper):
-    """Cannot start while a file is there."""
-
-    def __init__(self, trouble: Path) -> None:
-        if trouble.exists():
-            raise OSError("the model hub is away")
 
 
 def test_an_actor_that_cannot_start_is_the_run_s_end_only_at_its_beginning(ray_cluster: None, tmp_path: Path) -> None:

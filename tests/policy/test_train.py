@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -205,9 +206,9 @@ def test_a_group_whose_images_are_lost_is_sampled_again(
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew_unasked(
-    rewards: RednessPool, settings_of: SettingsOf, tmp_path: Path
+    undisturbed: PolicyResult, rewards: RednessPool, settings_of: SettingsOf, tmp_path: Path
 ) -> None:
-    train_policy(settings_of(tmp_path), rewards, lambda line: None)
+    shutil.copytree(undisturbed.metrics.parents[1], tmp_path, dirs_exist_ok=True)
     for path in (tmp_path / "policy" / "checkpoints").glob("*/rank-0.pt"):
         path.write_bytes(b"damaged")
     measured = (tmp_path / "policy" / "metrics.jsonl").read_text()

@@ -23,16 +23,9 @@ from pipelines.policy.resources import Replicas, detector_request, spatialscore_
 from pipelines.policy.rollout_pool import RolloutPool
 from pipelines.policy.timing import BusyTime, IterationTimer, TimeWeightedGauge
 from pipelines.policy.utilization import Utilization, UtilizationMonitor
+from tests.support.light_actors import Sleeper
 
 SETTINGS = load("scenes", ["rewards.detector=1", "serving.gpus=0.5", "detector.gpus=0.2"])
-
-
-class Sleeper:
-    """A rollout actor without a model."""
-
-    def ready(self) -> bool:
-        """Ready at once."""
-        return True
 
 
 class FixedReplicas:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from actors.workers.rollout import WeightsHandle
+from actors.workers.sampling_calls import WeightsHandle
 from conf import Settings, SettingsError, UserError, load
 from conf.policy import STATISTICS
 from pipelines.common.paths import run_paths

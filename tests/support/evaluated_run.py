@@ -17,8 +17,9 @@ from conf import Settings, load
 from pipelines.common.images import encode_png
 from pipelines.common.paths import RunPaths, run_paths
 from pipelines.evaluation.cases import MODELS, Case, Model, Result, draw_cases
+from pipelines.evaluation.image_tasks import read_images
 from pipelines.evaluation.images import image_file, inspect_image
-from pipelines.evaluation.measuring import compare, read_images
+from pipelines.evaluation.measuring import compare
 from pipelines.evaluation.what_changed import WhatChanged
 from pipelines.policy.measures import measure_images
 from pipelines.policy.metrics import EvaluationRow, IterationRow

@@ -10,16 +10,7 @@ import ray
 from actors.types import Scores
 from pipelines.common.resources import ResourceRequest
 from pipelines.policy.resources import Replicas
-
-
-class Redness:
-    """Scores images by their mean red minus their mean blue, in grey levels."""
-
-    def score(self, images: np.ndarray, prompts: tuple[str, ...]) -> Scores:
-        """`images`: uint8 [B, H, W, 3], one prompt each."""
-        assert len(images) == len(prompts)
-        pixels = images.astype(np.float32)
-        return Scores(pixels[..., 0].mean((1, 2)) - pixels[..., 2].mean((1, 2)), np.ones(len(images), np.float32))
+from tests.support.light_actors import Redness
 
 
 class RednessPool:

@@ -9,8 +9,8 @@ from typing import Any
 
 from actors.grpo.metrics import OptimizerStepMetrics
 from actors.grpo.shares import WHOLE, GroupPart
-from actors.types import PolicyWeights
-from actors.workers.rollout import SampleReport, WeightsHandle
+from actors.types import PolicyWeights, SampleReport
+from actors.workers.sampling_calls import WeightsHandle
 from tests.bench.simulation.fleet import Barrier, Job, Ref
 
 LOAD_CHECKPOINT_S = 5.0
