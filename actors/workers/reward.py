@@ -18,7 +18,6 @@ from ray.serve.schema import ReplicaState
 from actors.reward_input import check_inputs
 from actors.rewards.errors import RewardError
 from actors.services.backoff import wait_seconds
-from actors.spatialscore.scorer import SpatialScorer
 from actors.types import Scores
 from actors.worker_setup import actor_options, init_worker
 from actors.workers.application_guard import owner_digest
@@ -38,6 +37,8 @@ class ScoreReplica:
     """One replica: a SpatialScorer whose forward passes combine several calls."""
 
     def __init__(self, model_dir: str, settings: ServingSettings) -> None:
+        from actors.spatialscore.scorer import SpatialScorer  # drivers and replicas of other rewards need no models
+
         device = init_worker(settings.threads, settings.gpus)
         self.scorer = SpatialScorer.from_pretrained(
             model_dir, device=str(device), threads=settings.threads, batch_images=settings.batch_images

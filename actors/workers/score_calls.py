@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actors.spatialscore.scorer import SpatialScorer
 from actors.types import Scores
+
+if TYPE_CHECKING:
+    from actors.spatialscore.scorer import SpatialScorer
 
 
 @dataclass(frozen=True)

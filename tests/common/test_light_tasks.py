@@ -22,6 +22,15 @@ MODULES = (
 
 @pytest.mark.parametrize("module", MODULES)
 def test_its_process_imports_no_model_library(module: str) -> None:
-    program = f"import sys, {module}; print(*{{'torch', 'transformers', 'diffusers', 'peft'}} & set(sys.modules))"
+    assert not imported(module) & {"torch", "transformers", "diffusers", "peft"}
+
+
+def test_replicas_of_rules_services_and_functions_import_torch_at_most() -> None:
+    assert not imported("actors.workers.reward_replica") & {"transformers", "diffusers", "peft"}
+
+
+def imported(module: str) -> set[str]:
+    """The modules of a process that imports one."""
+    program = f"import sys, {module}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
+    return set(done.stdout.split())

@@ -139,7 +139,11 @@ def test_a_damaged_file_is_made_again(built: str) -> None:
 @pytest.mark.ray
 def test_generated_pairs_differ_in_satisfied_relations_and_are_reproducible(ray_cluster: None, tmp_path: Path) -> None:
     settings = _settings(
-        tmp_path, "preferences.pairs=24", "preferences.generated_fraction=0.5", "preferences.batch_size=6"
+        tmp_path,
+        "preferences.pairs=24",
+        "preferences.generated_fraction=0.5",
+        "preferences.batch_size=6",
+        "preferences.generator_actors=1",
     )
     result = build_preferences(settings)
     rows = _rows(result.directory)
