@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +21,17 @@ os.environ.update(
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell starts its jobs in the background so. Processes that the tests start and interrupt would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+BEGIN_SLOW_UNTIL = "SPATIALT2I_BEGIN_SLOW_UNTIL"
+"""The variable with the time, in seconds of the epoch, after which no slow test begins. .ci/run sets it."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips the slow tests for which CI has no time left, so that it ends with their names instead of being cut off."""
+    if item.get_closest_marker("slow") and time.time() > float(os.environ.get(BEGIN_SLOW_UNTIL, "inf")):
+        pytest.skip("this machine is slow, and CI's hour is nearly over: run this test with `make test-slow`")
 
 
 @pytest.fixture(scope="session")
