@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
+
+from tests.support.imported import imported
 
 MODULES = (
     "actors.services.budget",
@@ -27,10 +26,3 @@ def test_its_process_imports_no_model_library(module: str) -> None:
 
 def test_replicas_of_rules_services_and_functions_import_torch_at_most() -> None:
     assert not imported("actors.workers.reward_replica") & {"transformers", "diffusers", "peft"}
-
-
-def imported(module: str) -> set[str]:
-    """The modules of a process that imports one."""
-    program = f"import sys, {module}; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    return set(done.stdout.split())

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from conf import Settings, SettingsError, dump, load, load_recorded, presets
+from tests.support.imported import imported
 
 
 @pytest.mark.parametrize("preset", presets())
@@ -166,11 +167,7 @@ def test_the_std_of_a_batch_excludes_a_kl_term_only() -> None:
 
 
 def test_settings_import_neither_torch_nor_ray() -> None:
-    program = (
-        "import sys, conf, conf.command, conf.show; "
-        "sys.exit(bool({'torch', 'ray', 'actors', 'pipelines'} & set(sys.modules)))"
-    )
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+    assert not imported("conf", "conf.command", "conf.show") & {"torch", "ray", "actors", "pipelines"}
 
 
 @pytest.mark.parametrize("package", ["conf", "actors", "pipelines"])
