@@ -27,6 +27,7 @@ from tests.support.full_width_vlm import save_full_width_vlm
 from tests.support.peak_memory import Peak, peak_memory
 from tests.support.policy_checkpoint import write_checkpoint_of
 from tests.support.tiny_flux import perturb_lora
+from tests.support.tiny_reward import perturb_spatialscore
 
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 
@@ -40,9 +41,7 @@ def reward_merge(folder: Path) -> None:
     save_full_width_vlm(folder / "vlm", layers=2)
     settings = _run(folder, f"spatialscore.model={folder / 'vlm'}", "spatialscore.pixels=12544")
     model = build(model_config(settings))
-    with torch.no_grad():
-        for parameter in model.trainable().values():
-            parameter.add_(0.01 * torch.randn_like(parameter))
+    perturb_spatialscore(model, 0.01)
     model.save_pretrained(folder / "reward" / "model")
     del model
     for dtype in DTYPES:

@@ -34,10 +34,15 @@ def tiny_spatialscore(
     torch.manual_seed(1)
     config = SpatialScoreConfig(model=str(vlm_dir), pixels=4096, dtype=dtype, lora_dropout=lora_dropout)
     model = build(config, gradient_checkpointing=gradient_checkpointing)
+    perturb_spatialscore(model, 0.05)
+    return model.eval()
+
+
+def perturb_spatialscore(model: SpatialScore, scale: float) -> None:
+    """Adds Gaussian noise to the LoRA, the head and the `<reward>` row in place, as training would change them."""
     with torch.no_grad():
         for parameter in model.trainable().values():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return model.eval()
+            parameter.add_(scale * torch.randn_like(parameter))
 
 
 def decoded(pair: ImagePair) -> Pair:

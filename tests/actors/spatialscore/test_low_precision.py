@@ -10,7 +10,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 
 from actors.spatialscore import SpatialScoreConfig, build, load
-from tests.support.tiny_reward import PROMPTS
+from tests.support.tiny_reward import PROMPTS, perturb_spatialscore
 
 
 def test_the_lora_computes_in_the_backbones_dtype_with_float32_weights(
@@ -18,9 +18,7 @@ def test_the_lora_computes_in_the_backbones_dtype_with_float32_weights(
 ) -> None:
     torch.manual_seed(0)
     model = build(SpatialScoreConfig(str(vlm_dir), 4096, dtype="bfloat16"), gradient_checkpointing=True)
-    with torch.no_grad():
-        for parameter in model.trainable().values():
-            parameter.add_(0.02 * torch.randn_like(parameter))
+    perturb_spatialscore(model, 0.02)
     layers = [module for module in model.backbone.modules() if isinstance(module, LoraLayer)]
     seen: set[torch.dtype] = set()
     for layer in layers:
